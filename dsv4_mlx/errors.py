@@ -1,0 +1,33 @@
+"""What can go wrong, as sentences for the person at the terminal.
+
+Every message says what was expected, what was found and what to do. Commands print the message and
+exit with status 1; only a programming mistake of ours ends in a traceback.
+"""
+
+
+class Dsv4Error(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class ConfigError(Dsv4Error):
+    """The config describes a model that this program does not run."""
+
+
+class CheckpointError(Dsv4Error):
+    """A checkpoint folder is missing, damaged or of another kind."""
+
+
+class CacheError(Dsv4Error):
+    """A cache cannot do what was asked, or a cache file does not fit."""
+
+
+class BackendError(Dsv4Error):
+    """A backend was asked for that this machine does not have."""
+
+
+class PromptError(Dsv4Error):
+    """Messages or tokens that cannot be turned into a prompt, or a reply that cannot be parsed."""
+
+
+class UsageError(Dsv4Error):
+    """Options that contradict each other or do not exist."""
