@@ -1,0 +1,36 @@
+"""DeepSeek-V4 on MLX.
+
+>>> model, tokenizer = dsv4_mlx.load("path/to/DeepSeek-V4-Flash")
+
+Importing this package does no work: each name below is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dsv4_mlx.config import DeepseekV4Config
+    from dsv4_mlx.engine import Engine
+    from dsv4_mlx.loading import load
+    from dsv4_mlx.numerics import Numerics
+
+__version__ = "0.1.0"
+__all__ = ["DeepseekV4Config", "Engine", "Numerics", "__version__", "load"]
+
+_HOME = {
+    "DeepseekV4Config": "dsv4_mlx.config",
+    "Engine": "dsv4_mlx.engine",
+    "Numerics": "dsv4_mlx.numerics",
+    "load": "dsv4_mlx.loading",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import ``name`` from the module that defines it, on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
