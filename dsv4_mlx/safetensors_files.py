@@ -1,0 +1,204 @@
+"""Reading and writing safetensors files without loading them: headers, byte ranges, atomic writes.
+
+A file is eight bytes of header length, a JSON header {name: {dtype, shape, data_offsets}}, then the
+tensors' bytes. Everything is checked before a byte of a tensor is used, so that a damaged download
+ends in a sentence and not in a strange model.
+"""
+
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from dsv4_mlx.errors import CheckpointError
+
+# Bytes per element. F4 and F8_E5M2 are absent: no V4 release holds them.
+ITEM_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E8M0"), 1),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
+    **dict.fromkeys(("I32", "U32", "F32"), 4),
+    **dict.fromkeys(("I64", "U64", "F64"), 8),
+}
+NUMPY_DTYPES = {
+    "U8": np.uint8, "I8": np.int8, "F8_E4M3": np.uint8, "F8_E8M0": np.uint8, "BF16": np.uint16,
+    "U32": np.uint32, "I32": np.int32, "F32": np.float32, "I64": np.int64,
+}  # fmt: skip
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library and of MLX
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies: `start` is an absolute byte offset in the file at `path`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    start: int
+    nbytes: int
+
+    def read(self) -> np.ndarray:
+        """The tensor in its stored bits: 8-bit floats as uint8, bfloat16 as uint16."""
+        flat = np.fromfile(self.path, np.uint8, count=self.nbytes, offset=self.start)
+        return flat.view(NUMPY_DTYPES[self.dtype]).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor to be written: `chunks` yields its bytes, in order, `nbytes` of them in all."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[bytes | memoryview]]
+
+    @property
+    def nbytes(self) -> int:
+        return ITEM_BYTES[self.dtype] * math.prod(self.shape)
+
+
+def plan_array(name: str, dtype: str, array: np.ndarray) -> TensorPlan:
+    """A tensor whose bytes are in memory; `dtype` names them, for numpy has no 8-bit floats."""
+    array = np.ascontiguousarray(array)
+    if ITEM_BYTES[dtype] != array.itemsize:
+        raise ValueError(f"{name}: {array.dtype} bytes cannot be stored as {dtype}.")
+    return TensorPlan(name, dtype, array.shape, lambda: [array.tobytes()])
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """The tensors of one file, checked against its length; CheckpointError names the damage."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header, data_start = _parse_header(path, file, size)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.name} cannot be read ({error.strerror}); download it again."
+        ) from error
+    header.pop("__metadata__", None)
+    entries = [_entry(path, data_start, name, value) for name, value in header.items()]
+    _check_ranges(path, entries, data_start, size)
+    return {entry.name: entry for entry in entries}
+
+
+def _parse_header(path: Path, file: BinaryIO, size: int) -> tuple[dict, int]:
+    prefix = file.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+    if length < 2:
+        raise CheckpointError(
+            f"{path.name} is no safetensors file: it holds {size} bytes and no header; "
+            "download it again."
+        )
+    if length > min(MAX_HEADER_BYTES, size - 8):
+        raise CheckpointError(
+            f"{path.name} claims a header of {length} bytes, but at most "
+            f"{min(MAX_HEADER_BYTES, size - 8)} are possible; download it again."
+        )
+    try:
+        header = json.loads(file.read(length), object_pairs_hook=_unique_keys)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path.name} has an unreadable header ({error}); download it again."
+        ) from error
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path.name} lists {error.args[0]} twice; download it again."
+        ) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path.name} has a header that is no table; download it again.")
+    return header, 8 + length
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table: dict[str, object] = {}
+    for key, value in pairs:
+        if key in table:
+            raise KeyError(key)
+        table[key] = value
+    return table
+
+
+def _entry(path: Path, data_start: int, name: str, value: object) -> TensorEntry:
+    try:
+        dtype, shape = value["dtype"], tuple(value["shape"])  # type: ignore[index]
+        start, end = value["data_offsets"]  # type: ignore[index]
+        whole = all(type(n) is int and n >= 0 for n in (*shape, start, end))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path.name}: the header entry of {name} is malformed; download the file again."
+        ) from error
+    if dtype not in ITEM_BYTES:
+        raise CheckpointError(
+            f"{path.name}: {name} has dtype {dtype}, which no V4 release uses; "
+            "use the official files."
+        )
+    if not whole or end - start != ITEM_BYTES[dtype] * math.prod(shape):
+        raise CheckpointError(
+            f"{path.name}: {name} of shape {list(shape)} and dtype {dtype} does not fit its "
+            f"byte range [{start}, {end}]; download the file again."
+        )
+    return TensorEntry(name, dtype, shape, path, data_start + start, end - start)
+
+
+def _check_ranges(path: Path, entries: list[TensorEntry], data_start: int, size: int) -> None:
+    position = data_start
+    for entry in sorted(entries, key=lambda entry: (entry.start, entry.nbytes)):
+        if entry.start < position:
+            raise CheckpointError(
+                f"{path.name}: {entry.name} overlaps the tensor before it; download the file again."
+            )
+        position = entry.start + entry.nbytes
+        if position > size:
+            raise CheckpointError(
+                f"{path.name} is cut short: {entry.name} ends at byte {position}, the file at "
+                f"{size}; download it again."
+            )
+
+
+def write_file(
+    path: Path, tensors: Iterable[TensorPlan], metadata: Mapping[str, str] | None = None
+) -> int:
+    """Write one file through a temporary name, so `path` is whole or absent; returns its bytes."""
+    # Wide elements first, as the safetensors library does: every tensor starts aligned.
+    tensors = sorted(tensors, key=lambda tensor: -ITEM_BYTES[tensor.dtype])
+    temporary = path.with_name(path.name + ".partial")
+    with open(temporary, "wb") as file:
+        file.write(_header_bytes(tensors, metadata))
+        for tensor in tensors:
+            _write_tensor(file, tensor)
+        file.flush()
+        os.fsync(file.fileno())
+        size = file.tell()
+    os.replace(temporary, path)
+    return size
+
+
+def _header_bytes(tensors: list[TensorPlan], metadata: Mapping[str, str] | None) -> bytes:
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for tensor in tensors:
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + tensor.nbytes],
+        }
+        position += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start aligned to eight bytes
+    return struct.pack("<Q", len(text)) + text
+
+
+def _write_tensor(file: BinaryIO, tensor: TensorPlan) -> None:
+    start = file.tell()
+    for chunk in tensor.chunks():
+        file.write(chunk)
+    if file.tell() - start != tensor.nbytes:
+        raise ValueError(
+            f"{tensor.name}: {file.tell() - start} bytes were produced, {tensor.nbytes} planned."
+        )

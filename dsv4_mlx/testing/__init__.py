@@ -1,0 +1,1 @@
+"""Tools the tests share: tiny checkpoints in the official format and their exact values."""

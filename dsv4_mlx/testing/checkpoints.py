@@ -1,0 +1,271 @@
+"""Tiny checkpoints in the official format, with seeded weights that make a lively network.
+
+Same names, dtypes, blocks and files as the release, a few megabytes in size. The magnitudes are
+chosen so that comparing numbers means something: activations of order one in every sublayer,
+attention neither uniform nor one-hot, block scales that differ, clamps that bite, logits with a
+standard deviation between one and two.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors, mtp_tensors
+from dsv4_mlx.config import FLASH, DeepseekV4Config, DSpark, RopeScaling
+from dsv4_mlx.safetensors_files import TensorEntry, TensorPlan, plan_array, read_header, write_file
+from dsv4_mlx.testing import number_formats
+
+TINY = FLASH.replace(
+    vocab_size=512,
+    hidden_size=128,
+    num_hidden_layers=6,
+    num_attention_heads=4,
+    head_dim=128,
+    q_lora_rank=96,
+    o_groups=2,
+    o_lora_rank=80,  # 160 rows: blocks end ragged, and one block crosses the two groups
+    moe_intermediate_size=96,
+    n_routed_experts=8,
+    num_experts_per_tok=2,
+    num_hash_layers=2,
+    swiglu_limit=2.0,  # low enough that the clamps bite
+    sliding_window=32,
+    index_n_heads=32,  # fewer heads tie at zero after the ReLU, and top-k becomes arbitrary
+    index_topk=16,
+    max_position_embeddings=16384,
+    rope_scaling=RopeScaling(
+        factor=16.0, original_max_position_embeddings=1024, beta_fast=32.0, beta_slow=1.0
+    ),
+    compress_ratios=(0, 4, 128, 4, 128, 4, 0),
+)
+"""Every kind of layer, hash and score routing, one MTP block; 6 MB."""
+
+TINY512 = TINY.replace(head_dim=512, sliding_window=128, index_topk=64)
+"""TINY with the release's attention geometry, the one its kernels are written for."""
+
+DSPARK = DSpark(
+    block_size=5, noise_token_id=TINY.vocab_size - 1, target_layer_ids=(3, 4, 5), markov_rank=16
+)
+
+
+def write_tiny_checkpoint(
+    folder: str | Path,
+    config: DeepseekV4Config = TINY,
+    seed: int = 0,
+    *,
+    shards: int = 1,
+    base: bool = False,
+    dspark: bool = False,
+    tokenizer: bool = True,
+) -> Path:
+    """Write a whole official checkpoint folder and return it.
+
+    `base` stores routed experts as the Base releases do, `dspark` adds draft stages as the later
+    Flash releases do. Shards split by size, not by layer, as the release's do. The same arguments
+    give the same bytes.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = _variant(config, base, dspark)
+    _write_shards(folder, list(tiny_tensors(config, seed)), shards)
+    keys = config.to_dict()
+    if config.expert_dtype == "fp4":
+        del keys["expert_dtype"]  # as in the first Flash release, where a missing key means fp4
+    _write_json(folder / "config.json", keys)
+    if tokenizer:
+        from dsv4_mlx.testing.tokenizers import write_tokenizer
+
+        write_tokenizer(folder, vocab_size=config.vocab_size)
+    _write_json(folder / "generation_config.json", _generation_config(config))
+    return folder
+
+
+def tiny_tensors(config: DeepseekV4Config, seed: int = 0) -> Iterator[TensorPlan]:
+    """The tensors of `write_tiny_checkpoint`, ready to be written; draft stages come last."""
+    specs = {spec.name: spec for spec in checkpoint_tensors(config)}
+    if config.dspark is not None:
+        specs |= {spec.name: spec for spec in _dspark_tensors(config, config.dspark)}
+    for name, spec in specs.items():
+        if not name.endswith(".scale"):
+            scale = specs.get(name.removesuffix("weight") + "scale")
+            yield from _tensor(config, spec, scale, _generator(seed, name))
+
+
+def dequantized_tensors(folder: str | Path) -> dict[str, np.ndarray]:
+    """Every weight of an official folder by its official name, as float32 (tid2eid as int64).
+
+    Exact: FP4 and FP8 values times powers of two are float32 numbers. Numpy only.
+    """
+    entries: dict[str, TensorEntry] = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        entries |= read_header(path)
+    names = [name for name in entries if not name.endswith(".scale")]
+    return {name: _dequantized(entries, name) for name in names}
+
+
+def _dequantized(entries: dict[str, TensorEntry], name: str) -> np.ndarray:
+    entry = entries[name]
+    values = entry.read()
+    if entry.dtype == "BF16":
+        return number_formats.bfloat16_values(values)
+    if entry.dtype not in ("I8", "F8_E4M3"):
+        return values
+    scales = entries[name.removesuffix("weight") + "scale"].read()
+    formats = {"I8": number_formats.dequantize_fp4, "F8_E4M3": number_formats.dequantize_fp8}
+    return formats[entry.dtype](values, scales)
+
+
+def _variant(config: DeepseekV4Config, base: bool, dspark: bool) -> DeepseekV4Config:
+    if base:
+        config = config.replace(expert_dtype="fp8")
+    if dspark:
+        config = config.replace(dspark=DSPARK, compress_ratios=(*config.backbone_ratios, 0, 0, 0))
+    return config
+
+
+def _dspark_tensors(config: DeepseekV4Config, dspark: DSpark) -> Iterator[TensorSpec]:
+    """Three draft stages: blocks without e_proj and h_proj, with parts of their own at both ends."""
+    hidden, rank = config.hidden_size, dspark.markov_rank
+    for stage in range(3):
+        prefix = f"mtp.{stage}."
+        left_out = (
+            "e_proj",
+            "h_proj",
+            "enorm",
+            "hnorm",
+            *(() if stage == 2 else ("norm", "hc_head")),
+        )
+        for spec in mtp_tensors(config, prefix):
+            if not spec.name.removeprefix(prefix).startswith(left_out):
+                yield spec
+    yield TensorSpec("mtp.0.main_proj.weight", "F8_E4M3", (hidden, 3 * hidden))
+    yield TensorSpec("mtp.0.main_proj.scale", "F8_E8M0", (-(-hidden // 128), -(-3 * hidden // 128)))
+    yield TensorSpec("mtp.0.main_norm.weight", "BF16", (hidden,))
+    yield TensorSpec("mtp.2.markov_head.markov_w1.weight", "BF16", (config.vocab_size, rank))
+    yield TensorSpec("mtp.2.markov_head.markov_w2.weight", "BF16", (config.vocab_size, rank))
+    yield TensorSpec("mtp.2.confidence_head.proj.weight", "BF16", (1, hidden + rank))
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    """One stream per tensor, so that a tensor's values depend on no other tensor."""
+    return np.random.default_rng([seed, *name.encode()])
+
+
+def _tensor(
+    config: DeepseekV4Config,
+    spec: TensorSpec,
+    scale: TensorSpec | None,
+    rng: np.random.Generator,
+) -> Iterator[TensorPlan]:
+    if spec.name.endswith("tid2eid"):
+        yield plan_array(spec.name, spec.dtype, _expert_table(config, spec.shape, rng))
+        return
+    shape = spec.shape
+    if spec.dtype == "I8":
+        shape = (shape[0], 2 * shape[1])
+    values = _values(config, spec.name, shape, rng)
+    if scale is None:
+        stored = number_formats.bfloat16_bits(values) if spec.dtype == "BF16" else values
+        yield plan_array(spec.name, spec.dtype, stored)
+        return
+    codes, scales = _quantizer(spec, scale)(values)
+    yield plan_array(spec.name, spec.dtype, codes)
+    yield plan_array(scale.name, scale.dtype, scales)
+
+
+def _quantizer(spec: TensorSpec, scale: TensorSpec) -> Callable:
+    if spec.dtype == "I8":
+        return number_formats.quantize_fp4
+    if scale.dtype == "F32":
+        return number_formats.quantize_fp8_float_scales
+    return number_formats.quantize_fp8
+
+
+# Gain of each matrix over 1/sqrt(inputs), by what its name ends in; the first match counts.
+_GAINS = (
+    ("head.weight", 1.4),
+    ("attn.wo_b.weight", 3.0),  # attention averages its values; this brings them back to order one
+    ("attn.wkv.weight", 1.0),
+    ("wgate.weight", 1.5),
+    ("gate.weight", 2.0),
+    ("w2.weight", 2.0),
+    ("proj.weight", 0.7),
+)
+
+
+def _values(
+    config: DeepseekV4Config, name: str, shape: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """float32 values of one tensor; see the module's docstring for what they aim at."""
+    normal = rng.standard_normal(shape).astype(np.float32)
+    if name == "embed.weight":
+        return normal
+    if name.endswith("norm.weight"):
+        return 1 + 0.15 * normal
+    if name.endswith("hc_head_scale") or "_scale" in name:
+        return 0.8 + 0.15 * normal
+    if name.endswith("_base"):
+        return _hyper_connection_base(config, normal)
+    if name.endswith("attn_sink"):
+        return 1.5 + normal
+    if name.endswith("gate.bias"):
+        return 0.3 * normal
+    if name.endswith(".ape"):
+        return 0.7 * normal
+    gain = next((gain for ending, gain in _GAINS if name.endswith(ending)), 1.0)
+    return gain * shape[-1] ** -0.5 * normal * _uneven(shape, rng)
+
+
+def _uneven(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Factors that make rows and 128-wide column blocks differ, so that block scales do too."""
+    rows = np.exp(0.3 * rng.standard_normal((shape[0], 1)))
+    columns = np.exp(0.3 * rng.standard_normal((1, -(-shape[1] // 64))))
+    uneven = rows * columns.repeat(64, 1)[:, : shape[1]]
+    return (uneven / np.sqrt(np.mean(uneven**2))).astype(np.float32)
+
+
+def _hyper_connection_base(config: DeepseekV4Config, normal: np.ndarray) -> np.ndarray:
+    """Bases that let each stream keep most of itself, as trained ones do."""
+    streams, base = config.hc_mult, 0.5 * normal
+    if base.size > streams:
+        base[2 * streams :: streams + 1] += 1.5  # the diagonal of the mixing matrix
+    return base
+
+
+def _expert_table(
+    config: DeepseekV4Config, shape: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray:
+    scores = rng.random((shape[0], config.n_routed_experts))
+    return scores.argsort(1)[:, : shape[1]].astype(np.int64)
+
+
+def _write_shards(folder: Path, tensors: list[TensorPlan], count: int) -> None:
+    total = sum(tensor.nbytes for tensor in tensors)
+    groups: list[list[TensorPlan]] = [[] for _ in range(count)]
+    position = 0
+    for tensor in tensors:
+        groups[min(count - 1, position * count // total)].append(tensor)
+        position += tensor.nbytes
+    weight_map = {}
+    for number, group in enumerate(groups, 1):
+        file = f"model-{number:05d}-of-{count:05d}.safetensors"
+        write_file(folder / file, group)
+        weight_map |= {tensor.name: file for tensor in group}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _generation_config(config: DeepseekV4Config) -> dict[str, object]:
+    return {
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_p": 1.0,
+    }
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
