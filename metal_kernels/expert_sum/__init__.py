@@ -1,0 +1,26 @@
+"""Sum of routed and shared expert outputs (paper §2.1)."""
+
+from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.expert_sum.reference import expert_sum
+
+
+def _case(name: str, M: int, k: int, D: int) -> Case:
+    def make(seed: int) -> dict[str, object]:
+        return {
+            "routed": random_normal(seed, M, k, D),
+            "shared": random_normal(seed + 1, M, D),
+            "official": True,
+        }
+
+    return Case(name, make)
+
+
+KERNEL = Kernel(
+    name="expert_sum",
+    summary="routed and shared expert outputs added, rounded once",
+    reference=expert_sum,
+    inputs={"routed": "M k D", "shared": "M D"},
+    outputs={"total": "M D"},
+    tolerance=1e-10,
+    cases=(_case("one-token", 1, 6, 4096), _case("odd-sizes", 7, 3, 131)),
+)

@@ -1,0 +1,39 @@
+"""mHC mixing weights, Sinkhorn, collapse and the following RMSNorm (paper §2.2)."""
+
+from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.hc_pre.reference import hc_pre
+
+
+def _case(name: str, B: int, S: int, N: int, D: int, size: float = 1.0) -> Case:
+    def make(seed: int) -> dict[str, object]:
+        mixes = (2 + N) * N
+        return {
+            "streams": size * random_normal(seed, B, S, N, D),
+            "fn": random_normal(seed + 1, mixes, N * D) * (N * D) ** -0.5,
+            "base": 0.5 * random_normal(seed + 2, mixes),
+            "scale": random_normal(seed + 3, 3),
+            "norm_weight": 1.0 + 0.1 * random_normal(seed + 4, D),
+            "iters": 20,
+            "hc_eps": 1e-6,
+            "norm_eps": 1e-6,
+            "official": True,
+        }
+
+    return Case(name, make)
+
+
+KERNEL = Kernel(
+    name="hc_pre",
+    summary="norm + mix + Sinkhorn + collapse + RMSNorm",
+    reference=hc_pre,
+    inputs={"streams": "B S N D", "fn": "M X", "base": "M", "scale": "3", "norm_weight": "D"},
+    outputs={"normed": "B S D", "post": "B S N", "comb": "B S N N"},
+    tolerance=1e-10,
+    cases=(
+        _case("one-token", 1, 1, 4, 256),
+        _case("odd-sizes", 2, 7, 4, 131),
+        _case("two-streams", 1, 3, 2, 64),
+        _case("tiny-values", 1, 2, 4, 64, size=1e-6),
+        _case("large-values", 1, 2, 4, 64, size=1e4),
+    ),
+)

@@ -1,0 +1,49 @@
+"""The lightning indexer: score every visible entry, keep exactly the best (paper §2.3.1)."""
+
+import mlx.core as mx
+
+from metal_kernels.selection import exact_top_k
+
+# Floats of one [queries, heads, keys] tile of scores; whole-chunk scores would not fit at 1M.
+_TILE_ELEMENTS = 1 << 22
+_KEY_TILE = 4096
+
+
+def index_scores(q: mx.array, head_weights: mx.array, keys: mx.array) -> mx.array:
+    """`sum_h a_h relu(q_h . k)`: [B, S, H, K], [B, S, H], [B, T, K] -> [B, S, T] float32."""
+    B, S, H, K = q.shape
+    tiles = []
+    for start in range(0, keys.shape[1], _KEY_TILE):
+        tile = keys[:, start : start + _KEY_TILE].astype(mx.float32)
+        scores = mx.maximum(q.reshape(B, S * H, K) @ tile.swapaxes(1, 2), 0.0)
+        scores = head_weights[:, :, None, :] @ scores.reshape(B, S, H, -1)
+        tiles.append(scores[:, :, 0])
+    return tiles[0] if len(tiles) == 1 else mx.concatenate(tiles, axis=-1)
+
+
+def index_topk(
+    q: mx.array,
+    head_weights: mx.array,
+    keys: mx.array,
+    *,
+    first_position: int,
+    ratio: int,
+    k: int,
+) -> mx.array:
+    """Entries each query attends: [B, S, min(k, T)] int32, ascending, -1 where fewer are visible.
+
+    q [B, S, H, K] at positions `first_position + s`, head_weights [B, S, H], keys [B, T, K].
+    Entry w is visible iff `w < (p + 1) // ratio`. Ties go to the lowest index; a NaN score is
+    never selected.
+    """
+    B, S, H, _ = q.shape
+    T = keys.shape[1]
+    step = max(1, _TILE_ELEMENTS // (B * H * min(T, _KEY_TILE)))
+    selected = []
+    for start in range(0, S, step):
+        stop = min(S, start + step)
+        scores = index_scores(q[:, start:stop], head_weights[:, start:stop], keys)
+        visible = (mx.arange(first_position + start, first_position + stop) + 1) // ratio
+        scores = mx.where(mx.arange(T) < visible[:, None], scores, -float("inf"))
+        selected.append(exact_top_k(scores, k))
+    return selected[0] if len(selected) == 1 else mx.concatenate(selected, axis=1)
