@@ -262,8 +262,9 @@ def _fold_layer_types(keys: Keys) -> None:
     ratios = [_LAYER_TYPES[name] for name in types]
     if list(keys.get("compress_ratios") or ratios)[: len(ratios)] != ratios:
         raise ConfigError("layer_types and compress_ratios disagree; keep the right one.")
-    # transformers lists the backbone only.
-    keys.setdefault("compress_ratios", ratios)
+    # transformers lists the backbone only; a prediction block is ratio 0 in every V4.
+    drafts = keys.get("num_nextn_predict_layers")
+    keys.setdefault("compress_ratios", ratios + [0] * (drafts if isinstance(drafts, int) else 0))
 
 
 def _fold_mlp_layer_types(keys: Keys) -> None:
@@ -302,7 +303,12 @@ def _fold_partial_rotary_factor(keys: Keys) -> None:
         return
     if isinstance(factor, bool) or not isinstance(factor, int | float):
         raise ConfigError(f"partial_rotary_factor is {factor!r}; expected a number.")
-    _agree(keys, "qk_rope_head_dim", int(head_dim * factor))
+    # Truncated, as transformers does it; the key itself, where present, is exact.
+    rope = keys.setdefault("qk_rope_head_dim", int(head_dim * factor))
+    if isinstance(rope, int) and abs(rope - head_dim * factor) >= 1:
+        raise ConfigError(
+            f"qk_rope_head_dim is {rope}, but partial_rotary_factor says {head_dim * factor}."
+        )
 
 
 def _agree(keys: Keys, name: str, value: object) -> None:
@@ -332,7 +338,7 @@ def _read_official(keys: Keys) -> DeepseekV4Config:
         if name not in values and field.default is MISSING and name != "rope_scaling":
             raise ConfigError(f"config.json has no {name}; the model cannot be built without it.")
     values.setdefault("rope_scaling", None)
-    return DeepseekV4Config(**values)
+    return DeepseekV4Config(**_with_floats(values, DeepseekV4Config))
 
 
 def _read_ratios(keys: Keys) -> tuple[int, ...]:
@@ -394,4 +400,13 @@ def _read_rope_scaling(source: object) -> RopeScaling | None:
         raise ConfigError(
             f"rope_scaling: {wrong!r} is {'missing' if wrong in known else 'unknown'}."
         )
-    return RopeScaling(**values)
+    return RopeScaling(**_with_floats(values, RopeScaling))
+
+
+def _with_floats(values: Keys, kind: type) -> Keys:
+    """Whole numbers in real-valued fields become floats; anything else is left to be checked."""
+    real = {field.name for field in fields(kind) if field.type is float}
+    return {
+        name: float(value) if name in real and type(value) is int else value
+        for name, value in values.items()
+    }
