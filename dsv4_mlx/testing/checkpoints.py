@@ -126,7 +126,7 @@ def _variant(config: DeepseekV4Config, base: bool, dspark: bool) -> DeepseekV4Co
 
 
 def _dspark_tensors(config: DeepseekV4Config, dspark: DSpark) -> Iterator[TensorSpec]:
-    """Three draft stages: blocks without e_proj and h_proj, with parts of their own at both ends."""
+    """Three draft stages: blocks without e_proj and h_proj, with parts of their own around them."""
     hidden, rank = config.hidden_size, dspark.markov_rank
     for stage in range(3):
         prefix = f"mtp.{stage}."

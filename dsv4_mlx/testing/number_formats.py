@@ -1,7 +1,8 @@
 """The checkpoint's number formats in plain numpy: a second, independent account of their values.
 
 Tables instead of bit tricks, so that the MLX codecs are tested against something written another
-way. e4m3 is the "fn" kind (no infinity, 0x7f and 0xff are NaN), e2m1 is FP4, e8m0 is a power of two.
+way. e4m3 is the "fn" kind (no infinity, 0x7f and 0xff are NaN), e2m1 is FP4, e8m0 is a power of
+two.
 """
 
 import numpy as np
@@ -23,7 +24,7 @@ E4M3_VALUES = E4M3_CODES[:127]  # 0 to 448, ascending
 
 
 def encode_sign_magnitude(x: np.ndarray, values: np.ndarray, sign_bit: int) -> np.ndarray:
-    """Codes of the nearest entries of ascending `values`, ties to the even code; uint8, x's shape."""
+    """uint8 codes of the nearest entries of ascending `values`, ties to the even code."""
     size = np.abs(x.astype(np.float64))
     upper = np.clip(np.searchsorted(values, size), 1, len(values) - 1)
     middle = (values[upper].astype(np.float64) + values[upper - 1]) / 2
@@ -71,7 +72,7 @@ def quantize_fp8_float_scales(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quantize_fp4(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[out, in] -> packed bytes int8 [out, in/2] (even input low), e8m0 scales uint8 [out, in/32]."""
+    """[out, in] -> bytes int8 [out, in/2] (even input low), e8m0 scales uint8 [out, in/32]."""
     groups = x.reshape(x.shape[0], -1, 32)
     scales = power_of_two_scale(np.abs(groups).max(-1), 6)
     scaled = (groups / e8m0_values(scales)[..., None]).reshape(x.shape)
