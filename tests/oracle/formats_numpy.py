@@ -53,7 +53,7 @@ def _in_blocks(x: np.ndarray, block: int) -> np.ndarray:
     """[..., C] -> [..., ceil(C / block), block], the last block filled up with zeros."""
     missing = -x.shape[-1] % block
     padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
-    return padded.reshape(*x.shape[:-1], -1, block)
+    return padded.reshape(*x.shape[:-1], padded.shape[-1] // block, block)
 
 
 def _roundtrip(x, block, smallest_max, reciprocal, round_element) -> np.ndarray:
@@ -62,7 +62,8 @@ def _roundtrip(x, block, smallest_max, reciprocal, round_element) -> np.ndarray:
     absolute_max = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True), smallest_max)
     scale = ceil_power_of_two_scale(absolute_max, reciprocal)
     quantized = round_element(blocks / scale) * scale
-    return quantized.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+    channels = blocks.shape[-2] * block
+    return quantized.reshape(*x.shape[:-1], channels)[..., : x.shape[-1]]
 
 
 def fp8_roundtrip(x: np.ndarray, block: int = 64) -> np.ndarray:
@@ -76,7 +77,7 @@ def fp4_roundtrip(x: np.ndarray, block: int = 32) -> np.ndarray:
 
 
 def hadamard(x: np.ndarray) -> np.ndarray:
-    """Walsh-Hadamard transform of the last axis, natural order, times C**-0.5. [..., C], C = 2**k"""
+    """Walsh-Hadamard transform of the last axis [..., C = 2**k], natural order, times C**-0.5."""
     size = x.shape[-1]
     if size & (size - 1):
         raise ValueError(f"hadamard: expected a power of two channels, found {size}.")
@@ -88,7 +89,8 @@ def hadamard(x: np.ndarray) -> np.ndarray:
 
 def decode_bf16(raw: np.ndarray) -> np.ndarray:
     """uint16 patterns -> float64."""
-    return (raw.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN patterns
+        return (raw.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
 def decode_e4m3(raw: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A small random V4 under official names, already in float64, that exercises every kind of layer."""
+"""A small random V4 in float64 under official names, with every kind of layer."""
 
 import numpy as np
 

@@ -24,11 +24,11 @@ from .checkpoint_numpy import dequantize_checkpoint
 from .formats_numpy import fp4_roundtrip, fp8_roundtrip, hadamard, round_bf16
 
 __all__ = [
-    "BlockResult", "Result", "apply_rope", "compressed_visible", "csa_pool", "dequantize_checkpoint",
-    "forward", "fp4_roundtrip", "fp8_roundtrip", "hadamard", "hca_pool", "hyper_post", "index_scores",
-    "mtp_forward", "plain_frequencies", "rms_norm", "rope_angles", "round_bf16", "route", "run_block",
-    "select_top_k", "sink_attention", "sinkhorn_split", "swiglu_clamped", "window_visible",
-    "yarn_frequencies",
+    "BlockResult", "Result", "apply_rope", "compressed_visible", "csa_pool",
+    "dequantize_checkpoint", "forward", "fp4_roundtrip", "fp8_roundtrip", "hadamard", "hca_pool",
+    "hyper_post", "index_scores", "mtp_forward", "plain_frequencies", "rms_norm", "rope_angles",
+    "round_bf16", "route", "run_block", "select_top_k", "sink_attention", "sinkhorn_split",
+    "swiglu_clamped", "window_visible", "yarn_frequencies",
 ]  # fmt: skip
 
 Weights = Mapping[str, np.ndarray]
@@ -306,11 +306,12 @@ def apply_rope(x: np.ndarray, angles: np.ndarray, *, inverse: bool = False) -> n
     """Rotate adjacent pairs of the last r dims. x [S, d] or [S, heads, d], angles [S, r/2]."""
     if x.ndim == 3:
         angles = angles[:, None, :]
-    nope = x.shape[-1] - 2 * angles.shape[-1]
+    rope = 2 * angles.shape[-1]
+    nope = x.shape[-1] - rope
     cos, sin = np.cos(angles), np.sin(-angles if inverse else angles)
     a, b = x[..., nope::2], x[..., nope + 1 :: 2]
     rotated = np.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)
-    return np.concatenate([x[..., :nope], rotated.reshape(*x.shape[:-1], -1)], axis=-1)
+    return np.concatenate([x[..., :nope], rotated.reshape(*x.shape[:-1], rope)], axis=-1)
 
 
 # --- Attention -----------------------------------------------------------------------------------
@@ -354,13 +355,13 @@ def sink_attention(
     bfloat16 where they meet the values, not in the denominator.
     """
     size, heads, dim = q.shape
-    z = (q.reshape(-1, dim) @ kv.T).reshape(size, heads, -1) * scale
+    z = (q.reshape(size * heads, dim) @ kv.T).reshape(size, heads, len(kv)) * scale
     z = np.where(mask[:, None, :], z, -np.inf)
     largest = z.max(axis=-1, keepdims=True)
     p = np.exp(z - largest)
     denominator = p.sum(axis=-1) + np.exp(sinks - largest[..., 0])
     p = round_bf16(p) if official else p
-    return (p.reshape(size * heads, -1) @ kv).reshape(q.shape) / denominator[..., None]
+    return (p.reshape(size * heads, len(kv)) @ kv).reshape(q.shape) / denominator[..., None]
 
 
 def _grouped_output(layer: Layer, o: np.ndarray) -> np.ndarray:
