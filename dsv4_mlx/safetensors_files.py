@@ -9,7 +9,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,17 +18,18 @@ import numpy as np
 
 from dsv4_mlx.errors import CheckpointError
 
-# Bytes per element. F4 and F8_E5M2 are absent: no V4 release holds them.
+# Bytes per element. F4, F8_E5M2 and F64 are absent: no V4 release holds them.
 ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E8M0"), 1),
     **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
     **dict.fromkeys(("I32", "U32", "F32"), 4),
-    **dict.fromkeys(("I64", "U64", "F64"), 8),
+    **dict.fromkeys(("I64", "U64"), 8),
 }
 NUMPY_DTYPES = {
     "U8": np.uint8, "I8": np.int8, "F8_E4M3": np.uint8, "F8_E8M0": np.uint8, "BF16": np.uint16,
     "U32": np.uint32, "I32": np.int32, "F32": np.float32, "I64": np.int64,
 }  # fmt: skip
+CHUNK_BYTES = 1 << 23
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library and of MLX
 
 
@@ -47,6 +48,20 @@ class TensorEntry:
         """The tensor in its stored bits: 8-bit floats as uint8, bfloat16 as uint16."""
         flat = np.fromfile(self.path, np.uint8, count=self.nbytes, offset=self.start)
         return flat.view(NUMPY_DTYPES[self.dtype]).reshape(self.shape)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The tensor's bytes in pieces of a few megabytes."""
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            left = self.nbytes
+            while left:
+                chunk = file.read(min(left, CHUNK_BYTES))
+                if not chunk:
+                    raise CheckpointError(
+                        f"{self.path.name} became shorter while it was read; download it again."
+                    )
+                left -= len(chunk)
+                yield chunk
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,11 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 def _parse_header(path: Path, file: BinaryIO, size: int) -> tuple[dict, int]:
     prefix = file.read(8)
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+    if prefix == b"version ":
+        raise CheckpointError(
+            f"{path.name} is a Git LFS pointer instead of the file itself; fetch it with "
+            "`git lfs pull`."
+        )
     if length < 2:
         raise CheckpointError(
             f"{path.name} is no safetensors file: it holds {size} bytes and no header; "

@@ -1,0 +1,158 @@
+"""A checkpoint folder, opened: its config and the place of every tensor, without loading any.
+
+Accepts the official folder as downloaded and folders written by `convert`. Damage ends in a
+CheckpointError, a model of another kind in a ConfigError.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.safetensors_files import TensorEntry, read_header
+
+INDEX_FILE = "model.safetensors.index.json"
+CONVERSION_FILE = "conversion.json"
+"""Written last by `convert`, so its presence means that the folder is whole."""
+
+_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds: `keys` is its config.json as written, `tensors` go by stored name."""
+
+    folder: Path
+    keys: Mapping[str, object]
+    config: DeepseekV4Config
+    tensors: Mapping[str, TensorEntry]
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Read config.json and all headers; CheckpointError or ConfigError says what is wrong."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} is not a folder; expected one with config.json and *.safetensors files."
+        )
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} is not a model folder: it has no config.json; give the folder that "
+            "holds the downloaded or converted model."
+        )
+    keys = _read_json(folder / "config.json")
+    config = DeepseekV4Config.from_dict(keys)
+    tensors = _read_tensors(folder)
+    return Checkpoint(folder, keys, _as_stored(config, keys, tensors), tensors)
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path.name} is not valid JSON ({error}); download it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path.name} holds a {type(content).__name__}, expected an object; download it again."
+        )
+    return content
+
+
+def _read_tensors(folder: Path) -> dict[str, TensorEntry]:
+    if (folder / INDEX_FILE).is_file():
+        return _read_indexed(folder, _read_weight_map(folder))
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(
+            f"{folder} is not a model folder: it has config.json but no *.safetensors files; "
+            "download the weights too."
+        )
+    _require_files(folder, _numbered_siblings([file.name for file in files]))
+    tensors: dict[str, TensorEntry] = {}
+    for file in files:
+        for name, entry in read_header(file).items():
+            if name in tensors:
+                raise CheckpointError(
+                    f"{name} is stored twice, in {tensors[name].path.name} and {file.name}; "
+                    "keep the files of one checkpoint only."
+                )
+            tensors[name] = entry
+    return tensors
+
+
+def _read_weight_map(folder: Path) -> dict[str, str]:
+    weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{INDEX_FILE} has no weight_map; download it again.")
+    for name, file in weight_map.items():
+        inside = isinstance(file, str) and Path(file).name == file and "\\" not in file
+        if not inside or not file.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{INDEX_FILE} places {name} in {file!r}, expected a *.safetensors file of the "
+                "same folder; download the index again."
+            )
+    return weight_map
+
+
+def _read_indexed(folder: Path, weight_map: dict[str, str]) -> dict[str, TensorEntry]:
+    files = sorted(set(weight_map.values()))
+    _require_files(folder, files)
+    headers = {file: read_header(folder / file) for file in files}
+    for file, header in headers.items():
+        for name in header:
+            if weight_map.get(name) != file:
+                raise CheckpointError(
+                    f"{file} holds {name}, which {INDEX_FILE} places in "
+                    f"{weight_map.get(name, 'no file')}; index and files belong to different "
+                    "checkpoints."
+                )
+    for name, file in weight_map.items():
+        if name not in headers[file]:
+            raise CheckpointError(
+                f"{file} lacks {name}, which {INDEX_FILE} places there; download the file again."
+            )
+    return {name: headers[file][name] for name, file in weight_map.items()}
+
+
+def _numbered_siblings(files: list[str]) -> list[str]:
+    """All names that `x-00002-of-00005.safetensors` promises."""
+    promised = set()
+    for file in files:
+        numbered = _NUMBERED.fullmatch(file)
+        if numbered:
+            stem, _, count = numbered.groups()
+            promised |= {
+                f"{stem}-{number:05d}-of-{count}.safetensors" for number in range(1, int(count) + 1)
+            }
+    return sorted(promised)
+
+
+def _require_files(folder: Path, files: list[str]) -> None:
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise CheckpointError(
+            f"{len(missing)} of {len(files)} shards are missing from {folder}: {shown}; "
+            "download them again."
+        )
+
+
+def _as_stored(
+    config: DeepseekV4Config, keys: Mapping[str, object], tensors: Mapping[str, TensorEntry]
+) -> DeepseekV4Config:
+    """The config corrected by what the files hold where config.json leaves it open."""
+    if "expert_dtype" not in keys and config.expert_dtype == "fp4":
+        expert = tensors.get("layers.0.ffn.experts.0.w1.weight")
+        if expert is not None and expert.dtype == "F8_E4M3":
+            config = config.replace(expert_dtype="fp8")
+    # Re-saved checkpoints, transformers' among them, may leave the prediction blocks out.
+    if config.num_mtp_layers and not any(name.startswith("mtp.") for name in tensors):
+        config = config.replace(num_nextn_predict_layers=0)
+    return config

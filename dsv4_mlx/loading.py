@@ -1,0 +1,187 @@
+"""From a checkpoint folder to a model that runs.
+
+Weights are read one parameter at a time: stacked experts are filled expert by expert into their
+place, so the peak stays near the model's own size. FP4 and FP8 become MLX's packed formats without
+a change of value.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
+from dsv4_mlx.errors import BackendError, CheckpointError, UsageError
+from dsv4_mlx.fingerprint import fingerprint
+from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.parameters import Parameter, ParameterPlan, plan_parameters
+from dsv4_mlx.quantization import GROUP, PACKINGS, Storage, dequantize_blocks
+from dsv4_mlx.safetensors_files import TensorEntry
+from dsv4_mlx.scales import packed_scales, row_scales
+from metal_kernels.backend import MissingBackend, resolve
+
+if TYPE_CHECKING:
+    from dsv4_mlx.model import Model
+    from dsv4_mlx.tokenizer import Tokenizer
+
+# Parts put into a stacked matrix between two evaluations: few enough to hold, enough to be quick.
+_PARTS_PER_STEP = 8
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: mx.Dtype | None = None,
+    numerics: Numerics = Numerics.OFFICIAL,
+    backend: str = "auto",
+) -> tuple["Model", "Tokenizer"]:
+    """Load an official or a converted folder -> (model, tokenizer).
+
+    `dtype` (bfloat16 or float32) is that of matrices kept unpacked; by default bfloat16 as stored,
+    and float32 on the CPU, whose matrix products are float32. Norms and what is stored in float32
+    are float32 always. `model.fingerprint` names the weights. Raises CheckpointError, ConfigError,
+    BackendError or UsageError, each a sentence.
+    """
+    from dsv4_mlx.tokenizer import Tokenizer
+
+    dtype = dense_dtype(dtype, backend)
+    checkpoint = open_checkpoint(path)
+    model = load_model(checkpoint, dtype=dtype, numerics=numerics, backend=backend)
+    return model, Tokenizer(checkpoint.folder)
+
+
+def load_model(
+    checkpoint: Checkpoint, *, dtype: mx.Dtype, numerics: Numerics, backend: str
+) -> "Model":
+    """The model of an opened checkpoint, its weights read."""
+    from dsv4_mlx.model import Model
+
+    plan = plan_parameters(checkpoint)
+    _require_finished(checkpoint, plan)
+    model = Model(checkpoint.config, numerics=numerics, backend=backend)
+    packings = {
+        parameter.module: PACKINGS[parameter.storage]
+        for parameter in plan.parameters
+        if parameter.storage in PACKINGS
+    }
+    nn.quantize(model, class_predicate=lambda name, _: packings.get(name, False))
+    model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)
+    model.fingerprint = fingerprint(checkpoint, plan)
+    return model
+
+
+def dense_dtype(dtype: mx.Dtype | None, backend: str) -> mx.Dtype:
+    """The dtype of unpacked matrices; see `load`."""
+    try:
+        resolved = resolve(backend)
+    except MissingBackend as error:
+        raise BackendError(f"{error}.") from error
+    if dtype is None:
+        return mx.float32 if resolved == "cpu" else mx.bfloat16
+    if dtype not in (mx.bfloat16, mx.float32):
+        raise UsageError(
+            f"dtype is {dtype}, expected mlx.core.bfloat16 or mlx.core.float32; float16 cannot "
+            "hold the release's weights."
+        )
+    return dtype
+
+
+def read_weights(
+    checkpoint: Checkpoint, plan: ParameterPlan, dtype: mx.Dtype
+) -> Iterator[tuple[str, mx.array]]:
+    """Evaluated arrays of all parameters by name, matrices in `dtype` where they are unpacked."""
+    reader = _Reader()
+    for parameter in plan.parameters:
+        if parameter.storage is Storage.DENSE:
+            array = _dense(reader, parameter, dtype, checkpoint.config.n_routed_experts)
+        elif parameter.storage is Storage.BLOCK_FP8:
+            array = _multiplied_out(reader, parameter, dtype)
+        else:
+            yield f"{parameter.module}.scales", _packed_scales(parameter)
+            array = _packed_codes(reader, parameter)
+        mx.eval(array)
+        yield parameter.name, array
+
+
+def _require_finished(checkpoint: Checkpoint, plan: ParameterPlan) -> None:
+    ours = any(part.weight.dtype == "U32" for one in plan.parameters for part in one.parts)
+    if ours and not (checkpoint.folder / CONVERSION_FILE).is_file():
+        raise CheckpointError(
+            f"{checkpoint.folder} is an unfinished conversion: it has no {CONVERSION_FILE}; "
+            "delete the folder and convert again."
+        )
+
+
+class _Reader:
+    """Tensors as lazy MLX arrays, one open file per shard."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, dict[str, mx.array]] = {}
+
+    def __call__(self, entry: TensorEntry) -> mx.array:
+        """The stored elements; 8-bit floats come as uint8."""
+        if entry.path not in self._files:
+            self._files[entry.path] = mx.load(str(entry.path))
+        # Taken out, so that the file's table does not keep what was read alive.
+        return self._files[entry.path].pop(entry.name)
+
+
+def _dense(reader: _Reader, parameter: Parameter, dtype: mx.Dtype, experts: int) -> mx.array:
+    entry = parameter.parts[0].weight
+    array = reader(entry)
+    if parameter.field == "tid2eid":
+        outside = (array < 0) | (array >= experts)
+        _refuse_if(outside, entry, f"an expert outside 0 to {experts - 1}")
+        return array.astype(mx.int32)
+    if entry.dtype == "F32":
+        _refuse_if(~mx.isfinite(array), entry, "a number that is not finite")
+        return array
+    is_norm = array.ndim == 1
+    return array.astype(mx.float32 if is_norm else dtype)
+
+
+def _packed_codes(reader: _Reader, parameter: Parameter) -> mx.array:
+    """The codes as MLX packs them: uint32 [..., out, in * bits / 32], bytes unchanged."""
+    per_word = 8 if parameter.storage is Storage.MXFP4 else 4
+    pieces = (reader(part.weight).view(mx.uint32) for part in parameter.parts)
+    return _stacked(pieces, parameter, parameter.shape[-1] // per_word, mx.uint32)
+
+
+def _packed_scales(parameter: Parameter) -> mx.array:
+    """uint8 e8m0 [..., out, in / 32]."""
+    pieces = (mx.array(packed_scales(part, parameter.storage)) for part in parameter.parts)
+    return _stacked(pieces, parameter, parameter.shape[-1] // GROUP, mx.uint8)
+
+
+def _multiplied_out(reader: _Reader, parameter: Parameter, dtype: mx.Dtype) -> mx.array:
+    """FP8 codes times their scales: one product in float32, then `dtype`."""
+    pieces = (
+        dequantize_blocks(reader(part.weight), mx.array(row_scales(part))).astype(dtype)
+        for part in parameter.parts
+    )
+    return _stacked(pieces, parameter, parameter.shape[-1], dtype)
+
+
+def _stacked(
+    pieces: Iterator[mx.array], parameter: Parameter, width: int, dtype: mx.Dtype
+) -> mx.array:
+    """All parts as one array [..., out, width], filled in place to hold the weights only once."""
+    shape = (*parameter.shape[:-1], width)
+    if len(parameter.parts) == 1:
+        return next(pieces).reshape(shape)
+    stack = mx.zeros((len(parameter.parts), *parameter.parts[0].shape[:-1], width), dtype)
+    for index, piece in enumerate(pieces):
+        stack[index] = piece
+        if index % _PARTS_PER_STEP == 0:
+            mx.eval(stack)
+    mx.eval(stack)
+    return stack.reshape(shape)
+
+
+def _refuse_if(wrong: mx.array, entry: TensorEntry, what: str) -> None:
+    if wrong.any().item():
+        raise CheckpointError(
+            f"{entry.name} in {entry.path.name} holds {what}; download the file again."
+        )
