@@ -127,6 +127,13 @@ def test_blocks_are_independent_and_the_last_may_be_short(roundtrip):
     np.testing.assert_array_equal(roundtrip(np.zeros(64), 64), np.zeros(64))
 
 
+def test_a_block_of_tiny_values_keeps_the_smallest_scale():
+    fp8 = formats.fp8_roundtrip(np.array([1e-6, -1e-6, 3e-9]), 64)
+    np.testing.assert_array_equal(fp8, np.array([4.0, -4.0, 2.0**-6 - 2.0**-8]) * 2.0**-22)
+    fp4 = formats.fp4_roundtrip(np.array([6e-7, -1e-7, 0]), 32)
+    np.testing.assert_array_equal(fp4, np.array([6, -1, 0]) * 2.0**-23)
+
+
 def test_hadamard_of_a_ramp_has_only_power_of_two_frequencies():
     h = formats.hadamard(np.arange(128) / 16)
     expected = np.zeros(128)

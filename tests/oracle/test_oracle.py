@@ -75,7 +75,7 @@ def test_plain_frequencies_of_the_release():
 
 def test_angles_at_a_million_are_float32_products():
     angles = v4.rope_angles([1_000_003], YARN)[0]
-    assert angles[5] == 153765.015625
+    assert angles.dtype == np.float64 and angles[5] == 153765.015625
     exact = 1_000_003 * 160000.0 ** (-5 / 32)  # YaRN leaves pair 5 alone
     np.testing.assert_allclose([exact, np.cos(exact)], [153765.022312, -0.973639], atol=6e-7)
     np.testing.assert_allclose(np.cos(angles[5]), -0.972092, atol=5e-7)
@@ -215,6 +215,13 @@ def test_equal_scores_select_the_lowest_indices():
     selected, margins = v4.select_top_k(scores, 2)
     assert [s.tolist() for s in selected] == [[0, 1], [0, 1], [1, 3]]
     assert margins.tolist() == [0, 0, 0]
+
+
+def test_a_long_plateau_selects_its_lowest_indices():
+    scores = np.zeros((1, 500))
+    scores[0, [77, 400]] = 1.0, -1.0
+    selected, _ = v4.select_top_k(scores, 100)
+    assert selected[0].tolist() == list(range(100))
 
 
 def test_invisible_entries_are_never_selected():

@@ -94,6 +94,20 @@ def test_only_the_best_entries_are_selected(weights):
             assert csa.index_margins[p] == np.inf
 
 
+def test_index_scores_equal_loops(weights):
+    layer = v4.Layer(TINY, weights, "layers.1.", 4, True, False)
+    x = np.random.default_rng(0).standard_normal((9, 48))
+    qr = np.random.default_rng(1).standard_normal((9, 32))
+    scores, _, _ = v4._index(layer, x, qr, v4.compressed_visible(9, 4))
+    keys = v4._compressed_entries(layer, "attn.indexer.compressor.", x)
+    q = (qr @ layer["attn.indexer.wq_b.weight"].T)[8].reshape(1, 32, 32)
+    q = v4.apply_rope(q, layer.angles([8]))[0]
+    head_weights = layer["attn.indexer.weights_proj.weight"] @ x[8]
+    for w in range(2):
+        terms = [a * max(q_head @ keys[w], 0) for a, q_head in zip(head_weights, q, strict=True)]
+        assert scores[8, w] == pytest.approx(sum(terms) / 32, abs=1e-14)  # (32 * 32)**0.5
+
+
 def test_forcing_the_own_choices_changes_nothing(weights, official):
     free = v4.forward(TINY, weights, TOKENS, official=official)
     selections = {n: layer.index_selected for n, layer in enumerate(free.layers)}
@@ -170,7 +184,7 @@ class Recorder:
 
     def __init__(self, monkeypatch) -> None:
         self.calls: list[tuple] = []
-        for name in ("round_bf16", "fp8_roundtrip", "fp4_roundtrip"):
+        for name in ("round_bf16", "fp8_roundtrip", "fp4_roundtrip", "hadamard"):
             monkeypatch.setattr(v4, name, self.wrap(name, getattr(v4, name)))
 
     def wrap(self, name, function):
@@ -192,7 +206,8 @@ def expected_roundings(ratio: int) -> list[tuple]:
         entries = [("round_bf16", (count, 80)), ("fp8_roundtrip", 64, (count, 64))]
     if ratio == 4:
         for shape in ((S, 32, 32), (T4, 32)):
-            index += [("round_bf16", shape), ("round_bf16", shape), ("fp4_roundtrip", 32, shape)]
+            index += [("round_bf16", shape), ("hadamard", shape)]
+            index += [("round_bf16", shape), ("fp4_roundtrip", 32, shape)]
     return [
         ("round_bf16", (S, 48)),  # u
         ("round_bf16", (S, 32)),  # qr
@@ -200,7 +215,7 @@ def expected_roundings(ratio: int) -> list[tuple]:
         ("round_bf16", (S, 80)),  # window kv
         ("fp8_roundtrip", 64, (S, 64)),
         *entries,
-        *index,  # after RoPE, after Hadamard
+        *index,
         ("round_bf16", (S, 4, S + count)),  # probabilities
         ("round_bf16", Q_SHAPE),  # attention output
         ("round_bf16", STREAMS),

@@ -1,12 +1,19 @@
 """Without roundings the oracle is transformers' DeepseekV4ForCausalLM, up to its float32 noise."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.oracle import v4_numpy
-from tests.oracle.tiny import TINY, random_weights
+from tests.oracle.tiny import NARROW, TINY, random_weights
 
-pytestmark = pytest.mark.parity
+# Rows of transformers' logits, so that the comparison also runs where torch is not installed.
+# Written by `python -m tests.oracle.test_transformers_parity`.
+RECORDED = Path(__file__).with_name("transformers_logits.npz")
+CONFIGS = {"tiny": TINY, "narrow": NARROW}
+TOKENS = np.random.default_rng(1).integers(0, 96, 300)
+RECORDED_ROWS = [0, 3, 4, 7, 30, 127, 128, 129, 200, 255, 256, 299]
 
 # Official name -> transformers' name, replaced in this order.
 RENAMES = [
@@ -83,34 +90,49 @@ def transformers_model(config: dict, weights: dict[str, np.ndarray]):
     return model
 
 
-NARROW = {
-    **TINY,
-    "num_hidden_layers": 4,
-    "head_dim": 64,
-    "o_groups": 1,
-    "o_lora_rank": 16,
-    "sliding_window": 5,
-    "index_topk": 3,
-    "swiglu_limit": 0.5,
-    "num_experts_per_tok": 1,
-    "routed_scaling_factor": 2.5,
-    "rope_scaling": None,
-    "compress_ratios": [4, 128, 0, 4, 0],
-}
-
-
-@pytest.mark.parametrize("config", [TINY, NARROW], ids=["tiny", "narrow"])
-def test_logits_equal_transformers_in_float32(config):
+def transformers_logits(model, tokens: np.ndarray) -> np.ndarray:
+    """[S] -> [S, V] float32 from one call without a cache."""
     import torch
 
+    with torch.no_grad():
+        return model(torch.tensor(tokens[None]), use_cache=False).logits[0].numpy()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_logits_equal_transformers_in_float32(config):
     weights = random_weights(config)
     model = transformers_model(config, weights)
-    tokens = np.random.default_rng(1).integers(0, config["vocab_size"], 300)
-    ours = v4_numpy.forward(config, weights, tokens, official=False)
+    ours = v4_numpy.forward(config, weights, TOKENS, official=False)
     # A near-tie in a choice would make the comparison meaningless, so the seed must avoid one.
     assert min(layer.expert_margins.min() for layer in ours.layers) > 2e-6
     for length in (1, 7, 130, 300):
-        with torch.no_grad():
-            theirs = model(torch.tensor(tokens[None, :length])).logits[0].numpy()
-        expected = v4_numpy.forward(config, weights, tokens[:length], official=False).logits
+        expected = v4_numpy.forward(config, weights, TOKENS[:length], official=False).logits
+        theirs = transformers_logits(model, TOKENS[:length])
         np.testing.assert_allclose(theirs, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_equal_the_recorded_ones_of_transformers(name):
+    weights = random_weights(CONFIGS[name])
+    logits = v4_numpy.forward(CONFIGS[name], weights, TOKENS, official=False).logits
+    with np.load(RECORDED) as recorded:
+        np.testing.assert_allclose(recorded[name], logits[RECORDED_ROWS], rtol=0, atol=2e-5)
+
+
+def record() -> None:
+    """Write transformers' logits of every configuration and the versions that made them."""
+    import torch
+    import transformers
+
+    rows = {
+        name: transformers_logits(transformers_model(config, random_weights(config)), TOKENS)
+        for name, config in CONFIGS.items()
+    }
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    kept = {name: logits[RECORDED_ROWS] for name, logits in rows.items()}
+    np.savez_compressed(RECORDED, made_with=np.array(versions), **kept)
+
+
+if __name__ == "__main__":
+    record()

@@ -43,6 +43,25 @@ TINY = {
     "num_nextn_predict_layers": 1,
 }
 
+# The same shapes of idea with other numbers, all small constants large enough to matter.
+NARROW = {
+    **TINY,
+    "num_hidden_layers": 4,
+    "head_dim": 64,
+    "o_groups": 1,
+    "o_lora_rank": 16,
+    "sliding_window": 5,
+    "index_topk": 3,
+    "swiglu_limit": 0.5,
+    "num_experts_per_tok": 1,
+    "routed_scaling_factor": 2.5,
+    "hc_sinkhorn_iters": 3,
+    "hc_eps": 0.05,
+    "rms_norm_eps": 0.01,
+    "rope_scaling": None,
+    "compress_ratios": [4, 128, 0, 4, 0],
+}
+
 
 def random_weights(config: dict = TINY, seed: int = 0) -> dict[str, np.ndarray]:
     """Every tensor of `config` including mtp.0; embeddings are bfloat16 values."""
