@@ -1,0 +1,333 @@
+"""All state that outlives a call: per layer the window, the open compression windows, the entries.
+
+A `LayerState` is one timeline of one layer. Everything in it is either a fixed-size array, which
+is replaced and never assigned into, or a view of append-only entries; so a snapshot is a count and
+the fixed-size state, `restore` moves the count back, and forks share what is closed.
+
+A `LayerCache` holds the states of a batch, one per row, each at its own position. Ragged batches
+are therefore exactly their single runs: padding never enters a state. It follows mlx-lm's cache
+protocol (`state`, `merge`, `filter`, `extend`, `extract`, `prepare`, `finalize`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import mlx.core as mx
+
+from dsv4_mlx.entries import DenseLayout, Entries, EntryLayout, Unstored
+from dsv4_mlx.errors import CacheError
+
+
+@dataclass
+class CompressorState:
+    """What one compressor carries: closed entries, rows of the open window, the overlap lane."""
+
+    entries: Entries
+    open_rows: mx.array | None = None  # [B, n < R, 2, C] float32
+    lane: mx.array | None = None  # [B, R, 2, d] float32, CSA only
+
+    def view(self) -> "CompressorState":
+        """The same state for another timeline."""
+        return replace(self, entries=self.entries.view())
+
+    def arrays(self) -> Iterator[mx.array]:
+        """The fixed-size arrays."""
+        yield from (a for a in (self.open_rows, self.lane) if a is not None)
+
+
+@dataclass
+class LayerState:
+    """One timeline of one layer, at `position` tokens."""
+
+    layout: EntryLayout
+    position: int = 0
+    window: mx.array | None = None  # stored rows [B, min(position, W - 1), ...]
+    compressor: CompressorState | None = None
+    indexer: CompressorState | None = None
+
+    def view(self) -> "LayerState":
+        """The same timeline for a snapshot or a fork: counts and references, no copies."""
+        return replace(
+            self,
+            compressor=self.compressor and self.compressor.view(),
+            indexer=self.indexer and self.indexer.view(),
+        )
+
+    def parts(self) -> tuple[CompressorState, ...]:
+        """The compressor states this layer has."""
+        return tuple(part for part in (self.compressor, self.indexer) if part is not None)
+
+    @property
+    def fixed_nbytes(self) -> int:
+        """Bytes of the state that does not grow: what a snapshot costs."""
+        window = 0 if self.window is None else self.window.nbytes
+        return window + sum(a.nbytes for part in self.parts() for a in part.arrays())
+
+    def evaluated(self) -> list[Any]:
+        """Every array that must be evaluated for this state to exist."""
+        arrays: list[Any] = [self.window]
+        for part in self.parts():
+            arrays += [part.entries.buffer(), part.open_rows, part.lane]
+        return arrays
+
+
+def new_state(ratio: int, layout: EntryLayout, *, stored: bool = True) -> LayerState:
+    """An empty timeline of a layer with this compress ratio."""
+
+    def compressor() -> CompressorState:
+        return CompressorState(Entries(layout) if stored else Unstored())
+
+    return LayerState(
+        layout,
+        compressor=compressor() if ratio else None,
+        indexer=compressor() if ratio == 4 else None,
+    )
+
+
+def unstored(ratio: int) -> "LayerCache":
+    """State for one call without a cache: all rows together from position 0, differentiable."""
+    layout = default_layout(official=False)
+    return LayerCache(ratio, layout, [new_state(ratio, layout, stored=False)], together=True)
+
+
+def default_layout(official: bool) -> EntryLayout:
+    """bfloat16 holds the official rounding exactly; plain numerics need float32."""
+    return DenseLayout(mx.bfloat16 if official else mx.float32)
+
+
+@dataclass
+class LayerCache:
+    """The timelines of one layer, one per batch row; mlx-lm's cache protocol."""
+
+    ratio: int
+    layout: EntryLayout
+    rows: list[LayerState] = field(default_factory=list)
+    together: bool = False  # one state for the whole batch: calls that keep no cache
+    _skip: list[int] | None = None  # left padding still to come, per row
+    _remaining: list[int] | None = None  # tokens still to come before right padding, per row
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            self.rows = [new_state(self.ratio, self.layout)]
+
+    def groups(self, batch: int, length: int) -> list[tuple[slice, slice, LayerState]]:
+        """Which rows and which of `length` tokens belong to which state; consumes padding."""
+        if self.together:
+            return [(slice(0, batch), slice(0, length), self.rows[0])]
+        if len(self.rows) == 1 and batch > 1 and self.empty():
+            self.rows = [new_state(self.ratio, self.layout) for _ in range(batch)]
+        if len(self.rows) != batch:
+            raise CacheError(
+                f"expected {len(self.rows)} rows of tokens, as this cache holds, but found "
+                f"{batch}; build the batch with merge or extend"
+            )
+        spans = [self._span(row, length) for row in range(batch)]
+        return [
+            (slice(row, row + 1), span, state)
+            for row, (span, state) in enumerate(zip(spans, self.rows, strict=True))
+            if span.start < span.stop
+        ]
+
+    def _span(self, row: int, length: int) -> slice:
+        start, stop = 0, length
+        if self._skip:
+            start = min(self._skip[row], length)
+            self._skip[row] -= start
+        if self._remaining:
+            stop = min(length, start + self._remaining[row])
+            self._remaining[row] -= stop - start
+        return slice(start, stop)
+
+    # mlx-lm's protocol
+
+    @property
+    def offset(self) -> int:
+        """Tokens seen by the longest row."""
+        return max(row.position for row in self.rows)
+
+    def size(self) -> int:
+        """Tokens seen, as mlx-lm asks."""
+        return self.offset
+
+    def empty(self) -> bool:
+        """Whether no token was seen."""
+        return self.offset == 0
+
+    def is_trimmable(self) -> bool:
+        """Never: closed windows cannot be reopened. Restore a snapshot instead."""
+        return False
+
+    def trim(self, n: int) -> int:
+        """Refused; see `is_trimmable`."""
+        raise CacheError(
+            f"expected a snapshot to go back {n} tokens but found trim, which a compressed cache "
+            "cannot do exactly; take a snapshot before and restore it"
+        )
+
+    def make_mask(self, *_: Any, **__: Any) -> None:
+        """No mask: every layer knows what its queries see."""
+        return None
+
+    def prepare(
+        self,
+        *,
+        lengths: Sequence[int] | None = None,
+        left_padding: Sequence[int] | None = None,
+        right_padding: Sequence[int] | None = None,
+    ) -> None:
+        """Announce padding of the calls to come; only `lengths` tokens of a row enter its state."""
+        if left_padding is not None and max(left_padding) > 0:
+            self._skip = [int(n) for n in left_padding]
+        if lengths is not None and right_padding is not None and max(right_padding) > 0:
+            self._remaining = [int(n) for n in lengths]
+
+    def finalize(self) -> None:
+        """The padded prompt is over; the next tokens are all real."""
+        self._skip = self._remaining = None
+
+    @classmethod
+    def merge(cls, caches: Sequence["LayerCache"]) -> "LayerCache":
+        """One cache whose rows are those of `caches`; the originals stay usable."""
+        first = caches[0]
+        return cls(first.ratio, first.layout, [r.view() for cache in caches for r in cache.rows])
+
+    def filter(self, batch_indices: Any) -> None:
+        """Keep these rows, in this order."""
+        indices = batch_indices.tolist() if isinstance(batch_indices, mx.array) else batch_indices
+        self.rows = [self.rows[int(i)] for i in indices]
+        if self._skip:
+            self._skip = [self._skip[int(i)] for i in indices]
+        if self._remaining:
+            self._remaining = [self._remaining[int(i)] for i in indices]
+
+    def extend(self, other: "LayerCache") -> None:
+        """Append the rows of `other`."""
+        self.rows = [*self.rows, *other.rows]
+
+    def extract(self, index: int) -> "LayerCache":
+        """One row as a cache of its own."""
+        return LayerCache(self.ratio, self.layout, [self.rows[index].view()])
+
+    def fork(self) -> "LayerCache":
+        """The same timelines, continued independently."""
+        return LayerCache(self.ratio, self.layout, [row.view() for row in self.rows])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LayerCache":
+        return self.fork()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: fixed state of every row and each shared pool once."""
+        pools = {p.entries.pool_id: p.entries.nbytes for r in self.rows for p in r.parts()}
+        return sum(row.fixed_nbytes for row in self.rows) + sum(pools.values())
+
+    @property
+    def state(self) -> list[Any]:
+        """Everything that persists, as a tree of arrays, numbers and names."""
+        rows: list[Any] = [self.ratio, self.layout.name]
+        for row in self.rows:
+            parts = [
+                [part.entries.buffer(), part.entries.count, part.open_rows, part.lane]
+                for part in row.parts()
+            ]
+            rows.append([row.position, row.window, *parts])
+        return rows
+
+    @state.setter
+    def state(self, value: list[Any]) -> None:
+        self.ratio, name, *rows = value
+        self.layout = layout_named(name)
+        self._skip = self._remaining = None
+        self.rows = [_row_from_state(self.ratio, self.layout, row) for row in rows]
+
+    @classmethod
+    def from_state(cls, state: list[Any]) -> "LayerCache":
+        """A cache from what `state` gave."""
+        cache = cls.__new__(cls)
+        cache.state = state
+        return cache
+
+
+def layout_named(name: str) -> EntryLayout:
+    """The layout a cache file names; CacheError for one this version does not have."""
+    layouts = {layout.name: layout for layout in map(DenseLayout, (mx.bfloat16, mx.float32))}
+    if name not in layouts:
+        raise CacheError(
+            f"expected entries stored as {' or '.join(layouts)} but found {name!r}; "
+            "the file was written by another version, prefill the tokens again"
+        )
+    return layouts[name]
+
+
+def _row_from_state(ratio: int, layout: EntryLayout, value: list[Any]) -> LayerState:
+    position, window, *parts = value
+    state = new_state(ratio, layout)
+    state.position, state.window = int(position), window
+    for part, (buffer, count, open_rows, lane) in zip(state.parts(), parts, strict=True):
+        rows = None if buffer is None else buffer[:, : int(count)]
+        part.entries = Entries.from_rows(layout, rows)
+        part.open_rows, part.lane = open_rows, lane
+    return state
+
+
+# A whole model's cache is the list of its layers' caches.
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One moment of a timeline: per layer a count and the fixed-size state."""
+
+    layers: tuple[tuple[LayerState, ...], ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the fixed-size state; the entries are shared with the timeline."""
+        return sum(row.fixed_nbytes for rows in self.layers for row in rows)
+
+
+def snapshot(cache: Sequence[LayerCache]) -> Snapshot:
+    """Remember this moment of `cache`."""
+    layers = tuple(tuple(row.view() for row in layer.rows) for layer in cache)
+    return Snapshot(layers, cache[0].offset)
+
+
+def restore(cache: Sequence[LayerCache], moment: Snapshot) -> None:
+    """Put `cache` back to `moment`, which stays valid and may be restored again."""
+    if len(cache) != len(moment.layers):
+        raise CacheError(
+            f"expected a snapshot of {len(cache)} layers but found {len(moment.layers)}; "
+            "restore it into the model it was taken from"
+        )
+    for layer, rows in zip(cache, moment.layers, strict=True):
+        layer.rows = [row.view() for row in rows]
+
+
+def fork(cache: Sequence[LayerCache]) -> list[LayerCache]:
+    """A second timeline that starts here and shares every closed entry."""
+    return [layer.fork() for layer in cache]
+
+
+def evaluated(cache: Sequence[LayerCache]) -> list[Any]:
+    """All arrays of `cache` that must be evaluated each step, so that no lazy chain grows."""
+    return [a for layer in cache for row in layer.rows for a in row.evaluated() if a is not None]
+
+
+def nbytes(cache: Sequence[LayerCache]) -> int:
+    """Bytes held by the whole cache."""
+    return sum(layer.nbytes for layer in cache)
+
+
+def save(path: Any, cache: Sequence[LayerCache], **details: Any) -> None:
+    """Write a single timeline to `path`; see `cache_file.save`."""
+    from dsv4_mlx.cache_file import save as write
+
+    write(path, cache, **details)
+
+
+def load(path: Any, **details: Any) -> tuple[list[LayerCache], list[int], dict[str, str]]:
+    """Read a timeline back; see `cache_file.load`."""
+    from dsv4_mlx.cache_file import load as read
+
+    return read(path, **details)

@@ -1,0 +1,149 @@
+"""Cache files: one timeline as safetensors, refused when it does not fit the model.
+
+Format, version 1. Metadata: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
+dictionary as JSON). Tensors: `tokens` int32 [n], and per layer l `l.window`, `l.compressor.entries`,
+`l.compressor.open`, `l.compressor.lane`, `l.indexer.*`, each absent while it is empty. Entries are
+stored without spare rows. The file is data only and is written whole or not at all.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from dsv4_mlx.cache import CompressorState, LayerCache, LayerState, layout_named
+from dsv4_mlx.entries import Entries
+from dsv4_mlx.errors import CacheError, CheckpointError
+from dsv4_mlx.safetensors_files import read_header
+
+if TYPE_CHECKING:
+    from dsv4_mlx.model import Model
+
+FORMAT = "dsv4-mlx cache"
+VERSION = "1"
+
+
+def _named(state: LayerState) -> Iterator[tuple[str, CompressorState]]:
+    return (
+        (name, part)
+        for name, part in (("compressor", state.compressor), ("indexer", state.indexer))
+        if part is not None
+    )
+
+
+def _arrays(layer: int, state: LayerState) -> Iterator[tuple[str, mx.array]]:
+    if state.window is not None:
+        yield f"{layer}.window", state.window
+    for name, part in _named(state):
+        tensors = {"entries": part.entries.rows(), "open": part.open_rows, "lane": part.lane}
+        yield from ((f"{layer}.{name}.{k}", v) for k, v in tensors.items() if v is not None)
+
+
+def save(
+    path: str | Path,
+    cache: Sequence[LayerCache],
+    *,
+    fingerprint: str,
+    tokens: Sequence[int],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write the single timeline `cache` that `tokens` led to, atomically and with mode 0600."""
+    if any(len(layer.rows) != 1 for layer in cache):
+        raise CacheError("expected a cache of one row but found a batch; extract the rows first")
+    if len(tokens) != cache[0].offset:
+        raise CacheError(
+            f"expected {cache[0].offset} tokens, as the cache holds, but found {len(tokens)}; "
+            "save the tokens that were fed"
+        )
+    arrays = {"tokens": mx.array(list(tokens), mx.int32)}
+    for number, layer in enumerate(cache):
+        arrays.update(_arrays(number, layer.rows[0]))
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "fingerprint": fingerprint,
+        "layout": cache[0].layout.name,
+        "details": json.dumps(metadata or {}),
+    }
+    path = Path(path)
+    # MLX appends .safetensors to any other ending.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
+    try:
+        os.close(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+        mx.save_safetensors(str(partial), arrays, header)
+        _sync(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load(
+    path: str | Path, *, model: "Model", fingerprint: str
+) -> tuple[list[LayerCache], list[int], dict[str, str]]:
+    """Cache, tokens and details of a file written for this model; CacheError when it is not."""
+    arrays, header = _read(Path(path))
+    _check_header(Path(path), header, fingerprint)
+    cache = model.make_cache()
+    layout = layout_named(header["layout"])
+    tokens = arrays.pop("tokens").tolist()
+    for number, layer in enumerate(cache):
+        if layer.layout != layout:
+            raise CacheError(
+                f"expected entries stored as {layer.layout.name} but {path} holds {layout.name}; "
+                "load the model with the numerics the file was written with"
+            )
+        _fill(layer.rows[0], number, arrays, len(tokens))
+        model.check_state(number, layer.rows[0])
+    if arrays:
+        raise CacheError(f"{path} holds {min(arrays)}, which this model has no place for")
+    return cache, tokens, json.loads(header["details"])
+
+
+def _fill(state: LayerState, number: int, arrays: dict[str, mx.array], position: int) -> None:
+    state.position = position
+    state.window = arrays.pop(f"{number}.window", None)
+    for name, part in _named(state):
+        prefix = f"{number}.{name}"
+        part.entries = Entries.from_rows(state.layout, arrays.pop(f"{prefix}.entries", None))
+        part.open_rows = arrays.pop(f"{prefix}.open", None)
+        part.lane = arrays.pop(f"{prefix}.lane", None)
+
+
+def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
+    try:
+        read_header(path)  # checks every byte range against the file's length
+        arrays, header = mx.load(str(path), format="safetensors", return_metadata=True)
+        mx.eval(list(arrays.values()))
+    except (CheckpointError, RuntimeError, ValueError) as error:
+        reason = str(error).rstrip(".").split("; download")[0]
+        raise CacheError(
+            f"expected a whole cache file but {path} is damaged ({reason}); "
+            "delete it, the tokens will be prefilled again"
+        ) from error
+    return arrays, header
+
+
+def _check_header(path: Path, header: dict[str, Any], fingerprint: str) -> None:
+    if header.get("format") != FORMAT:
+        raise CacheError(f"expected a cache file of this program but found another kind in {path}")
+    if header.get("version") != VERSION:
+        raise CacheError(
+            f"expected cache version {VERSION} but {path} has {header.get('version')!r}; "
+            "delete it, the tokens will be prefilled again"
+        )
+    if header.get("fingerprint") != fingerprint:
+        raise CacheError(
+            f"expected a cache of this model but {path} was written for another one; "
+            "load that model or delete the file"
+        )

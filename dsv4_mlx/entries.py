@@ -1,0 +1,172 @@
+"""Compressed entries: append-only pools that timelines share.
+
+A pool is one growing buffer. A timeline (an `Entries`) sees its first `count` rows; rows once
+written never change while anybody can see them. The timeline at the tip appends in place (one
+donated `slice_update`), so that a snapshot is a count: it holds the pool, never a copy. Only a
+timeline that appends *behind* rows another one still sees gets a pool of its own.
+"""
+
+import weakref
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+
+_ROWS_PER_STEP = 256
+
+
+class EntryLayout(Protocol):
+    """How rows are stored: the one place that knows, so that compact entries fit in."""
+
+    @property
+    def name(self) -> str:
+        """Written into cache files."""
+        ...
+
+    def pack(self, rows: mx.array) -> mx.array:
+        """float32 [B, n, d] -> stored [B, n, ...]."""
+        ...
+
+    def unpack(self, stored: mx.array) -> mx.array:
+        """Stored [B, n, ...] -> float32 [B, n, d]."""
+        ...
+
+
+@dataclass(frozen=True)
+class DenseLayout:
+    """Rows in one dtype: bfloat16 holds rounded entries exactly, float32 the plain ones."""
+
+    dtype: mx.Dtype
+
+    @property
+    def name(self) -> str:
+        """`bfloat16` or `float32`."""
+        return str(self.dtype).removeprefix("mlx.core.")
+
+    def pack(self, rows: mx.array) -> mx.array:
+        """A cast."""
+        return rows.astype(self.dtype)
+
+    def unpack(self, stored: mx.array) -> mx.array:
+        """The cast back."""
+        return stored.astype(mx.float32)
+
+
+class _Pool:
+    """One buffer [B, capacity, ...], rows [0, length) written, and who looks at it."""
+
+    def __init__(self) -> None:
+        self.buffer: mx.array | None = None
+        self.length = 0
+        self.viewers: weakref.WeakSet[Entries] = weakref.WeakSet()
+
+    def reserve(self, rows: mx.array) -> mx.array:
+        """The buffer with room for `rows` more; grows by an eighth, at least 256 rows."""
+        needed = self.length + rows.shape[1]
+        if self.buffer is None or needed > self.buffer.shape[1]:
+            capacity = max(needed, self.length + self.length // 8)
+            capacity = -(-capacity // _ROWS_PER_STEP) * _ROWS_PER_STEP
+            spare = (rows.shape[0], capacity - self.length, *rows.shape[2:])
+            grown = mx.zeros(spare, rows.dtype)
+            if self.buffer is not None:
+                grown = mx.concatenate([self.buffer[:, : self.length], grown], axis=1)
+            self.buffer = grown
+        return self.buffer
+
+    def append(self, rows: mx.array) -> None:
+        """Write rows at the tip. The old buffer is dropped here, so the update is in place."""
+        start = [0, self.length] + [0] * (rows.ndim - 2)
+        buffer = self.reserve(rows)
+        self.buffer = None
+        self.buffer = mx.slice_update(buffer, rows, mx.array(start), list(range(rows.ndim)))
+        self.length += rows.shape[1]
+
+
+class Entries:
+    """One timeline's view of a pool: the first `count` rows."""
+
+    def __init__(self, layout: EntryLayout):
+        self.layout = layout
+        self.count = 0
+        self._pool = _Pool()
+        self._pool.viewers.add(self)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def append(self, rows: mx.array) -> None:
+        """Store float32 rows [B, n, d] behind those in view."""
+        if rows.shape[1] == 0:
+            return
+        if self.count < self._pool.length:
+            self._leave_others_rows()
+        self._pool.append(self.layout.pack(rows))
+        self.count = self._pool.length
+
+    def _leave_others_rows(self) -> None:
+        """Rows behind ours: dropped when nobody sees them, else we move to a pool of our own."""
+        others = (viewer.count for viewer in self._pool.viewers if viewer is not self)
+        if max(others, default=0) <= self.count:
+            self._pool.length = self.count
+            return
+        seen = self._pool.buffer[:, : self.count] if self.count else None
+        self._pool.viewers.discard(self)
+        self._pool = _Pool()
+        self._pool.viewers.add(self)
+        if seen is not None:
+            self._pool.append(seen)
+
+    def view(self) -> "Entries":
+        """The same rows for another timeline or a snapshot: a count, no copy."""
+        other = Entries.__new__(Entries)
+        other.layout, other.count, other._pool = self.layout, self.count, self._pool
+        self._pool.viewers.add(other)
+        return other
+
+    def rows(self) -> mx.array | None:
+        """Stored rows [B, count, ...] without a copy for B = 1; None while there are none."""
+        if self._pool.buffer is None or self.count == 0:
+            return None
+        return self._pool.buffer[:, : self.count]
+
+    def buffer(self) -> mx.array | None:
+        """The whole buffer: what has to be evaluated for the rows to exist."""
+        return self._pool.buffer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffer, spare rows included."""
+        return 0 if self._pool.buffer is None else self._pool.buffer.nbytes
+
+    @property
+    def pool_id(self) -> int:
+        """Names the buffer, so that shared ones are counted once."""
+        return id(self._pool)
+
+    @classmethod
+    def from_rows(cls, layout: EntryLayout, rows: mx.array | None) -> "Entries":
+        """Entries that hold stored rows [B, n, ...]."""
+        entries = cls(layout)
+        if rows is not None and rows.shape[1]:
+            entries._pool.append(rows)
+            entries.count = rows.shape[1]
+        return entries
+
+
+class Unstored(Entries):
+    """Entries of a call without a cache: plain float32 rows, differentiable, kept nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__(DenseLayout(mx.float32))
+        self._rows: mx.array | None = None
+
+    def append(self, rows: mx.array) -> None:
+        """Store rows [B, n, d] behind the earlier ones."""
+        if rows.shape[1] == 0:
+            return
+        self._rows = rows if self._rows is None else mx.concatenate([self._rows, rows], axis=1)
+        self.count = self._rows.shape[1]
+
+    def rows(self) -> mx.array | None:
+        """All rows [B, count, d]."""
+        return self._rows

@@ -1,0 +1,181 @@
+"""The V4 graph: token ids -> logits.
+
+Four residual streams run through every layer; each sublayer sees one weighted collapse of them and
+writes back to all (mHC). Activations are float32 arrays whose values are rounded where `Numerics`
+says. `Model` keeps mlx-lm's contract: `model(tokens, cache)`, `make_cache()`, `layers`, `sanitize`.
+"""
+
+import hashlib
+import json
+from types import SimpleNamespace
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from dsv4_mlx.attention import ATTENTION
+from dsv4_mlx.cache import LayerCache, LayerState, default_layout, unstored
+from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.errors import BackendError, CacheError
+from dsv4_mlx.hyper_connections import HyperConnection, HyperHead
+from dsv4_mlx.layers import Embedding, Linear, Norm
+from dsv4_mlx.moe import MoE
+from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.rope import RotaryEmbedding, compressed_rope, sliding_rope
+from metal_kernels import registry
+from metal_kernels.backend import MissingBackend
+
+
+class DecoderLayer(nn.Module):
+    """mHC around attention, mHC around the experts."""
+
+    def __init__(
+        self,
+        config: DeepseekV4Config,
+        numerics: Numerics,
+        ops: SimpleNamespace,
+        *,
+        ratio: int,
+        rope: RotaryEmbedding,
+        hashed: bool,
+    ):
+        super().__init__()
+        self.attn_hc = HyperConnection(config, numerics, ops)
+        self.input_layernorm = Norm(config.hidden_size)
+        self.self_attn = ATTENTION[ratio](config, numerics, ops, rope)
+        self.ffn_hc = HyperConnection(config, numerics, ops)
+        self.post_attention_layernorm = Norm(config.hidden_size)
+        self.mlp = MoE(config, numerics, ops, hashed=hashed)
+
+    def __call__(self, streams: mx.array, tokens: mx.array, cache: LayerCache) -> mx.array:
+        """Streams [B, S, N, D], token ids [B, S] -> streams [B, S, N, D]."""
+        x, post, comb = self.attn_hc.collapse(streams, self.input_layernorm.weight)
+        streams = self.attn_hc.expand(self.self_attn(x, cache), streams, post, comb)
+        x, post, comb = self.ffn_hc.collapse(streams, self.post_attention_layernorm.weight)
+        return self.ffn_hc.expand(self.mlp(x, tokens), streams, post, comb)
+
+
+class Backbone(nn.Module):
+    """Embedding, layers, and what turns streams into one hidden state."""
+
+    def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: SimpleNamespace):
+        super().__init__()
+        ropes = {False: sliding_rope(config), True: compressed_rope(config)}
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [
+            DecoderLayer(
+                config,
+                numerics,
+                ops,
+                ratio=ratio,
+                rope=ropes[ratio > 0],
+                hashed=number < config.num_hash_layers,
+            )
+            for number, ratio in enumerate(config.backbone_ratios)
+        ]
+        self.hc_head = HyperHead(config, numerics, ops)
+        self.norm = Norm(config.hidden_size)
+        self._streams = config.hc_mult
+
+    def __call__(self, tokens: mx.array, cache: list[LayerCache]) -> mx.array:
+        """Token ids [B, S] -> streams after the last layer [B, S, N, D]."""
+        embedded = self.embed_tokens(tokens)[:, :, None]
+        streams = mx.repeat(embedded, self._streams, axis=2)
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            streams = layer(streams, tokens, layer_cache)
+        return streams
+
+
+class Model(nn.Module):
+    """DeepSeek-V4 with its prediction head and MTP blocks.
+
+    The backend is decided here, once; a missing one raises BackendError.
+    """
+
+    def __init__(
+        self,
+        config: DeepseekV4Config,
+        numerics: Numerics = Numerics.OFFICIAL,
+        backend: str = "auto",
+    ):
+        from dsv4_mlx.mtp import MultiTokenPredictor
+
+        super().__init__()
+        try:
+            plan = registry.plan(backend)
+        except MissingBackend as error:
+            raise BackendError(str(error)) from error
+        mx.set_default_device(mx.cpu if plan.backend == "cpu" else mx.gpu)
+        self.config, self.numerics = config, numerics
+        self._plan = plan
+        self.model = Backbone(config, numerics, plan.ops)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        blocks = config.num_nextn_predict_layers if config.draft_kind == "mtp" else 0
+        self.mtp = [MultiTokenPredictor(config, numerics, plan.ops) for _ in range(blocks)]
+        self.fingerprint = _config_fingerprint(config)
+
+    def __call__(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        """Token ids [B, S] -> logits [B, S, V] float32; `cache` moves on by S tokens."""
+        return self.logits(self.streams(tokens, cache))
+
+    def last_logits(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        """Logits after the last of the tokens alone, [B, V]: what generation needs of a prompt."""
+        return self.logits(self.streams(tokens, cache)[:, -1:])[:, 0]
+
+    def streams(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        """Residual streams after the last layer, [B, S, N, D]: what an MTP block continues."""
+        if cache is None:
+            cache = [unstored(ratio) for ratio in self.config.backbone_ratios]
+        return self.model(tokens, cache)
+
+    def logits(self, streams: mx.array) -> mx.array:
+        """Streams [B, S, N, D] -> logits [B, S, V] float32."""
+        return self.lm_head(self.model.hc_head(streams, self.model.norm.weight))
+
+    def make_cache(self) -> list[LayerCache]:
+        """An empty cache, one per layer."""
+        layout = default_layout(self.numerics is Numerics.OFFICIAL)
+        return [LayerCache(ratio, layout) for ratio in self.config.backbone_ratios]
+
+    @property
+    def layers(self) -> list[DecoderLayer]:
+        """The backbone's layers."""
+        return self.model.layers
+
+    def kernel_plan(self) -> dict[str, str]:
+        """Which implementation every kernel runs: `metal`, `cuda` or `reference`."""
+        return {"backend": self._plan.backend, **self._plan.chosen}
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """Converted folders already carry our names; mlx-lm asks."""
+        return weights
+
+    def check_state(self, layer: int, state: LayerState) -> None:
+        """CacheError unless a state read from a file has this layer's shapes at its position."""
+        config, ratio = self.config, self.config.backbone_ratios[layer]
+        kept = min(state.position, config.sliding_window - 1)
+        _expect_rows(layer, "window", state.window, kept, config.head_dim)
+        widths = (config.head_dim, config.index_head_dim)
+        for part, width in zip(state.parts(), widths, strict=False):
+            channels = width * (2 if ratio == 4 else 1)
+            closed, opened = divmod(state.position, ratio)
+            _expect_rows(layer, "entries", part.entries.rows(), closed, width)
+            _expect_rows(layer, "open window", part.open_rows, opened, 2, channels)
+            lane = ratio if ratio == 4 and closed else 0
+            _expect_rows(layer, "overlap lane", part.lane, lane, 2, width)
+
+
+def _expect_rows(layer: int, name: str, array: mx.array | None, *shape: int) -> None:
+    found = None if array is None else array.shape
+    expected = (1, *shape) if shape[0] else None
+    if found != expected:
+        raise CacheError(
+            f"expected the {name} of layer {layer} as {expected} but found {found}; "
+            "the cache file does not belong to this model"
+        )
+
+
+def _config_fingerprint(config: DeepseekV4Config) -> str:
+    """Names a model without a checkpoint; loading replaces it by one that covers the weights."""
+    text = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+

@@ -1,0 +1,57 @@
+"""Multi-token prediction: one more block that continues the streams with the next token."""
+
+from types import SimpleNamespace
+
+import mlx.core as mx
+
+from dsv4_mlx.cache import LayerCache, default_layout, unstored
+from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.hyper_connections import HyperHead
+from dsv4_mlx.layers import Linear, Norm
+from dsv4_mlx.model import DecoderLayer, Model
+from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.rope import sliding_rope
+from metal_kernels.formats import round_bf16
+
+
+class MultiTokenPredictor(DecoderLayer):
+    """Streams at t and the token at t + 1 -> logits for t + 2 (window attention, no hash).
+
+    Embedding and prediction head are the backbone's. Absolute positions cancel in window
+    attention, so the block counts from its own first token.
+    """
+
+    def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: SimpleNamespace):
+        super().__init__(
+            config, numerics, ops, ratio=0, rope=sliding_rope(config), hashed=False
+        )
+        D = config.hidden_size
+        self.e_proj = Linear(D, D)
+        self.h_proj = Linear(D, D)
+        self.enorm = Norm(D)
+        self.hnorm = Norm(D)
+        self.hc_head = HyperHead(config, numerics, ops)
+        self.norm = Norm(D)
+        self._eps, self._official = config.rms_norm_eps, numerics is Numerics.OFFICIAL
+
+    def make_cache(self) -> LayerCache:
+        """An empty cache of this block's own window."""
+        return LayerCache(0, default_layout(self._official))
+
+    def predict(
+        self,
+        model: Model,
+        streams: mx.array,
+        next_tokens: mx.array,
+        cache: LayerCache | None = None,
+    ) -> mx.array:
+        """Streams [B, S, N, D] before the hyper head, ids [B, S] -> logits [B, S, V] float32."""
+        embedded = self._norm(model.model.embed_tokens(next_tokens), self.enorm)
+        x = self.e_proj(embedded)[:, :, None] + self.h_proj(self._norm(streams, self.hnorm))
+        if self._official:
+            x = round_bf16(x)
+        x = super().__call__(x, next_tokens, unstored(0) if cache is None else cache)
+        return model.lm_head(self.hc_head(x, self.norm.weight))
+
+    def _norm(self, x: mx.array, norm: Norm) -> mx.array:
+        return mx.fast.rms_norm(x, norm.weight.astype(mx.float32), self._eps)
