@@ -1,0 +1,82 @@
+"""The places of one timeline to which a session can return without reading a prompt again.
+
+A place costs the fixed-size state of its snapshot (about 17 MiB for V4-Flash). When places
+together exceed their budget, the oldest are forgotten: only their token count stays, and going
+back there reads the prompt again from an earlier place or from the start.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class CacheSnapshot(Protocol):
+    """What ``dsv4_mlx.cache.snapshot`` returns, as far as it matters here."""
+
+    @property
+    def offset(self) -> int:
+        """Tokens consumed."""
+        ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point of the timeline; ``snapshot`` is None once it was dropped for its bytes."""
+
+    offset: int
+    snapshot: CacheSnapshot | None
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.snapshot is None else self.snapshot.nbytes
+
+
+class PromptCache:
+    """Places in the order of their offsets, at most ``budget_bytes`` of snapshots."""
+
+    def __init__(self, budget_bytes: int):
+        self.budget_bytes = budget_bytes
+        self._places: list[Place] = []
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return tuple(self._places)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(place.nbytes for place in self._places)
+
+    def holds(self, offset: int) -> bool:
+        """Whether a snapshot lies exactly there."""
+        return any(p.offset == offset and p.snapshot is not None for p in self._places)
+
+    def add(self, snapshot: CacheSnapshot) -> None:
+        """Remember a place of the current timeline; places at or behind it are replaced."""
+        kept = [place for place in self._places if place.offset < snapshot.offset]
+        self._places = [*kept, Place(snapshot.offset, snapshot)]
+        self._shrink()
+
+    def nearest(self, offset: int) -> CacheSnapshot | None:
+        """The latest snapshot at or before ``offset``."""
+        found = [p.snapshot for p in self._places if p.offset <= offset and p.snapshot is not None]
+        return found[-1] if found else None
+
+    def drop_behind(self, offset: int) -> None:
+        """Forget the places behind ``offset``: the timeline no longer goes there."""
+        self._places = [place for place in self._places if place.offset <= offset]
+
+    def copy(self) -> "PromptCache":
+        """The same places for a fork; snapshots are shared."""
+        other = PromptCache(self.budget_bytes)
+        other._places = list(self._places)
+        return other
+
+    def _shrink(self) -> None:
+        held = self.nbytes
+        for index, place in enumerate(self._places):
+            if held <= self.budget_bytes:
+                return
+            held -= place.nbytes
+            self._places[index] = Place(place.offset, None)

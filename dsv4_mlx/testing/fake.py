@@ -1,0 +1,155 @@
+"""A model without weights, for tests of everything above the model.
+
+``FakeModel`` predicts from the whole history of its cache, so a session that loses, repeats or
+mixes up tokens predicts something else at once. ``fake_caches`` does for its cache what
+``dsv4_mlx.cache`` does for the real one.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from dsv4_mlx.config import FLASH, DeepseekV4Config
+from dsv4_mlx.engine import Engine
+from dsv4_mlx.errors import CacheError
+
+NextToken = Callable[[Sequence[int]], int]
+"""The likeliest token after these."""
+
+
+@dataclass
+class FakeCache:
+    """What a fake model remembers: every token it consumed."""
+
+    history: list[int] = field(default_factory=list)
+
+    @property
+    def offset(self) -> int:
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class FakeSnapshot:
+    """A moment of a fake cache, with the size a test asks for."""
+
+    history: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def offset(self) -> int:
+        return len(self.history)
+
+
+@dataclass
+class FakeCaches:
+    """The functions of ``dsv4_mlx.cache`` for lists of one FakeCache; counts what is asked."""
+
+    snapshot_bytes: int = 1000
+    snapshots: int = 0
+    restored_to: list[int] = field(default_factory=list)
+
+    def snapshot(self, cache: list[FakeCache]) -> FakeSnapshot:
+        self.snapshots += 1
+        return FakeSnapshot(tuple(cache[0].history), self.snapshot_bytes)
+
+    def restore(self, cache: list[FakeCache], snapshot: FakeSnapshot) -> None:
+        self.restored_to.append(snapshot.offset)
+        cache[0].history = list(snapshot.history)
+
+    def fork(self, cache: list[FakeCache]) -> list[FakeCache]:
+        return [FakeCache(list(cache[0].history))]
+
+    def evaluated(self, cache: list[FakeCache]) -> list[mx.array]:
+        return []
+
+    def save(
+        self,
+        path: str | Path,
+        cache: list[FakeCache],
+        *,
+        fingerprint: str,
+        tokens: list[int],
+        metadata: dict[str, str],
+    ) -> None:
+        content = [fingerprint, cache[0].history, tokens, metadata]
+        Path(path).write_text(json.dumps(content), encoding="utf-8")
+
+    def load(
+        self, path: str | Path, *, model: Any, fingerprint: str
+    ) -> tuple[list[FakeCache], list[int], dict[str, str]]:
+        found, history, tokens, metadata = json.loads(Path(path).read_text(encoding="utf-8"))
+        if found != fingerprint:
+            raise CacheError(f"{path} was saved by {found!r}, not by {fingerprint!r}.")
+        return [FakeCache(history)], tokens, metadata
+
+
+class FakeModel:
+    """Predicts ``next_token`` of the history; every other token gets a logit of its own.
+
+    ``calls`` lists the number of tokens of each call. Set ``fail_at`` to an offset, and the call
+    that would consume the token there raises RuntimeError, once.
+    """
+
+    fingerprint = "fake"
+
+    def __init__(self, next_token: NextToken | None = None, *, vocab_size: int = 300, **sizes: Any):
+        self.config: DeepseekV4Config = FLASH.replace(vocab_size=vocab_size, **sizes)
+        self.next_token = next_token
+        self.calls: list[int] = []
+        self.fail_at: int | None = None
+
+    def make_cache(self) -> list[FakeCache]:
+        return [FakeCache()]
+
+    def __call__(self, tokens: mx.array, cache: list[FakeCache]) -> mx.array:
+        """Token ids [1, S] -> logits [1, S, V] float32, NaN but for the last position."""
+        (state,) = cache
+        new = tokens[0].tolist()
+        self.calls.append(len(new))
+        for token in new:
+            if state.offset == self.fail_at:
+                self.fail_at = None
+                raise RuntimeError("the fake model was told to fail")
+            state.history.append(token)
+        logits = np.full((1, len(new), self.config.vocab_size), np.nan, np.float32)
+        logits[0, -1] = self.logits(state.history)
+        return mx.array(logits)
+
+    def logits(self, history: Sequence[int]) -> np.ndarray:
+        """[V] float32 after ``history``, the same on every machine."""
+        digest = hashlib.blake2b(struct.pack(f"<{len(history)}I", *history), digest_size=8)
+        random = np.random.default_rng(int.from_bytes(digest.digest(), "little"))
+        logits = random.standard_normal(self.config.vocab_size).astype(np.float32)
+        if self.next_token is not None:
+            logits[self.next_token(history)] = 20.0
+        return logits
+
+
+def scripted(replies: Sequence[Sequence[int]], assistant_id: int, eos_id: int) -> NextToken:
+    """Answer turn after turn from ``replies``, each ended by ``eos_id``.
+
+    A reply begins after the assistant token and the thinking tag that follows it.
+    """
+
+    def next_token(history: Sequence[int]) -> int:
+        turn = history.count(assistant_id) - 1
+        if turn < 0:
+            return eos_id
+        since = len(history) - 1 - max(i for i, t in enumerate(history) if t == assistant_id)
+        reply = [*replies[turn % len(replies)], eos_id]
+        return reply[min(max(since - 1, 0), len(reply) - 1)]
+
+    return next_token
+
+
+def fake_engine(model: FakeModel | None = None, **options: Any) -> Engine:
+    """An engine on a fake model; ``options`` are the engine's."""
+    options.setdefault("caches", FakeCaches())
+    return Engine(model or FakeModel(), **options)
