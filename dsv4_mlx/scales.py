@@ -21,10 +21,7 @@ from dsv4_mlx.safetensors_files import TensorEntry
 def packed_scales(part: Part, storage: Storage) -> np.ndarray:
     """uint8 e8m0 [..., out, in / 32] as MLX wants them, each in the range where MLX is exact."""
     entry = _entry(part)
-    if entry.dtype == "F32":
-        scales = to_e8m0(read_float_scales(entry))
-    else:
-        scales = entry.read()
+    scales = to_e8m0(read_float_scales(entry)) if entry.dtype == "F32" else entry.read()
     low, high = SCALE_BYTES[storage]
     _require_bytes(entry, scales, low, high)
     return groups_of_blocks(scales, *part.shape[-2:]) if part.scales_are_per_block else scales
