@@ -14,6 +14,7 @@ import numpy as np
 
 from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors, mtp_tensors
 from dsv4_mlx.config import FLASH, DeepseekV4Config, DSpark, RopeScaling
+from dsv4_mlx.naming import Target, is_draft, transformers_name, translate
 from dsv4_mlx.safetensors_files import TensorEntry, TensorPlan, plan_array, read_header, write_file
 from dsv4_mlx.testing import number_formats
 
@@ -58,18 +59,22 @@ def write_tiny_checkpoint(
     shards: int = 1,
     base: bool = False,
     dspark: bool = False,
+    transformers_names: bool = False,
     tokenizer: bool = True,
 ) -> Path:
     """Write a whole official checkpoint folder and return it.
 
     `base` stores routed experts as the Base releases do, `dspark` adds draft stages as the later
-    Flash releases do. Shards split by size, not by layer, as the release's do. The same arguments
-    give the same bytes.
+    Flash releases do, `transformers_names` names, stacks and leaves out what transformers does.
+    Shards split by size, not by layer, as the release's do. The same arguments give the same bytes.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = _variant(config, base, dspark)
-    _write_shards(folder, list(tiny_tensors(config, seed)), shards)
+    tensors = list(tiny_tensors(config, seed))
+    if transformers_names:
+        tensors = list(_as_transformers(tensors))
+    _write_shards(folder, tensors, shards)
     keys = config.to_dict()
     if config.expert_dtype == "fp4":
         del keys["expert_dtype"]  # as in the first Flash release, where a missing key means fp4
@@ -239,6 +244,26 @@ def _expert_table(
 ) -> np.ndarray:
     scores = rng.random((shape[0], config.n_routed_experts))
     return scores.argsort(1)[:, : shape[1]].astype(np.int64)
+
+
+def _as_transformers(tensors: list[TensorPlan]) -> Iterator[TensorPlan]:
+    """The same backbone as transformers saves it: experts stacked, no draft blocks."""
+    places: dict[str, list[tuple[Target, TensorPlan]]] = {}
+    for tensor in tensors:
+        target = translate(tensor.name)
+        if target is not None and not is_draft(tensor.name):
+            places.setdefault(transformers_name(target), []).append((target, tensor))
+    for name, parts in places.items():
+        parts.sort(key=lambda part: (part[0].expert or 0, part[0].half))
+        shape = parts[0][1].shape
+        if parts[0][0].expert is not None:
+            experts = 1 + max(target.expert or 0 for target, _ in parts)
+            shape = (experts, len(parts) // experts * shape[0], *shape[1:])
+        yield TensorPlan(name, parts[0][1].dtype, shape, _joined([part for _, part in parts]))
+
+
+def _joined(tensors: list[TensorPlan]) -> Callable[[], Iterator[bytes | memoryview]]:
+    return lambda: (chunk for tensor in tensors for chunk in tensor.chunks())
 
 
 def _write_shards(folder: Path, tensors: list[TensorPlan], count: int) -> None:
