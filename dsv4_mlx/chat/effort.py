@@ -4,19 +4,15 @@ The first release knows "high" (no prefix) and "max"; the checkpoints of 31 July
 scale to "low" (no prefix), "high" (the text that "max" had before) and a new "max".
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 from dsv4_mlx.chat.messages import ChatError
-from dsv4_mlx.errors import UsageError
 
 EffortTable = Literal["2026-04", "2026-07-31"]
 ThinkingMode = Literal["chat", "thinking"]
 
 EFFORT_TABLES: Final[tuple[EffortTable, ...]] = get_args(EffortTable)
-MAX_EFFORT_CONTEXT: Final = 384 * 1024
-"""Tokens of context the model card asks for at the level "max"."""
 
 _ABSOLUTE = (
     "Reasoning Effort: Absolute maximum with no shortcuts permitted.\n"
@@ -36,6 +32,8 @@ _BEYOND = (
     "angles and are certain that no assumption remains unchecked and no error remains "
     "undiscovered.\n\n"
 )
+_MARK: Final = "Beyond maximum"
+
 # The first level of a table is its default, the one without a prefix.
 _PREFIXES: Final[dict[EffortTable, dict[str, str]]] = {
     "2026-04": {"high": "", "max": _ABSOLUTE},
@@ -72,34 +70,6 @@ def _listed(table: EffortTable) -> str:
     return ", ".join(effort_levels(table))
 
 
-@dataclass(frozen=True)
-class Thinking:
-    """What a level on the command line means for the encoder."""
-
-    mode: ThinkingMode
-    effort: str | None = None
-
-
-def think_levels(table: EffortTable) -> tuple[str, ...]:
-    """What `--think` accepts with this table."""
-    return ("none", *effort_levels(table))
-
-
-def resolve_think(level: str | None, table: EffortTable) -> Thinking:
-    """`none`, `low`, `high` or `max` as encoder settings; None is the table's default level.
-
-    UsageError with the list if the table lacks the level.
-    """
-    if level is None:
-        level = effort_levels(table)[0]
-    if level not in think_levels(table):
-        raise UsageError(
-            f"This checkpoint's thinking levels are {', '.join(think_levels(table))}, "
-            f"got {level!r}; choose one of them."
-        )
-    return Thinking("chat") if level == "none" else Thinking("thinking", level)
-
-
 def detect_effort_table(folder: str | Path) -> EffortTable:
     """The table of a checkpoint: its own encoder says it, else its name, else the first release.
 
@@ -107,15 +77,20 @@ def detect_effort_table(folder: str | Path) -> EffortTable:
     """
     folder = Path(folder)
     encoder = folder / "encoding" / "encoding_dsv4.py"
-    if encoder.is_file():
-        text = encoder.read_text(encoding="utf-8", errors="replace")
-        return "2026-07-31" if "Beyond maximum" in text else "2026-04"
-    return "2026-07-31" if any("0731" in name for name in _names(folder)) else "2026-04"
+    if any(_MARK in _text(source) for source in (encoder, folder / "chat_template.jinja")):
+        return "2026-07-31"
+    has_other_encoder = encoder.is_file()
+    is_named = any("0731" in name for name in _names(folder))
+    return "2026-07-31" if is_named and not has_other_encoder else "2026-04"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _names(folder: Path) -> list[str]:
     """The folder's name and, in a download cache, the repository's ("models--owner--name")."""
-    names = [folder.name]
+    names: list[str] = []
     for path in (folder.absolute(), folder.resolve()):
         names += [path.name, *(part for part in path.parts if part.startswith("models--"))]
     return names

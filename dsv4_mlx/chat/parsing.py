@@ -1,0 +1,314 @@
+"""A reply's text, as it streams, to reasoning, answer and tool calls.
+
+`ReplyParser` gives the same events however the text is split: what could still become a marker is
+held back until it is decided. It reads what models really write; with `strict`, `close` also holds
+the whole reply to the letter of the release's parser.
+
+Read leniently: a missing `</think>`, `string` attribute, end token or closing of a call or block;
+other spellings of the block; truncated closings; calls before `</think>` or without a block; text
+around calls; stray `<think>` and `</think>`. What cannot be read as a call stays in the answer.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, get_args
+
+from dsv4_mlx.chat.effort import ThinkingMode
+from dsv4_mlx.chat.messages import AssistantDict, ChatError, ToolCall
+from dsv4_mlx.chat.strict import parse_strict
+from dsv4_mlx.chat.tokens import DSML, END_THINK, EOS, THINK
+from dsv4_mlx.chat.tool_calls import lenient_call
+
+__all__ = [
+    "Event",
+    "ReasoningDelta",
+    "ReplyParser",
+    "TextDelta",
+    "ToolCall",
+    "merge_deltas",
+    "parse",
+]
+
+
+@dataclass(frozen=True)
+class ReasoningDelta:
+    """More of the reasoning."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """More of the answer."""
+
+    text: str
+
+
+Event = ReasoningDelta | TextDelta | ToolCall
+"""A ToolCall comes whole, when the model has closed it."""
+
+
+def parse(text: str, thinking_mode: ThinkingMode = "chat", strict: bool = False) -> AssistantDict:
+    """The message that a whole reply stands for; with `strict`, ChatError where it is malformed."""
+    parser = ReplyParser(thinking_mode, strict=strict)
+    parser.feed(text)
+    return parser.close()
+
+
+def merge_deltas(events: Iterable[Event]) -> list[Event]:
+    """The same events with neighbouring deltas of one kind joined."""
+    merged: list[Event] = []
+    for event in events:
+        last = merged[-1] if merged else None
+        if isinstance(event, TextDelta) and isinstance(last, TextDelta):
+            merged[-1] = TextDelta(last.text + event.text)
+        elif isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
+            merged[-1] = ReasoningDelta(last.text + event.text)
+        else:
+            merged.append(event)
+    return merged
+
+
+class _Kind(Enum):
+    """What a marker means."""
+
+    THINK = auto()
+    END_THINK = auto()
+    EOS = auto()
+    BLOCK = auto()
+    BLOCK_END = auto()
+    INVOKE = auto()
+    INVOKE_END = auto()
+    PARAMETER = auto()
+    PARAMETER_END = auto()
+
+
+class _Markers:
+    """A set of strings, none the beginning of another, looked for in a growing text."""
+
+    def __init__(self, kinds: Mapping[str, _Kind]) -> None:
+        self.kinds = kinds
+        self._any = re.compile("|".join(re.escape(marker) for marker in kinds))
+        self._longest = max(map(len, kinds))
+        self._beginnings = {marker[:end] for marker in kinds for end in range(1, len(marker))}
+
+    def search(self, text: str) -> re.Match[str] | None:
+        return self._any.search(text)
+
+    def undecided(self, text: str) -> int:
+        """Where the end of `text` may be the beginning of a marker; len(text) if nowhere."""
+        starts = range(max(0, len(text) - self._longest + 1), len(text))
+        return next((start for start in starts if text[start:] in self._beginnings), len(text))
+
+
+_BLOCK_NAMES = ("tool_calls", "toolcalls", "tool_call", "tool", "function_calls")
+
+
+def _all(texts: Iterable[str], kind: _Kind) -> dict[str, _Kind]:
+    return dict.fromkeys(texts, kind)
+
+
+def _after_newlines(text: str) -> list[str]:
+    """The release puts an empty line before calls; as far as it is there, it belongs to them."""
+    return [text, "\n" + text, "\n\n" + text]
+
+
+def _truncated(name: str, shortest: int) -> list[str]:
+    return [f"</{DSML}{name[:end]}>" for end in range(shortest, len(name) + 1)]
+
+
+_BLOCK_ENDS = _all((f"</{DSML}{name}>" for name in _BLOCK_NAMES), _Kind.BLOCK_END)
+_PROSE: Final = _Markers(
+    {THINK: _Kind.THINK, END_THINK: _Kind.END_THINK, EOS: _Kind.EOS}
+    | _all(
+        (form for name in _BLOCK_NAMES for form in _after_newlines(f"<{DSML}{name}>")), _Kind.BLOCK
+    )
+    | _all(_after_newlines(f"<{DSML}invoke"), _Kind.INVOKE)
+    | _BLOCK_ENDS
+)
+_BODY: Final = _Markers(
+    {EOS: _Kind.EOS, f"<{DSML}parameter": _Kind.PARAMETER, f"<{DSML}invoke": _Kind.INVOKE}
+    | _all(_truncated("invoke", 3), _Kind.INVOKE_END)
+    | _BLOCK_ENDS
+)
+_VALUE: Final = _Markers(_all(_truncated("parameter", 5), _Kind.PARAMETER_END))
+
+
+class _Call:
+    """A call while it is being written: its text, and the same text taken apart."""
+
+    def __init__(self, marker: str) -> None:
+        self.raw = [marker.lstrip("\n")]
+        self.head: list[str] = []
+        self.parameters: list[list[str]] = []
+        self.markers = _BODY
+
+    def text(self, text: str) -> None:
+        self.raw.append(text)
+        if self.markers is _VALUE:
+            self.parameters[-1].append(text)
+        elif not self.parameters:
+            self.head.append(text)
+
+    def parameter(self, marker: str) -> None:
+        self.raw.append(marker)
+        self.parameters.append([])
+        self.markers = _VALUE
+
+    def end_parameter(self, marker: str) -> None:
+        self.raw.append(marker)
+        self.markers = _BODY
+
+
+class ReplyParser:
+    """Feed it the reply piece by piece, then `finish` for what was held back, then `close`."""
+
+    def __init__(self, thinking_mode: ThinkingMode, *, strict: bool = False) -> None:
+        if thinking_mode not in get_args(ThinkingMode):
+            raise ChatError(f"thinking_mode must be 'chat' or 'thinking', got {thinking_mode!r}.")
+        self._mode: ThinkingMode = thinking_mode
+        self._strict = strict
+        self._reasons = thinking_mode == "thinking"
+        self._call: _Call | None = None
+        self._in_block = False
+        self._has_text = False
+        # After a tool marker, white space is layout unless text follows it.
+        self._after_tool = False
+        self._layout = ""
+        self._buffer = ""
+        self._previous = ""
+        self._fed: list[str] = []
+        self._events: list[Event] = []
+        self._new: list[Event] = []
+
+    def feed(self, text: str) -> list[Event]:
+        """The events that `text` decides. Never raises."""
+        self._fed.append(text)
+        self._buffer += text
+        while self._consume_marker():
+            pass
+        return self._take()
+
+    def finish(self) -> list[Event]:
+        """The reply has ended: the events that were still undecided."""
+        rest, self._buffer = self._buffer, ""
+        if self._call:
+            self._call.raw.append(rest)
+            self._abandon_call()
+        else:
+            self._prose(rest)
+        return self._take()
+
+    def close(self) -> AssistantDict:
+        """The whole reply as a message; with `strict`, ChatError where it is malformed."""
+        if self._strict:
+            return parse_strict("".join(self._fed), self._mode)
+        self.finish()
+        calls = [event.to_dict() for event in self._events if isinstance(event, ToolCall)]
+        return {
+            "role": "assistant",
+            "content": self._joined(TextDelta),
+            "reasoning_content": self._joined(ReasoningDelta),
+            "tool_calls": calls,
+        }
+
+    def _joined(self, kind: type[TextDelta] | type[ReasoningDelta]) -> str:
+        return "".join(event.text for event in self._events if isinstance(event, kind))
+
+    def _take(self) -> list[Event]:
+        new, self._new = merge_deltas(self._new), []
+        self._events += new
+        return new
+
+    def _consume_marker(self) -> bool:
+        """Passes the text before the next marker on, then the marker; False without one."""
+        markers = self._call.markers if self._call else _PROSE
+        match = markers.search(self._buffer)
+        start = match.start() if match else markers.undecided(self._buffer)
+        text, self._buffer = self._buffer[:start], self._buffer[match.end() if match else start :]
+        if self._call:
+            self._call.text(text)
+        else:
+            self._prose(text)
+        if match is None:
+            return False
+        kind = markers.kinds[match[0]]
+        if self._call:
+            self._in_call(self._call, kind, match[0])
+        else:
+            self._in_prose(kind, match[0])
+        self._previous = match[0][-1]
+        return True
+
+    def _prose(self, text: str) -> None:
+        if not text:
+            return
+        self._previous = text[-1]
+        self._has_text = self._has_text or not text.isspace()
+        if self._after_tool:
+            text = self._layout + text
+            self._after_tool = text.isspace()
+            self._layout = text if self._after_tool else ""
+        if not self._after_tool:
+            self._new.append(ReasoningDelta(text) if self._reasons else TextDelta(text))
+
+    def _in_prose(self, kind: _Kind, marker: str) -> None:
+        match kind:
+            case _Kind.END_THINK if self._reasons:
+                self._reasons = False
+            case _Kind.THINK if self._opens_reasoning():
+                self._reasons = True
+            case _Kind.THINK | _Kind.END_THINK if self._previous in ("`", '"', "'"):
+                self._prose(marker)  # it is being talked about
+            case _Kind.BLOCK_END if not self._in_block:
+                self._prose(marker)
+            case _Kind.BLOCK | _Kind.BLOCK_END:
+                self._reasons = False
+                self._in_block = kind is _Kind.BLOCK
+                self._end_tool()
+            case _Kind.INVOKE:
+                self._reasons = False
+                self._call = _Call(marker)
+            case _:  # a stray thinking marker or the end token, neither of which is text
+                self._layout = ""
+
+    def _opens_reasoning(self) -> bool:
+        """In chat mode a reply may begin with reasoning all the same."""
+        return self._mode == "chat" and not self._has_text
+
+    def _in_call(self, call: _Call, kind: _Kind, marker: str) -> None:
+        match kind:
+            case _Kind.PARAMETER:
+                call.parameter(marker)
+            case _Kind.PARAMETER_END:
+                call.end_parameter(marker)
+            case _Kind.INVOKE_END:
+                call.raw.append(marker)
+                self._end_call(call)
+            case _Kind.INVOKE | _Kind.BLOCK_END | _Kind.EOS:
+                self._end_call(call)
+                self._in_prose(kind, marker)
+            case _:
+                raise AssertionError(kind)
+
+    def _end_call(self, call: _Call) -> None:
+        parameters = ["".join(parts) for parts in call.parameters]
+        raw = "".join(call.raw)
+        read = lenient_call("".join(call.head), parameters, raw, unwrap=not self._strict)
+        if read is None:
+            self._abandon_call()
+            return
+        self._new.append(read)
+        self._call = None
+        self._end_tool()
+
+    def _abandon_call(self) -> None:
+        """What was taken for a call is text of the answer."""
+        assert self._call is not None
+        raw, self._call = "".join(self._call.raw), None
+        self._prose(raw)
+
+    def _end_tool(self) -> None:
+        self._after_tool, self._layout = True, ""
