@@ -1,0 +1,1 @@
+"""The terminal program `dsv4-chat`: an application, not a library; nothing imports it."""

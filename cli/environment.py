@@ -1,0 +1,80 @@
+"""The world around one run: three streams, what they can show, and how the run may end.
+
+Everything the program knows about its surroundings is here, so a test hands in string streams and a
+dictionary and sees all that a person would see.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TextIO
+
+from dsv4_mlx.errors import UsageError
+
+
+class ExitStatus(IntEnum):
+    """How `dsv4-chat` ends."""
+
+    OK = 0
+    ERROR = 1  # something failed; one sentence on stderr says what
+    USAGE = 2  # options that do not exist or contradict each other
+    INTERRUPTED = 130  # Ctrl-C, 128 + SIGINT as shells count
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return not stream.closed and stream.isatty()
+
+
+@dataclass
+class Environment:
+    """Streams and variables of one run; every attribute can be replaced."""
+
+    stdin: TextIO = field(default_factory=lambda: sys.stdin)
+    stdout: TextIO = field(default_factory=lambda: sys.stdout)
+    stderr: TextIO = field(default_factory=lambda: sys.stderr)
+    variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    @property
+    def reads_terminal(self) -> bool:
+        """A person types on stdin."""
+        return self.stdin is not None and _is_terminal(self.stdin)
+
+    @property
+    def errors_terminal(self) -> bool:
+        """A person watches stderr, so short-lived progress may be drawn there."""
+        return _is_terminal(self.stderr) and not self.is_dumb
+
+    @property
+    def is_dumb(self) -> bool:
+        """The terminal moves no cursor: no line editor, no redrawn lines."""
+        return self.variables.get("TERM", "") in ("", "dumb")
+
+    @property
+    def edits_lines(self) -> bool:
+        """A line editor can draw its prompt: both ends are a capable terminal."""
+        return self.reads_terminal and _is_terminal(self.stdout) and not self.is_dumb
+
+    @property
+    def has_styles(self) -> bool:
+        """Escape codes are welcome on stderr (https://no-color.org)."""
+        return self.errors_terminal and not self.variables.get("NO_COLOR")
+
+    def read_text(self) -> str:
+        """All of stdin as UTF-8 text, "" when there is none.
+
+        Raises UsageError for bytes that are not UTF-8.
+        """
+        if self.stdin is None or self.stdin.closed:
+            return ""
+        binary = getattr(self.stdin, "buffer", None)
+        if binary is None:
+            return self.stdin.read()
+        try:
+            return str(binary.read(), "utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"stdin must be UTF-8 text and byte {error.start} is not; "
+                "convert it first, for example with iconv."
+            ) from error

@@ -1,0 +1,148 @@
+"""The command line of `dsv4-chat`: parsing, checking, help."""
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NoReturn
+
+from cli.environment import Environment
+from dsv4_mlx.errors import UsageError
+
+_USAGE = "dsv4-chat [--model PATH] [-p TEXT] [options]"
+_DESCRIPTION = """\
+Chat with DeepSeek-V4 in the terminal. Without --model the small model that
+comes with the program answers.
+
+Text on stdin is the message; with -p as well, the text of -p comes first and
+stdin follows after an empty line. With neither, a prompt opens: /help lists
+its commands. Answers go to stdout; reasoning and notes go to stderr.
+"""
+_EPILOG = """\
+Ctrl-C stops the answer and keeps what was said.
+Exit status: 0 done, 1 error, 2 usage, 130 interrupted.
+Environment: DSV4_BACKEND (as --backend), NO_COLOR.
+"""
+
+LEVELS = ("none", "low", "high", "max")
+EFFORT_TABLES = ("auto", "2026-04", "2026-07-31")
+BACKENDS = ("auto", "metal", "cuda", "cpu")
+
+
+@dataclass(frozen=True)
+class Options:
+    """One command line. None means: as the checkpoint says."""
+
+    model: Path | None = None
+    prompt: str | None = None
+    system: str | None = None
+    think: str | None = None
+    effort_table: str = "auto"
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    backend: str = "auto"
+    json: bool = False
+    version: bool = False
+
+
+class Helped(Exception):
+    """--help was asked for and has been printed."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises instead of exiting and writes to the environment's streams."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(
+            prog="dsv4-chat",
+            usage=_USAGE,
+            description=_DESCRIPTION,
+            epilog=_EPILOG,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+                prog, max_help_position=26, width=80
+            ),
+        )
+        self.color = False  # Python 3.14 would add escape codes to the help text
+        self._environment = environment
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (dsv4-chat --help lists the options).")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise Helped
+
+    def print_help(self, file: IO[str] | None = None) -> None:  # type: ignore[override]
+        self._environment.stdout.write(self.format_help())
+
+
+def parse(arguments: list[str], environment: Environment) -> Options:
+    """The options in `arguments`. Raises UsageError, or Helped once help is printed."""
+    options = Options(**vars(_parser(environment).parse_args(arguments)))
+    for name, text in (("-p", options.prompt), ("--system", options.system)):
+        _require_text(name, text)
+    return options
+
+
+def _parser(environment: Environment) -> _Parser:
+    parser = _Parser(environment)
+    add = parser.add_argument
+    add("--model", type=Path, metavar="PATH", help="checkpoint folder, official or converted")
+    add("-p", dest="prompt", metavar="TEXT", help="answer this message and leave")
+    add("--system", metavar="TEXT", help="system message of the conversation")
+    add("--think", choices=LEVELS, help="thinking level; the checkpoint has its default")
+    add(
+        "--effort-table",
+        choices=EFFORT_TABLES,
+        default="auto",
+        help="meaning of the levels; auto reads it off the checkpoint",
+    )
+    add("--max-tokens", type=_whole(1), metavar="N", help="longest reply, reasoning included")
+    add("--temp", dest="temperature", type=_number(0, None), metavar="T", help="0 is greedy")
+    add("--top-p", type=_number(None, 1), metavar="P", help="above 0, at most 1")
+    add("--seed", type=_whole(0), metavar="N", help="makes sampling repeatable")
+    add("--backend", choices=BACKENDS, default="auto", help="where the model runs")
+    add("--json", action="store_true", help="one JSON event per line on stdout")
+    add("--version", action="store_true", help="versions, backend, kernels, BLAS")
+    return parser
+
+
+def _whole(minimum: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        value = int(text) if text.isascii() and text.isdigit() else -1
+        if not minimum <= value < 1 << 63:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {minimum} on, found {text!r}"
+            )
+        return value
+
+    return convert
+
+
+def _number(minimum: float | None, maximum: float | None) -> Callable[[str], float]:
+    """From `minimum` on, or above zero when it is None, up to `maximum`."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        low_enough = value > 0 if minimum is None else value >= minimum
+        if not (math.isfinite(value) and low_enough and (maximum is None or value <= maximum)):
+            wanted = "a number above 0" if minimum is None else f"a number from {minimum:g} on"
+            most = "" if maximum is None else f", at most {maximum:g}"
+            raise argparse.ArgumentTypeError(f"expected {wanted}{most}, found {text!r}")
+        return value
+
+    return convert
+
+
+def _require_text(name: str, text: str | None) -> None:
+    """Bytes that are no UTF-8 arrive from the shell as lone surrogates."""
+    try:
+        (text or "").encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name} must be UTF-8 text and has other bytes in it.") from error

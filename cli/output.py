@@ -1,0 +1,115 @@
+"""Everything the program writes: answers, reasoning, notes, with model text made harmless.
+
+Answers go to stdout, all else to stderr. Text from a model is data: whatever control characters or
+escape sequences it spells, none of them reaches the terminal.
+"""
+
+import json
+from typing import Any, TextIO
+
+from cli.environment import Environment
+
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+# Control pictures stand in for C0 controls; C1 controls (8-bit escape sequences on some terminals)
+# and the bidirectional overrides, which reorder what is already on screen, have no picture.
+_HARMLESS = (
+    {code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A, 0x0D)}
+    | {0x0D: None, 0x7F: 0x2421}
+    | dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
+    # Half of a surrogate pair has no UTF-8 form.
+    | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
+)
+# json.dumps escapes C0; the rest is escaped here so that a JSON line is harmless as well.
+_JSON_ESCAPES = {
+    code: f"\\u{code:04x}"
+    for first, last in ((0x7F, 0x9F), (0x2028, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF))
+    for code in range(first, last + 1)
+}
+
+
+def harmless(text: str) -> str:
+    """`text` without control characters except tab and newline; each is handled on its own, so the
+    result is the same however a stream of text is split."""
+    return text.translate(_HARMLESS)
+
+
+class Output:
+    """Writes one conversation for a person: answer on stdout, reasoning and notes on stderr."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._stdout_column = self._stderr_column = 0
+        self._transient = 0
+
+    def answer(self, text: str) -> None:
+        """A piece of the answer, on stdout at once."""
+        self._clear_transient()
+        self._close_line(stderr=True)
+        self._stdout_column = self._write(
+            self._environment.stdout, harmless(text), self._stdout_column
+        )
+
+    def reasoning(self, text: str) -> None:
+        """A piece of the reasoning, on stderr, dim where styles are welcome."""
+        self._clear_transient()
+        self._close_line(stderr=False)
+        safe = harmless(text)
+        shown = f"{_DIM}{safe}{_PLAIN}" if safe and self._environment.has_styles else safe
+        self._write(self._environment.stderr, shown, 0)
+        if safe:
+            self._stderr_column = _column_after(safe, self._stderr_column)
+
+    def note(self, sentence: str) -> None:
+        """One line on stderr, on a line of its own."""
+        self.close_lines()
+        self._write(self._environment.stderr, harmless(sentence) + "\n", 0)
+
+    def error(self, sentence: str) -> None:
+        """One line on stderr that says what failed."""
+        self.note(f"dsv4-chat: {sentence}")
+
+    def progress(self, text: str) -> None:
+        """A line that the next output replaces; only where a person watches."""
+        if self._environment.errors_terminal:
+            self._close_line(stderr=True)
+            self._close_line(stderr=False)
+            self._clear_transient()
+            self._write(self._environment.stderr, text, 0)
+            self._transient = len(text)
+
+    def close_lines(self) -> None:
+        """Ends whatever line is open, so the next writer starts at the left edge."""
+        self._clear_transient()
+        self._close_line(stderr=True)
+        self._close_line(stderr=False)
+
+    def _clear_transient(self) -> None:
+        if self._transient:
+            # Spaces instead of an escape code, so that NO_COLOR means no escape codes at all.
+            self._write(self._environment.stderr, f"\r{' ' * self._transient}\r", 0)
+            self._transient = 0
+
+    def _close_line(self, *, stderr: bool) -> None:
+        if stderr and self._stderr_column:
+            self._stderr_column = self._write(self._environment.stderr, "\n", 0)
+        elif not stderr and self._stdout_column:
+            self._stdout_column = self._write(self._environment.stdout, "\n", 0)
+
+    @staticmethod
+    def _write(stream: TextIO, text: str, column: int) -> int:
+        if not text:
+            return column
+        stream.write(text)
+        stream.flush()
+        return _column_after(text, column)
+
+
+def _column_after(text: str, column: int) -> int:
+    last = text.rpartition("\n")[2]
+    return len(last) if "\n" in text else column + len(text)
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """One JSON object on one line, free of raw control characters."""
+    return json.dumps(record, ensure_ascii=False).translate(_JSON_ESCAPES) + "\n"

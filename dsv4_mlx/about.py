@@ -1,0 +1,35 @@
+"""What this installation is made of, as facts for `--version` and bug reports."""
+
+from dataclasses import dataclass
+
+from dsv4_mlx import __version__
+from dsv4_mlx.errors import BackendError
+
+
+@dataclass(frozen=True)
+class About:
+    """One installation, with the backend and the kernels that a model would get now."""
+
+    version: str
+    mlx: str
+    backend: str
+    kernels: dict[str, str]  # kernel name -> implementation
+    blas: str
+
+
+def about(backend: str = "auto") -> About:
+    """The facts; loads no model. Raises BackendError for a backend this machine lacks."""
+    from dsv4_mlx import blas  # before mlx, which binds its matrix products when it is imported
+
+    blas_name = blas.name()
+
+    import mlx.core as mx
+
+    from metal_kernels import registry
+    from metal_kernels.backend import MissingBackend
+
+    try:
+        plan = registry.plan(backend)
+    except MissingBackend as error:
+        raise BackendError(f"{error}.") from error
+    return About(__version__, mx.__version__, plan.backend, dict(plan.chosen), blas_name)

@@ -1,0 +1,114 @@
+"""What a checkpoint folder says about chatting with it: thinking levels, context, sampling."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dsv4_mlx.chat.effort import EffortTable, ThinkingMode, detect_effort_table, effort_levels
+from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.errors import CheckpointError, UsageError
+
+MAX_LEVEL_CONTEXT: Final = 384 * 1024
+"""Tokens of context that the model card asks for at level max."""
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """One thinking level as the encoder's two parameters."""
+
+    mode: ThinkingMode
+    effort: str | None = None
+
+    @property
+    def level(self) -> str:
+        """Its name on the command line."""
+        return self.effort or "none"
+
+
+def thinking_levels(table: EffortTable) -> tuple[str, ...]:
+    """Names of the levels, from none to max."""
+    return ("none", *effort_levels(table))
+
+
+def thinking_at(level: str | None, table: EffortTable) -> Thinking:
+    """A level's parameters; None is the one that thinks and adds no prefix.
+
+    Raises UsageError, with the list, for a level that the table lacks.
+    """
+    level = level or effort_levels(table)[0]
+    if level not in thinking_levels(table):
+        raise UsageError(
+            f"The thinking levels of this checkpoint are {', '.join(thinking_levels(table))} "
+            f"(effort table {table}), got {level!r}; choose one of them."
+        )
+    return Thinking("chat") if level == "none" else Thinking("thinking", level)
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """The chat side of one checkpoint."""
+
+    effort_table: EffortTable
+    context: int  # tokens, prompt and reply together
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the thinking levels, from none to max."""
+        return thinking_levels(self.effort_table)
+
+    def thinking(self, level: str | None = None) -> Thinking:
+        """What a level means for the encoder; None is the level that thinks without a prefix.
+
+        Raises UsageError for a level that the table lacks or the context is too small for.
+        """
+        thinking = thinking_at(level, self.effort_table)
+        if level == "max" and self.context < MAX_LEVEL_CONTEXT:
+            raise UsageError(
+                f"Thinking level max asks for a context of at least {MAX_LEVEL_CONTEXT:,} tokens "
+                f"and this checkpoint has {self.context:,}; choose {', '.join(self.levels[:-1])}."
+            )
+        return thinking
+
+
+def read_settings(folder: Path, effort_table: EffortTable | None = None) -> ChatSettings:
+    """The settings of the checkpoint in `folder`; `effort_table` overrides what its files say.
+
+    Raises CheckpointError or ConfigError when there is no readable DeepSeek-V4 config.json.
+    """
+    config = DeepseekV4Config.from_dict(_read_json(folder / "config.json"))
+    temperature, top_p = _sampling(folder / "generation_config.json")
+    table = effort_table or detect_effort_table(folder)
+    return ChatSettings(table, config.max_position_embeddings, temperature, top_p)
+
+
+def _sampling(path: Path) -> tuple[float, float]:
+    """Temperature and top-p; 1.0 and 1.0, as the model card says, where the file is silent."""
+    stored = _read_json(path) if path.is_file() else {}
+    temperature = 0.0 if stored.get("do_sample") is False else stored.get("temperature", 1.0)
+    return _number(path, "temperature", temperature), _number(path, "top_p", stored.get("top_p", 1))
+
+
+def _number(path: Path, name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckpointError(f"{path}: {name} must be a number and is {value!r}; correct it.")
+    return float(value)
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path.parent} is not a model folder: it has no {path.name}; give the folder that "
+            "holds the downloaded or converted model."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, expected an object; download it again."
+        )
+    return content
