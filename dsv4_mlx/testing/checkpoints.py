@@ -87,6 +87,23 @@ def write_tiny_checkpoint(
     return folder
 
 
+def edit_checkpoint(folder: str | Path, **replaced: TensorPlan | None) -> None:
+    """Replace, add (a new name) or drop (None) tensors of an official folder; one shard remains.
+
+    Names are given with `__` for each dot: `layers__0__attn__wq_a__weight`.
+    """
+    folder = Path(folder)
+    tensors = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        for name, entry in read_header(path).items():
+            content = b"".join(entry.chunks())
+            tensors[name] = TensorPlan(name, entry.dtype, entry.shape, lambda c=content: [c])
+        path.unlink()
+    changes = {name.replace("__", "."): tensor for name, tensor in replaced.items()}
+    tensors = {name: tensor for name, tensor in (tensors | changes).items() if tensor is not None}
+    _write_shards(folder, list(tensors.values()), 1)
+
+
 def tiny_tensors(config: DeepseekV4Config, seed: int = 0) -> Iterator[TensorPlan]:
     """The tensors of `write_tiny_checkpoint`, ready to be written; draft stages come last."""
     specs = {spec.name: spec for spec in checkpoint_tensors(config)}
