@@ -8,14 +8,20 @@ The last two are renamed to the first, and the first is read strictly: a key is 
 a reason that stands below, fixed to the one value this program implements, or an error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any
 
 from dsv4_mlx.config import DeepseekV4Config, DSpark, RopeScaling
+from dsv4_mlx.config_translations import (
+    Keys,
+    agree,
+    as_list,
+    as_object,
+    from_inference,
+    from_transformers,
+    rope_type,
+)
 from dsv4_mlx.errors import ConfigError
-
-Keys = dict[str, Any]
 
 # Said of the training set-up, of Python classes or of files: nothing the forward pass depends on.
 _IGNORED = frozenset(
@@ -65,42 +71,6 @@ _DSPARK = {
     "dspark_markov_rank": "markov_rank",
 }
 
-_LAYER_TYPES = {
-    "sliding_attention": 0,
-    "compressed_sparse_attention": 4,
-    "heavily_compressed_attention": 128,
-}
-
-# The inference code's names for the same numbers.
-_INFERENCE_NAMES = {
-    "dim": "hidden_size",
-    "hc_eps": "hc_eps",
-    "hc_mult": "hc_mult",
-    "moe_inter_dim": "moe_intermediate_size",
-    "n_activated_experts": "num_experts_per_tok",
-    "n_hash_layers": "num_hash_layers",
-    "n_heads": "num_attention_heads",
-    "n_layers": "num_hidden_layers",
-    "norm_eps": "rms_norm_eps",
-    "rope_head_dim": "qk_rope_head_dim",
-    "route_scale": "routed_scaling_factor",
-    "score_func": "scoring_func",
-    "window_size": "sliding_window",
-}
-
-# That file leaves these to the inference code's own defaults, the same in every release.
-_INFERENCE_DEFAULTS: Keys = {
-    "beta_fast": 32,
-    "beta_slow": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "hc_eps": 1e-6,
-    "hc_mult": 4,
-    "hc_sinkhorn_iters": 20,
-    "norm_eps": 1e-6,
-    "num_nextn_predict_layers": 1,
-}
-
 
 def read(source: Mapping[str, object]) -> DeepseekV4Config:
     """The config that ``source``, a parsed config.json in any spelling, describes."""
@@ -108,11 +78,8 @@ def read(source: Mapping[str, object]) -> DeepseekV4Config:
         raise ConfigError(f"config.json holds a {type(source).__name__}; expected an object.")
     keys: Keys = dict(source)
     _refuse_other_models(keys)
-    if "dim" in keys and "n_layers" in keys:
-        keys = _from_inference(keys)
-    else:
-        keys = _from_transformers(keys)
-    return _read_official(keys)
+    from_inference_code = "dim" in keys and "n_layers" in keys
+    return _read_official((from_inference if from_inference_code else from_transformers)(keys))
 
 
 def write(config: DeepseekV4Config) -> Keys:
@@ -169,9 +136,7 @@ def _check_quantization(keys: Keys) -> None:
     scheme = keys.pop("quantization_config", None)
     if scheme is None:
         return
-    if not isinstance(scheme, Mapping):
-        raise ConfigError(f"quantization_config is {scheme!r}; expected an object.")
-    scheme = dict(scheme)
+    scheme = as_object("quantization_config", scheme)
     method = scheme.pop("quant_method", None)
     if method != "fp8" or "moe_quant_algo" in scheme:
         found = scheme.get("moe_quant_algo", method)
@@ -181,7 +146,7 @@ def _check_quantization(keys: Keys) -> None:
         )
     expert_dtype = scheme.pop("expert_dtype", None)
     if expert_dtype is not None:
-        _agree(keys, "expert_dtype", expert_dtype)
+        agree(keys, "expert_dtype", expert_dtype)
     allowed: dict[str, tuple[object, ...]] = {
         "activation_scheme": ("dynamic",),
         "dequantize": (False, True),
@@ -200,121 +165,6 @@ def _check_quantization(keys: Keys) -> None:
             raise ConfigError(
                 f"quantization_config.{key} is {value!r}; DeepSeek-V4 has {allowed[key][0]!r}."
             )
-
-
-def _from_inference(keys: Keys) -> Keys:
-    """Rename the inference code's keys to the official config's."""
-    keys = _INFERENCE_DEFAULTS | keys
-    missing = [key for key in ("original_seq_len", "rope_factor") if key not in keys]
-    if missing:
-        raise ConfigError(f"config.json has no {missing[0]}, which its rope needs.")
-    # What the files hold and how large a test run may be: no part of the model.
-    for key in ("dtype", "scale_fmt", "scale_dtype", "max_batch_size", "max_seq_len"):
-        keys.pop(key, None)
-    # DSpark's inference config counts draft stages here; its config.json still says one.
-    keys.pop("n_mtp_layers", None)
-    scaling = {
-        "type": "yarn",
-        "factor": keys.pop("rope_factor"),
-        "original_max_position_embeddings": keys.pop("original_seq_len"),
-        "beta_fast": keys.pop("beta_fast"),
-        "beta_slow": keys.pop("beta_slow"),
-    }
-    renamed = {_INFERENCE_NAMES.get(key, key): value for key, value in keys.items()}
-    renamed["rope_scaling"] = scaling
-    longest = scaling["factor"] * scaling["original_max_position_embeddings"]
-    renamed.setdefault("max_position_embeddings", int(longest))
-    return renamed
-
-
-def _from_transformers(keys: Keys) -> Keys:
-    """Fold transformers' derived keys into the official ones; without them a no-op."""
-    keys = dict(keys)
-    _fold_layer_types(keys)
-    _fold_mlp_layer_types(keys)
-    _fold_rope_parameters(keys)
-    _fold_partial_rotary_factor(keys)
-    for alias, name in (("num_local_experts", "n_routed_experts"),
-                        ("intermediate_size", "moe_intermediate_size")):  # fmt: skip
-        if alias in keys:
-            _agree(keys, name, keys.pop(alias))
-    return keys
-
-
-def _fold_layer_types(keys: Keys) -> None:
-    rates = keys.pop("compress_rates", None)
-    rates = dict(_LAYER_TYPES if rates is None else rates)
-    for short, name in (("csa", "compressed_sparse_attention"),
-                        ("hca", "heavily_compressed_attention")):  # fmt: skip
-        rates[name] = keys.pop(f"compress_rate_{short}", rates.get(name))
-    for name, rate in rates.items():
-        if rate != _LAYER_TYPES.get(name):
-            raise ConfigError(
-                f"compress_rates.{name} is {rate!r}; DeepSeek-V4 knows "
-                f"{_LAYER_TYPES.get(name, 'no such layer type')}."
-            )
-    types = keys.pop("layer_types", None)
-    if types is None:
-        return
-    unknown = [name for name in types if name not in _LAYER_TYPES]
-    if unknown:
-        raise ConfigError(f"layer_types names {unknown[0]!r}; expected {', '.join(_LAYER_TYPES)}.")
-    ratios = [_LAYER_TYPES[name] for name in types]
-    if list(keys.get("compress_ratios") or ratios)[: len(ratios)] != ratios:
-        raise ConfigError("layer_types and compress_ratios disagree; keep the right one.")
-    # transformers lists the backbone only; a prediction block is ratio 0 in every V4.
-    drafts = keys.get("num_nextn_predict_layers")
-    keys.setdefault("compress_ratios", ratios + [0] * (drafts if isinstance(drafts, int) else 0))
-
-
-def _fold_mlp_layer_types(keys: Keys) -> None:
-    types = keys.pop("mlp_layer_types", None)
-    if types is None:
-        return
-    hashed = list(types).count("hash_moe")
-    expected = ["hash_moe"] * hashed + ["moe"] * (len(types) - hashed)
-    if list(types) != expected:
-        raise ConfigError("mlp_layer_types must be hash_moe layers followed by moe layers.")
-    _agree(keys, "num_hash_layers", hashed)
-
-
-def _fold_rope_parameters(keys: Keys) -> None:
-    nested = keys.pop("rope_parameters", None)
-    if nested is None:
-        return
-    if not isinstance(nested, Mapping) or set(nested) != {"main", "compress"}:
-        raise ConfigError("rope_parameters must hold exactly 'main' and 'compress'.")
-    main, compress = dict(nested["main"]), dict(nested["compress"])
-    for part, theta in ((main, "rope_theta"), (compress, "compress_rope_theta")):
-        if "rope_theta" in part:
-            _agree(keys, theta, part.pop("rope_theta"))
-        if "partial_rotary_factor" in part:
-            _agree(keys, "partial_rotary_factor", part.pop("partial_rotary_factor"))
-    if _rope_type(main) != "default" or main:
-        raise ConfigError("rope_parameters.main must be plain rope: layers without entries scale "
-                          "nothing.")  # fmt: skip
-    if keys.get("rope_scaling") is None:
-        keys["rope_scaling"] = compress
-
-
-def _fold_partial_rotary_factor(keys: Keys) -> None:
-    factor, head_dim = keys.pop("partial_rotary_factor", None), keys.get("head_dim")
-    if factor is None or not isinstance(head_dim, int):
-        return
-    if isinstance(factor, bool) or not isinstance(factor, int | float):
-        raise ConfigError(f"partial_rotary_factor is {factor!r}; expected a number.")
-    # Truncated, as transformers does it; the key itself, where present, is exact.
-    rope = keys.setdefault("qk_rope_head_dim", int(head_dim * factor))
-    if isinstance(rope, int) and abs(rope - head_dim * factor) >= 1:
-        raise ConfigError(
-            f"qk_rope_head_dim is {rope}, but partial_rotary_factor says {head_dim * factor}."
-        )
-
-
-def _agree(keys: Keys, name: str, value: object) -> None:
-    """Set ``name``, or check that the file says the same in both places."""
-    if keys.setdefault(name, value) != value:
-        raise ConfigError(f"{name} is given twice, as {keys[name]!r} and {value!r}.")
 
 
 def _read_official(keys: Keys) -> DeepseekV4Config:
@@ -348,9 +198,7 @@ def _read_ratios(keys: Keys) -> tuple[int, ...]:
             "config.json has no compress_ratios (or layer_types); the kind of each layer is "
             "never guessed, so use the official config.json."
         )
-    if isinstance(ratios, str) or not isinstance(ratios, Sequence):
-        raise ConfigError(f"compress_ratios is {ratios!r}; expected one number per layer.")
-    return tuple(ratios)
+    return tuple(as_list("compress_ratios", ratios))
 
 
 def _read_eos(keys: Keys) -> object:
@@ -361,31 +209,22 @@ def _read_eos(keys: Keys) -> object:
 def _read_dspark(keys: Keys) -> DSpark | None:
     present = [key for key in _DSPARK if keys.get(key) is not None]
     if not present:
+        for key in _DSPARK:
+            keys.pop(key, None)
         return None
     if len(present) < len(_DSPARK):
         missing = next(key for key in _DSPARK if key not in present)
         raise ConfigError(f"config.json has {present[0]} but no {missing}.")
     values = {name: keys.pop(key) for key, name in _DSPARK.items()}
-    if not isinstance(values["target_layer_ids"], list | tuple):
-        raise ConfigError("dspark_target_layer_ids must be a list of layer numbers.")
-    return DSpark(**values | {"target_layer_ids": tuple(values["target_layer_ids"])})
-
-
-def _rope_type(parameters: Keys) -> object:
-    """Take out ``type`` and ``rope_type``, two names of one thing."""
-    kinds = {parameters.pop(key) for key in ("type", "rope_type") if key in parameters}
-    if len(kinds) > 1:
-        raise ConfigError(f"rope is said to be of two types: {sorted(map(str, kinds))}.")
-    return kinds.pop() if kinds else "default"
+    layers = as_list("dspark_target_layer_ids", values["target_layer_ids"])
+    return DSpark(**values | {"target_layer_ids": tuple(layers)})
 
 
 def _read_rope_scaling(source: object) -> RopeScaling | None:
     if source is None:
         return None
-    if not isinstance(source, Mapping):
-        raise ConfigError(f"rope_scaling is {source!r}; expected an object.")
-    values: Keys = dict(source)
-    kind = _rope_type(values)
+    values = as_object("rope_scaling", source)
+    kind = rope_type(values)
     # transformers writes these two out; only their neutral values are V4.
     for name, neutral in (("attention_factor", 1.0), ("truncate", True)):
         if values.pop(name, neutral) != neutral:

@@ -7,6 +7,8 @@ import sys
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.errors import ConfigError
@@ -33,6 +35,42 @@ FLASH_JSON: dict[str, Any] = json.loads("""{
   "vocab_size": 129280
 }""")
 FLASH_JSON["compress_ratios"] = [0, 0] + [4, 128] * 20 + [4, 0]
+
+INFERENCE_JSON: dict[str, Any] = {
+    "vocab_size": 129280,
+    "dim": 7168,
+    "moe_inter_dim": 3072,
+    "n_layers": 61,
+    "n_hash_layers": 3,
+    "n_heads": 128,
+    "n_routed_experts": 384,
+    "n_shared_experts": 1,
+    "n_activated_experts": 6,
+    "score_func": "sqrtsoftplus",
+    "route_scale": 2.5,
+    "swiglu_limit": 10.0,
+    "q_lora_rank": 1536,
+    "head_dim": 512,
+    "rope_head_dim": 64,
+    "o_groups": 16,
+    "o_lora_rank": 1024,
+    "window_size": 128,
+    "original_seq_len": 65536,
+    "rope_theta": 10000,
+    "compress_rope_theta": 160000,
+    "rope_factor": 16,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "index_n_heads": 64,
+    "index_head_dim": 128,
+    "index_topk": 1024,
+    "hc_mult": 4,
+    "hc_sinkhorn_iters": 20,
+    "dtype": "fp8",
+    "scale_fmt": "ue8m0",
+    "expert_dtype": "fp4",
+    "compress_ratios": list(PRO.compress_ratios),
+}
 
 DSPARK_KEYS = {
     "dspark_block_size": 5,
@@ -111,42 +149,8 @@ def test_transformers_writes_what_we_read() -> None:
 
 
 def test_inference_code_spelling() -> None:
-    source = {
-        "vocab_size": 129280,
-        "dim": 7168,
-        "moe_inter_dim": 3072,
-        "n_layers": 61,
-        "n_hash_layers": 3,
-        "n_heads": 128,
-        "n_routed_experts": 384,
-        "n_shared_experts": 1,
-        "n_activated_experts": 6,
-        "score_func": "sqrtsoftplus",
-        "route_scale": 2.5,
-        "swiglu_limit": 10.0,
-        "q_lora_rank": 1536,
-        "head_dim": 512,
-        "rope_head_dim": 64,
-        "o_groups": 16,
-        "o_lora_rank": 1024,
-        "window_size": 128,
-        "original_seq_len": 65536,
-        "rope_theta": 10000,
-        "compress_rope_theta": 160000,
-        "rope_factor": 16,
-        "beta_fast": 32,
-        "beta_slow": 1,
-        "index_n_heads": 64,
-        "index_head_dim": 128,
-        "index_topk": 1024,
-        "hc_mult": 4,
-        "hc_sinkhorn_iters": 20,
-        "dtype": "fp8",
-        "scale_fmt": "ue8m0",
-        "expert_dtype": "fp4",
-        "compress_ratios": list(PRO.compress_ratios),
-    }
-    assert DeepseekV4Config.from_dict(source) == PRO
+    assert DeepseekV4Config.from_dict(INFERENCE_JSON) == PRO
+    assert DeepseekV4Config.from_dict(INFERENCE_JSON | {"n_mtp_layers": 0}).draft_kind is None
 
 
 def test_schedule() -> None:
@@ -296,6 +300,32 @@ def test_refused_with_a_sentence_that_names_it(source: dict[str, Any], words: st
         DeepseekV4Config.from_dict(source)
     assert words in str(error.value)
     assert str(error.value).endswith(".")
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["yarn", "moe", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["main", "compress", "type", "factor"]), inner)
+    ),
+    max_leaves=6,
+)
+SPELLINGS = {"official": flash(**DSPARK_KEYS), "transformers": transformers_spelling()}
+SPELLINGS["inference"] = INFERENCE_JSON
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(SPELLINGS)), st.data())
+def test_no_value_of_any_key_is_a_traceback(spelling: str, data: st.DataObject) -> None:
+    source = dict(SPELLINGS[spelling])
+    for key in data.draw(st.lists(st.sampled_from(sorted(source)), min_size=1, max_size=2)):
+        source[key] = data.draw(ANY_JSON, label=key)
+    try:
+        config = DeepseekV4Config.from_dict(source)
+    except ConfigError as error:
+        assert str(error).endswith(".")
+    else:
+        assert DeepseekV4Config.from_dict(config.to_dict()) == config
 
 
 @pytest.mark.parametrize("source", [None, [], "deepseek_v4", 7])
