@@ -14,15 +14,15 @@ import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 
+from dsv4_mlx import cache
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import CacheError, PromptError, UsageError
-from dsv4_mlx.generation import Sampler, Token, make_sampler
+from dsv4_mlx.generation import FinishReason, Sampler, Token, make_sampler
 from dsv4_mlx.prompt_cache import CacheSnapshot, PromptCache
 
 Cache = list[Any]
@@ -38,6 +38,35 @@ class Flag(Protocol):
     """A ``threading.Event``, as far as it matters here."""
 
     def is_set(self) -> bool: ...
+
+
+class CacheFunctions(Protocol):
+    """What a session does with a model's cache; ``dsv4_mlx.cache`` is one."""
+
+    def snapshot(self, cache: Cache, /) -> Any: ...
+
+    def restore(self, cache: Cache, snapshot: Any, /) -> None: ...
+
+    def fork(self, cache: Cache, /) -> Cache: ...
+
+    def evaluated(self, cache: Cache, /) -> list[mx.array]:
+        """Every array that must be evaluated for the state to exist."""
+        ...
+
+    def save(
+        self,
+        path: str | Path,
+        cache: Cache,
+        /,
+        *,
+        fingerprint: str,
+        tokens: list[int],
+        metadata: dict[str, str],
+    ) -> None: ...
+
+    def load(
+        self, path: str | Path, /, *, model: Any, fingerprint: str
+    ) -> tuple[Cache, list[int], dict[str, str]]: ...
 
 
 class LanguageModel(Protocol):
@@ -97,17 +126,19 @@ class Engine:
         *,
         prefill_chunk: int = PREFILL_CHUNK,
         snapshot_bytes: int = SNAPSHOT_BYTES,
-        caches: ModuleType | Any | None = None,
+        caches: CacheFunctions | None = None,
     ):
         if prefill_chunk < 1:
             raise UsageError(f"prefill_chunk must be 1 or more, got {prefill_chunk}.")
-        if caches is None:
-            from dsv4_mlx import cache as caches
         self.model = model
         self.config = model.config
         self.prefill_chunk = prefill_chunk
         self.snapshot_bytes = snapshot_bytes
-        self.caches = caches
+        self.caches: CacheFunctions
+        if caches is None:
+            self.caches = cache
+        else:
+            self.caches = caches
 
     @property
     def max_context(self) -> int:
@@ -361,7 +392,7 @@ class Session:
             if edition != self._edition:
                 raise UsageError("This stream has ended: its session has moved on since.")
             token, logprob = self._step(sampler)
-            finish = "stop" if token in stops else "length" if number == limit else None
+            finish = _finish(token in stops, number == limit)
             yield Token(token, logprob, finish)
             if finish is not None:
                 return
@@ -378,9 +409,9 @@ class Session:
             following = output[0, -1]
             # The next step computes while the caller shows this token. State is evaluated with
             # it: parts that no logits depend on would otherwise grow an endless lazy chain.
-            mx.async_eval(drawn, logprobs, following, self._arrays())
-            token = int(drawn.item())
-            logprob = float(logprobs[token].item())
+            mx.async_eval(drawn, logprobs, following, self._arrays())  # type: ignore[no-untyped-call]
+            token: int = drawn.item()  # type: ignore[assignment]
+            logprob: float = logprobs[token].item()  # type: ignore[assignment]
         except BaseException:
             self._forget()
             raise
@@ -392,6 +423,12 @@ class Session:
     def _arrays(self) -> list[mx.array]:
         """Every array of the state that has to be evaluated."""
         return self.engine.caches.evaluated(self._cache)
+
+
+def _finish(stopped: bool, full: bool) -> FinishReason | None:
+    if stopped:
+        return "stop"
+    return "length" if full else None
 
 
 def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:

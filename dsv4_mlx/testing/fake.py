@@ -111,7 +111,7 @@ class FakeModel:
     def __call__(self, tokens: mx.array, cache: list[FakeCache]) -> mx.array:
         """Token ids [1, S] -> logits [1, S, V] float32, NaN but for the last position."""
         (state,) = cache
-        new = tokens[0].tolist()
+        new = [int(token) for token in np.array(tokens[0])]
         self.calls.append(len(new))
         for token in new:
             if state.offset == self.fail_at:

@@ -1,0 +1,176 @@
+"""Sessions on a real tiny model: every way to a timeline gives the same next tokens."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.engine import Engine, Session
+from dsv4_mlx.errors import CacheError
+from dsv4_mlx.loading import load_model
+from dsv4_mlx.model import Model
+from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+
+SMALL = TINY.replace(
+    num_hidden_layers=3, num_hash_layers=1, n_routed_experts=4, compress_ratios=(0, 4, 128, 0)
+)
+PROMPT = [(7 * i * i + 3 * i) % 500 for i in range(150)]
+NEXT = 12
+
+
+def load_small(folder: Path, numerics: Numerics = Numerics.PLAIN) -> Model:
+    return load_model(open_checkpoint(folder), dtype=mx.float32, numerics=numerics, backend="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small")
+    write_tiny_checkpoint(path, SMALL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return load_small(folder)
+
+
+def ids(session: Session, count: int = NEXT) -> list[int]:
+    return [token.id for token in session.stream(count, stop_ids=())]
+
+
+@pytest.fixture(scope="module")
+def reply(model: Model) -> list[int]:
+    """What follows PROMPT, by one call of the whole text per token and without a cache."""
+    history = list(PROMPT)
+    for _ in range(NEXT):
+        history.append(int(mx.argmax(model(mx.array(history)[None])[0, -1]).item()))
+    return history[len(PROMPT) :]
+
+
+@pytest.mark.parametrize("chunk", [1, 37, 128, 512])
+def test_chunks(model: Model, reply: list[int], chunk: int) -> None:
+    session = Engine(model, prefill_chunk=chunk).session()
+    session.sync(PROMPT)
+    assert ids(session) == reply
+
+
+def test_returning_to_a_turn(model: Model, reply: list[int]) -> None:
+    session = Engine(model).session()
+    session.sync(PROMPT)
+    ids(session)
+    session.sync([*session.tokens, 5, 6, 7])
+    ids(session)
+    assert session.sync(PROMPT).read == 1
+    assert ids(session) == reply
+
+
+def test_restore_undoes_other_futures(model: Model, reply: list[int]) -> None:
+    session = Engine(model).session()
+    session.sync(PROMPT)
+    here = session.snapshot()
+    session.sync([*PROMPT, *range(5, 40)])
+    session.restore(here)
+    assert ids(session) == reply
+    session.sync([9, 8, 7])
+    session.restore(here)
+    assert ids(session) == reply
+
+
+def test_forks(model: Model, reply: list[int]) -> None:
+    session = Engine(model).session()
+    session.sync(PROMPT)
+    twin = session.fork()
+    session.sync([*PROMPT, *range(5, 40)])
+    assert ids(twin) == reply
+    assert session.tokens[:-1] == [*PROMPT, *range(5, 39)]
+
+
+def test_save_and_load(model: Model, reply: list[int], tmp_path: Path) -> None:
+    session = Engine(model).session()
+    session.sync(PROMPT)
+    first = ids(session, 5)
+    session.save(tmp_path / "a.session", {"title": "first"})
+    other = Engine(model).session()
+    assert other.load(tmp_path / "a.session") == {"title": "first"}
+    assert first + ids(other, NEXT - 5) == reply
+
+
+def test_a_file_of_other_weights_is_refused(model: Model, tmp_path: Path) -> None:
+    session = Engine(model).session()
+    session.sync([1, 2, 3])
+    session.save(tmp_path / "a.session")
+    write_tiny_checkpoint(tmp_path / "other", SMALL, seed=1)
+    other = Engine(load_small(tmp_path / "other")).session()
+    other.sync([4, 5])
+    with pytest.raises(CacheError):
+        other.load(tmp_path / "a.session")
+    assert other.tokens == [4, 5]
+    assert len(ids(other, 2)) == 2
+
+
+def test_a_damaged_file_is_refused(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "a.session"
+    session = Engine(model).session()
+    session.sync([1, 2, 3])
+    session.save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CacheError, match="damaged"):
+        session.load(path)
+    assert session.tokens == [1, 2, 3]
+
+
+def test_logprobs_are_the_models_own(model: Model) -> None:
+    session = Engine(model).session()
+    session.sync(PROMPT)
+    (token,) = session.stream(1, temperature=1.5, seed=3)
+    logits = np.array(model(mx.array(PROMPT)[None])[0, -1], dtype=np.float64)
+    wanted = logits[token.id] - np.log(np.exp(logits).sum())
+    assert token.logprob == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_whole_life_on_one_worker_thread(folder: Path, reply: list[int]) -> None:
+    def life() -> list[int]:
+        session = Engine(load_small(folder)).session()
+        session.sync(PROMPT)
+        return ids(session)
+
+    with ThreadPoolExecutor(1) as worker:
+        assert worker.submit(life).result() == reply
+
+
+def active_bytes_while(stream: Iterator[object], at: tuple[int, ...]) -> list[int]:
+    """Active memory after that many tokens of the stream."""
+    found = []
+    for number, _ in enumerate(stream, 1):
+        if number in at:
+            mx.synchronize()
+            found.append(mx.get_active_memory())
+    return found
+
+
+def check_flat_memory(folder: Path, tokens: int) -> None:
+    session = Engine(load_small(folder, Numerics.OFFICIAL)).session()
+    session.sync([1, 2, 3])
+    settled = tokens // 4
+    stream = session.stream(tokens, stop_ids=())
+    before, after = active_bytes_while(stream, (settled, tokens))
+    grown = SMALL.costs.kv_bytes(tokens) - SMALL.costs.kv_bytes(settled)
+    # Buffers grow by an eighth or 256 rows, and a step's own arrays come and go. One row of
+    # hidden size kept per token would already be more than this.
+    spare = SMALL.costs.kv_bytes(tokens) // 4 + 300_000
+    assert after - before <= grown + spare
+
+
+def test_memory_stays_flat_over_2000_tokens(folder: Path) -> None:
+    check_flat_memory(folder, 2000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_memory_stays_flat_over_20000_tokens(folder: Path) -> None:
+    check_flat_memory(folder, 20000)
