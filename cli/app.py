@@ -177,12 +177,13 @@ def _answer_once(
     options: Options,
     environment: Environment,
 ) -> ExitStatus:
+    output = Output(environment)
+    if not options.json:
+        output.progress("loading the model")
     conversation = open_conversation()
     with stopping_on_interrupt(conversation.cancel):
         events = conversation.send(message)
-        if options.json:
-            return write_json(events, environment)
-        return show(events, Output(environment))
+        return write_json(events, environment) if options.json else show(events, output)
 
 
 def _print_version(options: Options, environment: Environment) -> ExitStatus:

@@ -1,0 +1,53 @@
+"""A chat model that says what a test wants: the real engine and tokenizer on a fake model."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dsv4_mlx.chat.encoding import Prompt, Segment
+from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, EOS
+from dsv4_mlx.config import FLASH
+from dsv4_mlx.engine import Engine
+from dsv4_mlx.testing.fake import FakeModel, fake_engine, scripted
+from dsv4_mlx.testing.tokenizers import write_tokenizer
+from dsv4_mlx.tokenizer import Tokenizer
+
+VOCABULARY = 512
+
+
+def write_chat_folder(folder: Path, *, context: int = FLASH.max_position_embeddings) -> Path:
+    """A checkpoint folder as far as the chat program reads it before the model is loaded."""
+    write_tokenizer(folder, vocab_size=VOCABULARY)
+    config = FLASH.replace(vocab_size=VOCABULARY, max_position_embeddings=context)
+    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    (folder / "generation_config.json").write_text('{"do_sample": false}', encoding="utf-8")
+    return folder
+
+
+def reply_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Tokens of a reply in which `</think>` is the control token."""
+    pieces = re.split(f"({END_THINK})", text)
+    return tokenizer.encode(Prompt([Segment(piece, piece == END_THINK) for piece in pieces]))
+
+
+def scripted_engine(
+    tokenizer: Tokenizer, replies: Sequence[str], *, context: int = FLASH.max_position_embeddings
+) -> Engine:
+    """Answers turn after turn with `replies`, an endless one if it ends in an ellipsis."""
+    assistant, eos = tokenizer.control_ids[ASSISTANT], tokenizer.control_ids[EOS]
+    said = [reply_tokens(tokenizer, reply) * (5000 if reply.endswith("…") else 1) for reply in replies]
+    next_token = scripted(said, assistant, eos)
+    return fake_engine(
+        FakeModel(next_token, vocab_size=VOCABULARY, max_position_embeddings=context)
+    )
+
+
+def opening(*replies: str) -> Callable[[Path, str], tuple[Engine, Tokenizer]]:
+    """An `open_model` for `cli.app.main`."""
+
+    def open_model(folder: Path, backend: str) -> tuple[Engine, Tokenizer]:
+        tokenizer = Tokenizer(folder)
+        return scripted_engine(tokenizer, replies), tokenizer
+
+    return open_model

@@ -1,0 +1,148 @@
+"""One message, one answer: everything on stdout and stderr, and the exit status."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dsv4_mlx.chat.tokens import DSML
+from dsv4_mlx.errors import CheckpointError
+from tests.cli.running import Run, run
+from tests.cli.scripted import opening, write_chat_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_chat_folder(tmp_path_factory.mktemp("model"))
+
+
+def test_the_answer_goes_to_stdout_and_the_reasoning_to_stderr(folder: Path) -> None:
+    done = run("--model", folder, "-p", "2+2?", open_model=opening("Let me see.</think>Four."))
+    assert done == Run(0, "Four.\n", "Let me see.\n")
+
+
+def test_think_none_asks_for_no_reasoning(folder: Path) -> None:
+    done = run("--model", folder, "-p", "2+2?", "--think", "none", open_model=opening("Four."))
+    assert done == Run(0, "Four.\n", "")
+
+
+def test_an_answer_that_ends_its_line_gets_no_second_end(folder: Path) -> None:
+    done = run("--model", folder, "-p", "x", "--think", "none", open_model=opening("a\nb\n"))
+    assert done == Run(0, "a\nb\n", "")
+
+
+def test_stdin_is_the_message(folder: Path) -> None:
+    model = opening("Hello.")
+    seen = []
+
+    def open_model(path: Path, backend: str):
+        engine, tokenizer = model(path, backend)
+        encode = tokenizer.encode
+        tokenizer.encode = lambda prompt: seen.append(str(prompt)) or encode(prompt)
+        return engine, tokenizer
+
+    options = ("--model", folder, "--think", "none")
+    assert run(*options, piped="from a pipe\n", open_model=open_model) == Run(0, "Hello.\n", "")
+    assert seen[-1].endswith("<｜User｜>from a pipe<｜Assistant｜></think>")
+    done = run(*options, "-p", "What is this?", piped="a b\nc\n", open_model=open_model)
+    assert done == Run(0, "Hello.\n", "")
+    assert seen[-1].endswith("<｜User｜>What is this?\n\na b\nc<｜Assistant｜></think>")
+
+
+def test_reasoning_is_dim_on_a_terminal(folder: Path) -> None:
+    options = ("--model", folder, "-p", "2+2?")
+    dim = run(*options, terminal=True, open_model=opening("a</think>b"))
+    assert dim.stdout == "b\n"
+    assert dim.stderr.endswith("\x1b[2ma\x1b[0m\n")
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}])
+def test_no_escape_codes_where_they_are_unwelcome(folder: Path, variables: dict) -> None:
+    done = run(
+        "--model", folder, "-p", "x", terminal=True, variables=variables,
+        open_model=opening("a</think>b"),
+    )  # fmt: skip
+    assert done.status == 0
+    assert done.stdout == "b\n"
+    assert done.stderr.endswith("a\n")
+    assert "\x1b" not in done.stderr
+
+
+def test_progress_is_drawn_on_a_terminal_only_and_wiped(folder: Path) -> None:
+    drawn = ["loading the model", *(f"reading {n} of 5 tokens" for n in (0, 4, 5))]
+    on_terminal = run(
+        "--model", folder, "-p", "x", "--think", "none", terminal=True, open_model=opening("b")
+    )
+    wiped = "".join(f"{text}\r{' ' * len(text)}\r" for text in drawn)
+    assert on_terminal == Run(0, "b\n", wiped)
+
+
+def test_control_characters_of_the_model_never_arrive(folder: Path) -> None:
+    evil = "a\x1b]0;title\x07b\x1b[2J\x9b31mc\rd\u202ee\x00f\tg\x7f"
+    done = run("--model", folder, "-p", "x", open_model=opening(f"{evil}</think>{evil}"))
+    safe = "a␛]0;title␇b␛[2J\ufffd31mcd\ufffde␀f\tg␡\n"
+    assert done == Run(0, safe, safe)
+
+
+def test_json_has_one_event_per_line(folder: Path) -> None:
+    call = f'\n\n<{DSML}tool_calls>\n<{DSML}invoke name="f">\n</{DSML}invoke>\n</{DSML}tool_calls>'
+    model = opening(f"R</think>T\x9b{call}")
+    done = run("--model", folder, "-p", "x", "--json", "--seed", "1", open_model=model)
+    assert (done.status, done.stderr) == (0, "")
+    assert "\x9b" not in done.stdout
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    completion = events[-1]["usage"]["completion_tokens"]
+    assert events == [
+        {"type": "progress", "done": 0, "total": 5},
+        {"type": "progress", "done": 4, "total": 5},
+        {"type": "progress", "done": 5, "total": 5},
+        {"type": "reasoning_delta", "text": "R"},
+        {"type": "text_delta", "text": "T"},
+        {"type": "text_delta", "text": "\x9b"},
+        {"type": "tool_call", "name": "f", "arguments": "{}"},
+        {
+            "type": "done",
+            "finish_reason": "stop",
+            "usage": {"prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": completion},
+        },
+    ]
+
+
+def test_a_tool_call_is_told_on_stderr(folder: Path) -> None:
+    call = f'<{DSML}invoke name="f">\n{{"a": 1}}\n</{DSML}invoke>'
+    done = run("--model", folder, "-p", "x", "--think", "none", open_model=opening(f"Wait.{call}"))
+    assert done == Run(0, "Wait.\n", 'tool call: f({"a": 1})\n')
+
+
+def test_the_limit_is_told(folder: Path) -> None:
+    options = ("--model", folder, "-p", "x", "--think", "none", "--max-tokens", "3")
+    done = run(*options, open_model=opening("…"))
+    assert done == Run(0, "…\n", "[stopped after 3 tokens, the limit]\n")
+
+
+def test_an_error_is_one_sentence(folder: Path) -> None:
+    def open_model(path: Path, backend: str):
+        raise CheckpointError("model-00002-of-00002.safetensors is missing; download it again.")
+
+    sentence = "model-00002-of-00002.safetensors is missing; download it again."
+    options = ("--model", folder, "-p", "x")
+    assert run(*options, open_model=open_model) == Run(1, "", f"dsv4-chat: {sentence}\n")
+    event = json.dumps({"type": "error", "message": sentence})
+    done = run(*options, "--json", open_model=open_model)
+    assert done == Run(1, f"{event}\n", f"dsv4-chat: {sentence}\n")
+
+
+def test_a_folder_that_is_no_model_is_an_error(tmp_path: Path) -> None:
+    done = run("--model", tmp_path / "absent", "-p", "x")
+    assert (done.status, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"dsv4-chat: {tmp_path}/absent is not a model folder: it has no config.json; "
+        "give the folder that holds the downloaded or converted model.\n"
+    )
+
+
+def test_ctrl_c_while_the_model_loads_is_130(folder: Path) -> None:
+    def open_model(path: Path, backend: str):
+        raise KeyboardInterrupt
+
+    assert run("--model", folder, "-p", "x", open_model=open_model) == Run(130, "", "")

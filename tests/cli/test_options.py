@@ -1,0 +1,128 @@
+"""The command line: what it means, what it refuses, and what --help says."""
+
+from pathlib import Path
+
+import pytest
+
+from cli.environment import Environment
+from cli.options import Options, parse
+from dsv4_mlx.errors import UsageError
+from tests.cli.running import Run, run
+from tests.cli.scripted import opening, write_chat_folder
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "help" / "dsv4-chat.txt"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_chat_folder(tmp_path_factory.mktemp("model"))
+
+
+def test_every_option_has_its_place() -> None:
+    line = (
+        "--model m -p hi --system s --think low --effort-table 2026-07-31 --max-tokens 9 "
+        "--temp 0.5 --top-p 0.9 --seed 3 --backend cpu --json --version"
+    )
+    assert parse(line.split(), Environment()) == Options(
+        Path("m"), "hi", "s", "low", "2026-07-31", 9, 0.5, 0.9, 3, "cpu", True, True
+    )
+    assert parse([], Environment()) == Options()
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("--max-tokens 0", "argument --max-tokens: expected a whole number from 1 on, found '0'"),
+        ("--max-tokens 1e3", "expected a whole number from 1 on, found '1e3'"),
+        ("--seed -1", "argument --seed: expected a whole number from 0 on, found '-1'"),
+        ("--temp -0.1", "argument --temp: expected a number from 0 on, found '-0.1'"),
+        ("--temp nan", "argument --temp: expected a number from 0 on, found 'nan'"),
+        ("--top-p 0", "argument --top-p: expected a number above 0, at most 1, found '0'"),
+        ("--top-p 1.5", "argument --top-p: expected a number above 0, at most 1, found '1.5'"),
+        ("--backend tpu", "argument --backend: invalid choice: 'tpu'"),
+        ("--sys x", "unrecognized arguments: --sys x"),
+        ("hello", "unrecognized arguments: hello"),
+        ("-p \udcff", "-p must be UTF-8 text and has other bytes in it."),
+    ],
+)
+def test_bad_options_are_refused_by_name(line: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        parse(line.split(), Environment())
+    assert sentence in str(refusal.value)
+
+
+def test_usage_errors_exit_with_2() -> None:
+    assert run("--temp", "hot") == Run(
+        2, "", "dsv4-chat: argument --temp: expected a number from 0 on, found 'hot' "
+        "(dsv4-chat --help lists the options).\n"
+    )  # fmt: skip
+
+
+def test_help_is_the_golden_text() -> None:
+    assert run("--help") == Run(0, GOLDEN.read_text(encoding="utf-8"), "")
+
+
+def test_a_level_that_the_table_lacks_is_refused_with_the_list(folder: Path) -> None:
+    assert run("--model", folder, "-p", "x", "--think", "low") == Run(
+        2, "", "dsv4-chat: The thinking levels of this checkpoint are none, high, max (effort "
+        "table 2026-04), got 'low'; choose one of them.\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "level", "prompt"),
+    [
+        ("auto", None, "<｜begin▁of▁sentence｜><｜User｜>x<｜Assistant｜><think>"),
+        ("auto", "none", "<｜begin▁of▁sentence｜><｜User｜>x<｜Assistant｜></think>"),
+        ("auto", "max", "<｜begin▁of▁sentence｜>Reasoning Effort: Absolute maximum"),
+        ("2026-07-31", None, "<｜begin▁of▁sentence｜><｜User｜>x<｜Assistant｜><think>"),
+        ("2026-07-31", "high", "<｜begin▁of▁sentence｜>Reasoning Effort: Absolute maximum"),
+        ("2026-07-31", "max", "<｜begin▁of▁sentence｜>Reasoning Effort: Beyond maximum"),
+    ],
+)
+def test_levels_become_the_prompt_of_their_table(
+    folder: Path, table: str, level: str | None, prompt: str
+) -> None:
+    seen = []
+
+    def open_model(path: Path, backend: str):
+        engine, tokenizer = opening("a</think>b")(path, backend)
+        encode = tokenizer.encode
+        tokenizer.encode = lambda prompt: seen.append(str(prompt)) or encode(prompt)
+        return engine, tokenizer
+
+    chosen = [] if level is None else ["--think", level]
+    done = run(
+        "--model", folder, "-p", "x", "--effort-table", table, *chosen, open_model=open_model
+    )
+    assert done.status == 0
+    assert seen[0].startswith(prompt)
+
+
+def test_max_says_what_context_it_asks_for(folder: Path) -> None:
+    done = run("--model", folder, "-p", "x", "--think", "max", open_model=opening("a</think>b"))
+    assert done == Run(
+        0, "b\n", "[thinking level max asks for a context of at least 393,216 tokens; "
+        "this checkpoint has 1,048,576]\na\n"
+    )  # fmt: skip
+
+
+def test_max_is_refused_where_the_context_is_too_small(tmp_path: Path) -> None:
+    small = write_chat_folder(tmp_path, context=4096)
+    assert run("--model", small, "-p", "x", "--think", "max") == Run(
+        2, "", "dsv4-chat: Thinking level max asks for a context of at least 393,216 tokens and "
+        "this checkpoint has 4,096; choose none, high.\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [[], ["-p", " "]])
+def test_no_message_is_a_usage_error(arguments: list[str]) -> None:
+    assert run(*arguments, piped="\n") == Run(
+        2, "", "dsv4-chat: the message is empty: give -p TEXT or text on stdin.\n"
+    )
+
+
+def test_json_at_a_prompt_is_a_usage_error() -> None:
+    sentence = "--json needs a message: give -p TEXT or text on stdin."
+    event = f'{{"type": "error", "message": "{sentence}"}}\n'
+    assert run("--json", typed="hello\n") == Run(2, event, f"dsv4-chat: {sentence}\n")
