@@ -143,3 +143,33 @@ def test_costs_follow_the_config() -> None:
     assert (
         small.replace(head_dim=64, qk_rope_head_dim=16).costs.entry_bytes("compact") == 48 + 1 + 32
     )
+
+
+@pytest.mark.parametrize("tokens", [1, 31, 200])
+def test_a_real_cache_holds_the_bytes_that_the_config_promises(tokens: int) -> None:
+    import mlx.core as mx
+
+    from dsv4_mlx.model import Model
+    from dsv4_mlx.numerics import Numerics
+
+    config = FLASH.replace(
+        vocab_size=64, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, head_dim=64,
+        qk_rope_head_dim=16, q_lora_rank=32, o_groups=2, o_lora_rank=32, moe_intermediate_size=32,
+        n_routed_experts=4, num_experts_per_tok=2, num_hash_layers=1, sliding_window=32,
+        index_n_heads=4, index_head_dim=32, index_topk=8, compress_ratios=(0, 4, 128),
+        num_nextn_predict_layers=0,
+    )  # fmt: skip
+    model = Model(config, Numerics.OFFICIAL, backend="cpu")
+    cache = model.make_cache()
+    mx.eval(model(mx.arange(tokens)[None] % 64, cache=cache))
+    rows = [row for layer in cache for row in layer.rows]
+    entries = [part.entries.rows() for row in rows for part in row.parts()]
+    grown = sum(array.nbytes for array in entries if array is not None)
+    assert grown == config.costs.kv_bytes(tokens) - config.costs.window_bytes()
+    # The window leaves out the row that the next token would push out, and open windows hold
+    # only the rows that have come.
+    fixed = sum(row.fixed_nbytes for row in rows)
+    assert fixed <= config.costs.fixed_state_bytes()
+    if tokens >= config.sliding_window:
+        windows = sum(row.window.nbytes for row in rows)
+        assert windows == config.costs.window_bytes() * 31 // 32
