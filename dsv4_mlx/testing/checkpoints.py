@@ -7,7 +7,7 @@ standard deviation between one and two.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -87,21 +87,16 @@ def write_tiny_checkpoint(
     return folder
 
 
-def edit_checkpoint(folder: str | Path, **replaced: TensorPlan | None) -> None:
-    """Replace, add (a new name) or drop (None) tensors of an official folder; one shard remains.
-
-    Names are given with `__` for each dot: `layers__0__attn__wq_a__weight`.
-    """
+def edit_checkpoint(folder: str | Path, changes: Mapping[str, TensorPlan | None]) -> None:
+    """Replace, add (a new name) or drop (None) tensors of an official folder; one shard remains."""
     folder = Path(folder)
-    tensors = {}
+    tensors: dict[str, TensorPlan | None] = {}
     for path in sorted(folder.glob("model*.safetensors")):
         for name, entry in read_header(path).items():
-            content = b"".join(entry.chunks())
-            tensors[name] = TensorPlan(name, entry.dtype, entry.shape, lambda c=content: [c])
+            tensors[name] = plan_array(name, entry.dtype, entry.read())
         path.unlink()
-    changes = {name.replace("__", "."): tensor for name, tensor in replaced.items()}
-    tensors = {name: tensor for name, tensor in (tensors | changes).items() if tensor is not None}
-    _write_shards(folder, list(tensors.values()), 1)
+    kept = [tensor for tensor in (tensors | dict(changes)).values() if tensor is not None]
+    _write_shards(folder, kept, 1)
 
 
 def tiny_tensors(config: DeepseekV4Config, seed: int = 0) -> Iterator[TensorPlan]:
