@@ -180,9 +180,7 @@ class CompressedSparseAttention(HeavilyCompressedAttention):
         indexer.update(extra["index_kv"], extra["index_scores"], state.indexer, position)
         if not indexer.selects(position + n):
             return entries, None  # every visible entry is among the top k
-        selected = indexer.select(
-            extra["index_q"], extra["head_weights"], state.indexer, position
-        )
+        selected = indexer.select(extra["index_q"], extra["head_weights"], state.indexer, position)
         return entries, selected
 
 

@@ -1,9 +1,10 @@
 """Cache files: one timeline as safetensors, refused when it does not fit the model.
 
 Format, version 1. Metadata: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
-dictionary as JSON). Tensors: `tokens` int32 [n], and per layer l `l.window`, `l.compressor.entries`,
-`l.compressor.open`, `l.compressor.lane`, `l.indexer.*`, each absent while it is empty. Entries are
-stored without spare rows. The file is data only and is written whole or not at all.
+dictionary as JSON). Tensors: `tokens` int32 [n], and per layer l `l.window`,
+`l.compressor.entries`, `l.compressor.open`, `l.compressor.lane`, `l.indexer.*`, each absent while
+it is empty. Entries are stored without spare rows. The file is data only and is written whole or
+not at all.
 """
 
 import json

@@ -35,9 +35,7 @@ class HyperConnection(nn.Module):
             streams, self.fn, self.base, self.scale, norm_weight, **self._options
         )
 
-    def expand(
-        self, y: mx.array, streams: mx.array, post: mx.array, comb: mx.array
-    ) -> mx.array:
+    def expand(self, y: mx.array, streams: mx.array, post: mx.array, comb: mx.array) -> mx.array:
         """Sublayer output [B, S, D] and the streams before it -> streams after it."""
         return self._ops.hc_post(y, streams, post, comb, official=self._options["official"])
 

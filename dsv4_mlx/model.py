@@ -178,4 +178,3 @@ def _config_fingerprint(config: DeepseekV4Config) -> str:
     """Names a model without a checkpoint; loading replaces it by one that covers the weights."""
     text = json.dumps(config.to_dict(), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-

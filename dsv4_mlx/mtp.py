@@ -22,9 +22,7 @@ class MultiTokenPredictor(DecoderLayer):
     """
 
     def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: SimpleNamespace):
-        super().__init__(
-            config, numerics, ops, ratio=0, rope=sliding_rope(config), hashed=False
-        )
+        super().__init__(config, numerics, ops, ratio=0, rope=sliding_rope(config), hashed=False)
         D = config.hidden_size
         self.e_proj = Linear(D, D)
         self.h_proj = Linear(D, D)

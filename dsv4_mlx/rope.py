@@ -57,6 +57,4 @@ def sliding_rope(config: DeepseekV4Config) -> RotaryEmbedding:
 
 def compressed_rope(config: DeepseekV4Config) -> RotaryEmbedding:
     """The table of everything in a compressed layer, its window branch included."""
-    return RotaryEmbedding(
-        config.qk_rope_head_dim, config.compress_rope_theta, config.rope_scaling
-    )
+    return RotaryEmbedding(config.qk_rope_head_dim, config.compress_rope_theta, config.rope_scaling)

@@ -1,1 +1,1 @@
-"""The kernels of DeepSeek-V4: one folder each, with an op, a contract, a reference and its sources."""
+"""The kernels of DeepSeek-V4, one folder each: op, contract, reference and sources."""

@@ -1,4 +1,4 @@
-"""Rotary embedding of the last dims, adjacent pairs, in float32: the rotation every kernel shares."""
+"""Rotary embedding of the last dims, adjacent pairs, in float32: one rotation for all kernels."""
 
 import mlx.core as mx
 

@@ -51,7 +51,7 @@ def hc_pre(
 
     All float32; `official` rounds the collapsed input to bf16 before the RMSNorm.
     """
-    B, S, N, D = streams.shape
+    B, S, N, _ = streams.shape
     mix = mix_streams(streams, fn, norm_eps)
     pre, post, comb = split_mix(mix, scale, base, streams=N, iters=iters, eps=hc_eps)
     collapsed = (pre.T.reshape(B, S, N, 1) * streams).sum(axis=2)
