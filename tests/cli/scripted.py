@@ -36,7 +36,9 @@ def scripted_engine(
 ) -> Engine:
     """Answers turn after turn with `replies`, an endless one if it ends in an ellipsis."""
     assistant, eos = tokenizer.control_ids[ASSISTANT], tokenizer.control_ids[EOS]
-    said = [reply_tokens(tokenizer, reply) * (5000 if reply.endswith("…") else 1) for reply in replies]
+    said = [
+        reply_tokens(tokenizer, reply) * (5000 if reply.endswith("…") else 1) for reply in replies
+    ]
     next_token = scripted(said, assistant, eos)
     return fake_engine(
         FakeModel(next_token, vocab_size=VOCABULARY, max_position_embeddings=context)
