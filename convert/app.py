@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convert.plan import RECIPES, plan_conversion
-from convert.writer import write
+from convert.writer import size_text, write
 from dsv4_mlx import __version__
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.errors import Dsv4Error, UsageError
@@ -35,7 +35,7 @@ def _convert(source: Path, destination: Path, recipe: str) -> None:
     plan = plan_conversion(open_checkpoint(source), recipe)
     _say(
         f"{source} -> {destination}: {len(plan.parameters.parameters)} parameters, "
-        f"{len(plan.parameters.set_aside)} draft tensors kept aside, {plan.nbytes / 1e9:.2f} GB"
+        f"{len(plan.parameters.set_aside)} draft tensors kept aside, {size_text(plan.nbytes)}"
     )
     write(plan, destination, _say)
     _say(f"done: {destination}")

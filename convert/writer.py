@@ -42,6 +42,11 @@ def write(plan: ConversionPlan, destination: Path, report: Report) -> None:
     _sync_folder(destination)
 
 
+def size_text(nbytes: int) -> str:
+    """For people: 5.7 MB, 159.6 GB."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
+
+
 def _require_room(plan: ConversionPlan, destination: Path) -> None:
     if destination.exists() and not destination.is_dir():
         raise UsageError(f"{destination} is a file; give a folder that does not exist yet.")
@@ -53,8 +58,8 @@ def _require_room(plan: ConversionPlan, destination: Path) -> None:
     free = shutil.disk_usage(existing).free
     if free < plan.nbytes:
         raise UsageError(
-            f"The conversion needs {plan.nbytes / 1e9:.1f} GB, but {existing} has only "
-            f"{free / 1e9:.1f} GB free."
+            f"The conversion needs {size_text(plan.nbytes)}, but {existing} has only "
+            f"{size_text(free)} free."
         )
 
 
@@ -65,7 +70,7 @@ def _write_shards(plan: ConversionPlan, destination: Path, report: Report) -> di
         metadata = {"format": "mlx"}
         sizes[shard.file] = write_file(destination / shard.file, shard.tensors, metadata)
         done += shard.nbytes
-        report(f"{shard.file}  {shard.nbytes / 1e9:.2f} GB  {done / plan.nbytes:.0%}")
+        report(f"{shard.file}  {size_text(shard.nbytes)}  {done / plan.nbytes:.0%}")
     return sizes
 
 
