@@ -81,7 +81,7 @@ def mlx_vlm(folder: Path, dtype: str) -> Engine:
         for k, v in weights.items()
     }
     model.load_weights(list(weights.items()))
-    del weights
+    weights.clear()
     mx.eval(model.parameters())
     state: dict[str, Any] = {}
 
