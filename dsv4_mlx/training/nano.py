@@ -1,0 +1,54 @@
+"""`python -m dsv4_mlx.training.nano OUT`: train the embedded model and write its folder.
+
+About an hour on a CPU. Interrupted, the same command continues. With `--evaluate` the model in OUT
+is asked every held-out question instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m dsv4_mlx.training.nano", description="Train the embedded model, nano."
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write, or to evaluate")
+    parser.add_argument("--steps", type=int, help="updates (default: those of the recipe)")
+    parser.add_argument("--seed", type=int, help="another seed is another model (default 0)")
+    parser.add_argument("--evaluate", action="store_true", help="ask the held-out questions")
+    options = parser.parse_args(arguments)
+
+    # Before anything imports mlx: with the BLAS it brings on Linux this would take days.
+    from dsv4_mlx import blas
+
+    blas.ensure_fast_blas()
+    if options.evaluate:
+        evaluate(options.out)
+        return
+    from dsv4_mlx.training.nano_recipe import Recipe, train
+
+    given = {name: getattr(options, name) for name in ("steps", "seed")}
+    train(options.out, Recipe(**{name: v for name, v in given.items() if v is not None}))
+
+
+def evaluate(folder: Path) -> None:
+    """Print what was answered wrongly and how many were right, in both modes."""
+    from dsv4_mlx.chat.effort import ThinkingMode
+    from dsv4_mlx.loading import load
+    from dsv4_mlx.training.nano_eval import judged
+
+    model, tokenizer = load(folder)
+    modes: tuple[ThinkingMode, ...] = ("chat", "thinking")
+    for mode in modes:
+        results = list(judged(model, tokenizer, mode))
+        for right, question, given in results:
+            if not right:
+                print(f"{mode}: {question}\n    {given}")
+        print(f"{mode}: {sum(right for right, _, _ in results)} of {len(results)} answered")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The conversations that nano is trained on, made from `nano_help.toml`.
+
+A fact is one answer with many wordings of its question; a conversation is a few facts in a row, so
+that one training sequence crosses windows and compressed entries and earlier turns matter. Same
+seed, same conversations.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from dsv4_mlx.chat.effort import ThinkingMode
+from dsv4_mlx.chat.encoding import Prompt, encode_messages
+from dsv4_mlx.chat.tokens import ASSISTANT, EOS
+from dsv4_mlx.tokenizer import Tokenizer
+
+ELSEWHERE = 0.1  # questions teach the language, so they count a little
+GROUP = re.compile(r"\(([^()]*)\)")
+QUESTION_WORDS = re.compile(
+    r"\b(what|which|who|when|where|why|how|is|are|do|does|did|can|could|may|should|must|will|was|"
+    r"were|has|have|by|under|with|in|from|on)\b",
+    re.IGNORECASE,
+)
+OPENINGS = ("Please: ", "Hi, ", "Hello, ", "nano, ", "So, ", "And ", "One question: ", "Okay, ",
+            "Excuse me, ", "Tell me, ", "Well, ", "Hey nano, ")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One answer; `questions` are patterns, `held_out` plain wordings kept for the evaluation."""
+
+    id: str
+    topic: str
+    questions: tuple[str, ...]
+    answer: str
+    held_out: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    def answered_by(self, text: str) -> bool:
+        """Whether every key word of this fact is in `text`, in any case."""
+        return all(key.lower() in text.lower() for key in self.keys)
+
+
+@dataclass(frozen=True)
+class Turn:
+    question: str
+    reasoning: str
+    answer: str
+
+
+@lru_cache(maxsize=1)
+def source() -> dict[str, Any]:
+    """The parsed `nano_help.toml`."""
+    return tomllib.loads(resources.files(__package__).joinpath("nano_help.toml").read_text("utf-8"))
+
+
+@lru_cache(maxsize=1)
+def facts() -> tuple[Fact, ...]:
+    """Every fact, the off-topic refusal last."""
+    tables = [*source()["fact"], {"id": "off_topic", **source()["off_topic"]}]
+    return tuple(
+        Fact(
+            id=table["id"],
+            topic=table["topic"],
+            questions=tuple(table["questions"]),
+            answer=table["answer"],
+            held_out=tuple(table["held_out"]),
+            keys=tuple(table["keys"]),
+        )
+        for table in tables
+    )
+
+
+def expansions(pattern: str) -> Iterator[str]:
+    """Every wording of a pattern: "a (b|c)" gives "a b" and "a c"."""
+    parts = GROUP.split(pattern)  # text, alternatives, text, ...
+    choices = [part.split("|") if i % 2 else [part] for i, part in enumerate(parts)]
+    for combination in product(*choices):
+        yield " ".join("".join(combination).split())
+
+
+def wording(pattern: str, rng: random.Random) -> str:
+    """One wording of a pattern, chosen evenly in every group."""
+    text = GROUP.sub(lambda group: rng.choice(group[1].split("|")), pattern)
+    return " ".join(text.split())
+
+
+def said(text: str, rng: random.Random) -> str:
+    """The wording as a person may type it: case, punctuation, an opening, a slip of the fingers."""
+    if rng.random() < 0.15:
+        opening = rng.choice(OPENINGS)
+        text = opening + (text if text.startswith("I ") else text[0].lower() + text[1:])
+    if rng.random() < 0.06:
+        text = slip(text, rng)
+    asks = QUESTION_WORDS.search(" ".join(text.split()[:3])) is not None
+    text += rng.choices(("?", "", "."), (6, 3, 0) if asks else (0, 6, 4))[0]
+    return text.lower() if rng.random() < 0.2 else text
+
+
+def slip(text: str, rng: random.Random) -> str:
+    """The text with two neighbouring letters swapped or one letter dropped."""
+    places = [i for i in range(1, len(text) - 2) if text[i : i + 2].isalpha()]
+    if not places:
+        return text
+    i = rng.choice(places)
+    return text[:i] + rng.choice((text[i + 1] + text[i], text[i + 1])) + text[i + 2 :]
+
+
+def fact_turn(fact: Fact, rng: random.Random) -> Turn:
+    question = said(wording(rng.choice(fact.questions), rng), rng)
+    # Naming the topic is all the reasoning so small a model is good for.
+    return Turn(question, f"The user asks {fact.topic}.", fact.answer)
+
+
+def memory_turn(name: str | None, rng: random.Random) -> tuple[Turn, str | None]:
+    """A turn of the name task and the name that is known after it."""
+    table = source()["memory"]
+    if rng.random() < (0.45 if name is None else 0.15):
+        name = rng.choice(table["names"])
+        question = said(wording(rng.choice(table["tell"]), rng).format(name=name), rng)
+        told = table["told"].format(name=name)
+        return Turn(question, f"The user tells me the name {name}.", told), name
+    question = said(wording(rng.choice(table["ask"]), rng), rng)
+    answer = table["known"].format(name=name) if name else table["unknown"]
+    thought = f"The user told me the name {name}." if name else "The user gave no name yet."
+    return Turn(question, thought, answer), name
+
+
+class Deck:
+    """Facts in random order, each once before any comes again; off-topic questions come oftener."""
+
+    def __init__(self, rng: random.Random, off_topic_copies: int = 8):
+        self.rng = rng
+        self.cards = list(facts()) + [facts()[-1]] * (off_topic_copies - 1)
+        self.pile: list[Fact] = []
+
+    def draw(self) -> Fact:
+        if not self.pile:
+            self.pile = self.rng.sample(self.cards, len(self.cards))
+        return self.pile.pop()
+
+
+def turns(deck: Deck, count: int) -> list[Turn]:
+    """`count` turns of one conversation; about one conversation in six plays the name task."""
+    rng, result, name = deck.rng, [], None
+    with_names = rng.random() < 0.16
+    for _ in range(count):
+        if with_names and rng.random() < 0.5:
+            turn, name = memory_turn(name, rng)
+        else:
+            turn = fact_turn(deck.draw(), rng)
+        result.append(turn)
+    return result
+
+
+def conversation(deck: Deck, count: int) -> Prompt:
+    """A rendered conversation of `count` turns; more than half of them think."""
+    rng = deck.rng
+    mode: ThinkingMode = "thinking" if rng.random() < 0.6 else "chat"
+    messages = []
+    if rng.random() < 0.15:
+        messages.append({"role": "system", "content": rng.choice(source()["systems"]["prompts"])})
+    for turn in turns(deck, count):
+        messages.append({"role": "user", "content": turn.question})
+        reply = {"role": "assistant", "content": turn.answer}
+        if mode == "thinking":
+            reply["reasoning_content"] = turn.reasoning
+        messages.append(reply)
+    return encode_messages(
+        messages,
+        thinking_mode=mode,
+        reasoning_effort="max" if rng.random() < 0.05 else None,
+        # A chat drops the reasoning of earlier turns; kept, every turn teaches it.
+        drop_thinking=rng.random() < 0.4,
+    )
+
+
+def corpus(seed: int, conversations: int = 2500) -> list[str]:
+    """Text for the tokenizer, as the conversations have it."""
+    deck = Deck(random.Random(seed))
+    prompts = [conversation(deck, 5) for _ in range(conversations)]
+    return [text for prompt in prompts for text, is_control in prompt.segments if not is_control]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids [B, S + 2] and what each is worth as a target, float32 [B, S + 2]."""
+
+    tokens: np.ndarray
+    weights: np.ndarray
+
+
+def batch(tokenizer: Tokenizer, seed: int, step: int, rows: int, length: int) -> Batch:
+    """The batch of one step: rows of whole conversations, the last one cut at `length` + 2."""
+    rng = random.Random(f"{seed}/{step}")
+    deck = Deck(rng)
+    tokens = np.array([_row(tokenizer, deck, length + 2) for _ in range(rows)], np.int32)
+    return Batch(tokens, target_weights(tokenizer, tokens))
+
+
+def _row(tokenizer: Tokenizer, deck: Deck, length: int) -> list[int]:
+    ids: list[int] = []
+    while len(ids) < length:
+        ids += tokenizer.encode(conversation(deck, deck.rng.randint(1, 7)))
+    return ids[:length]
+
+
+def target_weights(tokenizer: Tokenizer, tokens: np.ndarray) -> np.ndarray:
+    """1 for what the assistant says up to EOS, `ELSEWHERE` for the rest: [B, n] -> [B, n].
+
+    The `<think>` or `</think>` right after the assistant's token belongs to the prompt.
+    """
+    control = tokenizer.control_ids
+    weights = np.full(tokens.shape, ELSEWHERE, np.float32)
+    for row, target in zip(tokens, weights, strict=True):
+        speaking = -1  # position where the assistant took over, -1 while it is silent
+        for i, token in enumerate(row):
+            if speaking >= 0 and i > speaking + 1:
+                target[i] = 1.0
+            if token == control[ASSISTANT]:
+                speaking = i
+            elif token == control[EOS]:
+                speaking = -1
+    return weights
+
+
+def held_out() -> list[tuple[Fact, str]]:
+    """Every held-out wording with its fact, as questions with a question mark."""
+    return [(fact, f"{text}?") for fact in facts() for text in fact.held_out]

@@ -1,0 +1,55 @@
+"""Does nano answer? Held-out wordings of every fact, judged by the key words of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dsv4_mlx.chat.effort import ThinkingMode
+from dsv4_mlx.chat.encoding import encode_messages
+from dsv4_mlx.chat.parsing import ReplyParser
+from dsv4_mlx.engine import Engine
+from dsv4_mlx.training import nano_data
+
+if TYPE_CHECKING:
+    from dsv4_mlx.model import Model
+    from dsv4_mlx.tokenizer import Tokenizer
+
+_MAX_TOKENS = 120
+
+
+def answer(
+    model: Model,
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, str]],
+    thinking_mode: ThinkingMode = "chat",
+) -> str:
+    """The greedy answer to a conversation, without its reasoning."""
+    session = Engine(model).session()
+    session.sync(tokenizer.encode(encode_messages(messages, thinking_mode=thinking_mode)))
+    ids = [token.id for token in session.stream(max_tokens=_MAX_TOKENS)]
+    parser = ReplyParser(thinking_mode)
+    parser.feed(tokenizer.decode(ids, skip_special=True))
+    return str(parser.close()["content"])
+
+
+def answers(
+    model: Model,
+    tokenizer: Tokenizer,
+    questions: Sequence[str],
+    thinking_mode: ThinkingMode = "chat",
+) -> list[str]:
+    """The greedy answer to each question, asked alone."""
+    return [
+        answer(model, tokenizer, [{"role": "user", "content": question}], thinking_mode)
+        for question in questions
+    ]
+
+
+def judged(
+    model: Model, tokenizer: Tokenizer, thinking_mode: ThinkingMode = "chat"
+) -> Iterator[tuple[bool, str, str]]:
+    """(right, question, answer) for every held-out wording."""
+    for fact, question in nano_data.held_out():
+        given = answers(model, tokenizer, [question], thinking_mode)[0]
+        yield fact.answered_by(given), question, given

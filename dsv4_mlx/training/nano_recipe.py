@@ -1,0 +1,199 @@
+"""How nano is trained: its config, its objective, the loop, and the folder it ends in.
+
+nano is V4-Flash made small: the same kinds of layers in the same order, the same attention
+geometry, the same stored formats. It learns only the questions and answers of `nano_data`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_unflatten
+
+from dsv4_mlx.config import FLASH, DeepseekV4Config
+from dsv4_mlx.model import Model
+from dsv4_mlx.moe import TopKRouter
+from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.testing.tokenizers import write_tokenizer
+from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.training import nano_data
+from dsv4_mlx.training.losses import balance_loss, corrected_bias, cross_entropy, load_fractions
+from dsv4_mlx.training.muon import Parameters
+from dsv4_mlx.training.nano_init import initial_parameters
+from dsv4_mlx.training.quantised import rounded, stored_dtypes, write_release
+from dsv4_mlx.training.trainer import Schedule, Trainer
+from metal_kernels.router.reference import expert_scores
+
+NANO = FLASH.replace(
+    vocab_size=2048,
+    hidden_size=256,
+    num_hidden_layers=5,
+    num_attention_heads=8,
+    q_lora_rank=128,
+    o_groups=2,
+    o_lora_rank=128,
+    moe_intermediate_size=128,
+    n_routed_experts=8,
+    num_experts_per_tok=2,
+    num_hash_layers=1,
+    index_n_heads=32,
+    index_topk=128,
+    compress_ratios=(0, 0, 4, 128, 4, 0),
+)
+"""Flash's schedule with one CSA and HCA pair; 17 million parameters."""
+
+_UNTRAINED = ("tid2eid", "e_score_correction_bias")  # a table, and what load balancing moves
+_BALANCE_WEIGHT = 1e-3
+_SHARD_BYTES = 12 << 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of a run; the defaults made the embedded model."""
+
+    steps: int = 700
+    rows: int = 8
+    length: int = 256
+    peak: float = 4e-3
+    seed: int = 0
+    save_every: int = 50
+
+
+class ObservedRouter(TopKRouter):
+    """A router that remembers its last scores [M, E] and choice [M, k] for load balancing."""
+
+    def __call__(self, x: mx.array, tokens: mx.array) -> tuple[mx.array, mx.array]:
+        experts, weights = super().__call__(x, tokens)
+        self._seen = expert_scores(x, self.weight), experts
+        return experts, weights
+
+    @property
+    def seen(self) -> tuple[mx.array, mx.array]:
+        return self._seen
+
+
+class Objective:
+    """The loss of the project's own model in its cacheless form, weights put in per call."""
+
+    def __init__(self, config: DeepseekV4Config, fixed: Parameters):
+        self.model = Model(config, numerics=Numerics.PLAIN, backend="cpu")
+        self.routers = self._observe_routers(config)
+        self.mtp_weight = 0.3
+        self.put(fixed)
+
+    def _observe_routers(self, config: DeepseekV4Config) -> dict[str, ObservedRouter]:
+        blocks = {f"model.layers.{i}": layer for i, layer in enumerate(self.model.layers)}
+        blocks |= {f"mtp.{i}": block for i, block in enumerate(self.model.mtp)}
+        routers = {}
+        for name, block in blocks.items():
+            if isinstance(block.mlp.gate, TopKRouter):
+                block.mlp.gate = ObservedRouter(config, block.mlp.gate._ops)
+                routers[f"{name}.mlp.gate.e_score_correction_bias"] = block.mlp.gate
+        return routers
+
+    def put(self, parameters: Parameters) -> None:
+        self.model.update(tree_unflatten(list(parameters.items())))
+
+    def __call__(
+        self, parameters: Parameters, batch: nano_data.Batch
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        """Next token + `mtp_weight` times the one after it + a little for unbalanced experts."""
+        self.put(parameters)
+        tokens, weights = mx.array(batch.tokens), mx.array(batch.weights)
+        streams = self.model.streams(tokens[:, :-2])
+        following = self.model.mtp[0].predict(self.model, streams, tokens[:, 1:-1])
+        nll = cross_entropy(self.model.logits(streams), tokens[:, 1:-1], weights[:, 1:-1])
+        mtp = cross_entropy(following, tokens[:, 2:], weights[:, 2:])
+        seen = {name: router.seen for name, router in self.routers.items()}
+        balance = sum(balance_loss(*one) for one in seen.values()) / len(seen)
+        count = self.model.config.n_routed_experts
+        loads = {name: load_fractions(experts, count) for name, (_, experts) in seen.items()}
+        loss = nll + self.mtp_weight * mtp + _BALANCE_WEIGHT * balance
+        return loss, {"nll": nll, "mtp": mtp, **loads}
+
+
+def matrices(config: DeepseekV4Config) -> Callable[[str, mx.array], mx.array]:
+    """How Muon sees a parameter: gate, up and output groups are matrices of their own."""
+
+    def view(name: str, array: mx.array) -> mx.array:
+        rows, columns = array.shape[-2:]
+        if name.endswith("experts.gate_up_proj.weight"):
+            rows //= 2
+        elif name.endswith("o_a_proj.weight"):
+            rows //= config.o_groups
+        return array.reshape(-1, rows, columns)
+
+    return view
+
+
+def train(
+    folder: Path,
+    recipe: Recipe | None = None,
+    config: DeepseekV4Config = NANO,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Train from nothing, or from where an earlier run stopped, and write the release folder.
+
+    The state of an unfinished run is `training.safetensors` beside the weights; it is removed at
+    the end. Every `save_every` steps the folder holds a model that runs.
+    """
+    recipe = recipe or Recipe()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder, nano_data.corpus(recipe.seed), config.vocab_size)
+    tokenizer = Tokenizer(folder)
+    trainer, objective, fixed = _prepared(recipe, config)
+    state = folder / "training.safetensors"
+    if state.exists():
+        trainer.load(state)
+        objective.put(trainer.buffers)
+        report(f"continuing after step {trainer.steps}")
+    started, first = time.monotonic(), trainer.steps
+    while trainer.steps < recipe.steps:
+        step = trainer.steps
+        objective.mtp_weight = 0.3 if step < 0.7 * recipe.steps else 0.1
+        batch = nano_data.batch(tokenizer, recipe.seed, step, recipe.rows, recipe.length)
+        loss, extras = trainer.step(batch)
+        for name in objective.routers:
+            trainer.buffers[name] = corrected_bias(trainer.buffers[name], extras[name])
+        objective.put(trainer.buffers)
+        if trainer.steps % 10 == 0:
+            pace = (time.monotonic() - started) / (trainer.steps - first)
+            nll, mtp = extras["nll"].item(), extras["mtp"].item()
+            report(f"step {trainer.steps} loss {loss:.3f} nll {nll:.3f} mtp {mtp:.3f} {pace:.1f} s")
+        if trainer.steps % recipe.save_every == 0 or trainer.steps == recipe.steps:
+            trainer.save(state)
+            _export(folder, config, trainer, fixed)
+    _export(folder, config, trainer, fixed)
+    state.unlink(missing_ok=True)
+
+
+def _prepared(recipe: Recipe, config: DeepseekV4Config) -> tuple[Trainer, Objective, Parameters]:
+    parameters = initial_parameters(config, recipe.seed)
+    fixed = {name: parameters.pop(name) for name in list(parameters) if name.endswith(_UNTRAINED)}
+    objective = Objective(config, fixed)
+    dtypes = stored_dtypes(config)
+    trainer = Trainer(
+        parameters,
+        objective,
+        Schedule(recipe.steps, recipe.peak),
+        matrices=matrices(config),
+        rounded=lambda masters: rounded(masters, dtypes),
+    )
+    trainer.buffers = {name: fixed[name] for name in objective.routers}
+    return trainer, objective, fixed
+
+
+def _export(folder: Path, config: DeepseekV4Config, trainer: Trainer, fixed: Parameters) -> None:
+    """Write the official folder anew; half-written shards never meet an older index."""
+    fresh = folder.with_name(folder.name + ".fresh")
+    shutil.rmtree(fresh, ignore_errors=True)
+    everything = fixed | trainer.buffers | trainer.parameters
+    write_release(fresh, config, everything, shard_bytes=_SHARD_BYTES)
+    for path in fresh.iterdir():
+        path.replace(folder / path.name)
+    fresh.rmdir()
