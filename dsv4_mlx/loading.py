@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx.nn.layers.quantized import quantize
 
 from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.errors import BackendError, CheckpointError, UsageError
@@ -66,7 +66,7 @@ def load_model(
         for parameter in plan.parameters
         if parameter.storage in PACKINGS
     }
-    nn.quantize(model, class_predicate=lambda name, _: packings.get(name, False))
+    quantize(model, class_predicate=lambda name, _: packings.get(name, False))
     model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)
     model.fingerprint = fingerprint(checkpoint, plan)
     return model
@@ -123,7 +123,9 @@ class _Reader:
     def __call__(self, entry: TensorEntry) -> mx.array:
         """The stored elements; 8-bit floats come as uint8."""
         if entry.path not in self._files:
-            self._files[entry.path] = mx.load(str(entry.path))
+            tensors = mx.load(str(entry.path))
+            assert isinstance(tensors, dict)  # what a safetensors file gives
+            self._files[entry.path] = tensors
         # Taken out, so that the file's table does not keep what was read alive.
         return self._files[entry.path].pop(entry.name)
 

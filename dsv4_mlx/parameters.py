@@ -5,9 +5,10 @@ as set aside, or an error; shapes and dtypes are those that the config implies. 
 `convert` both follow this plan, so what one writes the other reads.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -74,9 +75,9 @@ class _Expected:
 
     module: str
     field: str
-    weights: dict[Slot, TensorSpec] = field(default_factory=dict)
-    scales: dict[Slot, TensorSpec] = field(default_factory=dict)
-    found: dict[tuple[str, Slot], TensorEntry] = field(default_factory=dict)
+    weights: dict[Slot, TensorSpec] = dataclasses.field(default_factory=dict)
+    scales: dict[Slot, TensorSpec] = dataclasses.field(default_factory=dict)
+    found: dict[tuple[str, Slot], TensorEntry] = dataclasses.field(default_factory=dict)
 
     @property
     def packed(self) -> bool:

@@ -102,7 +102,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     return {entry.name: entry for entry in entries}
 
 
-def _parse_header(path: Path, file: BinaryIO, size: int) -> tuple[dict, int]:
+def _parse_header(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, object], int]:
     prefix = file.read(8)
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
     if prefix == b"version ":
