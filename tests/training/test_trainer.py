@@ -1,5 +1,7 @@
 """The loop on a tiny V4: it learns, and an interrupted run ends where an unbroken one does."""
 
+from itertools import pairwise
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -34,12 +36,12 @@ def counting(rows: int = 4, length: int = 24) -> Batch:
 
 
 def test_a_tiny_v4_learns_to_count():
-    trainer, objective, _ = _prepared(Recipe(steps=30, peak=1e-2), SMALL)
+    trainer, objective, _ = _prepared(Recipe(peak=2e-2), SMALL)
     losses, extras = [], {}
-    for _ in range(10):
+    for _ in range(14):
         loss, extras = trainer.step(counting())
         losses.append(loss)
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.25 * losses[0]
     # Three score routers: the hash layer has none, the MTP block has one.
     loads = [np.array(extras[name]) for name in objective.routers]
     assert len(loads) == 3
@@ -96,7 +98,7 @@ def test_the_learning_rate_rises_stays_and_falls():
     schedule = Schedule(steps=100, peak=1.0, warmup=10, plateau=0.5, final=0.1)
     rates = [schedule.rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[10] == rates[49] == 1.0
-    assert all(later < earlier for earlier, later in zip(rates[51:], rates[52:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates[51:]))
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 
