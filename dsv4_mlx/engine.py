@@ -252,7 +252,10 @@ class Session:
         return SessionSnapshot(tuple(self._tokens), state, logits)
 
     def restore(self, snapshot: SessionSnapshot) -> None:
-        """Return to a point of this session or of one it was forked from."""
+        """Return to a point of this session, or of one that shares an origin with it by fork.
+
+        The places behind what both timelines have in common are forgotten.
+        """
         self._edition += 1
         common = _common_prefix(snapshot.tokens, self._tokens[: self._consumed])
         self.engine.caches.restore(self._cache, snapshot.state)
@@ -290,13 +293,13 @@ class Session:
 
         CacheError, and an unchanged session, if the file is damaged or of another model.
         """
-        cache, tokens, metadata = self.engine.caches.load(
+        state, tokens, details = self.engine.caches.load(
             path, model=self.engine.model, fingerprint=self.engine.model.fingerprint
         )
-        metadata = dict(metadata)
+        metadata = dict(details)
         logits = _decode_logits(metadata.pop("session.logits", ""), self.engine.config, path)
         self._edition += 1
-        self._cache, self._tokens, self._logits = cache, list(tokens), logits
+        self._cache, self._tokens, self._logits = state, list(tokens), logits
         self._consumed = len(self._tokens)
         self._turns = PromptCache(self.engine.snapshot_bytes)
         return metadata
