@@ -1,0 +1,56 @@
+# `make chat` and `make test` are the whole set-up: they create .venv, install this checkout into it
+# and start. Everything lands in .venv; nothing needs root. Another interpreter: make PYTHON=python3.12
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# For the command line: make chat ARGS='-p "Hello"', make test ARGS='-k cache'
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help chat test slow parity check bench clean
+
+help:
+	@echo "make chat    chat with the embedded model (ARGS='--model PATH' for another)"
+	@echo "make test    the plain test suite"
+	@echo "make slow    the long tests"
+	@echo "make parity  live comparison with transformers (installs torch)"
+	@echo "make check   formatting, lint, types, then the plain test suite"
+	@echo "make bench   benchmarks; results are appended to benchmarks/results"
+	@echo "make clean   remove .venv and build folders"
+
+chat: $(VENV)/.installed
+	@$(BIN)/dsv4-chat $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+parity: $(VENV)/.installed-parity
+	DSV4_REQUIRE=parity $(BIN)/python -m pytest -m parity $(ARGS)
+
+check: $(VENV)/.installed-check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.startup $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+# One stamp per set of extras, renewed when pyproject.toml changes.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "dsv4-mlx needs Python 3.11 or newer and found " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
