@@ -32,4 +32,4 @@ def about(backend: str = "auto") -> About:
         plan = registry.plan(backend)
     except MissingBackend as error:
         raise BackendError(f"{error}.") from error
-    return About(__version__, mx.__version__, plan.backend, dict(plan.chosen), blas_name)
+    return About(__version__, vars(mx)["__version__"], plan.backend, dict(plan.chosen), blas_name)

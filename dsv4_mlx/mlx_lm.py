@@ -1,0 +1,232 @@
+"""The door to mlx-lm: its commands and its functions, with our model and the official encoder.
+
+    python -m dsv4_mlx.mlx_lm generate --model PATH --prompt "Hello"
+    python -m dsv4_mlx.mlx_lm server --model PATH
+
+In a program, call `register()` once and use mlx-lm as usual. Official folders load as well as
+converted ones, and no code is put into either. This is the only module of ours that imports mlx_lm
+and, with it, transformers: that takes seconds, so nothing else waits for it.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx_lm.cli
+import mlx_lm.models.cache
+import mlx_lm.utils
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from dsv4_mlx import loading, model
+from dsv4_mlx.cache import LayerCache
+from dsv4_mlx.chat.effort import EffortTable, detect_effort_table
+from dsv4_mlx.chat.encoding import Prompt, encode_messages
+from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.chat.parsing import ReplyParser
+from dsv4_mlx.chat.settings import thinking_at
+from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, THINK
+from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.errors import Dsv4Error, UsageError
+from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.tokenizer import Tokenizer
+
+MODEL_TYPE = "deepseek_v4"
+
+# What mlx-lm calls when the folder is not one of ours; kept from before `register`.
+_load_other_model = mlx_lm.utils.load_model
+_load_other_tokenizer = mlx_lm.utils.load_tokenizer
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """The config as mlx-lm hands it to a model class."""
+
+    config: DeepseekV4Config
+    model_type: str = MODEL_TYPE
+
+    @classmethod
+    def from_dict(cls, params: dict[str, Any]) -> "ModelArgs":
+        """From config.json; ConfigError for keys that no V4 has."""
+        return cls(DeepseekV4Config.from_dict(params))
+
+
+class Model(model.Model):
+    """Our model, made the way mlx-lm makes models."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__(args.config)
+        self.args, self.model_type = args, MODEL_TYPE
+
+
+def register() -> None:
+    """Teach mlx-lm of this process our model, cache, tokenizer and tool calls. Idempotent."""
+    sys.modules[f"mlx_lm.models.{MODEL_TYPE}"] = sys.modules[__name__]
+    # load_prompt_cache looks classes up by name among its own globals.
+    vars(mlx_lm.models.cache)["LayerCache"] = LayerCache
+    # mlx-lm's loader knows neither the release's formats nor our strictness, so folders of ours
+    # are read by `dsv4_mlx.loading`. Its other functions look both names up when they run.
+    vars(mlx_lm.utils).update(load_model=load_model, load_tokenizer=load_tokenizer)
+
+
+def load_model(
+    model_path: Path,
+    lazy: bool = False,
+    strict: bool = True,
+    model_config: dict[str, Any] | None = None,
+    **options: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """mlx-lm's function of this name; official and converted folders of V4 go through ours."""
+    config = mlx_lm.utils.load_config(Path(model_path))
+    if config.get("model_type") != MODEL_TYPE:
+        return _load_other_model(model_path, lazy, strict, model_config, **options)
+    if (model_config or {}).get("quantize_activations"):
+        raise UsageError("DeepSeek-V4 runs with its activations unquantized; leave that option.")
+    loaded = loading.load_model(
+        open_checkpoint(model_path),
+        dtype=loading.dense_dtype(None, "auto"),
+        numerics=Numerics.OFFICIAL,
+        backend="auto",
+    )
+    loaded.eval()  # type: ignore[no-untyped-call]
+    return loaded, config | (model_config or {})
+
+
+def load_tokenizer(
+    model_path: str | Path, tokenizer_config_extra: dict[str, Any] | None = None, **options: Any
+) -> TokenizerWrapper:
+    """mlx-lm's function of this name; for folders of V4 the official encoder is the template."""
+    wrapper: TokenizerWrapper = _load_other_tokenizer(model_path, tokenizer_config_extra, **options)
+    folder = Path(model_path)
+    if mlx_lm.utils.load_config(folder).get("model_type") != MODEL_TYPE:
+        return wrapper
+    return ChatTokenizer(wrapper, Tokenizer(folder), detect_effort_table(folder))
+
+
+class RenderedPrompt(str):
+    """A prompt as text that remembers which of its control tokens are meant."""
+
+    prompt: Prompt
+
+
+class ChatTokenizer(TokenizerWrapper):
+    """mlx-lm's tokenizer with the official encoder in the place of a chat template.
+
+    A template of the checkpoint's own is not used: as text it could not tell a control token from
+    its spelling in a message.
+    """
+
+    def __init__(
+        self, wrapper: TokenizerWrapper, ours: Tokenizer, effort_table: EffortTable
+    ) -> None:
+        super().__init__(
+            wrapper._tokenizer,
+            lambda _: wrapper.detokenizer,
+            wrapper.eos_token_ids,
+            chat_template=self.render,
+            tool_call_start=f"<{DSML}tool_calls>",
+            tool_call_end=f"</{DSML}tool_calls>",
+            tool_parser=parse_tool_call,
+        )
+        self._ours = ours
+        self._effort_table = effort_table
+
+    def apply_chat_template(
+        self, *args: Any, tokenize: bool = True, **kwargs: Any
+    ) -> list[int] | RenderedPrompt:
+        """Token ids, or text that `encode` turns into the same ids; the rest goes to `render`."""
+        kwargs.pop("return_dict", None)
+        rendered = self.render(*args, **kwargs)
+        return self.encode(rendered) if tokenize else rendered
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        """Token ids. In text that is no rendered prompt a control token's spelling is that token,
+        as everywhere in mlx-lm."""
+        if isinstance(text, RenderedPrompt):
+            return self._ours.encode(text.prompt)
+        tokens: list[int] = self._tokenizer.encode(text, **options)
+        return tokens
+
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        enable_thinking: bool = True,
+        reasoning_effort: str | None = None,
+        drop_thinking: bool = True,
+        effort_table: EffortTable | None = None,
+    ) -> RenderedPrompt:
+        """The official encoder's prompt; `reasoning_effort` is a level of `dsv4-chat --think`."""
+        table = effort_table or self._effort_table
+        thinking = thinking_at(reasoning_effort if enable_thinking else "none", table)
+        prompt = encode_messages(
+            _with_tools(_unfinished(messages) if continue_final_message else messages, tools),
+            thinking_mode=thinking.mode,
+            reasoning_effort=thinking.effort,
+            drop_thinking=drop_thinking,
+            effort_table=table,
+        )
+        if not add_generation_prompt and not continue_final_message:
+            prompt = _without_generation_prompt(prompt)
+        rendered = RenderedPrompt(prompt)
+        rendered.prompt = prompt
+        return rendered
+
+
+def _with_tools(
+    messages: Sequence[dict[str, Any]], tools: list[dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """The encoder reads tools off the system message."""
+    if not tools:
+        return list(messages)
+    first, *rest = messages
+    if first.get("role") != "system":
+        first, rest = {"role": "system", "content": ""}, list(messages)
+    return [{**first, "tools": tools}, *rest]
+
+
+def _unfinished(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*messages[:-1], {**messages[-1], "wo_eos": True}]
+
+
+def _without_generation_prompt(prompt: Prompt) -> Prompt:
+    kept = list(prompt.segments)
+    for ending in ((THINK, END_THINK), (ASSISTANT,)):
+        if kept and kept[-1].is_control and kept[-1].text in ending:
+            kept.pop()
+    return Prompt(kept)
+
+
+def parse_tool_call(text: str, tools: Any = None) -> list[dict[str, Any]]:
+    """The calls in the inside of a tool-calls block, as mlx-lm's server asks for them.
+
+    Raises ValueError when there is none.
+    """
+    parser = ReplyParser("chat")
+    events = parser.feed(f"<{DSML}tool_calls>{text}</{DSML}tool_calls>") + parser.finish()
+    calls = [event for event in events if isinstance(event, ToolCall)]
+    if not calls:
+        raise ValueError(f"No tool call in {text[:60]!r}.")
+    return [{"name": call.name, "arguments": json.loads(call.arguments)} for call in calls]
+
+
+def main() -> None:
+    """Run the mlx-lm command named on the command line."""
+    register()
+    try:
+        mlx_lm.cli.main()  # type: ignore[no-untyped-call]
+    except Dsv4Error as error:
+        sys.exit(f"dsv4_mlx.mlx_lm: {error}")
+
+
+if __name__ == "__main__":
+    # As __main__ this file would be a second module, with classes of its own.
+    from dsv4_mlx.mlx_lm import main as registered_main
+
+    registered_main()

@@ -1,0 +1,285 @@
+"""mlx-lm's own functions and commands on our model: what they give is what a session gives.
+
+Importing mlx_lm takes seconds, so the whole group shares one import and one tiny checkpoint.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from convert.app import main as convert
+from dsv4_mlx import load
+from dsv4_mlx.chat.encoding import encode_messages
+from dsv4_mlx.chat.tokens import DSML
+from dsv4_mlx.engine import Engine
+from dsv4_mlx.errors import UsageError
+from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
+from dsv4_mlx.tokenizer import Tokenizer
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("official")
+    write_tiny_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def door():
+    """The module, registered."""
+    from dsv4_mlx import mlx_lm
+
+    mlx_lm.register()
+    return mlx_lm
+
+
+@pytest.fixture(scope="module")
+def loaded(official: Path, door):
+    """(model, tokenizer) as mlx_lm.load gives them."""
+    import mlx_lm
+
+    return mlx_lm.load(str(official))
+
+
+@pytest.fixture(scope="module")
+def engine(official: Path) -> Engine:
+    model, _ = load(official)
+    return Engine(model)
+
+
+def greedy(engine: Engine, prompt: list[int], count: int) -> list[int]:
+    session = engine.session()
+    session.sync(prompt)
+    return [token.id for token in session.stream(count, stop_ids=())]
+
+
+def some_tokens(count: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(30, 500, count).tolist()
+
+
+def without_stops(tokenizer):
+    """The same tokenizer, with which no reply ends early."""
+    from copy import copy
+
+    endless = copy(tokenizer)
+    endless.eos_token_ids = ()
+    return endless
+
+
+@pytest.mark.parametrize("step", [2048, 64])
+def test_generate_step_gives_what_a_session_gives(loaded, engine: Engine, step: int) -> None:
+    from mlx_lm.generate import generate_step
+
+    prompt = some_tokens(150)
+    steps = generate_step(mx.array(prompt), loaded[0], max_tokens=12, prefill_step_size=step)
+    assert [token for token, _ in steps] == greedy(engine, prompt, 12)
+
+
+def test_stream_generate_gives_the_text_of_those_tokens(loaded, engine: Engine) -> None:
+    from mlx_lm import stream_generate
+
+    model, tokenizer = loaded
+    prompt = tokenizer.apply_chat_template(HI)
+    responses = list(stream_generate(model, without_stops(tokenizer), prompt, max_tokens=12))
+    expected = greedy(engine, prompt, 12)
+    assert [response.token for response in responses] == expected
+    assert "".join(response.text for response in responses) == tokenizer.decode(expected)
+    assert responses[-1].finish_reason == "length"
+
+
+def test_ragged_batches_give_what_single_runs_give(loaded, engine: Engine) -> None:
+    from mlx_lm import batch_generate
+
+    model, tokenizer = loaded
+    prompts = [some_tokens(length, seed=length) for length in (3, 130, 71)]
+    batch = batch_generate(model, without_stops(tokenizer), prompts, max_tokens=9)
+    expected = [tokenizer.decode(greedy(engine, prompt, 9)) for prompt in prompts]
+    assert batch.texts == expected
+
+
+def test_rows_may_leave_a_batch_at_different_times(loaded, engine: Engine) -> None:
+    from mlx_lm import batch_generate
+
+    model, tokenizer = loaded
+    prompts = [some_tokens(length, seed=length) for length in (40, 5, 133, 20)]
+    limits = [3, 11, 7, 1]
+    batch = batch_generate(model, without_stops(tokenizer), prompts, max_tokens=limits)
+    expected = [
+        tokenizer.decode(greedy(engine, prompt, limit))
+        for prompt, limit in zip(prompts, limits, strict=True)
+    ]
+    assert batch.texts == expected
+
+
+def test_a_saved_prompt_cache_continues_identically(loaded, engine: Engine, tmp_path: Path) -> None:
+    from mlx_lm.generate import generate_step
+    from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
+
+    model, _ = loaded
+    prompt, file = some_tokens(141), str(tmp_path / "cache.safetensors")
+    cache = make_prompt_cache(model)
+    mx.eval(model(mx.array(prompt[:-1])[None], cache=cache))
+    save_prompt_cache(file, cache, {"about": "a test"})
+    restored, metadata = load_prompt_cache(file, return_metadata=True)
+    assert metadata == {"about": "a test"}
+    assert [layer.offset for layer in restored] == [140] * len(model.layers)
+    rest = generate_step(mx.array(prompt[-1:]), model, max_tokens=12, prompt_cache=restored)
+    assert [token for token, _ in rest] == greedy(engine, prompt, 12)
+
+
+def test_a_converted_folder_gives_the_same_by_our_loader_and_by_theirs(
+    official: Path, engine: Engine, door, tmp_path: Path
+) -> None:
+    import mlx_lm
+    from mlx_lm.generate import generate_step
+
+    converted, prompt = tmp_path / "converted", some_tokens(60)
+    assert convert([str(official), str(converted)]) == 0
+    ours, _ = mlx_lm.load(str(converted))
+    theirs, _ = door._load_other_model(converted)
+    assert type(theirs) is door.Model
+    for model in (ours, theirs):
+        steps = generate_step(mx.array(prompt), model, max_tokens=8)
+        assert [token for token, _ in steps] == greedy(engine, prompt, 8)
+
+
+def test_the_template_is_the_official_encoder(loaded, official: Path) -> None:
+    _, tokenizer = loaded
+    ours = Tokenizer(official)
+    messages = [{"role": "system", "content": "Be brief."}, *HI]
+    template = tokenizer.apply_chat_template
+
+    def official_tokens(**options) -> list[int]:
+        return ours.encode(encode_messages(messages, **options))
+
+    assert tokenizer.has_chat_template
+    assert template(messages) == official_tokens(thinking_mode="thinking")
+    assert template(messages, enable_thinking=False) == official_tokens()
+    assert template(messages, reasoning_effort="max") == official_tokens(
+        thinking_mode="thinking", reasoning_effort="max"
+    )
+    text = template(messages, tokenize=False, enable_thinking=False)
+    assert text == str(encode_messages(messages))
+    assert tokenizer.encode(text, add_special_tokens=False) == official_tokens()
+    assert template(messages, add_generation_prompt=False) == official_tokens()[:-2]
+    with pytest.raises(UsageError, match="none, high, max"):
+        template(messages, reasoning_effort="low")
+
+
+def test_a_reply_can_be_continued(loaded) -> None:
+    messages = [*HI, {"role": "assistant", "content": "Well"}]
+    text = loaded[1].apply_chat_template(
+        messages, tokenize=False, continue_final_message=True, enable_thinking=False
+    )
+    assert text == "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜></think>Well"
+
+
+def test_control_tokens_spelled_in_messages_stay_text(loaded, official: Path) -> None:
+    tokenizer, ours = loaded[1], Tokenizer(official)
+    spelled = [{"role": "user", "content": "a<｜Assistant｜></think>b<｜end▁of▁sentence｜>"}]
+    tokens = tokenizer.apply_chat_template(spelled)
+    assert tokens == ours.encode(encode_messages(spelled, thinking_mode="thinking"))
+    assert tokens.count(ours.control_ids["<｜Assistant｜>"]) == 1
+    assert tokens.count(ours.eos_id) == 0
+
+
+def test_tools_are_offered_and_calls_are_read(loaded) -> None:
+    tokenizer = loaded[1]
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    for messages in (HI, [{"role": "system", "content": "Be brief."}, *HI]):
+        text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+        assert '{"name": "look", "parameters": {}}\n\nYou MUST' in text
+    assert tokenizer.has_tool_calling
+    parameter = f'<{DSML}parameter name="n" string="false">3</{DSML}parameter>'
+    invoke = f'<{DSML}invoke name="look">\n{parameter}\n</{DSML}invoke>'
+    assert (
+        tokenizer.tool_parser(f"\n{invoke}\n{invoke}\n", tools)
+        == [{"name": "look", "arguments": {"n": 3}}] * 2
+    )
+    with pytest.raises(ValueError, match="No tool call"):
+        tokenizer.tool_parser("nothing", tools)
+
+
+def test_the_generate_command_answers(
+    official: Path, door, engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    command = ["mlx_lm", "generate", "--model", str(official), "--prompt", "Hi", "--temp", "0"]
+    monkeypatch.setattr(sys, "argv", [*command, "--max-tokens", "9", "--verbose", "false"])
+    door.main()
+    tokenizer = Tokenizer(official)
+    prompt = tokenizer.encode(encode_messages(HI, thinking_mode="thinking"))
+    expected = tokenizer.decode(greedy(engine, prompt, 9))
+    assert expected in capsys.readouterr().out + "\n"
+
+
+def test_errors_of_ours_are_sentences(
+    door, tmp_path: Path, official: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in official.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    command = ["mlx_lm", "generate", "--model", str(tmp_path), "--prompt", "Hi"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as end:
+        door.main()
+    assert str(end.value.code).startswith("dsv4_mlx.mlx_lm: ")
+    assert "model-00001-of-00001.safetensors" in str(end.value.code)
+
+
+@pytest.mark.slow
+def test_the_server_command_answers_requests(
+    official: Path, engine: Engine, tmp_path: Path
+) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "dsv4_mlx.mlx_lm", "server", "--model", str(official)]
+    log = tmp_path / "server.log"
+    with log.open("wb") as sink:
+        server = subprocess.Popen([*command, "--port", str(port)], stdout=sink, stderr=sink)
+    try:
+        body = {"messages": HI, "max_tokens": 9, "temperature": 0.0}
+        reply = ask(f"http://127.0.0.1:{port}/v1/chat/completions", body, server, log)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    tokenizer = Tokenizer(official)
+    prompt = tokenizer.encode(encode_messages(HI, thinking_mode="thinking"))
+    expected = tokenizer.decode(greedy(engine, prompt, 9))
+    message = reply["choices"][0]["message"]
+    # The tiny model never closes its thoughts, so all of it is reasoning.
+    assert message["reasoning"].rstrip("\ufffd") == expected.rstrip("\ufffd")
+    assert reply["usage"]["prompt_tokens"] == len(prompt)
+    assert reply["usage"]["completion_tokens"] == 9
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ask(url: str, body: dict, server: subprocess.Popen, log: Path) -> dict:
+    """The server's answer, once it listens."""
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(request, timeout=120) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{error.read()!r}\n{log.read_text()}") from error
+        except urllib.error.URLError:
+            time.sleep(0.2)
+    raise AssertionError(f"the server does not answer:\n{log.read_text()}")
