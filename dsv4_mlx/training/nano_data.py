@@ -31,6 +31,32 @@ QUESTION_WORDS = re.compile(
     r"were|has|have|by|under|with|in|from|on)\b",
     re.IGNORECASE,
 )
+# Other ways to ask the same; "{}" is what the pattern's group matched.
+FRAMES = (
+    (r"How (?:do|can) I (.+)", (
+        "How could I {}", "How would I {}", "How should I {}", "What is the way to {}",
+        "I want to {}", "I would like to {}", "I need to {}", "Show me how to {}",
+        "Tell me how to {}", "Can you tell me how to {}", "Please explain how to {}",
+        "Is there a way to {}", "Is it possible to {}", "What must I do to {}",
+        "What do I have to type to {}", "How to {}", "How does one {}",
+    )),
+    (r"What does (.+) do", (
+        "What is {} for", "What is the effect of {}", "Tell me what {} does", "Explain {}",
+        "What is {} good for", "What happens with {}", "Why would I use {}",
+    )),
+    (r"What is (.+)", (
+        "What exactly is {}", "What's {}", "Tell me what {} is", "Can you tell me what {} is",
+        "I do not know what {} is", "I want to know what {} is", "Do you know what {} is",
+    )),
+    (r"(?:Which|What) command (.+)", (
+        "What is the command that {}", "Tell me the command that {}", "Name the command that {}",
+        "Is there a command that {}", "Which instruction {}", "I need the command that {}",
+    )),
+    (r"(?:Which|What) option (.+)", (
+        "What is the option that {}", "Is there an option that {}", "Which flag {}",
+        "Which switch {}", "Tell me the option that {}", "Which argument {}",
+    )),
+)  # fmt: skip
 OPENINGS = ("Please: ", "Hi, ", "Hello, ", "nano, ", "So, ", "And ", "One question: ", "Okay, ",
             "Excuse me, ", "Tell me, ", "Well, ", "Hey nano, ")  # fmt: skip
 
@@ -97,14 +123,40 @@ def wording(pattern: str, rng: random.Random) -> str:
 
 def said(text: str, rng: random.Random) -> str:
     """The wording as a person may type it: case, punctuation, an opening, a slip of the fingers."""
+    if rng.random() < 0.35:
+        other = reframed(text, rng)
+        text = text if is_held_out(other) else other
     if rng.random() < 0.15:
         opening = rng.choice(OPENINGS)
-        text = opening + (text if text.startswith("I ") else text[0].lower() + text[1:])
+        text = opening + (text if text[:2] in ("I ", "V4") else text[0].lower() + text[1:])
     if rng.random() < 0.06:
         text = slip(text, rng)
     asks = QUESTION_WORDS.search(" ".join(text.split()[:3])) is not None
     text += rng.choices(("?", "", "."), (6, 3, 0) if asks else (0, 6, 4))[0]
     return text.lower() if rng.random() < 0.2 else text
+
+
+def reframed(text: str, rng: random.Random) -> str:
+    """The same question in another frame, where one of `FRAMES` fits."""
+    for pattern, frames in FRAMES:
+        match = re.fullmatch(pattern, text)
+        if match:
+            return rng.choice(frames).format(match[1])
+    return text
+
+
+def is_held_out(text: str) -> bool:
+    """Whether the wording, however it is written, belongs to the evaluation."""
+    return _plain(text) in _held_out_wordings()
+
+
+@lru_cache(maxsize=1)
+def _held_out_wordings() -> frozenset[str]:
+    return frozenset(_plain(text) for fact in facts() for text in fact.held_out)
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"[\w/-]+", text.lower()))
 
 
 def slip(text: str, rng: random.Random) -> str:

@@ -36,6 +36,16 @@ def test_held_out_wordings_are_never_trained():
     assert not [text for text in held_out if text.lower() in trained]
 
 
+def test_reframing_never_gives_a_held_out_wording():
+    rng = random.Random(3)
+    fact = next(fact for fact in nano_data.facts() if fact.id == "mhc")
+    said = [nano_data.fact_turn(fact, rng).question for _ in range(500)]
+    assert len(set(said)) > 200
+    assert not any(map(nano_data.is_held_out, said))
+    assert nano_data.is_held_out("could you describe the HYPER-CONNECTIONS?")
+    assert nano_data.reframed("How do I leave", rng) != "How do I leave"
+
+
 def test_no_wording_has_two_answers():
     seen: dict[str, str] = {}
     for fact in nano_data.facts():
