@@ -33,8 +33,10 @@ class Tokenizer:
         path = Path(folder) / "tokenizer.json"
         content = _read(path)
         added = content.get("added_tokens") or []
-        self._added = {token["content"]: token["id"] for token in added}
-        self._added_bytes = {index: text.encode() for text, index in self._added.items()}
+        self._added: dict[str, int] = {token["content"]: token["id"] for token in added}
+        self._added_bytes: dict[int, bytes] = {
+            index: text.encode() for text, index in self._added.items()
+        }
         self._special_ids = {token["id"] for token in added if token.get("special")}
         self._text = _plain_tokenizer(content, path)
         self.control_ids = self._controls(path)
@@ -63,7 +65,7 @@ class Tokenizer:
     @cached_property
     def vocab_size(self) -> int:
         """One more than the highest id that has a text; a model may have more rows."""
-        highest = max(self._text.get_vocab(with_added_tokens=False).values(), default=-1)
+        highest: int = max(self._text.get_vocab().values(), default=-1)
         return max(highest, *self._added.values()) + 1
 
     def encode(self, prompt: str | Prompt) -> list[int]:

@@ -157,23 +157,23 @@ class _Reader:
             raise ChatError(f"{self.where} needs a role, got {role!r}; name one, such as 'user'.")
         if role == "user":
             # As in the release, a user turn keeps no tools and no response format.
-            return Message("user", blocks=self._user_blocks(), task=self.raw.get("task"))
+            return Message("user", blocks=self._user_blocks(), task=self._task())
         if role == "tool":
-            result = ToolResult(self._string("tool_call_id"), self._formatted_content())
+            result = ToolResult(self._string("tool_call_id"), self._tool_content())
             return Message("user", blocks=(result,))
         return self._other(role)
 
     def _other(self, role: str) -> Message:
-        # The release formats a missing reminder, like a missing tool result, as the word None.
-        formatted = role == "latest_reminder"
+        content = self._content()
         return Message(
             role,
-            content=self._formatted_content() if formatted else self._content(),
+            # As the release does, a reminder without content is written as the word None.
+            content=str(content) if role == "latest_reminder" else content,
             reasoning=self._string("reasoning_content"),
             tool_calls=tuple(self._tool_calls()),
             tools=tuple(self._tools()),
             response_format=self.raw.get("response_format"),
-            task=self.raw.get("task"),
+            task=self._task(),
             wo_eos=bool(self.raw.get("wo_eos", False)),
         )
 
@@ -192,9 +192,12 @@ class _Reader:
             f"{self.where}: content must be a string or a list of parts, got {_kind(content)}."
         )
 
-    def _formatted_content(self) -> str:
-        content = self._content()
-        return str(content) if "content" in self.raw else ""
+    def _tool_content(self) -> str:
+        """A result that is null is written as the word None, as the release does."""
+        return str(self._content()) if "content" in self.raw else ""
+
+    def _task(self) -> str | None:
+        return None if self.raw.get("task") is None else self._string("task")
 
     def _parts(self, parts: Sequence[Any]) -> list[str]:
         if not all(isinstance(part, Mapping) for part in parts):

@@ -29,7 +29,7 @@ def parse_strict(text: str, thinking_mode: ThinkingMode) -> AssistantDict:
         reasoning = reader.until(END_THINK, _BLOCK)
         _expect(reader.stop == END_THINK, f"{END_THINK} after the reasoning", reader.rest())
     content = reader.until(EOS, _BLOCK)
-    _expect(reader.stop is not None, f"{EOS} at the end", "none")
+    _expect(reader.stop is not None, f"{EOS} at the end", "")
     calls: list[ToolCall] = []
     if reader.stop == _BLOCK:
         calls = _block(reader)
@@ -37,7 +37,7 @@ def parse_strict(text: str, thinking_mode: ThinkingMode) -> AssistantDict:
         _expect(not after, f"nothing between the tool calls and {EOS}", after)
     _expect(reader.at_end, f"nothing after {EOS}", reader.rest())
     for token in _FORBIDDEN:
-        _expect(token not in content + "\0" + reasoning, f"no {token} in the text", "one")
+        _expect(token not in content + "\0" + reasoning, f"no {token} in its text", token)
     return {
         "role": "assistant",
         "content": content,
@@ -78,7 +78,7 @@ def _block(reader: _Reader) -> list[ToolCall]:
         _expect(separator == ">\n", "a line end between tool calls", separator)
         if reader.stop == _BLOCK_END:
             break
-        _expect(reader.stop is not None, f"{_INVOKE} or {_BLOCK_END}", "the end of the reply")
+        _expect(reader.stop is not None, f"{_INVOKE} or {_BLOCK_END}", "")
         calls.append(_call(reader))
     return calls
 
@@ -91,7 +91,7 @@ def _call(reader: _Reader) -> ToolCall:
     arguments: dict[str, str] = {}
     while reader.stop == _PARAMETER:
         key, value = _parameter(reader.until(_PARAMETER_END))
-        _expect(key not in arguments, f"every parameter of {name[1]} once", f"{key} twice")
+        _expect(key not in arguments, f"every parameter of {name[1]} once", key)
         arguments[key] = value
         separator = reader.until(_PARAMETER, _INVOKE_END)
         _expect(separator == ">\n", "a line end between parameters", separator)
@@ -118,6 +118,5 @@ def _expect(is_met: bool, expected: str, found: str) -> None:
 
 
 def _refusal(expected: str, found: str) -> ChatError:
-    return ChatError(
-        f"The reply should have {expected}, found {found[:60]!r}; parse it without strict."
-    )
+    shown = repr(found[:60]) if found else "nothing"
+    return ChatError(f"The reply should have {expected}, found {shown}; parse it without strict.")
