@@ -16,8 +16,8 @@ from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.errors import BackendError, CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.parameters import Parameter, ParameterPlan, plan_parameters
-from dsv4_mlx.quantization import GROUP, PACKINGS, Storage, dequantize_blocks
+from dsv4_mlx.parameters import Parameter, ParameterPlan, Part, plan_parameters
+from dsv4_mlx.quantization import GROUP, PACKINGS, SCALE_BYTES, Storage, dequantize_blocks
 from dsv4_mlx.safetensors_files import TensorEntry
 from dsv4_mlx.scales import packed_scales, row_scales
 from metal_kernels.backend import MissingBackend, resolve
@@ -99,7 +99,7 @@ def read_weights(
         elif parameter.storage is Storage.BLOCK_FP8:
             array = _multiplied_out(reader, parameter, dtype)
         else:
-            yield f"{parameter.module}.scales", _packed_scales(parameter)
+            yield f"{parameter.module}.scales", _packed_scales(reader, parameter)
             array = _packed_codes(reader, parameter)
         mx.eval(array)
         yield parameter.name, array
@@ -151,10 +151,22 @@ def _packed_codes(reader: _Reader, parameter: Parameter) -> mx.array:
     return _stacked(pieces, parameter, parameter.shape[-1] // per_word, mx.uint32)
 
 
-def _packed_scales(parameter: Parameter) -> mx.array:
-    """uint8 e8m0 [..., out, in / 32]."""
-    pieces = (mx.array(packed_scales(part, parameter.storage)) for part in parameter.parts)
-    return _stacked(pieces, parameter, parameter.shape[-1] // GROUP, mx.uint8)
+def _packed_scales(reader: _Reader, parameter: Parameter) -> mx.array:
+    """uint8 e8m0 [..., out, in / 32], each in the range where MLX is exact."""
+    pieces = (_scale_bytes(reader, part, parameter.storage) for part in parameter.parts)
+    scales = _stacked(pieces, parameter, parameter.shape[-1] // GROUP, mx.uint8)
+    low, high = SCALE_BYTES[parameter.storage]
+    if scales.min().item() < low or scales.max().item() > high:
+        for part in parameter.parts:
+            packed_scales(part, parameter.storage)  # the one at fault raises with its name
+    return scales
+
+
+def _scale_bytes(reader: _Reader, part: Part, storage: Storage) -> mx.array:
+    """Scales stored as MLX wants them are read fast, the few others spread over their rows."""
+    if part.scales is None or part.scales_are_per_block:
+        return mx.array(packed_scales(part, storage))
+    return reader(part.scales)
 
 
 def _multiplied_out(reader: _Reader, parameter: Parameter, dtype: mx.Dtype) -> mx.array:

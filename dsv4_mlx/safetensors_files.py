@@ -122,7 +122,7 @@ def _parse_header(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, obje
         )
     try:
         header = json.loads(file.read(length), object_pairs_hook=_unique_keys)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path.name} has an unreadable header ({error}); download it again."
         ) from error
@@ -153,7 +153,7 @@ def _entry(path: Path, data_start: int, name: str, value: object) -> TensorEntry
         raise CheckpointError(
             f"{path.name}: the header entry of {name} is malformed; download the file again."
         ) from error
-    if dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise CheckpointError(
             f"{path.name}: {name} has dtype {dtype}, which no V4 release uses; "
             "use the official files."

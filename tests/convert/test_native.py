@@ -156,17 +156,19 @@ class Killed(Exception):
     """Stands for a signal in the middle of the work."""
 
 
-@pytest.mark.parametrize("step", range(6))
-def test_killed_half_way_leaves_no_finished_folder(tmp_path, monkeypatch, step):
-    """Stop before the step-th file gets its final name: shards, index, config, summary."""
+@pytest.mark.parametrize(
+    "moment",
+    ["model-00001-of-", "model-00003-of-", "model.safetensors.index", "config.", "conversion."],
+)
+def test_killed_half_way_leaves_no_finished_folder(tmp_path, monkeypatch, moment):
+    """Stop just before a file gets its final name."""
     source = small(tmp_path / "source")
-    renames = iter(range(100))
     replace = writer.os.replace
 
-    def stop_or_replace(*paths):
-        if next(renames) == step:
+    def stop_or_replace(temporary, final):
+        if Path(final).name.startswith(moment):
             raise Killed
-        replace(*paths)
+        replace(temporary, final)
 
     monkeypatch.setattr("os.replace", stop_or_replace)
     with pytest.raises(Killed):
