@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from io import TextIOWrapper
 from typing import TextIO
 
 from dsv4_mlx.errors import UsageError
@@ -27,19 +28,32 @@ def _is_terminal(stream: TextIO) -> bool:
     return not stream.closed and stream.isatty()
 
 
+def _process_output(stream: TextIO | None) -> TextIO:
+    """A stream of this process that takes any text; a closed one takes it nowhere."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?"
+    return stream
+
+
+def _process_input(stream: TextIO | None) -> TextIO:
+    return open(os.devnull, encoding="utf-8") if stream is None else stream
+
+
 @dataclass
 class Environment:
     """Streams and variables of one run; every attribute can be replaced."""
 
-    stdin: TextIO = field(default_factory=lambda: sys.stdin)
-    stdout: TextIO = field(default_factory=lambda: sys.stdout)
-    stderr: TextIO = field(default_factory=lambda: sys.stderr)
+    stdin: TextIO = field(default_factory=lambda: _process_input(sys.stdin))
+    stdout: TextIO = field(default_factory=lambda: _process_output(sys.stdout))
+    stderr: TextIO = field(default_factory=lambda: _process_output(sys.stderr))
     variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     @property
     def reads_terminal(self) -> bool:
         """A person types on stdin."""
-        return self.stdin is not None and _is_terminal(self.stdin)
+        return _is_terminal(self.stdin)
 
     @property
     def errors_terminal(self) -> bool:
@@ -66,8 +80,6 @@ class Environment:
 
         Raises UsageError for bytes that are not UTF-8.
         """
-        if self.stdin is None or self.stdin.closed:
-            return ""
         binary = getattr(self.stdin, "buffer", None)
         if binary is None:
             return self.stdin.read()

@@ -10,7 +10,7 @@ and, with it, transformers: that takes seconds, so nothing else waits for it.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ from dsv4_mlx.tokenizer import Tokenizer
 MODEL_TYPE = "deepseek_v4"
 
 # What mlx-lm calls when the folder is not one of ours; kept from before `register`.
-_load_other_model = mlx_lm.utils.load_model
-_load_other_tokenizer = mlx_lm.utils.load_tokenizer
+_load_other_model: Callable[..., Any] = mlx_lm.utils.load_model
+_load_other_tokenizer: Callable[..., Any] = mlx_lm.utils.load_tokenizer
+_folder_of_repository: Callable[..., Path] = mlx_lm.utils.hf_repo_to_path
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,10 @@ def load_model(
     """mlx-lm's function of this name; official and converted folders of V4 go through ours."""
     config = mlx_lm.utils.load_config(Path(model_path))
     if config.get("model_type") != MODEL_TYPE:
-        return _load_other_model(model_path, lazy, strict, model_config, **options)
+        other: tuple[Any, dict[str, Any]] = _load_other_model(
+            model_path, lazy, strict, model_config, **options
+        )
+        return other
     if (model_config or {}).get("quantize_activations"):
         raise UsageError("DeepSeek-V4 runs with its activations unquantized; leave that option.")
     loaded = loading.load_model(
@@ -91,7 +95,7 @@ def load_model(
         numerics=Numerics.OFFICIAL,
         backend="auto",
     )
-    loaded.eval()  # type: ignore[no-untyped-call]
+    loaded.eval()
     return loaded, config | (model_config or {})
 
 
@@ -101,6 +105,8 @@ def load_tokenizer(
     """mlx-lm's function of this name; for folders of V4 the official encoder is the template."""
     wrapper: TokenizerWrapper = _load_other_tokenizer(model_path, tokenizer_config_extra, **options)
     folder = Path(model_path)
+    if not folder.is_dir():  # the name of a repository, downloaded by now
+        folder = _folder_of_repository(model_path)
     if mlx_lm.utils.load_config(folder).get("model_type") != MODEL_TYPE:
         return wrapper
     return ChatTokenizer(wrapper, Tokenizer(folder), detect_effort_table(folder))
