@@ -32,7 +32,7 @@ class Tokenizer:
     def __init__(self, folder: str | Path) -> None:
         path = Path(folder) / "tokenizer.json"
         content = _read(path)
-        added = content.get("added_tokens") or []
+        added = _added_tokens(content, path)
         self._added: dict[str, int] = {token["content"]: token["id"] for token in added}
         self._added_bytes: dict[int, bytes] = {
             index: text.encode() for text, index in self._added.items()
@@ -44,7 +44,7 @@ class Tokenizer:
     def _controls(self, path: Path) -> dict[str, int]:
         """The added tokens that ordinary text cannot produce."""
         controls = {
-            text: index for text, index in self._added.items() if index not in self._text_ids(text)
+            text: index for text, index in self._added.items() if not self._is_text(text, index)
         }
         missing = [token for token in REQUIRED if token not in controls]
         if missing:
@@ -53,6 +53,10 @@ class Tokenizer:
                 "added tokens; use the tokenizer of a DeepSeek-V4 release."
             )
         return controls
+
+    def _is_text(self, text: str, index: int) -> bool:
+        in_vocabulary = self._text.id_to_token(index) is not None
+        return in_vocabulary and index in self._text_ids(text)
 
     @property
     def bos_id(self) -> int:
@@ -161,6 +165,21 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is no byte-level tokenizer; use the tokenizer of a DeepSeek-V4 release."
         )
     return content
+
+
+def _added_tokens(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    added = content.get("added_tokens", [])
+    if isinstance(added, list) and all(map(_is_added_token, added)):
+        return added
+    raise CheckpointError(
+        f"{path} is damaged: every added token needs an id and a content; download it again."
+    )
+
+
+def _is_added_token(token: object) -> bool:
+    if not isinstance(token, dict):
+        return False
+    return isinstance(token.get("id"), int) and isinstance(token.get("content"), str)
 
 
 def _plain_tokenizer(content: Mapping[str, Any], path: Path) -> tokenizers.Tokenizer:

@@ -185,6 +185,22 @@ def test_folder_without_a_tokenizer_is_refused(tmp_path, content, named):
         Tokenizer(tmp_path)
 
 
+def test_added_token_that_text_produces_is_no_control_token(folder, tokenizer, tmp_path):
+    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    (index,) = tokenizer.encode("a")
+    change(folder, tmp_path, added_tokens=[*added, {**added[-1], "id": index, "content": "a"}])
+    changed = Tokenizer(tmp_path)
+    assert changed.control_ids == tokenizer.control_ids
+    assert changed.decode(changed.encode("a")) == "a"
+
+
+@pytest.mark.parametrize("added", [{}, ["<think>"], [{"content": "<think>"}], [{"id": 1}]])
+def test_damaged_added_tokens_are_refused(folder, tmp_path, added):
+    change(folder, tmp_path, added_tokens=added)
+    with pytest.raises(CheckpointError, match="added token"):
+        Tokenizer(tmp_path)
+
+
 def test_damaged_model_is_refused(folder, tmp_path):
     change(folder, tmp_path, model={"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]})
     with pytest.raises(CheckpointError, match="damaged"):
