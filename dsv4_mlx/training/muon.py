@@ -55,7 +55,7 @@ class Muon:
 
     def update(self, parameters: Parameters, gradients: Parameters, lr: float) -> Parameters:
         """New parameters; equal shapes are orthogonalised together."""
-        by_shape: dict[tuple[int, int], list[tuple[str, mx.array]]] = {}
+        by_shape: dict[tuple[int, ...], list[tuple[str, mx.array]]] = {}
         for name, gradient in gradients.items():
             velocity = self.state.get(name, mx.zeros_like(gradient)) * self.momentum + gradient
             self.state[name] = velocity
@@ -64,7 +64,7 @@ class Muon:
         directions = {}
         for shape, members in by_shape.items():
             stack = mx.concatenate([matrix for _, matrix in members])
-            stack = newton_schulz(stack) * update_scale(*shape, self.gamma)
+            stack = newton_schulz(stack) * update_scale(shape[0], shape[1], self.gamma)
             start = 0
             for name, matrix in members:
                 directions[name] = stack[start : start + len(matrix)]

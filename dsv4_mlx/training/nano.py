@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     # Before anything imports mlx: with the BLAS it brings on Linux this would take days.
-    from dsv4_mlx import blas
+    from dsv4_mlx.blas import ensure_fast_blas
 
-    blas.ensure_fast_blas()
+    ensure_fast_blas()
     if options.evaluate:
         evaluate(options.out)
         return

@@ -23,7 +23,7 @@ def initial_parameters(config: DeepseekV4Config, seed: int) -> Parameters:
 def _values(
     config: DeepseekV4Config, name: str, shape: tuple[int, ...], rng: np.random.Generator
 ) -> np.ndarray:
-    normal = rng.standard_normal(shape).astype(np.float32)
+    normal: np.ndarray = rng.standard_normal(shape).astype(np.float32)
     if name.endswith("norm.weight"):
         return np.ones(shape, np.float32)
     if name.endswith(("hc.base", "hc_base")):
@@ -34,7 +34,8 @@ def _values(
         return np.zeros(shape, np.float32)
     if name.endswith("embed_tokens.weight"):
         return normal
-    return normal * shape[-1] ** -0.5 * (0.5 if name.endswith("lm_head.weight") else 1.0)
+    gain = 0.5 if name.endswith("lm_head.weight") else 1.0
+    return normal * np.float32(gain * shape[-1] ** -0.5)
 
 
 def _hyper_connection_base(streams: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -51,7 +51,8 @@ def rounded(parameters: Parameters, dtypes: dict[str, str]) -> Parameters:
     """Every parameter with the values its stored form will have, float32."""
     rounding = {"F8_E4M3": _round_fp8, "I8": _round_fp4, "BF16": round_bf16}
     return {
-        name: rounding.get(dtypes[name], lambda x: x)(value) for name, value in parameters.items()
+        name: rounding[dtypes[name]](value) if dtypes[name] in rounding else value
+        for name, value in parameters.items()
     }
 
 
@@ -77,7 +78,7 @@ def _round_fp8(weight: mx.array) -> mx.array:
 
 
 def _round_fp4(weight: mx.array) -> mx.array:
-    codes, scales = mx.quantize(weight, mode="mxfp4")
+    codes, scales, *_ = mx.quantize(weight, mode="mxfp4")
     return mx.dequantize(codes, scales, mode="mxfp4", dtype=mx.float32)
 
 
@@ -141,7 +142,7 @@ def _store_fp8(weight: mx.array) -> tuple[np.ndarray, np.ndarray]:
 
 def _store_fp4(weight: mx.array) -> tuple[np.ndarray, np.ndarray]:
     """Even inputs lie in the low nibble, as MLX packs them; only the view differs."""
-    codes, scales = mx.quantize(weight, mode="mxfp4")
+    codes, scales, *_ = mx.quantize(weight, mode="mxfp4")
     return np.array(codes).view(np.int8), np.array(scales)
 
 

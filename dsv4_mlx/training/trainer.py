@@ -84,7 +84,7 @@ class Trainer:
         self.parameters |= updated
         mx.eval(self.parameters, self.muon.state, self.adamw.state)
         self.steps += 1
-        return float(loss.item()), extras
+        return cast(float, loss.item()), extras
 
     def save(self, path: Path) -> None:
         """Everything needed to continue, in one file that is whole or absent."""
