@@ -1,0 +1,196 @@
+"""Every kernel's result in float64 numpy, from the oracle's functions: nothing of ours computes.
+
+Where a kernel rounds, a number that lies next to the middle of two grid points may go either way in
+float32. `Rounding(nudge)` moves every number by a relative 3e-6 before it is rounded, so comparing
+nudges of -1, 0 and 1 shows which results such a decision could change.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from tests.oracle import v4_numpy as v4
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The oracle's roundings, of numbers moved by `nudge` times three millionths."""
+
+    nudge: int = 0
+
+    def bf16(self, x: np.ndarray) -> np.ndarray:
+        return v4.round_bf16(x * (1 + 3e-6 * self.nudge))
+
+    def kv(self, x: np.ndarray, rope_dims: int) -> np.ndarray:
+        """bf16 everywhere, then FP8 by 64 channels on all but the rotated dims."""
+        x, nope = self.bf16(x), x.shape[-1] - rope_dims
+        return np.concatenate([v4.fp8_roundtrip(x[..., :nope], 64), x[..., nope:]], axis=-1)
+
+    def index(self, x: np.ndarray) -> np.ndarray:
+        return v4.fp4_roundtrip(self.bf16(v4.hadamard(self.bf16(x))), 32)
+
+
+def float64(arguments: Arguments) -> Arguments:
+    """Arrays as float64 (integers as int64) numpy, everything else as it is."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, mx.array):
+            return value
+        return np.array(value, np.int64 if value.dtype in (mx.int32, mx.uint32) else np.float64)
+
+    return {name: convert(value) for name, value in arguments.items()}
+
+
+def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, inverse: bool = False) -> np.ndarray:
+    """Complex product on adjacent pairs of the last dims; cos and sin need not be of an angle."""
+    nope = x.shape[-1] - 2 * cos.shape[-1]
+    pairs = x[..., nope::2] + 1j * x[..., nope + 1 :: 2]
+    turned = pairs * (cos + (-1j if inverse else 1j) * sin)
+    tail = np.stack([turned.real, turned.imag], axis=-1).reshape(x[..., nope:].shape)
+    return np.concatenate([x[..., :nope], tail], axis=-1)
+
+
+def hc_pre(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    B, S, N, D = a["streams"].shape
+    streams = a["streams"].reshape(B * S, N, D)
+    mixes = v4._normalised_projection(streams, a["fn"], a["norm_eps"])
+    pre, post, comb = v4.sinkhorn_split(
+        mixes, a["scale"], a["base"], streams=N, iterations=a["iters"], eps=a["hc_eps"]
+    )
+    u = np.einsum("sn,snd->sd", pre, streams)
+    u = rounding.bf16(u) if a["official"] else u
+    normed = v4.rms_norm(u, a["norm_weight"], a["norm_eps"])
+    return normed.reshape(B, S, D), post.reshape(B, S, N), comb.reshape(B, S, N, N)
+
+
+def hc_post(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    B, S, N, D = a["streams"].shape
+    mixed = v4.hyper_post(
+        a["y"].reshape(B * S, D),
+        a["streams"].reshape(B * S, N, D),
+        a["post"].reshape(B * S, N),
+        a["comb"].reshape(B * S, N, N),
+    ).reshape(B, S, N, D)
+    return (rounding.bf16(mixed) if a["official"] else mixed,)
+
+
+def hc_head(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    B, S, N, D = a["streams"].shape
+    streams = a["streams"].reshape(B * S, N, D)
+    mixes = v4._normalised_projection(streams, a["fn"], a["norm_eps"])
+    weights = 1 / (1 + np.exp(-(mixes * a["scale"] + a["base"]))) + a["hc_eps"]
+    hidden = np.einsum("sn,snd->sd", weights, streams)
+    hidden = rounding.bf16(hidden) if a["official"] else hidden
+    return (v4.rms_norm(hidden, a["norm_weight"], a["norm_eps"]).reshape(B, S, D),)
+
+
+def q_prepare(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    q = v4.rms_norm(a["q"], 1.0, a["eps"])
+    q = rounding.bf16(q) if a["official"] else q
+    return (rotate(q, a["cos"][:, None], a["sin"][:, None]),)
+
+
+def kv_prepare(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    kv = rotate(v4.rms_norm(a["kv"], a["norm_weight"], a["eps"]), a["cos"], a["sin"])
+    return (rounding.kv(kv, 2 * a["cos"].shape[-1]) if a["official"] else kv,)
+
+
+def index_q_prepare(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    q = rotate(a["q"], a["cos"][:, None], a["sin"][:, None])
+    return (rounding.index(q) if a["official"] else q,)
+
+
+def compress(a: Arguments, rounding: Rounding) -> tuple[np.ndarray | None, ...]:
+    """A lane is a window that came before: it is put back in front, and its own entry dropped."""
+    rows, ratio, d = a["rows"], a["ratio"], a["norm_weight"].size
+    earlier = 0
+    if a["lane"] is not None:
+        before = np.concatenate([a["lane"], np.zeros_like(a["lane"])], axis=-1)
+        rows, earlier = np.concatenate([before, rows], axis=1), 1
+    pool = v4.csa_pool if a["overlap"] else v4.hca_pool
+    pooled = np.stack([pool(row[:, 0], row[:, 1], ratio) for row in rows])[:, earlier:]
+    entries = v4.rms_norm(pooled, a["norm_weight"], a["eps"])
+    entries = rotate(entries, a["cos"], a["sin"])
+    if a["rounding"] == "kv":
+        entries = rounding.kv(entries, 2 * a["cos"].shape[-1])
+    elif a["rounding"] == "index":
+        entries = rounding.index(entries)
+    closed = rows.shape[1] // ratio
+    last = rows[:, (closed - 1) * ratio : closed * ratio, :, :d] if a["overlap"] else None
+    return entries, rows[:, closed * ratio :], last
+
+
+def index_topk(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    S, T = a["q"].shape[1], a["keys"].shape[1]
+    positions = a["first_position"] + np.arange(S)
+    visible = np.arange(T) < ((positions + 1) // a["ratio"])[:, None]
+    k = min(a["k"], T)
+    selected = np.full((*a["q"].shape[:2], k), -1)
+    for b in range(len(a["q"])):
+        scores = v4.index_scores(a["q"][b], a["keys"][b], a["head_weights"][b])
+        rows, _ = v4.select_top_k(np.where(visible, scores, -np.inf), k)
+        for s, row in enumerate(rows):
+            selected[b, s, : len(row)] = row
+    return (selected,)
+
+
+def sparse_attention(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    """Masks written out key by key, for one row of the batch."""
+    q, keys = a["q"][0], a["window"][0]
+    S, n = len(q), len(a["window"][0])
+    distance = (np.arange(S) + n - S)[:, None] - np.arange(n)
+    seen = (distance >= 0) & (distance < a["sliding_window"])
+    if a["entries"] is not None:
+        T = a["entries"].shape[1]
+        complete = (a["first_position"] + np.arange(S) + 1) // a["ratio"]
+        chosen = np.arange(T) < complete[:, None]
+        if a["selected"] is not None:
+            chosen = np.array([np.isin(np.arange(T), row) for row in a["selected"][0]])
+        keys = np.concatenate([keys, a["entries"][0]])
+        seen = np.concatenate([seen, chosen], axis=1)
+    z = np.einsum("shd,td->sht", q, keys) * q.shape[-1] ** -0.5
+    z = np.where(seen[:, None], z, -np.inf)
+    top = z.max(axis=-1, keepdims=True)
+    p = np.exp(z - top)
+    total = p.sum(axis=-1, keepdims=True) + np.exp(a["sinks"][:, None] - top)
+    o = (rounding.bf16(p) if a["official"] else p) @ keys / total
+    o = rotate(o, a["cos"][:, None], a["sin"][:, None], inverse=True)[None]
+    return (rounding.bf16(o) if a["official"] else o,)
+
+
+def router(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    experts, weights, _ = v4.route(a["x"] @ a["weight"].T, a["bias"], a["k"], a["scaling"])
+    order = np.argsort(experts, axis=1)  # ours are in ascending order
+    return tuple(np.take_along_axis(x, order, axis=1) for x in (experts, weights))
+
+
+def hash_router(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    chosen = a["table"][a["tokens"]]
+    logits = a["x"] @ a["weight"].T
+    experts, weights, _ = v4.route(logits, None, chosen.shape[1], a["scaling"], chosen=chosen)
+    return experts, weights
+
+
+def swiglu(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    gate, up = np.split(a["gate_up"], 2, axis=-1)
+    activated = v4.swiglu_clamped(gate, up, a["limit"])
+    return (activated if a["weights"] is None else activated * a["weights"][:, None],)
+
+
+def expert_sum(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    total = a["routed"].sum(axis=1) + a["shared"]
+    return (rounding.bf16(total) if a["official"] else total,)
+
+
+FLOAT64: dict[str, Callable[[Arguments, Rounding], tuple[np.ndarray | None, ...]]] = {
+    function.__name__: function
+    for function in (
+        hc_pre, hc_post, hc_head, q_prepare, kv_prepare, index_q_prepare, compress, index_topk,
+        sparse_attention, router, hash_router, swiglu, expert_sum,
+    )
+}  # fmt: skip

@@ -1,0 +1,100 @@
+"""Every case of every kernel against float64 numpy, within the tolerance its contract declares."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from metal_kernels.contract import Case, Kernel
+from metal_kernels.registry import kernels
+from tests.kernels.float64_kernels import FLOAT64, Rounding, float64
+
+CASES = [
+    pytest.param(kernel, case, id=f"{kernel.name}-{case.id}")
+    for kernel in kernels().values()
+    for case in kernel.cases
+]
+LARGE = {"csa-decode", "hca-decode", "decode"}
+SEED = 7
+
+
+def outputs(result: Any) -> tuple[mx.array | None, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def compared(kernel: Kernel, case: Case) -> Iterator[tuple[str, mx.array, list[np.ndarray]]]:
+    """Name, our array, and the float64 result with roundings as they are, nudged down and up."""
+    arguments = case.make(SEED)
+    ours = outputs(kernel.reference(**arguments))
+    exact = [FLOAT64[kernel.name](float64(arguments), Rounding(nudge)) for nudge in (0, -1, 1)]
+    for name, array, *expected in zip(kernel.outputs, ours, *exact, strict=True):
+        if array is not None:
+            yield name, array, expected
+        else:
+            assert expected[0] is None
+
+
+def nmse(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.sum((found - expected) ** 2) / max(np.sum(expected**2), 1e-300))
+
+
+@pytest.mark.parametrize(("kernel", "case"), CASES)
+def test_case(kernel: Kernel, case: Case) -> None:
+    for name, array, (expected, below, above) in compared(kernel, case):
+        assert array.shape == expected.shape, name
+        found = np.array(array, np.float64)
+        if array.dtype == mx.int32:
+            np.testing.assert_array_equal(found, expected, err_msg=name)
+        elif kernel.tolerance == 0.0 and kernel_rounds(case):
+            # On a grid: equal, but where float32 may decide a rounding the other way.
+            low, high = np.minimum(below, above), np.maximum(below, above)
+            assert np.mean(low == high) > 0.98, "the case decides too little"
+            assert (np.minimum(low, expected) <= found).all(), name
+            assert (np.maximum(high, expected) >= found).all(), name
+        else:
+            undecided = max(nmse(below, expected), nmse(above, expected))
+            bound = max(kernel.tolerance, 1e-13) + undecided
+            assert nmse(found, expected) <= bound, name
+
+
+def kernel_rounds(case: Case) -> bool:
+    return bool(case.make(SEED).get("official", True))
+
+
+@pytest.mark.parametrize(("kernel", "case"), CASES)
+def test_outputs_have_the_declared_shapes(kernel: Kernel, case: Case) -> None:
+    arguments = case.make(SEED)
+    sizes = kernel.check(arguments)
+    for (name, shape), array in zip(
+        kernel.outputs.items(), outputs(kernel.reference(**arguments)), strict=True
+    ):
+        if array is None:
+            continue
+        assert array.ndim == len(shape.split()), name
+        for letter, size in zip(shape.split(), array.shape, strict=True):
+            expected = int(letter) if letter.isdigit() else sizes.get(letter, size)
+            assert size == (min(expected, sizes.get("T", size)) if letter == "k" else expected)
+
+
+def strided(array: mx.array) -> mx.array:
+    """The same values behind other strides."""
+    if array.ndim < 2:
+        return mx.repeat(array, 2)[::2]
+    return mx.contiguous(array.swapaxes(0, -1)).swapaxes(0, -1)
+
+
+@pytest.mark.parametrize(("kernel", "case"), [p for p in CASES if p.values[1].id not in LARGE])
+def test_strides_of_the_inputs_change_nothing(kernel: Kernel, case: Case) -> None:
+    arguments = case.make(SEED)
+    views = {n: strided(a) if isinstance(a, mx.array) else a for n, a in arguments.items()}
+    for plain, viewed in zip(
+        outputs(kernel.reference(**arguments)), outputs(kernel.reference(**views)), strict=True
+    ):
+        if plain is None:
+            assert viewed is None
+        elif plain.dtype == mx.int32:
+            assert mx.array_equal(plain, viewed)
+        else:  # another order of summation may decide a rounding the other way
+            assert nmse(np.array(viewed, np.float64), np.array(plain, np.float64)) < 1e-7
