@@ -1,0 +1,164 @@
+"""What must hold for any input: sums, norms, causality, tiling, single rows of a batch."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import metal_kernels.index_topk.reference as index_topk
+import metal_kernels.sparse_attention.reference as sparse_attention
+from metal_kernels.registry import kernels, plan
+
+OPS = plan("cpu").ops
+
+
+def normal(*shape: int, seed: int = 0) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(seed))
+
+
+def hc_pre(streams: mx.array, *, iters: int = 20, seed: int = 0, strength: float = 1.0):
+    N, D = streams.shape[2:]
+    mixes = (2 + N) * N
+    return OPS.hc_pre(
+        streams, normal(mixes, N * D, seed=seed), normal(mixes, seed=seed + 1),
+        strength * normal(3, seed=seed + 2), mx.ones(D),
+        iters=iters, hc_eps=1e-6, norm_eps=1e-6, official=False,
+    )  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    S=st.sampled_from([1, 2, 7, 13]),
+    N=st.integers(1, 5),
+    iters=st.sampled_from([5, 20]),
+    size=st.sampled_from([1e-6, 1.0, 1e5]),
+    seed=st.integers(0, 1000),
+)
+def test_sinkhorn_columns_sum_to_one(S: int, N: int, iters: int, size: float, seed: int) -> None:
+    """The last step divides by column sums + eps, which leaves each just below one."""
+    _, post, comb = hc_pre(size * normal(1, S, N, 8, seed=seed), iters=iters, seed=seed)
+    comb = np.array(comb, np.float64)
+    np.testing.assert_allclose(comb.sum(axis=-2), 1 / (1 + 1e-6), atol=1e-5)
+    assert (comb >= 0).all() and (np.array(post) >= 0).all() and (np.array(post) <= 2).all()
+
+
+def test_sinkhorn_rows_converge() -> None:
+    _, _, comb = hc_pre(normal(1, 50, 4, 16), strength=0.2)
+    np.testing.assert_allclose(np.array(comb).sum(axis=-1), 1, atol=1e-4)
+
+
+def test_streams_of_any_size_give_the_same_mix() -> None:
+    streams = normal(1, 3, 4, 16)
+    one, other = hc_pre(streams), hc_pre(1000 * streams)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(np.array(a), np.array(b), atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    M=st.sampled_from([1, 2, 13]),
+    k=st.integers(1, 7),
+    scaling=st.sampled_from([1.5, 2.5]),
+    size=st.sampled_from([0.0, 1.0, 3.0]),
+    seed=st.integers(0, 1000),
+)
+def test_router_weights_sum_to_the_scaling_factor(
+    M: int, k: int, scaling: float, size: float, seed: int
+) -> None:
+    x, weight = size * normal(M, 16, seed=seed), normal(7, 16, seed=seed + 1)
+    experts, weights = OPS.router(x, weight, normal(7, seed=seed + 2), k=k, scaling=scaling)
+    assert all(len(set(row)) == k and min(row) >= 0 for row in experts.tolist())
+    np.testing.assert_allclose(np.array(weights).sum(axis=-1), scaling, rtol=1e-6)
+    table = mx.argsort(normal(5, 7, seed=seed + 3), axis=-1)[:, :k].astype(mx.int32)
+    _, weights = OPS.hash_router(x, weight, table, mx.arange(M) % 5, scaling=scaling)
+    np.testing.assert_allclose(np.array(weights).sum(axis=-1), scaling, rtol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    first=st.integers(0, 60),
+    S=st.sampled_from([1, 3, 13]),
+    k=st.sampled_from([1, 4, 17]),
+    seed=st.integers(0, 1000),
+)
+def test_indexer_never_selects_the_future(first: int, S: int, k: int, seed: int) -> None:
+    T = max(1, (first + S) // 4)
+    selected = np.array(
+        OPS.index_topk(
+            normal(1, S, 2, 64, seed=seed), normal(1, S, 2, seed=seed + 1),
+            normal(1, T, 64, seed=seed + 2), first_position=first, ratio=4, k=k,
+        )
+    )[0]  # fmt: skip
+    for s, row in enumerate(selected):
+        visible = (first + s + 1) // 4
+        real = row[row >= 0]
+        assert len(real) == min(k, visible, T)
+        assert (real < visible).all() and (np.diff(real) > 0).all()
+        assert (row[len(real) :] == -1).all()
+
+
+def test_attention_output_lies_between_its_values() -> None:
+    """Weights sum to at most one, so no output is longer than the longest value."""
+    window = normal(1, 40, 64)
+    cos, sin = mx.ones((40, 32)), mx.zeros((40, 32))
+    output = OPS.sparse_attention(
+        5 * normal(1, 40, 3, 64, seed=1), window, normal(3, seed=2), cos, sin,
+        first_position=0, ratio=0, sliding_window=8, official=False,
+    )  # fmt: skip
+    longest = np.linalg.norm(np.array(window), axis=-1).max()
+    assert (np.linalg.norm(np.array(output), axis=-1) <= longest).all()
+
+
+@pytest.mark.parametrize("case", range(len(kernels()["sparse_attention"].cases)))
+def test_tiles_of_attention_change_nothing(monkeypatch, case: int) -> None:
+    arguments = kernels()["sparse_attention"].cases[case].make(0)
+    whole = np.array(sparse_attention.sparse_attention(**{**arguments, "official": False}))
+    monkeypatch.setattr(sparse_attention, "_TILE_ELEMENTS", 3 * 4 * (128 + 17 * 128))
+    tiled = np.array(sparse_attention.sparse_attention(**{**arguments, "official": False}))
+    np.testing.assert_allclose(tiled, whole, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", range(len(kernels()["index_topk"].cases)))
+def test_tiles_of_the_index_change_nothing(monkeypatch, case: int) -> None:
+    arguments = kernels()["index_topk"].cases[case].make(0)
+    whole = index_topk.index_topk(**arguments)
+    monkeypatch.setattr(index_topk, "_TILE_ELEMENTS", 1000)
+    monkeypatch.setattr(index_topk, "_KEY_TILE", 97)
+    assert mx.array_equal(index_topk.index_topk(**arguments), whole)
+
+
+@pytest.mark.parametrize("name", ["q_prepare", "kv_prepare", "hc_post", "hc_head", "hc_pre"])
+def test_a_batch_is_its_single_rows(name: str) -> None:
+    kernel = kernels()[name]
+    arguments = next(c for c in kernel.cases if c.id == "odd-sizes").make(0)
+    batched = {n for n, shape in kernel.inputs.items() if shape.startswith("B ")}
+    whole = kernel.reference(**arguments)
+    for row in range(2):
+        single = {n: a[row : row + 1] if n in batched else a for n, a in arguments.items()}
+        one = kernel.reference(**single)
+        for a, b in zip(
+            *((x if isinstance(x, tuple) else (x,)) for x in (one, whole)), strict=True
+        ):
+            np.testing.assert_allclose(np.array(a)[0], np.array(b)[row], rtol=1e-2, atol=1e-5)
+
+
+def test_compress_in_any_split_is_compress_at_once() -> None:
+    rows, ones, zeros = normal(1, 23, 2, 16), mx.ones((6, 2)), mx.zeros((6, 2))
+    options = {"ratio": 4, "overlap": True, "eps": 1e-6, "rounding": "none"}
+
+    def entries(sizes: list[int]) -> np.ndarray:
+        found, open_rows, lane, start = [], rows[:, :0], None, 0
+        for size in sizes:
+            pending = mx.concatenate([open_rows, rows[:, start : start + size]], axis=1)
+            count = pending.shape[1] // 4
+            new, open_rows, lane = OPS.compress(
+                pending, lane, mx.ones(8), ones[:count], zeros[:count], **options
+            )
+            found.append(np.array(new))
+            start += size
+        return np.concatenate(found, axis=1)
+
+    whole = entries([23])
+    for sizes in ([1] * 23, [3, 1, 7, 12], [2, 2, 2, 17], [22, 1]):
+        np.testing.assert_allclose(entries(sizes), whole, atol=1e-6)
