@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Parts put into a stacked matrix between two evaluations: few enough to hold, enough to be quick.
 _PARTS_PER_STEP = 8
+EMBEDDING = "model.embed_tokens"
 
 
 def load(
@@ -39,10 +40,10 @@ def load(
 ) -> tuple["Model", "Tokenizer"]:
     """Load an official or a converted folder -> (model, tokenizer).
 
-    `dtype` (bfloat16 or float32) is that of matrices kept unpacked; by default bfloat16 as stored,
-    and float32 on the CPU, whose matrix products are float32. Norms and what is stored in float32
-    are float32 always. `model.fingerprint` names the weights. Raises CheckpointError, ConfigError,
-    BackendError or UsageError, each a sentence.
+    `dtype` (bfloat16 or float32) is that of unpacked matrices in products; by default bfloat16 as
+    stored, and float32 on the CPU, whose matrix products are float32. The embedding stays bfloat16;
+    norms and what is stored in float32 are float32. `model.fingerprint` names the weights. Raises
+    CheckpointError, ConfigError, BackendError or UsageError, each a sentence.
     """
     from dsv4_mlx.tokenizer import Tokenizer
 
@@ -140,8 +141,10 @@ def _dense(reader: _Reader, parameter: Parameter, dtype: mx.Dtype, experts: int)
     if entry.dtype == "F32":
         _refuse_if(~mx.isfinite(array), entry, "a number that is not finite")
         return array
-    is_norm = array.ndim == 1
-    return array.astype(mx.float32 if is_norm else dtype)
+    if array.ndim == 1:
+        return array.astype(mx.float32)  # norms
+    # Rows of the embedding are looked up, not multiplied: bfloat16 serves every backend.
+    return array if parameter.module == EMBEDDING else array.astype(dtype)
 
 
 def _packed_codes(reader: _Reader, parameter: Parameter) -> mx.array:

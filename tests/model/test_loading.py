@@ -47,7 +47,7 @@ def values(parameter, weights: dict[str, mx.array]) -> np.ndarray:
         scales = weights[f"{parameter.module}.scales"]
         mode = parameter.storage.value
         weight = mx.dequantize(weight, scales, mode=mode, dtype=mx.float32)
-    return np.array(weight)
+    return np.array(weight.astype(mx.float32))
 
 
 def assert_equals_official(folder: Path, source: Path) -> int:
@@ -229,6 +229,7 @@ def test_copies_of_the_embedding_in_draft_blocks_are_set_aside(tmp_path):
 def test_default_dtypes_on_the_cpu(tmp_path):
     _, weights = read(small(tmp_path), dense_dtype(None, "cpu"))
     assert weights["lm_head.weight"].dtype == mx.float32
+    assert weights["model.embed_tokens.weight"].dtype == mx.bfloat16
     assert weights["model.norm.weight"].dtype == mx.float32
     assert weights["model.layers.0.mlp.gate.tid2eid"].dtype == mx.int32
     assert weights["model.layers.0.mlp.experts.down_proj.weight"].dtype == mx.uint32
@@ -286,3 +287,13 @@ def test_stacking_experts_holds_them_about_once(tmp_path):
     for matrix in ("gate_up_proj.weight", "down_proj.weight", "gate_up_proj.scales"):
         name = f"model.layers.0.mlp.experts.{matrix}"
         assert peaks[name] < 1.25 * weights[name].nbytes
+
+
+def test_a_snapshot_of_links_loads(tmp_path):
+    """Download caches keep the files elsewhere and link to them."""
+    blobs = small(tmp_path / "blobs")
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    assert_equals_official(snapshot, blobs)

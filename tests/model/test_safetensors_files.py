@@ -72,7 +72,7 @@ def test_a_plan_that_yields_too_little_is_noticed(tmp_path):
         write_file(tmp_path / "a", [TensorPlan("x", "U8", (6,), lambda: [b"abc"])])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_end_in_a_sentence_or_are_harmless(data, tmp_path_factory):
     """Whatever happens to the header, nothing but CheckpointError comes out."""
@@ -99,7 +99,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     entry=st.fixed_dictionaries(
         {},
