@@ -143,9 +143,7 @@ class Detokenizer:
 
     def finish(self) -> str:
         """What was left of an unfinished character, as U+FFFD; then the stream starts anew."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+        return self._decoder.decode(b"", final=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

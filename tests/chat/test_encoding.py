@@ -110,6 +110,19 @@ def test_unknown_call_ids_come_first_and_text_keeps_its_place():
     assert found == ["U", "between", "Y", "Z"]
 
 
+def test_calls_and_results_without_ids_keep_their_order():
+    calls = [call("a", call_id="x"), call("b")]
+    results = [{"role": "tool", "content": "N"}, {"role": "tool", "tool_call_id": "x"}]
+    text = prompt(user("q"), assistant("", tool_calls=calls), *results)
+    assert "<tool_result>N</tool_result>\n\n<tool_result></tool_result>" in text
+
+
+def test_messages_dropped_from_the_context_are_not_counted():
+    context = [{"role": "developer", "content": "d"}, user("a"), assistant("b")]
+    text = prompt(user("c"), context=context, thinking_mode="thinking")
+    assert text == f"{USER}c{ASSISTANT}{THINK}"
+
+
 def test_list_content_joins_text_and_names_what_is_unsupported():
     parts = [{"type": "text", "text": "a"}, {"type": "image_url"}, {"type": "text", "text": "b"}]
     joined = "a\n\n[Unsupported image_url]\n\nb"
@@ -141,6 +154,11 @@ def test_answer_to_a_task_has_no_thinking_part():
 def test_user_message_does_not_join_a_turn_with_a_task():
     text = prompt(user("a", task="title"), user("b"))
     assert text == f"{BOS}{USER}a{USER}b{ASSISTANT}{END_THINK}"
+
+
+def test_tool_result_joins_a_turn_with_a_task():
+    text = prompt(user("a", task="title"), {"role": "tool", "content": "T"})
+    assert text == f"{BOS}{USER}a\n\n<tool_result>T</tool_result><｜title｜>"
 
 
 def test_tools_keep_all_reasoning():

@@ -209,6 +209,7 @@ LENIENT = {
         "chat",
         message(f'Write `{THINK}` and "{END_THINK}".'),
     ),
+    "stray tag after the end token": (f'"a"{EOS}{END_THINK}', "chat", message('"a"')),
     "wrapped arguments": (
         OPEN + CALL.replace('"k" string="true">v', '"arguments" string="false">{"a": 1}') + CLOSE,
         "chat",
@@ -263,6 +264,14 @@ def test_close_without_finish_loses_nothing():
     parser = ReplyParser("chat")
     parser.feed("a\n\n")
     assert parser.close() == message("a\n\n")
+
+
+def test_strict_events_are_those_of_the_message():
+    """A parameter that is really called `arguments` stays one."""
+    text = OPEN + CALL.replace('"k" string="true">v', '"arguments" string="false">{}') + CLOSE + EOS
+    (entry,) = parse(text, "chat", strict=True)["tool_calls"]
+    (event,) = events([text], "chat", strict=True)
+    assert event.arguments == entry["function"]["arguments"] == '{"arguments": {}}'
 
 
 def test_unknown_mode_is_refused():

@@ -57,8 +57,9 @@ def change(folder, target, **changes):
     (target / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def without(tmp_path, *tokens):
-    write_tokenizer(tmp_path, control_tokens=[token for token in V4_TOKENS if token not in tokens])
+def without(tmp_path, *tokens, corpus=SMALL_CORPUS):
+    kept = [token for token in V4_TOKENS if token not in tokens]
+    write_tokenizer(tmp_path, corpus, control_tokens=kept)
     return tmp_path
 
 
@@ -96,7 +97,7 @@ def test_as_many_control_ids_as_control_segments(tokenizer, content, result):
 
 
 def test_control_token_that_is_absent_is_written_as_text(tmp_path):
-    tokenizer = Tokenizer(without(tmp_path, DSML))
+    tokenizer = Tokenizer(without(tmp_path, DSML, corpus=[f"<{DSML}tool_calls>"] * 9))
     prompt = encode_messages(TALK)
     assert DSML not in tokenizer.control_ids
     assert tokenizer.decode(tokenizer.encode(prompt)) == str(prompt)
