@@ -1,0 +1,54 @@
+"""A fast BLAS for MLX's CPU matrix products on Linux.
+
+The Linux wheels of MLX bring the netlib reference BLAS, whose float32 products are tens of times
+slower than OpenBLAS (docs/LOG.md has the measurements). libmlx.so looks ``cblas_sgemm``,
+``cblas_dgemm`` and ``cblas_cgemm`` up when it is loaded, first in the libraries that are global
+at that moment. So OpenBLAS has to be there, under those names, before ``import mlx.core``: that
+takes no root and no LD_PRELOAD, but the order matters.
+
+OpenBLAS comes from the scipy-openblas32 wheel: OpenBLAS and its LAPACK are BSD-3-Clause, the parts
+of the GCC runtime inside GPL-3.0 with the GCC Runtime Library Exception, the packaging
+BSD-2-Clause. It is built with its own thread pool, so calls from several MLX streams are safe and
+share that pool; OPENBLAS_NUM_THREADS and OMP_NUM_THREADS set its size as usual.
+
+macOS needs none of this: MLX uses Accelerate there.
+"""
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+__all__ = ["ensure_fast_blas", "name", "precede_mlx"]
+
+
+def precede_mlx() -> None:
+    """Call `ensure_fast_blas` when mlx.core is about to be imported; costs nothing until then."""
+    if not any(isinstance(finder, _BeforeMlx) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _BeforeMlx())
+
+
+def ensure_fast_blas() -> None:
+    """Let the coming import of mlx.core bind to OpenBLAS.
+
+    Where that is too late, impossible or needless, nothing happens, and `name` says why.
+    """
+    from dsv4_mlx.blas import openblas
+
+    openblas.load()
+
+
+def name() -> str:
+    """The BLAS that answers MLX's CPU products, found by multiplying; imports mlx.core."""
+    from dsv4_mlx.blas import openblas
+
+    return openblas.answering_blas()
+
+
+class _BeforeMlx:
+    """An import hook that finds nothing itself: it only learns that mlx.core is wanted."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> None:
+        if fullname == "mlx.core":
+            ensure_fast_blas()
