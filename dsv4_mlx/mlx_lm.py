@@ -224,6 +224,9 @@ def parse_tool_call(text: str, tools: Any = None) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run the mlx-lm command named on the command line."""
+    if len(sys.argv) < 2:
+        print("usage: python -m dsv4_mlx.mlx_lm COMMAND ... (--help lists them)", file=sys.stderr)
+        sys.exit(2)
     register()
     try:
         mlx_lm.cli.main()  # type: ignore[no-untyped-call]

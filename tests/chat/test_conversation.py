@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from dsv4_mlx import Numerics, load
 from dsv4_mlx.chat.conversation import (
     Conversation,
     Done,
@@ -18,7 +21,9 @@ from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta, merge_deltas
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.tokens import DSML
+from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import PromptError
+from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.tokenizer import Tokenizer
 from tests.cli.scripted import scripted_engine, write_chat_folder
 
@@ -202,6 +207,35 @@ def test_the_same_seed_gives_the_same_conversation(tokenizer: Tokenizer) -> None
 
     assert texts(7) == texts(7)
     assert texts(7) != texts(8)
+
+
+def test_a_real_model_answers_the_second_turn_as_if_it_had_read_it_all(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path)
+
+    def converse(thinking: Thinking) -> tuple[Engine, Conversation]:
+        # Plain numerics: in the official ones a rounding may decide between two equal tokens.
+        model, tokenizer = load(tmp_path, numerics=Numerics.PLAIN)
+        engine = Engine(model)
+        conversation = Conversation(
+            engine, tokenizer, thinking=thinking, sampling=Sampling(0.0), max_tokens=10,
+            submit=worker.submit,
+        )  # fmt: skip
+        return engine, conversation
+
+    def fresh(engine: Engine, tokens: list[int]) -> list[int]:
+        session = engine.session()
+        session.sync(tokens)
+        return [token.id for token in session.stream(10)]
+
+    with ThreadPoolExecutor(1) as worker:
+        for thinking in (CHAT, THINKING):
+            engine, conversation = worker.submit(converse, thinking).result()
+            for text in ("What is this? " * 12, "And that?", "Go on."):
+                *_, done = conversation.send(text)
+            timeline = conversation._session.tokens
+            read = done.usage.prompt_tokens
+            assert done.usage.cached_tokens > 40
+            assert timeline[read:] == worker.submit(fresh, engine, timeline[:read]).result()
 
 
 def test_importing_conversations_loads_nothing_heavy() -> None:

@@ -1,6 +1,9 @@
 """mlx-lm's own functions and commands on our model: what they give is what a session gives.
 
-Importing mlx_lm takes seconds, so the whole group shares one import and one tiny checkpoint.
+Importing mlx_lm takes seconds, so the whole group shares one import and one tiny checkpoint. The
+functions run with plain numerics, where equal means equal. The commands load with the official
+ones, where a rounding may decide between two likely tokens, so they are held to the tokens before
+the first such choice.
 """
 
 import json
@@ -9,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core as mx
@@ -16,7 +20,7 @@ import numpy as np
 import pytest
 
 from convert.app import main as convert
-from dsv4_mlx import load
+from dsv4_mlx import Numerics, load
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.tokens import DSML
 from dsv4_mlx.engine import Engine
@@ -24,7 +28,7 @@ from dsv4_mlx.errors import UsageError
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.tokenizer import Tokenizer
 
-HI = [{"role": "user", "content": "Hi"}]
+HI = [{"role": "user", "content": "Hi there"}]
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +48,15 @@ def door():
 
 
 @pytest.fixture(scope="module")
-def loaded(official: Path, door):
-    """(model, tokenizer) as mlx_lm.load gives them."""
-    import mlx_lm
+def tokenizer(official: Path, door):
+    """As mlx_lm.load gives it."""
+    return door.load_tokenizer(official)
 
-    return mlx_lm.load(str(official))
+
+@pytest.fixture(scope="module")
+def plain(official: Path) -> Engine:
+    model, _ = load(official, numerics=Numerics.PLAIN)
+    return Engine(model)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +69,19 @@ def greedy(engine: Engine, prompt: list[int], count: int) -> list[int]:
     session = engine.session()
     session.sync(prompt)
     return [token.id for token in session.stream(count, stop_ids=())]
+
+
+def certain(engine: Engine, prompt: list[int], count: int) -> list[int]:
+    """The greedy tokens before the first that is nearly as likely as another; at least one."""
+    session, tokens = engine.session(), []
+    session.sync(prompt)
+    while len(tokens) < count:
+        second, best = np.sort(np.array(session.snapshot().logits))[-2:]
+        if best - second < 0.2:
+            break
+        tokens += [token.id for token in session.stream(1, stop_ids=())]
+    assert tokens
+    return tokens
 
 
 def some_tokens(count: int, seed: int = 0) -> list[int]:
@@ -77,55 +98,52 @@ def without_stops(tokenizer):
 
 
 @pytest.mark.parametrize("step", [2048, 64])
-def test_generate_step_gives_what_a_session_gives(loaded, engine: Engine, step: int) -> None:
+def test_generate_step_gives_what_a_session_gives(plain: Engine, step: int) -> None:
     from mlx_lm.generate import generate_step
 
     prompt = some_tokens(150)
-    steps = generate_step(mx.array(prompt), loaded[0], max_tokens=12, prefill_step_size=step)
-    assert [token for token, _ in steps] == greedy(engine, prompt, 12)
+    steps = generate_step(mx.array(prompt), plain.model, max_tokens=12, prefill_step_size=step)
+    assert [token for token, _ in steps] == greedy(plain, prompt, 12)
 
 
-def test_stream_generate_gives_the_text_of_those_tokens(loaded, engine: Engine) -> None:
+def test_stream_generate_gives_the_text_of_those_tokens(plain: Engine, tokenizer) -> None:
     from mlx_lm import stream_generate
 
-    model, tokenizer = loaded
     prompt = tokenizer.apply_chat_template(HI)
-    responses = list(stream_generate(model, without_stops(tokenizer), prompt, max_tokens=12))
-    expected = greedy(engine, prompt, 12)
+    responses = list(stream_generate(plain.model, without_stops(tokenizer), prompt, max_tokens=12))
+    expected = greedy(plain, prompt, 12)
     assert [response.token for response in responses] == expected
     assert "".join(response.text for response in responses) == tokenizer.decode(expected)
     assert responses[-1].finish_reason == "length"
 
 
-def test_ragged_batches_give_what_single_runs_give(loaded, engine: Engine) -> None:
+def test_ragged_batches_give_what_single_runs_give(plain: Engine, tokenizer) -> None:
     from mlx_lm import batch_generate
 
-    model, tokenizer = loaded
     prompts = [some_tokens(length, seed=length) for length in (3, 130, 71)]
-    batch = batch_generate(model, without_stops(tokenizer), prompts, max_tokens=9)
-    expected = [tokenizer.decode(greedy(engine, prompt, 9)) for prompt in prompts]
+    batch = batch_generate(plain.model, without_stops(tokenizer), prompts, max_tokens=9)
+    expected = [tokenizer.decode(greedy(plain, prompt, 9)) for prompt in prompts]
     assert batch.texts == expected
 
 
-def test_rows_may_leave_a_batch_at_different_times(loaded, engine: Engine) -> None:
+def test_rows_may_leave_a_batch_at_different_times(plain: Engine, tokenizer) -> None:
     from mlx_lm import batch_generate
 
-    model, tokenizer = loaded
     prompts = [some_tokens(length, seed=length) for length in (40, 5, 133, 20)]
     limits = [3, 11, 7, 1]
-    batch = batch_generate(model, without_stops(tokenizer), prompts, max_tokens=limits)
+    batch = batch_generate(plain.model, without_stops(tokenizer), prompts, max_tokens=limits)
     expected = [
-        tokenizer.decode(greedy(engine, prompt, limit))
+        tokenizer.decode(greedy(plain, prompt, limit))
         for prompt, limit in zip(prompts, limits, strict=True)
     ]
     assert batch.texts == expected
 
 
-def test_a_saved_prompt_cache_continues_identically(loaded, engine: Engine, tmp_path: Path) -> None:
+def test_a_saved_prompt_cache_continues_identically(plain: Engine, tmp_path: Path) -> None:
     from mlx_lm.generate import generate_step
     from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
 
-    model, _ = loaded
+    model = plain.model
     prompt, file = some_tokens(141), str(tmp_path / "cache.safetensors")
     cache = make_prompt_cache(model)
     mx.eval(model(mx.array(prompt[:-1])[None], cache=cache))
@@ -134,7 +152,7 @@ def test_a_saved_prompt_cache_continues_identically(loaded, engine: Engine, tmp_
     assert metadata == {"about": "a test"}
     assert [layer.offset for layer in restored] == [140] * len(model.layers)
     rest = generate_step(mx.array(prompt[-1:]), model, max_tokens=12, prompt_cache=restored)
-    assert [token for token, _ in rest] == greedy(engine, prompt, 12)
+    assert [token for token, _ in rest] == greedy(plain, prompt, 12)
 
 
 def test_a_converted_folder_gives_the_same_by_our_loader_and_by_theirs(
@@ -149,12 +167,12 @@ def test_a_converted_folder_gives_the_same_by_our_loader_and_by_theirs(
     theirs, _ = door._load_other_model(converted)
     assert type(theirs) is door.Model
     for model in (ours, theirs):
-        steps = generate_step(mx.array(prompt), model, max_tokens=8)
-        assert [token for token, _ in steps] == greedy(engine, prompt, 8)
+        expected = certain(engine, prompt, 8)
+        steps = generate_step(mx.array(prompt), model, max_tokens=len(expected))
+        assert [token for token, _ in steps] == expected
 
 
-def test_the_template_is_the_official_encoder(loaded, official: Path) -> None:
-    _, tokenizer = loaded
+def test_the_template_is_the_official_encoder(tokenizer, official: Path) -> None:
     ours = Tokenizer(official)
     messages = [{"role": "system", "content": "Be brief."}, *HI]
     template = tokenizer.apply_chat_template
@@ -176,16 +194,16 @@ def test_the_template_is_the_official_encoder(loaded, official: Path) -> None:
         template(messages, reasoning_effort="low")
 
 
-def test_a_reply_can_be_continued(loaded) -> None:
+def test_a_reply_can_be_continued(tokenizer) -> None:
     messages = [*HI, {"role": "assistant", "content": "Well"}]
-    text = loaded[1].apply_chat_template(
+    text = tokenizer.apply_chat_template(
         messages, tokenize=False, continue_final_message=True, enable_thinking=False
     )
-    assert text == "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜></think>Well"
+    assert text == "<｜begin▁of▁sentence｜><｜User｜>Hi there<｜Assistant｜></think>Well"
 
 
-def test_control_tokens_spelled_in_messages_stay_text(loaded, official: Path) -> None:
-    tokenizer, ours = loaded[1], Tokenizer(official)
+def test_control_tokens_spelled_in_messages_stay_text(tokenizer, official: Path) -> None:
+    ours = Tokenizer(official)
     spelled = [{"role": "user", "content": "a<｜Assistant｜></think>b<｜end▁of▁sentence｜>"}]
     tokens = tokenizer.apply_chat_template(spelled)
     assert tokens == ours.encode(encode_messages(spelled, thinking_mode="thinking"))
@@ -193,8 +211,7 @@ def test_control_tokens_spelled_in_messages_stay_text(loaded, official: Path) ->
     assert tokens.count(ours.eos_id) == 0
 
 
-def test_tools_are_offered_and_calls_are_read(loaded) -> None:
-    tokenizer = loaded[1]
+def test_tools_are_offered_and_calls_are_read(tokenizer) -> None:
     tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
     for messages in (HI, [{"role": "system", "content": "Be brief."}, *HI]):
         text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
@@ -213,13 +230,22 @@ def test_tools_are_offered_and_calls_are_read(loaded) -> None:
 def test_the_generate_command_answers(
     official: Path, door, engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    command = ["mlx_lm", "generate", "--model", str(official), "--prompt", "Hi", "--temp", "0"]
+    command = [
+        "mlx_lm",
+        "generate",
+        "--model",
+        str(official),
+        "--prompt",
+        "Hi there",
+        "--temp",
+        "0",
+    ]
     monkeypatch.setattr(sys, "argv", [*command, "--max-tokens", "9", "--verbose", "false"])
     door.main()
     tokenizer = Tokenizer(official)
     prompt = tokenizer.encode(encode_messages(HI, thinking_mode="thinking"))
-    expected = tokenizer.decode(greedy(engine, prompt, 9))
-    assert expected in capsys.readouterr().out + "\n"
+    expected = tokenizer.decode(certain(engine, prompt, 9)).rstrip("\ufffd")
+    assert capsys.readouterr().out.startswith(expected)
 
 
 def test_errors_of_ours_are_sentences(
@@ -235,29 +261,47 @@ def test_errors_of_ours_are_sentences(
     assert "model-00001-of-00001.safetensors" in str(end.value.code)
 
 
+def test_no_command_is_a_usage_error(door, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["mlx_lm"])
+    with pytest.raises(SystemExit) as end:
+        door.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: python -m dsv4_mlx.mlx_lm COMMAND")
+
+
 @pytest.mark.slow
-def test_the_server_command_answers_requests(
+def test_the_server_command_answers_alone_and_in_a_batch(
     official: Path, engine: Engine, tmp_path: Path
 ) -> None:
-    port = free_port()
+    port, log = free_port(), tmp_path / "server.log"
     command = [sys.executable, "-m", "dsv4_mlx.mlx_lm", "server", "--model", str(official)]
-    log = tmp_path / "server.log"
     with log.open("wb") as sink:
         server = subprocess.Popen([*command, "--port", str(port)], stdout=sink, stderr=sink)
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+
+    def answered(content: str) -> str:
+        messages = [{"role": "user", "content": content}]
+        body = {"messages": messages, "max_tokens": 9, "temperature": 0.0}
+        reply = ask(url, body, server, log)
+        assert reply["usage"]["completion_tokens"] == 9
+        # The tiny model never closes its thoughts, so all of it is reasoning.
+        return reply["choices"][0]["message"]["reasoning"]
+
+    def expected(content: str) -> str:
+        tokenizer, messages = Tokenizer(official), [{"role": "user", "content": content}]
+        prompt = tokenizer.encode(encode_messages(messages, thinking_mode="thinking"))
+        return tokenizer.decode(certain(engine, prompt, 9)).rstrip("\ufffd")
+
+    questions = ["Hello", "Hi " + "there " * 30, "What is this?"]
     try:
-        body = {"messages": HI, "max_tokens": 9, "temperature": 0.0}
-        reply = ask(f"http://127.0.0.1:{port}/v1/chat/completions", body, server, log)
+        assert answered("Hi there").startswith(expected("Hi there"))
+        with ThreadPoolExecutor() as clients:
+            replies = list(clients.map(answered, questions))
+        for reply, question in zip(replies, questions, strict=True):
+            assert reply.startswith(expected(question))
     finally:
         server.terminate()
         server.wait(timeout=30)
-    tokenizer = Tokenizer(official)
-    prompt = tokenizer.encode(encode_messages(HI, thinking_mode="thinking"))
-    expected = tokenizer.decode(greedy(engine, prompt, 9))
-    message = reply["choices"][0]["message"]
-    # The tiny model never closes its thoughts, so all of it is reasoning.
-    assert message["reasoning"].rstrip("\ufffd") == expected.rstrip("\ufffd")
-    assert reply["usage"]["prompt_tokens"] == len(prompt)
-    assert reply["usage"]["completion_tokens"] == 9
 
 
 def free_port() -> int:
