@@ -1,0 +1,130 @@
+"""What every test gets: a seed of its own, a known BLAS, and a summary that hides no gap.
+
+Groups that a machine cannot run (no torch, no Apple GPU) are skipped and counted with the reason.
+DSV4_REQUIRE names groups that must run here, `DSV4_REQUIRE=parity,metal`: a missing one ends the
+run. `--update-golden` rewrites what the `golden` fixture compares with; read the difference.
+"""
+
+import importlib.util
+import os
+import random
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+# Test products are tiny: threads would only wait for each other. Read when OpenBLAS is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from dsv4_mlx import blas
+
+blas.ensure_fast_blas()
+
+import hypothesis
+import mlx.core as mx
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+LEFT_OUT: Counter[str] = Counter()
+
+# The same examples everywhere, and no limit on the time of one: machines differ.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+def _without(*modules: str) -> str | None:
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed" if missing else None
+
+
+# Why this machine cannot run a group; None where it can.
+GROUPS: dict[str, Callable[[], str | None]] = {
+    "parity": lambda: _without("torch", "transformers"),
+    "metal": lambda: None if mx.metal.is_available() else "no Apple GPU",
+    "cuda": lambda: None if mx.cuda.is_available() else "no NVIDIA GPU",
+    "terminal": lambda: _without("pexpect", "pyte"),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite tests/golden instead of comparing"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for group in _required():
+        if group not in GROUPS:
+            raise pytest.UsageError(f"DSV4_REQUIRE: {group} is not one of {', '.join(GROUPS)}.")
+        if reason := GROUPS[group]():
+            raise pytest.UsageError(f"DSV4_REQUIRE wants the {group} tests: {reason}.")
+
+
+def _required() -> list[str]:
+    return [name for name in os.environ.get("DSV4_REQUIRE", "").split(",") if name]
+
+
+def pytest_report_header() -> list[str]:
+    from metal_kernels import registry
+
+    packages = ("mlx", "mlx-lm", "transformers", "torch")
+    return [
+        f"backend: {registry.plan('auto').backend}; BLAS: {blas.name()}",
+        "references: " + ", ".join(f"{name} {_version(name)}" for name in packages),
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reasons = {group: reason for group, why in GROUPS.items() if (reason := why())}
+    for item in items:
+        for group, reason in reasons.items():
+            if item.get_closest_marker(group):
+                item.add_marker(pytest.mark.skip(reason=f"{group}: {reason}"))
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        for group in ("slow", "parity"):
+            if item.get_closest_marker(group):
+                LEFT_OUT[f"{group}: make {group} runs them"] += 1
+                break
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("skipped"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped"
+        LEFT_OUT[reason.removeprefix("Skipped: ")] += 1
+    for reason, count in sorted(LEFT_OUT.items()):
+        terminalreporter.write_line(f"not run: {count:5} {reason}")
+
+
+@pytest.fixture(autouse=True)
+def _seed(request: pytest.FixtureRequest) -> None:
+    """Random numbers that depend on the test's own name, not on what ran before it."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    mx.random.seed(seed)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden("help/dsv4-chat.txt", text)`: equal to the file, or rewritten on demand."""
+
+    def check(name: str, text: str) -> None:
+        file = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(text.encode())
+        assert text == file.read_bytes().decode()
+
+    return check

@@ -1,0 +1,138 @@
+"""The arrows of docs/architecture.md, read off the source: who may import whom."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("metal_kernels", "dsv4_mlx", "convert", "cli")
+BY_HAND = {"mlx_lm", "transformers", "torch"}
+# What the terminal may know of the model: its engine and sessions, its text, its errors.
+CLI_SEES = ("about", "chat", "engine", "errors", "loading", "tokenizer")
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The absolute dotted names that `file` imports, wherever in the file."""
+    module = file.relative_to(ROOT).with_suffix("").parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = module[: len(module) - node.level] if node.level else ()
+            base = ".".join([*start, *filter(None, [node.module])])
+            # `from package import module` names a module as much as a value.
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def found(package: str, forbidden: set[str]) -> list[str]:
+    """Imports in `package` of a top-level package that is forbidden there."""
+    return [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files(package)
+        for name in imports(file)
+        if top(name) in forbidden
+    ]
+
+
+def test_the_reader_of_imports_reads_something() -> None:
+    file = ROOT / "dsv4_mlx" / "chat" / "messages.py"
+    assert "dsv4_mlx.errors.PromptError" in set(imports(file))
+    assert all(files(package) for package in PACKAGES)
+
+
+@pytest.mark.parametrize("package", ["metal_kernels", "dsv4_mlx"])
+def test_nothing_imports_the_applications(package: str) -> None:
+    assert found(package, {"cli", "convert"}) == []
+
+
+def test_the_applications_do_not_import_each_other() -> None:
+    assert found("cli", {"convert"}) == []
+    assert found("convert", {"cli"}) == []
+
+
+def test_metal_kernels_is_the_lowest_layer() -> None:
+    assert found("metal_kernels", set(PACKAGES) - {"metal_kernels"}) == []
+
+
+def test_mlx_lm_and_its_family_have_one_door() -> None:
+    door = ROOT / "dsv4_mlx" / "mlx_lm.py"
+    offenders = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for package in PACKAGES
+        for file in files(package)
+        if file != door
+        for name in imports(file)
+        if top(name) in BY_HAND
+    ]
+    assert offenders == []
+
+
+@pytest.mark.parametrize("module", ["messages", "encoding", "parsing"])
+def test_chat_text_needs_no_mlx(module: str) -> None:
+    reached = reachable(f"dsv4_mlx.chat.{module}")
+    assert [name for name in reached if top(name) == "mlx"] == []
+
+
+def reachable(module: str) -> set[str]:
+    """Every name that importing `module` brings along through our own packages."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        file = source(waiting.pop())
+        if file is None or str(file) in seen:
+            continue
+        seen.add(str(file))
+        names = runtime_imports(file)
+        seen.update(names)
+        waiting += [name for name in names if top(name) in PACKAGES]
+    return seen
+
+
+def source(name: str) -> Path | None:
+    """The file of a dotted module name; of its module when the name is a value inside one."""
+    for parts in (name.split("."), name.split(".")[:-1]):
+        base = ROOT.joinpath(*parts)
+        for file in (base.with_suffix(".py"), base / "__init__.py"):
+            if parts and file.is_file():
+                return file
+    return None
+
+
+def runtime_imports(file: Path) -> list[str]:
+    """`imports` of the top level of a file: what importing it executes."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = []
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def test_the_terminal_sees_engines_sessions_and_text_only() -> None:
+    offenders = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files("cli")
+        for name in imports(file)
+        if top(name) in {"metal_kernels", "mlx"}
+        or (name.startswith("dsv4_mlx.") and name.split(".")[1] not in (*CLI_SEES, "__version__"))
+    ]
+    assert offenders == []
+
+
+@pytest.mark.parametrize("package", ["cli", "convert", "metal_kernels"])
+def test_packages_with_common_names_have_a_docstring_and_nothing_else(package: str) -> None:
+    body = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8")).body
+    assert len(body) == 1 and isinstance(body[0], ast.Expr)
+    assert isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str)
