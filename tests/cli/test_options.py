@@ -1,5 +1,6 @@
 """The command line: what it means, what it refuses, and what --help says."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,6 @@ from cli.options import Options, parse
 from dsv4_mlx.errors import UsageError
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "help" / "dsv4-chat.txt"
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +57,10 @@ def test_usage_errors_exit_with_2() -> None:
     )  # fmt: skip
 
 
-def test_help_is_the_golden_text() -> None:
-    assert run("--help") == Run(0, GOLDEN.read_text(encoding="utf-8"), "")
+def test_help_is_the_golden_text(golden: Callable[[str, str], None]) -> None:
+    done = run("--help")
+    golden("help/dsv4-chat.txt", done.stdout)
+    assert (done.status, done.stderr) == (0, "")
 
 
 def test_a_level_that_the_table_lacks_is_refused_with_the_list(folder: Path) -> None:
