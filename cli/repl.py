@@ -71,14 +71,26 @@ class Repl:
         self._output = Output(environment)
 
     def run(self) -> ExitStatus:
-        """Until /quit or the end of input. Raises only what the first message's loading raises."""
+        """Until /quit or the end of input; Ctrl-C never ends it.
+
+        Raises CheckpointError and its like when the model turns out not to load.
+        """
         for line in self._lines(line_reader(self._environment)):
-            if line.startswith("/"):
-                if self._command(*line[1:].split(maxsplit=1)):
+            try:
+                if self._obey(line):
                     break
-            elif line.strip():
-                self._answer(line)
+            except KeyboardInterrupt:
+                # While the model loads, or again while an answer takes its time to stop.
+                self._output.note("[stopped]")
         return ExitStatus.OK
+
+    def _obey(self, line: str) -> bool:
+        """Carry out one line; True to leave."""
+        if line.startswith("/"):
+            return self._command(*line[1:].split(maxsplit=1))
+        if line.strip():
+            self._answer(line)
+        return False
 
     def _lines(self, read_line: ReadLine) -> Iterator[str]:
         while True:

@@ -99,7 +99,16 @@ def test_a_model_that_cannot_be_loaded_ends_the_program(folder: Path) -> None:
     )
 
 
-def test_the_first_interrupt_stops_the_answer_and_the_second_the_program(folder: Path) -> None:
+def test_ctrl_c_while_the_model_loads_keeps_the_prompt(folder: Path) -> None:
+    def open_model(path: Path, backend: str):
+        raise KeyboardInterrupt
+
+    done = chat(folder, "x", "/think", model=open_model)
+    levels = "[thinking level high; levels: none, high, max]"
+    assert done == Run(0, "", f"> [stopped]\n> {levels}\n> ")
+
+
+def test_the_first_interrupt_stops_the_answer_and_the_second_is_one_as_usual() -> None:
     from cli.interrupts import stopping_on_interrupt
 
     stopped = []

@@ -1,5 +1,7 @@
 """What the command imports before it can answer; seconds are counted in benchmarks/startup.py."""
 
+import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,9 +68,24 @@ def test_a_closed_stream_is_no_traceback(tmp_path: Path, closed: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_json_version_is_one_object() -> None:
-    import json
+def test_ctrl_c_does_not_wait_for_the_model_to_load(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from cli.app import main\n"
+        "def open_model(folder, backend): print('loading', flush=True); time.sleep(200)\n"
+        "sys.exit(main(sys.argv[1:], open_model=open_model))"
+    )
+    command = [sys.executable, "-c", code, "--model", write_chat_folder(tmp_path), "-p", "x"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"loading\n"
+        program.send_signal(signal.SIGINT)
+        shown = program.communicate(timeout=100)
+    assert (program.returncode, *shown) == (130, b"", b"")
 
+
+def test_json_version_is_one_object() -> None:
     _, shown = imports_of("--version", "--json")
     facts = json.loads(shown)
     assert set(facts) == {"version", "mlx", "backend", "kernels", "blas"}
