@@ -105,15 +105,17 @@ class Conversation:
         return [*system, *(dict(message) for message in self._messages)]
 
     def send(self, text: str) -> Iterator[Event]:
-        """Answer `text`: events as they happen, Done last.
+        """Answer `text`: events as they happen, Done last. Begins with the first event asked for.
 
         A cancelled answer stays in the dialogue as far as it came. After an error, PromptError for
         a prompt that does not fit the context among them, the dialogue is as it was before.
         Leaving the iterator early cancels.
         """
+        self._cancelled = Flag()
+        return self._relay(text, self.thinking, self._cancelled)
+
+    def _relay(self, text: str, thinking: Thinking, cancelled: Flag) -> Iterator[Event]:
         events: SimpleQueue[Event | None] = SimpleQueue()
-        cancelled = self._cancelled = Flag()
-        thinking = self.thinking
 
         def work() -> None:
             try:
@@ -214,7 +216,7 @@ class _Reply:
 
     def answer_tokens(self, message: dict[str, Any]) -> list[int]:
         """What followed the reasoning, as generated; `message` is what `close` returned."""
-        if not self._thinks:
+        if not message["reasoning_content"] and not self._thinks:
             return self._tokens
         end_think = self._tokenizer.control_ids[END_THINK]
         if end_think in self._tokens:

@@ -171,6 +171,25 @@ def test_leaving_the_iterator_cancels(tokenizer: Tokenizer) -> None:
     assert len(conversation.messages) == 4
 
 
+def test_cancelling_before_the_first_event_is_not_lost(tokenizer: Tokenizer) -> None:
+    conversation = talk(tokenizer, "again and …")
+    events = conversation.send("go")
+    conversation.cancel()
+    assert [event for event in events if not isinstance(event, Progress)] == [
+        Done("cancelled", Usage(6, 0, 0))
+    ]
+    assert conversation.messages[-1]["content"] == ""
+
+
+def test_reasoning_that_was_not_asked_for_is_dropped_like_any_other(tokenizer: Tokenizer) -> None:
+    conversation = talk(tokenizer, "<think>Hm.</think>One.", "Two.")
+    assert answer(conversation, "a")[0] == [ReasoningDelta("Hm."), TextDelta("One.")]
+    messages = [*conversation.messages, {"role": "user", "content": "b"}]
+    _, done = answer(conversation, "b")
+    read = conversation._session.tokens[: done.usage.prompt_tokens]
+    assert tokenizer.decode(read) == str(encode_messages(messages))
+
+
 def test_max_tokens_ends_an_answer_as_length(tokenizer: Tokenizer) -> None:
     _, done = answer(talk(tokenizer, "again and …", max_tokens=5), "go")
     assert (done.finish_reason, done.usage.completion_tokens) == ("length", 5)

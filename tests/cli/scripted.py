@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dsv4_mlx.chat.encoding import Prompt, Segment
-from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, EOS
+from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, EOS, THINK
 from dsv4_mlx.config import FLASH
 from dsv4_mlx.engine import Engine
 from dsv4_mlx.testing.fake import FakeModel, fake_engine, scripted
@@ -26,9 +26,11 @@ def write_chat_folder(folder: Path, *, context: int = FLASH.max_position_embeddi
 
 
 def reply_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Tokens of a reply in which `</think>` is the control token."""
-    pieces = re.split(f"({END_THINK})", text)
-    return tokenizer.encode(Prompt([Segment(piece, piece == END_THINK) for piece in pieces]))
+    """Tokens of a reply in which `<think>` and `</think>` are control tokens."""
+    pieces = re.split(f"({THINK}|{END_THINK})", text)
+    return tokenizer.encode(
+        Prompt([Segment(piece, piece in (THINK, END_THINK)) for piece in pieces])
+    )
 
 
 def scripted_engine(
