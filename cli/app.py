@@ -131,11 +131,18 @@ def _message(options: Options, environment: Environment) -> str | None:
         if options.json:
             raise UsageError("--json needs a message: give -p TEXT or text on stdin.")
         return None
-    piped = "" if environment.reads_terminal else environment.read_text().rstrip("\r\n")
+    piped = "" if environment.reads_terminal else _read_piped(environment)
     parts = [part for part in (options.prompt, piped) if part and part.strip()]
     if not parts:
         raise UsageError("the message is empty: give -p TEXT or text on stdin.")
     return "\n\n".join(parts)
+
+
+def _read_piped(environment: Environment) -> str:
+    if environment.stdin_stays_silent(_PATIENCE_S):
+        # A pipe that a script left open by mistake would otherwise look like a hang.
+        Output(environment).note("[waiting for the end of stdin; </dev/null gives none]")
+    return environment.read_text().rstrip("\r\n")
 
 
 def _opener(

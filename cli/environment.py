@@ -5,11 +5,12 @@ dictionary and sees all that a person would see.
 """
 
 import os
+import select
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from io import TextIOWrapper
+from io import TextIOWrapper, UnsupportedOperation
 from typing import TextIO
 
 from dsv4_mlx.errors import UsageError
@@ -74,6 +75,14 @@ class Environment:
     def has_styles(self) -> bool:
         """Escape codes are welcome on stderr (https://no-color.org)."""
         return self.errors_terminal and not self.variables.get("NO_COLOR")
+
+    def stdin_stays_silent(self, seconds: float) -> bool:
+        """Whether neither text nor its end comes on stdin for so long."""
+        try:
+            descriptor = self.stdin.fileno()
+        except UnsupportedOperation:
+            return False
+        return not select.select([descriptor], [], [], seconds)[0]
 
     def read_text(self) -> str:
         """All of stdin as UTF-8 text, "" when there is none.

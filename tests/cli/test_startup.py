@@ -85,6 +85,20 @@ def test_ctrl_c_does_not_wait_for_the_model_to_load(tmp_path: Path) -> None:
     assert (program.returncode, *shown) == (130, b"", b"")
 
 
+def test_an_open_pipe_on_stdin_is_waited_for_and_told(tmp_path: Path) -> None:
+    folder = write_chat_folder(tmp_path)
+    command = [sys.executable, "-m", "cli", "--model", folder, "-p", "x", "--think", "low"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdin is not None
+        assert program.stderr is not None
+        assert (
+            program.stderr.readline() == b"[waiting for the end of stdin; </dev/null gives none]\n"
+        )
+        program.stdin.close()
+        assert program.stderr.read().startswith(b"dsv4-chat: The thinking levels of this")
+    assert program.returncode == 2
+
+
 def test_json_version_is_one_object() -> None:
     _, shown = imports_of("--version", "--json")
     facts = json.loads(shown)
