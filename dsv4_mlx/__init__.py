@@ -8,6 +8,8 @@ Importing this package does no work: each name below is imported when it is firs
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from dsv4_mlx import blas
+
 if TYPE_CHECKING:
     from dsv4_mlx.config import DeepseekV4Config
     from dsv4_mlx.engine import Engine
@@ -23,6 +25,10 @@ _HOME = {
     "Numerics": "dsv4_mlx.numerics",
     "load": "dsv4_mlx.loading",
 }
+
+
+# Before anything imports mlx.core, which binds to a BLAS when it is loaded.
+blas.precede_mlx()
 
 
 def __getattr__(name: str) -> object:
