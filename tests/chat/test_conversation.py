@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dsv4_mlx import Numerics, load
 from dsv4_mlx.chat.conversation import (
@@ -118,6 +120,32 @@ def test_the_prompt_has_the_text_of_the_official_encoder(tokenizer: Tokenizer) -
         tokens = conversation._session.tokens
         assert tokenizer.decode(tokens[: done.usage.prompt_tokens]) == str(expected)
     assert [message["content"] for message in conversation.messages[1::2]] == ["One.", "Two.", "3"]
+
+
+LEVELS = (CHAT, THINKING, Thinking("thinking", "max"))
+WORDS = st.text(st.characters(exclude_characters="<", exclude_categories=["Cs"]), max_size=12)
+TURN = st.tuples(st.text(max_size=12), WORDS, WORDS, st.sampled_from(LEVELS), st.booleans())
+
+
+@settings(max_examples=25)
+@given(st.lists(TURN, min_size=2, max_size=4))
+def test_any_dialogue_reads_as_the_official_encoder_writes_it(tokenizer: Tokenizer, turns) -> None:
+    """Whatever is said, however deep the thought, wherever it is cut off."""
+    replies = [
+        content if thinking is CHAT else f"{reasoning}</think>{content}"
+        for _, reasoning, content, thinking, _ in turns
+    ]
+    conversation = talk(tokenizer, *replies)
+    for asked, _, _, thinking, is_cut in turns:
+        conversation.thinking = thinking
+        conversation._max_tokens = 3 if is_cut else None
+        messages = [*conversation.messages, {"role": "user", "content": asked}]
+        expected = encode_messages(
+            messages, thinking_mode=thinking.mode, reasoning_effort=thinking.effort
+        )
+        _, done = answer(conversation, asked)
+        read = conversation._session.tokens[: done.usage.prompt_tokens]
+        assert tokenizer.decode(read) == str(expected)
 
 
 def test_answers_stay_the_tokens_they_were_generated_as(tokenizer: Tokenizer) -> None:

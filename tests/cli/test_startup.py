@@ -88,12 +88,11 @@ def test_ctrl_c_does_not_wait_for_the_model_to_load(tmp_path: Path) -> None:
 def test_an_open_pipe_on_stdin_is_waited_for_and_told(tmp_path: Path) -> None:
     folder = write_chat_folder(tmp_path)
     command = [sys.executable, "-m", "cli", "--model", folder, "-p", "x", "--think", "low"]
+    told = b"[waiting for the end of stdin; </dev/null gives none]\n"
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as program:
         assert program.stdin is not None
         assert program.stderr is not None
-        assert (
-            program.stderr.readline() == b"[waiting for the end of stdin; </dev/null gives none]\n"
-        )
+        assert program.stderr.readline() == told
         program.stdin.close()
         assert program.stderr.read().startswith(b"dsv4-chat: The thinking levels of this")
     assert program.returncode == 2
