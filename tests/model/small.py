@@ -25,7 +25,7 @@ def config(**changes: object) -> dict[str, Any]:
 def one_layer(ratio: int, **changes: object) -> dict[str, Any]:
     """A model of one score-routed layer with that compress ratio."""
     schedule = {"num_hidden_layers": 1, "num_hash_layers": 0, "compress_ratios": [ratio, 0]}
-    return config(**schedule, **changes)
+    return config(**{**schedule, **changes})
 
 
 def weights(settings: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
