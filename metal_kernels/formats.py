@@ -60,18 +60,9 @@ def fp8_roundtrip(x: mx.array, block: int = FP8_KV_BLOCK) -> mx.array:
 def round_e2m1(x: mx.array) -> mx.array:
     """Nearest e2m1 value of `x`, ties to the even mantissa, saturating at 6."""
     y = mx.abs(x)
-    halves = (
-        (y > 0.25).astype(mx.float32)
-        + (y >= 0.75).astype(mx.float32)
-        + (y > 1.25).astype(mx.float32)
-        + (y >= 1.75).astype(mx.float32)
-    )
-    wholes = (
-        (y > 2.5).astype(mx.float32)
-        + (y >= 3.5).astype(mx.float32)
-        + 2.0 * (y > 5.0).astype(mx.float32)
-    )
-    return mx.where(x < 0, -1.0, 1.0) * (0.5 * halves + wholes)
+    # The grid's step doubles at 2 and at 4; rounding to even steps is rounding to even mantissas.
+    step = mx.where(y < 2.0, 0.5, mx.where(y < 4.0, 1.0, 2.0))
+    return mx.clip(mx.round(x / step) * step, -E2M1_MAX, E2M1_MAX)
 
 
 def fp4_roundtrip(x: mx.array, block: int = FP4_BLOCK) -> mx.array:
