@@ -8,8 +8,9 @@ takes no root and no LD_PRELOAD, but the order matters.
 
 OpenBLAS comes from the scipy-openblas32 wheel: OpenBLAS and its LAPACK are BSD-3-Clause, the parts
 of the GCC runtime inside GPL-3.0 with the GCC Runtime Library Exception, the packaging
-BSD-2-Clause. It is built with its own thread pool, so calls from several MLX streams are safe and
-share that pool; OPENBLAS_NUM_THREADS and OMP_NUM_THREADS set its size as usual.
+BSD-2-Clause. It has a thread pool of its own, so calls from several MLX streams are safe and share
+that pool. The pool takes half the cores, and what OPENBLAS_NUM_THREADS or OMP_NUM_THREADS say
+where they are set.
 
 macOS needs none of this: MLX uses Accelerate there.
 """

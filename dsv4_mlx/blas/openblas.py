@@ -1,6 +1,7 @@
 """Load OpenBLAS under the plain CBLAS names, and find out which BLAS answers MLX."""
 
 import ctypes
+import os
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,7 @@ from pathlib import Path
 from dsv4_mlx.blas.build import NotBuilt, load_shim
 
 _BUNDLED = "MLX bundled reference BLAS"
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def load() -> OpenBlas | str:
         return f"{_BUNDLED} (scipy-openblas32 is not installed)"
     # First the library: the shim is linked against its names when it is loaded.
     openblas = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    if not any(name in os.environ for name in _THREAD_VARIABLES):
+        openblas.scipy_openblas_set_num_threads(_threads())
     try:
         return OpenBlas(openblas, load_shim())
     except NotBuilt as error:
@@ -68,6 +72,12 @@ def answering_blas() -> str:
     if not blas.answers_mlx():
         return f"{_BUNDLED} (mlx.core did not bind to OpenBLAS)"
     return blas.describe()
+
+
+def _threads() -> int:
+    # MLX runs independent products on two streams. OpenBLAS's idle threads spin for a while: with
+    # one on every core they take the time of the other stream (docs/LOG.md has the numbers).
+    return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def _library_file() -> Path | None:

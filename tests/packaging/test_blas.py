@@ -72,7 +72,9 @@ def test_the_import_hook_loads_openblas_before_mlx() -> None:
 
 @linux
 def test_the_threads_are_the_users_choice() -> None:
-    assert run(NAME, OPENBLAS_NUM_THREADS="1").endswith("(scipy-openblas32, 1 thread)")
+    for wanted, phrase in (("1", "1 thread"), ("2", "2 threads")):
+        found = run(NAME, OPENBLAS_NUM_THREADS=wanted)
+        assert found.endswith(f"(scipy-openblas32, {phrase})")
 
 
 @linux
