@@ -7,14 +7,15 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test slow parity check bench clean
+.PHONY: help chat test slow parity lint check bench clean
 
 help:
 	@echo "make chat    chat with the embedded model (ARGS='--model PATH' for another)"
 	@echo "make test    the plain test suite"
 	@echo "make slow    the long tests"
 	@echo "make parity  live comparison with transformers (installs torch)"
-	@echo "make check   formatting, lint, types, then the plain test suite"
+	@echo "make lint    formatting, lint, types"
+	@echo "make check   make lint, then make test"
 	@echo "make bench   benchmarks; results are appended to benchmarks/results"
 	@echo "make clean   remove .venv and build folders"
 
@@ -28,16 +29,18 @@ slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 parity: $(VENV)/.installed-parity
-	DSV4_REQUIRE=parity $(BIN)/python -m pytest -m parity $(ARGS)
+	DSV4_REQUIRE=parity,$(DSV4_REQUIRE) $(BIN)/python -m pytest -m parity $(ARGS)
 
-check: $(VENV)/.installed-check
+lint: $(VENV)/.installed-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
+
+check: lint test
 
 bench: $(VENV)/.installed-bench
-	$(BIN)/python -m benchmarks.startup $(ARGS)
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.decode
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
