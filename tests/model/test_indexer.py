@@ -1,0 +1,107 @@
+"""The lightning indexer inside a model: its scores, its choice, and when it may be skipped."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dsv4_mlx.cache import LayerCache, default_layout
+from dsv4_mlx.indexer import Indexer
+from dsv4_mlx.numerics import Numerics
+from tests.model import small
+from tests.oracle import v4_numpy as v4
+
+
+def pair(topk: int, numerics: Numerics = Numerics.PLAIN):
+    """The attention module of a single CSA layer, and the oracle's view of that layer."""
+    settings = small.one_layer(4, index_topk=topk)
+    tensors = small.weights(settings)
+    attention = small.model(settings, tensors, numerics).layers[0].self_attn
+    official = numerics is Numerics.OFFICIAL
+    return attention, v4.Layer(settings, tensors, "layers.0.", 4, False, official)
+
+
+def inputs(size: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(5)
+    return random.standard_normal((size, 48)), random.standard_normal((size, 32))
+
+
+def selected(indexer: Indexer, x: np.ndarray, qr: np.ndarray, sizes: list[int]) -> list[list[int]]:
+    """Entries each query selects, in calls of these sizes."""
+    state = LayerCache(4, default_layout(indexer._official)).rows[0].indexer
+    x32, qr32 = (mx.array(a[None].astype(np.float32)) for a in (x, qr))
+    kv, scores = indexer.project(x32)
+    q, weights = indexer.queries(qr32, x32)
+    found, start = [], 0
+    for size in sizes:
+        part = slice(start, start + size)
+        indexer.update(kv[:, part], scores[:, part], state, start)
+        if len(state.entries):
+            chosen = indexer.select(q[:, part], weights[:, part], state, start)
+            found += [[w for w in row if w >= 0] for row in chosen[0].tolist()]
+        else:
+            found += [[] for _ in range(size)]
+        start += size
+    return found
+
+
+@pytest.mark.parametrize("numerics", list(Numerics))
+@pytest.mark.parametrize("sizes", [[150], [3, 1, 90, 56]])
+def test_selection_equals_the_oracle_where_it_is_decided(
+    numerics: Numerics, sizes: list[int]
+) -> None:
+    attention, layer = pair(8, numerics)
+    x, qr = inputs(150)
+    if numerics is Numerics.OFFICIAL:
+        qr = v4.round_bf16(qr)
+    _, expected, margins = v4._index(layer, x, qr, v4.compressed_visible(150, 4))
+    found = selected(attention.compressor.indexer, x, qr, sizes)
+    # A rounding to FP4 decided the other way moves a score by more than float32 would.
+    decided = margins > (0.05 if numerics is Numerics.OFFICIAL else 1e-4)
+    assert decided.sum() > 80
+    for p in np.flatnonzero(decided):
+        assert found[p] == expected[p].tolist(), p
+
+
+@pytest.mark.parametrize("topk", [1, 4, 16])
+def test_selects_only_when_there_are_more_entries_than_picks(topk: int) -> None:
+    indexer = pair(topk)[0].compressor.indexer
+    assert not indexer.selects(4 * topk + 3)
+    assert indexer.selects(4 * topk + 4)
+
+
+@pytest.mark.parametrize("length", [16, 67])
+def test_skipping_the_selection_changes_nothing(monkeypatch, length: int) -> None:
+    """While every visible entry would be selected, the answer is the same without choosing."""
+    settings = small.one_layer(4, index_topk=16)
+    ours = small.model(settings, small.weights(settings))
+    skipped = small.logits(ours, small.TOKENS[:length])
+    monkeypatch.setattr(Indexer, "selects", lambda self, length: True)
+    chosen = small.logits(ours, small.TOKENS[:length])
+    np.testing.assert_allclose(chosen, skipped, atol=2e-5)
+
+
+def test_index_keys_are_kept_while_the_selection_is_skipped() -> None:
+    """Short calls need no scores, but later ones choose among all entries."""
+    attention, layer = pair(6)
+    cache = LayerCache(4, default_layout(False))
+    x, _ = inputs(40)
+    attention(mx.array(x[None, :20].astype(np.float32)), cache)
+    state = cache.rows[0]
+    assert len(state.indexer.entries) == len(state.compressor.entries) == 5
+    attention(mx.array(x[None, 20:].astype(np.float32)), cache)
+    expected = v4._compressed_entries(layer, "attn.indexer.compressor.", x)
+    np.testing.assert_allclose(np.array(state.indexer.entries.rows())[0], expected, atol=3e-5)
+
+
+def test_attention_follows_the_selection() -> None:
+    """With one pick per query, the layer equals the oracle's with the same picks."""
+    settings = small.one_layer(4, index_topk=1, sliding_window=3)
+    tensors = small.weights(settings)
+    ours = small.model(settings, tensors)
+    tokens, streams = small.TOKENS[:60], np.random.default_rng(2).standard_normal((60, 4, 48))
+    expected = v4.run_block(settings, tensors, 0, streams, tokens, official=False)
+    assert (expected.index_margins > 1e-4).all()
+    found = small.block(ours, 0, streams, tokens)
+    assert small.relative_error(found, expected.streams) < 1e-5
+    picks = {int(row[0]) for row in expected.index_selected if len(row)}
+    assert len(picks) > 5
