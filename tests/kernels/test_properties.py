@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import metal_kernels.index_topk.reference as index_topk
 import metal_kernels.sparse_attention.reference as sparse_attention
 from metal_kernels.registry import kernels, plan
+from metal_kernels.rotary import rotate
 
 OPS = plan("cpu").ops
 
@@ -96,6 +97,25 @@ def test_indexer_never_selects_the_future(first: int, S: int, k: int, seed: int)
         assert len(real) == min(k, visible, T)
         assert (real < visible).all() and (np.diff(real) > 0).all()
         assert (row[len(real) :] == -1).all()
+
+
+@pytest.mark.parametrize(("width", "pairs"), [(2, 1), (8, 4), (80, 8), (512, 32)])
+def test_rotating_back_gives_the_vector_again(width: int, pairs: int) -> None:
+    x, angles = normal(3, width), 10 * normal(3, pairs, seed=1)
+    cos, sin = mx.cos(angles), mx.sin(angles)
+    turned = rotate(x, cos, sin)
+    np.testing.assert_array_equal(
+        np.array(turned[:, : width - 2 * pairs]), np.array(x[:, : width - 2 * pairs])
+    )
+    lengths = [np.linalg.norm(np.array(a), axis=-1) for a in (turned, x)]
+    np.testing.assert_allclose(*lengths, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.array(rotate(turned, cos, sin, inverse=True)), np.array(x), atol=1e-5
+    )
+    quarter = rotate(x, mx.zeros((3, pairs)), mx.ones((3, pairs)))[:, width - 2 * pairs :]
+    tail = np.array(x)[:, width - 2 * pairs :]
+    np.testing.assert_array_equal(np.array(quarter)[:, ::2], -tail[:, 1::2])
+    np.testing.assert_array_equal(np.array(quarter)[:, 1::2], tail[:, ::2])
 
 
 def test_attention_output_lies_between_its_values() -> None:
