@@ -29,7 +29,7 @@ def answer(
     session.sync(tokenizer.encode(encode_messages(messages, thinking_mode=thinking_mode)))
     ids = [token.id for token in session.stream(max_tokens=_MAX_TOKENS)]
     parser = ReplyParser(thinking_mode)
-    parser.feed(tokenizer.decode(ids, skip_special=True))
+    parser.feed(tokenizer.decode(ids))  # the parser knows EOS
     return str(parser.close()["content"])
 
 

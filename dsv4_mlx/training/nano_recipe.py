@@ -56,7 +56,7 @@ _SHARD_BYTES = 12 << 20
 class Recipe:
     """Every choice of a run; the defaults made the embedded model."""
 
-    steps: int = 260
+    steps: int = 480
     rows: int = 8
     length: int = 256  # every fourth step: half as many rows of twice the length
     peak: float = 4e-3
@@ -144,7 +144,8 @@ def train(
     """
     recipe = recipe or Recipe()
     folder.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(folder, nano_data.corpus(recipe.seed), config.vocab_size)
+    if not (folder / "tokenizer.json").exists():  # else token ids of an earlier run would move
+        write_tokenizer(folder, nano_data.corpus(recipe.seed), config.vocab_size)
     tokenizer = Tokenizer(folder)
     trainer, objective, fixed = _prepared(recipe, config)
     state = folder / "training.safetensors"
