@@ -134,8 +134,7 @@ def test_bf16_rounds_to_even_like_the_oracle() -> None:
 def test_every_e8m0_code() -> None:
     codes = np.arange(256, dtype=np.uint8)
     values = np.array(formats.e8m0_to_float(mx.array(codes)), np.float64)
-    np.testing.assert_array_equal(values[1:255], 2.0 ** (np.arange(1, 255) - 127.0))
-    assert values[0] in (2.0**-127, 0.0)  # subnormal in float32, which a GPU may flush
+    np.testing.assert_array_equal(values[:255], 2.0 ** (np.arange(255) - 127.0))
     assert np.isnan(values[255])
 
 

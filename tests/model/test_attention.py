@@ -125,12 +125,14 @@ def test_a_window_of_one_sees_only_the_token_itself() -> None:
     assert cache.rows[0].window is None
 
 
-def test_padding_gets_no_output_and_leaves_no_trace() -> None:
-    attention, _ = pair(4, index_topk=4)
+@pytest.mark.parametrize("topk", [4, 13])  # both rows select, only the longer one does
+def test_padding_gets_no_output_and_leaves_no_trace(topk: int) -> None:
+    attention, _ = pair(4, index_topk=topk)
     x, cache = inputs(4, batch=2), LayerCache(4, default_layout(False))
     cache.prepare(left_padding=[11, 0])
     found = run(attention, x, cache)
     np.testing.assert_array_equal(found[0, :11], 0 * found[0, :11])
-    alone = run(attention, x[:1, 11:], unstored(4))
-    np.testing.assert_allclose(found[0, 11:], alone[0], atol=2e-5)
+    for row, start in ((0, 11), (1, 0)):
+        alone = run(attention, x[row : row + 1, start:], unstored(4))
+        np.testing.assert_allclose(found[row, start:], alone[0], atol=2e-5)
     assert [row.position for row in cache.rows] == [LENGTHS[4] - 11, LENGTHS[4]]
