@@ -176,6 +176,9 @@ def _unpacked_product(
     for number, start in enumerate(range(0, out, step)):
         stream = _second_stream() if number % 2 else None
         tile = _rows(start, min(out, start + step), weight, scales, biases)
+        if number > 1:
+            # Without this MLX would unpack all tiles before it multiplies the first.
+            tile = (*mx.depends(tile[:2], products[-2:-1]), tile[2])
         unpacked = unpack(*tile, packing, stream=stream)
         products.append(mx.matmul(x, unpacked.T, stream=stream))
     return products[0] if len(products) == 1 else mx.concatenate(products, axis=-1)
@@ -235,12 +238,15 @@ def sorted_by_expert(
 
     `bounds` lists (expert, start, stop) for the experts that have rows.
     """
-    products = []
+    products: list[mx.array] = []
     for expert, start, stop in bounds:
         rows = x[start:stop]
         if packing is None or scales is None:
             products.append(dense(rows, weight[expert]))
-        else:
-            bias = None if biases is None else biases[expert]
-            products.append(packed(rows, weight[expert], scales[expert], bias, packing))
+            continue
+        stored = [weight[expert], scales[expert]]
+        if products:  # one expert is unpacked at a time
+            stored = mx.depends(stored, products[-1:])
+        bias = None if biases is None else biases[expert]
+        products.append(packed(rows, *stored, bias, packing))
     return products[0] if len(products) == 1 else mx.concatenate(products, axis=0)

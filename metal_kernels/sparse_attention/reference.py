@@ -77,6 +77,11 @@ def _tile_length(q: mx.array, keys: int, gathered: int) -> int:
     return max(1, _TILE_ELEMENTS // (B * (H * keys + gathered * K)))
 
 
+def _after(done: mx.array, array: mx.array) -> mx.array:
+    """`array`, to be used only once `done` exists: MLX would run all tiles side by side."""
+    return mx.depends([array], [done])[0]
+
+
 def sparse_attention(
     q: mx.array,
     window: mx.array,
@@ -109,10 +114,13 @@ def sparse_attention(
             window, start, stop, earlier=earlier, sliding_window=sliding_window
         )
         rows = rows.astype(mx.float32)
+        if outputs:
+            rows = _after(outputs[-1], rows)
         if entries is not None:
             tile = None if selected is None else selected[:, start:stop]
+            own = _after(outputs[-1], entries) if outputs else entries
             first, last = first_position + start, first_position + stop
-            rows, seen = _with_window(rows, seen, *_entry_tile(entries, tile, first, last, ratio))
+            rows, seen = _with_window(rows, seen, *_entry_tile(own, tile, first, last, ratio))
         outputs.append(attend(q[:, start:stop], rows, seen, sinks, official=official))
     output = outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=1)
     output = rotate(output, cos[:, None], sin[:, None], inverse=True)

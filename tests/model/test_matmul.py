@@ -1,4 +1,6 @@
-"""Every way a product is computed on the CPU gives the same numbers."""
+"""Every way a product is computed on the CPU gives the same numbers, in bounded memory."""
+
+from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
@@ -94,3 +96,39 @@ def test_large_dense_product_is_halved_without_a_change(monkeypatch: pytest.Monk
     layer.weight = mx.random.normal((31, 48), key=mx.random.key(3))
     x = mx.random.normal((2, 3, 48), key=mx.random.key(4))
     _close(layer(x), np.array(x, dtype=np.float64) @ np.array(layer.weight, dtype=np.float64).T)
+
+
+# MLX allocates up to ten operations ahead of the one that runs.
+TILES_IN_FLIGHT = 10
+
+
+def _peak_of(product: Callable[[], mx.array]) -> int:
+    """Bytes allocated at the same time, beyond those that live already."""
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(product())
+    return mx.get_peak_memory() - before
+
+
+@pytest.mark.parametrize("mode", ["mxfp4", "mxfp8"])
+def test_prefill_unpacks_few_tiles_at_a_time(mode: str) -> None:
+    layer = ExpertsLinear(40, 512, 512)
+    layer.weight = mx.random.normal((40, 512, 512), key=mx.random.key(3))
+    layer = layer.to_quantized(32, 4 if mode == "mxfp4" else 8, mode)
+    rows = mx.random.normal((40 * 20, 512), key=mx.random.key(4))
+    mx.eval(rows, layer.parameters())
+    bounds = [(expert, 20 * expert, 20 * expert + 20) for expert in range(40)]
+    one_expert = 512 * 512 * 4
+    outputs = rows.nbytes * 2  # the products, and their concatenation
+    assert _peak_of(lambda: layer.sorted(rows, bounds)) < outputs + TILES_IN_FLIGHT * one_expert
+
+
+def test_tiles_of_one_large_matrix_are_unpacked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "_TILE_ELEMENTS", 1 << 18)
+    packing = PACKINGS[1]
+    weight, scales, biases = _packed(packing, 16384, 512)  # 32 tiles of 1 MiB unpacked
+    x = mx.random.normal((20, 512), key=mx.random.key(4))
+    mx.eval(weight, scales, x)
+    outputs = 2 * 20 * 16384 * 4
+    peak = _peak_of(lambda: matmul.packed(x, weight, scales, biases, packing))
+    assert peak < outputs + TILES_IN_FLIGHT * (1 << 20)
