@@ -126,11 +126,13 @@ def test_a_window_of_one_sees_only_the_token_itself() -> None:
 
 
 @pytest.mark.parametrize("topk", [4, 13])  # both rows select, only the longer one does
-def test_padding_gets_no_output_and_leaves_no_trace(topk: int) -> None:
+@pytest.mark.parametrize("split", [0, 7, 30])  # 7: the padding reaches into the second call
+def test_padding_gets_no_output_and_leaves_no_trace(topk: int, split: int) -> None:
     attention, _ = pair(4, index_topk=topk)
     x, cache = inputs(4, batch=2), LayerCache(4, default_layout(False))
     cache.prepare(left_padding=[11, 0])
-    found = run(attention, x, cache)
+    calls = [x[:, :split], x[:, split:]] if split else [x]
+    found = np.concatenate([run(attention, part, cache) for part in calls], axis=1)
     np.testing.assert_array_equal(found[0, :11], 0 * found[0, :11])
     for row, start in ((0, 11), (1, 0)):
         alone = run(attention, x[row : row + 1, start:], unstored(4))
