@@ -12,7 +12,7 @@ from functools import cache
 import mlx.core as mx
 
 # Rows above which a tile is unpacked for BLAS instead of multiplied packed, per mode (CPU).
-CPU_CROSSOVER_ROWS = {"mxfp4": 16, "mxfp8": 1, "affine": 8}
+CPU_CROSSOVER_ROWS = {"mxfp4": 32, "mxfp8": 1, "affine": 8}
 # Weights of fewer elements are not worth a second stream's hand-off (about 0.1 ms).
 _SPLIT_ELEMENTS = 1 << 20
 # The same for dense weights, whose products BLAS computes several times faster.
@@ -172,7 +172,7 @@ def _unpacked_product(
     step = max(1, _TILE_ELEMENTS // width)
     if out * width >= _SPLIT_ELEMENTS:
         step = min(step, -(-out // 2))
-    products = []
+    products: list[mx.array] = []
     for number, start in enumerate(range(0, out, step)):
         stream = _second_stream() if number % 2 else None
         tile = _rows(start, min(out, start + step), weight, scales, biases)
@@ -244,9 +244,9 @@ def sorted_by_expert(
         if packing is None or scales is None:
             products.append(dense(rows, weight[expert]))
             continue
-        stored = [weight[expert], scales[expert]]
+        codes, exponents = weight[expert], scales[expert]
         if products:  # one expert is unpacked at a time
-            stored = mx.depends(stored, products[-1:])
+            codes, exponents = mx.depends([codes, exponents], products[-1:])
         bias = None if biases is None else biases[expert]
-        products.append(packed(rows, *stored, bias, packing))
+        products.append(packed(rows, codes, exponents, bias, packing))
     return products[0] if len(products) == 1 else mx.concatenate(products, axis=0)

@@ -285,7 +285,7 @@ def _write_shards(folder: Path, tensors: list[TensorPlan], count: int) -> None:
     for tensor in tensors:
         groups[min(count - 1, position * count // total)].append(tensor)
         position += tensor.nbytes
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, group in enumerate(groups, 1):
         file = f"model-{number:05d}-of-{count:05d}.safetensors"
         write_file(folder / file, group)

@@ -107,7 +107,7 @@ def sparse_attention(
     chosen = 0 if selected is None else selected.shape[-1]
     keys = sliding_window + (chosen or (0 if entries is None else entries.shape[1]))
     step = _tile_length(q, keys, keys if chosen else 0)
-    outputs = []
+    outputs: list[mx.array] = []
     for start in range(0, S, step):
         stop = min(S, start + step)
         rows, seen = _window_tile(
