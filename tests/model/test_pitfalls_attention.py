@@ -284,11 +284,7 @@ def check_index_scores_are_tiled() -> None:
     assert peak < 150e6
 
 
-@PITFALLS.row(
-    38,
-    whole_chunk_of_gathered_entries,
-    still_there="MLX evaluates the independent tiles side by side, so they are all held at once",
-)
+@PITFALLS.row(38, whole_chunk_of_gathered_entries)
 def check_gathered_entries_are_tiled() -> None:
     """The whole chunk's keys would be 300 MB, and attention needs several arrays of that size."""
     S, T, k = 1536, 1536, 256
