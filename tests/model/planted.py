@@ -25,7 +25,6 @@ class Pitfall:
     row: int
     check: Check
     mistakes: tuple[Plant, ...]
-    still_there: str = ""
 
 
 class Pitfalls:
@@ -34,22 +33,19 @@ class Pitfalls:
     def __init__(self) -> None:
         self.found: list[Pitfall] = []
 
-    def row(self, number: int, *mistakes: Plant, still_there: str = "") -> Callable[[Check], Check]:
-        """Enter the decorated check under its row; at least one mistake proves it.
-
-        `still_there` says why our own code fails it; the day it no longer does, the test says so.
-        """
+    def row(self, number: int, *mistakes: Plant) -> Callable[[Check], Check]:
+        """Enter the decorated check under its row; at least one mistake proves it."""
         assert mistakes
 
         def enter(check: Check) -> Check:
-            self.found.append(Pitfall(number, check, mistakes, still_there))
+            self.found.append(Pitfall(number, check, mistakes))
             return check
 
         return enter
 
     def checks(self) -> list[Any]:
         """Parameters of a test that runs every check on our code."""
-        return [pytest.param(p.check, id=_id(p), marks=_marks(p)) for p in self.found]
+        return [pytest.param(p.check, id=_id(p)) for p in self.found]
 
     def planted(self) -> list[Any]:
         """Parameters of a test that runs every check under every mistake."""
@@ -58,11 +54,6 @@ class Pitfalls:
             for p in self.found
             for mistake in p.mistakes
         ]
-
-
-def _marks(pitfall: Pitfall) -> list[pytest.MarkDecorator]:
-    reason = pitfall.still_there
-    return [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
 
 
 def _id(pitfall: Pitfall) -> str:
