@@ -1,0 +1,91 @@
+"""The model without roundings is transformers, from numbers recorded in tests/golden/logits."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsv4_mlx.cache import load as load_cache
+from dsv4_mlx.cache import save as save_cache
+from dsv4_mlx.model import Model
+from tests.model import running
+
+
+class Case:
+    """A checkpoint, its model and transformers' rows."""
+
+    def __init__(self, name: str, folder: Path):
+        self.model: Model = running.load(folder)
+        self.recorded = running.recorded(name, folder)
+        self.tokens = self.recorded["tokens"]
+
+    def check(self, logits: np.ndarray, first: int = 0) -> None:
+        """Compare logits [S, V] of the tokens from position `first` on with every recorded row."""
+        rows = self.recorded["rows"]
+        kept = (rows >= first) & (rows < first + len(logits))
+        assert kept.any()
+        ours = logits[rows[kept] - first]
+        expected = self.recorded["logits"][kept]
+        running.assert_parity(expected, ours[:, : expected.shape[1]])
+        normaliser = np.logaddexp.reduce(ours.astype(np.float64), axis=1)
+        np.testing.assert_allclose(normaliser, self.recorded["normaliser"][kept], atol=2e-5)
+        best = np.take_along_axis(ours, self.recorded["best"][kept][:, None], axis=1)[:, 0]
+        np.testing.assert_allclose(best, ours.max(axis=1), rtol=0, atol=2e-4)
+
+
+@pytest.fixture(scope="module", params=running.CHECKPOINTS)
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Case]:
+    if request.param == "nano" and not running.nano_is_there():
+        pytest.skip("dsv4_mlx/nano is not in this checkout yet")
+    folder = running.checkpoint_folder(request.param, tmp_path_factory.mktemp("checkpoint"))
+    yield Case(request.param, folder)
+
+
+@pytest.mark.parametrize("length", [7, 130, 300])
+def test_one_call(case: Case, length: int) -> None:
+    case.check(running.run(case.model, case.tokens[:length]))
+
+
+def test_a_long_prompt_in_chunks(case: Case) -> None:
+    case.check(running.run(case.model, case.tokens, 129))
+
+
+def test_token_by_token(case: Case) -> None:
+    """Through the first HCA entry and 33 CSA entries, more than the tiny top-k."""
+    case.check(running.run(case.model, case.tokens[:132], 1))
+
+
+def test_token_by_token_after_a_prompt(case: Case) -> None:
+    first = 240
+    logits = running.run(case.model, case.tokens[:300], [first] + [1] * 60)
+    case.check(logits[first:], first)
+
+
+def test_a_ragged_batch(case: Case) -> None:
+    prompts = [case.tokens[:length] for length in running.BATCH]
+    for logits in running.run_batch(case.model, prompts):
+        case.check(logits)
+
+
+def test_saving_and_loading_every_seven_tokens(case: Case, tmp_path: Path) -> None:
+    path, cache, logits = tmp_path / "cache", case.model.make_cache(), []
+    for start in range(0, 301, 7):
+        tokens = case.tokens[:start].tolist()
+        save_cache(path, cache, fingerprint="tiny", tokens=tokens)
+        cache, _, _ = load_cache(path, model=case.model, fingerprint="tiny")
+        logits.append(running.feed(case.model, cache, [case.tokens[start : start + 7]]))
+    case.check(np.concatenate(logits))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", running.CHUNKS)
+def test_every_chunk_size(case: Case, size: int) -> None:
+    case.check(running.run(case.model, case.tokens[:517], size))
+
+
+@pytest.mark.slow
+def test_a_long_prompt_in_one_call(case: Case) -> None:
+    case.check(running.run(case.model, case.tokens))
