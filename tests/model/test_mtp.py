@@ -1,0 +1,94 @@
+"""The draft block is the oracle's, in one call and token by token."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dsv4_mlx.model import Model
+from dsv4_mlx.numerics import Numerics
+from tests.model import running
+from tests.oracle import v4_numpy
+
+LENGTH = 70  # more than two windows of the tiny checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return running.checkpoint_folder("tiny", tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module", params=list(Numerics), ids=lambda numerics: numerics.name)
+def model(request: pytest.FixtureRequest, folder: Path) -> Model:
+    return running.load(folder, request.param)
+
+
+class Draft:
+    """Random streams and next tokens, and the oracle's logits for them."""
+
+    def __init__(self, model: Model, folder: Path):
+        config = model.config.to_dict()
+        rng = np.random.default_rng(2)
+        streams = rng.standard_normal((LENGTH, config["hc_mult"], config["hidden_size"]))
+        self.streams = v4_numpy.round_bf16(streams)
+        self.tokens = rng.integers(0, config["vocab_size"], LENGTH)
+        self.official = model.numerics is Numerics.OFFICIAL
+        weights = v4_numpy.dequantize_checkpoint(folder)
+        self.expected = v4_numpy.mtp_forward(
+            config, weights, self.streams, self.tokens, official=self.official
+        )
+
+    def predict(self, model: Model, sizes: list[int] | None) -> np.ndarray:
+        """The block's logits [S, V] in one call without a cache or in calls of `sizes`."""
+        block, streams = model.mtp[0], mx.array(self.streams.astype(np.float32))[None]
+        tokens = mx.array(self.tokens)[None]
+        if sizes is None:
+            return np.array(block.predict(model, streams, tokens)[0])
+        cache, start, parts = block.make_cache(), 0, []
+        for size in sizes:
+            span = slice(start, start + size)
+            logits = block.predict(model, streams[:, span], tokens[:, span], cache)
+            parts.append(np.array(logits[0]))
+            start += size
+        return np.concatenate(parts)
+
+    def check(self, logits: np.ndarray) -> None:
+        errors = np.abs(logits - self.expected.logits).max(axis=1)
+        if not self.official:
+            assert errors.max() <= 1e-4
+            return
+        # A row whose experts hang on a rounding may differ: it is at most one in twenty.
+        clear = self.expected.layers[0].expert_margins > 1e-2
+        assert clear.mean() >= 0.9
+        relative = errors / np.abs(self.expected.logits).max(axis=1)
+        assert relative[clear].max() <= 2.0**-5
+        assert np.median(relative) <= 2.0**-8
+
+
+@pytest.fixture(scope="module")
+def draft(model: Model, folder: Path) -> Draft:
+    return Draft(model, folder)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [None, [LENGTH], [1] * LENGTH, [33, 1, 1, 35]],
+    ids=["no cache", "one call", "token by token", "chunks"],
+)
+def test_draft_logits_are_the_oracles(model: Model, draft: Draft, sizes: list[int] | None) -> None:
+    draft.check(draft.predict(model, sizes))
+
+
+def test_draft_continues_the_models_own_streams(model: Model, folder: Path) -> None:
+    """Streams at t and the token at t + 1 give the logits the oracle has for t + 2."""
+    tokens = np.random.default_rng(4).integers(0, model.config.vocab_size, 41)
+    config, weights = model.config.to_dict(), v4_numpy.dequantize_checkpoint(folder)
+    official = model.numerics is Numerics.OFFICIAL
+    backbone = v4_numpy.forward(config, weights, tokens[:-1], official=official)
+    expected = v4_numpy.mtp_forward(
+        config, weights, backbone.streams[-1], tokens[1:], official=official
+    ).logits
+    streams = model.streams(mx.array(tokens[:-1])[None])
+    ours = np.array(model.mtp[0].predict(model, streams, mx.array(tokens[1:])[None])[0])
+    assert running.mean_kl(expected, ours) <= (1e-2 if official else 1e-9)
