@@ -143,7 +143,7 @@ class HeavilyCompressedAttention(SlidingAttention):
     def _compress(
         self, extra: dict[str, mx.array], state: LayerState
     ) -> tuple[mx.array | None, mx.array | None]:
-        self.compressor.update(extra["kv"], extra["scores"], state.compressor, state.position)
+        self.compressor.absorb(extra["kv"], extra["scores"], state.compressor, state.position)
         return state.compressor.entries.rows(), None
 
 
@@ -177,7 +177,7 @@ class CompressedSparseAttention(HeavilyCompressedAttention):
         entries, _ = super()._compress(extra, state)
         indexer = self.compressor.indexer
         position, n = state.position, extra["kv"].shape[1]
-        indexer.update(extra["index_kv"], extra["index_scores"], state.indexer, position)
+        indexer.absorb(extra["index_kv"], extra["index_scores"], state.indexer, position)
         if not indexer.selects(position + n):
             return entries, None  # every visible entry is among the top k
         selected = indexer.select(extra["index_q"], extra["head_weights"], state.indexer, position)

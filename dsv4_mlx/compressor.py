@@ -42,7 +42,7 @@ class Compressor(nn.Module):
         """[B, S, D] -> latents and scores without the position bias, [B, S, C] float32."""
         return self.kv_proj(x), self.gate_proj(x)
 
-    def update(self, kv: mx.array, scores: mx.array, state: CompressorState, position: int) -> None:
+    def absorb(self, kv: mx.array, scores: mx.array, state: CompressorState, position: int) -> None:
         """Add tokens [B, n, C] at `position`; windows they complete become entries of `state`."""
         ratio, n = self._options["ratio"], kv.shape[1]
         # The bias belongs to the absolute position, not to the place in this call.

@@ -47,7 +47,7 @@ def run(ours: Compressor, ratio: int, x: np.ndarray, sizes: list[int]) -> Compre
     start = 0
     for size in sizes:
         part = slice(start, start + size)
-        ours.update(kv[:, part], scores[:, part], state, start)
+        ours.absorb(kv[:, part], scores[:, part], state, start)
         start += size
     assert start == x.shape[1]
     return state

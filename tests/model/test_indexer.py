@@ -34,7 +34,7 @@ def selected(indexer: Indexer, x: np.ndarray, qr: np.ndarray, sizes: list[int]) 
     found, start = [], 0
     for size in sizes:
         part = slice(start, start + size)
-        indexer.update(kv[:, part], scores[:, part], state, start)
+        indexer.absorb(kv[:, part], scores[:, part], state, start)
         if len(state.entries):
             chosen = indexer.select(q[:, part], weights[:, part], state, start)
             found += [[w for w in row if w >= 0] for row in chosen[0].tolist()]

@@ -37,7 +37,7 @@ def lane_dropped_every_call(patch: pytest.MonkeyPatch) -> None:
 
         return wrong
 
-    wrap(patch, Compressor, "update", make)
+    wrap(patch, Compressor, "absorb", make)
 
 
 def lane_dropped_when_nothing_closes(patch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def lane_dropped_when_nothing_closes(patch: pytest.MonkeyPatch) -> None:
 
         return wrong
 
-    wrap(patch, Compressor, "update", make)
+    wrap(patch, Compressor, "absorb", make)
 
 
 @PITFALLS.row(8, lane_dropped_every_call, lane_dropped_when_nothing_closes)
@@ -71,7 +71,7 @@ def bias_by_buffer_row(patch: pytest.MonkeyPatch) -> None:
 
         return wrong
 
-    wrap(patch, Compressor, "update", make)
+    wrap(patch, Compressor, "absorb", make)
 
 
 @PITFALLS.row(9, bias_by_buffer_row)

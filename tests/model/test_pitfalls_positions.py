@@ -204,7 +204,7 @@ def check_entry_w_is_rotated_at_m_times_w() -> None:
         lanes = np.tile(vector, 2 if ratio == 4 else 1).astype(np.float32)
         kv = mx.array(np.tile(lanes, (1, tokens, 1)))
         for start, stop in ((0, 7), (7, tokens)):
-            compressor.update(kv[:, start:stop], 0 * kv[:, start:stop], state, start)
+            compressor.absorb(kv[:, start:stop], 0 * kv[:, start:stop], state, start)
         count = tokens // ratio
         normed = np.tile(v4.rms_norm(vector, 1.0, 1e-6), (count, 1))
         angles = v4.rope_angles(ratio * np.arange(count), frequencies)
