@@ -1,0 +1,216 @@
+"""What a long cache costs: counted in bytes, with entries of a long text made up instead of read.
+
+8,192 CSA entries stand for 32,768 tokens; no model could read that many in a test.
+"""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dsv4_mlx import cache as caches
+from dsv4_mlx.cache import LayerCache, LayerState, default_layout
+from dsv4_mlx.model import Model
+from dsv4_mlx.numerics import Numerics
+from tests.model import small
+
+ENTRIES = 8192
+POSITION = 4 * ENTRIES
+HEAD_DIM, INDEX_DIM, WINDOW = 512, 128, 128  # the release's
+TURNS = 100
+
+CONFIG = small.config(num_hidden_layers=3, compress_ratios=[0, 4, 128, 0])
+
+
+def rows(count: int, *shape: int, seed: int = 0) -> mx.array:
+    key = mx.random.key(seed)
+    return mx.random.normal((1, count, *shape), key=key)
+
+
+def fill(state: LayerState, ratio: int, widths: tuple[int, int], window: int) -> None:
+    """Make `state` one that has seen POSITION tokens."""
+    state.position = POSITION
+    state.window = state.layout.pack(rows(window - 1, widths[0]))
+    for part, width in zip(state.parts(), widths, strict=False):
+        part.entries.append(rows(POSITION // ratio, width))
+        if ratio == 4:
+            part.lane = rows(4, 2, width)
+    mx.eval([array for array in state.evaluated() if array is not None])
+
+
+def take_turn(cache: LayerCache, number: int) -> None:
+    """Four tokens: one more entry of each kind, another window, another lane."""
+    state = cache.rows[0]
+    state.position += 4
+    state.window = state.layout.pack(rows(WINDOW - 1, HEAD_DIM, seed=number))
+    for part, width in zip(state.parts(), (HEAD_DIM, INDEX_DIM), strict=True):
+        part.entries.append(rows(1, width, seed=number))
+        part.lane = rows(4, 2, width, seed=number)
+    mx.eval([array for array in state.evaluated() if array is not None])
+
+
+@pytest.fixture
+def long_cache() -> list[LayerCache]:
+    cache = LayerCache(4, default_layout(official=True))
+    fill(cache.rows[0], 4, (HEAD_DIM, INDEX_DIM), WINDOW)
+    return [cache]
+
+
+def entries(cache: LayerCache) -> np.ndarray:
+    return np.array(cache.rows[0].compressor.entries.rows().astype(mx.float32))
+
+
+def active_bytes() -> int:
+    mx.synchronize()
+    return mx.get_active_memory()
+
+
+def allocated_by(action: Callable[[], object]) -> int:
+    """Bytes in use at the worst moment of `action`, above those in use before it."""
+    before = active_bytes()
+    mx.reset_peak_memory()
+    action()
+    mx.synchronize()
+    return max(0, mx.get_peak_memory() - before)  # the peak stays 0 while nothing is allocated
+
+
+def test_a_hundred_turns_with_a_hundred_snapshots(long_cache: list[LayerCache]) -> None:
+    start = active_bytes()
+    before = caches.nbytes(long_cache)
+    moments = []
+    for number in range(TURNS):
+        take_turn(long_cache[0], number)
+        moments.append(caches.snapshot(long_cache))
+    fixed = moments[-1].nbytes
+    allowed = 1.2 * before + TURNS * fixed
+    assert fixed < before / 20
+    assert caches.nbytes(long_cache) <= 1.2 * before
+    assert sum(moment.nbytes for moment in moments) == TURNS * fixed
+    assert active_bytes() - start + before <= allowed
+    assert [moment.offset for moment in moments] == [POSITION + 4 * (n + 1) for n in range(TURNS)]
+
+
+def test_going_back_through_a_hundred_snapshots_copies_nothing(
+    long_cache: list[LayerCache],
+) -> None:
+    moments = []
+    for number in range(TURNS):
+        take_turn(long_cache[0], number)
+        moments.append(caches.snapshot(long_cache))
+    expected = entries(long_cache[0])
+
+    def back_and_forth() -> None:
+        for moment in reversed(moments):
+            caches.restore(long_cache, moment)
+        caches.restore(long_cache, moments[-1])
+
+    assert allocated_by(back_and_forth) == 0
+    np.testing.assert_array_equal(entries(long_cache[0]), expected)
+
+
+def test_the_first_append_after_a_snapshot_costs_as_much_as_any(
+    long_cache: list[LayerCache],
+) -> None:
+    for number in range(4):  # past the one step where the full buffer grows
+        take_turn(long_cache[0], number)
+    ordinary = [allocated_by(lambda n=n: take_turn(long_cache[0], n)) for n in range(4, 8)]
+    moment = caches.snapshot(long_cache)
+    first = allocated_by(lambda: take_turn(long_cache[0], 8))
+    assert first <= 2 * min(ordinary)
+    assert first < caches.nbytes(long_cache) / 20
+    assert moment.offset == long_cache[0].offset - 4
+
+
+def test_only_appending_behind_rows_that_others_see_copies_them(
+    long_cache: list[LayerCache],
+) -> None:
+    """The one copy a rewind can cost, and it is made once."""
+    moment = caches.snapshot(long_cache)
+    take_turn(long_cache[0], 0)
+    newer = caches.snapshot(long_cache)
+    caches.restore(long_cache, moment)
+    pool = sum(part.entries.nbytes for part in long_cache[0].rows[0].parts())
+    moved = allocated_by(lambda: take_turn(long_cache[0], 1))
+    assert moved <= 2.5 * pool
+    assert allocated_by(lambda: take_turn(long_cache[0], 2)) < pool / 10
+    assert newer.offset == POSITION + 4
+
+
+def test_a_rewind_nobody_else_looks_behind_copies_nothing(long_cache: list[LayerCache]) -> None:
+    take_turn(long_cache[0], 0)  # makes room
+    moment = caches.snapshot(long_cache)
+    take_turn(long_cache[0], 1)
+    caches.restore(long_cache, moment)
+    pool = sum(part.entries.nbytes for part in long_cache[0].rows[0].parts())
+    assert allocated_by(lambda: take_turn(long_cache[0], 2)) < pool / 10
+
+
+# --- A batch reads what its rows read -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return small.model(CONFIG, small.weights(CONFIG), Numerics.OFFICIAL)
+
+
+def long_model_cache(model: Model) -> list[LayerCache]:
+    """A cache of the whole model at POSITION."""
+    config, cache = model.config, model.make_cache()
+    for ratio, layer in zip(config.backbone_ratios, cache, strict=True):
+        widths = (config.head_dim, config.index_head_dim)
+        fill(layer.rows[0], ratio, widths, config.sliding_window)
+    return cache
+
+
+class Reads:
+    """Bytes of keys and entries handed to the kernels that read them."""
+
+    def __init__(self, model: Model, patch: pytest.MonkeyPatch) -> None:
+        self.bytes, ops = 0, model._plan.ops
+        for name, argument in (("index_topk", 2), ("sparse_attention", 5), ("sparse_attention", 1)):
+            patch.setattr(ops, name, self._counting(getattr(ops, name), argument))
+
+    def _counting(self, op: Callable, argument: int) -> Callable:
+        def counted(*args, **options):
+            array = args[argument]
+            self.bytes += 0 if array is None else array.nbytes
+            return op(*args, **options)
+
+        return counted
+
+    def of(self, action: Callable[[], object]) -> int:
+        self.bytes = 0
+        action()
+        return self.bytes
+
+
+def step(model: Model, cache: list[LayerCache], batch: int) -> None:
+    mx.eval(model(mx.full((batch, 1), 7, dtype=mx.int32), cache))
+
+
+def test_a_batch_of_three_reads_what_three_singles_read(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    singles = [long_model_cache(model) for _ in range(3)]
+    batch = [LayerCache.merge(layers) for layers in zip(*singles, strict=True)]
+    for cache in (*singles, batch):  # the first step finds every buffer full and grows it
+        for _ in range(4):
+            step(model, cache, len(cache[0].rows))
+    reads = Reads(model, monkeypatch)
+    apart = sum(reads.of(lambda cache=cache: step(model, cache, 1)) for cache in singles)
+    together = reads.of(lambda: step(model, batch, 3))
+    assert apart > 3 * ENTRIES * (CONFIG["index_head_dim"] + CONFIG["head_dim"])
+    assert together <= 1.05 * apart
+
+
+def test_a_batch_of_three_copies_no_entries(model: Model) -> None:
+    """What a step allocates is working space; padding rows to one length would copy them all."""
+    singles = [long_model_cache(model) for _ in range(3)]
+    batch = [LayerCache.merge(layers) for layers in zip(*singles, strict=True)]
+    for cache in (singles[0], batch):
+        for _ in range(4):
+            step(model, cache, len(cache[0].rows))
+    single = allocated_by(lambda: step(model, singles[0], 1))
+    together = allocated_by(lambda: step(model, batch, 3))
+    assert together <= 1.05 * 3 * single
