@@ -124,7 +124,7 @@ def test_a_snapshot_survives_everything_in_between(model: Model) -> None:
 
 def test_a_snapshot_of_another_model_is_refused(model: Model) -> None:
     cache = grown(model, 5)
-    with pytest.raises(CacheError, match="found one of 3 layers"):
+    with pytest.raises(CacheError, match="a snapshot of 2 layers"):
         caches.restore(cache[:2], caches.snapshot(cache))
 
 
