@@ -12,6 +12,7 @@ token must read. A second table prefills 256 tokens of the tiny checkpoint.
 import argparse
 import csv
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dsv4_mlx.config import FLASH
-from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
+from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 
 CONFIG = FLASH.replace(
     num_hidden_layers=4,
@@ -30,6 +31,8 @@ CONFIG = FLASH.replace(
     compress_ratios=(0, 4, 128, 4),
     num_nextn_predict_layers=0,
 )
+# TINY without ragged blocks, which mlx-vlm does not read.
+EVEN_TINY = TINY.replace(q_lora_rank=128, o_lora_rank=128, moe_intermediate_size=128)
 ENGINES = ("ours", "mlx-vlm-float32", "mlx-vlm-bfloat16", "transformers-bfloat16")
 RESULTS = Path(__file__).parent / "results" / "decode.csv"
 
@@ -98,7 +101,7 @@ def decode(folder: Path, engines: list[str], tokens: int, rounds: int) -> list[d
 def prefill_tiny(engines: list[str], length: int, rounds: int) -> list[dict[str, Any]]:
     """Rows of the prefill table: the tiny checkpoint, whose cost is launches, not weights."""
     with tempfile.TemporaryDirectory() as folder:
-        write_tiny_checkpoint(folder)
+        write_tiny_checkpoint(folder, EVEN_TINY)
         workers = [Worker(engine, Path(folder)) for engine in engines]
         for worker in workers:
             worker.ask(prefill=length)
@@ -146,9 +149,7 @@ def _machine() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []:
         if line.startswith("model name"):
             model = line.split(":")[1].strip()
-    from os import cpu_count
-
-    return f"{cpu_count()} x {model}, {platform.system()}"
+    return f"{os.cpu_count()} x {model}, {platform.system()}"
 
 
 def _record(rows: list[dict[str, Any]], floor: int) -> None:

@@ -102,7 +102,7 @@ def transformers(folder: Path) -> Engine:
     import torch
     from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 
-    from dsv4_mlx.naming import transformers_name
+    from dsv4_mlx.naming import translate
     from dsv4_mlx.testing.checkpoints import dequantized_tensors
 
     config = json.loads((folder / "config.json").read_text())
@@ -110,21 +110,21 @@ def transformers(folder: Path) -> Engine:
     with torch.device("meta"):
         model = DeepseekV4ForCausalLM(DeepseekV4Config(**config)).to(torch.bfloat16)
     state_dict: dict[str, torch.Tensor] = {}
-    experts: dict[str, list[torch.Tensor]] = {}
+    stacks: dict[str, dict[tuple[int, int], torch.Tensor]] = {}
     for name, array in dequantized_tensors(folder).items():
         tensor = torch.from_numpy(array)
         if tensor.dtype == torch.float32:
             tensor = tensor.to(torch.bfloat16)
-        if ".ffn.experts." in name:
-            layer, rest = name.split(".ffn.experts.")
-            experts.setdefault(f"{layer}.{rest.split('.')[1]}", []).append(tensor)
+        target = translate(name)
+        if target.expert is None:
+            state_dict[target.name] = tensor
         else:
-            state_dict[transformers_name(name)] = tensor
-    for number in range(config["num_hidden_layers"]):
-        w1, w2, w3 = (torch.stack(experts.pop(f"layers.{number}.w{i}")) for i in (1, 2, 3))
-        prefix = f"model.layers.{number}.mlp.experts"
-        state_dict[f"{prefix}.gate_up_proj"] = torch.cat([w1, w3], dim=1)
-        state_dict[f"{prefix}.down_proj"] = w2
+            stacks.setdefault(target.module, {})[target.expert, target.half] = tensor
+    for module, parts in stacks.items():
+        rows = [parts.pop(key) for key in sorted(parts)]
+        state_dict[module] = torch.cat(rows).reshape(
+            config["n_routed_experts"], -1, rows[0].shape[1]
+        )
     model.load_state_dict(state_dict, assign=True, strict=False)
     for module in model.modules():  # what is computed from the config is not in a checkpoint
         if "RotaryEmbedding" in type(module).__name__:
@@ -175,7 +175,8 @@ def main() -> None:
             seconds = [_timed(lambda n=order["prefill"]: prefill(tokens[:n]))]
         else:
             seconds = [_timed(decode) for _ in range(order["decode"])]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         _answer({"seconds": seconds, "peak_bytes": peak})
 
 

@@ -64,7 +64,7 @@ class SlidingAttention(nn.Module):
         for rows, tokens, state in groups:
             own = {name: array[rows, tokens] for name, array in extra.items()}
             outputs.append(self._attend(q[rows, tokens], kv[rows, tokens], own, state))
-        return self._output(_padded(outputs, groups, B, S))
+        return self._output(_padded(outputs, groups, B, S, (self._heads, self._width)))
 
     def _project(self, x: mx.array, q_residual: mx.array, groups: list[Any]) -> dict[str, mx.array]:
         """Further projections of the whole batch, sliced per timeline: each [B, S, ...]."""
@@ -93,7 +93,7 @@ class SlidingAttention(nn.Module):
         last = kv[:, kv.shape[1] - keep :]
         state.window = mx.contiguous(state.layout.pack(last)) if keep else None
         state.position += n
-        return self._ops.sparse_attention(
+        output = self._ops.sparse_attention(
             q,
             kv,
             self.sinks,
@@ -106,6 +106,9 @@ class SlidingAttention(nn.Module):
             sliding_window=self._window,
             official=self._official,
         )
+        # Callers that evaluate only logits (mlx-lm's decode loop) would else leave parts no
+        # logits need yet, such as index keys before top-k selects, as an endless lazy chain.
+        return mx.depends([output], [a for a in state.evaluated() if a is not None])[0]
 
     def _output(self, o: mx.array) -> mx.array:
         """[B, S, H, K] -> [B, S, D] through the grouped low-rank projection: consecutive heads."""
@@ -184,11 +187,13 @@ class CompressedSparseAttention(HeavilyCompressedAttention):
         return entries, selected
 
 
-def _padded(outputs: list[mx.array], groups: list[Any], B: int, S: int) -> mx.array:
+def _padded(
+    outputs: list[mx.array], groups: list[Any], B: int, S: int, heads: tuple[int, int]
+) -> mx.array:
     """Per-timeline outputs back in their places, zeros where a row was padded: [B, S, H, K]."""
     if len(outputs) == 1 and outputs[0].shape[:2] == (B, S):
         return outputs[0]
-    full = mx.zeros((B, S, *outputs[0].shape[2:]))
+    full = mx.zeros((B, S, *heads))
     for (rows, tokens, _), output in zip(groups, outputs, strict=True):
         full[rows, tokens] = output
     return full

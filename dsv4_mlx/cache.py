@@ -195,7 +195,8 @@ class LayerCache:
     def filter(self, batch_indices: Any) -> None:
         """Keep these rows, in this order."""
         indices = batch_indices.tolist() if isinstance(batch_indices, mx.array) else batch_indices
-        self.rows = [self.rows[int(i)] for i in indices]
+        # A view each: the same row may be asked for twice.
+        self.rows = [self.rows[int(i)].view() for i in indices]
         if self._skip:
             self._skip = [self._skip[int(i)] for i in indices]
         if self._remaining:
@@ -203,7 +204,7 @@ class LayerCache:
 
     def extend(self, other: "LayerCache") -> None:
         """Append the rows of `other`."""
-        self.rows = [*self.rows, *other.rows]
+        self.rows = [*self.rows, *(row.view() for row in other.rows)]
 
     def extract(self, index: int) -> "LayerCache":
         """One row as a cache of its own."""
@@ -227,10 +228,7 @@ class LayerCache:
         """Everything that persists, as a tree of arrays, numbers and names."""
         rows: list[Any] = [self.ratio, self.layout.name]
         for row in self.rows:
-            parts = [
-                [part.entries.buffer(), part.entries.count, part.open_rows, part.lane]
-                for part in row.parts()
-            ]
+            parts = [[part.entries.rows(), part.open_rows, part.lane] for part in row.parts()]
             rows.append([row.position, row.window, *parts])
         return rows
 
@@ -264,8 +262,7 @@ def _row_from_state(ratio: int, layout: EntryLayout, value: list[Any]) -> LayerS
     position, window, *parts = value
     state = new_state(ratio, layout)
     state.position, state.window = int(position), window
-    for part, (buffer, count, open_rows, lane) in zip(state.parts(), parts, strict=True):
-        rows = None if buffer is None else buffer[:, : int(count)]
+    for part, (rows, open_rows, lane) in zip(state.parts(), parts, strict=True):
         part.entries = Entries.from_rows(layout, rows)
         part.open_rows, part.lane = open_rows, lane
     return state
@@ -279,6 +276,7 @@ class Snapshot:
     """One moment of a timeline: per layer a count and the fixed-size state."""
 
     layers: tuple[tuple[LayerState, ...], ...]
+    kinds: tuple[tuple[int, str], ...]  # compress ratio and layout of each layer
     offset: int
 
     @property
@@ -290,18 +288,21 @@ class Snapshot:
 def snapshot(cache: Sequence[LayerCache]) -> Snapshot:
     """Remember this moment of `cache`."""
     layers = tuple(tuple(row.view() for row in layer.rows) for layer in cache)
-    return Snapshot(layers, cache[0].offset)
+    kinds = tuple((layer.ratio, layer.layout.name) for layer in cache)
+    return Snapshot(layers, kinds, cache[0].offset)
 
 
 def restore(cache: Sequence[LayerCache], moment: Snapshot) -> None:
     """Put `cache` back to `moment`, which stays valid and may be restored again."""
-    if len(cache) != len(moment.layers):
+    kinds = [(layer.ratio, layer.layout.name) for layer in cache]
+    if kinds != list(moment.kinds):
         raise CacheError(
-            f"expected a snapshot of {len(cache)} layers but found {len(moment.layers)}; "
-            "restore it into the model it was taken from"
+            f"expected a snapshot of {len(kinds)} layers like this cache's but found one of "
+            f"{len(moment.kinds)} layers of another model; restore it where it was taken"
         )
     for layer, rows in zip(cache, moment.layers, strict=True):
         layer.rows = [row.view() for row in rows]
+        layer.finalize()
 
 
 def fork(cache: Sequence[LayerCache]) -> list[LayerCache]:

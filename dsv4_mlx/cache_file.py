@@ -95,9 +95,9 @@ def load(
     """Cache, tokens and details of a file written for this model; CacheError when it is not."""
     arrays, header = _read(Path(path))
     _check_header(Path(path), header, fingerprint)
+    layout, details = layout_named(header["layout"]), json.loads(header["details"])
+    tokens = _tokens(Path(path), arrays, model.config.vocab_size)
     cache = model.make_cache()
-    layout = layout_named(header["layout"])
-    tokens = arrays.pop("tokens").tolist()
     for number, layer in enumerate(cache):
         if layer.layout != layout:
             raise CacheError(
@@ -108,7 +108,20 @@ def load(
         model.check_state(number, layer.rows[0])
     if arrays:
         raise CacheError(f"{path} holds {min(arrays)}, which this model has no place for")
-    return cache, tokens, json.loads(header["details"])
+    return cache, tokens, details
+
+
+def _tokens(path: Path, arrays: dict[str, mx.array], vocab_size: int) -> list[int]:
+    tokens = arrays.pop("tokens", None)
+    if tokens is None or tokens.dtype != mx.int32 or tokens.ndim != 1:
+        raise CacheError(f"expected int32 tokens in {path} but found none; delete the file")
+    ids: list[int] = tokens.tolist()  # type: ignore[assignment]
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        raise CacheError(
+            f"expected token ids below {vocab_size} in {path} but found {min(ids)} to {max(ids)}; "
+            "delete the file"
+        )
+    return ids
 
 
 def _fill(state: LayerState, number: int, arrays: dict[str, mx.array], position: int) -> None:
@@ -122,6 +135,8 @@ def _fill(state: LayerState, number: int, arrays: dict[str, mx.array], position:
 
 
 def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
+    if not path.is_file():
+        raise CacheError(f"expected a cache file at {path} but there is none; check the path")
     try:
         read_header(path)  # checks every byte range against the file's length
         arrays, header = mx.load(str(path), format="safetensors", return_metadata=True)
@@ -143,6 +158,8 @@ def _check_header(path: Path, header: dict[str, Any], fingerprint: str) -> None:
             f"expected cache version {VERSION} but {path} has {header.get('version')!r}; "
             "delete it, the tokens will be prefilled again"
         )
+    if not {"layout", "details"} <= header.keys():
+        raise CacheError(f"expected layout and details in {path} but they are missing; delete it")
     if header.get("fingerprint") != fingerprint:
         raise CacheError(
             f"expected a cache of this model but {path} was written for another one; "

@@ -154,10 +154,10 @@ class Engine:
         ids = [operator.index(token) for token in tokens]
         if not ids:
             raise PromptError("The prompt is empty; give at least one token.")
-        if len(ids) > self.max_context:
+        if len(ids) >= self.max_context:
             raise PromptError(
                 f"The prompt has {len(ids):,} tokens and the model's context holds "
-                f"{self.max_context:,}; shorten it."
+                f"{self.max_context:,}, the reply included; shorten it."
             )
         wrong = next((i for i, t in enumerate(ids) if not 0 <= t < self.config.vocab_size), None)
         if wrong is not None:

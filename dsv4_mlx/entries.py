@@ -76,9 +76,14 @@ class _Pool:
     def append(self, rows: mx.array) -> None:
         """Write rows at the tip. The old buffer is dropped here, so the update is in place."""
         start = [0, self.length] + [0] * (rows.ndim - 2)
-        buffer = self.reserve(rows)
-        self.buffer = None
-        self.buffer = mx.slice_update(buffer, rows, mx.array(start), list(range(rows.ndim)))
+        tip, axes = mx.array(start), list(range(rows.ndim))
+        buffer, self.buffer = self.reserve(rows), None
+        try:
+            self.buffer = mx.slice_update(buffer, rows, tip, axes)
+        finally:
+            # Others see this pool too: an interrupted append must leave it as it was.
+            if self.buffer is None:
+                self.buffer = buffer
         self.length += rows.shape[1]
 
 
@@ -125,8 +130,9 @@ class Entries:
 
     def rows(self) -> mx.array | None:
         """Stored rows [B, count, ...] without a copy for B = 1; None while there are none."""
-        if self._pool.buffer is None or self.count == 0:
+        if self.count == 0:
             return None
+        assert self._pool.buffer is not None
         return self._pool.buffer[:, : self.count]
 
     def buffer(self) -> mx.array | None:

@@ -41,7 +41,7 @@ def make_sampler(
     min_p: float = 0.0,
     seed: int | None = None,
 ) -> Sampler:
-    """A sampler; temperature 0 takes the likeliest token, the lowest id among equals.
+    """A sampler; temperature 0, or near it, takes the likeliest token, the lowest id among equals.
 
     The same seed draws the same tokens; None is a new seed every time. UsageError for a value
     outside its range.
@@ -49,9 +49,13 @@ def make_sampler(
     _check("temperature", temperature, temperature >= 0, "0 or more")
     _check("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1")
     _check("min_p", min_p, 0 <= min_p <= 1, "between 0 and 1")
-    if temperature == 0:
+    if temperature < _COLDEST:
         return greedy
     return _Draw(temperature, top_p, min_p, seed)
+
+
+# Below this the division by the temperature leaves float32.
+_COLDEST = 1e-6
 
 
 def greedy(logprobs: mx.array) -> mx.array:

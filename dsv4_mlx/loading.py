@@ -40,10 +40,10 @@ def load(
 ) -> tuple["Model", "Tokenizer"]:
     """Load an official or a converted folder -> (model, tokenizer).
 
-    `dtype` (bfloat16 or float32) is that of unpacked matrices in products; by default bfloat16 as
-    stored, and float32 on the CPU, whose matrix products are float32. The embedding stays bfloat16;
-    norms and what is stored in float32 are float32. `model.fingerprint` names the weights. Raises
-    CheckpointError, ConfigError, BackendError or UsageError, each a sentence.
+    `dtype` (bfloat16 or float32, the default) is that of unpacked matrices in products; bfloat16
+    halves their memory and is cast in every product. The embedding stays bfloat16; norms and what
+    is stored in float32 are float32. `model.fingerprint` names the weights. Raises CheckpointError,
+    ConfigError, BackendError or UsageError, each a sentence.
     """
     from dsv4_mlx.tokenizer import Tokenizer
 
@@ -76,11 +76,12 @@ def load_model(
 def dense_dtype(dtype: mx.Dtype | None, backend: str) -> mx.Dtype:
     """The dtype of unpacked matrices; see `load`."""
     try:
-        resolved = resolve(backend)
+        resolve(backend)
     except MissingBackend as error:
         raise BackendError(f"{error}.") from error
     if dtype is None:
-        return mx.float32 if resolved == "cpu" else mx.bfloat16
+        # What stays unpacked (head, router, compressors) multiplies in float32 in the release too.
+        return mx.float32
     if dtype not in (mx.bfloat16, mx.float32):
         raise UsageError(
             f"dtype is {dtype}, expected mlx.core.bfloat16 or mlx.core.float32; float16 cannot "

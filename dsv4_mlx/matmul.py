@@ -12,7 +12,8 @@ from functools import cache
 import mlx.core as mx
 
 # Rows above which a tile is unpacked for BLAS instead of multiplied packed, per mode (CPU).
-CPU_CROSSOVER_ROWS = {"mxfp4": 32, "mxfp8": 1, "affine": 8}
+CPU_CROSSOVER_ROWS = {"mxfp4": 32, "mxfp8": 1}
+_OTHER_CROSSOVER_ROWS = 8
 # Weights of fewer elements are not worth a second stream's hand-off (about 0.1 ms).
 _SPLIT_ELEMENTS = 1 << 20
 # The same for dense weights, whose products BLAS computes several times faster.
@@ -61,7 +62,7 @@ def packed(
     if not on_cpu():
         return _multiply(x, weight, scales, biases, packing)
     rows = x.size // x.shape[-1]
-    if rows > CPU_CROSSOVER_ROWS.get(packing.mode, 8):
+    if rows > CPU_CROSSOVER_ROWS.get(packing.mode, _OTHER_CROSSOVER_ROWS):
         return _unpacked_product(x, weight, scales, biases, packing)
     if weight.shape[-2] * x.shape[-1] < _SPLIT_ELEMENTS:
         return _multiply(x, weight, scales, biases, packing)

@@ -15,7 +15,7 @@ import mlx.nn as nn
 from dsv4_mlx.attention import ATTENTION
 from dsv4_mlx.cache import LayerCache, LayerState, default_layout, unstored
 from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.errors import BackendError, CacheError
+from dsv4_mlx.errors import BackendError, CacheError, UsageError
 from dsv4_mlx.hyper_connections import HyperConnection, HyperHead
 from dsv4_mlx.layers import Embedding, Linear, Norm
 from dsv4_mlx.moe import MoE
@@ -123,6 +123,10 @@ class Model(nn.Module):
 
     def streams(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """Residual streams after the last layer, [B, S, N, D]: what an MTP block continues."""
+        if tokens.ndim != 2 or tokens.size == 0:
+            raise UsageError(
+                f"expected token ids [B, S] with at least one token but found {tokens.shape}"
+            )
         if cache is None:
             cache = [unstored(ratio) for ratio in self.config.backbone_ratios]
         return self.model(tokens, cache)
@@ -152,21 +156,24 @@ class Model(nn.Module):
     def check_state(self, layer: int, state: LayerState) -> None:
         """CacheError unless a state read from a file has this layer's shapes at its position."""
         config, ratio = self.config, self.config.backbone_ratios[layer]
+        stored, raw = state.layout.pack(mx.zeros((1, 1, 1))).dtype, mx.float32
         kept = min(state.position, config.sliding_window - 1)
-        _expect_rows(layer, "window", state.window, kept, config.head_dim)
+        _expect(layer, "window", state.window, stored, kept, config.head_dim)
         widths = (config.head_dim, config.index_head_dim)
         for part, width in zip(state.parts(), widths, strict=False):
             channels = width * (2 if ratio == 4 else 1)
             closed, opened = divmod(state.position, ratio)
-            _expect_rows(layer, "entries", part.entries.rows(), closed, width)
-            _expect_rows(layer, "open window", part.open_rows, opened, 2, channels)
+            _expect(layer, "entries", part.entries.rows(), stored, closed, width)
+            _expect(layer, "open window", part.open_rows, raw, opened, 2, channels)
             lane = ratio if ratio == 4 and closed else 0
-            _expect_rows(layer, "overlap lane", part.lane, lane, 2, width)
+            _expect(layer, "overlap lane", part.lane, raw, lane, 2, width)
 
 
-def _expect_rows(layer: int, name: str, array: mx.array | None, *shape: int) -> None:
-    found = None if array is None else array.shape
-    expected = (1, *shape) if shape[0] else None
+def _expect(
+    layer: int, name: str, array: mx.array | None, dtype: mx.Dtype, rows: int, *shape: int
+) -> None:
+    found = None if array is None else (array.dtype, array.shape)
+    expected = (dtype, (1, rows, *shape)) if rows else None
     if found != expected:
         raise CacheError(
             f"expected the {name} of layer {layer} as {expected} but found {found}; "

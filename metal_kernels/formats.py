@@ -36,7 +36,8 @@ def power_of_two_scale(amax: mx.array, limit: float) -> mx.array:
     # The release multiplies by the float32 reciprocal instead of dividing.
     bits = (amax.astype(mx.float32) * mx.array(1.0 / limit, mx.float32)).view(mx.uint32)
     exponent = (bits >> 23) + ((bits & 0x7FFFFF) != 0).astype(mx.uint32)
-    return (exponent << 23).view(mx.float32)
+    scale = (exponent << 23).view(mx.float32)
+    return mx.where(amax < float("inf"), scale, float("nan"))
 
 
 def _blocks(x: mx.array, block: int) -> tuple[mx.array, int]:

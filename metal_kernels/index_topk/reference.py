@@ -12,9 +12,12 @@ _KEY_TILE = 4096
 def index_scores(q: mx.array, head_weights: mx.array, keys: mx.array) -> mx.array:
     """`sum_h a_h relu(q_h . k)`: [B, S, H, K], [B, S, H], [B, T, K] -> [B, S, T] float32."""
     B, S, H, K = q.shape
-    tiles = []
+    tiles: list[mx.array] = []
     for start in range(0, keys.shape[1], _KEY_TILE):
-        tile = keys[:, start : start + _KEY_TILE].astype(mx.float32)
+        tile = keys[:, start : start + _KEY_TILE]
+        if tiles:  # else MLX would run all tiles side by side
+            (tile,) = mx.depends([tile], tiles[-1:])
+        tile = tile.astype(mx.float32)
         scores = mx.maximum(q.reshape(B, S * H, K) @ tile.swapaxes(1, 2), 0.0)
         scores = head_weights[:, :, None, :] @ scores.reshape(B, S, H, -1)
         tiles.append(scores[:, :, 0])
@@ -39,10 +42,11 @@ def index_topk(
     B, S, H, _ = q.shape
     T = keys.shape[1]
     step = max(1, _TILE_ELEMENTS // (B * H * min(T, _KEY_TILE)))
-    selected = []
+    selected: list[mx.array] = []
     for start in range(0, S, step):
         stop = min(S, start + step)
-        scores = index_scores(q[:, start:stop], head_weights[:, start:stop], keys)
+        own = mx.depends([keys], selected[-1:])[0] if selected else keys
+        scores = index_scores(q[:, start:stop], head_weights[:, start:stop], own)
         visible = (mx.arange(first_position + start, first_position + stop) + 1) // ratio
         scores = mx.where(mx.arange(T) < visible[:, None], scores, -float("inf"))
         selected.append(exact_top_k(scores, k))

@@ -22,5 +22,6 @@ def router(
 ) -> tuple[mx.array, mx.array]:
     """x [M, D], weight [E, D], bias [E] -> experts [M, k] int32, weights [M, k] float32."""
     scores = expert_scores(x, weight)
-    experts = exact_top_k(mx.stop_gradient(scores + bias), k)
+    # NaN scores select nothing (-1); any valid expert keeps the weights, and the output, NaN.
+    experts = mx.maximum(exact_top_k(mx.stop_gradient(scores + bias), k), 0)
     return experts, normalised_weights(scores, experts, scaling)

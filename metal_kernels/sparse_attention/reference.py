@@ -11,6 +11,7 @@ from metal_kernels.rotary import rotate
 
 # Floats of one tile's scores or gathered keys; a whole chunk's would grow with its length.
 _TILE_ELEMENTS = 1 << 23
+_SHORTEST_WINDOW_TILE = 64
 
 
 def attend(
@@ -72,9 +73,12 @@ def _with_window(
     return mx.concatenate([window, entries], axis=-2), mx.concatenate([seen, chosen], axis=-1)
 
 
-def _tile_length(q: mx.array, keys: int, gathered: int) -> int:
-    B, _, H, K = q.shape
-    return max(1, _TILE_ELEMENTS // (B * (H * keys + gathered * K)))
+def _tile_length(q: mx.array, sliding_window: int, entries: int, *, gathered: bool) -> int:
+    """Queries per tile; at most about W, since n queries see n + W - 1 window rows."""
+    B, S, H, K = q.shape
+    longest = min(S, max(_SHORTEST_WINDOW_TILE, sliding_window))
+    keys = sliding_window + longest + entries
+    return max(1, min(longest, _TILE_ELEMENTS // (B * keys * (H + K * gathered))))
 
 
 def _after(done: mx.array, array: mx.array) -> mx.array:
@@ -104,9 +108,11 @@ def sparse_attention(
     """
     S = q.shape[1]
     earlier = window.shape[1] - S
-    chosen = 0 if selected is None else selected.shape[-1]
-    keys = sliding_window + (chosen or (0 if entries is None else entries.shape[1]))
-    step = _tile_length(q, keys, keys if chosen else 0)
+    if selected is not None:
+        step = _tile_length(q, sliding_window, selected.shape[-1], gathered=True)
+    else:
+        every = 0 if entries is None else entries.shape[1]
+        step = _tile_length(q, sliding_window, every, gathered=False)
     outputs: list[mx.array] = []
     for start in range(0, S, step):
         stop = min(S, start + step)

@@ -262,6 +262,7 @@ def whole_chunk_of_scores(patch: pytest.MonkeyPatch) -> None:
 
 def whole_chunk_of_gathered_entries(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sparse_attention, "_TILE_ELEMENTS", 1 << 40)
+    patch.setattr(sparse_attention, "_SHORTEST_WINDOW_TILE", 1 << 40)
 
 
 def peak_bytes(run) -> int:
