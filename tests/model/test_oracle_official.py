@@ -15,6 +15,7 @@ import pytest
 from dsv4_mlx.cache import LayerCache
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.tokenizer import Tokenizer
 from metal_kernels.router.reference import expert_scores, normalised_weights
 from tests.model import running
 from tests.oracle import v4_numpy
@@ -29,11 +30,14 @@ CLEAR_MARGIN = 1e-3
 class Case:
     """A checkpoint in the model and, run once, in the oracle."""
 
-    def __init__(self, name: str, folder: Path):
+    def __init__(self, folder: Path, tokens: list[int] | None = None):
         self.model: Model = running.load(folder, Numerics.OFFICIAL)
         self.config = self.model.config.to_dict()
         self.weights = v4_numpy.dequantize_checkpoint(folder)
-        self.tokens = np.random.default_rng(3).integers(0, self.config["vocab_size"], LENGTH)
+        rng = np.random.default_rng(3)
+        self.tokens = rng.integers(0, self.config["vocab_size"], LENGTH)
+        if tokens is not None:
+            self.tokens = np.array(tokens)
         self.oracle = v4_numpy.forward(self.config, self.weights, self.tokens, official=True)
         embedded = self.weights["embed.weight"][self.tokens]
         first = np.repeat(embedded[:, None], self.config["hc_mult"], axis=1)
@@ -52,7 +56,7 @@ class Case:
 @pytest.fixture(scope="module", params=running.TINY_CONFIGS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = running.checkpoint_folder(request.param, tmp_path_factory.mktemp("checkpoint"))
-    return Case(request.param, folder)
+    return Case(folder)
 
 
 class Chosen:
@@ -225,3 +229,16 @@ def test_the_whole_model_prefers_the_oracles_tokens(case: Case) -> None:
     assert agreement >= 0.99
     noise = max(running.mean_kl(expected, other) for other in noisy)
     assert running.mean_kl(expected, logits) <= 2 * noise
+
+
+@pytest.mark.slow
+def test_nano_prefers_the_oracles_tokens() -> None:
+    """A trained model on a text, every row counted."""
+    if not running.nano_is_there():
+        pytest.skip("dsv4_mlx/nano is not in this checkout yet")
+    text = (running.GOLDEN.parent / "help" / "dsv4-chat.txt").read_text(encoding="utf-8")
+    case = Case(running.NANO, Tokenizer(running.NANO).encode(text)[:LENGTH])
+    caches = case.model.make_cache()
+    logits = forced_model_logits(case, lambda n, x: case.run_layer(n, x, caches[n]))
+    agreement = (logits.argmax(axis=1) == case.oracle.logits.argmax(axis=1)).mean()
+    assert agreement >= 0.99

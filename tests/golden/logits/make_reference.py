@@ -49,13 +49,13 @@ def settled_prompt(config: dict, weights: dict[str, np.ndarray]) -> np.ndarray:
     return best
 
 
-def checked_logits(model: Transformers, tokens: np.ndarray) -> np.ndarray:
-    """Float32 logits [S, V] of a prompt on which transformers' own modes agree."""
-    logits = model.logits(tokens)
-    error = np.abs(logits - model.precise_logits(tokens)).max()
-    if error > 1e-4:
-        sys.exit(f"transformers' float32 and float64 differ by {error:.1e}; try more seeds")
-    return logits
+def sure_rows(model: Transformers, tokens: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Those of ROWS on which transformers' float32 and float64 agree to 1e-4."""
+    unsure = np.abs(logits - model.precise_logits(tokens)).max(axis=1) > 1e-4
+    print(f"{unsure.sum()} of {len(tokens)} rows left out as near-ties")
+    if unsure.mean() > 0.02:
+        sys.exit("expected at most 2 % of the rows to hang on a rounding; try more seeds")
+    return np.array([row for row in ROWS if not unsure[row]], np.int32)
 
 
 def record(name: str, parent: Path) -> None:
@@ -63,20 +63,21 @@ def record(name: str, parent: Path) -> None:
     folder = checkpoint_folder(name, parent)
     model = Transformers(folder)
     tokens = settled_prompt(model.config, v4_numpy.dequantize_checkpoint(folder))
-    logits = checked_logits(model, tokens)
-    rows = logits[list(ROWS)]
+    logits = model.logits(tokens)
+    kept = sure_rows(model, tokens, logits)
+    rows = logits[kept]
     # The likeliest token and the normaliser cover the columns that are not kept.
     np.savez_compressed(
         Path(__file__).with_name(f"{name}.npz"),
         made_with=np.array(versions()),
         weights=np.array(weights_digest(folder)),
         tokens=tokens.astype(np.int32),
-        rows=np.array(ROWS, np.int32),
+        rows=kept,
         logits=rows[:, :KEPT],
         best=rows.argmax(axis=1).astype(np.int32),
         normaliser=np.logaddexp.reduce(rows.astype(np.float64), axis=1).astype(np.float32),
     )
-    print(f"{name}: {len(ROWS)} rows of {len(tokens)} tokens, {versions()}")
+    print(f"{name}: {len(kept)} rows of {len(tokens)} tokens, {versions()}")
 
 
 if __name__ == "__main__":
