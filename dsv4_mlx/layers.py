@@ -12,7 +12,7 @@ import mlx.nn as nn
 import numpy as np
 
 from dsv4_mlx import matmul
-from dsv4_mlx.matmul import Packing
+from dsv4_mlx.matmul import Bounds, Matrix, Packed, Packing
 
 
 class _Matrix(nn.Module):
@@ -47,8 +47,10 @@ class _Matrix(nn.Module):
         layer._packing = Packing(group_size or width // scales.shape[-1], bits, mode)
         return layer
 
-    def _stored(self) -> tuple[mx.array, mx.array | None, mx.array | None, Packing | None]:
-        return self.weight, self.get("scales"), self.get("biases"), self._packing
+    def _matrix(self) -> Matrix:
+        if self._packing is None:
+            return self.weight
+        return Packed(self.weight, self.scales, self.get("biases"), self._packing)
 
 
 class Linear(_Matrix):
@@ -58,10 +60,7 @@ class Linear(_Matrix):
         super().__init__(out_features, in_features)
 
     def __call__(self, x: mx.array) -> mx.array:
-        weight, scales, biases, packing = self._stored()
-        if packing is None or scales is None:
-            return matmul.dense(x, weight)
-        return matmul.packed(x, weight, scales, biases, packing)
+        return matmul.product(x, self._matrix())
 
 
 class GroupedLinear(_Matrix):
@@ -71,7 +70,7 @@ class GroupedLinear(_Matrix):
         super().__init__(groups * out_features, in_features)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return matmul.grouped(x, *self._stored())
+        return matmul.grouped(x, self._matrix())
 
 
 class ExpertsLinear(_Matrix):
@@ -82,11 +81,11 @@ class ExpertsLinear(_Matrix):
 
     def gathered(self, x: mx.array, rows: mx.array, experts: mx.array) -> mx.array:
         """Row `rows[r]` of x [M, in] times matrix `experts[r]` -> [R, out]."""
-        return matmul.gathered(x, rows, experts, *self._stored())
+        return matmul.gathered(x, rows, experts, self._matrix())
 
-    def sorted(self, x: mx.array, bounds: list[tuple[int, int, int]]) -> mx.array:
+    def sorted(self, x: mx.array, bounds: Bounds) -> mx.array:
         """Rows of x [R, in] sorted by expert, (expert, start, stop) each -> [R, out]."""
-        return matmul.sorted_by_expert(x, bounds, *self._stored())
+        return matmul.sorted_by_expert(x, bounds, self._matrix())
 
 
 class Norm(nn.Module):
@@ -108,7 +107,7 @@ class Embedding(nn.Module):
         return self.weight[tokens].astype(mx.float32)
 
 
-def expert_bounds(experts: mx.array) -> tuple[mx.array, list[tuple[int, int, int]]]:
+def expert_bounds(experts: mx.array) -> tuple[mx.array, Bounds]:
     """Order that sorts flat expert ids, and (expert, start, stop) of every expert with rows.
 
     Reads the ids on the host, so it belongs to prefill on the CPU alone.

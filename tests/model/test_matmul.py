@@ -8,7 +8,7 @@ import pytest
 
 from dsv4_mlx import matmul
 from dsv4_mlx.layers import ExpertsLinear, GroupedLinear, Linear, expert_bounds
-from dsv4_mlx.matmul import Packing
+from dsv4_mlx.matmul import Packed, Packing
 
 PACKINGS = [
     Packing(32, 4, "mxfp4"),
@@ -18,12 +18,12 @@ PACKINGS = [
 ]
 
 
-def _packed(packing: Packing, *shape: int) -> tuple[mx.array, mx.array, mx.array | None]:
+def _packed(packing: Packing, *shape: int) -> Packed:
     weight = mx.random.normal(shape, key=mx.random.key(7))
     stored = mx.quantize(
         weight, group_size=packing.group_size, bits=packing.bits, mode=packing.mode
     )
-    return stored[0], stored[1], stored[2] if len(stored) == 3 else None
+    return Packed(stored[0], stored[1], stored[2] if len(stored) == 3 else None, packing)
 
 
 def _close(found: mx.array, expected: np.ndarray) -> None:
@@ -43,9 +43,9 @@ def test_packed_product_is_the_product_with_the_unpacked_weight(
 ) -> None:
     monkeypatch.setattr(matmul, "_SPLIT_ELEMENTS", split)
     monkeypatch.setattr(matmul, "_TILE_ELEMENTS", 256 * 20)  # several tiles, the last one ragged
-    weight, scales, biases = _packed(packing, 70, 256)
-    values = np.array(matmul.unpack(weight, scales, biases, packing), dtype=np.float64)
-    found = matmul.packed(x, weight, scales, biases, packing)
+    matrix = _packed(packing, 70, 256)
+    values = np.array(matrix.unpack(), dtype=np.float64)
+    found = matmul.product(x, matrix)
     assert found.dtype == mx.float32
     _close(found, np.array(x, dtype=np.float64) @ values.T)
 
@@ -57,7 +57,7 @@ def test_groups_are_consecutive_rows_of_the_weight(x: mx.array, packing: Packing
     values = layer.weight
     if packing:
         layer = layer.to_quantized(packing.group_size, packing.bits, packing.mode)
-        values = matmul.unpack(layer.weight, layer.scales, None, packing)
+        values = Packed(layer.weight, layer.scales, None, packing).unpack()
     values = np.array(values, dtype=np.float64).reshape(4, 24, 64)
     inputs = x.reshape(1, x.shape[1], 4, 64)
     expected = np.einsum("bsgi,goi->bsgo", np.array(inputs, dtype=np.float64), values)
@@ -75,7 +75,7 @@ def test_gathered_and_sorted_experts_agree(
     values = layer.weight
     if packing:
         layer = layer.to_quantized(packing.group_size, packing.bits, packing.mode)
-        values = matmul.unpack(layer.weight, layer.scales, None, packing)
+        values = Packed(layer.weight, layer.scales, None, packing).unpack()
     rows = mx.random.normal((23, 64), key=mx.random.key(4))
     experts = mx.array([0, 4, 2, 2, 0, 4, 4, 1, 2, 0, 4, 2, 2, 0, 4, 4, 1, 2, 0, 0, 0, 4, 2])
     expected = np.einsum(
@@ -125,10 +125,9 @@ def test_prefill_unpacks_few_tiles_at_a_time(mode: str) -> None:
 
 def test_tiles_of_one_large_matrix_are_unpacked_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul, "_TILE_ELEMENTS", 1 << 18)
-    packing = PACKINGS[1]
-    weight, scales, biases = _packed(packing, 16384, 512)  # 32 tiles of 1 MiB unpacked
+    matrix = _packed(PACKINGS[1], 16384, 512)  # 32 tiles of 1 MiB unpacked
     x = mx.random.normal((20, 512), key=mx.random.key(4))
-    mx.eval(weight, scales, x)
+    mx.eval(matrix.weight, matrix.scales, x)
     outputs = 2 * 20 * 16384 * 4
-    peak = _peak_of(lambda: matmul.packed(x, weight, scales, biases, packing))
+    peak = _peak_of(lambda: matmul.product(x, matrix))
     assert peak < outputs + TILES_IN_FLIGHT * (1 << 20)
