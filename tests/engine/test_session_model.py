@@ -162,6 +162,7 @@ LEAN = SMALL.replace(
     hc_sinkhorn_iters=1,
     compress_ratios=(4, 128),
     num_nextn_predict_layers=0,
+    max_position_embeddings=1 << 16,
 )
 
 
