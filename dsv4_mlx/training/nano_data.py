@@ -117,6 +117,7 @@ class Fact:
     answer: str
     held_out: tuple[str, ...]
     keys: tuple[str, ...]
+    copies: int  # how often it is asked, compared with the others
 
     def answered_by(self, text: str) -> bool:
         """Whether every key word of this fact is in `text`, in any case."""
@@ -148,6 +149,7 @@ def facts() -> tuple[Fact, ...]:
             answer=table["answer"],
             held_out=tuple(table["held_out"]),
             keys=tuple(table["keys"]),
+            copies=table.get("copies", 1),
         )
         for table in tables
     )
@@ -235,11 +237,11 @@ def memory_turn(name: str | None, rng: random.Random) -> tuple[Turn, str | None]
 
 
 class Deck:
-    """Facts in random order, each once before any comes again; off-topic questions come oftener."""
+    """Facts in random order, each `copies` times before any comes again."""
 
-    def __init__(self, rng: random.Random, off_topic_copies: int = 8):
+    def __init__(self, rng: random.Random):
         self.rng = rng
-        self.cards = list(facts()) + [facts()[-1]] * (off_topic_copies - 1)
+        self.cards = [fact for fact in facts() for _ in range(fact.copies)]
         self.pile: list[Fact] = []
 
     def draw(self) -> Fact:
