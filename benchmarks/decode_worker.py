@@ -103,7 +103,7 @@ def transformers(folder: Path) -> Engine:
     from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 
     from dsv4_mlx.naming import translate
-    from dsv4_mlx.testing.checkpoints import dequantized_tensors
+    from dsv4_mlx.testing.checkpoints import each_dequantized
 
     config = json.loads((folder / "config.json").read_text())
     config.pop("quantization_config", None)
@@ -111,7 +111,7 @@ def transformers(folder: Path) -> Engine:
         model = DeepseekV4ForCausalLM(DeepseekV4Config(**config)).to(torch.bfloat16)
     state_dict: dict[str, torch.Tensor] = {}
     stacks: dict[str, dict[tuple[int, int], torch.Tensor]] = {}
-    for name, array in dequantized_tensors(folder).items():
+    for name, array in each_dequantized(folder):
         tensor = torch.from_numpy(array)
         if tensor.dtype == torch.float32:
             tensor = tensor.to(torch.bfloat16)

@@ -115,11 +115,17 @@ def dequantized_tensors(folder: str | Path) -> dict[str, np.ndarray]:
 
     Exact: FP4 and FP8 values times powers of two are float32 numbers. Numpy only.
     """
+    return dict(each_dequantized(folder))
+
+
+def each_dequantized(folder: str | Path) -> Iterator[tuple[str, np.ndarray]]:
+    """What `dequantized_tensors` collects, one tensor in memory at a time."""
     entries: dict[str, TensorEntry] = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         entries |= read_header(path)
-    names = [name for name in entries if not name.endswith(".scale")]
-    return {name: _dequantized(entries, name) for name in names}
+    for name in entries:
+        if not name.endswith(".scale"):
+            yield name, _dequantized(entries, name)
 
 
 def _dequantized(entries: dict[str, TensorEntry], name: str) -> np.ndarray:
