@@ -21,7 +21,7 @@ from cli.worker import Worker
 from dsv4_mlx.chat.conversation import Conversation, Sampling
 from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.chat.settings import ChatSettings, Thinking, read_settings
-from dsv4_mlx.errors import Dsv4Error, UsageError
+from dsv4_mlx.errors import Dsv4Error, PromptError, UsageError
 
 if TYPE_CHECKING:
     from dsv4_mlx.engine import Engine
@@ -134,7 +134,7 @@ def _message(options: Options, environment: Environment) -> str | None:
     piped = "" if environment.reads_terminal else _read_piped(environment)
     parts = [part for part in (options.prompt, piped) if part and part.strip()]
     if not parts:
-        raise UsageError("the message is empty: give -p TEXT or text on stdin.")
+        raise PromptError("the message is empty: give -p TEXT or text on stdin.")
     return "\n\n".join(parts)
 
 
