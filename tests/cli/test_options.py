@@ -117,7 +117,7 @@ def test_max_is_refused_where_the_context_is_too_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["-p", " "]])
-def test_no_message_is_a_usage_error(arguments: list[str]) -> None:
+def test_an_empty_message_is_an_error(arguments: list[str]) -> None:
     assert run(*arguments, piped="\n") == Run(
         1, "", "dsv4-chat: the message is empty: give -p TEXT or text on stdin.\n"
     )
