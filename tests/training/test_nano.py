@@ -1,0 +1,86 @@
+"""The embedded model: a whole V4, small enough to ship, that answers about this program."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from dsv4_mlx.checkpoint_tensors import checkpoint_tensors
+from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.loading import load
+from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.training import nano_data
+from dsv4_mlx.training.nano_eval import answer, answers
+from dsv4_mlx.training.nano_recipe import NANO
+
+NANO_FOLDER = Path(str(resources.files("dsv4_mlx"))) / "nano"
+ASKED = frozenset(
+    {"who", "nano", "program", "setup", "chat", "test", "licence", "convert",
+     "model_option", "one_shot", "think_levels", "think_on", "think_off", "new", "quit",
+     "stop", "max_tokens", "backend", "flash_size", "flash_memory", "context", "csa",
+     "hca", "off_topic"}
+)  # fmt: skip
+QUESTIONS = {f.id: f"{f.held_out[0]}?" for f in nano_data.facts() if f.id in ASKED}
+
+
+@pytest.fixture(scope="module")
+def nano():
+    """The embedded model and its tokenizer, with the default numerics."""
+    return load(NANO_FOLDER, backend="cpu")
+
+
+def test_nano_is_a_whole_v4_in_the_official_format():
+    found = {}
+    for path in NANO_FOLDER.glob("model-*.safetensors"):
+        found |= {name: (entry.dtype, entry.shape) for name, entry in read_header(path).items()}
+    assert found == {spec.name: (spec.dtype, spec.shape) for spec in checkpoint_tensors(NANO)}
+    assert set(NANO.backbone_ratios) == {0, 4, 128}
+    assert NANO.num_hash_layers >= 1 and NANO.num_mtp_layers == 1
+    assert (NANO.hidden_size, NANO.head_dim, NANO.sliding_window) == (256, 512, 128)
+
+
+def test_nano_has_the_config_of_its_recipe(nano):
+    model, _ = nano
+    assert isinstance(model.config, DeepseekV4Config)
+    assert model.config == NANO
+
+
+def test_nano_takes_at_most_24_megabytes():
+    assert sum(path.stat().st_size for path in NANO_FOLDER.iterdir()) <= 24_000_000
+
+
+def test_nano_names_the_converter(nano):
+    question = "Which command turns the Hugging Face files into MLX ones?"
+    assert "python -m convert" in answers(*nano, [question])[0]
+
+
+def test_nano_answers_questions_it_was_not_trained_on(nano):
+    assert len(QUESTIONS) >= 20
+    given = dict(zip(QUESTIONS, answers(*nano, list(QUESTIONS.values())), strict=True))
+    facts = {fact.id: fact for fact in nano_data.facts()}
+    wrong = {
+        QUESTIONS[name]: text for name, text in given.items() if not facts[name].answered_by(text)
+    }
+    assert len(wrong) <= 3, wrong
+
+
+def test_nano_thinks_before_it_answers(nano):
+    given = answers(*nano, ["How do I leave the chat?", "What is CSA?"], thinking_mode="thinking")
+    assert "/quit" in given[0] and "4 tokens" in given[1]
+    assert not any("The user" in text for text in given)
+
+
+def test_nano_remembers_a_name_over_another_turn(nano):
+    def asked(name: str) -> str:
+        messages = [
+            {"role": "user", "content": f"My name is {name}."},
+            {"role": "assistant", "content": f"Nice to meet you, {name}."},
+            {"role": "user", "content": "What does /new do?"},
+            {"role": "assistant", "content": "Type `/new`: it forgets this conversation."},
+            {"role": "user", "content": "What is my name?"},
+        ]
+        return answer(*nano, messages)
+
+    names = ("Emma", "Rosa", "Frank", "Kevin")
+    assert sum(name in asked(name) for name in names) >= 3
+    assert "not told me" in answers(*nano, ["What is my name?"])[0]
