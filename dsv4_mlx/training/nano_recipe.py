@@ -54,7 +54,7 @@ _SHARD_BYTES = 12 << 20
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice of a run; the defaults made the embedded model."""
+    """Every choice of a run; nano's README.md tells how the embedded weights differ from it."""
 
     steps: int = 480
     rows: int = 8
