@@ -6,6 +6,7 @@ geometry, the same stored formats. It learns only the questions and answers of `
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -146,6 +147,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer.json").exists():  # else token ids of an earlier run would move
         write_tokenizer(folder, nano_data.corpus(recipe.seed), config.vocab_size)
+        _answer_greedily(folder / "generation_config.json")
     tokenizer = Tokenizer(folder)
     trainer, objective, fixed = _prepared(recipe, config)
     state = folder / "training.safetensors"
@@ -170,6 +172,13 @@ def train(
             _export(folder, config, trainer, fixed)
     _export(folder, config, trainer, fixed)
     state.unlink(missing_ok=True)
+
+
+def _answer_greedily(path: Path) -> None:
+    """The release samples at temperature 1; so small a model then says what it did not learn."""
+    settings = json.loads(path.read_text())
+    kept = {name: settings[name] for name in ("bos_token_id", "eos_token_id")}
+    path.write_text(json.dumps(kept | {"do_sample": False}, indent=2) + "\n")
 
 
 def _batch(tokenizer: Tokenizer, recipe: Recipe, step: int) -> nano_data.Batch:
