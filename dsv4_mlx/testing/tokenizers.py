@@ -56,7 +56,10 @@ def write_tokenizer(
     tokenizer = _train(list(corpus), vocab_size, control_tokens)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    stored = json.loads(tokenizer.to_str())
+    for added in stored["added_tokens"]:  # the trainer marks every control token special
+        added["special"] = added["content"] in (BOS, EOS, PAD)
+    _write_json(folder / "tokenizer.json", stored)
     _write_json(folder / "tokenizer_config.json", _tokenizer_config())
     _write_json(folder / "generation_config.json", _generation_config(tokenizer))
 
