@@ -1,5 +1,7 @@
 """Known pitfalls of attention: rows 13, 20, 29 to 31 and 38."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -129,11 +131,10 @@ def check_sinks_by_hand() -> None:
 
 def groups_cut_across_packed_rows(patch: pytest.MonkeyPatch) -> None:
     def make(grouped):
-        def wrong(x, weight, scales, biases, packing):
-            groups, rows = x.shape[-2], weight.shape[0]
-            order = mx.arange(rows).reshape(-1, groups).T.reshape(-1)
-            scales = None if scales is None else scales[order]
-            return grouped(x, weight[order], scales, biases, packing)
+        def wrong(x, matrix):
+            rows = matrix.weight.shape[0]
+            order = mx.arange(rows).reshape(-1, x.shape[-2]).T.reshape(-1)
+            return grouped(x, matrix[order])
 
         return wrong
 
@@ -142,11 +143,10 @@ def groups_cut_across_packed_rows(patch: pytest.MonkeyPatch) -> None:
 
 def scales_of_the_first_group_for_all(patch: pytest.MonkeyPatch) -> None:
     def make(grouped):
-        def wrong(x, weight, scales, biases, packing):
-            if scales is not None:
-                first = scales[: len(scales) // x.shape[-2]]
-                scales = mx.concatenate([first] * x.shape[-2])
-            return grouped(x, weight, scales, biases, packing)
+        def wrong(x, matrix):
+            first = matrix.scales[: len(matrix.scales) // x.shape[-2]]
+            scales = mx.concatenate([first] * x.shape[-2])
+            return grouped(x, replace(matrix, scales=scales))
 
         return wrong
 
