@@ -137,7 +137,7 @@ def main() -> None:
     if not (folder / "config.json").exists():
         print(f"writing the checkpoint to {folder}", file=sys.stderr)
         write_tiny_checkpoint(folder, CONFIG, shards=4, tokenizer=False)
-    floor = CONFIG.costs.bytes_per_token
+    floor = CONFIG.costs.bytes_per_token()
     print(f"floor: {floor / 1e9:.3f} GB of weights per token; {_machine()}")
     rows = decode(folder, engines, options.tokens, options.rounds)
     rows += prefill_tiny(engines, 256, options.rounds)
