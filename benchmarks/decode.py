@@ -11,18 +11,15 @@ token must read. A second table prefills 256 tokens of the tiny checkpoint.
 """
 
 import argparse
-import csv
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import machine, record
 from dsv4_mlx.config import FLASH
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 
@@ -36,7 +33,8 @@ CONFIG = FLASH.replace(
 # TINY without ragged blocks, which mlx-vlm does not read.
 EVEN_TINY = TINY.replace(q_lora_rank=128, o_lora_rank=128, moe_intermediate_size=128)
 ENGINES = ("ours", "mlx-vlm-float32", "mlx-vlm-bfloat16", "transformers-bfloat16")
-RESULTS = Path(__file__).parent / "results" / "decode.csv"
+FIELDS = ("floor_bytes", "measure", "engine", "median_s", "min_s", "max_s", "times_ours")
+FIELDS += ("tokens_per_s", "peak_gib", "load_s")
 
 
 class Worker:
@@ -138,38 +136,13 @@ def main() -> None:
         print(f"writing the checkpoint to {folder}", file=sys.stderr)
         write_tiny_checkpoint(folder, CONFIG, shards=4, tokenizer=False)
     floor = CONFIG.costs.bytes_per_token()
-    print(f"floor: {floor / 1e9:.3f} GB of weights per token; {_machine()}")
+    print(f"floor: {floor / 1e9:.3f} GB of weights per token; {machine()}")
     rows = decode(folder, engines, options.tokens, options.rounds)
     rows += prefill_tiny(engines, 256, options.rounds)
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
-    _record(rows, floor)
-
-
-def _machine() -> str:
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []:
-        if line.startswith("model name"):
-            model = line.split(":")[1].strip()
-    return f"{os.cpu_count()} x {model}, {platform.system()}"
-
-
-def _record(rows: list[dict[str, Any]], floor: int) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    fields = ["date", "machine", "command", "floor_bytes", "measure", "engine", "median_s"]
-    fields += ["min_s", "max_s", "times_ours", "tokens_per_s", "peak_gib", "load_s"]
-    fresh = not RESULTS.exists()
-    common = {
-        "date": date.today().isoformat(),
-        "machine": _machine(),
-        "command": "python -m benchmarks.decode",
-        "floor_bytes": floor,
-    }
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fields)
-        if fresh:
-            writer.writeheader()
-        writer.writerows(common | row for row in rows)
+    command = f"python -m benchmarks.decode --tokens {options.tokens} --rounds {options.rounds}"
+    record("decode", command, [{"floor_bytes": floor} | row for row in rows], FIELDS)
 
 
 if __name__ == "__main__":

@@ -7,22 +7,19 @@ Medians of whole processes, the file cache warm; the row goes to results/startup
 """
 
 import argparse
-import csv
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 
 import pexpect
 
+from benchmarks.record import record
+
 COMMAND = [sys.executable, "-m", "cli"]
 BUDGETS_S = {"version": 0.4, "prompt": 0.7, "first token": 2.0}
-RESULTS = Path(__file__).parent / "results" / "startup.csv"
 
 
 def version(model: list[str]) -> float:
@@ -78,23 +75,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     model = ["--model", options.model] if options.model else []
-    row = {"date": date.today().isoformat(), "machine": platform.machine()}
+    row: dict[str, str] = {}
     print(f"{'':12} {'seconds':>8} {'budget':>8}")
     for name, budget_s in BUDGETS_S.items():
         seconds = measure(MOMENTS[name], model, options.rounds)
         row[name] = f"{seconds:.3f}"
         print(f"{name:12} {seconds:8.2f} {budget_s:8.2f}{'' if seconds <= budget_s else '  over'}")
-    _record(row)
-
-
-def _record(row: dict[str, str]) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+    command = f"python -m benchmarks.startup --rounds {options.rounds}"
+    record("startup", command, [row], list(BUDGETS_S))
 
 
 if __name__ == "__main__":
