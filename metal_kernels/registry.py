@@ -1,8 +1,8 @@
 """All kernels by name, and the plan that says which implementation a model runs.
 
-A kernel folder exports `KERNEL`. On the CPU every op is its reference. A Metal or CUDA
-implementation registers itself in `Kernel.implementations`; where a backend has none yet the
-reference runs on it, and the plan says so.
+A kernel folder exports `KERNEL`. On the CPU every op is its reference. Metal and CUDA
+implementations are declared in `Kernel.implementations`; where a backend has none yet the reference
+runs on it, and the plan says so.
 """
 
 import importlib
