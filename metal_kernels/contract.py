@@ -27,9 +27,9 @@ class Kernel:
     """One kernel: the op's name, its shapes in letters, its reference and its cases.
 
     `inputs` and `outputs` map argument names to shapes written in letters, `"B S N D"`; a letter
-    has one size per call, a number is that number; `check` is for implementations that index memory,
-    the references leave it to MLX's own shape errors. `tolerance` bounds the normalised mean squared
-    error of any implementation against the reference; 0 means bit equality.
+    has one size per call, a number is that number. `check` is for implementations that index
+    memory; the references leave it to MLX's own shape errors. `tolerance` bounds the normalised
+    mean squared error of any implementation against the reference; 0 means bit equality.
     """
 
     name: str
