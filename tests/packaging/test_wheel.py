@@ -78,5 +78,5 @@ def test_the_commands_run_from_an_empty_directory(installed: Path, tmp_path: Pat
 
 
 def test_the_installed_program_answers_with_its_own_model(installed: Path, tmp_path: Path) -> None:
-    answer = run(installed / "dsv4-chat", "-p", "Hello", "--max-tokens", "4", cwd=tmp_path)
-    assert answer.strip()
+    answer = run(installed / "dsv4-chat", "-p", "Who are you?", "--think", "none", cwd=tmp_path)
+    assert "nano" in answer
