@@ -2,7 +2,8 @@
 
 A `LayerState` is one timeline of one layer. Everything in it is either a fixed-size array, which
 is replaced and never assigned into, or a view of append-only entries; so a snapshot is a count and
-the fixed-size state, `restore` moves the count back, and forks share what is closed.
+the fixed-size state, `restore` moves the count back, and a fork shares the entries
+until both timelines go on.
 
 A `LayerCache` holds the states of a batch, one per row, each at its own position. Ragged batches
 are therefore exactly their single runs: padding never enters a state. It follows mlx-lm's cache
@@ -306,7 +307,7 @@ def restore(cache: Sequence[LayerCache], moment: Snapshot) -> None:
 
 
 def fork(cache: Sequence[LayerCache]) -> list[LayerCache]:
-    """A second timeline that starts here and shares every closed entry."""
+    """A second timeline that starts here; entries are shared until both of them append."""
     return [layer.fork() for layer in cache]
 
 
