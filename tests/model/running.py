@@ -25,11 +25,6 @@ BATCH = (3, 130, 517)
 GOLDEN = Path(__file__).parents[1] / "golden" / "logits"
 
 
-def nano_is_there() -> bool:
-    """Whether the embedded model is part of this checkout."""
-    return (NANO / "config.json").is_file()
-
-
 def checkpoint_folder(name: str, parent: Path) -> Path:
     """The official folder of one of CHECKPOINTS, written below `parent` where it is seeded."""
     if name == "nano":

@@ -234,8 +234,6 @@ def test_the_whole_model_prefers_the_oracles_tokens(case: Case) -> None:
 @pytest.mark.slow
 def test_nano_prefers_the_oracles_tokens() -> None:
     """A trained model on a text, every row counted."""
-    if not running.nano_is_there():
-        pytest.skip("dsv4_mlx/nano is not in this checkout yet")
     text = (running.GOLDEN.parent / "help" / "dsv4-chat.txt").read_text(encoding="utf-8")
     case = Case(running.NANO, Tokenizer(running.NANO).encode(text)[:LENGTH])
     caches = case.model.make_cache()

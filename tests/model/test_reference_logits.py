@@ -38,8 +38,6 @@ class Case:
 def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Case]:
-    if request.param == "nano" and not running.nano_is_there():
-        pytest.skip("dsv4_mlx/nano is not in this checkout yet")
     folder = running.checkpoint_folder(request.param, tmp_path_factory.mktemp("checkpoint"))
     yield Case(request.param, folder)
 

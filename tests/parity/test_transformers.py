@@ -51,14 +51,8 @@ class Case:
 
 @pytest.fixture(scope="module", params=running.CHECKPOINTS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    if request.param == "nano" and not running.nano_is_there():
-        pytest.skip("dsv4_mlx/nano is not in this checkout yet")
     folder = running.checkpoint_folder(request.param, tmp_path_factory.mktemp("checkpoint"))
     return Case(request.param, folder)
-
-
-def test_nano_is_part_of_the_comparison() -> None:
-    assert running.nano_is_there(), f"expected the embedded model in {running.NANO}"
 
 
 @pytest.mark.parametrize("length", running.LENGTHS)

@@ -15,7 +15,6 @@ from tests.model.running import (
     LENGTHS,
     TINY_CONFIGS,
     checkpoint_folder,
-    nano_is_there,
     weights_digest,
 )
 from tests.oracle import v4_numpy
@@ -81,7 +80,7 @@ def record(name: str, parent: Path) -> None:
 
 
 if __name__ == "__main__":
-    present = [*TINY_CONFIGS, *(["nano"] if nano_is_there() else [])]
+    present = [*TINY_CONFIGS, "nano"]
     assert max(ROWS) < max(LENGTHS)
     with tempfile.TemporaryDirectory() as parent:
         for name in sys.argv[1:] or present:
