@@ -23,6 +23,7 @@ from tests.oracle.v4_numpy import BlockResult
 
 LENGTH = 300
 LAYER_BOUND = 2.0**-7
+EARLY = 32  # tokens
 NUDGES, NUDGE = 4, 1e-6  # as float32 sums of a few hundred terms differ from float64 ones
 CLEAR_MARGIN = 1e-3
 
@@ -121,8 +122,9 @@ def test_every_layer_given_the_oracles_streams(case: Case, number: int, chunk: i
         ]
         errors = relative_errors(mx.concatenate(outputs, axis=1), block.streams)
     assert errors.max() <= LAYER_BOUND
-    # Most tokens round alike in places: a missing or an extra rounding would move every one.
-    assert (errors == 0).mean() >= 0.1
+    # A missing or an extra rounding moves every token. The first ones tell: a key that float32
+    # noise rounded the other way reaches all later ones, how many depends on the BLAS.
+    assert (errors[:EARLY] == 0).mean() >= 0.25
 
 
 @pytest.mark.parametrize("number", range(2, 6))  # the first two route by table
