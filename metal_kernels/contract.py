@@ -5,6 +5,7 @@ Test, benchmark, documentation row and error text all come from this one declara
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -30,6 +31,8 @@ class Kernel:
     has one size per call, a number is that number. `check` is for implementations that index
     memory; the references leave it to MLX's own shape errors. `tolerance` bounds the normalised
     mean squared error of any implementation against the reference; 0 means bit equality.
+    `grids` names outputs that lie on a number grid, with the grid's relative step: there a sum in
+    another order may round the other way, so a value may differ from the reference by one step.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Kernel:
     outputs: Mapping[str, str]
     tolerance: float
     cases: tuple[Case, ...] = ()
+    grids: Mapping[str, float] = field(default_factory=dict)
     implementations: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def check(self, arguments: Mapping[str, Any]) -> dict[str, int]:
@@ -65,6 +69,11 @@ def _bind(
                 f"{kernel}: expected {letter} = {expected} in {name} [{' '.join(letters)}] "
                 f"but found shape {value.shape}"
             )
+
+
+def on_gpus(fused: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    """Implementations by backend of a function that takes the backend's name first."""
+    return {backend: partial(fused, backend) for backend in ("metal", "cuda")}
 
 
 def random_normal(seed: int, *shape: int) -> mx.array:

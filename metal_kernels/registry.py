@@ -49,11 +49,15 @@ class KernelPlan:
 
 def plan(backend: str = "auto") -> KernelPlan:
     """Resolve the backend and bind every op to its implementation there."""
-    resolved = resolve(backend)
+    return bind(resolve(backend))
+
+
+def bind(backend: Backend) -> KernelPlan:
+    """The plan of a backend whether or not this machine has it: what tracing looks at."""
     ops: dict[str, Callable[..., Any]] = {}
     chosen: dict[str, str] = {}
     for name, kernel in kernels().items():
-        implementation = kernel.implementations.get(resolved)
+        implementation = kernel.implementations.get(backend)
         ops[name] = implementation or kernel.reference
-        chosen[name] = resolved if implementation else "reference"
-    return KernelPlan(resolved, SimpleNamespace(**ops), chosen)
+        chosen[name] = backend if implementation else "reference"
+    return KernelPlan(backend, SimpleNamespace(**ops), chosen)

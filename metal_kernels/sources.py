@@ -1,0 +1,98 @@
+"""Kernel texts are files; here they are read, joined and handed to MLX.
+
+`<name>.metal` and `<name>.cu` hold helper functions, then a line `// body`, then the statements of
+the kernel, for which MLX writes the signature. Where a kernel has no `.cu` of its own, CUDA compiles
+the Metal text behind `msl_on_cuda.cuh`.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+ROOT = Path(__file__).parent
+BODY = "\n// body\n"
+# Functions that many kernels use: reductions, number formats, rotation.
+COMMON = ("common", "formats")
+
+Template = int | bool | mx.Dtype
+Scalar = int | float
+Outputs = Mapping[str, tuple[Sequence[int], mx.Dtype]]
+"""Shape and dtype of every output by name."""
+
+
+def launch(
+    backend: str,
+    name: str,
+    *,
+    inputs: Mapping[str, mx.array | Scalar],
+    outputs: Outputs,
+    grid: tuple[int, int, int],
+    threadgroup: tuple[int, int, int],
+    template: Mapping[str, Template] | None = None,
+) -> tuple[mx.array, ...]:
+    """Launch the text `<kernel folder>/<name>` once; the outputs in order.
+
+    `grid` counts threads, as Metal's dispatchThreads does. Numbers among the inputs become 0-d
+    arrays, float32 or int32, which the text reads as plain values. Texts are built on first use,
+    never at import.
+    """
+    arrays = {n: v if isinstance(v, mx.array) else _scalar(v) for n, v in inputs.items()}
+    kernel = built(backend, name, tuple(arrays), tuple(outputs))
+    return tuple(
+        kernel(
+            inputs=list(arrays.values()),
+            output_shapes=[tuple(shape) for shape, _ in outputs.values()],
+            output_dtypes=[dtype for _, dtype in outputs.values()],
+            grid=grid,
+            threadgroup=threadgroup,
+            template=list((template or {}).items()),
+        )
+    )
+
+
+@cache
+def _scalar(value: Scalar) -> mx.array:
+    return mx.array(value, mx.int32 if isinstance(value, int) else mx.float32)
+
+
+@cache
+def built(backend: str, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Any:
+    """The callable that MLX makes of a text; tests put another builder here."""
+    header, body = text(backend, name)
+    make = mx.fast.metal_kernel if backend == "metal" else mx.fast.cuda_kernel
+    return make(
+        name=f"dsv4_{name}",
+        input_names=list(inputs),
+        output_names=list(outputs),
+        header=header,
+        source=body,
+    )
+
+
+def text(backend: str, name: str) -> tuple[str, str]:
+    """Header (helper functions) and body of a kernel's text on a backend."""
+    own = path(backend, name)
+    helpers, marker, body = own.read_text(encoding="utf-8").partition(BODY)
+    if not marker:
+        raise ValueError(f"{own} has no line '// body' between its functions and its statements")
+    if own.suffix == ".cu":
+        shared = [ROOT / "common.cuh"]
+    else:
+        shared = [ROOT / f"{part}.metal" for part in COMMON]
+        if backend == "cuda":
+            shared.insert(0, ROOT / "msl_on_cuda.cuh")
+    parts = [file.read_text(encoding="utf-8") for file in shared if file.is_file()]
+    return "\n".join([*parts, helpers]), body
+
+
+def path(backend: str, name: str) -> Path:
+    """The file that a backend compiles for a text; names are unique among the kernel folders."""
+    suffixes = (".cu", ".metal") if backend == "cuda" else (".metal",)
+    for suffix in suffixes:
+        found = sorted(ROOT.glob(f"*/{name}{suffix}"))
+        if found:
+            return found[0]
+    raise FileNotFoundError(f"no kernel folder has {name}{suffixes[-1]}")
