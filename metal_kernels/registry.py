@@ -16,6 +16,7 @@ from metal_kernels.backend import Backend, resolve
 from metal_kernels.contract import Kernel
 
 NAMES = (
+    "dense_matvec",
     "hc_pre",
     "hc_post",
     "hc_head",

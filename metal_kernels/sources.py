@@ -1,12 +1,12 @@
 """Kernel texts are files; here they are read, joined and handed to MLX.
 
 `<name>.metal` and `<name>.cu` hold helper functions, then a line `// body`, then the statements of
-the kernel, for which MLX writes the signature. Where a kernel has no `.cu` of its own, CUDA compiles
-the Metal text behind `msl_on_cuda.cuh`.
+the kernel, for which MLX writes the signature. Where a kernel has no `.cu` of its own, CUDA
+compiles the Metal text behind `msl_on_cuda.cuh`.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def launch(
     )
 
 
-@cache
+@lru_cache(1024, typed=True)  # 1 and 1.0 are different arrays; positions are many
 def _scalar(value: Scalar) -> mx.array:
     return mx.array(value, mx.int32 if isinstance(value, int) else mx.float32)
 

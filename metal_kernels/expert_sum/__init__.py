@@ -3,13 +3,15 @@
 from metal_kernels.contract import Case, Kernel, random_normal
 from metal_kernels.expert_sum.reference import expert_sum
 
+BF16_STEP = 2.0**-7
 
-def _case(name: str, M: int, k: int, D: int) -> Case:
+
+def _case(name: str, M: int, k: int, D: int, official: bool = True) -> Case:
     def make(seed: int) -> dict[str, object]:
         return {
             "routed": random_normal(seed, M, k, D),
             "shared": random_normal(seed + 1, M, D),
-            "official": True,
+            "official": official,
         }
 
     return Case(name, make)
@@ -22,5 +24,10 @@ KERNEL = Kernel(
     inputs={"routed": "M k D", "shared": "M D"},
     outputs={"total": "M D"},
     tolerance=1e-10,
-    cases=(_case("one-token", 1, 6, 4096), _case("odd-sizes", 7, 3, 131)),
+    grids={"total": BF16_STEP},
+    cases=(
+        _case("one-token", 1, 6, 4096),
+        _case("odd-sizes", 7, 3, 131),
+        _case("unrounded", 3, 6, 258, official=False),
+    ),
 )

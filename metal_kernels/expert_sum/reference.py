@@ -6,6 +6,9 @@ from metal_kernels.formats import round_bf16
 
 
 def expert_sum(routed: mx.array, shared: mx.array, *, official: bool) -> mx.array:
-    """routed [M, k, D] (already weighted), shared [M, D] -> [M, D] float32."""
+    """routed [M, k, D] (already weighted), shared [M, D] -> [M, D] float32.
+
+    `official` rounds the sum to bfloat16 once. NaN stays in its channel.
+    """
     total = routed.sum(axis=1) + shared
     return round_bf16(total) if official else total

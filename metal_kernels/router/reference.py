@@ -2,13 +2,13 @@
 
 import mlx.core as mx
 
+from metal_kernels.dense_matvec.reference import dense_matvec
 from metal_kernels.selection import exact_top_k
 
 
 def expert_scores(x: mx.array, weight: mx.array) -> mx.array:
     """`sqrt(softplus(x W^T))`: [M, D], [E, D] -> [M, E] float32."""
-    logits = x.astype(mx.float32) @ weight.astype(mx.float32).T
-    return mx.sqrt(mx.logaddexp(logits, 0.0))
+    return mx.sqrt(mx.logaddexp(dense_matvec(x, weight), 0.0))
 
 
 def normalised_weights(scores: mx.array, experts: mx.array, scaling: float) -> mx.array:
@@ -20,8 +20,13 @@ def normalised_weights(scores: mx.array, experts: mx.array, scaling: float) -> m
 def router(
     x: mx.array, weight: mx.array, bias: mx.array, *, k: int, scaling: float
 ) -> tuple[mx.array, mx.array]:
-    """x [M, D], weight [E, D], bias [E] -> experts [M, k] int32, weights [M, k] float32."""
+    """x [M, D], weight [E, D], bias [E] -> experts [M, k] uint32, weights [M, k] float32.
+
+    Experts ascend; equal biased scores go to the lowest expert. A score that is NaN or -inf is not
+    chosen. Where fewer than `k` remain, expert 0 fills the last places: any expert will do, because
+    a token with NaN has NaN scores everywhere and so keeps its weights, and its output, NaN.
+    """
     scores = expert_scores(x, weight)
-    # NaN scores select nothing (-1); any valid expert keeps the weights, and the output, NaN.
-    experts = mx.maximum(exact_top_k(mx.stop_gradient(scores + bias), k), 0)
+    chosen = exact_top_k(mx.stop_gradient(scores + bias), k)
+    experts = mx.maximum(chosen, 0).astype(mx.uint32)
     return experts, normalised_weights(scores, experts, scaling)

