@@ -19,6 +19,7 @@ NAMES = (
     "dense_matvec",
     "hc_pre",
     "hc_post",
+    "hc_post_pre",
     "hc_head",
     "q_prepare",
     "kv_prepare",

@@ -72,13 +72,22 @@ def hc_pre(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
 
 def hc_post(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     B, S, N, D = a["streams"].shape
+    y = a["y"]
+    if a.get("routed") is not None:
+        y = a["routed"].sum(axis=2) + y
+        y = rounding.bf16(y) if a["official"] else y
     mixed = v4.hyper_post(
-        a["y"].reshape(B * S, D),
+        y.reshape(B * S, D),
         a["streams"].reshape(B * S, N, D),
         a["post"].reshape(B * S, N),
         a["comb"].reshape(B * S, N, N),
     ).reshape(B, S, N, D)
     return (rounding.bf16(mixed) if a["official"] else mixed,)
+
+
+def hc_post_pre(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    (mixed,) = hc_post(a, rounding)
+    return mixed, *hc_pre({**a, "streams": mixed}, rounding)
 
 
 def hc_head(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
@@ -201,7 +210,8 @@ def expert_sum(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
 FLOAT64: dict[str, Callable[[Arguments, Rounding], tuple[np.ndarray | None, ...]]] = {
     function.__name__: function
     for function in (
-        hc_pre, hc_post, hc_head, q_prepare, kv_prepare, index_q_prepare, compress, index_topk,
+        hc_pre, hc_post, hc_post_pre, hc_head,
+        q_prepare, kv_prepare, index_q_prepare, compress, index_topk,
         sparse_attention, dense_matvec, router, hash_router, swiglu, expert_sum,
     )
 }  # fmt: skip

@@ -1,0 +1,51 @@
+"""mHC expansion of one sublayer and collapse for the next, fused (paper §2.2)."""
+
+from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.hc_post_pre.reference import hc_post_pre
+
+
+def _case(name: str, B: int, S: int, N: int, D: int, size: float = 1.0) -> Case:
+    def make(seed: int) -> dict[str, object]:
+        mixes = (2 + N) * N
+        return {
+            "y": size * random_normal(seed, B, S, D),
+            "streams": size * random_normal(seed + 1, B, S, N, D),
+            "post": random_normal(seed + 2, B, S, N),
+            "comb": random_normal(seed + 3, B, S, N, N),
+            "fn": random_normal(seed + 4, mixes, N * D) * (N * D) ** -0.5,
+            "base": 0.5 * random_normal(seed + 5, mixes),
+            "scale": random_normal(seed + 6, 3),
+            "norm_weight": 1.0 + 0.1 * random_normal(seed + 7, D),
+            "iters": 20,
+            "hc_eps": 1e-6,
+            "norm_eps": 1e-6,
+            "official": True,
+        }
+
+    return Case(name, make)
+
+
+KERNEL = Kernel(
+    name="hc_post_pre",
+    summary="expansion after one sublayer, collapse and RMSNorm before the next",
+    reference=hc_post_pre,
+    inputs={
+        "y": "B S D",
+        "streams": "B S N D",
+        "post": "B S N",
+        "comb": "B S N N",
+        "fn": "M X",
+        "base": "M",
+        "scale": "3",
+        "norm_weight": "D",
+    },
+    outputs={"mixed": "B S N D", "normed": "B S D", "next_post": "B S N", "next_comb": "B S N N"},
+    tolerance=1e-10,
+    cases=(
+        _case("one-token", 1, 1, 4, 256),
+        _case("odd-sizes", 2, 7, 4, 131),
+        _case("two-streams", 1, 3, 2, 64),
+        _case("tiny-values", 1, 2, 4, 64, size=1e-6),
+        _case("large-values", 1, 2, 4, 64, size=1e4),
+    ),
+)
