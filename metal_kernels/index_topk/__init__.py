@@ -3,22 +3,43 @@
 import mlx.core as mx
 
 from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.formats import Storage, fp4_roundtrip, store
 from metal_kernels.index_topk.reference import index_topk
 
+# Powers of two keep float32 exact; the model's scale, (H K)^-1/2, need not be one.
+_SCALE = 2.0**-6
 
-def _case(name: str, B: int, S: int, H: int, T: int, k: int, first: int, grid: int = 0) -> Case:
+
+def _case(
+    name: str,
+    B: int,
+    S: int,
+    H: int,
+    T: int,
+    k: int,
+    first: int,
+    *,
+    K: int = 128,
+    storage: Storage = "float32",
+    ties: bool = False,
+) -> Case:
+    """Values of few bits, as the cache's rounding leaves them: every order of summation is exact.
+
+    So float32 decides no tie, and any implementation selects the same.
+    """
+
     def make(seed: int) -> dict[str, object]:
-        q, keys = random_normal(seed, B, S, H, 128), random_normal(seed + 1, B, T, 128)
-        weights = random_normal(seed + 2, B, S, H)
-        if grid:  # few distinct values make many exact ties
-            q, keys, weights = (mx.round(x * grid) for x in (q, keys, weights))
+        q, keys = random_normal(seed, B, S, H, K), random_normal(seed + 1, B, T, K)
+        q, keys = (mx.round(x) if ties else fp4_roundtrip(x) for x in (q, keys))
+        weights = mx.round(2 * random_normal(seed + 2, B, S, H)) / 2
         return {
-            "q": q,
+            "index_q": q,
             "head_weights": weights,
-            "keys": keys,
+            "keys": store(keys, storage, "key"),
             "first_position": first,
             "ratio": 4,
             "k": k,
+            "scale": _SCALE,
         }
 
     return Case(name, make)
@@ -37,14 +58,16 @@ KERNEL = Kernel(
     name="index_topk",
     summary="lightning-indexer scores and exact top-k, ties to the lowest index",
     reference=index_topk,
-    inputs={"q": "B S H K", "head_weights": "B S H", "keys": "B T K"},
+    # A key row is K numbers or, packed, K / 2 + ceil(K / 32) bytes: R elements.
+    inputs={"index_q": "B S H K", "head_weights": "B S H", "keys": "B T R"},
     outputs={"selected": "B S k"},
     tolerance=0.0,
     cases=(
-        _case("decode", 1, 1, 64, 5000, 512, 19999),
-        _case("fewer-than-k", 2, 5, 32, 40, 512, 155),
+        _case("decode", 1, 1, 64, 5000, 512, 19999, storage="compact"),
+        _case("fewer-than-k", 2, 5, 32, 40, 512, 155, storage="bfloat16"),
         _case("boundary-inside-chunk", 1, 33, 32, 70, 16, 250),
-        _case("ties", 1, 7, 8, 513, 64, 2048, grid=1),
+        _case("narrow-heads", 3, 2, 4, 129, 32, 515, K=32, storage="compact"),
+        _case("ties", 1, 7, 8, 513, 64, 2048, ties=True),
         Case("relu-plateau", _relu_plateau),
     ),
 )

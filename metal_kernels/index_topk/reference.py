@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 
+from metal_kernels.formats import load_stored
 from metal_kernels.selection import exact_top_k
 
 # Floats of one [queries, heads, keys] tile of scores; whole-chunk scores would not fit at 1M.
@@ -10,43 +11,48 @@ _KEY_TILE = 4096
 
 
 def index_scores(q: mx.array, head_weights: mx.array, keys: mx.array) -> mx.array:
-    """`sum_h a_h relu(q_h . k)`: [B, S, H, K], [B, S, H], [B, T, K] -> [B, S, T] float32."""
+    """`sum_h a_h relu(q_h . k)`: [B, S, H, K], [B, S, H], stored [B, T, *] -> [B, S, T] float32."""
     B, S, H, K = q.shape
+    q = q.reshape(B, S * H, K)
     tiles: list[mx.array] = []
     for start in range(0, keys.shape[1], _KEY_TILE):
         tile = keys[:, start : start + _KEY_TILE]
         if tiles:  # else MLX would run all tiles side by side
             (tile,) = mx.depends([tile], tiles[-1:])
-        tile = tile.astype(mx.float32)
-        scores = mx.maximum(q.reshape(B, S * H, K) @ tile.swapaxes(1, 2), 0.0)
+        tile = load_stored(tile, K, 0, "key")
+        scores = mx.maximum(q @ tile.swapaxes(1, 2), 0.0)
         scores = head_weights[:, :, None, :] @ scores.reshape(B, S, H, -1)
         tiles.append(scores[:, :, 0])
     return tiles[0] if len(tiles) == 1 else mx.concatenate(tiles, axis=-1)
 
 
 def index_topk(
-    q: mx.array,
+    index_q: mx.array,
     head_weights: mx.array,
     keys: mx.array,
     *,
     first_position: int,
     ratio: int,
     k: int,
+    scale: float,
 ) -> mx.array:
     """Entries each query attends: [B, S, min(k, T)] int32, ascending, -1 where fewer are visible.
 
-    q [B, S, H, K] at positions `first_position + s`, head_weights [B, S, H], keys [B, T, K].
-    Entry w is visible iff `w < (p + 1) // ratio`. Ties go to the lowest index; a NaN score is
-    never selected.
+    index_q [B, S, H, K] at positions `first_position + s`, head_weights [B, S, H], which `scale`
+    multiplies, keys [B, T, *] as the cache stores them. Entry w is visible iff
+    `w < (p + 1) // ratio`. Ties go to the lowest index; a NaN score is never selected.
     """
-    B, S, H, _ = q.shape
+    B, S, H, _ = index_q.shape
     T = keys.shape[1]
+    if T == 0:
+        return mx.zeros((B, S, 0), mx.int32)
+    weights = head_weights * scale
     step = max(1, _TILE_ELEMENTS // (B * H * min(T, _KEY_TILE)))
     selected: list[mx.array] = []
     for start in range(0, S, step):
         stop = min(S, start + step)
         own = mx.depends([keys], selected[-1:])[0] if selected else keys
-        scores = index_scores(q[:, start:stop], head_weights[:, start:stop], own)
+        scores = index_scores(index_q[:, start:stop], weights[:, start:stop], own)
         visible = (mx.arange(first_position + start, first_position + stop) + 1) // ratio
         scores = mx.where(mx.arange(T) < visible[:, None], scores, -float("inf"))
         selected.append(exact_top_k(scores, k))

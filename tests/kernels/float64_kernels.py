@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from tests.oracle import formats_numpy
 from tests.oracle import v4_numpy as v4
 
 Arguments = dict[str, Any]
@@ -136,15 +137,26 @@ def compress(a: Arguments, rounding: Rounding) -> tuple[np.ndarray | None, ...]:
     return entries, rows[:, closed * ratio :], last
 
 
+def stored_keys(stored: np.ndarray, width: int) -> np.ndarray:
+    """Index keys [..., width] from rows of numbers or of bytes, both as float64."""
+    if stored.shape[-1] == width:
+        return stored
+    raw = stored.astype(np.uint8)
+    codes = formats_numpy.decode_e2m1_pairs(raw[..., : width // 2])
+    scales = np.repeat(formats_numpy.decode_e8m0(raw[..., width // 2 :]), 32, axis=-1)
+    return codes * scales[..., :width]
+
+
 def index_topk(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
-    S, T = a["q"].shape[1], a["keys"].shape[1]
+    q, weights = a["index_q"], a["head_weights"] * a["scale"]
+    keys = stored_keys(a["keys"], q.shape[-1])
+    S, T = q.shape[1], keys.shape[1]
     positions = a["first_position"] + np.arange(S)
     visible = np.arange(T) < ((positions + 1) // a["ratio"])[:, None]
-    k = min(a["k"], T)
-    selected = np.full((*a["q"].shape[:2], k), -1)
-    for b in range(len(a["q"])):
-        scores = v4.index_scores(a["q"][b], a["keys"][b], a["head_weights"][b])
-        rows, _ = v4.select_top_k(np.where(visible, scores, -np.inf), k)
+    selected = np.full((*q.shape[:2], min(a["k"], T)), -1)
+    for b in range(len(q)):
+        scores = v4.index_scores(q[b], keys[b], weights[b])
+        rows, _ = v4.select_top_k(np.where(visible, scores, -np.inf), selected.shape[-1])
         for s, row in enumerate(rows):
             selected[b, s, : len(row)] = row
     return (selected,)

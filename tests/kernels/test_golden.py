@@ -154,7 +154,8 @@ def test_first_position_that_sees_an_entry(ratio: int, entry: int, first: int) -
     """Selected by the indexer, and attended where there is no indexer."""
     positions, T = 2 * ratio + 1, 2
     keys, q = mx.ones((1, T, 64)), mx.ones((1, positions, 1, 64))
-    chosen = OPS.index_topk(q, mx.ones((1, positions, 1)), keys, first_position=0, ratio=ratio, k=T)
+    weights = mx.ones((1, positions, 1))
+    chosen = OPS.index_topk(q, weights, keys, first_position=0, ratio=ratio, k=T, scale=1.0)
     seen = [p for p, row in enumerate(chosen[0].tolist()) if entry in row]
     assert seen == list(range(first, positions))
     marked = mx.where(mx.arange(T)[:, None] == entry, 1.0, mx.zeros((T, 64)))[None]

@@ -88,7 +88,7 @@ def test_indexer_never_selects_the_future(first: int, S: int, k: int, seed: int)
     selected = np.array(
         OPS.index_topk(
             normal(1, S, 2, 64, seed=seed), normal(1, S, 2, seed=seed + 1),
-            normal(1, T, 64, seed=seed + 2), first_position=first, ratio=4, k=k,
+            normal(1, T, 64, seed=seed + 2), first_position=first, ratio=4, k=k, scale=1.0,
         )
     )[0]  # fmt: skip
     for s, row in enumerate(selected):
