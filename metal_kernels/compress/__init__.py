@@ -1,24 +1,49 @@
-"""Pooling of token windows into compressed entries (paper §2.3.1 CSA, §2.3.2 HCA)."""
+"""Pooling of token windows into compressed entries (paper §2.3.1 CSA, §2.3.2 HCA).
+
+NaN in a latent or a score of a window makes its entry NaN, and with overlap (in the channels the
+next window pools) the next one's; a score of -inf has weight 0, also in window 0, which has no
+previous window, whatever the rows hold there.
+"""
 
 from metal_kernels.compress.reference import compress
 from metal_kernels.contract import Case, Kernel, random_normal
 
 
 def _case(
-    name: str, B: int, n: int, d: int, ratio: int, rounding: str, *, lane: bool = False
+    name: str,
+    B: int,
+    n: int,
+    d: int,
+    ratio: int,
+    rounding: str,
+    *,
+    windows: int,
+    first: int = 0,
+    origin: int = 0,
+    columns: tuple[int, int, int] | None = None,
+    P: int = 32,
+    storage: str = "float32",
 ) -> Case:
+    """`columns`: first of the latents, first of the scores, all; side by side where not given."""
+    c = d * (2 if ratio == 4 else 1)
+    kv_column, gate_column, total = columns or (0, c, 2 * c)
+
     def make(seed: int) -> dict[str, object]:
-        overlap = ratio == 4
         return {
-            "rows": random_normal(seed, B, n, 2, d * (2 if overlap else 1)),
-            "lane": random_normal(seed + 1, B, ratio, 2, d) if lane else None,
+            "rows": random_normal(seed, B, n, total),
+            "bias": random_normal(seed + 1, ratio, c),
             "norm_weight": 1.0 + 0.1 * random_normal(seed + 2, d),
-            "cos": random_normal(seed + 3, n // ratio, 32),
-            "sin": random_normal(seed + 4, n // ratio, 32),
+            "cos": random_normal(seed + 3, windows, P),
+            "sin": random_normal(seed + 4, windows, P),
+            "origin": origin,
+            "first_window": first,
+            "windows": windows,
             "ratio": ratio,
-            "overlap": overlap,
+            "kv_column": kv_column,
+            "gate_column": gate_column,
             "eps": 1e-6,
             "rounding": rounding,
+            "storage": storage,
         }
 
     return Case(name, make)
@@ -26,23 +51,27 @@ def _case(
 
 KERNEL = Kernel(
     name="compress",
-    summary="open window in, closed entries (norm, RoPE, rounding) and open window out",
+    summary="windows of token projections in, pooled, normed, rotated and stored entries out",
     reference=compress,
     inputs={
-        "rows": "B n 2 C",
-        "lane": "B R 2 d",
+        "rows": "B n C",
+        "bias": "R c",
         "norm_weight": "d",
         "cos": "T P",
         "sin": "T P",
     },
-    outputs={"entries": "B T d", "open": "B m 2 C", "lane": "B R 2 d"},
+    outputs={"entries": "B T row"},
     tolerance=1e-10,
+    grids={"entries": 1.0},
     cases=(
-        _case("csa-first", 1, 9, 512, 4, "kv"),
-        _case("csa-lane", 2, 11, 128, 4, "kv", lane=True),
-        _case("csa-nothing-closes", 1, 3, 128, 4, "kv", lane=True),
-        _case("index", 1, 8, 128, 4, "index", lane=True),
-        _case("hca", 1, 257, 128, 128, "kv"),
-        _case("hca-plain", 1, 128, 192, 128, "none"),
+        _case("csa-first", 1, 9, 512, 4, "kv", windows=2, storage="compact"),
+        _case("csa-later", 2, 11, 128, 4, "kv", windows=1, first=5, origin=16),
+        _case("csa-ring", 1, 11, 96, 4, "kv", windows=1, first=1000, P=8, storage="bfloat16"),
+        _case("csa-nothing-closes", 1, 3, 128, 4, "kv", windows=0, first=1),
+        _case("index", 1, 16, 128, 4, "index", windows=3, first=1, columns=(1024, 1280, 1536)),
+        _case("index-stored", 3, 8, 32, 4, "index", windows=1, first=7, P=8, storage="compact"),
+        _case("hca", 1, 257, 128, 128, "kv", windows=2, storage="compact"),
+        _case("hca-ring", 2, 131, 192, 128, "kv", windows=1, first=9, origin=5),
+        _case("hca-plain", 1, 128, 192, 128, "none", windows=1, columns=(192, 0, 400)),
     ),
 )

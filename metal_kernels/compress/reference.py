@@ -1,77 +1,87 @@
-"""Compression: closed windows of token latents become entries, the open one stays open.
+"""Compression: a window of R tokens becomes one entry, its channels pooled by softmax.
 
-Rows are packed as [B, n, 2, C]: projection and score (score with the position bias added).
-With overlap (CSA) C is 2 d: the first half of the channels is the lane the *next* window pools,
-the second half the window's own lane; without (HCA) C is d.
+A token's projections are C columns of a row; `kv_column` and `gate_column` say where its latents
+and its scores begin, c channels each. With overlap (R = 4, CSA) c is 2 d: a window pools its own
+tokens' last d channels and the previous window's first d; without (HCA) c is d.
 """
 
 import mlx.core as mx
 
-from metal_kernels.formats import fp8_kv, hadamard_fp4
+from metal_kernels.formats import Kind, Storage, fp8_kv, hadamard_fp4, store
 from metal_kernels.rotary import rotate
 
-
-def empty_lane(rows: mx.array, ratio: int) -> mx.array:
-    """The previous window of window 0: value 0, score -inf, so that its softmax weight is 0."""
-    B, _, _, C = rows.shape
-    shape = (B, ratio, 1, C // 2)
-    return mx.concatenate([mx.zeros(shape), mx.full(shape, -float("inf"))], axis=2)
+OVERLAPPING_RATIO = 4
 
 
-def pool(windows: mx.array) -> mx.array:
-    """Per-channel softmax over the slots: [B, T, slots, 2, d] -> [B, T, d], float32."""
-    weights = mx.softmax(windows[..., 1, :], axis=2, precise=True)
-    return (weights * windows[..., 0, :]).sum(axis=2)
+def token_rows(rows: mx.array, first: int, count: int, origin: int) -> mx.array:
+    """Rows of the positions from `first` on: that of p lies at (p - origin) mod n of [B, n, C]."""
+    n = rows.shape[1]
+    start = (first - origin) % n
+    if start + count <= n:
+        return rows[:, start : start + count]
+    return mx.concatenate([rows[:, start:], rows[:, : start + count - n]], axis=1)
 
 
-def close_windows(
-    rows: mx.array, lane: mx.array | None, *, ratio: int, overlap: bool
-) -> tuple[mx.array, mx.array | None]:
-    """Pool the complete windows of `rows`: entries [B, n // ratio, d] and the next lane.
+def pool(values: mx.array, scores: mx.array) -> mx.array:
+    """Per-channel softmax over the slots: [B, T, slots, d] twice -> [B, T, d], float32."""
+    return (mx.softmax(scores, axis=2, precise=True) * values).sum(axis=2)
 
-    A call that completes no window leaves the lane as it was (paper §2.3.1, eq. 9-12).
+
+def with_previous(windows: mx.array, first: bool, nothing: float) -> mx.array:
+    """Slots of overlapping windows: [B, T (+ 1), R, 2 d] -> [B, T, 2 R, d].
+
+    The first of `windows` is only the previous one of the second, unless it is the `first` of all:
+    that one has no previous, `nothing` stands there.
     """
-    B, n, _, C = rows.shape
-    closed = n // ratio
-    windows = rows[:, : closed * ratio].reshape(B, closed, ratio, 2, C)
-    if not overlap:
-        return pool(windows), None
-    if lane is None:
-        lane = empty_lane(rows, ratio)
-    if closed == 0:
-        return mx.zeros((B, 0, C // 2)), lane
-    previous, own = windows[..., : C // 2], windows[..., C // 2 :]
-    shifted = mx.concatenate([lane[:, None], previous[:, :-1]], axis=1)
-    return pool(mx.concatenate([shifted, own], axis=2)), previous[:, -1]
+    d = windows.shape[-1] // 2
+    previous, own = windows[..., :d], windows[..., d:]
+    if first:
+        empty = mx.full((windows.shape[0], 1, *windows.shape[2:-1], d), nothing)
+        return mx.concatenate([mx.concatenate([empty, previous[:, :-1]], axis=1), own], axis=2)
+    return mx.concatenate([previous[:, :-1], own[:, 1:]], axis=2)
 
 
 def compress(
     rows: mx.array,
-    lane: mx.array | None,
+    bias: mx.array,
     norm_weight: mx.array,
     cos: mx.array,
     sin: mx.array,
     *,
+    origin: int,
+    first_window: int,
+    windows: int,
     ratio: int,
-    overlap: bool,
+    kv_column: int,
+    gate_column: int,
     eps: float,
     rounding: str,
-) -> tuple[mx.array, mx.array, mx.array | None]:
-    """Rows since the open window began -> (entries [B, T, d], open rows, lane), float32.
+    storage: Storage,
+) -> mx.array:
+    """Entries of the windows from `first_window` on, as they are stored: [B, T, ...].
 
-    rows [B, n, 2, C]; lane [B, ratio, 2, d] or None at the start; cos and sin [n // ratio, P] at
-    the first position of each closed window. `rounding`: "kv" (bf16, FP8), "index" (Hadamard,
-    FP4) or "none".
+    rows [B, n, C] float32, the row of position p at (p - origin) mod n; window w is the positions
+    from w R on. bias [R, c] is added to the scores; cos and sin [T, P] belong to each window's
+    first position. `rounding`: "kv" (bf16, FP8), "index" (Hadamard, FP4) or "none".
     """
-    entries, lane = close_windows(rows, lane, ratio=ratio, overlap=overlap)
-    closed = entries.shape[1]
-    open_rows = rows[:, closed * ratio :]
-    if closed == 0:
-        return entries, open_rows, lane
-    entries = mx.fast.rms_norm(entries, norm_weight.astype(mx.float32), eps)
+    kind: Kind = "key" if rounding == "index" else "latent"
+    d, rope_dims = norm_weight.size, 2 * cos.shape[-1]
+    if windows == 0:
+        return store(mx.zeros((rows.shape[0], 0, d)), storage, kind, rope_dims)
+    first, c = first_window == 0, bias.shape[-1]
+    overlap = ratio == OVERLAPPING_RATIO
+    count = windows + (overlap and not first)
+    taken = token_rows(rows, (first_window + windows - count) * ratio, count * ratio, origin)
+    taken = taken.reshape(rows.shape[0], count, ratio, rows.shape[-1])
+    values = taken[..., kv_column : kv_column + c]
+    scores = taken[..., gate_column : gate_column + c] + bias
+    if overlap:
+        values = with_previous(values, first, 0.0)
+        scores = with_previous(scores, first, -float("inf"))
+    entries = mx.fast.rms_norm(pool(values, scores), norm_weight.astype(mx.float32), eps)
     entries = rotate(entries, cos, sin)
     if rounding == "kv":
-        entries = fp8_kv(entries, 2 * cos.shape[-1])
+        entries = fp8_kv(entries, rope_dims)
     elif rounding == "index":
         entries = hadamard_fp4(entries)
-    return entries, open_rows, lane
+    return store(entries, storage, kind, rope_dims)

@@ -1,17 +1,37 @@
-"""Head norm and partial RoPE of the queries (paper §2.3)."""
+"""Head norm and partial RoPE of the queries, rounding of the index queries (paper §2.3, §2.3.1).
+
+NaN or infinity in a head of attention makes the whole head NaN; in an index head likewise if
+`official`, else only the pair of dims it is rotated with.
+"""
 
 from metal_kernels.contract import Case, Kernel, random_normal
 from metal_kernels.q_prepare.reference import q_prepare
 
 
-def _case(name: str, B: int, S: int, H: int, K: int, size: float = 1.0) -> Case:
+def _case(
+    name: str,
+    B: int,
+    S: int,
+    heads: tuple[int, int],
+    index: tuple[int, int] = (0, 0),
+    *,
+    P: int = 32,
+    size: float = 1.0,
+    official: bool = True,
+) -> Case:
+    columns = heads[0] * heads[1] + index[0] * index[1]
+
     def make(seed: int) -> dict[str, object]:
         return {
-            "q": size * random_normal(seed, B, S, H, K),
-            "cos": random_normal(seed + 1, S, 32),
-            "sin": random_normal(seed + 2, S, 32),
+            "projected": size * random_normal(seed, B, S, columns),
+            "cos": random_normal(seed + 1, S, P),
+            "sin": random_normal(seed + 2, S, P),
+            "heads": heads[0],
+            "width": heads[1],
+            "index_heads": index[0],
+            "index_width": index[1],
             "eps": 1e-6,
-            "official": True,
+            "official": official,
         }
 
     return Case(name, make)
@@ -19,15 +39,19 @@ def _case(name: str, B: int, S: int, H: int, K: int, size: float = 1.0) -> Case:
 
 KERNEL = Kernel(
     name="q_prepare",
-    summary="per-head RMS norm + partial RoPE of the queries",
+    summary="per-head RMS norm + RoPE of the queries; RoPE + Hadamard + FP4 of the index queries",
     reference=q_prepare,
-    inputs={"q": "B S H K", "cos": "S P", "sin": "S P"},
-    outputs={"q": "B S H K"},
+    inputs={"projected": "B S C", "cos": "S P", "sin": "S P"},
+    outputs={"q": "B S H K", "index_q": "B S Hi Ki"},
     tolerance=1e-10,
+    grids={"index_q": 1.0},
     cases=(
-        _case("one-token", 1, 1, 64, 512),
-        _case("odd-sizes", 2, 5, 3, 128),
-        _case("all-rope", 1, 2, 2, 64),
-        _case("tiny-values", 1, 2, 2, 128, size=1e-4),
+        _case("one-token", 1, 1, (64, 512), (64, 128)),
+        _case("odd-sizes", 2, 5, (3, 192), (3, 64)),
+        _case("no-index", 2, 5, (3, 128)),
+        _case("all-rope", 1, 2, (2, 64), (1, 64)),
+        _case("tiny-values", 1, 2, (2, 128), (1, 128), size=1e-4),
+        _case("narrow", 1, 7, (4, 32), (4, 32), P=8),
+        _case("plain", 1, 3, (4, 96), (4, 128), official=False),
     ),
 )

@@ -101,40 +101,46 @@ def hc_head(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     return (v4.rms_norm(hidden, a["norm_weight"], a["norm_eps"]).reshape(B, S, D),)
 
 
-def q_prepare(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
-    q = v4.rms_norm(a["q"], 1.0, a["eps"])
-    q = rounding.bf16(q) if a["official"] else q
-    return (rotate(q, a["cos"][:, None], a["sin"][:, None]),)
+def qkv_prepare(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    residual, kv = np.split(a["projected"], [a["q_norm_weight"].size], axis=-1)
+    residual = v4.rms_norm(residual, a["q_norm_weight"], a["eps"])
+    kv = rotate(v4.rms_norm(kv, a["kv_norm_weight"], a["eps"]), a["cos"], a["sin"])
+    if a["official"]:
+        residual, kv = rounding.bf16(residual), rounding.kv(kv, 2 * a["cos"].shape[-1])
+    return residual, kv
 
 
-def kv_prepare(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
-    kv = rotate(v4.rms_norm(a["kv"], a["norm_weight"], a["eps"]), a["cos"], a["sin"])
-    return (rounding.kv(kv, 2 * a["cos"].shape[-1]) if a["official"] else kv,)
+def q_prepare(a: Arguments, rounding: Rounding) -> tuple[np.ndarray | None, ...]:
+    def heads(x: np.ndarray, count: int, width: int) -> np.ndarray:
+        return x.reshape(*x.shape[:2], count, width)
+
+    cos, sin = a["cos"][:, None], a["sin"][:, None]
+    q, index_q = np.split(a["projected"], [a["heads"] * a["width"]], axis=-1)
+    q = v4.rms_norm(heads(q, a["heads"], a["width"]), 1.0, a["eps"])
+    q = rotate(rounding.bf16(q) if a["official"] else q, cos, sin)
+    if a["index_heads"] == 0:
+        return q, None
+    index_q = rotate(heads(index_q, a["index_heads"], a["index_width"]), cos, sin)
+    return q, rounding.index(index_q) if a["official"] else index_q
 
 
-def index_q_prepare(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
-    q = rotate(a["q"], a["cos"][:, None], a["sin"][:, None])
-    return (rounding.index(q) if a["official"] else q,)
-
-
-def compress(a: Arguments, rounding: Rounding) -> tuple[np.ndarray | None, ...]:
-    """A lane is a window that came before: it is put back in front, and its own entry dropped."""
-    rows, ratio, d = a["rows"], a["ratio"], a["norm_weight"].size
-    earlier = 0
-    if a["lane"] is not None:
-        before = np.concatenate([a["lane"], np.zeros_like(a["lane"])], axis=-1)
-        rows, earlier = np.concatenate([before, rows], axis=1), 1
-    pool = v4.csa_pool if a["overlap"] else v4.hca_pool
-    pooled = np.stack([pool(row[:, 0], row[:, 1], ratio) for row in rows])[:, earlier:]
-    entries = v4.rms_norm(pooled, a["norm_weight"], a["eps"])
-    entries = rotate(entries, a["cos"], a["sin"])
+def compress(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    """Position by position; what comes before the windows is pooled too, and its entry dropped."""
+    R, c, T = a["ratio"], a["bias"].shape[-1], a["windows"]
+    earlier = min(a["first_window"], 1) if R == 4 else 0
+    positions = (a["first_window"] - earlier) * R + np.arange((earlier + T) * R)
+    taken = a["rows"][:, (positions - a["origin"]) % a["rows"].shape[1]]
+    values = taken[..., a["kv_column"] : a["kv_column"] + c]
+    scores = taken[..., a["gate_column"] : a["gate_column"] + c] + a["bias"][positions % R]
+    pool = v4.csa_pool if R == 4 else v4.hca_pool
+    pooled = [pool(v, s, R)[earlier:] for v, s in zip(values, scores, strict=True)]
+    entries = np.stack(pooled).reshape(len(pooled), T, a["norm_weight"].size)
+    entries = rotate(v4.rms_norm(entries, a["norm_weight"], a["eps"]), a["cos"], a["sin"])
     if a["rounding"] == "kv":
         entries = rounding.kv(entries, 2 * a["cos"].shape[-1])
     elif a["rounding"] == "index":
         entries = rounding.index(entries)
-    closed = rows.shape[1] // ratio
-    last = rows[:, (closed - 1) * ratio : closed * ratio, :, :d] if a["overlap"] else None
-    return entries, rows[:, closed * ratio :], last
+    return (entries,)
 
 
 def stored_keys(stored: np.ndarray, width: int) -> np.ndarray:
@@ -223,7 +229,7 @@ FLOAT64: dict[str, Callable[[Arguments, Rounding], tuple[np.ndarray | None, ...]
     function.__name__: function
     for function in (
         hc_pre, hc_post, hc_post_pre, hc_head,
-        q_prepare, kv_prepare, index_q_prepare, compress, index_topk,
+        qkv_prepare, q_prepare, compress, index_topk,
         sparse_attention, dense_matvec, router, hash_router, swiglu, expert_sum,
     )
 }  # fmt: skip

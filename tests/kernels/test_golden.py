@@ -72,20 +72,18 @@ def test_streams_mix_over_the_first_index() -> None:
     np.testing.assert_allclose(np.array(mixed).ravel(), expected, rtol=3e-7)
 
 
-def pooled(values: np.ndarray, scores: np.ndarray, ratio: int) -> np.ndarray:
+def pooled(values: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Entries of one channel, read out past the norm: a second channel holds the constant 1.
 
     After RMS over (e, 1) both are divided by the same number, so their ratio is e.
     """
-    constant = np.ones_like(values[:, :1])
-    overlap = values.shape[1] == 2
-    lanes = [np.concatenate([values[:, i : i + 1], constant], 1) for i in range(values.shape[1])]
-    weights = [np.repeat(scores[:, i : i + 1], 2, axis=1) for i in range(values.shape[1])]
-    rows = np.stack([np.concatenate(lanes, 1), np.concatenate(weights, 1)], axis=1)[None]
-    count = len(values) // ratio
-    entries, _, _ = OPS.compress(
-        array(rows), None, mx.ones(2), mx.ones((count, 1)), mx.zeros((count, 1)),
-        ratio=ratio, overlap=overlap, eps=0.0, rounding="none",
+    latents = np.stack([values, np.ones_like(values)], axis=2).reshape(len(values), -1)
+    rows = np.concatenate([latents, np.repeat(scores, 2, axis=1)], axis=1)[None]
+    count = len(values) // 4
+    entries = OPS.compress(
+        array(rows), mx.zeros((4, 4)), mx.ones(2), mx.ones((count, 1)), mx.zeros((count, 1)),
+        origin=0, first_window=0, windows=count, ratio=4, kv_column=0, gate_column=4, eps=0.0,
+        rounding="none", storage="float32",
     )  # fmt: skip
     found = np.array(entries)[0]
     return found[:, 0] / found[:, 1]
@@ -95,9 +93,10 @@ def test_csa_pooling_with_and_without_overlap() -> None:
     t = np.arange(12)
     values = np.stack([t + 1.0, -(t + 1.0)], axis=1)
     scores = np.stack([np.sin(t) + 0.1 * (t % 4), np.cos(t) + 0.2 * (t % 4)], axis=1)
-    found = pooled(values, scores, 4)
+    found = pooled(values, scores)
     np.testing.assert_allclose(found, [-1.941294, -2.721128, -1.158891], atol=3e-6)
-    alone = pooled(values[:, 1:], scores[:, 1:], 4)
+    scores[:, 0] = -np.inf
+    alone = pooled(values, scores)
     np.testing.assert_allclose(alone, [-1.941294, -7.122101, -10.898168], atol=6e-6)
 
 

@@ -149,7 +149,7 @@ def test_tiles_of_the_index_change_nothing(monkeypatch, case: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["q_prepare", "kv_prepare", "hc_post", "hc_post_pre", "hc_head", "hc_pre"]
+    "name", ["q_prepare", "qkv_prepare", "hc_post", "hc_post_pre", "hc_head", "hc_pre"]
 )
 def test_a_batch_is_its_single_rows(name: str) -> None:
     kernel = kernels()[name]
@@ -166,22 +166,64 @@ def test_a_batch_is_its_single_rows(name: str) -> None:
             np.testing.assert_allclose(np.array(a)[0], np.array(b)[row], rtol=1e-2, atol=1e-5)
 
 
-def test_compress_in_any_split_is_compress_at_once() -> None:
-    rows, ones, zeros = normal(1, 23, 2, 16), mx.ones((6, 2)), mx.zeros((6, 2))
-    options = {"ratio": 4, "overlap": True, "eps": 1e-6, "rounding": "none"}
+@pytest.mark.parametrize(("ratio", "ring"), [(4, 8), (4, 11), (4, 64), (128, 128), (128, 300)])
+def test_compress_from_a_ring_in_any_split_is_compress_at_once(ratio: int, ring: int) -> None:
+    """A ring keeps the last rows; the windows a call completes are pooled when it has come."""
+    windows, d = 2 + 40 // ratio, 8
+    tokens, c = windows * ratio, d * (2 if ratio == 4 else 1)
+    rows, bias = normal(1, tokens, 2 * c), normal(ratio, c, seed=1)
+    cos, sin = mx.ones((windows, 2)), mx.zeros((windows, 2))
+    options = {"ratio": ratio, "kv_column": c, "gate_column": 0, "eps": 1e-6}
+    options |= {"rounding": "none", "storage": "float32"}
 
-    def entries(sizes: list[int]) -> np.ndarray:
-        found, open_rows, lane, start = [], rows[:, :0], None, 0
-        for size in sizes:
-            pending = mx.concatenate([open_rows, rows[:, start : start + size]], axis=1)
-            count = pending.shape[1] // 4
-            new, open_rows, lane = OPS.compress(
-                pending, lane, mx.ones(8), ones[:count], zeros[:count], **options
-            )
-            found.append(np.array(new))
-            start += size
-        return np.concatenate(found, axis=1)
+    def entries(kept: mx.array, first: int, count: int, origin: int) -> np.ndarray:
+        found = OPS.compress(
+            kept, bias, mx.ones(d), cos[:count], sin[:count],
+            origin=origin, first_window=first, windows=count, **options,
+        )  # fmt: skip
+        return np.array(found)[0]
 
-    whole = entries([23])
-    for sizes in ([1] * 23, [3, 1, 7, 12], [2, 2, 2, 17], [22, 1]):
-        np.testing.assert_allclose(entries(sizes), whole, atol=1e-6)
+    whole = entries(rows, 0, windows, 0)
+    kept = mx.full((1, ring, 2 * c), float("nan"))
+    for window in range(windows):
+        for position in range(window * ratio, (window + 1) * ratio):
+            kept[:, (position - 3) % ring] = rows[:, position]
+        np.testing.assert_allclose(entries(kept, window, 1, 3)[0], whole[window], atol=1e-6)
+    later = entries(rows[:, (windows // 2 - 1) * ratio :], windows // 2, windows - windows // 2,
+                    (windows // 2 - 1) * ratio)  # fmt: skip
+    np.testing.assert_allclose(later, whole[windows // 2 :], atol=1e-6)
+
+
+def test_window_zero_pools_nothing_from_before_it() -> None:
+    """What a ring holds where positions -4 to -1 would lie is of later or of no tokens."""
+    rows = normal(1, 8, 16)
+    stale = mx.concatenate([rows[:, :4], mx.full((1, 4, 16), float("nan"))], axis=1)
+    found = [
+        OPS.compress(
+            kept, mx.zeros((4, 8)), mx.ones(4), mx.ones((1, 1)), mx.zeros((1, 1)),
+            origin=0, first_window=0, windows=1, ratio=4, kv_column=0, gate_column=8, eps=1e-6,
+            rounding="none", storage="float32",
+        )
+        for kept in (rows, stale)
+    ]  # fmt: skip
+    assert mx.array_equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("name", "case"), [("qkv_prepare", "plain"), ("q_prepare", "plain"), ("compress", "hca-plain")]
+)
+def test_without_rounding_gradients_are_those_of_differences(name: str, case: str) -> None:
+    kernel = kernels()[name]
+    arguments = next(c for c in kernel.cases if c.id == case).make(0)
+    first = next(iter(kernel.inputs))
+    x, rest = arguments.pop(first), arguments
+
+    def total(x: mx.array) -> mx.array:
+        result = kernel.reference(x, **rest)
+        arrays = result if isinstance(result, tuple) else (result,)
+        return sum((a * normal(*a.shape, seed=i)).sum() for i, a in enumerate(arrays))
+
+    direction, step = normal(*x.shape, seed=9), 1e-2
+    slope = (mx.grad(total)(x) * direction).sum().item()
+    differences = (total(x + step * direction) - total(x - step * direction)).item() / (2 * step)
+    assert slope == pytest.approx(differences, rel=2e-3, abs=2e-2)

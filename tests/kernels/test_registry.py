@@ -73,12 +73,12 @@ def test_a_wrong_size_is_refused_by_kernel_argument_expected_and_found() -> None
 
 
 def test_a_wrong_number_of_axes_is_refused() -> None:
-    kernel = kernels()["kv_prepare"]
+    kernel = kernels()["qkv_prepare"]
     arguments = kernel.cases[0].make(0)
-    arguments["kv"] = arguments["kv"][0]
+    arguments["cos"] = arguments["cos"][0]
     with pytest.raises(ContractError) as error:
         kernel.check(arguments)
-    assert str(error.value) == "kv_prepare: expected kv as [B S K] but found shape (1, 512)"
+    assert str(error.value) == "qkv_prepare: expected cos as [S P] but found shape (32,)"
 
 
 def test_a_fixed_size_is_checked() -> None:

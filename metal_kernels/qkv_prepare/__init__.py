@@ -1,0 +1,60 @@
+"""Norms of the query residual and of the window latent, and the latent's stored row (paper §2.3).
+
+NaN or infinity anywhere in a token's columns makes NaN of the row that is normed over them; a row
+stored in bytes keeps NaN by its scale.
+"""
+
+from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.qkv_prepare.reference import qkv_prepare
+
+
+def _case(
+    name: str,
+    B: int,
+    S: int,
+    L: int,
+    K: int,
+    *,
+    P: int = 32,
+    size: float = 1.0,
+    official: bool = True,
+    storage: str = "float32",
+) -> Case:
+    def make(seed: int) -> dict[str, object]:
+        return {
+            "projected": size * random_normal(seed, B, S, L + K),
+            "q_norm_weight": 1.0 + 0.1 * random_normal(seed + 4, L),
+            "kv_norm_weight": 1.0 + 0.1 * random_normal(seed + 3, K),
+            "cos": random_normal(seed + 1, S, P),
+            "sin": random_normal(seed + 2, S, P),
+            "eps": 1e-6,
+            "official": official,
+            "storage": storage,
+        }
+
+    return Case(name, make)
+
+
+KERNEL = Kernel(
+    name="qkv_prepare",
+    summary="RMS norms of the query residual and window latent + RoPE + rounding + storage",
+    reference=qkv_prepare,
+    inputs={
+        "projected": "B S C",
+        "q_norm_weight": "L",
+        "kv_norm_weight": "K",
+        "cos": "S P",
+        "sin": "S P",
+    },
+    outputs={"q_residual": "B S L", "kv": "B S row"},
+    tolerance=0.0,
+    grids={"q_residual": 2.0**-7, "kv": 2.0**-3},
+    cases=(
+        _case("one-token", 1, 1, 1024, 512, storage="compact"),
+        _case("odd-sizes", 2, 5, 96, 192),
+        _case("ragged-block", 1, 3, 40, 160, storage="compact"),
+        _case("all-rope", 1, 2, 33, 64, storage="bfloat16"),
+        _case("tiny-values", 1, 2, 64, 128, size=1e-9),
+        _case("plain", 1, 3, 64, 96, P=8, official=False),
+    ),
+)
