@@ -3,30 +3,60 @@
 import mlx.core as mx
 
 from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.formats import Storage, fp8_kv, store
 from metal_kernels.sparse_attention.reference import sparse_attention
+
+_WINDOW = 128
+
+
+def _latents(seed: int, B: int, n: int, K: int, pairs: int, storage: Storage) -> mx.array:
+    """Random rows as a cache keeps them: [B, n, *]."""
+    rows = random_normal(seed, B, n, K)
+    rows = rows if storage == "float32" else fp8_kv(rows, 2 * pairs)
+    return store(rows, storage, "latent", 2 * pairs)
+
+
+def _selected(seed: int, B: int, S: int, T: int, k: int, visible: mx.array) -> mx.array:
+    """Random visible entries in any order, -1 where the order meets a later one."""
+    order = mx.argsort(random_normal(seed, B, S, T), axis=-1)[..., :k].astype(mx.int32)
+    return mx.where(order < visible[:, None], order, -1)
 
 
 def _case(
-    name: str, S: int, H: int, K: int, first: int, *, ratio: int = 0, T: int = 0, k: int = 0
+    name: str,
+    S: int,
+    H: int,
+    K: int,
+    first: int,
+    *,
+    B: int = 1,
+    ratio: int = 0,
+    T: int | None = None,
+    k: int = 0,
+    pairs: int = 32,
+    storage: Storage = "float32",
+    rows: int = 0,
+    origin: int | None = None,
+    official: bool = True,
 ) -> Case:
+    """`rows` window rows, by default the fewest; `origin` None puts the oldest first."""
+
     def make(seed: int) -> dict[str, object]:
-        selected = None
-        if k:
-            order = mx.argsort(random_normal(seed + 6, 1, S, T), axis=-1)[..., :k].astype(mx.int32)
-            visible = (mx.arange(first, first + S) + 1) // ratio
-            selected = mx.where(order < visible[:, None], order, -1)
+        n = rows or min(first, _WINDOW - 1) + S
+        visible = (mx.arange(first, first + S) + 1) // max(ratio, 1)
         return {
-            "q": random_normal(seed, 1, S, H, K),
-            "window": random_normal(seed + 1, 1, min(first, 127) + S, K),
+            "q": random_normal(seed, B, S, H, K),
+            "window": _latents(seed + 1, B, n, K, pairs, storage),
             "sinks": random_normal(seed + 2, H),
-            "cos": random_normal(seed + 3, S, 32),
-            "sin": random_normal(seed + 4, S, 32),
-            "entries": random_normal(seed + 5, 1, T, K) if T else None,
-            "selected": selected,
+            "cos": random_normal(seed + 3, S, pairs),
+            "sin": random_normal(seed + 4, S, pairs),
+            "entries": None if T is None else _latents(seed + 5, B, T, K, pairs, storage),
+            "selected": _selected(seed + 6, B, S, T, k, visible) if T and k else None,
             "first_position": first,
+            "origin": first + S - n if origin is None else origin,
             "ratio": ratio,
-            "sliding_window": 128,
-            "official": True,
+            "sliding_window": _WINDOW,
+            "official": official,
         }
 
     return Case(name, make)
@@ -38,21 +68,30 @@ KERNEL = Kernel(
     reference=sparse_attention,
     inputs={
         "q": "B S H K",
-        "window": "B n K",
+        "window": "B n W",
         "sinks": "H",
         "cos": "S P",
         "sin": "S P",
-        "entries": "B T K",
+        "entries": "B T W",
         "selected": "B S k",
     },
     outputs={"output": "B S H K"},
     tolerance=1e-9,
     cases=(
         _case("first-token", 1, 4, 128, 0),
+        _case("first-token-of-a-ring", 1, 4, 128, 0, rows=128, origin=0, storage="compact"),
         _case("window-only", 5, 3, 128, 200),
-        _case("hca-decode", 1, 64, 512, 4095, ratio=128, T=32),
+        _case("ring-that-wraps", 5, 5, 64, 200, rows=140, origin=0, pairs=16, storage="bfloat16"),
+        _case("plain-numerics", 7, 3, 128, 45, B=3, ratio=4, T=13, k=5, official=False),
+        _case("no-entries-yet", 3, 4, 128, 0, ratio=128, T=0, storage="compact"),
+        _case("hca-decode", 1, 64, 512, 4095, ratio=128, T=32, storage="compact"),
         _case("hca-chunk", 131, 4, 128, 250, ratio=128, T=2),
-        _case("csa-decode", 1, 64, 512, 4095, ratio=4, T=1024, k=512),
+        _case(
+            "csa-decode", 1, 64, 512, 4095, ratio=4, T=1024, k=512,
+            storage="compact", rows=128, origin=77,
+        ),
+        _case("csa-decode-bf16", 1, 9, 512, 2051, ratio=4, T=513, k=131, storage="bfloat16"),
         _case("csa-chunk-with-holes", 9, 4, 128, 60, ratio=4, T=17, k=16),
+        _case("csa-batch-with-holes", 7, 5, 192, 60, B=3, ratio=4, T=17, k=16, storage="compact"),
     ),
-)
+)  # fmt: skip

@@ -2,11 +2,25 @@
 
 Keys are values. The softmax is float32; the sink joins the denominator only. The output is
 rotated back by the query's position, so that only relative positions remain.
+
+Rounding (official): the value product takes the unnormalised probabilities in bfloat16. They are
+relative to `2^j`, the least power of two that is at least exp(largest score). Rounding commutes
+with powers of two alone, so any number of tiles or splits, each with a `j` of its own, gives the
+same rounded probabilities; relative to the largest score itself every tiling would round another
+way. The release rounds relative to a maximum that runs over blocks of keys, so its probabilities
+differ from any fixed choice, and from ours, by up to 2^-8 of each, one step of bfloat16.
+
+NaN: a NaN in q or sinks makes its head's output NaN, one in a key that a query sees makes the
+query's output NaN. Rows and entries that no query of the call sees, and entries that are not
+selected, may hold anything; where queries share keys (all but selected entries), NaN in a key that
+one of them sees may reach its neighbours too.
 """
+
+import math
 
 import mlx.core as mx
 
-from metal_kernels.formats import round_bf16
+from metal_kernels.formats import load_stored, round_bf16
 from metal_kernels.rotary import rotate
 
 # Floats of one tile's scores or gathered keys; a whole chunk's would grow with its length.
@@ -28,8 +42,10 @@ def attend(
     scores = scores.reshape(B, S, H, -1)
     scores = mx.where(visible[..., None, :], scores, -float("inf"))
     top = mx.stop_gradient(scores.max(axis=-1, keepdims=True))
-    weights = mx.exp(scores - top)
-    total = weights.sum(axis=-1, keepdims=True) + mx.exp(sinks[:, None] - top)
+    # Down by the logarithm of a power of two: see the module's words on rounding.
+    shift = mx.ceil(top / math.log(2)) * math.log(2)
+    weights = mx.exp(scores - shift)
+    total = weights.sum(axis=-1, keepdims=True) + mx.exp(sinks[:, None] - shift)
     if official:
         weights = round_bf16(weights)
     if keys.ndim == 3:
@@ -38,28 +54,34 @@ def attend(
 
 
 def _window_tile(
-    window: mx.array, start: int, stop: int, *, earlier: int, sliding_window: int
+    window: mx.array, first: int, stop: int, *, origin: int, oldest: int, sliding_window: int
 ) -> tuple[mx.array, mx.array]:
-    """Window rows that queries [start, stop) can see, and who sees which: [n, K], [S, n]."""
-    first = max(0, earlier + start - sliding_window + 1)
-    rows = window[:, first : earlier + stop]
-    key = mx.arange(first, earlier + stop)
-    query = mx.arange(earlier + start, earlier + stop)[:, None]
+    """Stored rows that queries at [first, stop) can see, and who sees which: [B, n, *], [S, n]."""
+    low = max(oldest, first - sliding_window + 1)
+    n, start = window.shape[1], (low - origin) % window.shape[1]
+    rows = window[:, start : start + stop - low]
+    if start + stop - low > n:
+        rows = mx.concatenate([rows, window[:, : start + stop - low - n]], axis=1)
+    key, query = mx.arange(low, stop), mx.arange(first, stop)[:, None]
     return rows, (key <= query) & (key > query - sliding_window)
 
 
 def _entry_tile(
     entries: mx.array, selected: mx.array | None, first: int, stop: int, ratio: int
 ) -> tuple[mx.array, mx.array]:
-    """Entries for queries at positions [first, stop): all visible ones, or gathered ones."""
+    """Stored entries for queries at [first, stop): all visible ones, or gathered ones."""
     if selected is None:
         count = min(entries.shape[1], stop // ratio)
         complete = (mx.arange(first, stop) + 1) // ratio
-        return entries[:, :count].astype(mx.float32), mx.arange(count) < complete[:, None]
+        return entries[:, :count], mx.arange(count) < complete[:, None]
     B, S, k = selected.shape
     index = mx.maximum(selected, 0).reshape(B, S * k, 1)
     gathered = mx.take_along_axis(entries, index, axis=1) if B > 1 else entries[:, index[0, :, 0]]
-    return gathered.astype(mx.float32).reshape(B, S, k, -1), selected >= 0
+    # A weight of 0 does not silence NaN; zeroed bytes are zero in every storage.
+    gathered = mx.where(
+        selected.reshape(B, S * k, 1) >= 0, gathered, mx.zeros_like(gathered[:1, :1])
+    )
+    return gathered.reshape(B, S, k, -1), selected >= 0
 
 
 def _with_window(
@@ -96,18 +118,25 @@ def sparse_attention(
     selected: mx.array | None = None,
     *,
     first_position: int,
+    origin: int,
     ratio: int,
     sliding_window: int,
     official: bool,
 ) -> mx.array:
     """Attention output, de-rotated: [B, S, H, K] float32.
 
-    q [B, S, H, K] at positions `first_position + s`; window [B, n, K]: the rows before the chunk
-    that are still in reach, then the chunk's own S rows; entries [B, T, K]; selected [B, S, k]
-    int32 with -1 for none, or None for every visible entry (`w < (p + 1) // ratio`).
+    q [B, S, H, K] at positions `first_position + s`; window [B, n, *]: stored rows of the last n
+    positions, those of the chunk among them, position p at index `(p - origin) mod n`; entries
+    [B, T, *], stored; selected [B, S, k] int32 with -1 for none, or None for every visible entry
+    (`w < (p + 1) // ratio`).
     """
-    S = q.shape[1]
-    earlier = window.shape[1] - S
+    S, K = q.shape[1], q.shape[-1]
+    oldest = max(0, first_position + S - window.shape[1])
+    if entries is not None and 0 in (
+        entries.shape[1],
+        1 if selected is None else selected.shape[2],
+    ):
+        entries = selected = None
     if selected is not None:
         step = _tile_length(q, sliding_window, selected.shape[-1], gathered=True)
     else:
@@ -116,17 +145,19 @@ def sparse_attention(
     outputs: list[mx.array] = []
     for start in range(0, S, step):
         stop = min(S, start + step)
+        first, last = first_position + start, first_position + stop
         rows, seen = _window_tile(
-            window, start, stop, earlier=earlier, sliding_window=sliding_window
+            window, first, last, origin=origin, oldest=oldest, sliding_window=sliding_window
         )
-        rows = rows.astype(mx.float32)
         if outputs:
             rows = _after(outputs[-1], rows)
+        rows = load_stored(rows, K, 2 * cos.shape[-1], "latent")
         if entries is not None:
             tile = None if selected is None else selected[:, start:stop]
             own = _after(outputs[-1], entries) if outputs else entries
-            first, last = first_position + start, first_position + stop
-            rows, seen = _with_window(rows, seen, *_entry_tile(own, tile, first, last, ratio))
+            own, chosen = _entry_tile(own, tile, first, last, ratio)
+            own = load_stored(own, K, 2 * cos.shape[-1], "latent")
+            rows, seen = _with_window(rows, seen, own, chosen)
         outputs.append(attend(q[:, start:stop], rows, seen, sinks, official=official))
     output = outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=1)
     output = rotate(output, cos[:, None], sin[:, None], inverse=True)

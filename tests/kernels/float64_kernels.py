@@ -168,28 +168,48 @@ def index_topk(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     return (selected,)
 
 
+def latents(stored: np.ndarray, width: int, rope_dims: int) -> np.ndarray:
+    """Rows of the cache as numbers: integers are bytes of the compact storage."""
+    if stored.dtype != np.int64:
+        return stored
+    raw, nope = stored.astype(np.uint8), width - rope_dims
+    codes, rotated, scales = np.split(raw, [nope, nope + 2 * rope_dims], axis=-1)
+    scales = np.repeat(formats_numpy.decode_e8m0(scales), 64, axis=-1)[..., :nope]
+    low, high = rotated[..., ::2].astype(np.uint16), rotated[..., 1::2].astype(np.uint16)
+    plain = formats_numpy.decode_e4m3(codes) * scales
+    return np.concatenate([plain, formats_numpy.decode_bf16(low | high << 8)], axis=-1)
+
+
 def sparse_attention(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
-    """Masks written out key by key, for one row of the batch."""
-    q, keys = a["q"][0], a["window"][0]
-    S, n = len(q), len(a["window"][0])
-    distance = (np.arange(S) + n - S)[:, None] - np.arange(n)
+    """Masks written out key by key, row by row of the batch."""
+    return (np.stack([_attention(a, rounding, row) for row in range(len(a["q"]))]),)
+
+
+def _attention(a: Arguments, rounding: Rounding, row: int) -> np.ndarray:
+    q, stored = a["q"][row], a["window"][row]
+    (S, _, K), n, rope_dims = q.shape, len(stored), 2 * a["cos"].shape[-1]
+    positions = a["first_position"] + np.arange(S)
+    held = np.arange(max(0, positions[-1] + 1 - n), positions[-1] + 1)
+    keys = latents(stored, K, rope_dims)[(held - a["origin"]) % n]
+    distance = positions[:, None] - held
     seen = (distance >= 0) & (distance < a["sliding_window"])
-    if a["entries"] is not None:
+    if a["entries"] is not None and a["entries"].shape[1]:
         T = a["entries"].shape[1]
-        complete = (a["first_position"] + np.arange(S) + 1) // a["ratio"]
-        chosen = np.arange(T) < complete[:, None]
+        chosen = np.arange(T) < ((positions + 1) // a["ratio"])[:, None]
         if a["selected"] is not None:
-            chosen = np.array([np.isin(np.arange(T), row) for row in a["selected"][0]])
-        keys = np.concatenate([keys, a["entries"][0]])
+            chosen = np.array([np.isin(np.arange(T), ids) for ids in a["selected"][row]])
+        keys = np.concatenate([keys, latents(a["entries"][row], K, rope_dims)])
         seen = np.concatenate([seen, chosen], axis=1)
-    z = np.einsum("shd,td->sht", q, keys) * q.shape[-1] ** -0.5
+    keys = np.where(seen.any(axis=0)[:, None], keys, 0)  # 0 times NaN is not 0
+    z = np.einsum("shd,td->sht", q, keys) * K**-0.5
     z = np.where(seen[:, None], z, -np.inf)
-    top = z.max(axis=-1, keepdims=True)
+    # Probabilities are rounded relative to the power of two above the largest.
+    top = np.ceil(z.max(axis=-1, keepdims=True) / np.log(2)) * np.log(2)
     p = np.exp(z - top)
     total = p.sum(axis=-1, keepdims=True) + np.exp(a["sinks"][:, None] - top)
     o = (rounding.bf16(p) if a["official"] else p) @ keys / total
-    o = rotate(o, a["cos"][:, None], a["sin"][:, None], inverse=True)[None]
-    return (rounding.bf16(o) if a["official"] else o,)
+    o = rotate(o, a["cos"][:, None], a["sin"][:, None], inverse=True)
+    return rounding.bf16(o) if a["official"] else o
 
 
 def dense_matvec(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:

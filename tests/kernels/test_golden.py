@@ -126,7 +126,7 @@ def sink_output(sink: float) -> float:
     window = array([[[3.0, 1, 0, 0], [5.0, 2, 0, 0]]])
     output = OPS.sparse_attention(
         array([[[[0.0, 2, 0, 0]]]]), window, array([sink]), mx.ones((1, 1)), mx.zeros((1, 1)),
-        first_position=1, ratio=0, sliding_window=128, official=False,
+        first_position=1, origin=0, ratio=0, sliding_window=128, official=False,
     )  # fmt: skip
     return output[0, 0, 0, 0].item()
 
@@ -161,7 +161,7 @@ def test_first_position_that_sees_an_entry(ratio: int, entry: int, first: int) -
     output = OPS.sparse_attention(
         0 * q, mx.zeros((1, positions, 64)), mx.zeros(1), mx.ones((positions, 32)),
         mx.zeros((positions, 32)), marked,
-        first_position=0, ratio=ratio, sliding_window=8, official=False,
+        first_position=0, origin=0, ratio=ratio, sliding_window=8, official=False,
     )  # fmt: skip
     attended = np.flatnonzero(np.array(output)[0, :, 0, 0] > 0)
     assert attended.tolist() == list(range(first, positions))

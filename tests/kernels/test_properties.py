@@ -124,7 +124,7 @@ def test_attention_output_lies_between_its_values() -> None:
     cos, sin = mx.ones((40, 32)), mx.zeros((40, 32))
     output = OPS.sparse_attention(
         5 * normal(1, 40, 3, 64, seed=1), window, normal(3, seed=2), cos, sin,
-        first_position=0, ratio=0, sliding_window=8, official=False,
+        first_position=0, origin=0, ratio=0, sliding_window=8, official=False,
     )  # fmt: skip
     longest = np.linalg.norm(np.array(window), axis=-1).max()
     assert (np.linalg.norm(np.array(output), axis=-1) <= longest).all()
