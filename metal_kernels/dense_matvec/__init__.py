@@ -2,7 +2,8 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.dense_matvec.launch import dense_matvec as fused
 from metal_kernels.dense_matvec.reference import dense_matvec
 
 
@@ -29,4 +30,5 @@ KERNEL = Kernel(
         _case("eight-rows", 8, 256, 64, mx.bfloat16),
         _case("more-rows", 19, 72, 33, mx.bfloat16),
     ),
+    implementations=on_gpus(fused),
 )

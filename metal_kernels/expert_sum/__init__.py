@@ -1,6 +1,7 @@
 """Sum of routed and shared expert outputs (paper §2.1)."""
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.expert_sum.launch import expert_sum as fused
 from metal_kernels.expert_sum.reference import expert_sum
 
 BF16_STEP = 2.0**-7
@@ -30,4 +31,5 @@ KERNEL = Kernel(
         _case("odd-sizes", 7, 3, 131),
         _case("unrounded", 3, 6, 258, official=False),
     ),
+    implementations=on_gpus(fused),
 )

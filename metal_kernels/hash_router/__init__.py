@@ -2,7 +2,8 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.hash_router.launch import hash_router as fused
 from metal_kernels.hash_router.reference import hash_router
 
 
@@ -35,4 +36,5 @@ KERNEL = Kernel(
         _case("int64-table", 3, 64, 32, 6, dtype=mx.int64),
         _case("large-logits", 3, 64, 32, 6, size=30.0),
     ),
+    implementations=on_gpus(fused),
 )

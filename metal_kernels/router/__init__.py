@@ -2,7 +2,8 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.router.launch import router as fused
 from metal_kernels.router.reference import router
 
 
@@ -43,4 +44,5 @@ KERNEL = Kernel(
         _case("large-logits", 3, 64, 32, 6, size=60.0),
         _case("every-expert", 3, 64, 4, 4),
     ),
+    implementations=on_gpus(fused),
 )

@@ -1,6 +1,7 @@
 """Clamped SwiGLU times the routing weight (paper §2.1)."""
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.swiglu.launch import swiglu as fused
 from metal_kernels.swiglu.reference import swiglu
 
 
@@ -40,4 +41,5 @@ KERNEL = Kernel(
         _case("odd-shared", 9, 37, size=20.0, shared=(3, 131)),
         _case("no-limit", 5, 66, size=20.0, shared=(2, 30), limit=0.0),
     ),
+    implementations=on_gpus(fused),
 )

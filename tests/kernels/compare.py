@@ -116,7 +116,8 @@ def _assert_on_grid(where: str, actual: np.ndarray, expected: np.ndarray, step: 
     difference = _finite_difference(actual, expected)
     size = np.maximum(np.abs(actual), np.abs(expected))
     flipped = ~(difference <= NOISE * (np.abs(expected) + _rms(expected)))
-    beyond = flipped & ~(difference <= step * size * (1 + NOISE))
+    # Next to zero the grids are even: there a step is tiny, but as large as the number itself.
+    beyond = flipped & ~(difference <= step * size + 10 * NOISE * _rms(expected))
     assert not beyond.any(), (
         f"{where}: more than one step of the grid away, "
         f"{_worst(beyond, difference, actual, expected)}"

@@ -4,13 +4,15 @@ Everything between a model and the GPU is the shipped code: contract, launch fun
 text. Only the object that MLX would build from a text is replaced.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from metal_kernels import sources
+from metal_kernels.contract import Kernel
 from metal_kernels.registry import KernelPlan, bind
+from tests.kernels.compare import assert_matches
 from tests.metalhost import checking, metal_kernel
 
 
@@ -28,6 +30,16 @@ def host_plan(mode: str = "checked", order: str | int = 0) -> Iterator[KernelPla
             yield bind("metal")
     finally:
         sources.built = own
+
+
+def assert_text_matches(
+    kernel: Kernel, arguments: Mapping[str, Any], case: str, order: str | int = 0
+) -> None:
+    """Run a kernel's texts in checked mode and compare with its reference."""
+    with host_plan("checked", order) as plan:
+        found = getattr(plan.ops, kernel.name)(**arguments)
+    expected = kernel.reference(**arguments)
+    assert_matches(kernel, found, expected, case=case, arguments=arguments)
 
 
 # Beside the cache of sources.built, which keeps what MLX built for a real GPU.

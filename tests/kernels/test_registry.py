@@ -135,6 +135,8 @@ def test_the_plan_says_where_a_backend_runs_references(
     def fused(**_: object) -> None:
         return None
 
+    for kernel in kernels().values():
+        monkeypatch.delitem(kernel.implementations, "metal", raising=False)
     monkeypatch.setitem(kernels()["swiglu"].implementations, "metal", fused)
     plan = registry.plan("metal")
     assert plan.ops.swiglu is fused

@@ -1,0 +1,41 @@
+"""Geometry of the product of few rows with a dense weight."""
+
+import mlx.core as mx
+
+from metal_kernels.registry import kernels
+from metal_kernels.sources import launch
+
+# Rows of x that a threadgroup multiplies with each weight it reads.
+MOST_ROWS = 8
+# Fewer threadgroups than this leave a large GPU's cores idle; then each takes fewer outputs.
+_ENOUGH_THREADGROUPS = 128
+
+
+def dense_matvec(backend: str, x: mx.array, weight: mx.array) -> mx.array:
+    """x [M, in], weight [out, in] bfloat16 or float32 -> [M, out], one launch.
+
+    The weight is read once for every eight rows of x: `out * in` times its itemsize bytes, and
+    `2 M out in` FLOPs. Neighbouring lanes read neighbouring 16 bytes where `in` is a multiple of
+    eight; x and weight then begin at multiples of 16 bytes, as whole arrays do.
+    """
+    sizes = kernels()["dense_matvec"].check({"x": x, "weight": weight})
+    return product(backend, x, weight, sizes["M"], sizes["in"], sizes["out"])
+
+
+def product(backend: str, x: mx.array, weight: mx.array, M: int, width: int, out: int) -> mx.array:
+    """The launch, for kernels that have checked their shapes and begin with this product."""
+    wide = 8 if width % 8 == 0 else 1
+    rows = next(n for n in (1, 2, 4, MOST_ROWS) if n >= min(M, MOST_ROWS))
+    outputs = next((n for n in (4, 2) if out >= n * _ENOUGH_THREADGROUPS), 1)
+    simdgroups = next(n for n in (8, 4, 2, 1) if n == 1 or width > n // 2 * 32 * wide)
+    threads = 32 * simdgroups
+    (result,) = launch(
+        backend,
+        "dense_matvec",
+        inputs={"x": x, "weight": weight},
+        outputs={"product": ((M, out), mx.float32)},
+        grid=(-(-out // outputs) * threads, -(-M // rows), 1),
+        threadgroup=(threads, 1, 1),
+        template={"OUTPUTS": outputs, "ROWS": rows, "WIDE": wide, "SIMDGROUPS": simdgroups},
+    )
+    return result
