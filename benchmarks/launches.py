@@ -1,0 +1,154 @@
+"""Launches and bytes of one decoded token, counted without a GPU.
+
+    python -m benchmarks.launches [--json] [--model flash,pro] [--context N,...] [--mlx-vlm]
+
+For V4-Flash and V4-Pro at each context: Metal launches per token, per layer and per kind of layer,
+and the bytes of weights and cache that the token reads. The graph is traced (see
+`dsv4_mlx/tracing.py`), each node is counted by `benchmarks/launch_table.py`. `--mlx-vlm` counts
+mlx-vlm's DeepSeek-V4 beside it, in the same way (see `benchmarks/mlx_vlm_graph.py`). At contexts
+like 8191 the token closes windows, so that compressors run; at 8192 none closes.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from benchmarks import counting
+from benchmarks.counting import AFTER, BEFORE, Graph
+from benchmarks.launch_table import Node
+from benchmarks.layouts import Layout
+from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.tracing import decode_graph
+
+MODELS = {"flash": FLASH, "pro": PRO}
+KINDS = {0: "sliding", 4: "CSA", 128: "HCA"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """One model at one context; bytes are None where another program's cache is not followed."""
+
+    program: str
+    model: str
+    context: int
+    per_layer: dict[int, int]
+    per_kind: dict[str, list[int]]
+    per_node: dict[str, int]
+    bytes_read: dict[str, int]
+
+    @property
+    def launches(self) -> int:
+        return sum(self.per_layer.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"launches": self.launches, "bytes": sum(self.bytes_read.values()), **vars(self)}
+
+
+def report(
+    program: str, model: str, config: DeepseekV4Config, context: int, graph: Graph
+) -> Report:
+    """Count a graph of this config."""
+    found = counting.counted(graph)
+    per_layer = counting.by_layer(found)
+    per_kind: defaultdict[str, list[int]] = defaultdict(list)
+    for layer, ratio in enumerate(config.backbone_ratios):
+        per_kind[KINDS[ratio]].append(per_layer[layer])
+    reads = counting.reads(graph, lambda *each: bytes_read(config, context, *each))
+    per_part: defaultdict[str, int] = defaultdict(int)
+    for read in reads:
+        per_part["cache" if read.path.startswith("cache.") else "weights"] += read.nbytes
+    return Report(
+        program,
+        model,
+        context,
+        dict(sorted(per_layer.items())),
+        dict(per_kind),
+        dict(counting.by_name(one for one in found if one.launches).most_common()),
+        dict(per_part),
+    )
+
+
+def bytes_read(
+    config: DeepseekV4Config, context: int, path: str, source: Layout, node: Node
+) -> int:
+    """Bytes that one token reads of the input at `path`, through a kernel that sees `source`.
+
+    All of it, but one row of tables that are looked up, the chosen experts, and of the cache the
+    rows that exist and are attended.
+    """
+    if path.startswith("cache."):
+        return _cache_bytes(config, context, path, source, node)
+    if path.endswith(("embed_tokens.weight", "tid2eid")):
+        return source.nbytes // source.shape[0]
+    if ".experts." in path or ".switch_mlp." in path:
+        return source.nbytes * config.num_experts_per_tok // config.n_routed_experts
+    return source.nbytes
+
+
+def _cache_bytes(
+    config: DeepseekV4Config, context: int, path: str, source: Layout, node: Node
+) -> int:
+    if node.name in ("SliceUpdate", "DynamicSliceUpdate"):
+        return 0  # writes rows, reads none
+    row = source.nbytes // prod(source.shape[:2])
+    layer = int(path.split(".")[1])
+    ratio = config.backbone_ratios[layer]
+    if ".entries." in path and ratio == 4:
+        return row * min(config.index_topk, source.shape[1])
+    return row * source.shape[1]
+
+
+def lines(one: Report) -> list[str]:
+    """A report for readers."""
+    read = one.bytes_read
+    title = f"{one.program} {one.model} at {one.context:,} tokens: {one.launches:,} launches"
+    if read:
+        parts = ", ".join(f"{name} {nbytes / 1e9:.3f}" for name, nbytes in read.items())
+        title += f", {sum(read.values()) / 1e9:.3f} GB read ({parts})"
+    found = [title]
+    for kind, counts in one.per_kind.items():
+        spread = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
+        found.append(f"  {kind:8} {len(counts):3} layers, {spread} launches each")
+    ends = (("before the layers", BEFORE), ("after them", AFTER))
+    found += [f"  {name}: {one.per_layer.get(layer, 0)}" for name, layer in ends]
+    found.append("  " + ", ".join(f"{name} {n}" for name, n in list(one.per_node.items())[:24]))
+    return found
+
+
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON value")
+    parser.add_argument("--model", default="flash,pro", help="out of flash, pro")
+    parser.add_argument("--context", default="8191,8192", help="tokens before the counted one")
+    parser.add_argument("--backend", default="metal", help="whose kernels are traced")
+    parser.add_argument("--mlx-vlm", action="store_true", help="count mlx-vlm 0.7.10 beside")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Count, print."""
+    options = parsed()
+    reports = []
+    for model in options.model.split(","):
+        for context in map(int, options.context.split(",")):
+            config = MODELS[model]
+            graph = decode_graph(config, backend=options.backend, context=context)
+            reports.append(report("dsv4-mlx", model, config, context, graph))
+            if options.mlx_vlm:
+                from benchmarks import mlx_vlm_graph
+
+                graph = mlx_vlm_graph.decode_graph(config, context=context)
+                reports.append(report("mlx-vlm", model, config, context, graph))
+    if options.json:
+        print(json.dumps([one.as_dict() for one in reports], indent=1))
+    else:
+        print("\n".join(line for one in reports for line in lines(one)))
+
+
+if __name__ == "__main__":
+    main()

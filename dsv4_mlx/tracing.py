@@ -1,0 +1,301 @@
+"""The graph of one decoded token as data, for any config, backend and context, on any machine.
+
+`mx.export_function` calls back with every primitive it meets. Weights and cache are inputs of the
+exported function and are never materialised, so that the largest release traces in seconds; Metal
+kernels trace as `CustomKernel` with their text and geometry where there is no Metal. What MLX takes
+apart on a machine without Metal, or cannot export, is traced as one node through a stand-in.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from dsv4_mlx.config import DeepseekV4Config
+
+if TYPE_CHECKING:
+    from dsv4_mlx.cache import LayerCache, LayerState
+    from dsv4_mlx.model import Model
+    from dsv4_mlx.parameters import Parameter
+
+EMBEDDING = "model.embed_tokens"
+STAND_IN = "mlx_"
+"""Stand-ins are custom kernels `mlx_<primitive>`, traced as `custom_kernel_mlx_<primitive>_...`."""
+
+
+def decode_graph(
+    config: DeepseekV4Config, *, backend: str = "metal", context: int, batch: int = 1
+) -> list[dict[str, Any]]:
+    """What `mx.export_function` says of one greedy token after `context` tokens, in its order.
+
+    `batch` timelines of equal length. The first callbacks name inputs, keywords (the paths of all
+    weights and cache arrays, `model.…` and `cache.<layer>.…`), outputs and constants; then comes
+    one per primitive, `{"type": "primitive", "name", "arguments", "inputs", "outputs"}`.
+    """
+    from dsv4_mlx.cache import evaluated
+    from dsv4_mlx.model import Model
+    from metal_kernels import registry
+
+    if backend not in ("metal", "cuda", "cpu"):
+        raise ValueError(f"expected the backend metal, cuda or cpu but found {backend!r}")
+    model = Model(config, plan=registry.bind(backend))
+    place_weights(model)
+    cache = cache_after(model, context, batch)
+
+    def step(tokens: mx.array) -> list[mx.array]:
+        token = model.last_logits(tokens, cache).argmax(-1)
+        return [token, *evaluated(cache)]
+
+    return trace(step, mx.zeros((batch, 1), mx.int32), model=model, cache=cache)
+
+
+def trace(
+    step: Callable[[mx.array], list[mx.array]], tokens: mx.array, **holders: Any
+) -> list[dict[str, Any]]:
+    """The callbacks of `step(tokens)`; all arrays that `holders` reach become inputs, by path."""
+    places = [
+        place for name, holder in holders.items() for place in each_array(holder, name, set())
+    ]
+    # Several places may hold one array (a joined weight and its views); they go on sharing it.
+    inputs: dict[int, tuple[str, mx.array]] = {}
+    for place in places:
+        inputs.setdefault(id(place.array), (place.path, place.array))
+
+    def exported(tokens: mx.array, **traced: mx.array) -> list[mx.array]:
+        for place in places:
+            place.put(traced[inputs[id(place.array)][0]])
+        return step(tokens)
+
+    seen: list[dict[str, Any]] = []
+    with one_node_each():
+        mx.export_function(seen.append, exported, (tokens,), dict(inputs.values()))
+    return seen
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a Python object holds an array."""
+
+    path: str
+    array: mx.array
+    put: Callable[[mx.array], None]
+
+
+def each_array(holder: Any, path: str, visited: set[int]) -> Iterator[Place]:
+    """Every array reachable from `holder` through items and attributes, each place once."""
+    if id(holder) in visited:
+        return
+    visited.add(id(holder))
+    for key, value, put in _parts(holder):
+        inner = f"{path}.{key}"
+        if isinstance(value, mx.array):
+            yield Place(inner, value, put)
+        elif not isinstance(value, type) and _may_hold_arrays(value):
+            yield from each_array(value, inner, visited)
+
+
+def _parts(holder: Any) -> Iterator[tuple[Any, Any, Callable[[mx.array], None]]]:
+    if isinstance(holder, dict):
+        for key, value in list(holder.items()):
+            yield key, value, lambda new, key=key: holder.__setitem__(key, new)
+    elif isinstance(holder, list):
+        for index, value in enumerate(holder):
+            yield index, value, lambda new, index=index: holder.__setitem__(index, new)
+    elif isinstance(holder, tuple):
+        for index, value in enumerate(holder):
+            yield index, value, _cannot_put
+    for key, value in list(getattr(holder, "__dict__", {}).items()):
+        yield key, value, lambda new, key=key: object.__setattr__(holder, key, new)
+
+
+def _cannot_put(new: mx.array) -> None:
+    raise TypeError("expected no array as an element of a tuple, which a trace cannot replace")
+
+
+def _may_hold_arrays(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return True
+    # Our own objects and those of the model that is compared, no functions and no modules.
+    return hasattr(value, "__dict__") and not callable(getattr(value, "__get__", None))
+
+
+# Weights and cache that are only shapes
+
+
+def place_weights(model: "Model") -> None:
+    """Give `model` unevaluated weights as the loader holds a release of this config for a GPU."""
+    from mlx.nn.layers.quantized import quantize
+
+    from dsv4_mlx.quantization import PACKINGS
+
+    parameters = _parameters(model.config)
+    packings = {p.module: PACKINGS[p.storage] for p in parameters if p.storage in PACKINGS}
+    quantize(model, class_predicate=lambda name, _: packings.get(name, False))
+    weights = [(name, mx.zeros(*form)) for name, form in stored_forms(parameters)]
+    model.load_weights(weights, strict=True)
+    with _nothing_evaluated():
+        model.join()
+
+
+def _parameters(config: DeepseekV4Config) -> "tuple[Parameter, ...]":
+    """The loader's plan for the files of a release; scales that are powers of two stay packed."""
+    from dsv4_mlx.checkpoint import Checkpoint
+    from dsv4_mlx.checkpoint_tensors import checkpoint_tensors
+    from dsv4_mlx.parameters import plan_parameters
+    from dsv4_mlx.safetensors_files import TensorEntry
+
+    tensors = {}
+    for name, dtype, shape in checkpoint_tensors(config):
+        dtype = "F8_E8M0" if name.endswith(".scale") else dtype
+        tensors[name] = TensorEntry(name, dtype, shape, Path("release"), 0, 0)
+    return plan_parameters(Checkpoint(Path("release"), {}, config, tensors)).parameters
+
+
+def stored_forms(
+    parameters: "tuple[Parameter, ...]", dense: mx.Dtype = mx.bfloat16
+) -> Iterator[tuple[str, tuple[tuple[int, ...], mx.Dtype]]]:
+    """Name, shape and dtype of the arrays that hold `parameters` once loaded.
+
+    `dense` is the dtype of matrices that are not packed.
+    """
+    from dsv4_mlx.quantization import GROUP, Storage
+
+    words = {Storage.MXFP4: 8, Storage.MXFP8: 4}
+    for one in parameters:
+        *lead, width = one.shape
+        if one.storage in words:
+            yield one.name, ((*lead, width // words[one.storage]), mx.uint32)
+            yield f"{one.module}.scales", ((*lead, width // GROUP), mx.uint8)
+        else:
+            yield one.name, (one.shape, _dense_dtype(one, dense))
+
+
+def _dense_dtype(one: "Parameter", dense: mx.Dtype) -> mx.Dtype:
+    stored = one.parts[0].weight.dtype
+    if one.field == "tid2eid":
+        return mx.int32
+    if stored == "F32" or len(one.shape) == 1:
+        return mx.float32
+    return mx.bfloat16 if one.module == EMBEDDING else dense
+
+
+@contextmanager
+def _nothing_evaluated() -> Iterator[None]:
+    evaluate = mx.eval
+    mx.eval = lambda *arrays: None
+    try:
+        yield
+    finally:
+        mx.eval = evaluate
+
+
+def cache_after(model: "Model", context: int, batch: int) -> "list[LayerCache]":
+    """The cache of `batch` timelines at `context` tokens, unevaluated: no prompt was run."""
+    from dsv4_mlx.cache import new_state
+
+    cache = model.make_cache()
+    for number, layer in enumerate(cache):
+        layer.rows = [new_state(layer.ratio, layer.layout) for _ in range(batch)]
+        for state in layer.rows:
+            _fill(model, number, state, context)
+    return cache
+
+
+def _fill(model: "Model", layer: int, state: "LayerState", context: int) -> None:
+    """Zeros where a timeline of this layer holds rows after `context` tokens."""
+    from dsv4_mlx.compressor import kept_rows
+
+    config, ratio = model.config, model.config.backbone_ratios[layer]
+    latent = state.layout.latent_row(config.head_dim, config.qk_rope_head_dim)
+    state.position = context
+    state.window = _rows(config.sliding_window, latent)
+    if not ratio:
+        return
+    raw = model.layers[layer].self_attn.raw_width
+    state.open_rows = _rows(kept_rows(ratio), (raw, mx.float32))
+    state.entries.append(_rows(context // ratio, latent))
+    if ratio == 4:
+        state.keys.append(_rows(context // ratio, state.layout.key_row(config.index_head_dim)))
+
+
+def _rows(count: int, row: tuple[int, mx.Dtype]) -> mx.array:
+    width, dtype = row
+    return mx.zeros((1, count, width), dtype)
+
+
+# Operations that would not be one node
+
+
+@contextmanager
+def one_node_each() -> Iterator[None]:
+    """Within, operations that MLX runs as one on Metal trace as one node each.
+
+    Where there is no Metal MLX takes `mx.fast.rms_norm` and `mx.fast.rope` apart, and it cannot
+    export `mx.contiguous`, `mx.to_fp8` and `mx.from_fp8` at all. Attention in shapes that Metal has
+    a kernel for is one node; other shapes are taken apart on Metal as well.
+    """
+    replaced = {
+        (mx.fast, "rms_norm"): lambda x, weight, eps, **_: _node("RMSNorm", [x, weight]),
+        (mx.fast, "layer_norm"): lambda x, w, b, eps, **_: _node("LayerNorm", [x, w, b]),
+        (mx.fast, "rope"): _rope,
+        (mx.fast, "scaled_dot_product_attention"): _attention(mx.fast.scaled_dot_product_attention),
+        (mx, "contiguous"): lambda x, *_, **__: _node("Contiguous", [x]),
+        (mx, "to_fp8"): lambda x, **_: _node("ToFP8", [x], mx.uint8),
+        (mx, "from_fp8"): lambda x, dtype=mx.bfloat16, **_: _node("FromFP8", [x], dtype),
+    }
+    kept = {place: getattr(*place) for place in replaced}
+    try:
+        for (module, name), stand_in in replaced.items():
+            setattr(module, name, stand_in)
+        yield
+    finally:
+        for (module, name), original in kept.items():
+            setattr(module, name, original)
+
+
+def stand_in(
+    name: str, inputs: Sequence[mx.array], outputs: Sequence[tuple[Sequence[int], mx.Dtype]]
+) -> list[mx.array]:
+    """One traced node `CustomKernel` called `custom_kernel_mlx_<name>__...` with these outputs."""
+    names = [f"in{number}" for number in range(len(inputs))]
+    kernel = mx.fast.metal_kernel(
+        name=f"{STAND_IN}{name}_",
+        input_names=names,
+        output_names=[f"out{number}" for number in range(len(outputs))],
+        source=f"// MLX's own {name}",
+        ensure_row_contiguous=False,
+    )
+    return kernel(
+        inputs=list(inputs),
+        output_shapes=[tuple(shape) for shape, _ in outputs],
+        output_dtypes=[dtype for _, dtype in outputs],
+        grid=(1, 1, 1),
+        threadgroup=(1, 1, 1),
+    )
+
+
+def _node(name: str, inputs: Sequence[mx.array | None], dtype: mx.Dtype | None = None) -> mx.array:
+    """A stand-in whose output is like the first input."""
+    present = [one for one in inputs if one is not None]
+    return stand_in(name, present, [(present[0].shape, dtype or present[0].dtype)])[0]
+
+
+def _rope(x: mx.array, dims: int, *, offset: int | mx.array = 0, freqs=None, **_: Any) -> mx.array:
+    return _node("RoPE", [x, offset if isinstance(offset, mx.array) else None, freqs])
+
+
+_VECTOR_WIDTHS = (64, 96, 128, 192, 256)
+
+
+def _attention(taken_apart: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def attention(q: mx.array, k: mx.array, v: mx.array, **options: Any) -> mx.array:
+        H, L, D = q.shape[1:]
+        if D in _VECTOR_WIDTHS and L * (H // k.shape[1]) <= 32 and k.shape[2] >= L:
+            shape = (*q.shape[:-1], v.shape[-1])
+            return stand_in("ScaledDotProductAttention", [q, k, v], [(shape, q.dtype)])[0]
+        return taken_apart(q, k, v, **options)
+
+    return attention
