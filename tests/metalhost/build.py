@@ -1,0 +1,149 @@
+"""From a program to a loadable object: clang, an edit of its intermediate text, clang again.
+
+The edit makes threadgroup variables external, with a red zone behind each: internal variables may
+be split, merged or dropped by the optimiser, and the mistakes in them with them.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from . import toolchain
+from .report import MetalHostError, compile_error
+from .toolchain import CPU, HERE, TARGET, CompileFailed
+
+THREADGROUP_LIMIT = 32 * 1024
+RED_ZONE = 256  # as in runtime/metalhost.h
+FRONT = (
+    "-x", "clcpp", "-cl-std=clc++2021", TARGET, "-cl-no-stdinc", "-cl-single-precision-constant",
+    "-Xclang",
+    "-cl-ext=-cl_khr_fp64,-__opencl_c_fp64,-__opencl_c_program_scope_global_variables,"
+    "-__opencl_c_device_enqueue",
+    "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fwrapv",
+    "-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none",
+    "-ftrivial-auto-var-init=pattern",
+    "-gdwarf-4", "-gline-tables-only", "-fno-stack-protector", "-fno-math-errno", *CPU,
+    "-Wno-everything", "-Wimplicit-float-conversion", "-Werror=uninitialized",
+    "-Werror=array-bounds", "-Werror=return-type", "-ferror-limit=5", "-fno-caret-diagnostics",
+)  # fmt: skip
+BACK = (
+    "-x", "ir", TARGET, "-O1", "-fPIC", "-ffp-contract=off", "-gdwarf-4", "-fno-stack-protector",
+    "-fno-math-errno", *CPU, "-Wno-everything",
+)  # fmt: skip
+CHECKED_FRONT = ("-fsanitize=thread", "-fsanitize=bounds,integer-divide-by-zero")
+CHECKED_BACK = (
+    "-fsanitize=thread",
+    "-mllvm", "-tsan-compound-read-before-write",
+    "-mllvm", "-tsan-instrument-func-entry-exit=0",
+)  # fmt: skip
+VARIABLE = re.compile(
+    r"^(@(?:_ZZ\w*?8?mh_entry\w*?E(\d+)(\w+)|mh_entry\.(\w+))) = internal (?:unnamed_addr )?global "
+    r"(.*) (?:undef|zeroinitializer|poison), align (\d+)(.*)$",
+    re.M,
+)
+LOCATION = re.compile(r"^\t\.loc\t\d+ .*?# (.*)$", re.M)
+
+
+def kernel_object(program: str, checked: bool) -> Path:
+    """Folder with `kernel.so` and `lines.json`, compiled or from the cache."""
+
+    def build(folder: Path) -> None:
+        (folder / "kernel.clcpp").write_text(program, encoding="utf-8")
+        try:
+            _compile(folder, program, checked)
+        except CompileFailed as failed:
+            raise compile_error(str(failed), program) from None
+
+    return toolchain.cached(("kernel", program, str(checked)), build)
+
+
+def _compile(folder: Path, program: str, checked: bool) -> None:
+    tools = toolchain.toolchain()
+    source, front, back = folder / "kernel.clcpp", folder / "front.ll", folder / "back.ll"
+    flags = (*FRONT, f"-I{HERE / 'msl'}", *(CHECKED_FRONT if checked else ()))
+    unoptimised = ("-S", "-emit-llvm", "-Xclang", "-disable-llvm-passes")
+    said = tools.run([*tools.clang, *flags, *unoptimised, source, "-o", front])
+    _refuse_bfloat_narrowing(said)
+    _refuse_generic_pointers(tools.clang, flags, source)
+    text, variables = external_variables(front.read_text(encoding="utf-8"))
+    back.write_text(text, encoding="utf-8")
+    assembly, listed = folder / "kernel.s", folder / "listed.s"
+    checks = CHECKED_BACK if checked else ()
+    tools.run([*tools.clang, *BACK, *checks, "-S", back, "-o", assembly])
+    text, lines = listed_locations(assembly.read_text(encoding="utf-8"))
+    listed.write_text(text, encoding="utf-8")
+    tools.run([*tools.clang, TARGET, "-c", "-Wno-everything", listed, "-o", folder / "kernel.o"])
+    tools.run([*tools.link, "-shared", "-o", folder / "kernel.so", folder / "kernel.o"])
+    facts = {"lines": lines, "variables": variables}
+    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    for file in (front, back, assembly, listed, folder / "kernel.o"):
+        file.unlink()
+
+
+def _refuse_bfloat_narrowing(said: str) -> None:
+    """Metal converts float to bfloat only when told to; clang merely warns."""
+    bad = [line for line in said.splitlines() if "warning" in line and "to 'bfloat" in line]
+    bad += [line for line in said.splitlines() if "warning" in line and "'__bf16'" in line]
+    if bad:
+        raise CompileFailed("\n".join(line.replace("warning", "error") for line in bad))
+
+
+def _refuse_generic_pointers(clang: tuple[str, ...], flags: tuple[str, ...], source: Path) -> None:
+    """A pointer or reference without an address space, which Metal refuses, is `__generic` here."""
+    import subprocess
+
+    command = [*clang, *flags, "-fsyntax-only", "-Xclang", "-ast-print", str(source)]
+    printed = subprocess.run([str(c) for c in command], capture_output=True, text=True).stdout
+    for line in printed.splitlines():
+        if "__generic" in line:
+            raise CompileFailed(
+                f"error: a pointer or reference without address space: {line.strip()}"
+            )
+
+
+def refuse_too_much_threadgroup_memory(sizes: list[int]) -> None:
+    """Metal gives a threadgroup 32 KB; every variable starts at a multiple of 16 bytes."""
+    total = sum((size + 15) // 16 * 16 for size in sizes)
+    if total > THREADGROUP_LIMIT:
+        raise MetalHostError(
+            "compile",
+            f"{total} bytes of threadgroup memory, {THREADGROUP_LIMIT} are the most a kernel gets",
+        )
+
+
+def external_variables(ll: str) -> tuple[str, list[str]]:
+    """The intermediate text with threadgroup variables external, listed in `mh_variables`."""
+    names: list[str] = []
+    entries: list[str] = []
+
+    def outside(match: re.Match[str]) -> str:
+        symbol, length, rest, plain, kind, align, tail = match.groups()
+        names.append(plain or rest[: int(length)])
+        entries.append(
+            f"{{ ptr, i64 }} {{ ptr {symbol}, i64 ptrtoint (ptr getelementptr ({kind}, ptr null, "
+            "i32 1) to i64) }"
+        )
+        return (
+            f"{symbol} = weak hidden global {{ {kind}, [{RED_ZONE} x i8] }} zeroinitializer, "
+            f'section "mhgroup", align {max(int(align), 64)}{tail}'
+        )
+
+    edited = VARIABLE.sub(outside, ll)
+    table = f"@mh_variables = global [{len(names)} x {{ ptr, i64 }}] [{', '.join(entries)}]\n"
+    lead = f'@mh_lead = weak hidden global [{RED_ZONE} x i8] zeroinitializer, section "mhgroup"\n'
+    edited = re.sub(r"^(?=define )", lead + table, edited, count=1, flags=re.M)
+    return edited, names
+
+
+def listed_locations(assembly: str) -> tuple[str, list[str]]:
+    """Assembly with a table of its addresses; the location of each, with inlined calls."""
+    lines: list[str] = []
+
+    def label(match: re.Match[str]) -> str:
+        lines.append(match[1])
+        return f"{match[0]}\n.Lmh{len(lines) - 1}:"
+
+    text = LOCATION.sub(label, assembly)
+    table = ['.section mhlines,"a",@progbits', ".globl mh_lines", "mh_lines:", ".Lmhlines:"]
+    table += [f".long .Lmh{i}-.Lmhlines" for i in range(len(lines))]
+    return text + "\n".join(table) + "\n", lines

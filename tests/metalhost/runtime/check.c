@@ -1,0 +1,325 @@
+// What every access is checked for: bounds, alignment, initialised bytes, and races.
+//
+// Each 4-byte word of an output and of threadgroup memory has a record of its last writer and last
+// readers, with the time (the stamp) of the last barrier they had passed. A word that threads touch
+// byte by byte is split into four records. Two accesses are ordered when a barrier lies between
+// them: the earlier stamp is then below the time of the later thread's last barrier.
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "metalhost.h"
+
+// Ids of threads carry two flags: how wide a set of threads they stand for, and "by atomics only".
+enum { ONE = 0u, IN_SIMD = 1u << 30, IN_GROUP = 2u << 30, ATOMIC = 1u << 29 };
+#define IN_GRID (3u << 30)
+#define WIDTH (3u << 30)
+#define ID (ATOMIC - 1)
+#define SPLIT 0xFFFFFFFFu  // as reader: the word has four records, at `splits[writer]`
+
+typedef struct { u32 writer, written, write_pc, reader, read, read_pc; } Record;
+typedef struct { Record byte[4]; } Four;
+
+typedef struct {
+  u64 base, size, map, map_size;
+  bool writable, initialised;
+  Record *records;
+  u8 *state;  // per word: bits 0-3 initialised bytes, bits 4-7 bytes that exist (threadgroup only)
+} Buffer;
+
+// Buffers lie 64 GB apart, so that no wrong index can reach another one.
+#define FIRST_BUFFER 0x200000000000ull
+enum { SPACING = 36 };
+
+static Buffer buffers[MAX_BUFFERS];
+static u32 buffer_count;
+static u64 group_low, group_high;  // threadgroup memory with its red zones
+static Record *group_records;
+static u8 *group_state;
+static Four *splits;
+static u32 split_count, split_room;
+u64 same_value_stores, checked_accesses;
+
+// A store that met another thread's store: harmless if it leaves the bytes as they were.
+static struct { u64 address; u32 size; u8 before[16]; Error error; bool waiting; } pending;
+
+static void *map(u64 at, u64 size) {
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED_NOREPLACE : 0);
+  void *memory = mmap((void *)at, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (memory == MAP_FAILED) return 0;
+  if (at && (u64)memory != at) return munmap(memory, size), (void *)0;
+  return memory;
+}
+
+// The buffer ends where its last page ends (to 16 bytes), with nothing mapped after and before it.
+void *mh_buffer(u32 number, u64 size, u32 writable, u32 initialised, u32 checked) {
+  if (number >= MAX_BUFFERS) return 0;
+  Buffer *buffer = &buffers[number];
+  u64 pages = (size + 15) / 4096 * 4096 + 4096;
+  buffer->map = FIRST_BUFFER + ((u64)number << SPACING) + (1ull << (SPACING - 1));
+  buffer->map_size = pages;
+  if (!map(buffer->map, pages)) return 0;
+  buffer->base = buffer->map + pages - (size + 15) / 16 * 16;
+  buffer->size = size, buffer->writable = writable, buffer->initialised = initialised;
+  if (number >= buffer_count) buffer_count = number + 1;
+  u64 words = (size + 3) / 4 + 1;
+  if (writable && checked) {
+    buffer->records = map(0, words * sizeof(Record));
+    buffer->state = map(0, words);
+    if (!buffer->records || !buffer->state) return 0;
+  }
+  return (void *)buffer->base;
+}
+
+void mh_release(void) {
+  for (u32 i = 0; i < buffer_count; i++) {
+    Buffer *b = &buffers[i];
+    u64 words = (b->size + 3) / 4 + 1;
+    if (b->map) munmap((void *)b->map, b->map_size);
+    if (b->records) munmap(b->records, words * sizeof(Record));
+    if (b->state) munmap(b->state, words);
+  }
+  memset(buffers, 0, sizeof buffers);
+  buffer_count = split_count = 0;
+}
+
+u64 mh_argument(u32 number) { return buffers[number].base; }
+
+void check_start(void) {
+  checked_accesses = same_value_stores = 0;
+  pending.waiting = false;
+  split_count = 0;
+  group_low = ~0ull, group_high = 0;
+  for (u32 i = 0; i < launch.variable_count; i++) {
+    const Variable *v = &launch.variables[i];
+    if (v->address - RED_ZONE < group_low) group_low = (v->address - RED_ZONE) & ~15ull;
+    if (v->address + v->size + RED_ZONE > group_high) group_high = v->address + v->size + RED_ZONE;
+  }
+  if (!launch.variable_count) group_low = group_high = 0;
+  u64 words = (group_high - group_low + 3) / 4 + 4;
+  free(group_records), free(group_state);
+  group_records = launch.checked ? calloc(words, sizeof(Record)) : 0;
+  group_state = launch.checked ? calloc(words, 1) : 0;
+}
+
+static void mark_existing(u64 from, u64 size) {
+  for (u64 a = from - group_low; a < from - group_low + size; a++)
+    group_state[a / 4] |= 16 << a % 4;
+}
+
+// Threadgroup memory starts as NaNs and knows nothing of the threadgroup before.
+void check_group_start(void) {
+  if (!launch.variable_count) return;
+  u64 words = (group_high - group_low + 3) / 4;
+  for (u32 i = 0; i < launch.variable_count; i++)
+    memset((void *)launch.variables[i].address, 0xFF, launch.variables[i].size + RED_ZONE);
+  if (!launch.checked) return;
+  memset(group_records, 0, words * sizeof(Record));
+  memset(group_state, 0, words);
+  for (u32 i = 0; i < launch.variable_count; i++)
+    mark_existing(launch.variables[i].address, launch.variables[i].size);
+}
+
+void check_group_end(void) {
+  for (u32 i = 0; i < launch.variable_count && !error.kind; i++) {
+    const Variable *v = &launch.variables[i];
+    const u8 *zone = (const u8 *)v->address + v->size;
+    for (u32 b = 0; b < RED_ZONE; b++) {
+      if (zone[b] == 0xFF) continue;
+      error = (Error){.kind = OVERRUN, .region = 1000 + i, .offset = b, .length = v->size,
+                      .threadgroup = group.number};
+      break;
+    }
+  }
+}
+
+void check_outputs(void) {
+  if (!launch.checked) return;
+  for (u32 i = 0; i < buffer_count; i++) {
+    Buffer *b = &buffers[i];
+    if (!b->writable || b->initialised) continue;
+    u64 missing = 0, first = 0;
+    for (u64 a = 0; a < b->size; a++) {
+      if (b->state[a / 4] >> a % 4 & 1) continue;
+      if (!missing++) first = a;
+    }
+    if (!missing) continue;
+    error = (Error){.kind = UNWRITTEN_OUTPUT, .region = i, .offset = first, .size = missing,
+                    .length = b->size};
+    return;
+  }
+}
+
+void check_pending(void) {
+  if (!pending.waiting) return;
+  pending.waiting = false;
+  if (!memcmp((void *)pending.address, pending.before, pending.size)) {
+    same_value_stores++;
+    return;
+  }
+  error = pending.error;
+  fail();
+}
+
+static bool in_range(u32 id, u32 first, u32 count) { return id - first < count; }
+
+// Whether the access of a record happened before everything that `current` does now.
+static bool before(u32 who, u32 stamp, enum Class memory) {
+  Simd *simd = current->simd;
+  u32 id = who & ID, width = who & WIDTH;
+  if (!who) return true;
+  if (width == IN_GRID) return false;
+  if (width != IN_GROUP && in_range(id, group.first_id + simd->index * LANES, simd->count)) {
+    if (width == ONE && id == group.first_id + current->index) return true;
+    return stamp < simd->stamp[memory];
+  }
+  return in_range(id, group.first_id, group.threads) && stamp < group.start[memory];
+}
+
+static Error race(u32 who, u32 pc, bool other_write, bool write, bool atomic) {
+  u32 id = (who & ID) - 1, per_group = launch.group[0] * launch.group[1] * launch.group[2];
+  return (Error){.kind = RACE, .write = write, .other_write = other_write, .atomic = atomic,
+                 .other_atomic = (who & ATOMIC) != 0, .other_thread = id % per_group,
+                 .other_threadgroup = id / per_group, .other_pc = launch.module_low + pc,
+                 .thread = current->index, .threadgroup = group.number};
+}
+
+// A set of readers (or of atomic writers) that `current` joins.
+static u32 join(u32 who, u32 me, u32 stamp, enum Class memory) {
+  if (stamp != current->simd->stamp[memory] && before(who, stamp, memory)) return me;
+  if (!who) return me;
+  if (!(who & ATOMIC)) me &= ~ATOMIC;  // one plain access among them makes the set plain
+  if ((who & ID) == (me & ID) && !(who & WIDTH)) return me;
+  u32 id = who & ID, width = IN_GRID;
+  if (in_range(id, group.first_id, group.threads)) {
+    bool same = in_range(id, group.first_id + current->simd->index * LANES, current->simd->count);
+    width = same ? IN_SIMD : IN_GROUP;
+  }
+  return me | (width > (who & WIDTH) ? width : who & WIDTH);
+}
+
+typedef struct {
+  u64 address, pc;
+  u32 size, me, now;
+  enum Class memory;
+  bool write, read, atomic;
+} Access;
+
+static void at(Error *e, const Access *a, i64 region, u64 offset, u64 length) {
+  e->address = a->address, e->size = a->size, e->pc = a->pc;
+  e->region = region, e->offset = offset, e->length = length;
+  e->write = a->write, e->atomic = a->atomic;
+  e->thread = current->index, e->threadgroup = group.number;
+}
+
+static void stop(u32 kind, const Access *a, i64 region, u64 offset, u64 length) {
+  error = (Error){.kind = kind};
+  at(&error, a, region, offset, length);
+  fail();
+}
+
+static void touch(Record *r, const Access *a, i64 region, u64 offset, u64 length) {
+  u32 pc = (u32)(a->pc - launch.module_low);
+  if (r->writer && r->writer != a->me && !(a->atomic && r->writer & ATOMIC) &&
+      !before(r->writer, r->written, a->memory)) {
+    Error found = race(r->writer, r->write_pc, true, a->write, a->atomic);
+    at(&found, a, region, offset, length);
+    if (a->read || !a->write || a->atomic || r->writer & ATOMIC || a->size > 16) {
+      error = found;
+      fail();
+    }
+    pending.waiting = true;
+    pending.address = a->address, pending.size = a->size;
+    memcpy(pending.before, (void *)a->address, a->size);
+    pending.error = found;
+  }
+  if (a->write) {
+    if (r->reader && r->reader != a->me && !(a->atomic && r->reader & ATOMIC) &&
+        !before(r->reader, r->read, a->memory)) {
+      error = race(r->reader, r->read_pc, false, true, a->atomic);
+      at(&error, a, region, offset, length);
+      fail();
+    }
+    r->writer = a->atomic ? join(r->writer, a->me, r->written, a->memory) : a->me;
+    r->written = a->now, r->write_pc = pc;
+  } else {
+    if (r->reader == a->me && r->read == a->now) return;
+    r->reader = join(r->reader, a->me, r->read, a->memory);
+    r->read = a->now, r->read_pc = pc;
+  }
+}
+
+static Record *split(Record *r) {
+  if (r->reader == SPLIT) return splits[r->writer].byte;
+  if (split_count == split_room) {
+    split_room = split_room ? 2 * split_room : 1024;
+    splits = realloc(splits, split_room * sizeof(Four));
+  }
+  Four *four = &splits[split_count];
+  for (int i = 0; i < 4; i++) four->byte[i] = *r;
+  *r = (Record){.writer = split_count++, .reader = SPLIT};
+  return four->byte;
+}
+
+static inline void touch_words(const Access *a, Record *records, u8 *state, u64 offset,
+                               u64 where, i64 region, u64 length, bool initialised) {
+  u64 end = offset + a->size;
+  for (u64 word = offset / 4; word * 4 < end; word++) {
+    u32 first = word * 4 < offset ? offset % 4 : 0;
+    u32 last = word * 4 + 4 > end ? end - word * 4 : 4;
+    u8 mask = (u8)(((1 << last) - 1) & ~((1 << first) - 1));
+    if (a->read && !initialised && (state[word] & mask) != mask)
+      stop(UNINITIALISED, a, region, where, length);
+    Record *r = &records[word];
+    if (mask == 15 && r->reader != SPLIT) touch(r, a, region, where, length);
+    else
+      for (u32 b = first; b < last; b++) touch(split(r) + b, a, region, where, length);
+    if (a->write) state[word] |= mask;
+  }
+}
+
+static void access_group(const Access *a) {
+  u64 offset = a->address - group_low;
+  i64 region = -1;
+  u64 where = 0, length = 0;
+  bool exists = true;
+  for (u64 b = offset; b < offset + a->size && exists; b += b % 4 || a->size < 4 ? 1 : 4)
+    exists = group_state[b / 4] >> (4 + b % 4) & 1;
+  u64 last = offset + a->size - 1;
+  exists = exists && group_state[last / 4] >> (4 + last % 4) & 1;
+  if (!exists) stop(OUT_OF_BOUNDS, a, region, where, length);
+  touch_words(a, group_records, group_state, offset, where, region, length, false);
+}
+
+static void access_device(const Access *a, u64 slot) {
+  Buffer *b = slot < MAX_BUFFERS ? &buffers[slot] : 0;
+  u64 offset = b ? a->address - b->base : 0;
+  if (!b || !b->map) stop(OUT_OF_BOUNDS, a, -1, 0, 0);
+  if (offset > b->size || a->size > b->size - offset)
+    stop(OUT_OF_BOUNDS, a, slot, offset, b->size);
+  if (!b->writable) {
+    if (a->write) stop(WRITE_TO_INPUT, a, slot, offset, b->size);
+    return;
+  }
+  touch_words(a, b->records, b->state, offset, offset, slot, b->size, b->initialised);
+}
+
+void check_access(u64 address, u32 size, bool write, bool read, bool atomic, u64 pc, bool aligned) {
+  if (address - stack_low < stack_high - stack_low) return;
+  check_pending();
+  checked_accesses++;
+  Access a = {.address = address, .pc = pc, .size = size, .write = write, .read = read,
+              .atomic = atomic, .me = (group.first_id + current->index) | (atomic ? ATOMIC : 0)};
+  u64 from_first = address - FIRST_BUFFER;
+  bool device = from_first < (u64)MAX_BUFFERS << SPACING;
+  bool in_group = address - group_low < group_high - group_low;
+  if (aligned && address & (size - 1)) stop(MISALIGNED, &a, -1, 0, 0);
+  a.memory = device ? DEVICE : THREADGROUP;
+  a.now = current->simd->stamp[a.memory];
+  if (device) access_device(&a, from_first >> SPACING);
+  else if (in_group) access_group(&a);
+  else if (address - launch.module_low < launch.module_high - launch.module_low) {
+    if (write) stop(OUT_OF_BOUNDS, &a, -1, 0, 0);
+  } else stop(OUT_OF_BOUNDS, &a, -1, 0, 0);
+}

@@ -1,0 +1,330 @@
+// Runs threadgroups, simdgroups and lanes in a chosen order, from barrier to barrier. A lane runs
+// until it waits; then the next lane of its simdgroup that can run does.
+#include <string.h>
+
+#include "metalhost.h"
+
+enum { ASCENDING, DESCENDING, RANDOM };
+enum { SIMDGROUP_BARRIER = 100 };
+
+Launch launch;
+Group group;
+Thread threads[MAX_THREADS];
+Simd simds[MAX_THREADS / LANES];
+Thread *current;
+u32 now;
+Error error;
+u64 lane_switches;
+
+static u32 order_kind;
+static u64 random_state;
+static void (*kernel)(void);
+
+u64 random_next(void) {
+  random_state += 0x9e3779b97f4a7c15ull;
+  u64 z = random_state;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+  return z ^ (z >> 31);
+}
+
+static void make_order(u32 *order, u32 count) {
+  for (u32 i = 0; i < count; i++) order[i] = order_kind == DESCENDING ? count - 1 - i : i;
+  if (order_kind != RANDOM) return;
+  for (u32 i = count; i > 1; i--) {
+    u32 j = random_next() % i, swap = order[i - 1];
+    order[i - 1] = order[j], order[j] = swap;
+  }
+}
+
+_Noreturn void fail(void) {
+  error.thread = current->index;
+  error.threadgroup = group.number;
+  void *unused;
+  fiber_switch(&unused, main_sp);
+  __builtin_unreachable();
+}
+
+static void blame(u32 kind, Thread *one, Thread *other) {
+  error.kind = kind;
+  error.line = one->site, error.operation = one->operation;
+  error.other_line = other->state == DONE ? 0 : other->site;
+  error.other_operation = other->operation;
+  error.other_thread = other->index, error.other_threadgroup = group.number;
+  error.other_write = other->state;
+  current = one;
+}
+
+static void resume_next(Thread *self) {
+  Simd *simd = self->simd;
+  lane_switches++;
+  if (!simd->ready) {
+    fiber_switch(&self->sp, main_sp);
+    return;
+  }
+  Thread *next = &simd->threads[simd->order[__builtin_ctz(simd->ready)]];
+  simd->ready &= simd->ready - 1;
+  current = next;
+  fiber_switch(&self->sp, next->sp);
+}
+
+static void release_simd(Simd *simd) {
+  u32 active = 0;
+  for (u32 i = 0; i < simd->count; i++) {
+    Thread *thread = &simd->threads[i];
+    if (thread->state != AT_SIMD) continue;
+    active |= 1u << i;
+    if (thread == current) continue;
+    thread->state = READY;
+    simd->ready |= 1u << thread->position;
+  }
+  simd->exchange[simd->parity].active = active;
+  simd->exchange[simd->parity].computed = false;
+  simd->parity ^= 1;
+  simd->arrived = 0;
+}
+
+void wait_simd(u32 operation, u32 site) {
+  Thread *self = current;
+  Simd *simd = self->simd;
+  check_pending();
+  self->operation = operation, self->site = site, self->state = AT_SIMD;
+  if (simd->arrived)
+    for (u32 i = 0; i < simd->count; i++) {
+      Thread *other = &simd->threads[i];
+      if (other->state != AT_SIMD || (other->site == site && other->operation == operation)) continue;
+      blame(SIMD_DIVERGENCE, self, other);
+      fail();
+    }
+  if (simd->live < simd->count) {  // a lane left: it would not take part
+    for (u32 i = 0; i < simd->count; i++)
+      if (simd->threads[i].state == DONE) blame(SIMD_DIVERGENCE, self, &simd->threads[i]);
+    fail();
+  }
+  if (++simd->arrived == simd->live) release_simd(simd);
+  else resume_next(self);
+  self->state = READY;
+}
+
+Exchange *exchange(u32 operation, u32 site, i64 argument, Slot value) {
+  Simd *simd = current->simd;
+  Exchange *shared = &simd->exchange[simd->parity];
+  shared->in[current->lane] = value;
+  shared->argument[current->lane] = argument;
+  wait_simd(operation, site);
+  return shared;
+}
+
+static void order_memory(u32 flags, u32 *stamp) {
+  if (flags & MEM_DEVICE) stamp[DEVICE] = now;
+  if (flags & MEM_THREADGROUP) stamp[THREADGROUP] = now;
+}
+
+void mh_simdgroup_barrier(u32 flags, u32 site) {
+  Simd *simd = current->simd;
+  Exchange *shared = exchange(SIMDGROUP_BARRIER, site, flags, (Slot){0, 0});
+  if (shared->computed) return;
+  shared->computed = true;
+  now++;
+  for (u32 i = 0; i < simd->count; i++) {
+    if (shared->active >> i & 1) continue;
+    blame(BARRIER_DIVERGENCE, current, &simd->threads[i]);
+    fail();
+  }
+  order_memory(flags, simd->stamp);
+}
+
+void mh_barrier(u32 flags, u32 site) {
+  Thread *self = current;
+  check_pending();
+  self->state = AT_BARRIER;
+  self->operation = SIMDGROUP_BARRIER + 1;
+  self->site = site, self->flags = flags;
+  group.at_barrier++;
+  resume_next(self);
+}
+
+static void run_thread(void) {
+  kernel();
+  check_pending();
+  Thread *self = current;
+  self->state = DONE;
+  self->simd->live--;
+  for (;;) resume_next(self);
+}
+
+// Runs the lanes of one simdgroup until each waits at a threadgroup barrier or has finished.
+static bool run_simd(Simd *simd) {
+  if (simd->ready) {
+    Thread *first = &simd->threads[simd->order[__builtin_ctz(simd->ready)]];
+    simd->ready &= simd->ready - 1;
+    current = first;
+    fiber_switch(&main_sp, first->sp);
+  }
+  if (error.kind || !simd->arrived) return !error.kind;
+  Thread *waiting = 0, *elsewhere = 0;
+  for (u32 i = 0; i < simd->count; i++)
+    *(simd->threads[i].state == AT_SIMD ? &waiting : &elsewhere) = &simd->threads[i];
+  blame(SIMD_DIVERGENCE, waiting, elsewhere);
+  error.thread = waiting->index, error.threadgroup = group.number;
+  return false;
+}
+
+static bool all_at_one_barrier(void) {
+  Thread *waiting = 0, *other = 0;
+  for (u32 i = 0; i < group.threads; i++)
+    if (threads[i].state == AT_BARRIER) waiting = &threads[i];
+  for (u32 i = 0; i < group.threads; i++)
+    if (threads[i].state != AT_BARRIER || threads[i].site != waiting->site ||
+        threads[i].flags != waiting->flags)
+      other = &threads[i];
+  if (!other) return true;
+  blame(BARRIER_DIVERGENCE, waiting, other);
+  error.count = group.at_barrier, error.total = group.threads;
+  error.thread = waiting->index, error.threadgroup = group.number;
+  return false;
+}
+
+static void release_barrier(void) {
+  now++;
+  order_memory(threads[0].flags, group.start);
+  group.at_barrier = 0;
+  for (u32 i = 0; i < group.simds; i++) {
+    Simd *simd = &simds[i];
+    order_memory(threads[0].flags, simd->stamp);
+    simd->ready = simd->count == LANES ? ~0u : (1u << simd->count) - 1;
+  }
+  for (u32 i = 0; i < group.threads; i++) threads[i].state = READY;
+}
+
+static void start_group(u32 number) {
+  group.number = number;
+  group.index[0] = number % launch.groups[0];
+  group.index[1] = number / launch.groups[0] % launch.groups[1];
+  group.index[2] = number / launch.groups[0] / launch.groups[1];
+  group.threads = 1;
+  for (int d = 0; d < 3; d++) {
+    u32 left = launch.grid[d] - group.index[d] * launch.group[d];
+    group.size[d] = left < launch.group[d] ? left : launch.group[d];
+    group.threads *= group.size[d];
+  }
+  group.simds = (group.threads + LANES - 1) / LANES;
+  group.first_id = 1 + number * launch.group[0] * launch.group[1] * launch.group[2];
+  group.at_barrier = 0;
+  now++;
+  group.start[DEVICE] = group.start[THREADGROUP] = now;
+}
+
+static void start_threads(void) {
+  for (u32 s = 0; s < group.simds; s++) {
+    Simd *simd = &simds[s];
+    u32 left = group.threads - s * LANES;
+    simd->threads = &threads[s * LANES], simd->index = s;
+    simd->count = simd->live = left < LANES ? left : LANES;
+    simd->arrived = simd->parity = 0;
+    simd->ready = simd->count == LANES ? ~0u : (1u << simd->count) - 1;
+    simd->stamp[DEVICE] = simd->stamp[THREADGROUP] = now;
+    make_order(simd->order, simd->count);
+    for (u32 p = 0; p < simd->count; p++) simd->threads[simd->order[p]].position = p;
+  }
+  for (u32 i = 0; i < group.threads; i++) {
+    Thread *thread = &threads[i];
+    thread->simd = &simds[i / LANES], thread->lane = i % LANES, thread->index = i;
+    thread->state = READY, thread->site = thread->operation = 0;
+    thread->x = i % group.size[0];
+    thread->y = i / group.size[0] % group.size[1];
+    thread->z = i / group.size[0] / group.size[1];
+    thread->sp = fiber_prepare(i, run_thread);
+  }
+}
+
+static bool run_group(u32 number) {
+  u32 order[MAX_THREADS / LANES];
+  start_group(number);
+  start_threads();
+  check_group_start();
+  for (;;) {
+    make_order(order, group.simds);
+    for (u32 i = 0; i < group.simds; i++)
+      if (!run_simd(&simds[order[i]])) return false;
+    if (!group.at_barrier) break;
+    if (!all_at_one_barrier()) return false;
+    release_barrier();
+  }
+  check_group_end();
+  return !error.kind;
+}
+
+// A permutation of [0, count) that needs no list: stepping by a number coprime to count.
+static u32 group_at(u32 i, u32 count, u32 step, u32 first) {
+  if (order_kind == ASCENDING) return i;
+  if (order_kind == DESCENDING) return count - 1 - i;
+  return (u32)((first + (u64)i * step) % count);
+}
+
+static u32 coprime(u32 count) {
+  for (;;) {
+    u32 a = count, b = random_next() % count + 1, step = b;
+    while (b) {
+      u32 rest = a % b;
+      a = b, b = rest;
+    }
+    if (a == 1) return step;
+  }
+}
+
+int mh_launch(void (*entry)(void), const u32 *shape, u64 low, u64 high, const Variable *variables,
+              u32 variable_count, u32 order, u64 seed, u32 checked) {
+  memset(&error, 0, sizeof error);
+  kernel = entry;
+  order_kind = order, random_state = seed;
+  launch.checked = checked;
+  launch.module_low = low, launch.module_high = high;
+  launch.variables = variables, launch.variable_count = variable_count;
+  for (int d = 0; d < 3; d++) {
+    launch.grid[d] = shape[d], launch.group[d] = shape[3 + d];
+    launch.groups[d] = (shape[d] + shape[3 + d] - 1) / shape[3 + d];
+  }
+  if (!fiber_stacks(MAX_THREADS)) return error.kind = UNSUPPORTED, error.text = "no memory", 1;
+  now = 0;
+  lane_switches = 0;
+  check_start();
+  u32 count = launch.groups[0] * launch.groups[1] * launch.groups[2];
+  u32 step = order == RANDOM ? coprime(count) : 1, first = random_next() % count;
+  fiber_signals(true);
+  for (u32 i = 0; i < count && !error.kind; i++) run_group(group_at(i, count, step, first));
+  fiber_signals(false);
+  if (!error.kind) check_outputs();
+  return error.kind != NO_ERROR;
+}
+
+const Error *mh_error(void) { return &error; }
+
+void mh_counts(u64 *counts) {
+  counts[0] = checked_accesses, counts[1] = lane_switches, counts[2] = same_value_stores;
+}
+
+// Values of the attributes; the numbers are those of text.py.
+u32 mh_attribute(u32 which, u32 d) {
+  u32 in_group[3] = {current->x, current->y, current->z};
+  switch (which) {
+    case 0: return group.index[d] * launch.group[d] + in_group[d];
+    case 1: return in_group[d];
+    case 2: return group.index[d];
+    case 3: return launch.groups[d];
+    case 4: return launch.grid[d];
+    case 5: return group.size[d];
+    case 6: return launch.group[d];
+    case 7: return current->index;
+    case 8: return current->lane;
+    case 9: return current->simd->index;
+    case 10: return group.simds;
+    case 11: return (launch.group[0] * launch.group[1] * launch.group[2] + LANES - 1) / LANES;
+    case 12: return LANES;
+    case 13: return current->index % 4;
+    case 14: return current->index / 4;
+    case 15: return (group.threads + 3) / 4;
+    case 16: return (launch.group[0] * launch.group[1] * launch.group[2] + 3) / 4;
+    default: return 0;  // grid_origin
+  }
+}
