@@ -9,25 +9,18 @@ template <int N> struct Wide {};
 
 // Eight neighbouring numbers in 16-byte loads.
 Columns<8> eight(const device float* p) {
-  float4 low = *(const device float4*)p;
-  float4 high = *(const device float4*)(p + 4);
-  Columns<8> loaded;
-  for (int i = 0; i < 4; i++) {
-    loaded.values[i] = low[i];
-    loaded.values[i + 4] = high[i];
-  }
-  return loaded;
+  float4 a = *(const device float4*)p, b = *(const device float4*)(p + 4);
+  return Columns<8>{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 
 // A bfloat16 is the upper half of a float32.
+float lower_bfloat(uint pair) { return as_type<float>(pair << 16); }
+float upper_bfloat(uint pair) { return as_type<float>(pair & 0xffff0000u); }
+
 Columns<8> eight(const device bfloat16_t* p) {
-  uint4 words = *(const device uint4*)p;
-  Columns<8> loaded;
-  for (int i = 0; i < 4; i++) {
-    loaded.values[2 * i] = as_type<float>(words[i] << 16);
-    loaded.values[2 * i + 1] = as_type<float>(words[i] & 0xffff0000u);
-  }
-  return loaded;
+  uint4 w = *(const device uint4*)p;
+  return Columns<8>{{lower_bfloat(w.x), upper_bfloat(w.x), lower_bfloat(w.y), upper_bfloat(w.y),
+                     lower_bfloat(w.z), upper_bfloat(w.z), lower_bfloat(w.w), upper_bfloat(w.w)}};
 }
 
 template <typename Pointer>
@@ -35,9 +28,7 @@ Columns<8> columns(Pointer p, Wide<8>) { return eight(p); }
 
 template <typename Pointer>
 Columns<1> columns(Pointer p, Wide<1>) {
-  Columns<1> loaded;
-  loaded.values[0] = float(*p);
-  return loaded;
+  return Columns<1>{{float(*p)}};
 }
 
 // body
@@ -50,26 +41,31 @@ uint first_row = threadgroup_position_in_grid.y * ROWS;
 
 threadgroup float partial_sums[SIMDGROUPS * OUTPUTS * ROWS];
 
-float sums[OUTPUTS * ROWS];
+float sums[OUTPUTS * ROWS];  // in registers: every index is known when the loops are unrolled
 for (int i = 0; i < OUTPUTS * ROWS; i++) sums[i] = 0.0f;
 
 for (uint column = (simdgroup * 32 + lane) * WIDE; column < width;
      column += SIMDGROUPS * 32 * WIDE) {
   // Beyond the last row the last is read again and its sum dropped: no branch in the loop.
   Columns<WIDE> weights[OUTPUTS];
+#pragma unroll
   for (int o = 0; o < OUTPUTS; o++) {
     size_t row = min(first_output + o, outputs - 1);
     weights[o] = columns(weight + row * width + column, Wide<WIDE>());
   }
+#pragma unroll
   for (int r = 0; r < ROWS; r++) {
     size_t row = min(first_row + r, rows - 1);
     Columns<WIDE> inputs = columns(x + row * width + column, Wide<WIDE>());
+#pragma unroll
     for (int o = 0; o < OUTPUTS; o++)
+#pragma unroll
       for (int i = 0; i < WIDE; i++)
         sums[o * ROWS + r] += weights[o].values[i] * inputs.values[i];
   }
 }
 
+#pragma unroll
 for (int i = 0; i < OUTPUTS * ROWS; i++) {
   float sum = simd_sum(sums[i]);
   if (lane == 0) partial_sums[simdgroup * OUTPUTS * ROWS + i] = sum;

@@ -2,23 +2,26 @@
 
 template <int N> struct Wide {};
 
+float rounded_if(bool rounds, float value) { return rounds ? float(bfloat16_t(value)) : value; }
+
 template <typename In, typename Shared, typename Out>
 void add_experts(In routed, Shared shared, Out out, uint count, uint width, bool rounds, Wide<1>) {
   float total = 0.0f;
   for (uint i = 0; i < count; i++) total += routed[i * width];
-  total += *shared;
-  *out = rounds ? float(bfloat16_t(total)) : total;
+  *out = rounded_if(rounds, total + *shared);
 }
 
 // Four neighbouring channels by 16-byte loads and one 16-byte store.
 void add_experts(const device float* routed, const device float* shared, device float* out,
                  uint count, uint width, bool rounds, Wide<4>) {
-  float4 total = float4(0.0f);
-  for (uint i = 0; i < count; i++) total += *(const device float4*)(routed + i * width);
-  total += *(const device float4*)shared;
-  if (rounds)
-    for (int i = 0; i < 4; i++) total[i] = float(bfloat16_t(total[i]));
-  *(device float4*)out = total;
+  float a = 0.0f, b = 0.0f, c = 0.0f, d = 0.0f;
+  for (uint i = 0; i < count; i++) {
+    float4 four = *(const device float4*)(routed + i * width);
+    a += four.x, b += four.y, c += four.z, d += four.w;
+  }
+  float4 last = *(const device float4*)shared;
+  *(device float4*)out = float4(rounded_if(rounds, a + last.x), rounded_if(rounds, b + last.y),
+                                rounded_if(rounds, c + last.z), rounded_if(rounds, d + last.w));
 }
 
 // body

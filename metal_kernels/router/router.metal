@@ -9,6 +9,7 @@ auto row = logits + size_t(token) * E;
 
 constexpr int SLOTS = (E + 31) / 32;
 float biased[SLOTS];
+#pragma unroll
 for (int i = 0; i < SLOTS; i++) {
   uint expert = lane + 32 * i;
   float value = expert < E ? expert_score(row[expert]) + bias[expert] : -INFINITY;
@@ -21,6 +22,7 @@ uint mine = uint(E);
 for (uint choice = 0; choice < K; choice++) {
   float best = -INFINITY;
   uint best_expert = uint(E);
+#pragma unroll
   for (int i = 0; i < SLOTS; i++) {
     if (biased[i] > best) {
       best = biased[i];
@@ -29,6 +31,7 @@ for (uint choice = 0; choice < K; choice++) {
   }
   float top = simd_max(best);
   uint chosen = simd_min(best == top ? best_expert : uint(E));
+#pragma unroll
   for (int i = 0; i < SLOTS; i++)
     if (lane + 32 * i == chosen) biased[i] = -INFINITY;
   if (lane == choice) mine = chosen;

@@ -17,9 +17,10 @@ void activate(In gate, In up, Out out, float limit, float scale, Wide<1>) {
 // Four neighbouring channels by 16-byte loads and one 16-byte store.
 void activate(const device float* gate, const device float* up, device float* out, float limit,
               float scale, Wide<4>) {
-  float4 gates = *(const device float4*)gate, ups = *(const device float4*)up, results;
-  for (int i = 0; i < 4; i++) results[i] = clamped_swiglu(gates[i], ups[i], limit) * scale;
-  *(device float4*)out = results;
+  float4 g = *(const device float4*)gate, u = *(const device float4*)up;
+  *(device float4*)out = float4(
+      clamped_swiglu(g.x, u.x, limit) * scale, clamped_swiglu(g.y, u.y, limit) * scale,
+      clamped_swiglu(g.z, u.z, limit) * scale, clamped_swiglu(g.w, u.w, limit) * scale);
 }
 
 // body

@@ -28,4 +28,4 @@ def _pairs(choice: tuple[Any, ...]) -> set[tuple[Any, ...]]:
 
 def sizes_id(sizes: dict[str, Any]) -> str:
     """`M=1-D=131`: a readable id for pytest."""
-    return "-".join(f"{name}={value}" for name, value in sizes.items())
+    return "-".join(f"{n}={str(v).removeprefix('mlx.core.')}" for n, v in sizes.items())

@@ -1,0 +1,106 @@
+"""Every declared case of every Metal text, executed and compared with the reference.
+
+The texts run in metalhost's checked mode: a read out of bounds or of memory never written, a race,
+or a barrier that some threads miss fails the test, in whatever order the threads run.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from metal_kernels import sources
+from metal_kernels.contract import Case, ContractError, Kernel
+from metal_kernels.registry import kernels
+from tests.kernels import host
+from tests.kernels.host import assert_text_matches, host_plan
+
+ON_METAL = [kernel for kernel in kernels().values() if "metal" in kernel.implementations]
+CASES = [
+    pytest.param(kernel, case, id=f"{kernel.name}-{case.id}")
+    for kernel in ON_METAL
+    for case in kernel.cases
+]
+KERNELS = [pytest.param(kernel, id=kernel.name) for kernel in ON_METAL]
+ORDERS = ("ascending", "descending", 1)
+
+
+@pytest.mark.parametrize(("kernel", "case"), CASES)
+def test_text_equals_reference(kernel: Kernel, case: Case) -> None:
+    assert_text_matches(kernel, case.make(7), case.id, order=7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("kernel", "case"), CASES)
+def test_text_equals_reference_for_every_seed_and_order(
+    kernel: Kernel, case: Case, seed: int, order: str | int
+) -> None:
+    assert_text_matches(kernel, case.make(seed), f"{case.id}, seed {seed}", order)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_wrong_number_of_axes_is_refused_before_anything_is_launched(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launched(*_: object) -> None:
+        raise AssertionError("a text was built for arguments outside the contract")
+
+    monkeypatch.setattr(sources, "built", launched)
+    for name, arguments in wrong_shapes(kernel):
+        shape = arguments[name].shape
+        with pytest.raises(ContractError) as error:
+            kernel.implementations["metal"](**arguments)
+        assert str(error.value) == (
+            f"{kernel.name}: expected {name} as [{kernel.inputs[name]}] but found shape {shape}"
+        )
+
+
+def wrong_shapes(kernel: Kernel) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each array argument once with one axis too many."""
+    arguments = kernel.cases[0].make(0)
+    for name in kernel.inputs:
+        if arguments[name] is not None:
+            yield name, {**arguments, name: arguments[name][None]}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_size_that_disagrees_is_refused(kernel: Kernel) -> None:
+    """The first letter that two inputs share, made one larger in the second of them."""
+    arguments = kernel.cases[0].make(0)
+    name, axis = shared_letter(kernel, arguments)
+    arguments[name] = mx.repeat(arguments[name], 2, axis=axis)
+    letter = kernel.inputs[name].split()[axis]
+    with pytest.raises(ContractError, match=rf"^{kernel.name}: expected {letter} = "):
+        kernel.implementations["metal"](**arguments)
+
+
+def shared_letter(kernel: Kernel, arguments: dict[str, Any]) -> tuple[str, int]:
+    """Input and axis of a letter that an earlier input has bound."""
+    bound: set[str] = set()
+    for name, shape in kernel.inputs.items():
+        if arguments[name] is None:
+            continue
+        for axis, letter in enumerate(shape.split()):
+            if letter in bound:
+                return name, axis
+        bound |= set(shape.split())
+    raise AssertionError(f"{kernel.name}: no two inputs share a size")
+
+
+def test_every_text_is_run_by_some_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a launch function builds, compared with the files: no text lies beside the tests."""
+    built, names = host._built, set()
+
+    def recording(backend: str, name: str, *arrays: tuple[str, ...]) -> Any:
+        names.add(name)
+        return built(backend, name, *arrays)
+
+    monkeypatch.setattr(host, "_built", recording)
+    for kernel in ON_METAL:
+        for case in kernel.cases:
+            with host_plan() as plan:
+                getattr(plan.ops, kernel.name)(**case.make(0))
+    assert names == {file.stem for file in sources.ROOT.glob("*/*.metal")}
