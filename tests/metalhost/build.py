@@ -6,6 +6,7 @@ be split, merged or dropped by the optimiser, and the mistakes in them with them
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 from . import toolchain
@@ -90,15 +91,26 @@ def _refuse_bfloat_narrowing(said: str) -> None:
 
 def _refuse_generic_pointers(clang: tuple[str, ...], flags: tuple[str, ...], source: Path) -> None:
     """A pointer or reference without an address space, which Metal refuses, is `__generic` here."""
-    import subprocess
-
     command = [*clang, *flags, "-fsyntax-only", "-Xclang", "-ast-print", str(source)]
-    printed = subprocess.run([str(c) for c in command], capture_output=True, text=True).stdout
+    printed = subprocess.run(command, capture_output=True, text=True).stdout
     for line in printed.splitlines():
         if "__generic" in line:
-            raise CompileFailed(
-                f"error: a pointer or reference without address space: {line.strip()}"
-            )
+            name = re.search(r"__generic [\w:<>, ]+[*&]+\s*(\w+)", line)
+            at = _declared_at(name[1], source) if name else ""
+            raise CompileFailed(f"{at}error: no address space in `{line.strip()}`")
+
+
+def _declared_at(name: str, source: Path) -> str:
+    """`body:1000002:1: ` of the first line that declares a pointer or reference of this name."""
+    number, file = 0, ""
+    for line in source.read_text(encoding="utf-8").splitlines():
+        marker = re.match(r'#line (\d+) "(\w+)"', line)
+        if marker:
+            number, file = int(marker[1]) - 1, marker[2]
+        elif re.search(rf"[*&]\s*{name}\b", line):
+            return f"{file}:{number}:1: "
+        number += 1
+    return ""
 
 
 def refuse_too_much_threadgroup_memory(sizes: list[int]) -> None:

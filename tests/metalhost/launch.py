@@ -15,6 +15,8 @@ from .report import KINDS, MetalHostError, body_line, operation_name, place, quo
 from .text import KernelText
 
 LOCK = threading.RLock()
+SECONDS = 120
+"""CPU time after which a launch counts as endless."""
 
 
 class Error(ctypes.Structure):
@@ -40,7 +42,7 @@ def runtime() -> ctypes.CDLL:
     library.mh_error.restype = ctypes.POINTER(Error)
     library.mh_launch.argtypes = [
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p,
-        ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint32,
+        ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32,
     ]  # fmt: skip
     return library
 
@@ -146,7 +148,7 @@ def run(
             failed = runtime().mh_launch(
                 kernel.entry, (ctypes.c_uint32 * 6)(*shape), kernel.low, kernel.high,
                 ctypes.addressof(kernel.variables), len(kernel.names), order.kind,
-                order.seed & 0xFFFFFFFFFFFFFFFF, checked,
+                order.seed & 0xFFFFFFFFFFFFFFFF, checked, SECONDS,
             )  # fmt: skip
             if failed:
                 raise _described(runtime().mh_error().contents, kernel, text, buffers)
@@ -256,6 +258,8 @@ def _sentence(e: Error, kernel: Module, buffers: Sequence[Buffer]) -> str:
         return f"{who} uses index {index} of {e.text.decode(errors='replace').strip(chr(39))}"
     if kind == "division by zero":
         return f"{who} divides by zero"
+    if kind == "endless":
+        return f"{who} still runs after {SECONDS} s; does it wait for another thread?"
     if kind == "unsupported":
         return f"{who} executed an instruction that cannot go on"
     return f"{who} {_did(e.write, e.atomic)} {_what(e, kernel, buffers)}"

@@ -1,7 +1,6 @@
 """What a launch or a compiler complained about, as one sentence with kind and line."""
 
 import re
-from collections.abc import Sequence
 
 from .text import BODY_LINE
 
@@ -9,6 +8,7 @@ KINDS = (
     "none", "out of bounds", "uninitialised read", "race", "write to input", "misaligned access",
     "barrier divergence", "simd divergence", "simd argument", "unwritten output",
     "threadgroup overrun", "memory fault", "division by zero", "index out of range", "unsupported",
+    "endless",
 )  # fmt: skip
 OPERATIONS = (
     "", "simd_sum", "simd_product", "simd_min", "simd_max", "simd_and", "simd_or", "simd_xor",
@@ -82,7 +82,3 @@ def compile_error(said: str, program: str) -> MetalHostError:
         return MetalHostError("compile", first.removeprefix("error: "))
     line = int(match[2])
     return MetalHostError("compile", f"{place(line)}: {match[3]}", body_line(line))
-
-
-def inline_chain(lines: Sequence[int]) -> str:
-    return " called from ".join(place(line) for line in lines)

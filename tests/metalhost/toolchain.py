@@ -108,14 +108,15 @@ def _version(command: tuple[str, ...]) -> str:
 
 def cache_folder() -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "metalhost"
+    return (Path(root) / "metalhost").resolve()
 
 
 @functools.cache
 def own_text_key() -> str:
-    """Hash of the headers and the runtime: an edit of either compiles everything anew."""
+    """Hash of what makes objects: an edit of it compiles everything anew."""
     digest = hashlib.sha256()
-    for file in sorted([*HERE.glob("msl/*.h"), *HERE.glob("runtime/*"), *HERE.glob("*.py")]):
+    makers = [HERE / name for name in ("text.py", "build.py", "toolchain.py")]
+    for file in sorted([*HERE.glob("msl/*"), *HERE.glob("runtime/*"), *makers]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
@@ -148,7 +149,7 @@ def runtime_library() -> Path:
 
 def _build_runtime(folder: Path) -> None:
     tools = toolchain()
-    flags = ("-O2", "-fPIC", "-std=gnu17", "-fno-stack-protector", "-Wall", "-Wextra", *CPU)
+    flags = ("-O3", "-fPIC", "-std=gnu17", "-fno-stack-protector", "-Wall", "-Wextra", *CPU)
     objects = []
     for file in sorted((HERE / "runtime").glob("*.c")):
         objects.append(folder / f"{file.stem}.o")

@@ -37,8 +37,7 @@ static u32 buffer_count;
 static u64 group_low, group_high;  // threadgroup memory with its red zones
 static Record *group_records;
 static u8 *group_state;
-static Four *splits;
-static u32 split_count, split_room;
+static struct { Four *items; u32 count, room; } splits[CLASSES];
 u64 same_value_stores, checked_accesses;
 
 // A store that met another thread's store: harmless if it leaves the bytes as they were.
@@ -81,7 +80,7 @@ void mh_release(void) {
     if (b->state) munmap(b->state, words);
   }
   memset(buffers, 0, sizeof buffers);
-  buffer_count = split_count = 0;
+  buffer_count = 0;
 }
 
 u64 mh_argument(u32 number) { return buffers[number].base; }
@@ -89,7 +88,7 @@ u64 mh_argument(u32 number) { return buffers[number].base; }
 void check_start(void) {
   checked_accesses = same_value_stores = 0;
   pending.waiting = false;
-  split_count = 0;
+  splits[DEVICE].count = 0;
   group_low = ~0ull, group_high = 0;
   for (u32 i = 0; i < launch.variable_count; i++) {
     const Variable *v = &launch.variables[i];
@@ -115,6 +114,7 @@ void check_group_start(void) {
   for (u32 i = 0; i < launch.variable_count; i++)
     memset((void *)launch.variables[i].address, 0xFF, launch.variables[i].size + RED_ZONE);
   if (!launch.checked) return;
+  splits[THREADGROUP].count = 0;
   memset(group_records, 0, words * sizeof(Record));
   memset(group_state, 0, words);
   for (u32 i = 0; i < launch.variable_count; i++)
@@ -219,6 +219,14 @@ static void stop(u32 kind, const Access *a, i64 region, u64 offset, u64 length) 
   fail();
 }
 
+// Stops with the buffer named, if there is one.
+static void stop_where(u32 kind, const Access *a) {
+  u64 slot = (a->address - FIRST_BUFFER) >> SPACING;
+  if (slot < MAX_BUFFERS && buffers[slot].map)
+    stop(kind, a, (i64)slot, a->address - buffers[slot].base, buffers[slot].size);
+  stop(kind, a, -1, 0, 0);
+}
+
 static void touch(Record *r, const Access *a, i64 region, u64 offset, u64 length) {
   u32 pc = (u32)(a->pc - launch.module_low);
   if (r->writer && r->writer != a->me && !(a->atomic && r->writer & ATOMIC) &&
@@ -250,15 +258,18 @@ static void touch(Record *r, const Access *a, i64 region, u64 offset, u64 length
   }
 }
 
-static Record *split(Record *r) {
-  if (r->reader == SPLIT) return splits[r->writer].byte;
-  if (split_count == split_room) {
-    split_room = split_room ? 2 * split_room : 1024;
-    splits = realloc(splits, split_room * sizeof(Four));
+static Record *split(Record *r, enum Class memory) {
+  Four **items = &splits[memory].items;
+  u32 *count = &splits[memory].count, *room = &splits[memory].room;
+  if (r->reader == SPLIT) return (*items)[r->writer].byte;
+  if (*count == *room) {
+    *room = *room ? 2 * *room : 1024;
+    *items = realloc(*items, *room * sizeof(Four));
+    if (!*items) abort();
   }
-  Four *four = &splits[split_count];
+  Four *four = &(*items)[*count];
   for (int i = 0; i < 4; i++) four->byte[i] = *r;
-  *r = (Record){.writer = split_count++, .reader = SPLIT};
+  *r = (Record){.writer = (*count)++, .reader = SPLIT};
   return four->byte;
 }
 
@@ -274,22 +285,19 @@ static inline void touch_words(const Access *a, Record *records, u8 *state, u64 
     Record *r = &records[word];
     if (mask == 15 && r->reader != SPLIT) touch(r, a, region, where, length);
     else
-      for (u32 b = first; b < last; b++) touch(split(r) + b, a, region, where, length);
+      for (u32 b = first; b < last; b++) touch(split(r, a->memory) + b, a, region, where, length);
     if (a->write) state[word] |= mask;
   }
 }
 
 static void access_group(const Access *a) {
-  u64 offset = a->address - group_low;
-  i64 region = -1;
-  u64 where = 0, length = 0;
-  bool exists = true;
-  for (u64 b = offset; b < offset + a->size && exists; b += b % 4 || a->size < 4 ? 1 : 4)
-    exists = group_state[b / 4] >> (4 + b % 4) & 1;
-  u64 last = offset + a->size - 1;
-  exists = exists && group_state[last / 4] >> (4 + last % 4) & 1;
-  if (!exists) stop(OUT_OF_BOUNDS, a, region, where, length);
-  touch_words(a, group_records, group_state, offset, where, region, length, false);
+  u64 offset = a->address - group_low, end = offset + a->size;
+  for (u64 b = offset; b < end; b += b % 4 || end - b < 4 ? 1 : 4) {
+    bool whole = b % 4 == 0 && end - b >= 4;
+    u8 exists = group_state[b / 4] >> 4;
+    if (whole ? exists != 15 : !(exists >> b % 4 & 1)) stop(OUT_OF_BOUNDS, a, -1, 0, 0);
+  }
+  touch_words(a, group_records, group_state, offset, 0, -1, 0, false);
 }
 
 static void access_device(const Access *a, u64 slot) {
@@ -305,21 +313,40 @@ static void access_device(const Access *a, u64 slot) {
   touch_words(a, b->records, b->state, offset, offset, slot, b->size, b->initialised);
 }
 
-void check_access(u64 address, u32 size, bool write, bool read, bool atomic, u64 pc, bool aligned) {
-  if (address - stack_low < stack_high - stack_low) return;
-  check_pending();
-  checked_accesses++;
-  Access a = {.address = address, .pc = pc, .size = size, .write = write, .read = read,
-              .atomic = atomic, .me = (group.first_id + current->index) | (atomic ? ATOMIC : 0)};
-  u64 from_first = address - FIRST_BUFFER;
+static void check_slowly(Access a, bool aligned) {
+  a.me = (group.first_id + current->index) | (a.atomic ? ATOMIC : 0);
+  u64 from_first = a.address - FIRST_BUFFER;
   bool device = from_first < (u64)MAX_BUFFERS << SPACING;
-  bool in_group = address - group_low < group_high - group_low;
-  if (aligned && address & (size - 1)) stop(MISALIGNED, &a, -1, 0, 0);
+  bool in_group = a.address - group_low < group_high - group_low;
+  if (aligned && a.address & (a.size - 1)) stop_where(MISALIGNED, &a);
   a.memory = device ? DEVICE : THREADGROUP;
   a.now = current->simd->stamp[a.memory];
   if (device) access_device(&a, from_first >> SPACING);
   else if (in_group) access_group(&a);
-  else if (address - launch.module_low < launch.module_high - launch.module_low) {
-    if (write) stop(OUT_OF_BOUNDS, &a, -1, 0, 0);
-  } else stop(OUT_OF_BOUNDS, &a, -1, 0, 0);
+  else if (a.write || a.address - launch.module_low >= launch.module_high - launch.module_low)
+    stop(OUT_OF_BOUNDS, &a, -1, 0, 0);
+}
+
+// The two common cases first: a read of an input, and a word of threadgroup memory that this thread
+// has just used in the same way.
+void check_access(u64 address, u32 size, bool write, bool read, bool atomic, u64 pc, bool aligned) {
+  if (address - stack_low < stack_high - stack_low) return;
+  if (pending.waiting) check_pending();
+  checked_accesses++;
+  u64 slot = (address - FIRST_BUFFER) >> SPACING;
+  bool straight = !aligned || !(address & (size - 1));
+  if (slot < MAX_BUFFERS) {
+    const Buffer *b = &buffers[slot];
+    u64 offset = address - b->base;
+    if (!write && !b->writable && straight && offset < b->size && size <= b->size - offset) return;
+  } else if (size == 4 && straight && !atomic && address - group_low < group_high - group_low) {
+    u64 word = (address - group_low) / 4;
+    const Record *r = &group_records[word];
+    u32 me = group.first_id + current->index, stamp = current->simd->stamp[THREADGROUP];
+    bool same = write ? r->writer == me && r->written == stamp && (!r->reader || r->reader == me)
+                      : r->reader == me && r->read == stamp;
+    if (same && group_state[word] == 0xFF) return;
+  }
+  check_slowly((Access){.address = address, .pc = pc, .size = size, .write = write, .read = read,
+                        .atomic = atomic}, aligned);
 }

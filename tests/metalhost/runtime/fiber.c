@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <ucontext.h>
 
 #include "metalhost.h"
@@ -51,6 +52,16 @@ static void leave(void) {
   fiber_switch(&unused, main_sp);
 }
 
+// Leaves the kernel at once: its fibers are never resumed.
+static void abandon(ucontext_t *registers, u32 kind) {
+  memset(&error, 0, sizeof error);
+  error.kind = kind;
+  error.thread = current->index, error.threadgroup = group.number;
+  error.pc = (u64)registers->uc_mcontext.gregs[REG_RIP];
+  registers->uc_mcontext.gregs[REG_RIP] = (i64)leave;
+  registers->uc_mcontext.gregs[REG_RSP] = (i64)(rescue_stack + sizeof rescue_stack - 72);
+}
+
 static void on_fault(int number, siginfo_t *info, void *context) {
   ucontext_t *registers = context;
   u64 sp = (u64)registers->uc_mcontext.gregs[REG_RSP];
@@ -58,24 +69,33 @@ static void on_fault(int number, siginfo_t *info, void *context) {
     signal(number, SIG_DFL);  // not the kernel's fault: ours or Python's
     return;
   }
-  memset(&error, 0, sizeof error);
-  error.kind = number == SIGFPE ? DIVISION : number == SIGILL ? UNSUPPORTED : FAULT;
-  error.thread = current->index, error.threadgroup = group.number;
+  abandon(registers, number == SIGFPE ? DIVISION : number == SIGILL ? UNSUPPORTED : FAULT);
   error.address = (u64)info->si_addr;
-  error.pc = (u64)registers->uc_mcontext.gregs[REG_RIP];
-  error.text = error.address - stack_low < stack_high - stack_low ? "private" : 0;
-  registers->uc_mcontext.gregs[REG_RIP] = (i64)leave;
-  registers->uc_mcontext.gregs[REG_RSP] = (i64)(rescue_stack + sizeof rescue_stack - 72);
+  if (error.address - stack_low < stack_high - stack_low) error.text = "private";
+}
+
+// Only inside the kernel's own code: the runtime could be in the middle of anything.
+static void on_time(int number, siginfo_t *info, void *context) {
+  (void)number, (void)info;
+  ucontext_t *registers = context;
+  u64 pc = (u64)registers->uc_mcontext.gregs[REG_RIP];
+  if (pc - launch.module_low < launch.module_high - launch.module_low) abandon(registers, ENDLESS);
 }
 
 void fiber_signals(bool install) {
-  static const int numbers[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-  static struct sigaction before[4];
+  static const int numbers[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGVTALRM};
+  static struct sigaction before[5];
   static stack_t stack_before;
   stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof signal_stack};
+  struct itimerval timer = {.it_value = {launch.seconds, 0}, .it_interval = {0, 5000}};
+  struct itimerval no_timer = {0};
+  setitimer(ITIMER_VIRTUAL, &no_timer, 0);
   if (install) sigaltstack(&stack, &stack_before);
-  struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-  for (int i = 0; i < 4; i++)
+  for (int i = 0; i < 5; i++) {
+    struct sigaction action = {.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART};
+    action.sa_sigaction = numbers[i] == SIGVTALRM ? on_time : on_fault;
     install ? sigaction(numbers[i], &action, &before[i]) : sigaction(numbers[i], &before[i], 0);
-  if (!install) sigaltstack(&stack_before, 0);
+  }
+  if (install) setitimer(ITIMER_VIRTUAL, &timer, 0);
+  else sigaltstack(&stack_before, 0);
 }

@@ -17,7 +17,7 @@ enum State { READY, AT_SIMD, AT_BARRIER, DONE };
 // The order of this list is that of report.py's KINDS.
 enum Kind {
   NO_ERROR, OUT_OF_BOUNDS, UNINITIALISED, RACE, WRITE_TO_INPUT, MISALIGNED, BARRIER_DIVERGENCE,
-  SIMD_DIVERGENCE, SIMD_ARGUMENT, UNWRITTEN_OUTPUT, OVERRUN, FAULT, DIVISION, INDEX, UNSUPPORTED,
+  SIMD_DIVERGENCE, SIMD_ARGUMENT, UNWRITTEN_OUTPUT, OVERRUN, FAULT, DIVISION, INDEX, UNSUPPORTED, ENDLESS,
 };
 
 typedef struct {
@@ -79,6 +79,7 @@ typedef struct {
 typedef struct {
   u32 grid[3], group[3], groups[3];
   bool checked;
+  u32 seconds;  // of CPU time, after which a launch is given up
   u64 module_low, module_high;
   const Variable *variables;
   u32 variable_count;

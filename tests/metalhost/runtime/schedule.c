@@ -274,11 +274,11 @@ static u32 coprime(u32 count) {
 }
 
 int mh_launch(void (*entry)(void), const u32 *shape, u64 low, u64 high, const Variable *variables,
-              u32 variable_count, u32 order, u64 seed, u32 checked) {
+              u32 variable_count, u32 order, u64 seed, u32 checked, u32 seconds) {
   memset(&error, 0, sizeof error);
   kernel = entry;
   order_kind = order, random_state = seed;
-  launch.checked = checked;
+  launch.checked = checked, launch.seconds = seconds;
   launch.module_low = low, launch.module_high = high;
   launch.variables = variables, launch.variable_count = variable_count;
   for (int d = 0; d < 3; d++) {
