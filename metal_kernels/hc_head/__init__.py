@@ -1,6 +1,7 @@
 """Weighted sum of the streams and the final RMSNorm."""
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.hc_head.launch import hc_head as fused
 from metal_kernels.hc_head.reference import hc_head
 
 
@@ -27,5 +28,7 @@ KERNEL = Kernel(
     inputs={"streams": "B S N D", "fn": "N X", "base": "N", "scale": "1", "norm_weight": "D"},
     outputs={"hidden": "B S D"},
     tolerance=1e-10,
+    grids={"hidden": 2.0**-7},  # one step of bf16
     cases=(_case("one-token", 1, 1, 4, 256), _case("odd-sizes", 2, 7, 4, 131)),
+    implementations=on_gpus(fused),
 )

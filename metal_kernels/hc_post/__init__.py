@@ -1,6 +1,7 @@
 """mHC expansion and residual mix (paper §2.2)."""
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.hc_post.launch import hc_post as fused
 from metal_kernels.hc_post.reference import hc_post
 
 
@@ -31,6 +32,7 @@ KERNEL = Kernel(
     },
     outputs={"mixed": "B S N D"},
     tolerance=1e-10,
+    grids={"mixed": 2.0**-7},  # one step of bf16
     cases=(
         _case("one-token", 1, 1, 4, 256),
         _case("odd-sizes", 2, 7, 4, 131),
@@ -38,4 +40,5 @@ KERNEL = Kernel(
         _case("experts-one-token", 1, 1, 4, 256, experts=6),
         _case("experts-odd-sizes", 3, 5, 4, 131, experts=3),
     ),
+    implementations=on_gpus(fused),
 )

@@ -1,6 +1,7 @@
 """mHC expansion of one sublayer and collapse for the next, fused (paper §2.2)."""
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.hc_post_pre.launch import hc_post_pre as fused
 from metal_kernels.hc_post_pre.reference import hc_post_pre
 
 
@@ -41,6 +42,7 @@ KERNEL = Kernel(
     },
     outputs={"mixed": "B S N D", "normed": "B S D", "next_post": "B S N", "next_comb": "B S N N"},
     tolerance=1e-10,
+    grids={"mixed": 2.0**-7, "normed": 2.0**-7},  # one step of bf16
     cases=(
         _case("one-token", 1, 1, 4, 256),
         _case("odd-sizes", 2, 7, 4, 131),
@@ -48,4 +50,5 @@ KERNEL = Kernel(
         _case("tiny-values", 1, 2, 4, 64, size=1e-6),
         _case("large-values", 1, 2, 4, 64, size=1e4),
     ),
+    implementations=on_gpus(fused),
 )

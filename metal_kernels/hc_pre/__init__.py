@@ -1,6 +1,7 @@
 """mHC mixing weights, Sinkhorn, collapse and the following RMSNorm (paper §2.2)."""
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.hc_pre.launch import hc_pre as fused
 from metal_kernels.hc_pre.reference import hc_pre
 
 
@@ -29,6 +30,7 @@ KERNEL = Kernel(
     inputs={"streams": "B S N D", "fn": "M X", "base": "M", "scale": "3", "norm_weight": "D"},
     outputs={"normed": "B S D", "post": "B S N", "comb": "B S N N"},
     tolerance=1e-10,
+    grids={"normed": 2.0**-7},  # one step of bf16
     cases=(
         _case("one-token", 1, 1, 4, 256),
         _case("odd-sizes", 2, 7, 4, 131),
@@ -36,4 +38,5 @@ KERNEL = Kernel(
         _case("tiny-values", 1, 2, 4, 64, size=1e-6),
         _case("large-values", 1, 2, 4, 64, size=1e4),
     ),
+    implementations=on_gpus(fused),
 )

@@ -1,0 +1,28 @@
+// First launch of hc_post_pre: the new streams, and partial sums of their mix.
+
+// body
+// y [B, S, D], streams [B, S, N, D], post [B, S, N], comb [B, S, N, N], fn [M, N D]
+// -> mixed [B, S, N, D], partials [B S, slices, M + 1]; hc_mix of streams that are expanded here.
+constexpr int THREADS = 32 * SIMDGROUPS, ROWS = (M + SIMDGROUPS - 1) / SIMDGROUPS;
+threadgroup float tile[TOKENS * N * WIDTH];
+uint thread_index = thread_position_in_threadgroup.x, lane = thread_index_in_simdgroup;
+uint tokens = streams_shape[0] * streams_shape[1];
+Slice slice = slice_of<TOKENS, WIDTH>(threadgroup_position_in_grid.x, tokens, D);
+auto weights =
+    load_weights<ROWS, N, D, M, WIDTH>(fn, slice, simdgroup_index_in_threadgroup, lane);
+
+for (uint i = thread_index; i < TOKENS * WIDTH; i += THREADS) {
+  uint token = slice.first_token + i / WIDTH, d = slice.first_channel + i % WIDTH;
+  Streams<N> x = {};
+  if (token < tokens && d < D) {
+    x = load_streams<N>(streams + size_t(token) * N * D, D, d);
+    x = expand_streams<OFFICIAL>(
+        y[size_t(token) * D + d], x, post + token * N, comb + token * N * N);
+    store_streams(mixed + size_t(token) * N * D, x, D, d);
+  }
+  store_streams(tile + i / WIDTH * N * WIDTH, x, WIDTH, i % WIDTH);
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
+
+mix_slice<TOKENS, SIMDGROUPS, M>(
+    tile, weights, partials, slice, simdgroup_index_in_threadgroup, lane);
