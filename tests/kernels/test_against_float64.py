@@ -19,6 +19,8 @@ CASES = [
     for case in kernel.cases
 ]
 LARGE = {"csa-decode", "hca-decode", "decode"}
+# Rounded before a norm, whose scale every rounding moves: no longer on a grid.
+NORMED = {"normed", "hidden"}
 SEED = 7
 
 
@@ -56,7 +58,7 @@ def test_case(kernel: Kernel, case: Case) -> None:
         found = np.array(array, np.float64)
         if mx.issubdtype(array.dtype, mx.integer):
             np.testing.assert_array_equal(found, expected, err_msg=name)
-        elif name in kernel.grids and kernel_rounds(case):
+        elif name in kernel.grids and name not in NORMED and kernel_rounds(case):
             # On a grid: equal, but where float32 may decide a rounding the other way.
             low, high = np.minimum(below, above), np.maximum(below, above)
             assert np.sum(low != high) <= 0.02 * low.size, "the case decides too little"
