@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test slow parity lint check bench clean
+.PHONY: help chat test slow parity lint check bench report clean
 
 help:
 	@echo "make chat    chat with the embedded model (ARGS='--model PATH' for another)"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint    formatting, lint, types"
 	@echo "make check   make lint, then make test"
 	@echo "make bench   benchmarks; results are appended to benchmarks/results"
+	@echo "make report  one page about the kernels on this machine's GPU"
 	@echo "make clean   remove .venv and build folders"
 
 chat: $(VENV)/.installed
@@ -41,6 +42,12 @@ check: lint test
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.decode
+
+# On Linux MLX's build for NVIDIA cards is a package of its own, wanted where there is a driver.
+CUDA := $(if $(shell command -v nvidia-smi),$(VENV)/.installed-cuda13)
+
+report: $(VENV)/.installed-test $(CUDA)
+	$(BIN)/python -m benchmarks.report $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

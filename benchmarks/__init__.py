@@ -1,1 +1,5 @@
 """Speed, measured side by side: every script prints and records machine and command."""
+
+from dsv4_mlx import blas
+
+blas.precede_mlx()

@@ -21,6 +21,15 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model}, {platform.system()} {platform.machine()}"
 
 
+def device() -> str:
+    """The GPU that MLX computes on, or `CPU`."""
+    import mlx.core as mx
+
+    if mx.default_device() == mx.cpu:
+        return "CPU"
+    return str(mx.device_info().get("device_name", "GPU"))
+
+
 def record(name: str, command: str, rows: Sequence[dict[str, Any]], fields: Sequence[str]) -> None:
     """Append `rows` to results/NAME.csv; `fields` are the columns beside the common ones."""
     RESULTS.mkdir(exist_ok=True)

@@ -24,6 +24,19 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Size:
+    """A size worth timing, and the least work that any implementation does there.
+
+    `flops` counts a multiply-add as two. `nbytes` is what must be read and written; None means
+    every input and every output once.
+    """
+
+    case: Case
+    flops: int
+    nbytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One kernel: the op's name, its shapes in letters, its reference and its cases.
 
@@ -33,6 +46,7 @@ class Kernel:
     mean squared error of any implementation against the reference; 0 means bit equality.
     `grids` names outputs that lie on a number grid, with the grid's relative step: there a sum in
     another order may round the other way, so a value may differ from the reference by one step.
+    `sizes` are what benchmarks time.
     """
 
     name: str
@@ -42,6 +56,7 @@ class Kernel:
     outputs: Mapping[str, str]
     tolerance: float
     cases: tuple[Case, ...] = ()
+    sizes: tuple[Size, ...] = ()
     grids: Mapping[str, float] = field(default_factory=dict)
     implementations: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 

@@ -46,6 +46,28 @@ TINY = FLASH.replace(
 TINY512 = TINY.replace(head_dim=512, sliding_window=128, index_topk=64)
 """TINY with the release's attention geometry, the one its kernels are written for."""
 
+LONG = FLASH.replace(
+    vocab_size=512,
+    hidden_size=128,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    head_dim=64,
+    qk_rope_head_dim=32,
+    q_lora_rank=64,
+    o_groups=2,
+    o_lora_rank=64,
+    moe_intermediate_size=64,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    num_hash_layers=1,
+    index_n_heads=4,
+    index_head_dim=32,
+    index_topk=64,
+    compress_ratios=(0, 4, 128),
+    num_nextn_predict_layers=0,
+)
+"""One layer of each kind, tiny, with the release's context of a million tokens."""
+
 DSPARK = DSpark(
     block_size=5, noise_token_id=TINY.vocab_size - 1, target_layer_ids=(3, 4, 5), markov_rank=16
 )
