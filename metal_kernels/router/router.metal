@@ -12,12 +12,11 @@ float biased[SLOTS];
 #pragma unroll
 for (int i = 0; i < SLOTS; i++) {
   uint expert = lane + 32 * i;
-  float value = expert < E ? expert_score(row[expert]) + bias[expert] : -INFINITY;
-  biased[i] = isnan(value) ? -INFINITY : value;
+  biased[i] = expert < E ? expert_score(row[expert]) + bias[expert] : -INFINITY;
 }
 
-// K times: the largest that is left, of equal ones the lowest expert. Lane j keeps the j-th choice;
-// E stands for "none left", and a lane that never chooses keeps it too.
+// K times: the largest that is left, of equal ones the lowest expert. NaN is larger than nothing.
+// Lane j keeps the j-th choice; E stands for "none left", and a lane that never chooses keeps it.
 uint mine = uint(E);
 for (uint choice = 0; choice < K; choice++) {
   float best = -INFINITY;

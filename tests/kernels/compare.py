@@ -152,5 +152,5 @@ def _worst(wrong: np.ndarray, badness: np.ndarray, actual: np.ndarray, expected:
     index = tuple(int(i) for i in np.unravel_index(np.argmax(score), score.shape))
     return (
         f"{int(wrong.sum())} of {wrong.size} elements differ, worst at {list(index)}: "
-        f"expected {expected[index]!r} but found {actual[index]!r}"
+        f"expected {expected[index].item()} but found {actual[index].item()}"
     )
