@@ -16,7 +16,8 @@ def dense_matvec(backend: str, x: mx.array, weight: mx.array) -> mx.array:
 
     The weight is read once for every eight rows of x: `out * in` times its itemsize bytes, and
     `2 M out in` FLOPs. Neighbouring lanes read neighbouring 16 bytes where `in` is a multiple of
-    eight; x and weight then begin at multiples of 16 bytes, as whole arrays do.
+    eight; x and weight then begin at multiples of 16 bytes, as whole arrays do. The numbers of
+    a row do not depend on how many rows there are.
     """
     sizes = kernels()["dense_matvec"].check({"x": x, "weight": weight})
     return product(backend, x, weight, sizes["M"], sizes["in"], sizes["out"])

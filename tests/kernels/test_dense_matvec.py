@@ -54,6 +54,15 @@ def test_nan_and_infinity_reach_only_their_row_and_output(width: int) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_row_does_not_depend_on_its_neighbours() -> None:
+    """Reading a prompt in other pieces must not change its numbers."""
+    x, weight = arguments(13, 264, 19, mx.bfloat16, seed=3).values()
+    together = product(x, weight)
+    for first, count in ((0, 1), (5, 2), (1, 4), (2, 8), (12, 1)):
+        rows = slice(first, first + count)
+        np.testing.assert_array_equal(product(x[rows], weight), together[rows])
+
+
 def test_the_smallest_numbers_of_a_weight_enter() -> None:
     """Widening by bits keeps bfloat16's subnormals, as the reference does."""
     weight = mx.full((1, 8), 2.0**-130).astype(mx.bfloat16)
