@@ -1,0 +1,15 @@
+"""docs/kernels.md says what the declarations say."""
+
+from benchmarks.kernel_table import PAGE, page
+from metal_kernels.registry import NAMES
+
+
+def test_the_committed_page_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m benchmarks.kernel_table"
+
+
+def test_the_page_has_a_row_and_a_section_for_every_kernel() -> None:
+    text = page()
+    for name in NAMES:
+        assert f"| [{name}](#{name}) |" in text
+        assert f"\n## {name}\n" in text
