@@ -2,8 +2,9 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
 from metal_kernels.formats import Storage, fp4_roundtrip, store
+from metal_kernels.index_topk import launch
 from metal_kernels.index_topk.reference import index_topk
 
 # Powers of two keep float32 exact; the model's scale, (H K)^-1/2, need not be one.
@@ -62,6 +63,7 @@ KERNEL = Kernel(
     inputs={"index_q": "B S H K", "head_weights": "B S H", "keys": "B T R"},
     outputs={"selected": "B S k"},
     tolerance=0.0,
+    implementations=on_gpus(launch.index_topk),
     cases=(
         _case("decode", 1, 1, 64, 5000, 512, 19999, storage="compact"),
         _case("fewer-than-k", 2, 5, 32, 40, 512, 155, storage="bfloat16"),

@@ -1,0 +1,155 @@
+"""The launches of index_topk: scores of a tile of queries, then the selection among them.
+
+Decode (one query, H heads of K dims, T keys): two launches, and a third from 16,385 keys on, which
+is a context of 65,540 tokens at ratio 4. The scores read each key once, 68 T bytes when packed,
+and write 4 T bytes; they need 2 H K T FLOPs, the floor of the operation, which bounds them: at 64
+heads of 128 dims 240 FLOPs per packed byte. Every threadgroup reads the query's 4 H K bytes, once
+per 64 or 128 keys, from the cache. The selection reads the 4 T bytes twice.
+
+Prefill is the same launches over tiles of queries whose scores fill at most 32 MiB.
+"""
+
+from typing import get_args
+
+import mlx.core as mx
+
+from metal_kernels import sources
+from metal_kernels.contract import ContractError
+from metal_kernels.formats import Storage, row_shape
+
+# Bytes of scores that live at once.
+SCORE_BYTES = 32 << 20
+# Elements that one threadgroup selects from: 512 threads with 32 keys in registers.
+PART = 1 << 14
+_SIMD = 32
+
+
+def index_topk(
+    backend: str,
+    index_q: mx.array,
+    head_weights: mx.array,
+    keys: mx.array,
+    *,
+    first_position: int,
+    ratio: int,
+    k: int,
+    scale: float,
+) -> mx.array:
+    """The reference's arguments and result; a key's score is the same in every tile and chunk."""
+    _check(index_q, head_weights, keys)
+    B, S = index_q.shape[:2]
+    T = keys.shape[1]
+    if T == 0:
+        return mx.zeros((B, S, 0), mx.int32)
+    step = max(1, SCORE_BYTES // (4 * B * T))
+    selected: list[mx.array] = []
+    for start in range(0, S, step):
+        if selected:  # else the scores of all tiles may be kept until the first selection
+            (keys,) = mx.depends([keys], selected[-1:])
+        scores = index_scores(
+            backend,
+            index_q,
+            head_weights,
+            keys,
+            queries=(start, min(S, start + step)),
+            first_position=first_position,
+            ratio=ratio,
+            scale=scale,
+        )
+        selected.append(select(backend, scores, min(k, T)))
+    return selected[0] if len(selected) == 1 else mx.concatenate(selected, axis=1)
+
+
+def _check(index_q: mx.array, head_weights: mx.array, keys: mx.array) -> None:
+    B, S, H, K = index_q.shape
+    if head_weights.shape != (B, S, H):
+        raise ContractError(
+            f"index_topk: expected head_weights as {(B, S, H)} but found {head_weights.shape}"
+        )
+    rows = {storage: row_shape(storage, "key", K) for storage in get_args(Storage)}
+    if keys.shape[0] != B or (keys.shape[2], keys.dtype) not in rows.values():
+        expected = ", ".join(f"{size} {dtype} ({name})" for name, (size, dtype) in rows.items())
+        raise ContractError(
+            f"index_topk: expected keys as [{B} T R] with rows of {expected} but found "
+            f"{keys.shape} {keys.dtype}"
+        )
+
+
+def index_scores(
+    backend: str,
+    index_q: mx.array,
+    head_weights: mx.array,
+    keys: mx.array,
+    *,
+    queries: tuple[int, int],
+    first_position: int,
+    ratio: int,
+    scale: float,
+) -> mx.array:
+    """Scores of the queries from `queries[0]` to before `queries[1]`: [B, queries, T] float32."""
+    B, T = keys.shape[:2]
+    count = queries[1] - queries[0]
+    text, tile, threads, template = _geometry(backend, index_q.shape[3], B * count * T)
+    (scores,) = sources.launch(
+        backend,
+        text,
+        inputs={
+            "index_q": index_q,
+            "head_weights": head_weights,
+            "keys": keys,
+            "first_position": first_position,
+            "first_query": queries[0],
+            "ratio": ratio,
+            "scale": scale,
+        },
+        outputs={"scores": ((B, count, T), mx.float32)},
+        # Neighbouring threadgroups share keys, not queries: a tile of queries fits the cache.
+        grid=(threads * count, -(-T // tile), B),
+        threadgroup=(threads, 1, 1),
+        template=template,
+    )
+    return scores
+
+
+def _geometry(backend: str, K: int, work: int) -> tuple[str, int, int, dict[str, int]]:
+    """Text, keys per threadgroup, threads per threadgroup and template values."""
+    if backend == "cuda":  # the prelude has no matrix instructions
+        return "index_scores_fma", 64, 128, {"DIMS": K}
+    # 64 registers of a thread hold keys; 16 KiB of threadgroup memory hold heads.
+    tiles = 2 if K <= 128 else 1
+    staged = max(8, min(128, 4096 // K // 8 * 8))
+    # Smaller threadgroups, and more of them, where there are few keys.
+    simdgroups = 4 if work <= PART else 8
+    template = {"DIMS": K, "TILES": tiles, "STAGED": staged}
+    return "index_scores", simdgroups * tiles * 8, simdgroups * _SIMD, template
+
+
+def select(backend: str, scores: mx.array, k: int) -> mx.array:
+    """Positions of the k highest of the last axis: [B, S, T] float32 -> [B, S, k] int32."""
+    B, S, T = scores.shape
+    scores = scores.reshape(B * S, T)
+    # The union of the best k of every part holds the best k of the row.
+    parts = -(-T // PART)
+    positions = None if parts == 1 else _select(backend, scores, None, parts, k)
+    return _select(backend, scores, positions, 1, k).reshape(B, S, k)
+
+
+def _select(
+    backend: str, scores: mx.array, positions: mx.array | None, parts: int, k: int
+) -> mx.array:
+    """The best k of every part of each row's positions: [rows, T], [rows, n] -> [rows, parts k]."""
+    rows = scores.shape[0]
+    own = scores if positions is None else positions
+    part = -(-own.shape[1] // parts)
+    items = 8 if part <= 4096 else 32
+    threads = min(512, -(-part // (items * _SIMD)) * _SIMD)
+    (selected,) = sources.launch(
+        backend,
+        "index_select",
+        inputs={"scores": scores, "positions": own, "k": k},
+        outputs={"selected": ((rows, parts * k), mx.int32)},
+        grid=(threads * parts, rows, 1),
+        threadgroup=(threads, 1, 1),
+        template={"ITEMS": items, "CANDIDATES": positions is not None},
+    )
+    return selected
