@@ -7,6 +7,8 @@ from metal_kernels.sources import launch
 
 # Rows of x that a threadgroup multiplies with each weight it reads.
 MOST_ROWS = 8
+# Dtypes of which the text reads eight numbers at a time; others one by one.
+_WIDE_DTYPES = {mx.float32, mx.bfloat16}
 # Fewer threadgroups than this leave a large GPU's cores idle; then each takes fewer outputs.
 _ENOUGH_THREADGROUPS = 128
 
@@ -25,7 +27,7 @@ def dense_matvec(backend: str, x: mx.array, weight: mx.array) -> mx.array:
 
 def product(backend: str, x: mx.array, weight: mx.array, M: int, width: int, out: int) -> mx.array:
     """The launch, for kernels that have checked their shapes and begin with this product."""
-    wide = 8 if width % 8 == 0 else 1
+    wide = 8 if width % 8 == 0 and {x.dtype, weight.dtype} <= _WIDE_DTYPES else 1
     rows = next(n for n in (1, 2, 4, MOST_ROWS) if n >= min(M, MOST_ROWS))
     outputs = next((n for n in (4, 2) if out >= n * _ENOUGH_THREADGROUPS), 1)
     simdgroups = next(n for n in (8, 4, 2, 1) if n == 1 or width > n // 2 * 32 * wide)

@@ -39,7 +39,7 @@ def test_small_whole_numbers_are_multiplied_exactly(width: int) -> None:
     """No value of the weight is rounded and no column is left out or taken twice."""
     rng = np.random.default_rng(0)
     x, weight = rng.integers(-16, 17, (5, width)), rng.integers(-16, 17, (7, width))
-    for dtype in (mx.bfloat16, mx.float32):
+    for dtype in (mx.bfloat16, mx.float32, mx.float16):
         found = product(mx.array(x, mx.float32), mx.array(weight).astype(dtype))
         np.testing.assert_array_equal(found, x @ weight.T)
 

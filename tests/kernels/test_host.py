@@ -1,0 +1,54 @@
+"""The plan that runs texts on this CPU: what it replaces, and that a fault in a text fails."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from metal_kernels import sources
+from metal_kernels.registry import kernels
+from tests.kernels import host
+from tests.kernels.host import host_plan
+from tests.metalhost import MetalHostError
+
+TEXT = "dense_matvec"
+
+
+def test_only_the_built_object_is_replaced_and_only_for_a_while() -> None:
+    own = sources.built
+    with host_plan() as plan:
+        assert sources.built is not own
+        assert plan.backend == "metal"
+        assert plan.ops.dense_matvec is kernels()["dense_matvec"].implementations["metal"]
+    assert sources.built is own
+    with pytest.raises(ZeroDivisionError), host_plan():
+        raise ZeroDivisionError
+    assert sources.built is own
+
+
+@pytest.mark.parametrize("mode", ["checked", "fast"])
+@pytest.mark.parametrize("order", ["ascending", "descending", 3])
+def test_every_mode_and_order_gives_the_same_product(mode: str, order: str | int) -> None:
+    x, weight = mx.arange(22.0).reshape(2, 11), mx.arange(33.0).reshape(3, 11)
+    with host_plan(mode, order) as plan:
+        assert mx.array_equal(plan.ops.dense_matvec(x, weight), x @ weight.T)
+
+
+@pytest.fixture
+def without_barrier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """dense_matvec's text with its only barrier missing."""
+    text = sources.path("metal", TEXT).read_text(encoding="utf-8")
+    broken = tmp_path / f"{TEXT}.metal"
+    broken.write_text(text.replace("threadgroup_barrier(mem_flags::mem_threadgroup);", ""))
+    assert broken.read_text() != text
+    monkeypatch.setattr(sources, "path", lambda backend, name: broken)
+    host._built.cache_clear()
+    yield
+    host._built.cache_clear()
+
+
+def test_a_missing_barrier_is_an_error_with_its_line(without_barrier: None) -> None:
+    case = kernels()[TEXT].cases[0]
+    with host_plan() as plan, pytest.raises(MetalHostError, match=r"body:\d+ .*partial_sums"):
+        plan.ops.dense_matvec(**case.make(0))
