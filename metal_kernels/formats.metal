@@ -105,6 +105,19 @@ float round_fp4(float x, uint scale) {
   return from_e2m1(to_e2m1(x * inverse_e8m0(scale))) * from_e8m0(scale);
 }
 
+// Elements of a stored latent and of a stored key.
+
+template <typename T>
+uint latent_elements(uint width, uint rope_dims) {
+  uint scales = (width - rope_dims + FP8_KV_BLOCK - 1) / FP8_KV_BLOCK;
+  return sizeof(T) == 1 ? width + rope_dims + scales : width;
+}
+
+template <typename T>
+uint key_elements(uint width) {
+  return sizeof(T) == 1 ? width / 2 + (width + FP4_BLOCK - 1) / FP4_BLOCK : width;
+}
+
 // Stored rows by the bytes of an element: 4 is float32, 2 bfloat16, 1 packed. `Row` is a pointer to
 // the row's first element, `T` its element.
 
@@ -206,4 +219,93 @@ void store_latent_pair(
 template <typename T, typename Row>
 void store_key_pair(Row row, uint dim, uint width, float even, float odd, uint scale) {
   StoredRow<sizeof(T)>::template put_key<T>(row, dim, width, even, odd, scale);
+}
+
+// Pairs: a thread holds dims `dim` and `dim + 1`, a simdgroup 64 dims from a multiple of 64 on.
+
+// Round a latent as fp8_kv does where ROUNDS, and write it. All lanes of a simdgroup come here; a
+// thread whose dims do not exist writes nothing.
+template <bool ROUNDS, typename T, typename Row>
+void finish_latent_pair(
+    Row row, bool exists, uint dim, uint width, uint rope_dims, float even, float odd) {
+  bool plain = exists && dim < width - rope_dims;
+  uint scale = 0;
+  if (ROUNDS) {
+    even = round_bf16(even);
+    odd = round_bf16(odd);
+  }
+  if (ROUNDS || sizeof(T) == 1) {
+    scale = fp8_scale(simd_max(plain ? max(magnitude_bits(even), magnitude_bits(odd)) : 0u));
+  }
+  if (ROUNDS && plain) {
+    even = round_fp8(even, scale);
+    odd = round_fp8(odd, scale);
+  }
+  if (exists) store_latent_pair<T>(row, dim, width, rope_dims, even, odd, scale);
+}
+
+// Lanes: lane l of a simdgroup holds dims l, l + 32, ... below WIDTH in `values`, and 0 beyond.
+
+// Rotate the last 2 `pairs` dims; a pair is two neighbouring lanes.
+template <uint WIDTH, typename Values, typename Table>
+void rotate_lanes(Values values, Table cosines, Table sines, uint pairs, uint lane) {
+  uint plain = WIDTH - 2 * pairs;
+  for (uint j = 0; j < (WIDTH + 31) / 32; j++) {
+    uint dim = lane + 32 * j;
+    float other = simd_shuffle_xor(values[j], 1);
+    if (dim >= plain && dim < WIDTH) {
+      float c = cosines[(dim - plain) / 2], s = sines[(dim - plain) / 2];
+      values[j] = lane % 2 == 0 ? values[j] * c - other * s : other * s + values[j] * c;
+    }
+  }
+}
+
+// Orthonormal Walsh-Hadamard transform in natural order; WIDTH is a power of two.
+template <uint WIDTH, typename Values>
+void hadamard_lanes(Values values, uint lane) {
+  constexpr uint COUNT = (WIDTH + 31) / 32;
+  for (uint h = 1; h < 32 && h < WIDTH; h *= 2) {
+    for (uint j = 0; j < COUNT; j++) {
+      float other = simd_shuffle_xor(values[j], h);
+      values[j] = (lane & h) != 0 ? other - values[j] : values[j] + other;
+    }
+  }
+  for (uint h = 1; h < COUNT; h *= 2) {
+    for (uint j = 0; j < COUNT; j++) {
+      if ((j & h) != 0) continue;
+      float low = values[j], high = values[j + h];
+      values[j] = low + high;
+      values[j + h] = low - high;
+    }
+  }
+  // WIDTH^-0.5, the nearest float: powers of two times the root of a half.
+  float scale = 1.0f;
+  uint rest = WIDTH;
+  for (; rest >= 4; rest /= 4) scale *= 0.5f;
+  if (rest == 2) scale *= 0.70710678118654752f;
+  for (uint j = 0; j < COUNT; j++) values[j] *= scale;
+}
+
+// Round an index query or key as hadamard_fp4 does: bf16, Hadamard, bf16, FP4 by 32 dims.
+template <uint WIDTH, typename Values>
+void hadamard_fp4_lanes(Values values, uint lane) {
+  for (uint j = 0; j < (WIDTH + 31) / 32; j++) values[j] = round_bf16(values[j]);
+  hadamard_lanes<WIDTH>(values, lane);
+  for (uint j = 0; j < (WIDTH + 31) / 32; j++) {
+    float x = round_bf16(values[j]);
+    values[j] = round_fp4(x, fp4_scale(simd_max(magnitude_bits(x))));
+  }
+}
+
+// Write an index key that was rounded so; the even lane of a pair writes both.
+template <uint WIDTH, typename T, typename Row, typename Values>
+void store_key_lanes(Row row, Values values, uint lane) {
+  for (uint j = 0; j < (WIDTH + 31) / 32; j++) {
+    uint dim = lane + 32 * j;
+    uint scale = sizeof(T) == 1 ? fp4_scale(simd_max(magnitude_bits(values[j]))) : 0u;
+    float odd = simd_shuffle_xor(values[j], 1);
+    if (lane % 2 == 0 && dim < WIDTH) {
+      store_key_pair<T>(row, dim, WIDTH, values[j], odd, scale);
+    }
+  }
 }

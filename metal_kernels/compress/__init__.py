@@ -5,8 +5,9 @@ next window pools) the next one's; a score of -inf has weight 0, also in window 
 previous window, whatever the rows hold there.
 """
 
+from metal_kernels.compress.launch import compress as fused
 from metal_kernels.compress.reference import compress
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
 
 
 def _case(
@@ -74,4 +75,5 @@ KERNEL = Kernel(
         _case("hca-ring", 2, 131, 192, 128, "kv", windows=1, first=9, origin=5),
         _case("hca-plain", 1, 128, 192, 128, "none", windows=1, columns=(192, 0, 400)),
     ),
+    implementations=on_gpus(fused),
 )

@@ -1,10 +1,12 @@
 """Head norm and partial RoPE of the queries, rounding of the index queries (paper §2.3, §2.3.1).
 
-NaN or infinity in a head of attention makes the whole head NaN; in an index head likewise if
-`official`, else only the pair of dims it is rotated with.
+NaN in a head of attention makes the whole head NaN; infinity makes NaN of itself (and of the dim it
+is rotated with) and zeros of the rest. In an index head both make the head NaN if `official`, as
+the Hadamard spreads them, else they stay with their pair of dims.
 """
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.q_prepare.launch import q_prepare as fused
 from metal_kernels.q_prepare.reference import q_prepare
 
 
@@ -44,7 +46,8 @@ KERNEL = Kernel(
     inputs={"projected": "B S C", "cos": "S P", "sin": "S P"},
     outputs={"q": "B S H K", "index_q": "B S Hi Ki"},
     tolerance=1e-10,
-    grids={"index_q": 1.0},
+    # Rotation mixes two rounded numbers: where they cancel, a step may be as large as the result.
+    grids={"q": 1.0, "index_q": 1.0},
     cases=(
         _case("one-token", 1, 1, (64, 512), (64, 128)),
         _case("odd-sizes", 2, 5, (3, 192), (3, 64)),
@@ -54,4 +57,5 @@ KERNEL = Kernel(
         _case("narrow", 1, 7, (4, 32), (4, 32), P=8),
         _case("plain", 1, 3, (4, 96), (4, 128), official=False),
     ),
+    implementations=on_gpus(fused),
 )

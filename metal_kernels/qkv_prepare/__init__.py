@@ -1,10 +1,11 @@
 """Norms of the query residual and of the window latent, and the latent's stored row (paper §2.3).
 
-NaN or infinity anywhere in a token's columns makes NaN of the row that is normed over them; a row
-stored in bytes keeps NaN by its scale.
+NaN in a token's columns makes NaN of everything that is normed over them. Infinity makes NaN of
+itself and zeros of the rest; if `official`, NaN before RoPE makes NaN of its block of 64 dims.
 """
 
-from metal_kernels.contract import Case, Kernel, random_normal
+from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.qkv_prepare.launch import qkv_prepare as fused
 from metal_kernels.qkv_prepare.reference import qkv_prepare
 
 
@@ -57,4 +58,5 @@ KERNEL = Kernel(
         _case("tiny-values", 1, 2, 64, 128, size=1e-9),
         _case("plain", 1, 3, 64, 96, P=8, official=False),
     ),
+    implementations=on_gpus(fused),
 )

@@ -62,8 +62,10 @@ def test_case(kernel: Kernel, case: Case) -> None:
             # On a grid: equal, but where float32 may decide a rounding the other way.
             low, high = np.minimum(below, above), np.maximum(below, above)
             assert np.sum(low != high) <= 0.02 * low.size, "the case decides too little"
-            assert (np.minimum(low, expected) <= found).all(), name
-            assert (np.maximum(high, expected) >= found).all(), name
+            # Queries are rotated after they were rounded, which adds float32 noise.
+            noise = 1e-6 * np.sqrt(np.mean(expected**2)) if expected.size else 0.0
+            assert (np.minimum(low, expected) <= found + noise).all(), name
+            assert (np.maximum(high, expected) >= found - noise).all(), name
         else:
             undecided = max(nmse(below, expected), nmse(above, expected))
             bound = max(kernel.tolerance, 1e-13) + undecided

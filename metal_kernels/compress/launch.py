@@ -1,0 +1,129 @@
+"""Geometry of compression: one launch, a threadgroup for each window."""
+
+from typing import Any
+
+import mlx.core as mx
+
+from metal_kernels.compress import reference
+from metal_kernels.contract import ContractError
+from metal_kernels.formats import Kind, Storage, row_shape
+from metal_kernels.pairs import check_rope, pair_threads
+from metal_kernels.registry import kernels
+from metal_kernels.sources import launch
+
+# Half of what a threadgroup may have: a thread then may use twice the registers, and the sixteen
+# loads of a chunk of slots stay in flight together.
+_MOST_THREADS = 512
+# Slots whose loads a thread issues together: the text's CHUNK.
+_CHUNK = 8
+
+
+def compress(
+    backend: str,
+    rows: mx.array,
+    bias: mx.array,
+    norm_weight: mx.array,
+    cos: mx.array,
+    sin: mx.array,
+    *,
+    origin: int,
+    first_window: int,
+    windows: int,
+    ratio: int,
+    kv_column: int,
+    gate_column: int,
+    eps: float,
+    rounding: str,
+    storage: Storage,
+) -> mx.array:
+    """Stored entries [B, T, ...] of rows [B, n, C]: one launch, none where no window closes.
+
+    Every latent and score that a window pools is read once: `8 d` bytes a slot, 8 slots with
+    overlap (32 KiB for the release's d 512) and R without (512 KiB for R 128). A window is one
+    threadgroup's, since its norm needs all channels; without overlap groups of its threads share
+    the slots.
+    """
+    options: dict[str, Any] = {
+        "origin": origin,
+        "first_window": first_window,
+        "windows": windows,
+        "ratio": ratio,
+        "kv_column": kv_column,
+        "gate_column": gate_column,
+        "eps": eps,
+        "rounding": rounding,
+        "storage": storage,
+    }
+    arrays = {"rows": rows, "bias": bias, "norm_weight": norm_weight, "cos": cos, "sin": sin}
+    sizes = kernels()["compress"].check(arrays)
+    _check(sizes, **options)
+    if windows == 0:
+        return reference.compress(*arrays.values(), **options)
+    d, P, lanes = sizes["d"], sizes["P"], sizes["c"] // sizes["d"]
+    kind: Kind = "key" if rounding == "index" else "latent"
+    row, dtype = row_shape(storage, kind, d, 2 * P)
+    members = pair_threads("compress", "d", d)
+    groups = _groups(lanes * ratio, members)
+    (entries,) = launch(
+        backend,
+        "compress",
+        inputs={
+            **arrays,
+            "origin": origin,
+            "first_window": first_window,
+            "kv_column": kv_column,
+            "gate_column": gate_column,
+            "eps": eps,
+        },
+        outputs={"entries": ((rows.shape[0], windows, row), dtype)},
+        grid=(groups * members, windows, rows.shape[0]),
+        threadgroup=(groups * members, 1, 1),
+        template={
+            "D": d,
+            "RATIO": ratio,
+            "LANES": lanes,
+            "GROUPS": groups,
+            "MEMBERS": members,
+            "INDEX": rounding == "index",
+            "ROUNDS": rounding == "kv",
+            "Stored": dtype,
+        },
+    )
+    return entries
+
+
+def _groups(slots: int, members: int) -> int:
+    """Groups of threads that share the slots evenly, a chunk or more for each."""
+    groups = 1
+    while slots % (2 * groups * _CHUNK) == 0 and 2 * groups * members <= _MOST_THREADS:
+        groups *= 2
+    return groups
+
+
+def _check(sizes: dict[str, int], **options: Any) -> None:
+    """Raise ContractError where rows, columns or widths are not what the text will read."""
+    ratio, windows, d, c = options["ratio"], options["windows"], sizes["d"], sizes["c"]
+    lanes = 2 if ratio == reference.OVERLAPPING_RATIO else 1
+    if (sizes["R"], sizes["T"], c) != (ratio, windows, lanes * d):
+        raise ContractError(
+            f"compress: expected bias [{ratio}, {lanes * d}] and {windows} rows of cos and sin "
+            f"but found [{sizes['R']}, {c}] and {sizes['T']}"
+        )
+    first, last = min(options["kv_column"], options["gate_column"]), sizes["C"] - c
+    if first < 0 or max(options["kv_column"], options["gate_column"]) > last:
+        raise ContractError(
+            f"compress: expected {c} latents and {c} scores within {sizes['C']} columns but found "
+            f"them from {options['kv_column']} and {options['gate_column']} on"
+        )
+    earlier = lanes - 1 if options["first_window"] else 0
+    if (windows + earlier) * ratio > sizes["n"] and windows:
+        raise ContractError(
+            f"compress: expected the rows of {windows + earlier} windows of {ratio} "
+            f"but found {sizes['n']} rows"
+        )
+    check_rope("compress", sizes["P"], d)
+    if options["rounding"] == "index" and d & (d - 1):
+        raise ContractError(
+            f"compress: expected index keys of a power of two but found {d} dims; "
+            "run the reference with --backend cpu"
+        )
