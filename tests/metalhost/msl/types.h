@@ -17,6 +17,12 @@
 #define global mh_word_global
 #define generic mh_word_generic
 #define pipe mh_word_pipe
+#define atomic_int mh_atomic_int
+#define atomic_uint mh_atomic_uint
+#define atomic_float mh_atomic_float
+#define atomic_long mh_atomic_long
+#define atomic_ulong mh_atomic_ulong
+#define atomic_flag mh_atomic_flag
 
 typedef unsigned char uchar;
 typedef unsigned short ushort;
