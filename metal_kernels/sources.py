@@ -14,8 +14,8 @@ import mlx.core as mx
 
 ROOT = Path(__file__).parent
 BODY = "\n// body\n"
-# Functions that many kernels use: reductions, number formats, residual streams.
-COMMON = ("common", "formats", "streams")
+# Functions that many kernels use: reductions, number formats, residual streams, softmax.
+COMMON = ("common", "formats", "streams", "attention")
 
 Template = int | bool | mx.Dtype
 Scalar = int | float

@@ -200,7 +200,8 @@ def _attention(a: Arguments, rounding: Rounding, row: int) -> np.ndarray:
             chosen = np.array([np.isin(np.arange(T), ids) for ids in a["selected"][row]])
         keys = np.concatenate([keys, latents(a["entries"][row], K, rope_dims)])
         seen = np.concatenate([seen, chosen], axis=1)
-    keys = np.where(seen.any(axis=0)[:, None], keys, 0)  # 0 times NaN is not 0
+    used = seen.any(axis=0)  # 0 times NaN is not 0
+    keys, seen = keys[used], seen[:, used]
     z = np.einsum("shd,td->sht", q, keys) * K**-0.5
     z = np.where(seen[:, None], z, -np.inf)
     # Probabilities are rounded relative to the power of two above the largest.
