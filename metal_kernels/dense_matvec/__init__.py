@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.dense_matvec.launch import dense_matvec as fused
 from metal_kernels.dense_matvec.reference import dense_matvec
 
@@ -13,6 +13,10 @@ def _case(name: str, M: int, width: int, out: int, dtype: mx.Dtype) -> Case:
         return {"x": random_normal(seed, M, width), "weight": weight.astype(dtype)}
 
     return Case(name, make)
+
+
+def _size(name: str, M: int, width: int, out: int) -> Size:
+    return Size(_case(name, M, width, out, mx.bfloat16), flops=2 * M * width * out)
 
 
 KERNEL = Kernel(
@@ -29,6 +33,12 @@ KERNEL = Kernel(
         _case("odd-float32", 3, 61, 5, mx.float32),
         _case("eight-rows", 8, 256, 64, mx.bfloat16),
         _case("more-rows", 19, 72, 33, mx.bfloat16),
+    ),
+    sizes=(
+        _size("flash-router", 1, 4096, 256),
+        _size("pro-router", 1, 7168, 384),
+        _size("flash-compressors", 1, 4096, 2560),
+        _size("eight-tokens", 8, 4096, 256),
     ),
     implementations=on_gpus(fused),
 )

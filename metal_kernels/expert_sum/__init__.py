@@ -1,6 +1,6 @@
 """Sum of routed and shared expert outputs (paper §2.1)."""
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.expert_sum.launch import expert_sum as fused
 from metal_kernels.expert_sum.reference import expert_sum
 
@@ -30,6 +30,10 @@ KERNEL = Kernel(
         _case("one-token", 1, 6, 4096),
         _case("odd-sizes", 7, 3, 131),
         _case("unrounded", 3, 6, 258, official=False),
+    ),
+    sizes=(
+        Size(_case("flash", 1, 6, 4096), flops=6 * 4096),
+        Size(_case("pro", 1, 6, 7168), flops=6 * 7168),
     ),
     implementations=on_gpus(fused),
 )

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.hash_router.launch import hash_router as fused
 from metal_kernels.hash_router.reference import hash_router
 
@@ -35,6 +35,10 @@ KERNEL = Kernel(
         _case("odd-sizes", 7, 131, 17, 3),
         _case("int64-table", 3, 64, 32, 6, dtype=mx.int64),
         _case("large-logits", 3, 64, 32, 6, size=30.0),
+    ),
+    sizes=(
+        Size(_case("flash", 1, 4096, 256, 6), flops=2 * 4096 * 256),
+        Size(_case("pro", 1, 7168, 384, 6), flops=2 * 7168 * 384),
     ),
     implementations=on_gpus(fused),
 )

@@ -16,6 +16,7 @@ import mlx.core as mx
 from metal_kernels import sources
 from metal_kernels.contract import ContractError
 from metal_kernels.formats import Storage, row_shape
+from metal_kernels.registry import kernels
 
 # Bytes of scores that live at once.
 SCORE_BYTES = 32 << 20
@@ -61,16 +62,14 @@ def index_topk(
 
 
 def _check(index_q: mx.array, head_weights: mx.array, keys: mx.array) -> None:
-    B, S, H, K = index_q.shape
-    if head_weights.shape != (B, S, H):
-        raise ContractError(
-            f"index_topk: expected head_weights as {(B, S, H)} but found {head_weights.shape}"
-        )
-    rows = {storage: row_shape(storage, "key", K) for storage in get_args(Storage)}
-    if keys.shape[0] != B or (keys.shape[2], keys.dtype) not in rows.values():
+    sizes = kernels()["index_topk"].check(
+        {"index_q": index_q, "head_weights": head_weights, "keys": keys}
+    )
+    rows = {storage: row_shape(storage, "key", sizes["K"]) for storage in get_args(Storage)}
+    if (keys.shape[2], keys.dtype) not in rows.values():
         expected = ", ".join(f"{size} {dtype} ({name})" for name, (size, dtype) in rows.items())
         raise ContractError(
-            f"index_topk: expected keys as [{B} T R] with rows of {expected} but found "
+            f"index_topk: expected keys as [{sizes['B']} T R] with rows of {expected} but found "
             f"{keys.shape} {keys.dtype}"
         )
 

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.router.launch import router as fused
 from metal_kernels.router.reference import router
 
@@ -29,6 +29,10 @@ def _case(
     return Case(name, make)
 
 
+def _size(name: str, M: int, D: int, E: int, k: int) -> Size:
+    return Size(_case(name, M, D, E, k, dtype=mx.bfloat16), flops=2 * M * D * E)
+
+
 KERNEL = Kernel(
     name="router",
     summary="sqrtsoftplus scores, biased exact top-k, normalised weights",
@@ -43,6 +47,11 @@ KERNEL = Kernel(
         _case("all-equal", 4, 64, 32, 6, bias=0.0, size=0.0),
         _case("large-logits", 3, 64, 32, 6, size=60.0),
         _case("every-expert", 3, 64, 4, 4),
+    ),
+    sizes=(
+        _size("flash", 1, 4096, 256, 6),
+        _size("pro", 1, 7168, 384, 6),
+        _size("flash-prompt", 512, 4096, 256, 6),
     ),
     implementations=on_gpus(fused),
 )

@@ -1,6 +1,6 @@
 """Clamped SwiGLU times the routing weight (paper §2.1)."""
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.swiglu.launch import swiglu as fused
 from metal_kernels.swiglu.reference import swiglu
 
@@ -26,6 +26,12 @@ def _case(
     return Case(name, make)
 
 
+def _size(name: str, rows: int, width: int, shared: tuple[int, int]) -> Size:
+    # exp, sum, quotient and three products of a channel
+    flops = 6 * (rows * width + shared[0] * shared[1])
+    return Size(_case(name, rows, width, shared=shared), flops=flops)
+
+
 KERNEL = Kernel(
     name="swiglu",
     summary="clamped SwiGLU of routed and shared experts times the routing weight",
@@ -40,6 +46,11 @@ KERNEL = Kernel(
         _case("unweighted", 3, 64, weighted=False),
         _case("odd-shared", 9, 37, size=20.0, shared=(3, 131)),
         _case("no-limit", 5, 66, size=20.0, shared=(2, 30), limit=0.0),
+    ),
+    sizes=(
+        _size("flash", 6, 2048, (1, 2048)),
+        _size("pro", 6, 3072, (1, 3072)),
+        _size("flash-prompt", 3072, 2048, (512, 2048)),
     ),
     implementations=on_gpus(fused),
 )

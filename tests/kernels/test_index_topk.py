@@ -332,9 +332,11 @@ def test_keys_of_another_width_are_refused() -> None:
         "64 mlx.core.bfloat16 (bfloat16), 34 mlx.core.uint8 (compact) but found (1, 129, 17) "
         "mlx.core.uint8"
     )
-    with pytest.raises(ContractError, match=r"\[1 T R\] .* found \(2, 129, 17\)"):
+    with pytest.raises(
+        ContractError, match=r"expected B = 1 in keys .* found shape \(2, 129, 17\)"
+    ):
         launch.index_topk("metal", **arguments() | {"keys": mx.zeros((2, 129, 17), mx.uint8)})
-    with pytest.raises(ContractError, match=r"expected head_weights as \(1, 1, 4\)"):
+    with pytest.raises(ContractError, match=r"expected H = 4 in head_weights \[B S H\]"):
         launch.index_topk("metal", **arguments() | {"head_weights": mx.zeros((1, 1, 5))})
 
 
