@@ -41,6 +41,9 @@ check: lint test
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.launches
+	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.context
 	$(BIN)/python -m benchmarks.decode
 
 # On Linux MLX's build for NVIDIA cards is a package of its own, wanted where there is a driver.

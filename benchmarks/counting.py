@@ -22,7 +22,7 @@ BEFORE, AFTER = -1, 10**6
 _LAYER = re.compile(r"\b(?:layers|cache)\.(\d+)\.")
 # What MLX appends to the name of a custom kernel: template values and the types of its arrays.
 _TYPE = r"float|b?float16_t|bool_?|u?int(?:8|16|32|64)?(?:_t)?|-?\d+|true|false"
-_TYPES_AND_SIZES = re.compile(rf"(?:_+(?:{_TYPE})c?)+_*$")
+_TYPES_AND_SIZES = re.compile(rf"(?:_+(?:{_TYPE})[cs]?)+_*$")
 _HEAD = re.compile(r"\b(?:lm_head|hc_head|model\.norm)\.")
 
 

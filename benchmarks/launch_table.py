@@ -1,8 +1,8 @@
 """How many Metal kernels MLX launches for each primitive, and why.
 
-    python -m benchmarks.launch_table
+    python -m benchmarks.launch_table > docs/launches.md
 
-prints the table. It is read off MLX's sources (mlx/backend/metal and mlx/backend/gpu, 2026; MLX
+writes the table. It is read off MLX's sources (mlx/backend/metal and mlx/backend/gpu, 2026; MLX
 0.32): each row names the file. Where the number depends on sizes or strides the row has a function.
 A primitive without a row is an error, so that nothing is left out of a count. Arrays without
 elements launch nothing.
@@ -486,9 +486,27 @@ TABLE = (
 ROWS = {name: row for row in TABLE for name in row.names}
 
 
+INTRODUCTION = """\
+# Metal launches of MLX's primitives
+
+What `benchmarks/launch_table.py` counts, read off MLX's sources (0.32, 2026). `python -m
+benchmarks.launches` applies it to the traced graph of one decoded token. Rows that depend on strides
+follow every array through the graph as MLX lays it out; tests compare these layouts with MLX's own.
+
+Three things that cost launches without showing in Python:
+
+- An array of starts (`mx.slice_update`) needs a kernel that computes the offset; a Python slice
+  (`new = old[:]; new[:, a:b] = rows`) does not. Both write in place only where nothing else holds
+  the memory.
+- `x[:, None]` gives the new axis stride 1, and a column slice of one row keeps its long stride. To a
+  packed product neither is a matrix, so that it copies the rows first; `reshape` makes them one.
+- `gather_qmm` without `lhs_indices` counts its rows by a kernel; a constant does not.
+"""
+
+
 def markdown() -> str:
     """The table for readers."""
-    lines = ["| primitives | launches | why |", "|---|---|---|"]
+    lines = [INTRODUCTION, "| primitives | launches | why |", "|---|---|---|"]
     lines += [f"| {', '.join(row.names)} | {row.launches} | {row.reason} |" for row in TABLE]
     return "\n".join(lines)
 

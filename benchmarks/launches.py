@@ -1,19 +1,23 @@
 """Launches and bytes of one decoded token, counted without a GPU.
 
-    python -m benchmarks.launches [--json] [--model flash,pro] [--context N,...] [--mlx-vlm]
+    python -m benchmarks.launches [--json] [--model flash,pro] [--context N,...] [--alone]
 
 For V4-Flash and V4-Pro at each context: Metal launches per token, per layer and per kind of layer,
 and the bytes of weights and cache that the token reads. The graph is traced (see
-`dsv4_mlx/tracing.py`), each node is counted by `benchmarks/launch_table.py`. `--mlx-vlm` counts
-mlx-vlm's DeepSeek-V4 beside it, in the same way (see `benchmarks/mlx_vlm_graph.py`). At contexts
-like 8191 the token closes windows, so that compressors run; at 8192 none closes.
+`dsv4_mlx/tracing.py`), each node is counted by `benchmarks/launch_table.py`. Where mlx-vlm is
+installed (`make bench` does that) its DeepSeek-V4 is counted beside it, in the same way (see
+`benchmarks/mlx_vlm_graph.py`). At contexts like 8191 the token closes windows, so that compressors
+run; at 8192 none closes. The rows go to results/launches.csv.
 """
 
 import argparse
+import importlib.util
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from math import prod
 from typing import Any
 
@@ -21,16 +25,19 @@ from benchmarks import counting
 from benchmarks.counting import AFTER, BEFORE, Graph
 from benchmarks.launch_table import Node
 from benchmarks.layouts import Layout
+from benchmarks.record import record
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.tracing import decode_graph
 
 MODELS = {"flash": FLASH, "pro": PRO}
 KINDS = {0: "sliding", 4: "CSA", 128: "HCA"}
+FIELDS = ("program", "model", "context", "launches", "sliding_layer", "csa_layer", "hca_layer")
+FIELDS += ("weights_bytes", "cache_bytes")
 
 
 @dataclass(frozen=True)
 class Report:
-    """One model at one context; bytes are None where another program's cache is not followed."""
+    """One program's model at one context."""
 
     program: str
     model: str
@@ -126,28 +133,45 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="flash,pro", help="out of flash, pro")
     parser.add_argument("--context", default="8191,8192", help="tokens before the counted one")
     parser.add_argument("--backend", default="metal", help="whose kernels are traced")
-    parser.add_argument("--mlx-vlm", action="store_true", help="count mlx-vlm 0.7.10 beside")
+    parser.add_argument("--alone", action="store_true", help="without mlx-vlm beside")
     return parser.parse_args(arguments)
 
 
-def main() -> None:
-    """Count, print."""
-    options = parsed()
-    reports = []
-    for model in options.model.split(","):
-        for context in map(int, options.context.split(",")):
-            config = MODELS[model]
-            graph = decode_graph(config, backend=options.backend, context=context)
-            reports.append(report("dsv4-mlx", model, config, context, graph))
-            if options.mlx_vlm:
-                from benchmarks import mlx_vlm_graph
+def programs(backend: str, alone: bool) -> dict[str, Callable[..., Graph]]:
+    """What is counted: a program's name and how its graph is traced."""
+    found: dict[str, Callable[..., Graph]] = {"dsv4-mlx": partial(decode_graph, backend=backend)}
+    if not alone and importlib.util.find_spec("mlx_vlm"):
+        from benchmarks import mlx_vlm_graph
 
-                graph = mlx_vlm_graph.decode_graph(config, context=context)
-                reports.append(report("mlx-vlm", model, config, context, graph))
+        found[f"mlx-vlm {version('mlx-vlm')}"] = mlx_vlm_graph.decode_graph
+    return found
+
+
+def row(one: Report) -> dict[str, Any]:
+    """A report as a row of the results."""
+    kinds = {f"{kind.lower()}_layer": max(counts) for kind, counts in one.per_kind.items()}
+    read = {f"{name}_bytes": nbytes for name, nbytes in one.bytes_read.items()}
+    values = {"program": one.program, "model": one.model, "context": one.context}
+    return values | {"launches": one.launches} | kinds | read
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Count, print, record."""
+    options = parsed(arguments)
+    reports = [
+        report(program, model, MODELS[model], context, trace(MODELS[model], context=context))
+        for model in options.model.split(",")
+        for context in map(int, options.context.split(","))
+        for program, trace in programs(options.backend, options.alone).items()
+    ]
     if options.json:
         print(json.dumps([one.as_dict() for one in reports], indent=1))
     else:
         print("\n".join(line for one in reports for line in lines(one)))
+        if len({one.program for one in reports}) == 1 and not options.alone:
+            print("mlx-vlm is not installed, so it was not counted beside; make bench installs it.")
+    command = f"python -m benchmarks.launches --model {options.model} --context {options.context}"
+    record("launches", f"{command} --backend {options.backend}", [row(r) for r in reports], FIELDS)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ _FP8 = (".attn.wq_a", ".attn.wq_b", ".attn.wkv", ".attn.wo_a", ".attn.wo_b", ".i
 
 def decode_graph(config: DeepseekV4Config, *, context: int) -> list[dict[str, Any]]:
     """The callbacks of one greedy token after `context` tokens, batch 1."""
-    with _as_on_a_mac():
+    with as_on_a_mac():
         model = _model(config)
         cache = _cache_after(model, context)
 
@@ -45,14 +45,14 @@ def decode_graph(config: DeepseekV4Config, *, context: int) -> list[dict[str, An
 
 
 @contextmanager
-def _as_on_a_mac() -> Iterator[None]:
+def as_on_a_mac() -> Iterator[None]:
     """Metal is there, nothing is evaluated, compiled regions are nodes."""
     replaced: dict[tuple[Any, str], Any] = {
         (mx.metal, "is_available"): lambda: True,
         (mx, "default_device"): lambda: mx.gpu,
         (mx, "eval"): lambda *arrays: None,
         (mx, "async_eval"): lambda *arrays: None,
-        (mx, "compile"): _compile,
+        (mx, "compile"): compiled,
     }
     kept = {place: getattr(*place) for place in replaced}
     loaded = [name for name in sys.modules if name.partition(".")[0] == "mlx_vlm"]
@@ -111,10 +111,10 @@ def _is_cast(cast: Callable[[str], bool], path: str, array: mx.array) -> bool:
     return array.dtype in (mx.float32, mx.bfloat16) and cast(path)
 
 
-def _compile(fun: Callable[..., Any] | None = None, *_: Any, **options: Any) -> Callable[..., Any]:
+def compiled(fun: Callable[..., Any] | None = None, *_: Any, **options: Any) -> Callable[..., Any]:
     """In place of `mx.compile`: a call becomes one node that knows its launches."""
     if fun is None:
-        return partial(_compile, **options)
+        return partial(compiled, **options)
 
     @wraps(fun)
     def region(*arguments: Any) -> Any:

@@ -235,9 +235,10 @@ def one_node_each() -> Iterator[None]:
 
     Where there is no Metal MLX takes `mx.fast.rms_norm` and `mx.fast.rope` apart, and it cannot
     export `mx.contiguous`, `mx.to_fp8` and `mx.from_fp8` at all. Attention in shapes that Metal has
-    a kernel for is one node; other shapes are taken apart on Metal as well.
+    a kernel for is one node; other shapes are taken apart on Metal as well. CUDA kernels, which MLX
+    only makes where there is CUDA, trace like Metal ones.
     """
-    replaced = {
+    replaced: dict[tuple[Any, str], Callable[..., Any]] = {
         (mx.fast, "rms_norm"): lambda x, weight, eps, **_: _node("RMSNorm", [x, weight]),
         (mx.fast, "layer_norm"): lambda x, w, b, eps, **_: _node("LayerNorm", [x, w, b]),
         (mx.fast, "rope"): _rope,
@@ -246,10 +247,12 @@ def one_node_each() -> Iterator[None]:
         (mx, "to_fp8"): lambda x, **_: _node("ToFP8", [x], mx.uint8),
         (mx, "from_fp8"): lambda x, dtype=mx.bfloat16, **_: _node("FromFP8", [x], dtype),
     }
+    if not mx.cuda.is_available():
+        replaced[mx.fast, "cuda_kernel"] = _cuda_kernel
     kept = {place: getattr(*place) for place in replaced}
     try:
-        for (module, name), stand_in in replaced.items():
-            setattr(module, name, stand_in)
+        for (module, name), replacement in replaced.items():
+            setattr(module, name, replacement)
         yield
     finally:
         for (module, name), original in kept.items():
@@ -281,6 +284,14 @@ def _node(name: str, inputs: Sequence[mx.array | None], dtype: mx.Dtype | None =
     """A stand-in whose output is like the first input."""
     present = [one for one in inputs if one is not None]
     return stand_in(name, present, [(present[0].shape, dtype or present[0].dtype)])[0]
+
+
+def _cuda_kernel(
+    name: str, input_names: Sequence[str], output_names: Sequence[str], source: str, **_: Any
+) -> Callable[..., list[mx.array]]:
+    return mx.fast.metal_kernel(
+        name=name, input_names=input_names, output_names=output_names, source=source
+    )
 
 
 def _rope(x: mx.array, dims: int, *, offset: int | mx.array = 0, freqs=None, **_: Any) -> mx.array:

@@ -27,8 +27,8 @@ class Case:
 class Size:
     """A size worth timing, and the least work that any implementation does there.
 
-    `flops` counts a multiply-add as two. `nbytes` is what must be read and written; None means
-    every input and every output once.
+    `flops` are those of its products and weighted sums, a multiply-add as two; 0 where elementwise
+    work is all. `nbytes` is what must be read and written; None means every array once.
     """
 
     case: Case

@@ -7,7 +7,7 @@ previous window, whatever the rows hold there.
 
 from metal_kernels.compress.launch import compress as fused
 from metal_kernels.compress.reference import compress
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 
 
 def _case(
@@ -64,6 +64,44 @@ KERNEL = Kernel(
     outputs={"entries": "B T row"},
     tolerance=1e-10,
     grids={"entries": 1.0},
+    sizes=(
+        Size(
+            _case(
+                "flash-csa-decode",
+                1,
+                8,
+                512,
+                4,
+                "kv",
+                windows=1,
+                first=2047,
+                columns=(0, 1024, 2560),
+                storage="compact",
+            ),
+            0,
+        ),
+        Size(
+            _case(
+                "flash-index-decode",
+                1,
+                8,
+                128,
+                4,
+                "index",
+                windows=1,
+                first=2047,
+                columns=(2048, 2304, 2560),
+                storage="compact",
+            ),
+            0,
+        ),
+        Size(
+            _case(
+                "flash-hca-decode", 1, 128, 512, 128, "kv", windows=1, first=63, storage="compact"
+            ),
+            0,
+        ),
+    ),
     cases=(
         _case("csa-first", 1, 9, 512, 4, "kv", windows=2, storage="compact"),
         _case("csa-later", 2, 11, 128, 4, "kv", windows=1, first=5, origin=16),

@@ -1,6 +1,6 @@
 """Weighted sum of the streams and the final RMSNorm."""
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.hc_head.launch import hc_head as fused
 from metal_kernels.hc_head.reference import hc_head
 
@@ -29,6 +29,7 @@ KERNEL = Kernel(
     outputs={"hidden": "B S D"},
     tolerance=1e-10,
     grids={"hidden": 2.0**-7},  # one step of bf16
+    sizes=(Size(_case("flash-decode", 1, 1, 4, 4096), 2 * 5 * 4 * 4096),),
     cases=(_case("one-token", 1, 1, 4, 256), _case("odd-sizes", 2, 7, 4, 131)),
     implementations=on_gpus(fused),
 )

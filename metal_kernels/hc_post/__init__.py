@@ -1,6 +1,6 @@
 """mHC expansion and residual mix (paper §2.2)."""
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.hc_post.launch import hc_post as fused
 from metal_kernels.hc_post.reference import hc_post
 
@@ -33,6 +33,10 @@ KERNEL = Kernel(
     outputs={"mixed": "B S N D"},
     tolerance=1e-10,
     grids={"mixed": 2.0**-7},  # one step of bf16
+    sizes=(
+        Size(_case("flash-decode", 1, 1, 4, 4096, experts=6), 2 * 5 * 4 * 4096),
+        Size(_case("flash-prefill", 1, 512, 4, 4096, experts=6), 512 * 2 * 5 * 4 * 4096),
+    ),
     cases=(
         _case("one-token", 1, 1, 4, 256),
         _case("odd-sizes", 2, 7, 4, 131),

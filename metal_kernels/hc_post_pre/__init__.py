@@ -1,6 +1,6 @@
 """mHC expansion of one sublayer and collapse for the next, fused (paper §2.2)."""
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.hc_post_pre.launch import hc_post_pre as fused
 from metal_kernels.hc_post_pre.reference import hc_post_pre
 
@@ -43,6 +43,10 @@ KERNEL = Kernel(
     outputs={"mixed": "B S N D", "normed": "B S D", "next_post": "B S N", "next_comb": "B S N N"},
     tolerance=1e-10,
     grids={"mixed": 2.0**-7, "normed": 2.0**-7},  # one step of bf16
+    sizes=(
+        Size(_case("flash-decode", 1, 1, 4, 4096), 2 * 30 * 4 * 4096),
+        Size(_case("flash-prefill", 1, 512, 4, 4096), 512 * 2 * 30 * 4 * 4096),
+    ),
     cases=(
         _case("one-token", 1, 1, 4, 256),
         _case("odd-sizes", 2, 7, 4, 131),

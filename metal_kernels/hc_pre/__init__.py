@@ -1,6 +1,6 @@
 """mHC mixing weights, Sinkhorn, collapse and the following RMSNorm (paper §2.2)."""
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.hc_pre.launch import hc_pre as fused
 from metal_kernels.hc_pre.reference import hc_pre
 
@@ -31,6 +31,10 @@ KERNEL = Kernel(
     outputs={"normed": "B S D", "post": "B S N", "comb": "B S N N"},
     tolerance=1e-10,
     grids={"normed": 2.0**-7},  # one step of bf16
+    sizes=(
+        Size(_case("flash-decode", 1, 1, 4, 4096), 2 * 25 * 4 * 4096),
+        Size(_case("flash-prefill", 1, 512, 4, 4096), 512 * 2 * 25 * 4 * 4096),
+    ),
     cases=(
         _case("one-token", 1, 1, 4, 256),
         _case("odd-sizes", 2, 7, 4, 131),

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.formats import Storage, fp4_roundtrip, store
 from metal_kernels.index_topk import launch
 from metal_kernels.index_topk.reference import index_topk
@@ -64,6 +64,20 @@ KERNEL = Kernel(
     outputs={"selected": "B S k"},
     tolerance=0.0,
     implementations=on_gpus(launch.index_topk),
+    sizes=(
+        Size(
+            _case("flash-decode-8k", 1, 1, 64, 2048, 512, 8191, storage="compact"),
+            2 * 64 * 128 * 2048,
+        ),
+        Size(
+            _case("flash-decode-1m", 1, 1, 64, 262144, 512, 1048575, storage="compact"),
+            2 * 64 * 128 * 262144,
+        ),
+        Size(
+            _case("flash-prefill-8k", 1, 512, 64, 2048, 512, 7680, storage="compact"),
+            512 * 2 * 64 * 128 * 2048,
+        ),
+    ),
     cases=(
         _case("decode", 1, 1, 64, 5000, 512, 19999, storage="compact"),
         _case("fewer-than-k", 2, 5, 32, 40, 512, 155, storage="bfloat16"),

@@ -5,7 +5,7 @@ is rotated with) and zeros of the rest. In an index head both make the head NaN 
 the Hadamard spreads them, else they stay with their pair of dims.
 """
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.q_prepare.launch import q_prepare as fused
 from metal_kernels.q_prepare.reference import q_prepare
 
@@ -48,6 +48,10 @@ KERNEL = Kernel(
     tolerance=1e-10,
     # Rotation mixes two rounded numbers: where they cancel, a step may be as large as the result.
     grids={"q": 1.0, "index_q": 1.0},
+    sizes=(
+        Size(_case("flash-decode", 1, 1, (64, 512), (64, 128)), 0),
+        Size(_case("flash-prefill", 1, 128, (64, 512), (64, 128)), 0),
+    ),
     cases=(
         _case("one-token", 1, 1, (64, 512), (64, 128)),
         _case("odd-sizes", 2, 5, (3, 192), (3, 64)),

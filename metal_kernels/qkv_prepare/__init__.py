@@ -4,7 +4,7 @@ NaN in a token's columns makes NaN of everything that is normed over them. Infin
 itself and zeros of the rest; if `official`, NaN before RoPE makes NaN of its block of 64 dims.
 """
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.qkv_prepare.launch import qkv_prepare as fused
 from metal_kernels.qkv_prepare.reference import qkv_prepare
 
@@ -50,6 +50,10 @@ KERNEL = Kernel(
     outputs={"q_residual": "B S L", "kv": "B S row"},
     tolerance=0.0,
     grids={"q_residual": 2.0**-7, "kv": 2.0**-3},
+    sizes=(
+        Size(_case("flash-decode", 1, 1, 1024, 512, storage="compact"), 0),
+        Size(_case("flash-prefill", 1, 512, 1024, 512, storage="compact"), 0),
+    ),
     cases=(
         _case("one-token", 1, 1, 1024, 512, storage="compact"),
         _case("odd-sizes", 2, 5, 96, 192),

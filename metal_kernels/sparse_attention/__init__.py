@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import Case, Kernel, on_gpus, random_normal
+from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.formats import Storage, fp8_kv, store
 from metal_kernels.sparse_attention.launch import sparse_attention as fused
 from metal_kernels.sparse_attention.reference import sparse_attention
@@ -69,6 +69,11 @@ def _case(
     return Case(name, make)
 
 
+def _flops(queries: int, keys: int) -> int:
+    """Scores and weighted sums of Flash's 64 heads."""
+    return queries * keys * 64 * 2 * 512 * 2
+
+
 KERNEL = Kernel(
     name="sparse_attention",
     summary="sinks attention over window and selected entries, with inverse RoPE",
@@ -85,6 +90,24 @@ KERNEL = Kernel(
     outputs={"output": "B S H K"},
     tolerance=_TOLERANCE,
     implementations=on_gpus(fused),
+    sizes=(
+        Size(_case("flash-sliding-decode", 1, 64, 512, 8191, storage="compact"), _flops(1, 128)),
+        Size(
+            _case("flash-csa-decode", 1, 64, 512, 8191, ratio=4, T=2048, k=512, storage="compact"),
+            _flops(1, 128 + 512),
+            nbytes=2 * 4 * 64 * 512 + (128 + 512) * 583 + 4 * 512,
+        ),
+        Size(
+            _case("flash-hca-decode-1m", 1, 64, 512, 1048575, ratio=128, T=8192, storage="compact"),
+            _flops(1, 128 + 8192),
+        ),
+        Size(
+            _case(
+                "flash-csa-prefill", 64, 64, 512, 8128, ratio=4, T=2048, k=512, storage="compact"
+            ),
+            _flops(64, 128 + 512),
+        ),
+    ),
     cases=(
         _case("first-token", 1, 4, 128, 0),
         _case("first-token-of-a-ring", 1, 4, 128, 0, rows=128, origin=0, storage="compact"),
