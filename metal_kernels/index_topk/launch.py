@@ -1,13 +1,4 @@
-"""The launches of index_topk: scores of a tile of queries, then the selection among them.
-
-Decode (one query, H heads of K dims, T keys): two launches, and a third from 16,385 keys on, which
-is a context of 65,540 tokens at ratio 4. The scores read each key once, 68 T bytes when packed,
-and write 4 T bytes; they need 2 H K T FLOPs, the floor of the operation, which bounds them: at 64
-heads of 128 dims 240 FLOPs per packed byte. Every threadgroup reads the query's 4 H K bytes, once
-per 64 or 128 keys, from the cache. The selection reads the 4 T bytes twice.
-
-Prefill is the same launches over tiles of queries whose scores fill at most 32 MiB.
-"""
+"""The launches of index_topk: scores of a tile of queries, then the selection among them."""
 
 from typing import get_args
 
@@ -36,7 +27,17 @@ def index_topk(
     k: int,
     scale: float,
 ) -> mx.array:
-    """The reference's arguments and result; a key's score is the same in every tile and chunk."""
+    """index_q [B, S, H, K], head_weights [B, S, H], keys [B, T, R] -> selected [B, S, min(k, T)].
+
+    Decode is two launches, three from 16,385 keys on (65,540 tokens at ratio 4). The scores read
+    every key once, R T bytes (68 T packed, K = 128), and write 4 T; they take 2 H K T FLOPs, the
+    floor, which is what bounds them: 240 FLOPs per packed byte at 64 heads. Every threadgroup
+    reads the query's 4 H K bytes, once per 64 or 128 keys. The selection reads the 4 T bytes
+    twice. A chunk is the same launches over tiles of queries whose scores fill at most 32 MiB;
+    it reads a query's keys anew, through the cache, and skips tiles that the query cannot see.
+
+    A key's score depends on neither its place nor the chunk, so ties stay ties.
+    """
     _check(index_q, head_weights, keys)
     B, S = index_q.shape[:2]
     T = keys.shape[1]
