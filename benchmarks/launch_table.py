@@ -490,16 +490,17 @@ INTRODUCTION = """\
 # Metal launches of MLX's primitives
 
 What `benchmarks/launch_table.py` counts, read off MLX's sources (0.32, 2026). `python -m
-benchmarks.launches` applies it to the traced graph of one decoded token. Rows that depend on strides
-follow every array through the graph as MLX lays it out; tests compare these layouts with MLX's own.
+benchmarks.launches` applies it to the traced graph of one decoded token. Where a number depends on
+strides, every array is followed through the graph as MLX lays it out; tests compare these layouts
+with MLX's own.
 
 Three things that cost launches without showing in Python:
 
 - An array of starts (`mx.slice_update`) needs a kernel that computes the offset; a Python slice
   (`new = old[:]; new[:, a:b] = rows`) does not. Both write in place only where nothing else holds
   the memory.
-- `x[:, None]` gives the new axis stride 1, and a column slice of one row keeps its long stride. To a
-  packed product neither is a matrix, so that it copies the rows first; `reshape` makes them one.
+- `x[:, None]` gives the new axis stride 1, and a column slice of one row keeps its long stride. To
+  a packed product neither is a matrix, so that it copies the rows first; `reshape` makes them one.
 - `gather_qmm` without `lhs_indices` counts its rows by a kernel; a constant does not.
 """
 
