@@ -13,7 +13,7 @@ import pytest
 
 from metal_kernels import sources
 from metal_kernels.contract import Case, ContractError, Kernel
-from metal_kernels.registry import kernels
+from metal_kernels.registry import NAMES, bind, kernels
 from tests.kernels.host import assert_text_matches
 
 ON_METAL = [kernel for kernel in kernels().values() if "metal" in kernel.implementations]
@@ -24,6 +24,11 @@ CASES = [
 ]
 KERNELS = [pytest.param(kernel, id=kernel.name) for kernel in ON_METAL]
 ORDERS = ("ascending", "descending", 1)
+
+
+def test_every_kernel_has_a_metal_text() -> None:
+    assert {kernel.name for kernel in ON_METAL} == set(NAMES)
+    assert bind("metal").chosen == dict.fromkeys(NAMES, "metal")
 
 
 @pytest.mark.parametrize(("kernel", "case"), CASES)
