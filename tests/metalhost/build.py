@@ -23,9 +23,11 @@ FRONT = (
     "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fwrapv",
     "-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none",
     "-ftrivial-auto-var-init=pattern",
-    "-gdwarf-4", "-gline-tables-only", "-fno-stack-protector", "-fno-math-errno", *CPU,
+    "-gdwarf-4", "-gline-tables-only", "-fno-stack-protector", "-fstack-clash-protection",
+    "-fno-math-errno", *CPU,
     "-Wno-everything", "-Wimplicit-float-conversion", "-Werror=uninitialized",
-    "-Werror=array-bounds", "-Werror=return-type", "-ferror-limit=5", "-fno-caret-diagnostics",
+    "-Werror=array-bounds", "-Werror=return-type", "-Werror=shift-count-overflow",
+    "-Werror=shift-count-negative", "-ferror-limit=5", "-fno-caret-diagnostics",
 )  # fmt: skip
 BACK = (
     "-x", "ir", TARGET, "-O1", "-fPIC", "-ffp-contract=off", "-gdwarf-4", "-fno-stack-protector",
@@ -58,14 +60,41 @@ def kernel_object(program: str, checked: bool) -> Path:
     return toolchain.cached(("kernel", program, str(checked)), build)
 
 
+def _headers() -> Path:
+    """A copy of our headers that no checkout and no edit touches."""
+
+    def copy(folder: Path) -> None:
+        for file in (HERE / "msl").glob("*.h"):
+            (folder / file.name).write_bytes(file.read_bytes())
+        (folder / "all.clcpp").write_text('#include "metal.h"\n', encoding="utf-8")
+
+    return toolchain.cached(("headers",), copy)
+
+
+def _parsed_headers(checked: bool) -> Path:
+    """The headers parsed once; clang looks for them again where they were then."""
+    source = _headers() / "all.clcpp"
+
+    def build(folder: Path) -> None:
+        emit = ("-fsyntax-only", "-Xclang", "-emit-pch", "-Xclang", "-o", "-Xclang")
+        toolchain.toolchain().run([*_front(checked), *emit, folder / "all.pch", source])
+
+    return toolchain.cached(("parsed", str(checked)), build) / "all.pch"
+
+
+def _front(checked: bool) -> tuple[str, ...]:
+    return (*toolchain.toolchain().clang, *FRONT, *(CHECKED_FRONT if checked else ()))
+
+
 def _compile(folder: Path, program: str, checked: bool) -> None:
     tools = toolchain.toolchain()
     source, front, back = folder / "kernel.clcpp", folder / "front.ll", folder / "back.ll"
-    flags = (*FRONT, f"-I{HERE / 'msl'}", *(CHECKED_FRONT if checked else ()))
+    headers = str(_parsed_headers(checked))
+    parse = (*_front(checked), "-Xclang", "-include-pch", "-Xclang", headers)
     unoptimised = ("-S", "-emit-llvm", "-Xclang", "-disable-llvm-passes")
-    said = tools.run([*tools.clang, *flags, *unoptimised, source, "-o", front])
+    said = tools.run([*parse, *unoptimised, source, "-o", front])
     _refuse_bfloat_narrowing(said)
-    _refuse_generic_pointers(tools.clang, flags, source)
+    _refuse_generic_pointers(parse, source)
     text, variables = external_variables(front.read_text(encoding="utf-8"))
     back.write_text(text, encoding="utf-8")
     assembly, listed = folder / "kernel.s", folder / "listed.s"
@@ -89,9 +118,9 @@ def _refuse_bfloat_narrowing(said: str) -> None:
         raise CompileFailed("\n".join(line.replace("warning", "error") for line in bad))
 
 
-def _refuse_generic_pointers(clang: tuple[str, ...], flags: tuple[str, ...], source: Path) -> None:
+def _refuse_generic_pointers(parse: tuple[str, ...], source: Path) -> None:
     """A pointer or reference without an address space, which Metal refuses, is `__generic` here."""
-    command = [*clang, *flags, "-fsyntax-only", "-Xclang", "-ast-print", str(source)]
+    command = [*parse, "-fsyntax-only", "-Xclang", "-ast-print", str(source)]
     printed = subprocess.run(command, capture_output=True, text=True).stdout
     for line in printed.splitlines():
         if "__generic" in line:

@@ -18,11 +18,19 @@ OPERATIONS = (
     "simd_broadcast_first", "simd_ballot", "simdgroup_multiply",
 )  # fmt: skip
 
+NO_DOUBLE = "use of type 'double' requires cl_khr_fp64 and __opencl_c_fp64 support"
 WORDS = {
-    "__global ": "device ", "__local ": "threadgroup ", "__constant ": "constant ",
-    "__private ": "thread ", "__private": "", "__generic ": "", "local address space":
-    "threadgroup address space", "__bf16": "bfloat",
-}  # fmt: skip
+    NO_DOUBLE: "Metal has no double",
+    " (aka '__bf16')": "",
+    "local address space": "threadgroup address space",
+    "__global ": "device ",
+    "__local ": "threadgroup ",
+    "__constant ": "constant ",
+    "__private ": "thread ",
+    "__private": "",
+    "__generic ": "",
+    "__bf16": "bfloat",
+}
 
 
 class MetalHostError(RuntimeError):
@@ -42,7 +50,7 @@ def metal_words(message: str) -> str:
     """clang's names of address spaces and types in Metal's words."""
     for clang, metal in WORDS.items():
         message = message.replace(clang, metal)
-    return message
+    return re.sub(r" \[-W[^]]*\]", "", message)
 
 
 def operation_name(number: int) -> str:

@@ -73,7 +73,6 @@ class KernelText:
         """C++ for OpenCL with one kernel, `mh_entry`, that takes nothing."""
         return "\n".join(
             [
-                '#include "metal.h"',
                 '#line 1 "header"',
                 host_words(self.header),
                 '#line 1 "signature"',
@@ -149,6 +148,10 @@ def _attribute_line(parameter: Parameter) -> str:
 
 
 def host_words(text: str) -> str:
-    """Spells what clang has no syntax for: conversions to vectors that look like casts."""
+    """Spells what clang has no syntax for: conversions to vectors that look like casts.
+
+    Includes of Metal's own headers go: all of them are there already.
+    """
+    text = re.sub(r"^[ \t]*#include\s*<metal_\w+>", "", text, flags=re.M)
     text = re.sub(rf"\bstatic_cast<\s*({VECTOR})\s*>\s*\(", r"mh_make<\1>(", text)
     return re.sub(r"\b((?:metal::)?vec<[^<>]*>)\s*\(", r"mh_make<\1>(", text)

@@ -39,7 +39,8 @@ class Toolchain:
 
     def run(self, command: Sequence[str | Path]) -> str:
         """Run a command; its diagnostics, or CompileFailed with them."""
-        done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+        words = [str(word) for word in command]
+        done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             raise CompileFailed(done.stderr)
         return done.stderr

@@ -58,7 +58,10 @@ def test_a_threadgroup_is_never_wider_than_the_grid():
 
 def test_strided_inputs_are_copied_unless_told_otherwise():
     a = numbers((6, 8), mx.float32)[::2, 1::2]
-    source = "uint i = thread_position_in_grid.x; out[i] = a[i / 4 * a_strides[0] + i % 4 * a_strides[1]];"
+    source = """
+    uint i = thread_position_in_grid.x;
+    out[i] = a[i / 4 * a_strides[0] + i % 4 * a_strides[1]];
+    """
     for contiguous in (True, False):
         (out,) = launch(source, {"a": a}, {"out": ((3, 4), mx.float32)}, threads=12,
                         ensure_row_contiguous=contiguous)  # fmt: skip
@@ -105,7 +108,7 @@ def test_threadgroup_memory_starts_as_nan_in_both_modes():
 
 def test_a_fault_is_an_error_without_checks_too():
     source = "uint i = thread_position_in_grid.x;\nout[i] = a[i + 100000];"
-    with pytest.raises(MetalHostError, match="body:2.*touches memory.*nearest: a") as caught:
+    with pytest.raises(MetalHostError, match=r"body:2.*touches memory.*nearest: a") as caught:
         launch(source, {"a": mx.zeros((32,))}, mode="fast")
     assert caught.value.kind == "memory fault" and caught.value.line == 2
 

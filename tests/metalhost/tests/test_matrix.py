@@ -65,7 +65,7 @@ def test_transposed_load_and_store_through_threadgroup_memory():
 
 
 def test_a_load_behind_the_end_is_found():
-    with pytest.raises(MetalHostError, match="out of bounds: .*body:2"):
+    with pytest.raises(MetalHostError, match=r"out of bounds: .*body:2"):
         launch(
             "simdgroup_float8x8 m;\nsimdgroup_load(m, a + 1, 8);\nsimdgroup_store(m, out, 8);",
             {"a": mx.zeros((64,))},

@@ -100,21 +100,21 @@ def test_lanes_that_do_not_exist_take_no_part():
 
 
 MOVES = {
-    "simd_shuffle(v, (lane * 7 + 3) % 32)": lambda l: (l * 7 + 3) % 32,
-    "simd_shuffle_xor(v, 5)": lambda l: l ^ 5,
-    "simd_shuffle_up(v, 3)": lambda l: l - 3 if l >= 3 else l,
-    "simd_shuffle_down(v, 3)": lambda l: l + 3 if l + 3 < 32 else l,
-    "simd_shuffle_rotate_up(v, 3)": lambda l: (l - 3) % 32,
-    "simd_shuffle_rotate_down(v, 3)": lambda l: (l + 3) % 32,
-    "simd_broadcast(v, 17)": lambda l: 17,
-    "simd_broadcast_first(v)": lambda l: 0,
-    "simd_shuffle_and_fill_down(v, w, 3)": lambda l: l + 3 if l + 3 < 32 else 100 + (l + 3) % 32,
-    "simd_shuffle_and_fill_up(v, w, 3)": lambda l: l - 3 if l >= 3 else 100 + (l - 3) % 32,
-    "simd_shuffle_and_fill_down(v, w, 3, 8)": lambda l: (
-        l + 3 if l % 8 + 3 < 8 else 100 + l // 8 * 8 + (l + 3) % 8
+    "simd_shuffle(v, (lane * 7 + 3) % 32)": lambda n: (n * 7 + 3) % 32,
+    "simd_shuffle_xor(v, 5)": lambda n: n ^ 5,
+    "simd_shuffle_up(v, 3)": lambda n: n - 3 if n >= 3 else n,
+    "simd_shuffle_down(v, 3)": lambda n: n + 3 if n + 3 < 32 else n,
+    "simd_shuffle_rotate_up(v, 3)": lambda n: (n - 3) % 32,
+    "simd_shuffle_rotate_down(v, 3)": lambda n: (n + 3) % 32,
+    "simd_broadcast(v, 17)": lambda n: 17,
+    "simd_broadcast_first(v)": lambda n: 0,
+    "simd_shuffle_and_fill_down(v, w, 3)": lambda n: n + 3 if n + 3 < 32 else 100 + (n + 3) % 32,
+    "simd_shuffle_and_fill_up(v, w, 3)": lambda n: n - 3 if n >= 3 else 100 + (n - 3) % 32,
+    "simd_shuffle_and_fill_down(v, w, 3, 8)": lambda n: (
+        n + 3 if n % 8 + 3 < 8 else 100 + n // 8 * 8 + (n + 3) % 8
     ),
-    "simd_shuffle_and_fill_up(v, w, 3, 8)": lambda l: (
-        l - 3 if l % 8 >= 3 else 100 + l // 8 * 8 + (l - 3) % 8
+    "simd_shuffle_and_fill_up(v, w, 3, 8)": lambda n: (
+        n - 3 if n % 8 >= 3 else 100 + n // 8 * 8 + (n - 3) % 8
     ),
 }
 
@@ -159,5 +159,5 @@ def test_votes():
 
 
 def test_a_shuffle_from_a_missing_lane_is_named():
-    with pytest.raises(MetalHostError, match="body:1.*simd_shuffle with 9, which is a lane"):
+    with pytest.raises(MetalHostError, match=r"body:1.*simd_shuffle with 9, which is a lane"):
         launch("out[thread_position_in_grid.x] = simd_shuffle(1.0f, 9);", threads=8)
