@@ -8,6 +8,7 @@ previous window, whatever the rows hold there.
 from metal_kernels.compress.launch import compress as fused
 from metal_kernels.compress.reference import compress
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
+from metal_kernels.formats import row_shape
 
 
 def _case(
@@ -50,6 +51,29 @@ def _case(
     return Case(name, make)
 
 
+def _size(
+    name: str,
+    d: int,
+    ratio: int,
+    rounding: str,
+    *,
+    columns: tuple[int, int, int],
+    windows: int = 1,
+    first: int = 1,
+) -> Size:
+    slots = 8 if ratio == 4 else ratio
+    case = _case(
+        name, 1, windows * ratio + slots - ratio, d, ratio, rounding,
+        windows=windows, first=first, columns=columns, storage="compact",
+    )  # fmt: skip
+    # The bias, a difference, exp, a sum and a product with its sum for a channel of a slot.
+    flops = windows * d * (6 * slots + 4)
+    # The pooled slots' latents and scores; bias, norm and tables; the entries.
+    read = 8 * windows * slots * d + 4 * (slots * d + d + 64 * windows)
+    row, _ = row_shape("compact", "key" if rounding == "index" else "latent", d, 64)
+    return Size(case, flops=flops, nbytes=read + windows * row)
+
+
 KERNEL = Kernel(
     name="compress",
     summary="windows of token projections in, pooled, normed, rotated and stored entries out",
@@ -65,42 +89,11 @@ KERNEL = Kernel(
     tolerance=1e-10,
     grids={"entries": 1.0},
     sizes=(
-        Size(
-            _case(
-                "flash-csa-decode",
-                1,
-                8,
-                512,
-                4,
-                "kv",
-                windows=1,
-                first=2047,
-                columns=(0, 1024, 2560),
-                storage="compact",
-            ),
-            0,
-        ),
-        Size(
-            _case(
-                "flash-index-decode",
-                1,
-                8,
-                128,
-                4,
-                "index",
-                windows=1,
-                first=2047,
-                columns=(2048, 2304, 2560),
-                storage="compact",
-            ),
-            0,
-        ),
-        Size(
-            _case(
-                "flash-hca-decode", 1, 128, 512, 128, "kv", windows=1, first=63, storage="compact"
-            ),
-            0,
-        ),
+        _size("flash-csa-decode", 512, 4, "kv", first=2047, columns=(0, 1024, 2560)),
+        _size("flash-index-decode", 128, 4, "index", first=2047, columns=(2048, 2304, 2560)),
+        _size("flash-hca-decode", 512, 128, "kv", first=63, columns=(0, 512, 1024)),
+        _size("flash-csa-prefill", 512, 4, "kv", windows=128, columns=(0, 1024, 2560)),
+        _size("flash-hca-prefill", 512, 128, "kv", windows=4, columns=(0, 512, 1024)),
     ),
     cases=(
         _case("csa-first", 1, 9, 512, 4, "kv", windows=2, storage="compact"),

@@ -39,6 +39,13 @@ def _case(
     return Case(name, make)
 
 
+def _size(name: str, S: int, heads: int, index_heads: int = 64) -> Size:
+    # A square, a sum and a product of a dim; seven sums of an index dim, its norm, a quotient, a
+    # rounding and a product; six operations of a pair of either kind.
+    flops = S * (heads * (3 * 512 + 6 * 32) + index_heads * (11 * 128 + 6 * 32))
+    return Size(_case(name, 1, S, (heads, 512), (index_heads, 128)), flops=flops)
+
+
 KERNEL = Kernel(
     name="q_prepare",
     summary="per-head RMS norm + RoPE of the queries; RoPE + Hadamard + FP4 of the index queries",
@@ -49,8 +56,9 @@ KERNEL = Kernel(
     # Rotation mixes two rounded numbers: where they cancel, a step may be as large as the result.
     grids={"q": 1.0, "index_q": 1.0},
     sizes=(
-        Size(_case("flash-decode", 1, 1, (64, 512), (64, 128)), 0),
-        Size(_case("flash-prefill", 1, 128, (64, 512), (64, 128)), 0),
+        _size("flash-decode", 1, 64),
+        _size("pro-decode", 1, 128),
+        _size("flash-prefill", 128, 64),
     ),
     cases=(
         _case("one-token", 1, 1, (64, 512), (64, 128)),

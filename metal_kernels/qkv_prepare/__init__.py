@@ -36,6 +36,13 @@ def _case(
     return Case(name, make)
 
 
+def _size(name: str, S: int, L: int, K: int = 512) -> Size:
+    # A square, a sum and two products of a column; six operations of a pair; a quotient, two
+    # products and a rounding of a dim before RoPE.
+    flops = S * (4 * (L + K) + 6 * 32 + 4 * (K - 64))
+    return Size(_case(name, 1, S, L, K, storage="compact"), flops=flops)
+
+
 KERNEL = Kernel(
     name="qkv_prepare",
     summary="RMS norms of the query residual and window latent + RoPE + rounding + storage",
@@ -51,8 +58,9 @@ KERNEL = Kernel(
     tolerance=0.0,
     grids={"q_residual": 2.0**-7, "kv": 2.0**-3},
     sizes=(
-        Size(_case("flash-decode", 1, 1, 1024, 512, storage="compact"), 0),
-        Size(_case("flash-prefill", 1, 512, 1024, 512, storage="compact"), 0),
+        _size("flash-decode", 1, 1024),
+        _size("pro-decode", 1, 1536),
+        _size("flash-prefill", 512, 1024),
     ),
     cases=(
         _case("one-token", 1, 1, 1024, 512, storage="compact"),
