@@ -50,9 +50,9 @@ uint thread_index = thread_position_in_threadgroup.x;
 uint member = thread_index % MEMBERS, group = thread_index / MEMBERS;
 uint dim = 2 * member;
 bool exists = dim < D;
-int window = first_window + int(threadgroup_position_in_grid.y);
+int window = first_window + int(threadgroup_position_in_grid.x);
 int n = rows_shape[1], columns = rows_shape[2];
-auto own = rows + size_t(threadgroup_position_in_grid.z) * n * columns;
+auto own = rows + size_t(threadgroup_position_in_grid.y) * n * columns;
 
 // The window's own slots come last. Rows lie in a ring: that of position p at (p - origin) mod n.
 constexpr uint EARLIER = SLOTS - RATIO;
@@ -110,12 +110,12 @@ if (exists) {
 }
 uint P = cos_shape[1], plain = D - 2 * P;
 if (exists && dim >= plain) {
-  uint at = threadgroup_position_in_grid.y * P + (dim - plain) / 2;
+  uint at = threadgroup_position_in_grid.x * P + (dim - plain) / 2;
   float c = cos[at], s = sin[at], x = a, y = b;
   a = x * c - y * s;
   b = x * s + y * c;
 }
-size_t nth = size_t(threadgroup_position_in_grid.z) * cos_shape[0] + threadgroup_position_in_grid.y;
+size_t nth = size_t(threadgroup_position_in_grid.y) * cos_shape[0] + threadgroup_position_in_grid.x;
 auto stored =
     entries + nth * (INDEX ? key_elements<Stored>(D) : latent_elements<Stored>(D, 2 * P));
 if (INDEX) {

@@ -76,7 +76,7 @@ def compress(
             "eps": eps,
         },
         outputs={"entries": ((rows.shape[0], windows, row), dtype)},
-        grid=(groups * members, windows, rows.shape[0]),
+        grid=(groups * members * windows, rows.shape[0], 1),
         threadgroup=(groups * members, 1, 1),
         template={
             "D": d,

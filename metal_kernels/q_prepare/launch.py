@@ -45,7 +45,7 @@ def q_prepare(
             "q": ((B, S, heads, width), mx.float32),
             "index_q": (index_shape, mx.float32),
         },
-        grid=(32, total, B * S),
+        grid=(32 * B * S, total, 1),
         threadgroup=(32, 1 if B * S * total <= _FEW_SIMDGROUPS else min(_MANY, total), 1),
         template={
             "WIDTH": width,

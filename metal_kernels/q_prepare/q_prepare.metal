@@ -8,7 +8,7 @@ constexpr uint COUNT = (WIDTH + 31) / 32;
 constexpr uint INDEX_COUNT = (INDEX_WIDTH + 31) / 32;
 uint lane = thread_position_in_threadgroup.x;
 uint head = thread_position_in_grid.y;
-uint token = thread_position_in_grid.z;
+uint token = threadgroup_position_in_grid.x;
 uint H = heads, Hi = index_heads, P = cos_shape[1];
 auto row = projected + size_t(token) * projected_shape[2];
 auto cosines = cos + token % cos_shape[0] * P;

@@ -47,7 +47,7 @@ def qkv_prepare(
         "qkv_prepare",
         inputs={**arrays, "eps": eps},
         outputs={"q_residual": ((B, S, L), mx.float32), "kv": ((B, S, row), dtype)},
-        grid=(threads, 2, B * S),
+        grid=(threads * B * S, 2, 1),
         threadgroup=(threads, 1, 1),
         template={"OFFICIAL": official, "Stored": dtype},
     )

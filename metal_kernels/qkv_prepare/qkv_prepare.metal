@@ -6,7 +6,7 @@
 // token: y = 0 the residual, 1 the window's row, of which each thread has a pair of dims.
 threadgroup float sums[32];
 uint L = q_norm_weight_shape[0], K = kv_norm_weight_shape[0], P = cos_shape[1];
-uint token = threadgroup_position_in_grid.z;
+uint token = threadgroup_position_in_grid.x;
 uint thread_index = thread_position_in_threadgroup.x;
 uint threads = threads_per_threadgroup.x;
 auto row = projected + size_t(token) * (L + K);
