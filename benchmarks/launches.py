@@ -65,7 +65,7 @@ def report(
     per_kind: defaultdict[str, list[int]] = defaultdict(list)
     for layer, ratio in enumerate(config.backbone_ratios):
         per_kind[KINDS[ratio]].append(per_layer[layer])
-    reads = counting.reads(graph, lambda *each: bytes_read(config, context, *each))
+    reads = counting.reads(graph, partial(bytes_read, config))
     per_part: defaultdict[str, int] = defaultdict(int)
     for read in reads:
         per_part["cache" if read.path.startswith("cache.") else "weights"] += read.nbytes
@@ -80,26 +80,24 @@ def report(
     )
 
 
-def bytes_read(
-    config: DeepseekV4Config, context: int, path: str, source: Layout, node: Node
-) -> int:
+def bytes_read(config: DeepseekV4Config, path: str, source: Layout, node: Node) -> int:
     """Bytes that one token reads of the input at `path`, through a kernel that sees `source`.
 
-    All of it, but one row of tables that are looked up, the chosen experts, and of the cache the
-    rows that exist and are attended.
+    All of it, but the rows that are looked up, the chosen experts, and of the cache the rows that
+    exist and are attended.
     """
+    if node.name in ("Gather", "GatherAxis"):
+        return min(source.nbytes, node.outputs[0].nbytes)
     if path.startswith("cache."):
-        return _cache_bytes(config, context, path, source, node)
-    if path.endswith(("embed_tokens.weight", "tid2eid")):
+        return _cache_bytes(config, path, source, node)
+    if path.endswith("tid2eid"):
         return source.nbytes // source.shape[0]
     if ".experts." in path or ".switch_mlp." in path:
         return source.nbytes * config.num_experts_per_tok // config.n_routed_experts
     return source.nbytes
 
 
-def _cache_bytes(
-    config: DeepseekV4Config, context: int, path: str, source: Layout, node: Node
-) -> int:
+def _cache_bytes(config: DeepseekV4Config, path: str, source: Layout, node: Node) -> int:
     if node.name in ("SliceUpdate", "DynamicSliceUpdate"):
         return 0  # writes rows, reads none
     row = source.nbytes // prod(source.shape[:2])

@@ -38,7 +38,8 @@ def decode_graph(config: DeepseekV4Config, *, context: int) -> list[dict[str, An
 
         def step(tokens: mx.array) -> list[mx.array]:
             token = model(tokens, cache=cache).logits[:, -1].argmax(-1)
-            return [token, *(array for _, array in tree_flatten([c.state for c in cache]))]
+            kept = (value for _, value in tree_flatten([one.state for one in cache]))
+            return [token, *(value for value in kept if isinstance(value, mx.array))]
 
         tokens = mx.zeros((1, 1), mx.int32)
         return tracing.trace(step, tokens, model=model, cache=cache)
