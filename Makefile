@@ -7,13 +7,14 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test slow parity lint check bench report clean
+.PHONY: help chat test slow parity nvrtc lint check bench report clean
 
 help:
 	@echo "make chat    chat with the embedded model (ARGS='--model PATH' for another)"
 	@echo "make test    the plain test suite"
 	@echo "make slow    the long tests"
 	@echo "make parity  live comparison with transformers (installs torch)"
+	@echo "make nvrtc   compile the CUDA texts (installs NVIDIA's compiler, Linux)"
 	@echo "make lint    formatting, lint, types"
 	@echo "make check   make lint, then make test"
 	@echo "make bench   benchmarks; results are appended to benchmarks/results"
@@ -31,6 +32,9 @@ slow: $(VENV)/.installed-test
 
 parity: $(VENV)/.installed-parity
 	DSV4_REQUIRE=parity,$(DSV4_REQUIRE) $(BIN)/python -m pytest -m parity $(ARGS)
+
+nvrtc: $(VENV)/.installed-nvrtc
+	DSV4_REQUIRE=nvrtc,$(DSV4_REQUIRE) $(BIN)/python -m pytest -m nvrtc $(ARGS)
 
 lint: $(VENV)/.installed-check
 	$(BIN)/ruff format --check .

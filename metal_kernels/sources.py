@@ -12,6 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from metal_kernels.cuda_text import device_functions
+
 ROOT = Path(__file__).parent
 BODY = "\n// body\n"
 # Functions that many kernels use: reductions, number formats, residual streams, softmax.
@@ -21,6 +23,11 @@ Template = int | bool | mx.Dtype
 Scalar = int | float
 Outputs = Mapping[str, tuple[Sequence[int], mx.Dtype]]
 """Shape and dtype of every output by name."""
+
+# What lets CUDA compile Metal texts.
+PRELUDE = "msl_on_cuda.cuh"
+# In CUDA's signature an input without dimensions is a pointer, here of this name.
+SCALAR = "{}_0d"
 
 
 def launch(
@@ -40,7 +47,7 @@ def launch(
     never at import.
     """
     arrays = {n: v if isinstance(v, mx.array) else _scalar(v) for n, v in inputs.items()}
-    kernel = built(backend, name, tuple(arrays), tuple(outputs))
+    kernel = built(backend, name, _parameters(backend, arrays), tuple(outputs))
     return tuple(
         kernel(
             inputs=list(arrays.values()),
@@ -53,6 +60,12 @@ def launch(
     )
 
 
+def _parameters(backend: str, arrays: Mapping[str, mx.array]) -> tuple[str, ...]:
+    if backend == "metal":
+        return tuple(arrays)
+    return tuple(n if array.ndim else SCALAR.format(n) for n, array in arrays.items())
+
+
 @lru_cache(1024, typed=True)  # 1 and 1.0 are different arrays; positions are many
 def _scalar(value: Scalar) -> mx.array:
     return mx.array(value, mx.int32 if isinstance(value, int) else mx.float32)
@@ -62,6 +75,8 @@ def _scalar(value: Scalar) -> mx.array:
 def built(backend: str, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Any:
     """The callable that MLX makes of a text; tests put another builder here."""
     header, body = text(backend, name)
+    if backend == "cuda":
+        body = scalars(inputs) + body
     make = mx.fast.metal_kernel if backend == "metal" else mx.fast.cuda_kernel
     return make(
         name=f"dsv4_{name}",
@@ -70,6 +85,13 @@ def built(backend: str, name: str, inputs: tuple[str, ...], outputs: tuple[str, 
         header=header,
         source=body,
     )
+
+
+def scalars(parameters: tuple[str, ...]) -> str:
+    """What lets a CUDA body read its inputs without dimensions by their own names."""
+    names = [parameter.removesuffix(SCALAR[2:]) for parameter in parameters]
+    pairs = zip(names, parameters, strict=True)
+    return "".join(f"const auto {n} = *{p}; " for n, p in pairs if n != p)
 
 
 def text(backend: str, name: str) -> tuple[str, str]:
@@ -82,10 +104,21 @@ def text(backend: str, name: str) -> tuple[str, str]:
         shared = [ROOT / "common.cuh"]
     else:
         shared = [ROOT / f"{part}.metal" for part in COMMON]
-        if backend == "cuda":
-            shared.insert(0, ROOT / "msl_on_cuda.cuh")
-    parts = [file.read_text(encoding="utf-8") for file in shared if file.is_file()]
-    return "\n".join([*parts, helpers]), body
+    texts = {f.name: f.read_text(encoding="utf-8") for f in shared if f.is_file()} | {
+        own.name: helpers
+    }
+    if backend == "metal":
+        return "\n".join(texts.values()), body
+    if own.suffix == ".metal":
+        texts = {file: device_functions(part) for file, part in texts.items()}
+        texts = {PRELUDE: (ROOT / PRELUDE).read_text(encoding="utf-8")} | texts
+    header = "\n".join(_located(file, 1, part) for file, part in texts.items())
+    return header, _located(own.name, helpers.count("\n") + 3, body)
+
+
+def _located(file: str, line: int, part: str) -> str:
+    """`part` whose compiler messages name this file and count from this line."""
+    return f'\n#line {line} "{file}"\n{part}'
 
 
 def path(backend: str, name: str) -> Path:

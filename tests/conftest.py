@@ -26,6 +26,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from tests.kernels import nvrtc
+
 GOLDEN = Path(__file__).parent / "golden"
 LEFT_OUT: Counter[str] = Counter()
 
@@ -42,6 +44,7 @@ def _without(*modules: str) -> str | None:
 # Why this machine cannot run a group; None where it can.
 GROUPS: dict[str, Callable[[], str | None]] = {
     "parity": lambda: _without("torch", "transformers"),
+    "nvrtc": nvrtc.missing,
     "metal": lambda: None if mx.metal.is_available() else "no Apple GPU",
     "cuda": lambda: None if mx.cuda.is_available() else "no NVIDIA GPU",
     "terminal": lambda: _without("pexpect", "pyte"),
@@ -93,7 +96,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
-        for group in ("slow", "parity"):
+        for group in ("slow", "parity", "nvrtc"):
             if item.get_closest_marker(group):
                 LEFT_OUT[f"{group}: make {group} runs them"] += 1
                 break
