@@ -89,13 +89,13 @@ def scan(model: "Model", cache: Sequence["LayerCache"], rounds: int) -> float:
 
     def every_layer() -> None:
         states = (layer.rows[0] for layer in cache if layer.ratio == 4)
-        mx.eval([_select(model, q, weights, state) for state in states])
+        mx.eval([select(model, q, weights, state) for state in states])
 
     every_layer()
     return statistics.median(_timed(every_layer) for _ in range(rounds))
 
 
-def _select(model: "Model", q: mx.array, weights: mx.array, state: caches.LayerState) -> mx.array:
+def select(model: "Model", q: mx.array, weights: mx.array, state: caches.LayerState) -> mx.array:
     ops = registry.plan(model.kernel_plan()["backend"]).ops
     return ops.index_topk(
         q,

@@ -28,6 +28,8 @@ FIELDS += ("floor_bytes", "gb_per_s", "floor_flops", "gflop_per_s")
 _ROUND_S = 0.05
 """A round evaluates enough calls to take about this long."""
 _MOST_CALLS = 256
+_ROUND_BYTES = 1 << 30
+"""Arrays of a round, whose results all stay until its end."""
 _DISTINCT_BYTES = 1 << 28
 """Inputs of a round on a GPU: beyond any last-level cache."""
 _MOST_SETS = 16
@@ -63,7 +65,8 @@ def measure(
     mx.eval([list(arrays(each.values())) for each in inputs])
     _evaluate(operation, inputs, 1)  # compiles
     once = _evaluate(operation, inputs, 1)
-    calls = max(1, min(_MOST_CALLS, round(round_s / max(once, 1e-6))))
+    most = min(_MOST_CALLS, _ROUND_BYTES // max(nbytes, 1))
+    calls = max(1, min(most, round(round_s / max(once, 1e-6))))
     _evaluate(operation, inputs, calls)
     seconds = tuple(_evaluate(operation, inputs, calls) / calls for _ in range(rounds))
     return Timing(seconds, calls, nbytes)

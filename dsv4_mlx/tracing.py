@@ -9,6 +9,7 @@ apart on a machine without Metal, or cannot export, is traced as one node throug
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dsv4_mlx.cache import LayerCache, LayerState
     from dsv4_mlx.model import Model
     from dsv4_mlx.parameters import Parameter
+    from metal_kernels.backend import Backend
 
 EMBEDDING = "model.embed_tokens"
 STAND_IN = "mlx_"
@@ -27,7 +29,7 @@ STAND_IN = "mlx_"
 
 
 def decode_graph(
-    config: DeepseekV4Config, *, backend: str = "metal", context: int, batch: int = 1
+    config: DeepseekV4Config, *, backend: "Backend" = "metal", context: int, batch: int = 1
 ) -> list[dict[str, Any]]:
     """What `mx.export_function` says of one greedy token after `context` tokens, in its order.
 
@@ -38,9 +40,10 @@ def decode_graph(
     from dsv4_mlx.cache import evaluated
     from dsv4_mlx.model import Model
     from metal_kernels import registry
+    from metal_kernels.backend import BACKENDS
 
-    if backend not in ("metal", "cuda", "cpu"):
-        raise ValueError(f"expected the backend metal, cuda or cpu but found {backend!r}")
+    if backend not in BACKENDS:
+        raise ValueError(f"expected a backend out of {', '.join(BACKENDS)} but found {backend!r}")
     model = Model(config, plan=registry.bind(backend))
     place_weights(model)
     cache = cache_after(model, context, batch)
@@ -100,15 +103,16 @@ def each_array(holder: Any, path: str, visited: set[int]) -> Iterator[Place]:
 def _parts(holder: Any) -> Iterator[tuple[Any, Any, Callable[[mx.array], None]]]:
     if isinstance(holder, dict):
         for key, value in list(holder.items()):
-            yield key, value, lambda new, key=key: holder.__setitem__(key, new)
+            yield key, value, partial(holder.__setitem__, key)
     elif isinstance(holder, list):
         for index, value in enumerate(holder):
-            yield index, value, lambda new, index=index: holder.__setitem__(index, new)
+            yield index, value, partial(holder.__setitem__, index)
     elif isinstance(holder, tuple):
         for index, value in enumerate(holder):
             yield index, value, _cannot_put
     for key, value in list(getattr(holder, "__dict__", {}).items()):
-        yield key, value, lambda new, key=key: object.__setattr__(holder, key, new)
+        # Also into frozen dataclasses.
+        yield key, value, partial(object.__setattr__, holder, key)
 
 
 def _cannot_put(new: mx.array) -> None:
@@ -216,9 +220,9 @@ def _fill(model: "Model", layer: int, state: "LayerState", context: int) -> None
         return
     raw = model.layers[layer].self_attn.raw_width
     state.open_rows = _rows(kept_rows(ratio), (raw, mx.float32))
-    state.entries.append(_rows(context // ratio, latent))
-    if ratio == 4:
-        state.keys.append(_rows(context // ratio, state.layout.key_row(config.index_head_dim)))
+    forms = (latent, state.layout.key_row(config.index_head_dim))
+    for pool, form in zip(state.pools(), forms, strict=False):
+        pool.append(_rows(context // ratio, form))
 
 
 def _rows(count: int, row: tuple[int, mx.Dtype]) -> mx.array:
@@ -264,20 +268,21 @@ def stand_in(
 ) -> list[mx.array]:
     """One traced node `CustomKernel` called `custom_kernel_mlx_<name>__...` with these outputs."""
     names = [f"in{number}" for number in range(len(inputs))]
-    kernel = mx.fast.metal_kernel(
+    kernel: Any = mx.fast.metal_kernel(
         name=f"{STAND_IN}{name}_",
         input_names=names,
         output_names=[f"out{number}" for number in range(len(outputs))],
         source=f"// MLX's own {name}",
         ensure_row_contiguous=False,
     )
-    return kernel(
+    outputs_of: list[mx.array] = kernel(
         inputs=list(inputs),
         output_shapes=[tuple(shape) for shape, _ in outputs],
         output_dtypes=[dtype for _, dtype in outputs],
         grid=(1, 1, 1),
         threadgroup=(1, 1, 1),
     )
+    return outputs_of
 
 
 def _node(name: str, inputs: Sequence[mx.array | None], dtype: mx.Dtype | None = None) -> mx.array:
@@ -288,13 +293,20 @@ def _node(name: str, inputs: Sequence[mx.array | None], dtype: mx.Dtype | None =
 
 def _cuda_kernel(
     name: str, input_names: Sequence[str], output_names: Sequence[str], source: str, **_: Any
-) -> Callable[..., list[mx.array]]:
+) -> Any:
     return mx.fast.metal_kernel(
         name=name, input_names=input_names, output_names=output_names, source=source
     )
 
 
-def _rope(x: mx.array, dims: int, *, offset: int | mx.array = 0, freqs=None, **_: Any) -> mx.array:
+def _rope(
+    x: mx.array,
+    dims: int,
+    *,
+    offset: int | mx.array = 0,
+    freqs: mx.array | None = None,
+    **_: Any,
+) -> mx.array:
     return _node("RoPE", [x, offset if isinstance(offset, mx.array) else None, freqs])
 
 

@@ -33,6 +33,9 @@ def _stretch(state: LayerState, ratio: int, context: int) -> None:
     for pool in state.pools():
         real, wanted = len(pool), context // ratio
         while len(pool) < wanted:
-            rows = pool.rows()[:, : min(real, wanted - len(pool), _ROWS_PER_STEP)]
-            pool.append(mx.contiguous(rows))
+            rows = pool.rows()
+            if rows is None:
+                raise ValueError("expected a prefilled cache but found one without entries")
+            count = min(real, wanted - len(pool), _ROWS_PER_STEP)
+            pool.append(mx.contiguous(rows[:, :count]))
             mx.eval(pool.buffer())
