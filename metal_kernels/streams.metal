@@ -1,5 +1,5 @@
-// The mHC kernels' shared functions. A token has N streams of D channels, one after the other; fn has
-// M rows of N D weights: (2 + N) N of them before a sublayer, N before the head.
+// The mHC kernels' shared functions. A token has N streams of D channels, one after the other; fn
+// has M rows of N D weights: (2 + N) N of them before a sublayer, N before the head.
 //
 // Sums are written with fma, so that every text and every compiler rounds them alike.
 
@@ -57,13 +57,13 @@ MixWeights<ROWS, N * WIDTH / 32> load_weights(Fn fn, Slice slice, uint simdgroup
   MixWeights<ROWS, N * WIDTH / 32> weights;
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
-    // Beyond the end the last weight is read and dropped: loads do not wait for a branch.
+    // Beyond the last row the last is read again, and its sum dropped; beyond the last channel a
+    // weight meets zeros. So no load waits for a branch.
     size_t row = min(simdgroup * ROWS + r, uint(M - 1));
 #pragma unroll
     for (int c = 0; c < N * WIDTH / 32; c++) {
       uint n = c / (WIDTH / 32), d = slice.first_channel + c % (WIDTH / 32) * 32 + lane;
-      float weight = fn[(row * N + n) * D + min(d, uint(D - 1))];
-      weights.at[r * (N * WIDTH / 32) + c] = d < D ? weight : 0.0f;
+      weights.at[r * (N * WIDTH / 32) + c] = fn[(row * N + n) * D + min(d, uint(D - 1))];
     }
   }
   return weights;
@@ -71,7 +71,8 @@ MixWeights<ROWS, N * WIDTH / 32> load_weights(Fn fn, Slice slice, uint simdgroup
 
 // One slice's share of `fn @ flatten(streams)` and, as row M, of the sum of squares, to partials
 // [tokens, slices, M + 1]. tile [TOKENS, N, WIDTH] is 0 beyond the last channel.
-template <int TOKENS, int SIMDGROUPS, int M, int ROWS, int COLUMNS, typename Tile, typename Partials>
+template <int TOKENS, int SIMDGROUPS, int M, int ROWS, int COLUMNS, typename Tile,
+          typename Partials>
 void mix_slice(
     Tile tile, MixWeights<ROWS, COLUMNS> weights, Partials partials, Slice slice, uint simdgroup,
     uint lane) {
@@ -122,7 +123,7 @@ float number_at(Lanes<COUNT> numbers, uint index) {
   return found;
 }
 
-// `fn @ flatten(streams) / RMS(flatten(streams))` of one token: M rows, of its partial sums in order.
+// `fn @ flatten(streams) / RMS(flatten(streams))` of one token, of its partial sums in order.
 template <int N, int D, int M, int SLICES, typename Partials>
 Lanes<M> mix_rows(Partials partials, uint lane, float eps) {
   Lanes<M + 1> sums;

@@ -24,8 +24,8 @@ def hc_post_pre(
 ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
     """-> streams [B, S, N, D], normed [B, S, D], post [B, S, N], comb [B, S, N, N]: two launches.
 
-    Against hc_post and hc_pre, one after the other, it saves a launch and `4 B S N D` bytes read;
-    the numbers are the same bit for bit.
+    They read `4 B S (1 + 2 N) D` bytes and fn, and write `4 B S (N + 1) D`. hc_post and hc_pre one
+    after the other take a launch and `4 B S N D` bytes more; the numbers are theirs bit for bit.
     """
     sizes = kernels()["hc_post_pre"].check(
         {
