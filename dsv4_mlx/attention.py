@@ -2,23 +2,25 @@
 rest (paper §2.3).
 
 Projections run over the whole batch; everything that depends on a position runs per timeline, so
-that a ragged batch is exactly its single runs.
+that a ragged batch is exactly its single runs. Matrices that share an input are one product.
 """
 
 from types import SimpleNamespace
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from dsv4_mlx import ring
 from dsv4_mlx.cache import LayerCache, LayerState
-from dsv4_mlx.compressor import Compressor
+from dsv4_mlx.compressor import Compressor, kept_rows
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.entries import Entries
 from dsv4_mlx.indexer import Indexer
-from dsv4_mlx.layers import GroupedLinear, Linear, Norm
+from dsv4_mlx.layers import GroupedLinear, Joined, Linear, Norm
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import RotaryEmbedding
-from metal_kernels.formats import round_bf16
+
+Group = tuple[slice, slice, LayerState]
 
 
 class SlidingAttention(nn.Module):
@@ -43,8 +45,10 @@ class SlidingAttention(nn.Module):
         self.sinks = mx.zeros((H,))
         self.o_a_proj = GroupedLinear(groups, H // groups * K, config.o_lora_rank)
         self.o_b_proj = Linear(groups * config.o_lora_rank, config.hidden_size)
+        self._joined = (Joined(self, "q_a_proj", "kv_proj"),)
         self._ops, self._rope = ops, rope
         self._heads, self._width, self._groups = H, K, groups
+        self._index_heads, self._index_width = config.index_n_heads, config.index_head_dim
         self._window, self._eps = config.sliding_window, config.rms_norm_eps
         self._official = numerics is Numerics.OFFICIAL
 
@@ -52,63 +56,93 @@ class SlidingAttention(nn.Module):
         """Normed input [B, S, D] -> [B, S, D] float32; `cache` moves on by the tokens seen."""
         B, S, _ = x.shape
         groups = cache.groups(B, S)
-        q_residual = mx.fast.rms_norm(
-            self.q_a_proj(x), self.q_a_norm.weight.astype(mx.float32), self._eps
-        )
-        if self._official:
-            q_residual = round_bf16(q_residual)
-        q = self.q_b_proj(q_residual).reshape(B, S, self._heads, self._width)
-        kv = self.kv_proj(x)
-        extra = self._project(x, q_residual, groups)
-        outputs = []
-        for rows, tokens, state in groups:
-            own = {name: array[rows, tokens] for name, array in extra.items()}
-            outputs.append(self._attend(q[rows, tokens], kv[rows, tokens], own, state))
-        return self._output(_padded(outputs, groups, B, S, (self._heads, self._width)))
+        projected, raw = self._joined[0](x), self._raw(x)
+        prepared = [self._prepare(projected[rows, tokens], state) for rows, tokens, state in groups]
+        residual = _padded([q for q, _ in prepared], groups, B, S)
+        q = self._queries(residual, groups)
+        outputs = [
+            self._attend(q[rows, tokens], kv, None if raw is None else raw[rows, tokens], state)
+            for (rows, tokens, state), (_, kv) in zip(groups, prepared, strict=True)
+        ]
+        return self._output(_padded(outputs, groups, B, S))
 
-    def _project(self, x: mx.array, q_residual: mx.array, groups: list[Any]) -> dict[str, mx.array]:
-        """Further projections of the whole batch, sliced per timeline: each [B, S, ...]."""
-        return {}
+    def _prepare(self, projected: mx.array, state: LayerState) -> tuple[mx.array, mx.array]:
+        """Normed q residual [B, n, ql] and the stored window rows [B, n, ...] of new tokens."""
+        cos, sin = self._rope.tables(state.position, projected.shape[1])
+        return self._ops.qkv_prepare(
+            projected,
+            self.q_a_norm.weight,
+            self.kv_norm.weight,
+            cos,
+            sin,
+            eps=self._eps,
+            official=self._official,
+            storage=state.layout.name,
+        )
+
+    def _raw(self, x: mx.array) -> mx.array | None:
+        """What compressors project of the whole batch: [B, S, C]."""
+        return None
+
+    def _queries(self, residual: mx.array, groups: list[Group]) -> mx.array:
+        """Query projections, those of the index behind them where any timeline selects."""
+        return self.q_b_proj(residual)
 
     def _compress(
-        self, extra: dict[str, mx.array], state: LayerState
+        self, raw: mx.array | None, index_q: mx.array | None, state: LayerState
     ) -> tuple[mx.array | None, mx.array | None]:
         """Take the new tokens into `state`; stored entries [B, T, ...] and selected [B, n, k]."""
         return None, None
 
     def _attend(
-        self, q: mx.array, kv: mx.array, extra: dict[str, mx.array], state: LayerState
+        self, projected: mx.array, kv: mx.array, raw: mx.array | None, state: LayerState
     ) -> mx.array:
-        """One timeline: q [B, n, H, K], kv [B, n, K] -> de-rotated output [B, n, H, K]."""
-        position, n = state.position, q.shape[1]
+        """One timeline: q projections [B, n, ...], stored kv -> de-rotated output [B, n, H, K]."""
+        position, n = state.position, kv.shape[1]
         cos, sin = self._rope.tables(position, n)
-        q = self._ops.q_prepare(q, cos, sin, eps=self._eps, official=self._official)
-        kv = self._ops.kv_prepare(
-            kv, self.kv_norm.weight, cos, sin, eps=self._eps, official=self._official
+        with_index = projected.shape[-1] > self._heads * self._width
+        q, index_q = self._ops.q_prepare(
+            projected,
+            cos,
+            sin,
+            heads=self._heads,
+            width=self._width,
+            index_heads=self._index_heads if with_index else 0,
+            index_width=self._index_width,
+            eps=self._eps,
+            official=self._official,
         )
-        entries, selected = self._compress(extra, state)
-        if state.window is not None:
-            kv = mx.concatenate([state.layout.unpack(state.window), kv], axis=1)
-        keep = min(self._window - 1, kv.shape[1])
-        last = kv[:, kv.shape[1] - keep :]
-        state.window = mx.contiguous(state.layout.pack(last)) if keep else None
+        window, origin = self._take(kv, state)
+        entries, selected = self._compress(raw, index_q, state)
         state.position += n
         output = self._ops.sparse_attention(
             q,
-            kv,
+            window,
             self.sinks,
             cos,
             sin,
             entries,
             selected,
             first_position=position,
+            origin=origin,
             ratio=self.ratio,
             sliding_window=self._window,
             official=self._official,
         )
         # Callers that evaluate only logits (mlx-lm's decode loop) would else leave parts no
         # logits need yet, such as index keys before top-k selects, as an endless lazy chain.
-        return mx.depends([output], [a for a in state.evaluated() if a is not None])[0]
+        return mx.depends([output], state.evaluated())[0] if state.stored else output
+
+    def _take(self, kv: mx.array, state: LayerState) -> tuple[mx.array, int]:
+        """Keep the window rows of the new tokens; the rows in reach of them, and their origin."""
+        position, n = state.position, kv.shape[1]
+        before = state.window
+        if state.stored:
+            state.window = ring.write(before, kv, position, self._window)
+            if n == 1:
+                return state.window, 0
+        earlier = min(position, self._window - 1)
+        return ring.followed_by(before, kv, position, earlier), position - earlier
 
     def _output(self, o: mx.array) -> mx.array:
         """[B, S, H, K] -> [B, S, D] through the grouped low-rank projection: consecutive heads."""
@@ -138,16 +172,49 @@ class HeavilyCompressedAttention(SlidingAttention):
             ops=ops,
             rope=rope,
         )
+        self._join_raw("compressor.kv_proj", "compressor.gate_proj")
 
-    def _project(self, x: mx.array, q_residual: mx.array, groups: list[Any]) -> dict[str, mx.array]:
-        kv, scores = self.compressor.project(x)
-        return {"kv": kv, "scores": scores}
+    @property
+    def raw_width(self) -> int:
+        """Columns of a raw row that wait until its window closes."""
+        return self.compressor.columns[1]
+
+    def _join_raw(self, *paths: str) -> None:
+        self._joined = (self._joined[0], Joined(self, *paths))
+
+    def _raw(self, x: mx.array) -> mx.array:
+        return self._joined[1](x)
+
+    def _compressors(self, state: LayerState) -> list[tuple[Compressor, Entries]]:
+        return [(self.compressor, state.entries)]
 
     def _compress(
-        self, extra: dict[str, mx.array], state: LayerState
+        self, raw: mx.array, index_q: mx.array | None, state: LayerState
     ) -> tuple[mx.array | None, mx.array | None]:
-        self.compressor.absorb(extra["kv"], extra["scores"], state.compressor, state.position)
-        return state.compressor.entries.rows(), None
+        position, stop = state.position, state.position + raw.shape[1]
+        rows = raw[..., : self.raw_width]
+        rows, origin = self._keep_open(rows, state)
+        for compressor, entries in self._compressors(state):
+            compressor.close(
+                rows,
+                entries,
+                origin=origin,
+                position=position,
+                stop=stop,
+                storage=state.layout.name,
+            )
+        return state.entries.rows(), None
+
+    def _keep_open(self, rows: mx.array, state: LayerState) -> tuple[mx.array, int]:
+        """Keep raw rows until their window closes; rows for the windows that close now, origin."""
+        position, kept = state.position, kept_rows(self.ratio)
+        before = state.open_rows
+        if state.stored:
+            state.open_rows = ring.write(before, rows, position, kept)
+            if rows.shape[1] == 1:
+                return state.open_rows, 0
+        earlier = min(position, position % self.ratio + kept - self.ratio)
+        return ring.followed_by(before, rows, position, earlier), position - earlier
 
 
 class CompressedSparseAttention(HeavilyCompressedAttention):
@@ -163,37 +230,46 @@ class CompressedSparseAttention(HeavilyCompressedAttention):
         rope: RotaryEmbedding,
     ):
         super().__init__(config, numerics, ops, rope)
-        self.compressor.indexer = Indexer(config, numerics, ops, rope)
+        column = self.compressor.columns[1]
+        self.compressor.indexer = Indexer(config, numerics, ops, rope, column)
+        self._join_raw(
+            "compressor.kv_proj",
+            "compressor.gate_proj",
+            "compressor.indexer.kv_proj",
+            "compressor.indexer.gate_proj",
+            "compressor.indexer.scorer.weights_proj",
+        )
+        self._joined += (Joined(self, "q_b_proj", "compressor.indexer.q_b_proj"),)
 
-    def _project(self, x: mx.array, q_residual: mx.array, groups: list[Any]) -> dict[str, mx.array]:
-        extra = super()._project(x, q_residual, groups)
-        indexer = self.compressor.indexer
-        extra["index_kv"], extra["index_scores"] = indexer.project(x)
-        lengths = [state.position + t.stop - t.start for _, t, state in groups]
-        if any(map(indexer.selects, lengths)):
-            extra["index_q"], extra["head_weights"] = indexer.queries(q_residual, x)
-        return extra
+    @property
+    def raw_width(self) -> int:
+        return self.compressor.indexer.columns[1]
+
+    def _queries(self, residual: mx.array, groups: list[Group]) -> mx.array:
+        ends = (state.position + tokens.stop - tokens.start for _, tokens, state in groups)
+        if any(map(self.compressor.indexer.selects, ends)):
+            return self._joined[2](residual)
+        return self.q_b_proj(residual)
+
+    def _compressors(self, state: LayerState) -> list[tuple[Compressor, Entries]]:
+        return [(self.compressor, state.entries), (self.compressor.indexer, state.keys)]
 
     def _compress(
-        self, extra: dict[str, mx.array], state: LayerState
+        self, raw: mx.array, index_q: mx.array | None, state: LayerState
     ) -> tuple[mx.array | None, mx.array | None]:
-        entries, _ = super()._compress(extra, state)
-        indexer = self.compressor.indexer
-        position, n = state.position, extra["kv"].shape[1]
-        indexer.absorb(extra["index_kv"], extra["index_scores"], state.indexer, position)
-        if not indexer.selects(position + n):
+        entries, _ = super()._compress(raw, index_q, state)
+        indexer, position = self.compressor.indexer, state.position
+        if not indexer.selects(position + raw.shape[1]):
             return entries, None  # every visible entry is among the top k
-        selected = indexer.select(extra["index_q"], extra["head_weights"], state.indexer, position)
-        return entries, selected
+        head_weights = raw[..., self.raw_width :]
+        return entries, indexer.select(index_q, head_weights, state.keys.rows(), position)
 
 
-def _padded(
-    outputs: list[mx.array], groups: list[Any], B: int, S: int, heads: tuple[int, int]
-) -> mx.array:
-    """Per-timeline outputs back in their places, zeros where a row was padded: [B, S, H, K]."""
+def _padded(outputs: list[mx.array], groups: list[Group], B: int, S: int) -> mx.array:
+    """Per-timeline arrays back in their places, zeros where a row was padded: [B, S, ...]."""
     if len(outputs) == 1 and outputs[0].shape[:2] == (B, S):
         return outputs[0]
-    full = mx.zeros((B, S, *heads))
+    full = mx.zeros((B, S, *outputs[0].shape[2:]))
     for (rows, tokens, _), output in zip(groups, outputs, strict=True):
         full[rows, tokens] = output
     return full

@@ -10,91 +10,89 @@ are therefore exactly their single runs: padding never enters a state. It follow
 protocol (`state`, `merge`, `filter`, `extend`, `extract`, `prepare`, `finalize`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
 
-from dsv4_mlx.entries import DenseLayout, Entries, EntryLayout, Unstored
-from dsv4_mlx.errors import CacheError
-
-
-@dataclass
-class CompressorState:
-    """What one compressor carries: closed entries, rows of the open window, the overlap lane."""
-
-    entries: Entries
-    open_rows: mx.array | None = None  # [B, n < R, 2, C] float32
-    lane: mx.array | None = None  # [B, R, 2, d] float32, CSA only
-
-    def view(self) -> "CompressorState":
-        """The same state for another timeline."""
-        return replace(self, entries=self.entries.view())
-
-    def arrays(self) -> Iterator[mx.array]:
-        """The fixed-size arrays."""
-        yield from (a for a in (self.open_rows, self.lane) if a is not None)
+from dsv4_mlx.entries import BF16, COMPACT, LAYOUTS, PLAIN, Entries, EntryLayout, Unstored
+from dsv4_mlx.errors import CacheError, UsageError
 
 
 @dataclass
 class LayerState:
-    """One timeline of one layer, at `position` tokens."""
+    """One timeline of one layer, at `position` tokens.
+
+    `window` is a ring of stored rows [B, W, ...]; `open_rows` one of raw projections [B, n, C]
+    float32: the open compression window and, where windows overlap, the one before it. Rows of
+    positions that were not seen yet are zeros that nothing reads.
+    """
 
     layout: EntryLayout
+    stored: bool = True  # False: a call that keeps nothing
     position: int = 0
-    window: mx.array | None = None  # stored rows [B, min(position, W - 1), ...]
-    compressor: CompressorState | None = None
-    indexer: CompressorState | None = None
+    window: mx.array | None = None
+    open_rows: mx.array | None = None
+    entries: Entries | None = None
+    keys: Entries | None = None  # of the indexer
 
     def view(self) -> "LayerState":
         """The same timeline for a snapshot or a fork: counts and references, no copies."""
-        return replace(
-            self,
-            compressor=self.compressor and self.compressor.view(),
-            indexer=self.indexer and self.indexer.view(),
-        )
+        entries = None if self.entries is None else self.entries.view()
+        keys = None if self.keys is None else self.keys.view()
+        return replace(self, entries=entries, keys=keys)
 
-    def parts(self) -> tuple[CompressorState, ...]:
-        """The compressor states this layer has."""
-        return tuple(part for part in (self.compressor, self.indexer) if part is not None)
+    def pools(self) -> tuple[Entries, ...]:
+        """What grows: entries and index keys, as far as this layer has them."""
+        return tuple(pool for pool in (self.entries, self.keys) if pool is not None)
+
+    def fixed(self) -> tuple[mx.array, ...]:
+        """The arrays that do not grow."""
+        return tuple(array for array in (self.window, self.open_rows) if array is not None)
 
     @property
     def fixed_nbytes(self) -> int:
         """Bytes of the state that does not grow: what a snapshot costs."""
-        window = 0 if self.window is None else self.window.nbytes
-        return window + sum(a.nbytes for part in self.parts() for a in part.arrays())
+        return sum(array.nbytes for array in self.fixed())
 
-    def evaluated(self) -> list[Any]:
+    def evaluated(self) -> list[mx.array]:
         """Every array that must be evaluated for this state to exist."""
-        arrays: list[Any] = [self.window]
-        for part in self.parts():
-            arrays += [part.entries.buffer(), part.open_rows, part.lane]
-        return arrays
+        buffers = (pool.buffer() for pool in self.pools())
+        return [*self.fixed(), *(buffer for buffer in buffers if buffer is not None)]
 
 
 def new_state(ratio: int, layout: EntryLayout, *, stored: bool = True) -> LayerState:
     """An empty timeline of a layer with this compress ratio."""
-
-    def compressor() -> CompressorState:
-        return CompressorState(Entries(layout) if stored else Unstored())
-
+    new = Entries if stored else Unstored
     return LayerState(
-        layout,
-        compressor=compressor() if ratio else None,
-        indexer=compressor() if ratio == 4 else None,
+        layout, stored, entries=new() if ratio else None, keys=new() if ratio == 4 else None
     )
 
 
 def unstored(ratio: int) -> "LayerCache":
     """State for one call without a cache: all rows together from position 0, differentiable."""
-    layout = default_layout(official=False)
-    return LayerCache(ratio, layout, [new_state(ratio, layout, stored=False)], together=True)
+    return LayerCache(ratio, PLAIN, [new_state(ratio, PLAIN, stored=False)], together=True)
 
 
-def default_layout(official: bool) -> EntryLayout:
-    """bfloat16 holds the official rounding exactly; plain numerics need float32."""
-    return DenseLayout(mx.bfloat16 if official else mx.float32)
+KV_CHOICES = {"compact": COMPACT, "bf16": BF16}
+
+
+def layout_for(official: bool, kv: str | None = None) -> EntryLayout:
+    """The layout of `--kv`; both choices hold the official rounding exactly, plain values neither.
+
+    UsageError for a choice that there is not, or for plain numerics with any.
+    """
+    if kv is not None and kv not in KV_CHOICES:
+        raise UsageError(f"kv is {kv!r}, expected {' or '.join(KV_CHOICES)}.")
+    if official:
+        return KV_CHOICES[kv or "compact"]
+    if kv is not None:
+        raise UsageError(
+            f"kv is {kv!r}, but plain numerics round nothing and keep entries in float32; leave kv "
+            "out or use the official numerics."
+        )
+    return PLAIN
 
 
 @dataclass
@@ -221,7 +219,7 @@ class LayerCache:
     @property
     def nbytes(self) -> int:
         """Bytes held: fixed state of every row and each shared pool once."""
-        pools = {p.entries.pool_id: p.entries.nbytes for r in self.rows for p in r.parts()}
+        pools = {pool.pool_id: pool.nbytes for row in self.rows for pool in row.pools()}
         return sum(row.fixed_nbytes for row in self.rows) + sum(pools.values())
 
     @property
@@ -229,8 +227,8 @@ class LayerCache:
         """Everything that persists, as a tree of arrays, numbers and names."""
         rows: list[Any] = [self.ratio, self.layout.name]
         for row in self.rows:
-            parts = [[part.entries.rows(), part.open_rows, part.lane] for part in row.parts()]
-            rows.append([row.position, row.window, *parts])
+            pools = [pool.rows() for pool in row.pools()]
+            rows.append([row.position, row.window, row.open_rows, *pools])
         return rows
 
     @state.setter
@@ -250,22 +248,20 @@ class LayerCache:
 
 def layout_named(name: str) -> EntryLayout:
     """The layout a cache file names; CacheError for one this version does not have."""
-    layouts = {layout.name: layout for layout in map(DenseLayout, (mx.bfloat16, mx.float32))}
-    if name not in layouts:
+    if name not in LAYOUTS:
         raise CacheError(
-            f"expected entries stored as {' or '.join(layouts)} but found {name!r}; "
+            f"expected entries stored as {', '.join(LAYOUTS)} but found {name!r}; "
             "the file was written by another version, prefill the tokens again"
         )
-    return layouts[name]
+    return LAYOUTS[name]
 
 
 def _row_from_state(ratio: int, layout: EntryLayout, value: list[Any]) -> LayerState:
-    position, window, *parts = value
     state = new_state(ratio, layout)
-    state.position, state.window = int(position), window
-    for part, (rows, open_rows, lane) in zip(state.parts(), parts, strict=True):
-        part.entries = Entries.from_rows(layout, rows)
-        part.open_rows, part.lane = open_rows, lane
+    position, state.window, state.open_rows, *pools = value
+    state.position = int(position)
+    for pool, rows in zip(("entries", "keys"), pools, strict=False):
+        setattr(state, pool, Entries.from_rows(rows))
     return state
 
 
@@ -313,7 +309,7 @@ def fork(cache: Sequence[LayerCache]) -> list[LayerCache]:
 
 def evaluated(cache: Sequence[LayerCache]) -> list[Any]:
     """All arrays of `cache` that must be evaluated each step, so that no lazy chain grows."""
-    return [a for layer in cache for row in layer.rows for a in row.evaluated() if a is not None]
+    return [a for layer in cache for row in layer.rows for a in row.evaluated()]
 
 
 def nbytes(cache: Sequence[LayerCache]) -> int:

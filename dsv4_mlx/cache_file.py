@@ -1,9 +1,9 @@
 """Cache files: one timeline as safetensors, refused when it does not fit the model.
 
-Format, version 1. Metadata: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
-dictionary as JSON). Tensors: `tokens` int32 [n], and per layer l `l.window`,
-`l.compressor.entries`, `l.compressor.open`, `l.compressor.lane`, `l.indexer.*`, each absent while
-it is empty. Entries are stored without spare rows. The file is data only and is written whole or
+Format, version 2. Metadata: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
+dictionary as JSON). Tensors: `tokens` int32 [n], and per layer l the rings `l.window` and `l.open`,
+the entries `l.entries` and the index keys `l.keys`, each absent while it is empty. Entries and keys
+are stored without spare rows, all rows as `layout` says. The file is data only and is written whole or
 not at all.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from dsv4_mlx.cache import CompressorState, LayerCache, LayerState, layout_named
+from dsv4_mlx.cache import LayerCache, LayerState, layout_named
 from dsv4_mlx.entries import Entries
 from dsv4_mlx.errors import CacheError, CheckpointError
 from dsv4_mlx.safetensors_files import read_header
@@ -24,23 +24,14 @@ if TYPE_CHECKING:
     from dsv4_mlx.model import Model
 
 FORMAT = "dsv4-mlx cache"
-VERSION = "1"
-
-
-def _named(state: LayerState) -> Iterator[tuple[str, CompressorState]]:
-    return (
-        (name, part)
-        for name, part in (("compressor", state.compressor), ("indexer", state.indexer))
-        if part is not None
-    )
+VERSION = "2"
 
 
 def _arrays(layer: int, state: LayerState) -> Iterator[tuple[str, mx.array]]:
-    if state.window is not None:
-        yield f"{layer}.window", state.window
-    for name, part in _named(state):
-        tensors = {"entries": part.entries.rows(), "open": part.open_rows, "lane": part.lane}
-        yield from ((f"{layer}.{name}.{k}", v) for k, v in tensors.items() if v is not None)
+    tensors = {"window": state.window, "open": state.open_rows}
+    pools = zip(("entries", "keys"), state.pools(), strict=False)
+    tensors |= {name: pool.rows() for name, pool in pools}
+    yield from ((f"{layer}.{name}", array) for name, array in tensors.items() if array is not None)
 
 
 def save(
@@ -102,7 +93,7 @@ def load(
         if layer.layout != layout:
             raise CacheError(
                 f"expected entries stored as {layer.layout.name} but {path} holds {layout.name}; "
-                "load the model with the numerics the file was written with"
+                "load the model with the numerics and kv the file was written with"
             )
         _fill(layer.rows[0], number, arrays, len(tokens))
         model.check_state(number, layer.rows[0])
@@ -127,11 +118,11 @@ def _tokens(path: Path, arrays: dict[str, mx.array], vocab_size: int) -> list[in
 def _fill(state: LayerState, number: int, arrays: dict[str, mx.array], position: int) -> None:
     state.position = position
     state.window = arrays.pop(f"{number}.window", None)
-    for name, part in _named(state):
-        prefix = f"{number}.{name}"
-        part.entries = Entries.from_rows(state.layout, arrays.pop(f"{prefix}.entries", None))
-        part.open_rows = arrays.pop(f"{prefix}.open", None)
-        part.lane = arrays.pop(f"{prefix}.lane", None)
+    state.open_rows = arrays.pop(f"{number}.open", None)
+    if state.entries is not None:
+        state.entries = Entries.from_rows(arrays.pop(f"{number}.entries", None))
+    if state.keys is not None:
+        state.keys = Entries.from_rows(arrays.pop(f"{number}.keys", None))
 
 
 def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:

@@ -1,14 +1,23 @@
-"""Compressors: every R tokens become one entry (paper §2.3.1 for CSA, §2.3.2 for HCA)."""
+"""Compressors: every R tokens become one entry (paper §2.3.1 for CSA, §2.3.2 for HCA).
+
+The projections of a token wait as raw rows until their window closes; see `compress` for the
+pooling. Several compressors of one layer share the rows, each reading columns of its own.
+"""
 
 from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from dsv4_mlx.cache import CompressorState
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.entries import Entries
 from dsv4_mlx.layers import Linear, Norm
 from dsv4_mlx.rope import RotaryEmbedding
+
+
+def kept_rows(ratio: int) -> int:
+    """Raw rows a layer keeps: the open window and, where windows overlap, the one before it."""
+    return 2 * ratio if ratio == 4 else ratio
 
 
 class Compressor(nn.Module):
@@ -23,6 +32,7 @@ class Compressor(nn.Module):
         rounding: str,
         ops: SimpleNamespace,
         rope: RotaryEmbedding,
+        first_column: int = 0,
     ):
         super().__init__()
         channels = width * (2 if ratio == 4 else 1)
@@ -30,33 +40,46 @@ class Compressor(nn.Module):
         self.gate_proj = Linear(config.hidden_size, channels)
         self.kv_norm = Norm(width)
         self.position_bias = mx.zeros((ratio, channels))
-        self._ops, self._rope = ops, rope
+        self.columns = (first_column, first_column + 2 * channels)
+        self._ops, self._rope, self._ratio = ops, rope, ratio
         self._options = {
             "ratio": ratio,
-            "overlap": ratio == 4,
+            "kv_column": first_column,
+            "gate_column": first_column + channels,
             "eps": config.rms_norm_eps,
             "rounding": rounding,
         }
 
-    def project(self, x: mx.array) -> tuple[mx.array, mx.array]:
-        """[B, S, D] -> latents and scores without the position bias, [B, S, C] float32."""
-        return self.kv_proj(x), self.gate_proj(x)
+    def close(
+        self,
+        rows: mx.array,
+        entries: Entries,
+        *,
+        origin: int,
+        position: int,
+        stop: int,
+        storage: str,
+    ) -> None:
+        """Append to `entries` what the tokens of positions [position, stop) complete.
 
-    def absorb(self, kv: mx.array, scores: mx.array, state: CompressorState, position: int) -> None:
-        """Add tokens [B, n, C] at `position`; windows they complete become entries of `state`."""
-        ratio, n = self._options["ratio"], kv.shape[1]
-        # The bias belongs to the absolute position, not to the place in this call.
-        phase = (mx.arange(position, position + n)) % ratio
-        rows = mx.stack([kv, scores + self.position_bias[phase]], axis=2)
-        if state.open_rows is not None:
-            rows = mx.concatenate([state.open_rows, rows], axis=1)
-        first = position - position % ratio
-        cos, sin = self._rope.tables(first, rows.shape[1] // ratio, ratio)
-        entries, open_rows, lane = self._ops.compress(
-            rows, state.lane, self.kv_norm.weight, cos, sin, **self._options
+        rows [B, n, C]: raw projections of these tokens and of those before them that are still
+        needed, the row of position p at index (p - origin) mod n.
+        """
+        first, windows = position // self._ratio, stop // self._ratio - position // self._ratio
+        if windows == 0:
+            return
+        cos, sin = self._rope.tables(first * self._ratio, windows, self._ratio)
+        entries.append(
+            self._ops.compress(
+                rows,
+                self.position_bias,
+                self.kv_norm.weight,
+                cos,
+                sin,
+                origin=origin,
+                first_window=first,
+                windows=windows,
+                storage=storage,
+                **self._options,
+            )
         )
-        state.entries.append(entries)
-        state.open_rows = mx.contiguous(open_rows) if open_rows.shape[1] else None
-        # Before the first window closes the lane is still the empty one, which is not stored.
-        closed_any = position + n >= ratio
-        state.lane = mx.contiguous(lane) if lane is not None and closed_any else None

@@ -8,48 +8,45 @@ timeline that appends *behind* rows another one still sees gets a pool of its ow
 
 import weakref
 from dataclasses import dataclass
-from typing import Protocol
 
 import mlx.core as mx
 
+from metal_kernels.formats import FP4_BLOCK, FP8_KV_BLOCK
+
 _ROWS_PER_STEP = 256
-
-
-class EntryLayout(Protocol):
-    """How rows are stored: the one place that knows, so that compact entries fit in."""
-
-    @property
-    def name(self) -> str:
-        """Written into cache files."""
-        ...
-
-    def pack(self, rows: mx.array) -> mx.array:
-        """float32 [B, n, d] -> stored [B, n, ...]."""
-        ...
-
-    def unpack(self, stored: mx.array) -> mx.array:
-        """Stored [B, n, ...] -> float32 [B, n, d]."""
-        ...
+Row = tuple[int, mx.Dtype]
+"""Elements and dtype of one stored row."""
 
 
 @dataclass(frozen=True)
-class DenseLayout:
-    """Rows in one dtype: bfloat16 holds rounded entries exactly, float32 the plain ones."""
+class EntryLayout:
+    """How rows are stored: `float32`, `bfloat16`, or `compact` as the release stores them.
 
-    dtype: mx.Dtype
+    Kernels make and read the rows; `metal_kernels/formats.py` defines the bytes of compact ones.
+    """
+
+    name: str
+
+    def latent_row(self, width: int, rope_dims: int) -> Row:
+        """One row of the window or of the compressed entries."""
+        if self.name != "compact":
+            return width, self._dtype
+        plain = width - rope_dims
+        return plain + 2 * rope_dims + -(-plain // FP8_KV_BLOCK), mx.uint8
+
+    def key_row(self, width: int) -> Row:
+        """One row of the index keys."""
+        if self.name != "compact":
+            return width, self._dtype
+        return width // 2 + -(-width // FP4_BLOCK), mx.uint8
 
     @property
-    def name(self) -> str:
-        """`bfloat16` or `float32`."""
-        return str(self.dtype).removeprefix("mlx.core.")
+    def _dtype(self) -> mx.Dtype:
+        return mx.bfloat16 if self.name == "bfloat16" else mx.float32
 
-    def pack(self, rows: mx.array) -> mx.array:
-        """A cast."""
-        return rows.astype(self.dtype)
 
-    def unpack(self, stored: mx.array) -> mx.array:
-        """The cast back."""
-        return stored.astype(mx.float32)
+PLAIN, BF16, COMPACT = map(EntryLayout, ("float32", "bfloat16", "compact"))
+LAYOUTS = {layout.name: layout for layout in (PLAIN, BF16, COMPACT)}
 
 
 class _Pool:
@@ -90,8 +87,7 @@ class _Pool:
 class Entries:
     """One timeline's view of a pool: the first `count` rows."""
 
-    def __init__(self, layout: EntryLayout):
-        self.layout = layout
+    def __init__(self) -> None:
         self.count = 0
         self._pool = _Pool()
         self._pool.viewers.add(self)
@@ -100,12 +96,12 @@ class Entries:
         return self.count
 
     def append(self, rows: mx.array) -> None:
-        """Store float32 rows [B, n, d] behind those in view."""
+        """Put stored rows [B, n, ...] behind those in view."""
         if rows.shape[1] == 0:
             return
         if self.count < self._pool.length:
             self._leave_others_rows()
-        self._pool.append(self.layout.pack(rows))
+        self._pool.append(rows)
         self.count = self._pool.length
 
     def _leave_others_rows(self) -> None:
@@ -124,7 +120,7 @@ class Entries:
     def view(self) -> "Entries":
         """The same rows for another timeline or a snapshot: a count, no copy."""
         other = Entries.__new__(Entries)
-        other.layout, other.count, other._pool = self.layout, self.count, self._pool
+        other.count, other._pool = self.count, self._pool
         self._pool.viewers.add(other)
         return other
 
@@ -150,9 +146,9 @@ class Entries:
         return id(self._pool)
 
     @classmethod
-    def from_rows(cls, layout: EntryLayout, rows: mx.array | None) -> "Entries":
+    def from_rows(cls, rows: mx.array | None) -> "Entries":
         """Entries that hold stored rows [B, n, ...]."""
-        entries = cls(layout)
+        entries = cls()
         if rows is not None and rows.shape[1]:
             entries._pool.append(rows)
             entries.count = rows.shape[1]
@@ -163,7 +159,7 @@ class Unstored(Entries):
     """Entries of a call without a cache: plain float32 rows, differentiable, kept nowhere."""
 
     def __init__(self) -> None:
-        super().__init__(DenseLayout(mx.float32))
+        super().__init__()
         self._rows: mx.array | None = None
 
     def append(self, rows: mx.array) -> None:

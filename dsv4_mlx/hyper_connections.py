@@ -35,9 +35,37 @@ class HyperConnection(nn.Module):
             streams, self.fn, self.base, self.scale, norm_weight, **self._options
         )
 
-    def expand(self, y: mx.array, streams: mx.array, post: mx.array, comb: mx.array) -> mx.array:
-        """Sublayer output [B, S, D] and the streams before it -> streams after it."""
-        return self._ops.hc_post(y, streams, post, comb, official=self._options["official"])
+    def expand(
+        self,
+        y: mx.array,
+        streams: mx.array,
+        post: mx.array,
+        comb: mx.array,
+        routed: mx.array | None = None,
+    ) -> mx.array:
+        """Sublayer output [B, S, D] and the streams before it -> streams after it.
+
+        The output of experts comes in parts: y of the shared one, `routed` [B, S, k, D].
+        """
+        return self._ops.hc_post(y, streams, post, comb, routed, official=self._options["official"])
+
+    def expand_and_collapse(
+        self,
+        y: mx.array,
+        streams: mx.array,
+        post: mx.array,
+        comb: mx.array,
+        norm_weight: mx.array,
+    ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+        """The sublayer before ends, this one begins: streams, then what `collapse` gives of them.
+
+        post and comb [B, S, N, N] are those of the sublayer before.
+        """
+        return self._ops.hc_post_pre(
+            *(y, streams, post, comb),
+            *(self.fn, self.base, self.scale, norm_weight),
+            **self._options,
+        )
 
 
 class HyperHead(nn.Module):

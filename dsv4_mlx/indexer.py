@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import mlx.core as mx
 import mlx.nn as nn
 
-from dsv4_mlx.cache import CompressorState
 from dsv4_mlx.compressor import Compressor
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.layers import Linear
@@ -32,6 +31,7 @@ class Indexer(Compressor):
         numerics: Numerics,
         ops: SimpleNamespace,
         rope: RotaryEmbedding,
+        first_column: int,
     ):
         official = numerics is Numerics.OFFICIAL
         super().__init__(
@@ -41,33 +41,30 @@ class Indexer(Compressor):
             rounding="index" if official else "none",
             ops=ops,
             rope=rope,
+            first_column=first_column,
         )
         self.q_b_proj = Linear(config.q_lora_rank, config.index_n_heads * config.index_head_dim)
         self.scorer = IndexScorer(config)
-        self._heads, self._width = config.index_n_heads, config.index_head_dim
-        self._topk, self._official = config.index_topk, official
+        self._topk = config.index_topk
+        self._scale = float((config.index_n_heads * config.index_head_dim) ** -0.5)
 
     def selects(self, length: int) -> bool:
         """Whether `length` tokens have more entries than a query may attend."""
         return length // CSA_RATIO > self._topk
 
-    def queries(self, q_residual: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
-        """[B, S, ql], [B, S, D] -> raw queries [B, S, Hi, Ki], head weights [B, S, Hi]."""
-        q = self.q_b_proj(q_residual)
-        q = q.reshape(*q.shape[:2], self._heads, self._width)
-        return q, self.scorer.weights_proj(x) * (self._heads * self._width) ** -0.5
-
     def select(
-        self, q: mx.array, head_weights: mx.array, state: CompressorState, position: int
+        self, q: mx.array, head_weights: mx.array, keys: mx.array, position: int
     ) -> mx.array:
-        """Indices of the entries each query attends: [B, S, k] int32, -1 for none."""
-        cos, sin = self._rope.tables(position, q.shape[1])
-        q = self._ops.index_q_prepare(q, cos, sin, official=self._official)
+        """Indices of the entries each query attends: [B, S, k] int32, -1 for none.
+
+        q [B, S, Hi, Ki] prepared, head_weights [B, S, Hi] as projected, keys as stored.
+        """
         return self._ops.index_topk(
             q,
             head_weights,
-            state.entries.rows(),
+            keys,
             first_position=position,
             ratio=CSA_RATIO,
             k=self._topk,
+            scale=self._scale,
         )

@@ -5,6 +5,7 @@ A matrix is whatever was loaded into it: `weight` alone is dense [out, in]; `wei
 packed through `to_quantized`, as mlx-lm's loader does.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -15,13 +16,18 @@ from dsv4_mlx import matmul
 from dsv4_mlx.matmul import Bounds, Matrix, Packed, Packing
 
 
-class _Matrix(nn.Module):
+class MatrixLayer(nn.Module):
     """A weight [..., out, in], dense or packed."""
 
     def __init__(self, *shape: int):
         super().__init__()
         self.weight = mx.zeros(shape)
         self._packing: Packing | None = None
+        self._ops: SimpleNamespace | None = None
+
+    def bind(self, ops: SimpleNamespace) -> None:
+        """Multiply as the backend of this plan does; without a plan MLX's default device decides."""
+        self._ops = ops
 
     @property
     def packing(self) -> Packing | None:
@@ -30,7 +36,7 @@ class _Matrix(nn.Module):
 
     def to_quantized(
         self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", **_: Any
-    ) -> "_Matrix":
+    ) -> "MatrixLayer":
         """The same layer with its weight packed; the conversion itself stays lazy."""
         weight, scales, *biases = mx.quantize(
             self.weight, group_size=group_size, bits=bits, mode=mode
@@ -47,33 +53,44 @@ class _Matrix(nn.Module):
         layer._packing = Packing(group_size or width // scales.shape[-1], bits, mode)
         return layer
 
-    def _matrix(self) -> Matrix:
+    def matrix(self) -> Matrix:
+        """The weight as products take it."""
         if self._packing is None:
             return self.weight
         return Packed(self.weight, self.scales, self.get("biases"), self._packing)
 
 
-class Linear(_Matrix):
+class Linear(MatrixLayer):
     """`x W^T`: [..., in] -> [..., out], float32."""
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__(out_features, in_features)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return matmul.product(x, self._matrix())
+        return matmul.product(x, self.matrix(), self._ops)
+
+    def take_rows(self, matrix: Matrix, start: int, stop: int) -> None:
+        """Use rows [start, stop) of a larger weight of the same format, without a copy."""
+        part = matrix[start:stop]
+        if isinstance(part, mx.array):
+            self.weight = part
+            return
+        self.weight, self.scales = part.weight, part.scales
+        if part.biases is not None:
+            self.biases = part.biases
 
 
-class GroupedLinear(_Matrix):
+class GroupedLinear(MatrixLayer):
     """One linear map per group, stored as consecutive rows: [..., g, in] -> [..., g, out]."""
 
     def __init__(self, groups: int, in_features: int, out_features: int):
         super().__init__(groups * out_features, in_features)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return matmul.grouped(x, self._matrix())
+        return matmul.grouped(x, self.matrix(), self._ops)
 
 
-class ExpertsLinear(_Matrix):
+class ExpertsLinear(MatrixLayer):
     """One linear map per expert, stacked: weight [E, out, in]."""
 
     def __init__(self, experts: int, in_features: int, out_features: int):
@@ -81,11 +98,70 @@ class ExpertsLinear(_Matrix):
 
     def gathered(self, x: mx.array, rows: mx.array, experts: mx.array) -> mx.array:
         """Row `rows[r]` of x [M, in] times matrix `experts[r]` -> [R, out]."""
-        return matmul.gathered(x, rows, experts, self._matrix())
+        return matmul.gathered(x, rows, experts, self.matrix(), self._ops)
+
+    def chosen(self, x: mx.array, experts: mx.array) -> mx.array:
+        """Rows x [M, 1, in] or [M, k, in] times the matrices `experts` [M, k] -> [M, k, out]."""
+        return matmul.chosen(x, experts, self.matrix())
+
+    def in_order(self, x: mx.array, experts: mx.array) -> mx.array:
+        """Row r of x [R, in] times matrix `experts[r]`, the experts ascending -> [R, out]."""
+        return matmul.in_order(x, experts, self.matrix())
 
     def sorted(self, x: mx.array, bounds: Bounds) -> mx.array:
         """Rows of x [R, in] sorted by expert, (expert, start, stop) each -> [R, out]."""
-        return matmul.sorted_by_expert(x, bounds, self._matrix())
+        return matmul.sorted_by_expert(x, bounds, self.matrix())
+
+
+class Joined:
+    """Linear layers of one input as one product, their outputs side by side.
+
+    `join` lays the weights of the layers one behind the other; the layers keep views of their rows,
+    so nothing is stored twice. A layer whose weight was replaced since is multiplied by itself.
+    """
+
+    def __init__(self, owner: nn.Module, *paths: str):
+        self._owner, self._paths = owner, paths
+        self._joined: Matrix | None = None
+        self._views: list[mx.array] = []
+
+    def _layers(self) -> list[Linear]:
+        layers = []
+        for path in self._paths:
+            layer: Any = self._owner
+            for name in path.split("."):
+                layer = getattr(layer, name)
+            layers.append(layer)
+        return layers
+
+    def __call__(self, x: mx.array) -> mx.array:
+        layers = self._layers()
+        views = zip(layers, self._views, strict=False)
+        if self._joined is not None and all(layer.weight is view for layer, view in views):
+            return matmul.product(x, self._joined, layers[0]._ops)
+        return mx.concatenate([layer(x) for layer in layers], axis=-1)
+
+    def join(self) -> None:
+        """Join the weights as they are now; layers stored in different formats stay apart."""
+        layers = self._layers()
+        joined = matmul.stacked_rows([layer.matrix() for layer in layers])
+        if joined is None:
+            return
+        start, self._joined, self._views = 0, joined, []
+        for layer in layers:
+            rows = layer.weight.shape[0]
+            layer.take_rows(joined, start, start + rows)
+            self._views.append(layer.weight)
+            start += rows
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """The joined weight; None before `join`."""
+        return self._joined
+
+    @matrix.setter
+    def matrix(self, matrix: Matrix) -> None:
+        self._joined = matrix
 
 
 class Norm(nn.Module):

@@ -37,11 +37,13 @@ def load(
     dtype: mx.Dtype | None = None,
     numerics: Numerics = Numerics.OFFICIAL,
     backend: str = "auto",
+    kv: str | None = None,
 ) -> tuple["Model", "Tokenizer"]:
     """Load an official or a converted folder -> (model, tokenizer).
 
-    `dtype` (bfloat16 or float32, the default) is that of unpacked matrices in products; bfloat16
-    halves their memory and is cast in every product. The embedding stays bfloat16; norms and what
+    `dtype` (bfloat16 or float32) is that of unpacked matrices; by default float32 on a CPU, whose
+    products need it, and on a GPU bfloat16, as they are stored: its kernels multiply them exactly.
+    `kv` (`compact`, the default, or `bf16`) says how caches store rows. The embedding stays bfloat16; norms and what
     is stored in float32 are float32. `model.fingerprint` names the weights. Raises CheckpointError,
     ConfigError, BackendError or UsageError, each a sentence.
     """
@@ -49,19 +51,24 @@ def load(
 
     dtype = dense_dtype(dtype, backend)
     checkpoint = open_checkpoint(path)
-    model = load_model(checkpoint, dtype=dtype, numerics=numerics, backend=backend)
+    model = load_model(checkpoint, dtype=dtype, numerics=numerics, backend=backend, kv=kv)
     return model, Tokenizer(checkpoint.folder)
 
 
 def load_model(
-    checkpoint: Checkpoint, *, dtype: mx.Dtype, numerics: Numerics, backend: str
+    checkpoint: Checkpoint,
+    *,
+    dtype: mx.Dtype,
+    numerics: Numerics,
+    backend: str,
+    kv: str | None = None,
 ) -> "Model":
     """The model of an opened checkpoint, its weights read."""
     from dsv4_mlx.model import Model
 
     plan = plan_parameters(checkpoint)
     _require_finished(checkpoint, plan)
-    model = Model(checkpoint.config, numerics=numerics, backend=backend)
+    model = Model(checkpoint.config, numerics=numerics, backend=backend, kv=kv)
     packings = {
         parameter.module: PACKINGS[parameter.storage]
         for parameter in plan.parameters
@@ -69,6 +76,7 @@ def load_model(
     }
     quantize(model, class_predicate=lambda name, _: packings.get(name, False))
     model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)
+    model.join()
     model.fingerprint = fingerprint(checkpoint, plan)
     return model
 
@@ -76,12 +84,12 @@ def load_model(
 def dense_dtype(dtype: mx.Dtype | None, backend: str) -> mx.Dtype:
     """The dtype of unpacked matrices; see `load`."""
     try:
-        resolve(backend)
+        resolved = resolve(backend)
     except MissingBackend as error:
         raise BackendError(f"{error}.") from error
     if dtype is None:
         # What stays unpacked (head, router, compressors) multiplies in float32 in the release too.
-        return mx.float32
+        return mx.float32 if resolved == "cpu" else mx.bfloat16
     if dtype not in (mx.bfloat16, mx.float32):
         raise UsageError(
             f"dtype is {dtype}, expected mlx.core.bfloat16 or mlx.core.float32; float16 cannot "

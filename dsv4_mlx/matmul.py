@@ -8,8 +8,10 @@ so that above a few rows it is cheaper to unpack a tile of the weight and let BL
 
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 
 import mlx.core as mx
+import numpy as np
 
 # Rows above which a tile is unpacked for BLAS instead of multiplied packed, per mode (CPU).
 CPU_CROSSOVER_ROWS = {"mxfp4": 32, "mxfp8": 1}
@@ -20,6 +22,9 @@ _SPLIT_ELEMENTS = 1 << 20
 _DENSE_SPLIT_ELEMENTS = 1 << 22
 # Elements of one unpacked tile: 32 MiB of float32 scratch.
 _TILE_ELEMENTS = 1 << 23
+
+# Rows that a product with a dense weight reads the weight once for (GPU).
+_MATVEC_ROWS = 8
 
 Bounds = list[tuple[int, int, int]]
 """(expert, start, stop) of every expert that has rows, in the order of the rows."""
@@ -47,6 +52,14 @@ class Packed:
         """Some rows of a matrix, or one expert's matrix of a stack."""
         biases = None if self.biases is None else self.biases[index]
         return Packed(self.weight[index], self.scales[index], biases, self.packing)
+
+    def by_group(self, groups: int) -> "Packed":
+        """The same rows as a stack of `groups` matrices [g, out, in]."""
+        parts = (self.weight, self.scales, self.biases)
+        weight, scales, biases = (
+            None if part is None else part.reshape(groups, -1, part.shape[-1]) for part in parts
+        )
+        return Packed(weight, scales, biases, self.packing)
 
     def after(self, done: list[mx.array]) -> "Packed":
         """The same weight, to be read only once `done` exists.
@@ -112,17 +125,17 @@ def _second_stream() -> mx.ThreadLocalStream:
     return mx.new_thread_local_stream(mx.cpu)
 
 
-def on_cpu() -> bool:
-    """Whether operations run on the CPU now."""
-    return mx.default_device() == mx.cpu
+def on_cpu(ops: SimpleNamespace | None = None) -> bool:
+    """Whether products run on the CPU: as the plan says, without one as MLX's default device."""
+    return mx.default_device() == mx.cpu if ops is None else ops.backend == "cpu"
 
 
-def product(x: mx.array, matrix: Matrix) -> mx.array:
+def product(x: mx.array, matrix: Matrix, ops: SimpleNamespace | None = None) -> mx.array:
     """`x W^T`: [..., in], [out, in] -> [..., out], float32."""
+    if not on_cpu(ops):
+        return _gpu_product(x, matrix, ops)
     if isinstance(matrix, mx.array):
         return _dense(x, matrix.astype(mx.float32))
-    if not on_cpu():
-        return matrix.multiply(x)
     rows = x.size // x.shape[-1]
     if rows > CPU_CROSSOVER_ROWS.get(matrix.packing.mode, _OTHER_CROSSOVER_ROWS):
         return _unpacked_product(x, matrix)
@@ -134,8 +147,17 @@ def product(x: mx.array, matrix: Matrix) -> mx.array:
     return mx.concatenate([matrix[:half].multiply(x), second], axis=-1)
 
 
+def _gpu_product(x: mx.array, matrix: Matrix, ops: SimpleNamespace | None) -> mx.array:
+    if isinstance(matrix, Packed):
+        return matrix.multiply(x)
+    rows = x.size // x.shape[-1]
+    if ops is None or rows > _MATVEC_ROWS:
+        return x @ matrix.astype(mx.float32).T
+    return ops.dense_matvec(x.reshape(rows, -1), matrix).reshape(*x.shape[:-1], -1)
+
+
 def _dense(x: mx.array, weight: mx.array) -> mx.array:
-    if not on_cpu() or weight.size < _DENSE_SPLIT_ELEMENTS:
+    if weight.size < _DENSE_SPLIT_ELEMENTS:
         return x @ weight.T
     half = weight.shape[0] // 2
     second = mx.matmul(x, weight[half:].T, stream=_second_stream())
@@ -156,20 +178,29 @@ def _unpacked_product(x: mx.array, matrix: Packed) -> mx.array:
     return _joined(products, axis=-1)
 
 
-def grouped(x: mx.array, matrix: Matrix) -> mx.array:
+def grouped(x: mx.array, matrix: Matrix, ops: SimpleNamespace | None = None) -> mx.array:
     """One product per group: x [..., g, in], W [g * out, in] -> [..., g, out], float32."""
     groups = x.shape[-2]
-    if isinstance(matrix, mx.array):
+    if isinstance(matrix, mx.array) or not on_cpu(ops):
         rows = x.reshape(-1, *x.shape[-2:]).swapaxes(0, 1)  # [g, M, in]
-        weight = matrix.astype(mx.float32).reshape(groups, -1, x.shape[-1])
-        products = rows @ weight.swapaxes(1, 2)
+        if isinstance(matrix, mx.array):
+            weight = matrix.astype(mx.float32).reshape(groups, -1, x.shape[-1])
+            products = rows @ weight.swapaxes(1, 2)
+        else:
+            products = matrix.by_group(groups).multiply(rows)
         return products.swapaxes(0, 1).reshape(*x.shape[:-1], -1)
     out = matrix.weight.shape[0] // groups
-    parts = [product(x[..., g, :], matrix[g * out : (g + 1) * out]) for g in range(groups)]
+    parts = [product(x[..., g, :], matrix[g * out : (g + 1) * out], ops) for g in range(groups)]
     return mx.stack(parts, axis=-2)
 
 
-def gathered(x: mx.array, rows: mx.array, experts: mx.array, matrices: Matrix) -> mx.array:
+def gathered(
+    x: mx.array,
+    rows: mx.array,
+    experts: mx.array,
+    matrices: Matrix,
+    ops: SimpleNamespace | None = None,
+) -> mx.array:
     """Few rows, each with its own expert: x [M, in], W [E, out, in] -> [R, out], float32.
 
     `rows` [R] says which row of x, `experts` [R] which matrix. On the CPU the R products are
@@ -180,11 +211,77 @@ def gathered(x: mx.array, rows: mx.array, experts: mx.array, matrices: Matrix) -
         return mx.gather_mm(x[:, None, :], transposed, lhs_indices=rows, rhs_indices=experts)[:, 0]
     count = rows.shape[0]
     elements = matrices.weight.shape[1] * x.shape[-1] * count
-    if not on_cpu() or count < 2 or elements < _SPLIT_ELEMENTS:
+    if not on_cpu(ops) or count < 2 or elements < _SPLIT_ELEMENTS:
         return matrices.gather(x, rows, experts)
     half = count // 2
     second = matrices.gather(x, rows[half:], experts[half:], stream=_second_stream())
     return mx.concatenate([matrices.gather(x, rows[:half], experts[:half]), second], axis=0)
+
+
+def chosen(x: mx.array, experts: mx.array, matrices: Matrix) -> mx.array:
+    """Every row times the matrices chosen for it, one launch on a GPU.
+
+    x [M, 1, in] (the same row for all) or [M, k, in], experts uint32 [M, k] -> [M, k, out].
+    """
+    M, each, _ = x.shape
+    if isinstance(matrices, mx.array):
+        weight = matrices.astype(mx.float32).swapaxes(-1, -2)
+        product = mx.gather_mm(
+            x[..., None, :], weight, lhs_indices=_rows(M, each), rhs_indices=experts
+        )
+        return product[..., 0, :]
+    return mx.gather_qmm(
+        x[..., None, :],
+        matrices.weight,
+        matrices.scales,
+        matrices.biases,
+        lhs_indices=_rows(M, each),
+        rhs_indices=experts,
+        transpose=True,
+        **vars(matrices.packing),
+    )[..., 0, :]
+
+
+def in_order(x: mx.array, experts: mx.array, matrices: Matrix) -> mx.array:
+    """Row r of x [R, in] times matrix `experts[r]`, experts uint32 [R] ascending -> [R, out]."""
+    if isinstance(matrices, mx.array):
+        weight = matrices.astype(mx.float32).swapaxes(-1, -2)
+        return mx.gather_mm(x[:, None], weight, rhs_indices=experts, sorted_indices=True)[:, 0]
+    return mx.gather_qmm(
+        x[:, None],
+        matrices.weight,
+        matrices.scales,
+        matrices.biases,
+        rhs_indices=experts,
+        transpose=True,
+        sorted_indices=True,
+        **vars(matrices.packing),
+    )[:, 0]
+
+
+@cache
+def _rows(M: int, each: int) -> mx.array:
+    """Row numbers [M, each], a constant: MLX would make them anew in every call."""
+    return mx.array(np.arange(M * each, dtype=np.uint32).reshape(M, each))
+
+
+def stacked_rows(matrices: list[Matrix]) -> Matrix | None:
+    """The matrices one behind the other, evaluated; None where their formats differ."""
+    first = matrices[0]
+    if isinstance(first, mx.array):
+        if any(not isinstance(m, mx.array) or m.dtype != first.dtype for m in matrices):
+            return None
+        joined = mx.concatenate([m for m in matrices if isinstance(m, mx.array)])
+        mx.eval(joined)
+        return joined
+    packed = [m for m in matrices if isinstance(m, Packed) and m.packing == first.packing]
+    if len(packed) < len(matrices):
+        return None
+    biases = None if first.biases is None else mx.concatenate([m.biases for m in packed])
+    weight = mx.concatenate([m.weight for m in packed])
+    scales = mx.concatenate([m.scales for m in packed])
+    mx.eval(weight, scales, biases)
+    return Packed(weight, scales, biases, first.packing)
 
 
 def sorted_by_expert(x: mx.array, bounds: Bounds, matrices: Matrix) -> mx.array:

@@ -13,11 +13,12 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from dsv4_mlx.attention import ATTENTION
-from dsv4_mlx.cache import LayerCache, LayerState, default_layout, unstored
+from dsv4_mlx.cache import LayerCache, LayerState, layout_for, unstored
+from dsv4_mlx.compressor import kept_rows
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import BackendError, CacheError, UsageError
 from dsv4_mlx.hyper_connections import HyperConnection, HyperHead
-from dsv4_mlx.layers import Embedding, Linear, Norm
+from dsv4_mlx.layers import Embedding, Joined, Linear, MatrixLayer, Norm
 from dsv4_mlx.moe import MoE
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import RotaryEmbedding, compressed_rope, sliding_rope
@@ -49,9 +50,12 @@ class DecoderLayer(nn.Module):
     def __call__(self, streams: mx.array, tokens: mx.array, cache: LayerCache) -> mx.array:
         """Streams [B, S, N, D], token ids [B, S] -> streams [B, S, N, D]."""
         x, post, comb = self.attn_hc.collapse(streams, self.input_layernorm.weight)
-        streams = self.attn_hc.expand(self.self_attn(x, cache), streams, post, comb)
-        x, post, comb = self.ffn_hc.collapse(streams, self.post_attention_layernorm.weight)
-        return self.ffn_hc.expand(self.mlp(x, tokens), streams, post, comb)
+        y = self.self_attn(x, cache)
+        streams, x, post, comb = self.ffn_hc.expand_and_collapse(
+            y, streams, post, comb, self.post_attention_layernorm.weight
+        )
+        shared, routed = self.mlp.parts(x, tokens)
+        return self.ffn_hc.expand(shared, streams, post, comb, routed)
 
 
 class Backbone(nn.Module):
@@ -88,7 +92,9 @@ class Backbone(nn.Module):
 class Model(nn.Module):
     """DeepSeek-V4 with its prediction head and MTP blocks.
 
-    The backend is decided here, once; a missing one raises BackendError.
+    The backend is decided here, once; a missing one raises BackendError. `kv` says how caches
+    store rows (`compact` or `bf16`, see `layout_for`). A `plan` takes the place of `backend` and
+    leaves MLX's device alone: a graph can be traced for a backend that is not there.
     """
 
     def __init__(
@@ -96,22 +102,37 @@ class Model(nn.Module):
         config: DeepseekV4Config,
         numerics: Numerics = Numerics.OFFICIAL,
         backend: str = "auto",
+        *,
+        kv: str | None = None,
+        plan: registry.KernelPlan | None = None,
     ):
         from dsv4_mlx.mtp import MultiTokenPredictor
 
         super().__init__()
-        try:
-            plan = registry.plan(backend)
-        except MissingBackend as error:
-            raise BackendError(str(error)) from error
-        mx.set_default_device(mx.cpu if plan.backend == "cpu" else mx.gpu)
+        if plan is None:
+            plan = _plan(backend)
+            mx.set_default_device(mx.cpu if plan.backend == "cpu" else mx.gpu)
         self.config, self.numerics = config, numerics
+        self.layout = layout_for(numerics is Numerics.OFFICIAL, kv)
         self._plan = plan
         self.model = Backbone(config, numerics, plan.ops)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         blocks = config.num_nextn_predict_layers if config.draft_kind == "mtp" else 0
         self.mtp = [MultiTokenPredictor(config, numerics, plan.ops) for _ in range(blocks)]
         self.fingerprint = _config_fingerprint(config)
+        for _, module in self.named_modules():
+            if isinstance(module, MatrixLayer):
+                module.bind(plan.ops)
+
+    def join(self) -> None:
+        """Lay weights that share an input one behind the other; call it once they are loaded."""
+        for joined in self.joined():
+            joined.join()
+
+    def joined(self) -> list[Joined]:
+        """The groups of layers that share an input."""
+        modules = (module for _, module in self.named_modules())
+        return [one for module in modules for one in getattr(module, "_joined", ())]
 
     def __call__(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """Token ids [B, S] -> logits [B, S, V] float32; `cache` moves on by S tokens."""
@@ -137,8 +158,7 @@ class Model(nn.Module):
 
     def make_cache(self) -> list[LayerCache]:
         """An empty cache, one per layer."""
-        layout = default_layout(self.numerics is Numerics.OFFICIAL)
-        return [LayerCache(ratio, layout) for ratio in self.config.backbone_ratios]
+        return [LayerCache(ratio, self.layout) for ratio in self.config.backbone_ratios]
 
     @property
     def layers(self) -> list[DecoderLayer]:
@@ -156,24 +176,29 @@ class Model(nn.Module):
     def check_state(self, layer: int, state: LayerState) -> None:
         """CacheError unless a state read from a file has this layer's shapes at its position."""
         config, ratio = self.config, self.config.backbone_ratios[layer]
-        stored, raw = state.layout.pack(mx.zeros((1, 1, 1))).dtype, mx.float32
-        kept = min(state.position, config.sliding_window - 1)
-        _expect(layer, "window", state.window, stored, kept, config.head_dim)
-        widths = (config.head_dim, config.index_head_dim)
-        for part, width in zip(state.parts(), widths, strict=False):
-            channels = width * (2 if ratio == 4 else 1)
-            closed, opened = divmod(state.position, ratio)
-            _expect(layer, "entries", part.entries.rows(), stored, closed, width)
-            _expect(layer, "open window", part.open_rows, raw, opened, 2, channels)
-            lane = ratio if ratio == 4 and closed else 0
-            _expect(layer, "overlap lane", part.lane, raw, lane, 2, width)
+        latent = self.layout.latent_row(config.head_dim, config.qk_rope_head_dim)
+        seen = state.position > 0
+        _expect(layer, "window", state.window, config.sliding_window * seen, *latent)
+        if ratio:
+            width = self.layers[layer].self_attn.raw_width
+            _expect(layer, "open rows", state.open_rows, kept_rows(ratio) * seen, width, mx.float32)
+        kinds = (("entries", latent), ("keys", self.layout.key_row(config.index_head_dim)))
+        for pool, (name, row) in zip(state.pools(), kinds, strict=False):
+            _expect(layer, name, pool.rows(), state.position // ratio, *row)
+
+
+def _plan(backend: str) -> registry.KernelPlan:
+    try:
+        return registry.plan(backend)
+    except MissingBackend as error:
+        raise BackendError(str(error)) from error
 
 
 def _expect(
-    layer: int, name: str, array: mx.array | None, dtype: mx.Dtype, rows: int, *shape: int
+    layer: int, name: str, array: mx.array | None, rows: int, width: int, dtype: mx.Dtype
 ) -> None:
     found = None if array is None else (array.dtype, array.shape)
-    expected = (dtype, (1, rows, *shape)) if rows else None
+    expected = (dtype, (1, rows, width)) if rows else None
     if found != expected:
         raise CacheError(
             f"expected the {name} of layer {layer} as {expected} but found {found}; "

@@ -7,11 +7,13 @@ import mlx.nn as nn
 
 from dsv4_mlx import matmul
 from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.layers import ExpertsLinear, Linear, expert_bounds
+from dsv4_mlx.layers import ExpertsLinear, Joined, Linear, expert_bounds
 from dsv4_mlx.numerics import Numerics
 
 # Rows per call above which the CPU sorts them by expert and multiplies expert by expert.
 _SORTED_ROWS = 32
+# The same on a GPU, where MLX has a product for rows in the order of their experts.
+_GPU_SORTED_ROWS = 64
 
 
 class TopKRouter(nn.Module):
@@ -27,7 +29,7 @@ class TopKRouter(nn.Module):
         self._scaling = config.routed_scaling_factor
 
     def __call__(self, x: mx.array, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        """x [M, D] -> experts [M, k] int32, weights [M, k] float32."""
+        """x [M, D] -> experts [M, k] uint32, weights [M, k] float32."""
         return self._ops.router(
             x, self.weight, self.e_score_correction_bias, k=self._k, scaling=self._scaling
         )
@@ -44,7 +46,7 @@ class HashRouter(nn.Module):
         self._ops, self._scaling = ops, config.routed_scaling_factor
 
     def __call__(self, x: mx.array, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        """x [M, D], tokens [M] -> experts [M, k] int32, weights [M, k] float32."""
+        """x [M, D], tokens [M] -> experts [M, k] uint32, weights [M, k] float32."""
         return self._ops.hash_router(x, self.weight, self.tid2eid, tokens, scaling=self._scaling)
 
 
@@ -58,41 +60,75 @@ class Experts(nn.Module):
         self.down_proj = ExpertsLinear(E, width, D)
         self._ops, self._limit = ops, config.swiglu_limit
 
-    def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
-        """x [M, D], experts and weights [M, k] -> weighted outputs [M, k, D] float32."""
-        M, k = experts.shape
-        if matmul.on_cpu() and M * k > _SORTED_ROWS:
-            return self._sorted(x, experts, weights)
-        rows = mx.arange(M * k, dtype=mx.uint32)
-        chosen = experts.reshape(-1).astype(mx.uint32)
-        gate_up = self.gate_up_proj.gathered(x, rows // k, chosen)
-        activated = self._ops.swiglu(gate_up, weights.reshape(-1), limit=self._limit)
-        return self.down_proj.gathered(activated, rows, chosen).reshape(M, k, -1)
+    def __call__(
+        self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """x [M, D], experts uint32 and weights [M, k] -> weighted outputs [M, k, D].
 
-    def _sorted(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
+        The shared expert's gate and up, `shared` [M, 2 Is], are activated in the same launch; the
+        second output [M, Is] is what they become.
+        """
+        M, k = experts.shape
+        if matmul.on_cpu(self._ops):
+            many = M * k > _SORTED_ROWS
+            return (self._sorted if many else self._gathered)(x, experts, weights, shared)
+        if M * k >= _GPU_SORTED_ROWS:
+            return self._sorted_on_gpu(x, experts, weights, shared)
+        gate_up = self.gate_up_proj.chosen(x[:, None], experts)
+        activated, shared = self._activate(gate_up.reshape(M * k, -1), weights, shared)
+        return self.down_proj.chosen(activated.reshape(M, k, -1), experts), shared
+
+    def _activate(
+        self, gate_up: mx.array, weights: mx.array, shared: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        return self._ops.swiglu(gate_up, weights.reshape(-1), shared, limit=self._limit)
+
+    def _gathered(
+        self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        M, k = experts.shape
+        rows, chosen = mx.arange(M * k, dtype=mx.uint32), experts.reshape(-1)
+        gate_up = self.gate_up_proj.gathered(x, rows // k, chosen)
+        activated, shared = self._activate(gate_up, weights, shared)
+        return self.down_proj.gathered(activated, rows, chosen).reshape(M, k, -1), shared
+
+    def _sorted_on_gpu(
+        self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Rows in the order of their experts, so that MLX multiplies expert by expert."""
+        M, k = experts.shape
+        order = mx.argsort(experts.reshape(-1))
+        chosen = experts.reshape(-1)[order]
+        gate_up = self.gate_up_proj.in_order(x[order // k], chosen)
+        activated, shared = self._activate(gate_up, weights.reshape(-1)[order], shared)
+        outputs = self.down_proj.in_order(activated, chosen)
+        return outputs[mx.argsort(order)].reshape(M, k, -1), shared
+
+    def _sorted(
+        self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array
+    ) -> tuple[mx.array, mx.array]:
         M, k = experts.shape
         order, bounds = expert_bounds(experts.reshape(-1))
         gate_up = self.gate_up_proj.sorted(x[order // k], bounds)
-        activated = self._ops.swiglu(gate_up, weights.reshape(-1)[order], limit=self._limit)
+        activated, shared = self._activate(gate_up, weights.reshape(-1)[order], shared)
         outputs = self.down_proj.sorted(activated, bounds)
-        return outputs[mx.argsort(order)].reshape(M, k, -1)
+        return outputs[mx.argsort(order)].reshape(M, k, -1), shared
 
 
 class SharedExpert(nn.Module):
-    """The expert every token visits; clamped like the routed ones."""
+    """The expert every token visits; clamped like the routed ones, and activated beside them."""
 
-    def __init__(self, config: DeepseekV4Config, ops: SimpleNamespace):
+    def __init__(self, config: DeepseekV4Config):
         super().__init__()
         D, width = config.hidden_size, config.moe_intermediate_size * config.n_shared_experts
         self.gate_proj = Linear(D, width)
         self.up_proj = Linear(D, width)
         self.down_proj = Linear(width, D)
-        self._ops, self._limit = ops, config.swiglu_limit
+        self._joined = (Joined(self, "gate_proj", "up_proj"),)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """[M, D] -> [M, D] float32."""
-        gate_up = mx.concatenate([self.gate_proj(x), self.up_proj(x)], axis=-1)
-        return self.down_proj(self._ops.swiglu(gate_up, limit=self._limit))
+    def gate_up(self, x: mx.array) -> mx.array:
+        """[M, D] -> [M, 2 Is], gate first."""
+        return self._joined[0](x)
 
 
 class MoE(nn.Module):
@@ -104,13 +140,25 @@ class MoE(nn.Module):
         super().__init__()
         self.gate = (HashRouter if hashed else TopKRouter)(config, ops)
         self.experts = Experts(config, ops)
-        self.shared_experts = SharedExpert(config, ops)
+        self.shared_experts = SharedExpert(config)
         self._ops, self._official = ops, numerics is Numerics.OFFICIAL
 
     def __call__(self, x: mx.array, tokens: mx.array) -> mx.array:
         """Normed input [B, S, D], token ids [B, S] -> [B, S, D] float32."""
+        shared, routed = self.parts(x, tokens)
+        D = x.shape[-1]
+        total = self._ops.expert_sum(
+            routed.reshape(-1, routed.shape[-2], D),
+            shared.reshape(-1, D),
+            official=self._official,
+        )
+        return total.reshape(x.shape)
+
+    def parts(self, x: mx.array, tokens: mx.array) -> tuple[mx.array, mx.array]:
+        """What the sum is made of: the shared expert's [B, S, D], the routed ones' [B, S, k, D]."""
         flat = x.reshape(-1, x.shape[-1])
         experts, weights = self.gate(flat, tokens.reshape(-1))
-        routed = self.experts(flat, experts, weights)
-        total = self._ops.expert_sum(routed, self.shared_experts(flat), official=self._official)
-        return total.reshape(x.shape)
+        gate_up = self.shared_experts.gate_up(flat)
+        routed, activated = self.experts(flat, experts, weights, gate_up)
+        shared = self.shared_experts.down_proj(activated)
+        return shared.reshape(x.shape), routed.reshape(*x.shape[:-1], *routed.shape[1:])

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import mlx.core as mx
 
-from dsv4_mlx.cache import LayerCache, default_layout, unstored
+from dsv4_mlx.cache import LayerCache, layout_for, unstored
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.hyper_connections import HyperHead
 from dsv4_mlx.layers import Linear, Norm
@@ -34,7 +34,7 @@ class MultiTokenPredictor(DecoderLayer):
 
     def make_cache(self) -> LayerCache:
         """An empty cache of this block's own window."""
-        return LayerCache(0, default_layout(self._official))
+        return LayerCache(0, layout_for(self._official))
 
     def predict(
         self,

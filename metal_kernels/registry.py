@@ -61,4 +61,4 @@ def bind(backend: Backend) -> KernelPlan:
         implementation = kernel.implementations.get(backend)
         ops[name] = implementation or kernel.reference
         chosen[name] = backend if implementation else "reference"
-    return KernelPlan(backend, SimpleNamespace(**ops), chosen)
+    return KernelPlan(backend, SimpleNamespace(backend=backend, **ops), chosen)
