@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dsv4_mlx.engine import Engine
     from dsv4_mlx.tokenizer import Tokenizer
 
-    OpenModel = Callable[[Path, str], tuple[Engine, Tokenizer]]
+    OpenModel = Callable[[Path, Options], tuple[Engine, Tokenizer]]
 
 _PATIENCE_S = 2.0
 
@@ -57,12 +57,12 @@ def main(
     return status
 
 
-def load_model(folder: Path, backend: str) -> "tuple[Engine, Tokenizer]":
+def load_model(folder: Path, options: Options) -> "tuple[Engine, Tokenizer]":
     """Load the checkpoint in `folder`; for the worker thread."""
     from dsv4_mlx.engine import Engine
     from dsv4_mlx.loading import load
 
-    model, tokenizer = load(folder, backend=backend)
+    model, tokenizer = load(folder, backend=options.backend, kv=options.kv)
     return Engine(model), tokenizer
 
 
@@ -118,7 +118,7 @@ def _run(
     thinking = settings.thinking(options.think)
     if thinking.level == "max":
         Output(environment).note(max_context_note(settings))
-    opening = worker.submit(lambda: open_model(folder, options.backend))
+    opening = worker.submit(lambda: open_model(folder, options))
     opener = _opener(opening, worker, options, settings, thinking)
     if message is None:
         return Repl(environment, settings, thinking, opener).run()

@@ -28,6 +28,7 @@ Environment: DSV4_BACKEND (as --backend), NO_COLOR.
 LEVELS = ("none", "low", "high", "max")
 EFFORT_TABLES = ("auto", "2026-04", "2026-07-31")
 BACKENDS = ("auto", "metal", "cuda", "cpu")
+KV_CHOICES = ("compact", "bf16")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Options:
     top_p: float | None = None
     seed: int | None = None
     backend: str = "auto"
+    kv: str = "compact"
     json: bool = False
     version: bool = False
 
@@ -105,6 +107,12 @@ def _parser(environment: Environment) -> _Parser:
     add("--top-p", type=_number(None, 1), metavar="P", help="above 0, at most 1")
     add("--seed", type=_whole(0), metavar="N", help="makes sampling repeatable")
     add("--backend", choices=BACKENDS, default="auto", help="where the model runs")
+    add(
+        "--kv",
+        choices=KV_CHOICES,
+        default="compact",
+        help="how the cache keeps entries; both hold the same values",
+    )
     add("--json", action="store_true", help="one JSON event per line on stdout")
     add("--version", action="store_true", help="versions, backend, kernels, BLAS")
     return parser

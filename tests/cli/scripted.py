@@ -47,10 +47,10 @@ def scripted_engine(
     )
 
 
-def opening(*replies: str) -> Callable[[Path, str], tuple[Engine, Tokenizer]]:
+def opening(*replies: str) -> Callable[[Path, Options], tuple[Engine, Tokenizer]]:
     """An `open_model` for `cli.app.main`."""
 
-    def open_model(folder: Path, backend: str) -> tuple[Engine, Tokenizer]:
+    def open_model(folder: Path, options: Options) -> tuple[Engine, Tokenizer]:
         tokenizer = Tokenizer(folder)
         return scripted_engine(tokenizer, replies), tokenizer
 

@@ -35,7 +35,7 @@ def test_stdin_is_the_message(folder: Path) -> None:
     model = opening("Hello.")
     seen = []
 
-    def open_model(path: Path, backend: str):
+    def open_model(path: Path, options: Options):
         engine, tokenizer = model(path, backend)
         encode = tokenizer.encode
         tokenizer.encode = lambda prompt: seen.append(str(prompt)) or encode(prompt)
@@ -121,7 +121,7 @@ def test_the_limit_is_told(folder: Path) -> None:
 
 
 def test_an_error_is_one_sentence(folder: Path) -> None:
-    def open_model(path: Path, backend: str):
+    def open_model(path: Path, options: Options):
         raise CheckpointError("model-00002-of-00002.safetensors is missing; download it again.")
 
     sentence = "model-00002-of-00002.safetensors is missing; download it again."
@@ -142,7 +142,7 @@ def test_a_folder_that_is_no_model_is_an_error(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_the_model_loads_is_130(folder: Path) -> None:
-    def open_model(path: Path, backend: str):
+    def open_model(path: Path, options: Options):
         raise KeyboardInterrupt
 
     assert run("--model", folder, "-p", "x", open_model=open_model) == Run(130, "", "")
