@@ -10,7 +10,7 @@ from dsv4_mlx.attention import (
     HeavilyCompressedAttention,
     SlidingAttention,
 )
-from dsv4_mlx.cache import LayerCache, default_layout, unstored
+from dsv4_mlx.cache import LayerCache, layout_for, unstored
 from dsv4_mlx.numerics import Numerics
 from tests.model import small
 from tests.oracle import v4_numpy as v4
@@ -70,7 +70,7 @@ def test_official_output_is_within_its_roundings(ratio: int) -> None:
 def test_calls_with_a_cache_equal_one_call(ratio: int, sizes: list[int]) -> None:
     attention, _ = pair(ratio, index_topk=4)
     x = inputs(ratio)
-    whole, cache = run(attention, x, unstored(ratio)), LayerCache(ratio, default_layout(False))
+    whole, cache = run(attention, x, unstored(ratio)), LayerCache(ratio, layout_for(False))
     found, start = [], 0
     while start < x.shape[1]:
         size = sizes[min(len(found), len(sizes) - 1)]
@@ -98,7 +98,7 @@ def test_batch_rows_attend_to_themselves(ratio: int, cached: bool) -> None:
     x = inputs(ratio, batch=3)
 
     def cache() -> LayerCache:
-        return LayerCache(ratio, default_layout(False)) if cached else unstored(ratio)
+        return LayerCache(ratio, layout_for(False)) if cached else unstored(ratio)
 
     together = run(attention, x, cache())
     for row in range(3):
@@ -106,30 +106,30 @@ def test_batch_rows_attend_to_themselves(ratio: int, cached: bool) -> None:
         np.testing.assert_allclose(together[row], alone, atol=2e-5)
 
 
-@pytest.mark.parametrize(("size", "kept"), [(1, 1), (6, 6), (7, 6), (40, 6)])
-def test_the_window_keeps_what_the_next_query_can_reach(size: int, kept: int) -> None:
-    """W - 1 rows: the next query brings its own."""
+@pytest.mark.parametrize("size", [1, 6, 7, 40])
+def test_the_window_is_as_long_as_a_query_can_reach(size: int) -> None:
     attention, _ = pair(0, sliding_window=7)
-    cache = LayerCache(0, default_layout(False))
+    cache = LayerCache(0, layout_for(False))
     run(attention, inputs(0)[:, :size], cache)
-    assert cache.rows[0].window.shape == (1, kept, 80)
+    window = np.array(cache.rows[0].window)
+    assert window.shape == (1, 7, 80)
+    assert np.abs(window[0]).max(axis=1).astype(bool).sum() == min(size, 7)
 
 
 def test_a_window_of_one_sees_only_the_token_itself() -> None:
     attention, layer = pair(0, sliding_window=1)
     x = inputs(0)
     expected, _ = v4._attention(layer, x[0], None)
-    cache = LayerCache(0, default_layout(False))
+    cache = LayerCache(0, layout_for(False))
     found = np.concatenate([run(attention, x[:, :9], cache), run(attention, x[:, 9:], cache)], 1)
     np.testing.assert_allclose(found[0], expected, atol=2e-5)
-    assert cache.rows[0].window is None
 
 
 @pytest.mark.parametrize("topk", [4, 13])  # both rows select, only the longer one does
 @pytest.mark.parametrize("split", [0, 7, 30])  # 7: the padding reaches into the second call
 def test_padding_gets_no_output_and_leaves_no_trace(topk: int, split: int) -> None:
     attention, _ = pair(4, index_topk=topk)
-    x, cache = inputs(4, batch=2), LayerCache(4, default_layout(False))
+    x, cache = inputs(4, batch=2), LayerCache(4, layout_for(False))
     cache.prepare(left_padding=[11, 0])
     calls = [x[:, :split], x[:, split:]] if split else [x]
     found = np.concatenate([run(attention, part, cache) for part in calls], axis=1)

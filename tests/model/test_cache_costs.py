@@ -10,55 +10,69 @@ import numpy as np
 import pytest
 
 from dsv4_mlx import cache as caches
-from dsv4_mlx.cache import LayerCache, LayerState, default_layout
+from dsv4_mlx import ring
+from dsv4_mlx.cache import LayerCache, LayerState
+from dsv4_mlx.compressor import kept_rows
+from dsv4_mlx.entries import COMPACT, Entries
+from dsv4_mlx.config import FLASH, DeepseekV4Config
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
+from metal_kernels.formats import round_bf16, store
 from tests.model import small
 
 ENTRIES = 8192
 POSITION = 4 * ENTRIES
-HEAD_DIM, INDEX_DIM, WINDOW = 512, 128, 128  # the release's
+HEAD_DIM, ROPE_DIMS, INDEX_DIM, WINDOW = 512, 64, 128, 128  # the release's
+RAW_WIDTH = 2 * 2 * (HEAD_DIM + INDEX_DIM)  # projections and scores, two lanes each
 TURNS = 100
 
 CONFIG = small.config(num_hidden_layers=3, compress_ratios=[0, 4, 128, 0])
 
 
-def rows(count: int, *shape: int, seed: int = 0) -> mx.array:
-    key = mx.random.key(seed)
-    return mx.random.normal((1, count, *shape), key=key)
+def rows(kind: str, count: int, width: int, rope_dims: int = ROPE_DIMS, seed: int = 0) -> mx.array:
+    x = mx.random.normal((1, count, width), key=mx.random.key(seed))
+    if kind == "raw":
+        return x
+    return store(round_bf16(x), "compact", kind, rope_dims)
 
 
-def fill(state: LayerState, ratio: int, widths: tuple[int, int], window: int) -> None:
+def fill(state: LayerState, ratio: int, config: DeepseekV4Config, raw_width: int) -> None:
     """Make `state` one that has seen POSITION tokens."""
+    latent = (config.head_dim, config.qk_rope_head_dim)
     state.position = POSITION
-    state.window = state.layout.pack(rows(window - 1, widths[0]))
-    for part, width in zip(state.parts(), widths, strict=False):
-        part.entries.append(rows(POSITION // ratio, width))
-        if ratio == 4:
-            part.lane = rows(4, 2, width)
-    mx.eval([array for array in state.evaluated() if array is not None])
+    state.window = rows("latent", config.sliding_window, *latent)
+    if ratio:
+        state.open_rows = rows("raw", kept_rows(ratio), raw_width)
+        state.entries = Entries.from_rows(rows("latent", POSITION // ratio, *latent))
+    if ratio == 4:
+        state.keys = Entries.from_rows(rows("key", ENTRIES, config.index_head_dim))
+    mx.eval(state.evaluated())
 
 
 def take_turn(cache: LayerCache, number: int) -> None:
-    """Four tokens: one more entry of each kind, another window, another lane."""
+    """Four tokens, one by one; the last closes a window."""
     state = cache.rows[0]
-    state.position += 4
-    state.window = state.layout.pack(rows(WINDOW - 1, HEAD_DIM, seed=number))
-    for part, width in zip(state.parts(), (HEAD_DIM, INDEX_DIM), strict=True):
-        part.entries.append(rows(1, width, seed=number))
-        part.lane = rows(4, 2, width, seed=number)
-    mx.eval([array for array in state.evaluated() if array is not None])
+    for _ in range(4):
+        latent = rows("latent", 1, HEAD_DIM, seed=number)
+        state.window = ring.write(state.window, latent, state.position, WINDOW)
+        raw = rows("raw", 1, RAW_WIDTH, seed=number)
+        state.open_rows = ring.write(state.open_rows, raw, state.position, kept_rows(4))
+        state.position += 1
+        if state.position % 4 == 0:
+            state.entries.append(latent)
+            state.keys.append(rows("key", 1, INDEX_DIM, seed=number))
+        mx.eval(state.evaluated())
 
 
 @pytest.fixture
 def long_cache() -> list[LayerCache]:
-    cache = LayerCache(4, default_layout(official=True))
-    fill(cache.rows[0], 4, (HEAD_DIM, INDEX_DIM), WINDOW)
+    cache = LayerCache(4, COMPACT)
+    fill(cache.rows[0], 4, FLASH, RAW_WIDTH)
     return [cache]
 
 
 def entries(cache: LayerCache) -> np.ndarray:
-    return np.array(cache.rows[0].compressor.entries.rows().astype(mx.float32))
+    return np.array(cache.rows[0].entries.rows())
 
 
 def active_bytes() -> int:
@@ -130,7 +144,7 @@ def test_only_appending_behind_rows_that_others_see_copies_them(
     take_turn(long_cache[0], 0)
     newer = caches.snapshot(long_cache)
     caches.restore(long_cache, moment)
-    pool = sum(part.entries.nbytes for part in long_cache[0].rows[0].parts())
+    pool = sum(pool.nbytes for pool in long_cache[0].rows[0].pools())
     moved = allocated_by(lambda: take_turn(long_cache[0], 1))
     assert moved <= 2.5 * pool
     assert allocated_by(lambda: take_turn(long_cache[0], 2)) < pool / 10
@@ -142,7 +156,7 @@ def test_a_rewind_nobody_else_looks_behind_copies_nothing(long_cache: list[Layer
     moment = caches.snapshot(long_cache)
     take_turn(long_cache[0], 1)
     caches.restore(long_cache, moment)
-    pool = sum(part.entries.nbytes for part in long_cache[0].rows[0].parts())
+    pool = sum(pool.nbytes for pool in long_cache[0].rows[0].pools())
     assert allocated_by(lambda: take_turn(long_cache[0], 2)) < pool / 10
 
 
@@ -157,9 +171,9 @@ def model() -> Model:
 def long_model_cache(model: Model) -> list[LayerCache]:
     """A cache of the whole model at POSITION."""
     config, cache = model.config, model.make_cache()
-    for ratio, layer in zip(config.backbone_ratios, cache, strict=True):
-        widths = (config.head_dim, config.index_head_dim)
-        fill(layer.rows[0], ratio, widths, config.sliding_window)
+    for number, (ratio, layer) in enumerate(zip(config.backbone_ratios, cache, strict=True)):
+        raw_width = model.layers[number].self_attn.raw_width if ratio else 0
+        fill(layer.rows[0], ratio, config, raw_width)
     return cache
 
 
@@ -200,7 +214,10 @@ def test_a_batch_of_three_reads_what_three_singles_read(
     reads = Reads(model, monkeypatch)
     apart = sum(reads.of(lambda cache=cache: step(model, cache, 1)) for cache in singles)
     together = reads.of(lambda: step(model, batch, 3))
-    assert apart > 3 * ENTRIES * (CONFIG["index_head_dim"] + CONFIG["head_dim"])
+    row_bytes = model.config.costs.entry_bytes("compact") + model.config.costs.index_key_bytes(
+        "compact"
+    )
+    assert apart > 3 * ENTRIES * row_bytes
     assert together <= 1.05 * apart
 
 
@@ -218,5 +235,5 @@ def test_a_batch_of_three_copies_no_entries(model: Model) -> None:
 
 
 def test_reading_entries_copies_nothing(long_cache: list[LayerCache]) -> None:
-    parts = long_cache[0].rows[0].parts()
-    assert allocated_by(lambda: mx.eval([part.entries.rows() for part in parts])) == 0
+    pools = long_cache[0].rows[0].pools()
+    assert allocated_by(lambda: mx.eval([pool.rows() for pool in pools])) == 0

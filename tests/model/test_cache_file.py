@@ -89,10 +89,10 @@ def test_the_cache_of_another_model_is_refused(model: Model, saved: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": "2"}, "expected cache version 1"),
+        ({"version": "1"}, "expected cache version 2"),
         ({"format": "another"}, "found another kind"),
-        ({"layout": "compact"}, "expected entries stored as bfloat16 or float32"),
-        ({"layout": "bfloat16"}, "load the model with the numerics"),
+        ({"layout": "fp16"}, "expected entries stored as float32, bfloat16, compact"),
+        ({"layout": "compact"}, "load the model with the numerics and kv"),
     ],
     ids=["version", "format", "unknown layout", "other layout"],
 )

@@ -32,9 +32,7 @@ def whole(model: Model) -> np.ndarray:
 
 def arrays(state: LayerState) -> list[np.ndarray]:
     """Everything a timeline holds, spare rows left out."""
-    held = [state.window]
-    for part in state.parts():
-        held += [part.entries.rows(), part.open_rows, part.lane]
+    held = [*state.fixed(), *(pool.rows() for pool in state.pools())]
     return [np.array(a) for a in held if a is not None]
 
 

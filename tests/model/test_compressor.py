@@ -4,9 +4,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.cache import CompressorState, LayerCache, default_layout
-from dsv4_mlx.compressor import Compressor
+from dsv4_mlx import ring
+from dsv4_mlx.compressor import Compressor, kept_rows
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.entries import Entries
 from dsv4_mlx.rope import compressed_rope
 from metal_kernels.registry import plan
 from tests.model import small
@@ -40,21 +41,28 @@ def inputs(size: int, batch: int = 1) -> np.ndarray:
     return x.astype(np.float32).astype(np.float64)
 
 
-def run(ours: Compressor, ratio: int, x: np.ndarray, sizes: list[int]) -> CompressorState:
-    """The state after calls of these sizes."""
-    state = LayerCache(ratio, default_layout(False)).rows[0].compressor
-    kv, scores = ours.project(mx.array(x.astype(np.float32)))
-    start = 0
+def run(ours: Compressor, ratio: int, x: np.ndarray, sizes: list[int]) -> tuple[Entries, mx.array]:
+    """Entries and open rows after calls of these sizes."""
+    x = mx.array(x.astype(np.float32))
+    raw = mx.concatenate([ours.kv_proj(x), ours.gate_proj(x)], axis=-1)
+    found, open_rows, start, kept = Entries(), None, 0, kept_rows(ratio)
     for size in sizes:
-        part = slice(start, start + size)
-        ours.absorb(kv[:, part], scores[:, part], state, start)
+        rows, earlier = raw[:, start : start + size], min(start, start % ratio + kept - ratio)
+        pending = ring.followed_by(open_rows, rows, start, earlier)
+        open_rows = ring.write(open_rows, rows, start, kept)
+        if size == 1:
+            pending, earlier = open_rows, start
+        ours.close(
+            pending, found, origin=start - earlier, position=start, stop=start + size,
+            storage="float32",
+        )  # fmt: skip
         start += size
     assert start == x.shape[1]
-    return state
+    return found, open_rows
 
 
-def entries(state: CompressorState) -> np.ndarray:
-    rows = state.entries.rows()
+def entries(state: tuple[Entries, mx.array]) -> np.ndarray:
+    rows = state[0].rows()
     return np.array(rows, np.float64) if rows is not None else np.zeros((1, 0, 0))
 
 
@@ -83,11 +91,7 @@ def test_any_split_gives_the_same_state(ratio: int, sizes: list[int]) -> None:
     x = inputs(sum(sizes))
     whole, parts = run(ours, ratio, x, [sum(sizes)]), run(ours, ratio, x, sizes)
     np.testing.assert_allclose(entries(parts), entries(whole), atol=1e-6)
-    for name in ("open_rows", "lane"):
-        one, other = getattr(parts, name), getattr(whole, name)
-        assert (one is None) == (other is None)
-        if one is not None:
-            np.testing.assert_allclose(np.array(one), np.array(other), atol=1e-6)
+    np.testing.assert_array_equal(np.array(parts[1]), np.array(whole[1]))
 
 
 def test_batch_rows_are_compressed_apart() -> None:
@@ -100,22 +104,12 @@ def test_batch_rows_are_compressed_apart() -> None:
 
 
 @pytest.mark.parametrize("ratio", [4, 128])
-def test_state_is_what_the_phase_needs(ratio: int) -> None:
-    """Open rows of the unfinished window; the lane exists once a window has closed, in CSA."""
+def test_as_many_entries_as_complete_windows(ratio: int) -> None:
     ours, _ = pair(ratio, 64, "none")
     for size in (1, ratio - 1, ratio, ratio + 1, 2 * ratio, 2 * ratio + 3):
-        state = run(ours, ratio, inputs(size), [size])
-        channels = 128 if ratio == 4 else 64
-        opened = size % ratio
-        assert len(state.entries) == size // ratio
-        if opened:
-            assert state.open_rows.shape == (1, opened, 2, channels)
-        else:
-            assert state.open_rows is None
-        if ratio == 4 and size >= 4:
-            assert state.lane.shape == (1, 4, 2, 64)
-        else:
-            assert state.lane is None
+        found, open_rows = run(ours, ratio, inputs(size), [size])
+        assert len(found) == size // ratio
+        assert open_rows.shape == (1, kept_rows(ratio), 4 * 64 if ratio == 4 else 2 * 64)
 
 
 @pytest.mark.parametrize("rounding", ["kv", "index"])

@@ -145,8 +145,9 @@ def test_costs_follow_the_config() -> None:
     )
 
 
+@pytest.mark.parametrize("kv", ["compact", "bf16"])
 @pytest.mark.parametrize("tokens", [1, 31, 200])
-def test_a_real_cache_holds_the_bytes_that_the_config_promises(tokens: int) -> None:
+def test_a_real_cache_holds_the_bytes_that_the_config_promises(tokens: int, kv: str) -> None:
     import mlx.core as mx
 
     from dsv4_mlx.model import Model
@@ -159,17 +160,13 @@ def test_a_real_cache_holds_the_bytes_that_the_config_promises(tokens: int) -> N
         index_n_heads=4, index_head_dim=32, index_topk=8, compress_ratios=(0, 4, 128),
         num_nextn_predict_layers=0,
     )  # fmt: skip
-    model = Model(config, Numerics.OFFICIAL, backend="cpu")
+    model = Model(config, Numerics.OFFICIAL, backend="cpu", kv=kv)
     cache = model.make_cache()
     mx.eval(model(mx.arange(tokens)[None] % 64, cache=cache))
     rows = [row for layer in cache for row in layer.rows]
-    entries = [part.entries.rows() for row in rows for part in row.parts()]
-    grown = sum(array.nbytes for array in entries if array is not None)
-    assert grown == config.costs.kv_bytes(tokens) - config.costs.window_bytes()
-    # The window leaves out the row that the next token would push out, and open windows hold
-    # only the rows that have come.
+    pools = [pool.rows() for row in rows for pool in row.pools()]
+    held = sum(array.nbytes for array in pools if array is not None)
+    held += sum(row.window.nbytes for row in rows)
+    assert held == config.costs.kv_bytes(tokens, kv)
     fixed = sum(row.fixed_nbytes for row in rows)
-    assert fixed <= config.costs.fixed_state_bytes()
-    if tokens >= config.sliding_window:
-        windows = sum(row.window.nbytes for row in rows)
-        assert windows == config.costs.window_bytes() * 31 // 32
+    assert fixed == config.costs.fixed_state_bytes(kv)

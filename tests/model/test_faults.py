@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx import cache as caches
-from dsv4_mlx.entries import DenseLayout, Entries
+from dsv4_mlx.entries import Entries
 from dsv4_mlx.errors import CacheError, UsageError
 from dsv4_mlx.loading import load
 from dsv4_mlx.model import Model
@@ -46,7 +46,7 @@ def test_rounding_does_not_hide_a_fault(roundtrip, fault: float) -> None:
 
 
 def test_an_interrupted_append_leaves_forks_their_history(monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = Entries(DenseLayout(mx.float32))
+    entries = Entries()
     entries.append(mx.ones((1, 3, 4)))
     fork = entries.view()
 

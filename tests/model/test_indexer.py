@@ -4,9 +4,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.cache import LayerCache, default_layout
+from dsv4_mlx.cache import LayerCache, layout_for
+from dsv4_mlx.entries import Entries
 from dsv4_mlx.indexer import Indexer
 from dsv4_mlx.numerics import Numerics
+from metal_kernels.registry import plan
 from tests.model import small
 from tests.oracle import v4_numpy as v4
 
@@ -27,16 +29,23 @@ def inputs(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def selected(indexer: Indexer, x: np.ndarray, qr: np.ndarray, sizes: list[int]) -> list[list[int]]:
     """Entries each query selects, in calls of these sizes."""
-    state = LayerCache(4, default_layout(indexer._official)).rows[0].indexer
     x32, qr32 = (mx.array(a[None].astype(np.float32)) for a in (x, qr))
-    kv, scores = indexer.project(x32)
-    q, weights = indexer.queries(qr32, x32)
-    found, start = [], 0
+    raw = mx.concatenate([indexer.kv_proj(x32), indexer.gate_proj(x32)], axis=-1)
+    padding = mx.zeros((1, len(x), indexer.columns[0]))
+    raw = mx.concatenate([padding, raw], axis=-1)  # the attention's own compressor comes first
+    q, weights = indexer.q_b_proj(qr32), indexer.scorer.weights_proj(x32)
+    official = indexer._options["rounding"] == "index"
+    keys, layout, found, start = Entries(), layout_for(official), [], 0
     for size in sizes:
-        part = slice(start, start + size)
-        indexer.absorb(kv[:, part], scores[:, part], state, start)
-        if len(state.entries):
-            chosen = indexer.select(q[:, part], weights[:, part], state, start)
+        part, stop = slice(start, start + size), start + size
+        indexer.close(raw[:, :stop], keys, origin=0, position=start, stop=stop, storage=layout.name)
+        if len(keys):
+            cos, sin = indexer._rope.tables(start, size)
+            _, prepared = plan("cpu").ops.q_prepare(
+                q[:, part], cos, sin, heads=0, width=0, index_heads=weights.shape[-1],
+                index_width=q.shape[-1] // weights.shape[-1], eps=1e-6, official=official,
+            )  # fmt: skip
+            chosen = indexer.select(prepared, weights[:, part], keys.rows(), start)
             found += [[w for w in row if w >= 0] for row in chosen[0].tolist()]
         else:
             found += [[] for _ in range(size)]
@@ -83,14 +92,14 @@ def test_skipping_the_selection_changes_nothing(monkeypatch, length: int) -> Non
 def test_index_keys_are_kept_while_the_selection_is_skipped() -> None:
     """Short calls need no scores, but later ones choose among all entries."""
     attention, layer = pair(6)
-    cache = LayerCache(4, default_layout(False))
+    cache = LayerCache(4, layout_for(False))
     x, _ = inputs(40)
     attention(mx.array(x[None, :20].astype(np.float32)), cache)
     state = cache.rows[0]
-    assert len(state.indexer.entries) == len(state.compressor.entries) == 5
+    assert len(state.keys) == len(state.entries) == 5
     attention(mx.array(x[None, 20:].astype(np.float32)), cache)
     expected = v4._compressed_entries(layer, "attn.indexer.compressor.", x)
-    np.testing.assert_allclose(np.array(state.indexer.entries.rows())[0], expected, atol=3e-5)
+    np.testing.assert_allclose(np.array(state.keys.rows())[0], expected, atol=3e-5)
 
 
 def test_attention_follows_the_selection() -> None:

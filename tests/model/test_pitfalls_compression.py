@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import metal_kernels.sparse_attention.reference as sparse_attention
+from dsv4_mlx.attention import HeavilyCompressedAttention
 from dsv4_mlx.compressor import Compressor
 from metal_kernels.registry import plan
 from tests.model import small
@@ -30,27 +31,33 @@ def assert_chunks_equal_one_call(*splits: list[int]) -> None:
 
 
 def lane_dropped_every_call(patch: pytest.MonkeyPatch) -> None:
-    def make(update):
-        def wrong(self, kv, scores, state, position):
-            state.lane = None
-            update(self, kv, scores, state, position)
+    """The first window of a call pools as if it were the first of all."""
+
+    def make(op):
+        def wrong(*arrays, origin, first_window, ratio, **options):
+            origin -= first_window * ratio
+            return op(*arrays, origin=origin, first_window=0, ratio=ratio, **options)
 
         return wrong
 
-    wrap(patch, Compressor, "absorb", make)
+    replace_op(patch, "compress", make)
 
 
 def lane_dropped_when_nothing_closes(patch: pytest.MonkeyPatch) -> None:
     def make(update):
-        def wrong(self, kv, scores, state, position):
+        def wrong(self, raw, index_q, state):
             count = len(state.entries)
-            update(self, kv, scores, state, position)
+            found = update(self, raw, index_q, state)
             if len(state.entries) == count:
-                state.lane = None
+                end = state.position + raw.shape[1]
+                closed = end // 4 * 4
+                slots = (mx.arange(8) - closed) % 8 >= 4
+                state.open_rows = mx.where(slots[:, None], 0, state.open_rows)
+            return found
 
         return wrong
 
-    wrap(patch, Compressor, "absorb", make)
+    wrap(patch, HeavilyCompressedAttention, "_compress", make)
 
 
 @PITFALLS.row(8, lane_dropped_every_call, lane_dropped_when_nothing_closes)
@@ -62,16 +69,16 @@ def check_windows_overlap_across_calls() -> None:
 
 
 def bias_by_buffer_row(patch: pytest.MonkeyPatch) -> None:
-    def make(update):
-        def wrong(self, kv, scores, state, position):
-            bias, row = self.position_bias, mx.arange(kv.shape[1])
-            ratio = len(bias)
-            moved = bias[row % ratio] - bias[(position + row) % ratio]
-            update(self, kv, scores + moved, state, position)
+    def make(close):
+        def wrong(self, *arrays, position, **options):
+            bias = self.position_bias
+            self.position_bias = mx.roll(bias, position, axis=0)
+            close(self, *arrays, position=position, **options)
+            self.position_bias = bias
 
         return wrong
 
-    wrap(patch, Compressor, "absorb", make)
+    wrap(patch, Compressor, "close", make)
 
 
 @PITFALLS.row(9, bias_by_buffer_row)
@@ -84,9 +91,12 @@ def check_position_bias_follows_the_absolute_position() -> None:
 
 def lanes_swapped(patch: pytest.MonkeyPatch) -> None:
     def make(op):
-        def wrong(rows, lane, *rest, **options):
-            first, second = mx.split(rows, 2, axis=-1)
-            return op(mx.concatenate([second, first], axis=-1), lane, *rest, **options)
+        def wrong(rows, bias, *rest, **options):
+            c, columns = bias.shape[1], np.arange(rows.shape[-1])
+            for start in (options["kv_column"], options["gate_column"]):
+                columns[start : start + c] = np.roll(columns[start : start + c], c // 2)
+            bias = mx.roll(bias, c // 2, axis=1)
+            return op(rows[..., mx.array(columns)], bias, *rest, **options)
 
         return wrong
 
@@ -102,10 +112,11 @@ def dominating_tokens(lane: int, token: int) -> list[int]:
     for t in range(12):
         values[t, 0, 2 * t] = values[t, 1, 2 * t + 1] = 1
     scores[token, lane] = 1000
-    rows = np.stack([values.reshape(12, 64), scores.reshape(12, 64)], axis=1)
-    entries, _, _ = plan("cpu").ops.compress(
-        mx.array(rows[None].astype(np.float32)), None, mx.ones(32), mx.ones((3, 1)),
-        mx.zeros((3, 1)), ratio=4, overlap=True, eps=1e-6, rounding="none",
+    rows = np.concatenate([values.reshape(12, 64), scores.reshape(12, 64)], axis=1)
+    entries = plan("cpu").ops.compress(
+        mx.array(rows[None].astype(np.float32)), mx.zeros((4, 64)), mx.ones(32), mx.ones((3, 1)),
+        mx.zeros((3, 1)), origin=0, first_window=0, windows=3, ratio=4, kv_column=0,
+        gate_column=64, eps=1e-6, rounding="none", storage="float32",
     )  # fmt: skip
     alone = [np.flatnonzero(np.abs(entry) > 1e-3) for entry in np.array(entries)[0]]
     return [int(found[0]) if len(found) == 1 else -1 for found in alone]

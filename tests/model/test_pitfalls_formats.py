@@ -10,7 +10,7 @@ import pytest
 
 import dsv4_mlx.parameters as parameters
 import metal_kernels.compress.reference as compress
-import metal_kernels.kv_prepare.reference as kv_prepare
+import metal_kernels.qkv_prepare.reference as qkv_prepare
 from dsv4_mlx import loading
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.errors import CheckpointError
@@ -188,7 +188,7 @@ def _wrong_fp8(name: str, *, block: int = 64, nope: bool = True, scale=None) -> 
             end = x.shape[-1] - (rope_dims if nope else 0)
             return mx.concatenate([formats.fp8_roundtrip(x[..., :end], block), x[..., end:]], -1)
 
-        for module in (kv_prepare, compress):
+        for module in (qkv_prepare, compress):
             patch.setattr(module, "fp8_kv", wrong)
         if scale is not None:
             patch.setattr(formats, "power_of_two_scale", scale)
@@ -214,16 +214,22 @@ def check_latents_are_rounded_like_the_release() -> None:
     size = np.tile(np.repeat([1, 2e-5, 2e-5, 2e-5], 32), 4)
     x = (np.random.default_rng(0).standard_normal((6, 512)) * size).astype(np.float32)
     cos, sin = mx.ones((6, 32)), mx.zeros((6, 32))
-    row, weight = mx.array(x[None]), mx.ones(512)
+    row, weight = mx.array(np.concatenate([np.ones((6, 4)), x], axis=1)[None]), mx.ones(512)
     plain, rounded = (
-        np.array(ops.kv_prepare(row, weight, cos, sin, eps=1e-6, official=official), np.float64)
+        np.array(
+            ops.qkv_prepare(row.astype(mx.float32), mx.ones(4), weight, cos, sin, eps=1e-6,
+                            official=official, storage="float32")[1], np.float64,
+        )
         for official in (False, True)
-    )
-    rows = mx.array(np.repeat(np.stack([x, 0 * x], axis=1), 4, axis=0)[None])
+    )  # fmt: skip
+    rows = np.repeat(x, 4, axis=0)
+    scores = np.concatenate([0 * rows - 1e9, 0 * rows], axis=1)
+    rows = mx.array(np.concatenate([rows, rows, scores], axis=1)[None].astype(np.float32))
     entries = [
         np.array(
-            ops.compress(rows, None, weight, cos, sin, ratio=4, overlap=False, eps=1e-6,
-                         rounding=rounding)[0], np.float64,
+            ops.compress(rows, mx.zeros((4, 1024)), weight, cos, sin, origin=0, first_window=0,
+                         windows=6, ratio=4, kv_column=0, gate_column=1024, eps=1e-6,
+                         rounding=rounding, storage="float32"), np.float64,
         )
         for rounding in ("none", "kv")
     ]  # fmt: skip

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import metal_kernels.compress.reference as compress
-import metal_kernels.index_q_prepare.reference as index_q_prepare
 import metal_kernels.index_topk.reference as index_topk
+import metal_kernels.q_prepare.reference as q_prepare
 import metal_kernels.sparse_attention.reference as sparse_attention
-from dsv4_mlx.indexer import Indexer
+from dsv4_mlx.cache import unstored
 from metal_kernels import formats
 from metal_kernels.registry import plan
 from tests.model import small
@@ -29,8 +29,9 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
 def select(q, weights, keys, k: int, first: int) -> list[list[int]]:
     """Selected entries of each query of one row, without the empty places."""
     chosen = plan("cpu").ops.index_topk(
-        array(q[None]), array(weights[None]), array(keys[None]), first_position=first, ratio=4, k=k
-    )
+        array(q[None]), array(weights[None]), array(keys[None]), first_position=first, ratio=4,
+        k=k, scale=1.0,
+    )  # fmt: skip
     return [[int(w) for w in row if w >= 0] for row in chosen[0].tolist()]
 
 
@@ -77,11 +78,11 @@ def check_a_selection_of_everything_is_the_full_set() -> None:
     ops, S, T = plan("cpu").ops, 24, 6
     chosen = ops.index_topk(
         array(random(1, S, 2, 64)), array(random(1, S, 2, seed=1)), array(random(1, T, 64, seed=2)),
-        first_position=0, ratio=4, k=T,
+        first_position=0, ratio=4, k=T, scale=1.0,
     )  # fmt: skip
     inputs = [random(1, S, 2, 64, seed=3), random(1, S, 64, seed=4), random(2, seed=5)]
     inputs += [np.ones((S, 4)), np.zeros((S, 4)), random(1, T, 64, seed=6)]
-    options = {"first_position": 0, "ratio": 4, "sliding_window": 4, "official": False}
+    options = {"first_position": 0, "origin": 0, "ratio": 4, "sliding_window": 4, "official": False}
     full, picked = (
         np.array(ops.sparse_attention(*map(array, inputs), selected, **options))
         for selected in (None, chosen)
@@ -97,7 +98,7 @@ def _without_hadamard(x: mx.array) -> mx.array:
 
 
 def hadamard_on_keys_only(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(index_q_prepare, "hadamard_fp4", _without_hadamard)
+    patch.setattr(q_prepare, "hadamard_fp4", _without_hadamard)
 
 
 def hadamard_on_queries_only(patch: pytest.MonkeyPatch) -> None:
@@ -115,12 +116,19 @@ def prepared(q: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     A key passes through the compressor as a window of four equal tokens.
     """
     ops, flat = plan("cpu").ops, (mx.ones((len(q), 32)), mx.zeros((len(q), 32)))
-    found_q = ops.index_q_prepare(array(q[None, :, None]), *flat, official=True)
+    projected = np.concatenate([np.ones((len(q), 64)), q], axis=1)[None]
+    _, found_q = ops.q_prepare(
+        array(projected), *flat, heads=1, width=64, index_heads=1, index_width=128, eps=1e-6,
+        official=True,
+    )  # fmt: skip
     rows = np.repeat(k, 4, axis=0)
-    rows = np.stack([rows, 0 * rows], axis=1)[None]
-    found_k, _, _ = ops.compress(
-        array(rows), None, mx.ones(128), *flat, ratio=4, overlap=False, eps=0.0, rounding="index"
-    )
+    own, previous = 0 * rows, 0 * rows - 1e9  # scores: the window before has no weight
+    rows = np.concatenate([rows, rows, previous, own], axis=1)[None]
+    found_k = ops.compress(
+        array(rows), mx.zeros((4, 256)), mx.ones(128), *flat, origin=0, first_window=0,
+        windows=len(k), ratio=4, kv_column=0, gate_column=256, eps=0.0, rounding="index",
+        storage="float32",
+    )  # fmt: skip
     return np.array(found_q, np.float64)[0, :, 0], np.array(found_k, np.float64)[0]
 
 
@@ -160,7 +168,7 @@ def _wrong_scores(name: str, score) -> Plant:
 
     def plant(patch: pytest.MonkeyPatch) -> None:
         def wrong(q, head_weights, keys):
-            products = q @ keys[:, None].astype(mx.float32).swapaxes(-1, -2)
+            products = q @ keys[:, None].swapaxes(-1, -2)
             return score(products, head_weights[..., None])
 
         patch.setattr(index_topk, "index_scores", wrong)
@@ -201,14 +209,13 @@ def check_relu_cuts_each_head_before_its_weight() -> None:
 
 def _wrong_weights(name: str, change) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
-        def make(queries):
-            def wrong(self, *a):
-                q, weights = queries(self, *a)
-                return q, change(self, weights)
+        def make(op):
+            def wrong(q, head_weights, *rest, **options):
+                return op(q, change(head_weights, *q.shape[-2:]), *rest, **options)
 
             return wrong
 
-        wrap(patch, Indexer, "queries", make)
+        replace_op(patch, "index_topk", make)
 
     plant.__name__ = name
     return plant
@@ -216,18 +223,29 @@ def _wrong_weights(name: str, change) -> Plant:
 
 @PITFALLS.row(
     18,
-    _wrong_weights("scaled_by_head_width_only", lambda self, w: w * self._heads**0.5),
-    _wrong_weights("scaled_by_heads_only", lambda self, w: w * self._width**0.5),
-    _wrong_weights("absolute_weights", lambda self, w: mx.abs(w)),
+    _wrong_weights("scaled_by_head_width_only", lambda w, heads, width: w * heads**0.5),
+    _wrong_weights("scaled_by_heads_only", lambda w, heads, width: w * width**0.5),
+    _wrong_weights("absolute_weights", lambda w, heads, width: mx.abs(w)),
 )
 def check_head_weights_are_scaled_and_keep_their_sign() -> None:
-    settings = small.one_layer(4)
+    """As they reach the scores of a layer."""
+    settings = small.one_layer(4, index_topk=1)
     tensors = small.weights(settings)
-    indexer = small.model(settings, tensors).layers[0].self_attn.compressor.indexer
-    x = random(1, 5, 48)
-    q, weights = indexer.queries(array(random(1, 5, 32, seed=1)), array(x))
+    seen = []
+
+    def watched(q, head_weights, keys):
+        seen.append((q.shape, head_weights))
+        return index_topk_scores(q, head_weights, keys)
+
+    index_topk_scores = index_topk.index_scores
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_topk, "index_scores", watched)
+        attention = small.model(settings, tensors).layers[0].self_attn
+        x = random(1, 8, 48)
+        mx.eval(attention(array(x), unstored(4)))
     heads, width = settings["index_n_heads"], settings["index_head_dim"]
-    assert q.shape == (1, 5, heads, width)
+    (shape, weights), *_ = seen
+    assert shape == (1, 8, heads, width)
     matrix = tensors["layers.0.attn.indexer.weights_proj.weight"]
     expected = x[0] @ matrix.T / np.sqrt(heads * width)
     assert (expected < 0).any()

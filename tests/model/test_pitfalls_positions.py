@@ -6,9 +6,10 @@ import pytest
 
 import dsv4_mlx.model as model_module
 import metal_kernels.sparse_attention.reference as sparse_attention
-from dsv4_mlx.cache import LayerCache, default_layout
+from dsv4_mlx.cache import LayerCache, layout_for
 from dsv4_mlx.compressor import Compressor
 from dsv4_mlx.config import FLASH, DeepseekV4Config
+from dsv4_mlx.entries import Entries
 from dsv4_mlx.rope import RotaryEmbedding, compressed_rope, sliding_rope
 from metal_kernels import rotary
 from metal_kernels.registry import plan
@@ -18,7 +19,7 @@ from tests.oracle import v4_numpy as v4
 
 PITFALLS = Pitfalls()
 MSCALE = 0.1 * np.log(16) + 1
-ROTATING = ("q_prepare", "kv_prepare", "index_q_prepare", "compress", "sparse_attention")
+ROTATING = ("q_prepare", "qkv_prepare", "compress", "sparse_attention")
 
 
 def replace_rotate(patch: pytest.MonkeyPatch, wrong) -> None:
@@ -58,7 +59,7 @@ def check_yarn_scales_neither_rotation_nor_softmax() -> None:
     q[..., 0], window[0, :, 0], window[0, :, 1] = 128**0.5, [1, 2], [3, 5]
     output = plan("cpu").ops.sparse_attention(
         mx.array(q), mx.array(window), mx.array([-np.inf]), cos, sin,
-        first_position=700, ratio=4, sliding_window=8, official=False,
+        first_position=700, origin=699, ratio=4, sliding_window=2, official=False,
     )  # fmt: skip
     expected = (3 * np.e + 5 * np.e**2) / (np.e + np.e**2)
     np.testing.assert_allclose(output[0, 0, 0, 1].item(), expected, rtol=1e-5)
@@ -151,8 +152,15 @@ def check_an_impulse_turns_within_its_pair() -> None:
     for dim, expected in turned.items():
         impulse = np.zeros((1, 1, 512), np.float32)
         impulse[..., dim] = 1
-        kv = ops.kv_prepare(mx.array(impulse), mx.ones(512), cos, sin, eps=0.0, official=False)
-        q = ops.q_prepare(mx.array(impulse[:, :, None]), cos, sin, eps=0.0, official=False)
+        projected = mx.concatenate([mx.ones((1, 1, 4)), mx.array(impulse)], axis=-1)
+        _, kv = ops.qkv_prepare(
+            projected, mx.ones(4), mx.ones(512), cos, sin, eps=0.0, official=False,
+            storage="float32",
+        )  # fmt: skip
+        q, _ = ops.q_prepare(
+            mx.array(impulse), cos, sin, heads=1, width=512, index_heads=0, index_width=0,
+            eps=0.0, official=False,
+        )  # fmt: skip
         wanted = np.zeros(512)
         for place, value in expected.items():
             wanted[place] = value * np.sqrt(512)
@@ -200,16 +208,19 @@ def check_entry_w_is_rotated_at_m_times_w() -> None:
             config, width=config.head_dim, ratio=ratio, rounding="none", ops=ops,
             rope=compressed_rope(config),
         )  # fmt: skip
-        state = LayerCache(ratio, default_layout(False)).rows[0].compressor
+        entries = Entries()
         lanes = np.tile(vector, 2 if ratio == 4 else 1).astype(np.float32)
         kv = mx.array(np.tile(lanes, (1, tokens, 1)))
+        rows = mx.concatenate([kv, 0 * kv], axis=-1)
         for start, stop in ((0, 7), (7, tokens)):
-            compressor.absorb(kv[:, start:stop], 0 * kv[:, start:stop], state, start)
+            compressor.close(
+                rows, entries, origin=0, position=start, stop=stop, storage="float32"
+            )
         count = tokens // ratio
         normed = np.tile(v4.rms_norm(vector, 1.0, 1e-6), (count, 1))
         angles = v4.rope_angles(ratio * np.arange(count), frequencies)
         expected = v4.apply_rope(normed, angles)
-        np.testing.assert_allclose(np.array(state.entries.rows())[0], expected, atol=1e-5)
+        np.testing.assert_allclose(np.array(entries.rows())[0], expected, atol=1e-5)
 
 
 # --- 7: the output is rotated back by the query's position ---------------------------------------
@@ -251,10 +262,12 @@ def check_window_attention_is_the_same_at_every_position() -> None:
     settings = small.one_layer(0)
     attention = small.model(settings, small.weights(settings)).layers[0].self_attn
     x = mx.random.normal((1, 40, 48), key=mx.random.key(0))
+    before = mx.random.normal((1, settings["sliding_window"], 48), key=mx.random.key(1))
     outputs = []
-    for start in (0, 1000):
-        cache = LayerCache(0, default_layout(False))
-        cache.rows[0].position = start
+    for earlier in (1, 1000):
+        cache = LayerCache(0, layout_for(False))
+        attention(mx.zeros((1, earlier, 48)) + 1, cache)
+        attention(before, cache)
         parts = [attention(x[:, :25], cache), attention(x[:, 25:], cache)]
         outputs.append(np.array(mx.concatenate(parts, axis=1)))
     np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-3)
