@@ -46,6 +46,7 @@ def model(
     """Our model with the oracle's tensors."""
     ours = Model(DeepseekV4Config.from_dict(settings), numerics=numerics, backend="cpu")
     ours.load_weights(list(parameters(tensors).items()), strict=True)
+    ours.join()
     mx.eval(ours.parameters())
     return ours
 

@@ -94,12 +94,14 @@ def test_sorted_experts_equal_gathered_ones(monkeypatch, mode: str | None) -> No
             setattr(experts, name, matrix.to_quantized(group_size=32, bits=bits, mode=mode))
     random = np.random.default_rng(0)
     x = array(random.standard_normal((50, width)))
-    chosen = mx.array(random.random((50, E)).argsort(axis=1)[:, :K].astype(np.int32))
+    chosen = mx.array(random.random((50, E)).argsort(axis=1)[:, :K].astype(np.uint32))
     weights = array(random.random((50, K)))
     results = []
     for limit in (0, 10**6):
         monkeypatch.setattr(moe_module, "_SORTED_ROWS", limit)
-        results.append(np.array(experts(x, chosen, weights)))
+        routed, shared = experts(x, chosen, weights, mx.ones((50, 8)))
+        results.append(np.array(routed))
+        assert shared.shape == (50, 4)
     assert results[0].shape == (50, K, width)
     np.testing.assert_allclose(results[0], results[1], atol=1e-4)
 

@@ -83,13 +83,12 @@ def oracle_choices(model: Model, block: BlockResult):
         nonlocal position
         experts, _ = own_router(x, weight, bias, k=k, scaling=scaling)
         chosen._experts.append(np.array(experts))
-        forced = mx.array(block.experts[position : position + len(x)].astype(np.int32))
+        forced = mx.array(block.experts[position : position + len(x)].astype(np.uint32))
         position += len(x)
         return forced, normalised_weights(expert_scores(x, weight), forced, scaling)
 
-    def index_topk(q, head_weights, keys, *, first_position, ratio, k):
-        options = {"first_position": first_position, "ratio": ratio, "k": k}
-        own = own_topk(q, head_weights, keys, **options)
+    def index_topk(q, head_weights, keys, *, first_position, **options):
+        own = own_topk(q, head_weights, keys, first_position=first_position, **options)
         chosen.entries += [row[row >= 0] for row in np.array(own[0])]
         rows = block.index_selected[first_position : first_position + q.shape[1]]
         forced = [np.pad(r, (0, own.shape[-1] - len(r)), constant_values=-1) for r in rows]

@@ -105,7 +105,7 @@ def sink_output(sink: float, logits: tuple[float, float] = (1, 2)) -> float:
     window = [[3.0, logits[0], 0, 0], [5.0, logits[1], 0, 0]]
     output = plan("cpu").ops.sparse_attention(
         array([[[[0.0, 2, 0, 0]]]]), array([window]), array([sink]), mx.ones((1, 1)),
-        mx.zeros((1, 1)), first_position=1, ratio=0, sliding_window=8, official=False,
+        mx.zeros((1, 1)), first_position=1, origin=0, ratio=0, sliding_window=8, official=False,
     )  # fmt: skip
     return output[0, 0, 0, 0].item()
 
@@ -131,10 +131,10 @@ def check_sinks_by_hand() -> None:
 
 def groups_cut_across_packed_rows(patch: pytest.MonkeyPatch) -> None:
     def make(grouped):
-        def wrong(x, matrix):
+        def wrong(x, matrix, ops):
             rows = matrix.weight.shape[0]
             order = mx.arange(rows).reshape(-1, x.shape[-2]).T.reshape(-1)
-            return grouped(x, matrix[order])
+            return grouped(x, matrix[order], ops)
 
         return wrong
 
@@ -143,10 +143,10 @@ def groups_cut_across_packed_rows(patch: pytest.MonkeyPatch) -> None:
 
 def scales_of_the_first_group_for_all(patch: pytest.MonkeyPatch) -> None:
     def make(grouped):
-        def wrong(x, matrix):
+        def wrong(x, matrix, ops):
             first = matrix.scales[: len(matrix.scales) // x.shape[-2]]
             scales = mx.concatenate([first] * x.shape[-2])
-            return grouped(x, replace(matrix, scales=scales))
+            return grouped(x, replace(matrix, scales=scales), ops)
 
         return wrong
 
@@ -200,54 +200,46 @@ def check_neighbouring_heads_form_a_group() -> None:
 # --- 31: every query head has RMS one ------------------------------------------------------------
 
 
-def no_head_norm(patch: pytest.MonkeyPatch) -> None:
-    def wrong(q, cos, sin, *, eps, official):
-        return q_prepare.rotate(q, cos[:, None], sin[:, None])
+def _wrong_heads(name: str, norm) -> Plant:
+    """`norm(heads [B, S, H, K], rotary dims) -> [B, S, H, K]` in the place of the head norm."""
 
-    replace_op(patch, "q_prepare", lambda op: wrong)
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        def wrong(projected, cos, sin, *, heads, width, **_):
+            q = norm(projected.reshape(*projected.shape[:2], heads, width), 2 * cos.shape[-1])
+            return q_prepare.rotate(q, cos[:, None], sin[:, None]), None
 
+        replace_op(patch, "q_prepare", lambda op: wrong)
 
-def head_norm_on_rotated_dims_only(patch: pytest.MonkeyPatch) -> None:
-    def wrong(q, cos, sin, *, eps, official):
-        dims = 2 * cos.shape[-1]
-        q = q_prepare.rotate(q, cos[:, None], sin[:, None])
-        tail = mx.fast.rms_norm(q[..., -dims:], None, eps)
-        return mx.concatenate([q[..., :-dims], tail], axis=-1)
-
-    replace_op(patch, "q_prepare", lambda op: wrong)
+    plant.__name__ = name
+    return plant
 
 
-def head_norm_over_all_heads(patch: pytest.MonkeyPatch) -> None:
-    def wrong(q, cos, sin, *, eps, official):
-        flat = mx.fast.rms_norm(q.reshape(*q.shape[:2], -1), None, eps)
-        return q_prepare.rotate(flat.reshape(q.shape), cos[:, None], sin[:, None])
-
-    replace_op(patch, "q_prepare", lambda op: wrong)
+def _norm_of_the_last(q: mx.array, dims: int) -> mx.array:
+    tail = mx.fast.rms_norm(q[..., -dims:], None, 1e-6)
+    return mx.concatenate([q[..., :-dims], tail], axis=-1)
 
 
-def head_norm_with_a_larger_eps(patch: pytest.MonkeyPatch) -> None:
-    replace_op(
-        patch, "q_prepare", lambda op: lambda q, cos, sin, *, eps, official: op(
-            q, cos, sin, eps=1e-3, official=official
-        ),
-    )  # fmt: skip
+def _norm_of_all(q: mx.array, dims: int) -> mx.array:
+    return mx.fast.rms_norm(q.reshape(*q.shape[:2], -1), None, 1e-6).reshape(q.shape)
 
 
 @PITFALLS.row(
     31,
-    no_head_norm,
-    head_norm_on_rotated_dims_only,
-    head_norm_over_all_heads,
-    head_norm_with_a_larger_eps,
+    _wrong_heads("no_head_norm", lambda q, dims: q),
+    _wrong_heads("head_norm_on_rotated_dims_only", _norm_of_the_last),
+    _wrong_heads("head_norm_over_all_heads", _norm_of_all),
+    _wrong_heads(
+        "head_norm_with_a_larger_eps", lambda q, dims: mx.fast.rms_norm(q, None, 1e-3)
+    ),
 )
 def check_query_heads_have_rms_one() -> None:
     q = random(1, 3, 5, 128) * np.geomspace(0.05, 100, 5)[:, None]
     angles = random(3, 32, seed=1)
-    found = np.array(
-        plan("cpu").ops.q_prepare(
-            array(q), array(np.cos(angles)), array(np.sin(angles)), eps=1e-6, official=False
-        )
-    )
+    prepared, _ = plan("cpu").ops.q_prepare(
+        array(q.reshape(1, 3, -1)), array(np.cos(angles)), array(np.sin(angles)), heads=5,
+        width=128, index_heads=0, index_width=0, eps=1e-6, official=False,
+    )  # fmt: skip
+    found = np.array(prepared)
     np.testing.assert_allclose(np.sqrt(np.mean(found**2, axis=-1)), 1, rtol=1e-3)
     nope = q[..., :64] / np.sqrt(np.mean(q**2, axis=-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(found[..., :64], nope, rtol=1e-4)
@@ -281,7 +273,7 @@ def check_index_scores_are_tiled() -> None:
     q, weights, keys = mx.ones((1, S, 64, 64)), mx.ones((1, S, 64)), mx.ones((1, T, 64))
     mx.eval(q, weights, keys)
     select = plan("cpu").ops.index_topk
-    peak = peak_bytes(lambda: select(q, weights, keys, k=256, first_position=4 * T, ratio=4))
+    peak = peak_bytes(lambda: select(q, weights, keys, k=256, first_position=4 * T, ratio=4, scale=1.0))
     assert peak < 150e6
 
 
@@ -297,7 +289,7 @@ def check_gathered_entries_are_tiled() -> None:
     peak = peak_bytes(
         lambda: attend(
             q, window, sinks, cos, sin, entries, chosen,
-            first_position=4 * T, ratio=4, sliding_window=128, official=False,
+            first_position=4 * T, origin=4 * T, ratio=4, sliding_window=128, official=False,
         )
     )  # fmt: skip
     assert peak < 250e6
