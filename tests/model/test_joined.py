@@ -1,0 +1,106 @@
+"""Weights of one input as one product: the same numbers, nothing stored twice."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from dsv4_mlx import matmul
+from dsv4_mlx.layers import Joined, Linear
+
+MODES = {"mxfp4": 4, "mxfp8": 8, "affine": 4}
+
+
+class Pair(nn.Module):
+    """Two linear layers of one input, one of them in a module of its own."""
+
+    def __init__(self, mode: str | None = None):
+        super().__init__()
+        self.inner = nn.Module()
+        self.first, self.inner.second = Linear(64, 24), Linear(64, 40)
+        for seed, layer in enumerate((self.first, self.inner.second)):
+            layer.weight = mx.random.normal(layer.weight.shape, key=mx.random.key(seed))
+        if mode:
+            how = {"group_size": 32, "bits": MODES[mode], "mode": mode}
+            self.first = self.first.to_quantized(**how)
+            self.inner.second = self.inner.second.to_quantized(**how)
+        self._joined = (Joined(self, "first", "inner.second"),)
+
+    def apart(self, x: mx.array) -> np.ndarray:
+        return np.array(mx.concatenate([self.first(x), self.inner.second(x)], axis=-1))
+
+
+def inputs(*shape: int) -> mx.array:
+    return mx.random.normal((*shape, 64), key=mx.random.key(9))
+
+
+@pytest.mark.parametrize("mode", [None, *MODES])
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_joined_equals_apart(mode: str | None, rows: int) -> None:
+    pair, x = Pair(mode), inputs(2, rows)
+    expected = pair.apart(x)
+    np.testing.assert_array_equal(np.array(pair._joined[0](x)), expected)
+    pair._joined[0].join()
+    np.testing.assert_allclose(np.array(pair._joined[0](x)), expected, atol=1e-5)
+    np.testing.assert_allclose(pair.apart(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [None, "mxfp8"])
+def test_one_packed_row_is_bit_equal(mode: str | None) -> None:
+    pair, x = Pair(mode), inputs(1, 1)
+    expected = pair.apart(x)
+    pair._joined[0].join()
+    if mode:
+        np.testing.assert_array_equal(np.array(pair._joined[0](x)), expected)
+
+
+def test_joining_stores_nothing_twice() -> None:
+    pair = Pair()
+    for layer in (pair.first, pair.inner.second):
+        layer.weight = mx.random.normal((4096, 64))
+    mx.eval(pair.parameters())
+    mx.synchronize()
+    before = mx.get_active_memory()
+    pair._joined[0].join()
+    mx.eval(pair.parameters())
+    assert mx.get_active_memory() <= before * 1.01
+
+
+def test_a_weight_replaced_later_counts() -> None:
+    pair, x = Pair(), inputs(1, 3)
+    pair._joined[0].join()
+    pair.first.weight = 2 * pair.first.weight
+    np.testing.assert_allclose(np.array(pair._joined[0](x)), pair.apart(x), atol=1e-5)
+
+
+def test_different_formats_stay_apart() -> None:
+    pair = Pair()
+    pair.first = pair.first.to_quantized(group_size=32, bits=8, mode="mxfp8")
+    pair._joined[0].join()
+    assert pair._joined[0].matrix is None
+    x = inputs(1, 2)
+    np.testing.assert_array_equal(np.array(pair._joined[0](x)), pair.apart(x))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("each", [1, 3])
+def test_products_for_a_gpu_equal_those_for_the_cpu(packed: bool, each: int) -> None:
+    """Their primitives run on the CPU too."""
+    weight = mx.random.normal((4, 32, 64), key=mx.random.key(0))
+    matrices: matmul.Matrix = weight
+    if packed:
+        codes, scales = mx.quantize(weight, group_size=32, bits=8, mode="mxfp8")
+        matrices = matmul.Packed(codes, scales, None, matmul.Packing(32, 8, "mxfp8"))
+        weight = matrices.unpack()
+    experts = mx.array([[0, 3, 1], [2, 2, 0]], mx.uint32)
+    x = inputs(2, each)
+    rows = mx.broadcast_to(x, (2, 3, 64))
+    expected = np.einsum("mki,mkoi->mko", np.array(rows), np.array(weight[experts]))
+    found = np.array(matmul.chosen(x, experts, matrices))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    flat = mx.array([0, 0, 1, 3, 3], mx.uint32)
+    x = inputs(5)
+    expected = np.einsum("ri,roi->ro", np.array(x), np.array(weight[flat]))
+    np.testing.assert_allclose(
+        np.array(matmul.in_order(x, flat, matrices)), expected, atol=1e-4
+    )
