@@ -56,14 +56,19 @@ class SlidingAttention(nn.Module):
         """Normed input [B, S, D] -> [B, S, D] float32; `cache` moves on by the tokens seen."""
         B, S, _ = x.shape
         groups = cache.groups(B, S)
+        if not groups:  # padding alone
+            return mx.zeros_like(x)
         projected, raw = self._joined[0](x), self._raw(x)
         prepared = [self._prepare(projected[rows, tokens], state) for rows, tokens, state in groups]
         residual = _padded([q for q, _ in prepared], groups, B, S)
         q = self._queries(residual, groups)
-        outputs = [
-            self._attend(q[rows, tokens], kv, None if raw is None else raw[rows, tokens], state)
-            for (rows, tokens, state), (_, kv) in zip(groups, prepared, strict=True)
-        ]
+        outputs: list[mx.array] = []
+        for (rows, tokens, state), (_, kv) in zip(groups, prepared, strict=True):
+            own = q[rows, tokens]
+            if outputs:  # else MLX would work on all timelines at once, and need their memory
+                own = mx.depends([own], outputs[-1:])[0]
+            own_raw = None if raw is None else raw[rows, tokens]
+            outputs.append(self._attend(own, kv, own_raw, state))
         return self._output(_padded(outputs, groups, B, S))
 
     def _prepare(self, projected: mx.array, state: LayerState) -> tuple[mx.array, mx.array]:

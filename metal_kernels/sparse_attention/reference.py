@@ -3,20 +3,17 @@
 Keys are values. The softmax is float32; the sink joins the denominator only. The output is
 rotated back by the query's position, so that only relative positions remain.
 
-Rounding (official): the value product takes the unnormalised probabilities in bfloat16. They are
-relative to `2^j`, the least power of two that is at least exp(largest score). Rounding commutes
-with powers of two alone, so any number of tiles or splits, each with a `j` of its own, gives the
-same rounded probabilities; relative to the largest score itself every tiling would round another
-way. The release rounds relative to a maximum that runs over blocks of keys, so its probabilities
-differ from any fixed choice, and from ours, by up to 2^-8 of each, one step of bfloat16.
+Rounding (official): the value product takes the probabilities exp(z - M) in bfloat16, M being the
+largest score of the query's head over all its keys (the sink does not take part). Kernels that see
+the keys in splits or tiles may round relative to a power of two instead, with which rounding
+commutes; each of their probabilities then differs from the reference's by at most 2^-8 of itself.
+(The release's own maximum runs over blocks of keys, so it differs from either by as much.)
 
 NaN: a NaN in q or sinks makes its head's output NaN, one in a key that a query sees makes the
 query's output NaN. Rows and entries that no query of the call sees, and entries that are not
 selected, may hold anything; where queries share keys (all but selected entries), NaN in a key that
 one of them sees may reach its neighbours too.
 """
-
-import math
 
 import mlx.core as mx
 
@@ -42,10 +39,8 @@ def attend(
     scores = scores.reshape(B, S, H, -1)
     scores = mx.where(visible[..., None, :], scores, -float("inf"))
     top = mx.stop_gradient(scores.max(axis=-1, keepdims=True))
-    # Down by the logarithm of a power of two: see the module's words on rounding.
-    shift = mx.ceil(top / math.log(2)) * math.log(2)
-    weights = mx.exp(scores - shift)
-    total = weights.sum(axis=-1, keepdims=True) + mx.exp(sinks[:, None] - shift)
+    weights = mx.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True) + mx.exp(sinks[:, None] - top)
     if official:
         weights = round_bf16(weights)
     if keys.ndim == 3:

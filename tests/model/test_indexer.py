@@ -34,6 +34,7 @@ def selected(indexer: Indexer, x: np.ndarray, qr: np.ndarray, sizes: list[int]) 
     padding = mx.zeros((1, len(x), indexer.columns[0]))
     raw = mx.concatenate([padding, raw], axis=-1)  # the attention's own compressor comes first
     q, weights = indexer.q_b_proj(qr32), indexer.scorer.weights_proj(x32)
+    q = mx.concatenate([mx.ones((1, len(x), 64)), q], axis=-1)  # an attention head comes first
     official = indexer._options["rounding"] == "index"
     keys, layout, found, start = Entries(), layout_for(official), [], 0
     for size in sizes:
@@ -42,8 +43,8 @@ def selected(indexer: Indexer, x: np.ndarray, qr: np.ndarray, sizes: list[int]) 
         if len(keys):
             cos, sin = indexer._rope.tables(start, size)
             _, prepared = plan("cpu").ops.q_prepare(
-                q[:, part], cos, sin, heads=0, width=0, index_heads=weights.shape[-1],
-                index_width=q.shape[-1] // weights.shape[-1], eps=1e-6, official=official,
+                q[:, part], cos, sin, heads=1, width=64, index_heads=weights.shape[-1],
+                index_width=indexer.kv_norm.weight.size, eps=1e-6, official=official,
             )  # fmt: skip
             chosen = indexer.select(prepared, weights[:, part], keys.rows(), start)
             found += [[w for w in row if w >= 0] for row in chosen[0].tolist()]

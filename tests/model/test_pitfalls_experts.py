@@ -123,16 +123,16 @@ def scaled_twice(patch: pytest.MonkeyPatch) -> None:
 
 def scaled_again_in_the_experts(patch: pytest.MonkeyPatch) -> None:
     wrap(
-        patch, Experts, "__call__", lambda call: lambda self, x, experts, weights: call(
-            self, x, experts, 1.5 * weights
+        patch, Experts, "__call__", lambda call: lambda self, x, experts, weights, shared: call(
+            self, x, experts, 1.5 * weights, shared
         ),
     )  # fmt: skip
 
 
 def normalised_again_in_the_experts(patch: pytest.MonkeyPatch) -> None:
     wrap(
-        patch, Experts, "__call__", lambda call: lambda self, x, experts, weights: call(
-            self, x, experts, weights / weights.sum(axis=-1, keepdims=True)
+        patch, Experts, "__call__", lambda call: lambda self, x, experts, weights, shared: call(
+            self, x, experts, weights / weights.sum(axis=-1, keepdims=True), shared
         ),
     )  # fmt: skip
 
@@ -175,7 +175,7 @@ def hash_table_skipped(patch: pytest.MonkeyPatch) -> None:
 def _other_tokens(name: str, change) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
         wrap(
-            patch, MoE, "__call__", lambda call: lambda self, x, tokens: call(
+            patch, MoE, "parts", lambda call: lambda self, x, tokens: call(
                 self, x, change(tokens)
             ),
         )  # fmt: skip

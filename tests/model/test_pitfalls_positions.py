@@ -246,9 +246,8 @@ def _other_theta(cos, sin, position):
 
 
 def _position_of_a_key(cos, sin, position):
-    return sliding_rope(DeepseekV4Config.from_dict(small.CONFIG)).tables(
-        max(0, position - 9), len(cos)
-    )
+    rope = sliding_rope(DeepseekV4Config.from_dict(small.CONFIG))
+    return rope.tables(position // 2, len(cos))
 
 
 @PITFALLS.row(
