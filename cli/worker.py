@@ -1,8 +1,9 @@
 """The one thread that owns the model."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import TypeVar
 
 Result = TypeVar("Result")
 
@@ -12,15 +13,20 @@ class Worker:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._jobs: list[Future[Any]] = []
+        # Held while a job runs. Ctrl-C may come while `submit` still waits for the thread to start,
+        # so what the caller remembers of its jobs does not tell whether one runs.
+        self._busy = Lock()
 
     def submit(self, job: Callable[[], Result]) -> "Future[Result]":
         """Queue `job`; the future holds what it returns or raises."""
-        future = self._executor.submit(job)
-        self._jobs = [*(other for other in self._jobs if not other.done()), future]
-        return future
+
+        def run() -> Result:
+            with self._busy:
+                return job()
+
+        return self._executor.submit(run)
 
     def ends_within(self, seconds: float) -> bool:
         """Take no more jobs, drop those that wait, and tell whether the running one ended."""
         self._executor.shutdown(wait=False, cancel_futures=True)
-        return not wait(self._jobs, timeout=seconds).not_done
+        return self._busy.acquire(timeout=seconds)

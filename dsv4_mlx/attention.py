@@ -190,7 +190,7 @@ class HeavilyCompressedAttention(SlidingAttention):
     def _raw(self, x: mx.array) -> mx.array:
         return self._joined[1](x)
 
-    def _compressors(self, state: LayerState) -> list[tuple[Compressor, Entries]]:
+    def _compressors(self, state: LayerState) -> list[tuple[Compressor, Entries | None]]:
         return [(self.compressor, state.entries)]
 
     def _compress(
@@ -256,7 +256,7 @@ class CompressedSparseAttention(HeavilyCompressedAttention):
             return self._joined[2](residual)
         return self.q_b_proj(residual)
 
-    def _compressors(self, state: LayerState) -> list[tuple[Compressor, Entries]]:
+    def _compressors(self, state: LayerState) -> list[tuple[Compressor, Entries | None]]:
         return [(self.compressor, state.entries), (self.compressor.indexer, state.keys)]
 
     def _compress(

@@ -3,8 +3,8 @@
 Format, version 2. Metadata: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
 dictionary as JSON). Tensors: `tokens` int32 [n], and per layer l the rings `l.window` and `l.open`,
 the entries `l.entries` and the index keys `l.keys`, each absent while it is empty. Entries and keys
-are stored without spare rows, all rows as `layout` says. The file is data only and is written whole or
-not at all.
+are stored without spare rows, all rows as `layout` says. The file is data only and is written whole
+or not at all.
 """
 
 import json

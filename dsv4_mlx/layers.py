@@ -26,7 +26,7 @@ class MatrixLayer(nn.Module):
         self._ops: SimpleNamespace | None = None
 
     def bind(self, ops: SimpleNamespace) -> None:
-        """Multiply as the backend of this plan does; without a plan MLX's default device decides."""
+        """Multiply as the plan's backend does; without a plan MLX's default device decides."""
         self._ops = ops
 
     @property

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cli.options import Options
 from dsv4_mlx.chat.encoding import Prompt, Segment
 from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, EOS, THINK
 from dsv4_mlx.config import FLASH

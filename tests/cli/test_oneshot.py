@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.options import Options
 from dsv4_mlx.chat.tokens import DSML
 from dsv4_mlx.errors import CheckpointError
 from tests.cli.running import Run, run
@@ -36,7 +37,7 @@ def test_stdin_is_the_message(folder: Path) -> None:
     seen = []
 
     def open_model(path: Path, options: Options):
-        engine, tokenizer = model(path, backend)
+        engine, tokenizer = model(path, options)
         encode = tokenizer.encode
         tokenizer.encode = lambda prompt: seen.append(str(prompt)) or encode(prompt)
         return engine, tokenizer

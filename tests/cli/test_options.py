@@ -20,10 +20,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_option_has_its_place() -> None:
     line = (
         "--model m -p hi --system s --think low --effort-table 2026-07-31 --max-tokens 9 "
-        "--temp 0.5 --top-p 0.9 --seed 3 --backend cpu --json --version"
+        "--temp 0.5 --top-p 0.9 --seed 3 --backend cpu --kv bf16 --json --version"
     )
     assert parse(line.split(), Environment()) == Options(
-        Path("m"), "hi", "s", "low", "2026-07-31", 9, 0.5, 0.9, 3, "cpu", True, True
+        Path("m"), "hi", "s", "low", "2026-07-31", 9, 0.5, 0.9, 3, "cpu", "bf16", True, True
     )
     assert parse([], Environment()) == Options()
 

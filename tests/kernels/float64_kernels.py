@@ -204,8 +204,7 @@ def _attention(a: Arguments, rounding: Rounding, row: int) -> np.ndarray:
     keys, seen = keys[used], seen[:, used]
     z = np.einsum("shd,td->sht", q, keys) * K**-0.5
     z = np.where(seen[:, None], z, -np.inf)
-    # Probabilities are rounded relative to the power of two above the largest.
-    top = np.ceil(z.max(axis=-1, keepdims=True) / np.log(2)) * np.log(2)
+    top = z.max(axis=-1, keepdims=True)
     p = np.exp(z - top)
     total = p.sum(axis=-1, keepdims=True) + np.exp(a["sinks"][:, None] - top)
     o = (rounding.bf16(p) if a["official"] else p) @ keys / total

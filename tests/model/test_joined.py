@@ -101,6 +101,4 @@ def test_products_for_a_gpu_equal_those_for_the_cpu(packed: bool, each: int) -> 
     flat = mx.array([0, 0, 1, 3, 3], mx.uint32)
     x = inputs(5)
     expected = np.einsum("ri,roi->ro", np.array(x), np.array(weight[flat]))
-    np.testing.assert_allclose(
-        np.array(matmul.in_order(x, flat, matrices)), expected, atol=1e-4
-    )
+    np.testing.assert_allclose(np.array(matmul.in_order(x, flat, matrices)), expected, atol=1e-4)

@@ -228,9 +228,7 @@ def _norm_of_all(q: mx.array, dims: int) -> mx.array:
     _wrong_heads("no_head_norm", lambda q, dims: q),
     _wrong_heads("head_norm_on_rotated_dims_only", _norm_of_the_last),
     _wrong_heads("head_norm_over_all_heads", _norm_of_all),
-    _wrong_heads(
-        "head_norm_with_a_larger_eps", lambda q, dims: mx.fast.rms_norm(q, None, 1e-3)
-    ),
+    _wrong_heads("head_norm_with_a_larger_eps", lambda q, dims: mx.fast.rms_norm(q, None, 1e-3)),
 )
 def check_query_heads_have_rms_one() -> None:
     q = random(1, 3, 5, 128) * np.geomspace(0.05, 100, 5)[:, None]
@@ -273,7 +271,9 @@ def check_index_scores_are_tiled() -> None:
     q, weights, keys = mx.ones((1, S, 64, 64)), mx.ones((1, S, 64)), mx.ones((1, T, 64))
     mx.eval(q, weights, keys)
     select = plan("cpu").ops.index_topk
-    peak = peak_bytes(lambda: select(q, weights, keys, k=256, first_position=4 * T, ratio=4, scale=1.0))
+    peak = peak_bytes(
+        lambda: select(q, weights, keys, k=256, first_position=4 * T, ratio=4, scale=1.0)
+    )
     assert peak < 150e6
 
 

@@ -213,9 +213,7 @@ def check_entry_w_is_rotated_at_m_times_w() -> None:
         kv = mx.array(np.tile(lanes, (1, tokens, 1)))
         rows = mx.concatenate([kv, 0 * kv], axis=-1)
         for start, stop in ((0, 7), (7, tokens)):
-            compressor.close(
-                rows, entries, origin=0, position=start, stop=stop, storage="float32"
-            )
+            compressor.close(rows, entries, origin=0, position=start, stop=stop, storage="float32")
         count = tokens // ratio
         normed = np.tile(v4.rms_norm(vector, 1.0, 1e-6), (count, 1))
         angles = v4.rope_angles(ratio * np.arange(count), frequencies)

@@ -14,8 +14,8 @@ from cli.app import main
 from tests.cli.scripted import opening
 
 
-def open_model(folder, backend):
-    engine, tokenizer = opening(*json.loads(sys.argv[1]))(folder, backend)
+def open_model(folder, options):
+    engine, tokenizer = opening(*json.loads(sys.argv[1]))(folder, options)
     next_token = engine.model.next_token
 
     def unhurried(history):
