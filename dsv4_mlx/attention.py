@@ -45,7 +45,7 @@ class SlidingAttention(nn.Module):
         self.sinks = mx.zeros((H,))
         self.o_a_proj = GroupedLinear(groups, H // groups * K, config.o_lora_rank)
         self.o_b_proj = Linear(groups * config.o_lora_rank, config.hidden_size)
-        self._joined = (Joined(self, "q_a_proj", "kv_proj"),)
+        self._joined: tuple[Joined, ...] = (Joined(self, "q_a_proj", "kv_proj"),)
         self._ops, self._rope = ops, rope
         self._heads, self._width, self._groups = H, K, groups
         self._index_heads, self._index_width = config.index_n_heads, config.index_head_dim

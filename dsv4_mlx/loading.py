@@ -44,8 +44,8 @@ def load(
     `dtype` (bfloat16 or float32) is that of unpacked matrices; by default float32 on a CPU, whose
     products need it, and on a GPU bfloat16, as they are stored: its kernels multiply them exactly.
     `kv` (`compact`, the default, or `bf16`) says how caches store rows. The embedding stays
-    bfloat16; norms and what is stored in float32 are float32. `model.fingerprint` names the weights. Raises CheckpointError,
-    ConfigError, BackendError or UsageError, each a sentence.
+    bfloat16; norms and what is stored in float32 are float32. `model.fingerprint` names the
+    weights. Raises CheckpointError, ConfigError, BackendError or UsageError, each a sentence.
     """
     from dsv4_mlx.tokenizer import Tokenizer
 

@@ -277,11 +277,12 @@ def stacked_rows(matrices: list[Matrix]) -> Matrix | None:
     packed = [m for m in matrices if isinstance(m, Packed) and m.packing == first.packing]
     if len(packed) < len(matrices):
         return None
-    biases = None if first.biases is None else mx.concatenate([m.biases for m in packed])
+    biases = [m.biases for m in packed if m.biases is not None]
     weight = mx.concatenate([m.weight for m in packed])
     scales = mx.concatenate([m.scales for m in packed])
-    mx.eval(weight, scales, biases)
-    return Packed(weight, scales, biases, first.packing)
+    joined_biases = mx.concatenate(biases) if biases else None
+    mx.eval(weight, scales, joined_biases)
+    return Packed(weight, scales, joined_biases, first.packing)
 
 
 def sorted_by_expert(x: mx.array, bounds: Bounds, matrices: Matrix) -> mx.array:
