@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.tokenizer import Tokenizer
+from metal_kernels.formats import load_stored
 from tests.model import running
 from tests.model.test_oracle_official import CLEAR_MARGIN, Case, oracle_choices
 from tests.oracle import v4_numpy
@@ -143,7 +144,7 @@ def test_given_the_oracles_index_vectors_entries_are_the_oracles(case: Compared)
         inputs, block = case.inputs_of(number), case.oracle.layers[number]
         arrays = (inputs.index_q, inputs.head_weights, inputs.keys)
         selected = case.model._plan.ops.index_topk(
-            *(single(array)[None] for array in arrays), first_position=0, ratio=4, k=k
+            *(single(array)[None] for array in arrays), first_position=0, ratio=4, k=k, scale=1.0
         )
         clear = block.index_margins > SAME_INPUT_MARGIN
         assert clear[contested(block)].mean() >= 0.98
@@ -165,7 +166,9 @@ def test_given_the_oracles_streams_clear_experts_are_the_oracles(case: Compared)
 def test_given_the_oracles_streams_index_vectors_are_the_oracles(case: Compared) -> None:
     """FP4 values: one that differs is the next code. Head weights are not rounded to any format."""
     for number in case.selecting_layers:
-        q, head_weights, keys = case.run(number).index
+        q, raw_weights, stored = case.run(number).index
+        keys = load_stored(stored, q.shape[-1], 0, "key")
+        head_weights = raw_weights * (q.shape[-2] * q.shape[-1]) ** -0.5
         inputs = case.inputs_of(number)
         for ours, expected in ((q, inputs.index_q), (keys, inputs.keys)):
             differing = np.array(ours[0].astype(mx.float32)) != expected
