@@ -327,8 +327,19 @@ static void check_slowly(Access a, bool aligned) {
     stop(OUT_OF_BOUNDS, &a, -1, 0, 0);
 }
 
-// The two common cases first: a read of an input, and a word of threadgroup memory that this thread
-// has just used in the same way.
+// Whether a word of threadgroup memory was last used in a way that makes this access uninteresting:
+// by this thread alike, or read by many since the barrier that came after its last write.
+static inline bool known(u64 word, bool write) {
+  const Record *r = &group_records[word];
+  u32 me = group.first_id + current->index, stamp = current->simd->stamp[THREADGROUP];
+  if (group_state[word] != 0xFF) return false;
+  if (write) return r->writer == me && r->written == stamp && (!r->reader || r->reader == me);
+  if (r->read != stamp) return false;
+  return r->reader == me || ((r->reader & WIDTH) == IN_GROUP && !(r->reader & ATOMIC) &&
+                             r->written < group.start[THREADGROUP]);
+}
+
+// The common cases first: a read of an input, and known words of threadgroup memory.
 void check_access(u64 address, u32 size, bool write, bool read, bool atomic, u64 pc, bool aligned) {
   if (address - stack_low < stack_high - stack_low) return;
   if (pending.waiting) check_pending();
@@ -339,13 +350,11 @@ void check_access(u64 address, u32 size, bool write, bool read, bool atomic, u64
     const Buffer *b = &buffers[slot];
     u64 offset = address - b->base;
     if (!write && !b->writable && straight && offset < b->size && size <= b->size - offset) return;
-  } else if (size == 4 && straight && !atomic && address - group_low < group_high - group_low) {
-    u64 word = (address - group_low) / 4;
-    const Record *r = &group_records[word];
-    u32 me = group.first_id + current->index, stamp = current->simd->stamp[THREADGROUP];
-    bool same = write ? r->writer == me && r->written == stamp && (!r->reader || r->reader == me)
-                      : r->reader == me && r->read == stamp;
-    if (same && group_state[word] == 0xFF) return;
+  } else if (size >= 4 && aligned && straight && !atomic &&
+             address - group_low < group_high - group_low) {
+    u64 word = (address - group_low) / 4, end = word + size / 4;
+    while (word < end && known(word, write)) word++;
+    if (word == end) return;
   }
   check_slowly((Access){.address = address, .pc = pc, .size = size, .write = write, .read = read,
                         .atomic = atomic}, aligned);

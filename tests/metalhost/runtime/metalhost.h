@@ -61,6 +61,7 @@ struct Simd {
   u32 flags;             // of the simdgroup_barrier being waited for
   u32 stamp[CLASSES];    // time of the last barrier that ordered this simdgroup's memory
   u32 parity;
+  Thread *first;         // of those that wait for a simdgroup operation
   Exchange exchange[2];
 };
 

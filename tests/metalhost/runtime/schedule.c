@@ -89,13 +89,11 @@ void wait_simd(u32 operation, u32 site) {
   Simd *simd = self->simd;
   check_pending();
   self->operation = operation, self->site = site, self->state = AT_SIMD;
-  if (simd->arrived)
-    for (u32 i = 0; i < simd->count; i++) {
-      Thread *other = &simd->threads[i];
-      if (other->state != AT_SIMD || (other->site == site && other->operation == operation)) continue;
-      blame(SIMD_DIVERGENCE, self, other);
-      fail();
-    }
+  if (!simd->arrived) simd->first = self;
+  if (simd->first->site != site || simd->first->operation != operation) {
+    blame(SIMD_DIVERGENCE, self, simd->first);
+    fail();
+  }
   if (simd->live < simd->count) {  // a lane left: it would not take part
     for (u32 i = 0; i < simd->count; i++)
       if (simd->threads[i].state == DONE) blame(SIMD_DIVERGENCE, self, &simd->threads[i]);
