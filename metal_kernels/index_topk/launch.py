@@ -148,7 +148,7 @@ def _select(
         "index_select",
         inputs={"scores": scores, "positions": own, "k": k},
         outputs={"selected": ((rows, parts * k), mx.int32)},
-        grid=(threads * parts, rows, 1),
+        grid=(threads * rows, parts, 1),
         threadgroup=(threads, 1, 1),
         template={"ITEMS": items, "CANDIDATES": positions is not None},
     )

@@ -60,10 +60,9 @@ def assert_selects(given: dict[str, Any], mode: str = "checked", order: str | in
     assert_matches(KERNEL, on_host(given, mode, order), KERNEL.reference(**given))
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("case", CASES)
-def test_declared_case(case: Case, seed: int, text: str) -> None:
-    assert_selects(case.make(seed), order=seed)
+def test_declared_case(case: Case, text: str) -> None:
+    assert_selects(case.make(1), order=1)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -349,8 +348,18 @@ def test_large_chunks(sizes: dict[str, Any]) -> None:
     assert_selects(of_sizes(**sizes), order=sizes["seed"])
 
 
+def test_a_context_of_250_000_tokens() -> None:
+    assert_selects(arguments(T=62_500, k=512))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("k", [512, 2048])
 @pytest.mark.parametrize("T", [62_500, 262_144])
-def test_long_context(T: int, k: int) -> None:
+def test_long_context(T: int, k: int, text: str) -> None:
     assert_selects(arguments(T=T, k=k))
+
+
+@pytest.mark.slow
+def test_the_release_at_a_million_tokens(text: str) -> None:
+    """64 heads of 128 dims: too many accesses to check each."""
+    assert_selects(arguments(T=262_144, H=64, K=128, k=512, scale=2.0**-6), mode="fast")
