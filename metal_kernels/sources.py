@@ -47,7 +47,7 @@ def launch(
     never at import.
     """
     arrays = {n: v if isinstance(v, mx.array) else _scalar(v) for n, v in inputs.items()}
-    kernel = built(backend, name, _parameters(backend, arrays), tuple(outputs))
+    kernel = built(backend, name, parameters(backend, arrays), tuple(outputs))
     return tuple(
         kernel(
             inputs=list(arrays.values()),
@@ -60,7 +60,8 @@ def launch(
     )
 
 
-def _parameters(backend: str, arrays: Mapping[str, mx.array]) -> tuple[str, ...]:
+def parameters(backend: str, arrays: Mapping[str, mx.array]) -> tuple[str, ...]:
+    """Names of a text's inputs in the signature that MLX writes for it."""
     if backend == "metal":
         return tuple(arrays)
     return tuple(n if array.ndim else SCALAR.format(n) for n, array in arrays.items())

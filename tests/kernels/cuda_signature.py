@@ -4,7 +4,7 @@ MLX builds it only where there is a GPU, so its builder is mirrored here: includ
 as pointers with the shapes that the body mentions, outputs, template values as constants.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,7 @@ struct Taken {};
     )
 ) + "}\n"  # fmt: skip
 
-_INCLUDES = f'\n#include "{UTILS}"\n\n#include <cooperative_groups.h>\n\n'
+INCLUDES = f'\n#include "{UTILS}"\n\n#include <cooperative_groups.h>\n\n'
 _NAMESPACE = "namespace mlx::core::cu {\n\nnamespace cg = cooperative_groups;\n\n"
 _END = "\n}\n\n} // namespace mlx::core::cu\n"
 
@@ -63,6 +63,19 @@ class Launch:
     grid: tuple[int, int, int]
     threadgroup: tuple[int, int, int]
 
+    @classmethod
+    def of(cls, name: str, inputs: Sequence[str], outputs: Sequence[str], call: Any) -> "Launch":
+        """From the names of a text's parameters and the arguments of the call."""
+        arrays = zip(inputs, call["inputs"], strict=True)
+        return cls(
+            name,
+            tuple((n, array.dtype, array.ndim) for n, array in arrays),
+            tuple(zip(outputs, call["output_dtypes"], strict=True)),
+            tuple(call["template"]),
+            call["grid"],
+            call["threadgroup"],
+        )
+
     @property
     def variant(self) -> tuple[Any, ...]:
         return self.name, self.inputs, self.outputs, self.template
@@ -81,28 +94,31 @@ def recorded() -> Iterator[list[Launch]]:
 
     def built(backend: str, name: str, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
         def call(**call: Any) -> list[mx.array]:
-            arrays = zip(inputs, call["inputs"], strict=True)
-            launches.append(
-                Launch(
-                    name,
-                    tuple((n, array.dtype, array.ndim) for n, array in arrays),
-                    tuple(zip(outputs, call["output_dtypes"], strict=True)),
-                    tuple(call["template"]),
-                    call["grid"],
-                    call["threadgroup"],
-                )
-            )
+            launches.append(Launch.of(name, inputs, outputs, call))
             shapes = zip(call["output_shapes"], call["output_dtypes"], strict=True)
             return [mx.zeros(shape, dtype) for shape, dtype in shapes]
 
         return call
 
+    with building(built):
+        yield launches
+
+
+@contextmanager
+def building(built: Callable[..., Any]) -> Iterator[None]:
+    """Let launches call what `built` makes of a text."""
     own = sources.built
     sources.built = built
     try:
-        yield launches
+        yield
     finally:
         sources.built = own
+
+
+def whole_blocks(grid: Sequence[int], threadgroup: Sequence[int]) -> tuple[Any, Any]:
+    """Grid and block as MLX launches them on CUDA, where a block is never cut off."""
+    block = tuple(map(min, threadgroup, grid))
+    return tuple(-(-g // t) * b for g, t, b in zip(grid, threadgroup, block, strict=True)), block
 
 
 def cuda_source(launches: Iterable[Launch]) -> str:
@@ -110,26 +126,36 @@ def cuda_source(launches: Iterable[Launch]) -> str:
     launches = list(launches)
     header, body = sources.text("cuda", launches[0].name)
     kernels = [_kernel(f"variant_{i}", body, launch) for i, launch in enumerate(launches)]
-    return _INCLUDES + header + "".join(kernels)
+    return INCLUDES + header + "".join(kernels)
 
 
 def _kernel(function: str, body: str, launch: Launch) -> str:
-    body = sources.scalars(tuple(name for name, _, _ in launch.inputs)) + body
-    parameters = [p for given in launch.inputs for p in _input(body, *given)]
-    parameters += [f"{_TYPES[dtype]}* {name}" for name, dtype in launch.outputs]
-    signature = f"__global__ void {function}(\n    " + ",\n    ".join(parameters) + ") {\n"
+    body = own_body(launch, body)
+    declared = ",\n    ".join(f"{kind} {name}" for kind, name in parameters(launch, body))
+    signature = f"__global__ void {function}(\n    {declared}) {{\n"
     return _NAMESPACE + signature + _constants(dict(launch.template)) + "\n" + body + _END
 
 
-def _input(body: str, name: str, dtype: mx.Dtype, dimensions: int) -> list[str]:
-    parameters = [f"const {_TYPES[dtype]}* {name}"]
+def own_body(launch: Launch, body: str) -> str:
+    """A text's body as a launch hands it to MLX."""
+    return sources.scalars(tuple(name for name, _, _ in launch.inputs)) + body
+
+
+def parameters(launch: Launch, body: str) -> list[tuple[str, str]]:
+    """Type and name of each parameter in order."""
+    inputs = [p for given in launch.inputs for p in _input(body, *given)]
+    return inputs + [(f"{_TYPES[dtype]}*", name) for name, dtype in launch.outputs]
+
+
+def _input(body: str, name: str, dtype: mx.Dtype, dimensions: int) -> list[tuple[str, str]]:
+    found = [(f"const {_TYPES[dtype]}*", name)]
     kinds = {"shape": "Shape", "strides": "Strides", "ndim": "int"}
     for suffix, kind in kinds.items():
         if f"{name}_{suffix}" in body:
             # MLX passes these of an input without dimensions too, but declares none of them.
             assert dimensions, f"{name}_{suffix}: {name} has no dimensions"
-            parameters.append(f"const __grid_constant__ {kind} {name}_{suffix}")
-    return parameters
+            found.append((f"const __grid_constant__ {kind}", f"{name}_{suffix}"))
+    return found
 
 
 def _constants(template: Mapping[str, Any]) -> str:

@@ -2,17 +2,21 @@
 
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from metal_kernels import sources
+from metal_kernels.contract import Case, Kernel, random_normal
 from metal_kernels.cuda_text import device_functions
 from metal_kernels.registry import kernels
 from tests.kernels import host, nvrtc
 from tests.kernels.compare import assert_matches
-from tests.kernels.cuda_signature import UTILS, UTILS_TEXT, Launch, cuda_source, recorded
+from tests.kernels.cuda_host import cuda_host_plan
+from tests.kernels.cuda_signature import UTILS, UTILS_TEXT, cuda_source, recorded, whole_blocks
 
 FUNCTIONS = [
     "float half_of(float x) { return x / 2; }",
@@ -79,87 +83,131 @@ def test_every_text_keeps_its_lines() -> None:
         assert device_functions(text).replace("__device__ ", "") == text
 
 
-EVERYTHING = """
+# Every word of Metal that a text may use, each in a row of `out` [rows, 128].
+EVERY_WORD = """
 struct Pair { float a, b; };
 uint bits(float x) { return as_type<uint>(x); }
 template <typename P> float4 four(P p) { return *(const device float4*)p; }
 Pair pair(const device float* p) { return {p[0], p[1]}; }
 
 // body
-threadgroup float shared[32];
+#define ROW(value) out[row++ * 128 + column] = float(value);
+threadgroup float shared[64];
 threadgroup uint counts[2];
-threadgroup float4 rows[4];
-uint lane = thread_index_in_simdgroup, group = simdgroup_index_in_threadgroup;
+threadgroup float4 quads[4];
 uint3 position = thread_position_in_grid;
-uint i = thread_position_in_threadgroup.x + thread_index_in_threadgroup + position.y;
-uint n = threads_per_threadgroup.x * threadgroups_per_grid.y + threadgroup_position_in_grid.z;
-thread float own = x[i % x_shape[0]];
-float4 v = four(x) * 2.0f + float4(own) / 3.0f, w = v;
+uint lane = thread_index_in_simdgroup, group = simdgroup_index_in_threadgroup;
+uint i = thread_position_in_threadgroup.x, column = position.x + 64 * position.y, row = 0;
+thread float own = x[column % x_shape[0]];
+ROW(lane) ROW(group) ROW(position.z) ROW(thread_index_in_threadgroup)
+ROW(threads_per_threadgroup.x + threadgroups_per_grid.y + threadgroup_position_in_grid.y)
+float4 v = four(x + 4 * (lane / 8)) * 2.0f + float4(own) / 3.0f, w = v;
 w -= 0.5f * v;
 w *= w;
 v[lane % 4] += dot(v, w) + w.x + clamp(w.w, 0.0f, limit);
 float2 u = float2(v.x, v.y) - float2(1.0f);
 uint4 words = *(const device uint4*)x;
 int2 whole = int2(1, 2) + int2(position.x);
-rows[lane % 4] = v;
-shared[lane] = own;
-if (lane < 2) counts[lane] = n;
+ROW(v.x) ROW(v.y) ROW(v.z) ROW(v.w) ROW(w[lane % 4]) ROW(u.x) ROW(u.y) ROW(words.z) ROW(whole[1])
+if (i < 4) quads[i] = v;
+shared[i] = own;
+if (i < 2) counts[i] = i + 5;
 threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device);
+ROW(quads[lane % 4].y) ROW(shared[63 - i]) ROW(counts[lane % 2])
 simdgroup_barrier(mem_flags::mem_threadgroup);
-float sum = simd_sum(shared[lane]) + simd_max(own) - simd_min(own) + float(simd_sum(half(own)));
-uint all = simd_or(bits(own)) & simd_and(words[1] << 16) ^ simd_sum(lane) ^ simd_max(group);
-uint before = simd_prefix_exclusive_sum(lane) + simd_prefix_inclusive_sum(counts[lane % 2]);
-sum += simd_shuffle(own, ushort(3)) + simd_shuffle_xor(own, 1) + simd_shuffle_down(own, 2);
-sum += simd_shuffle_up(own, 2) + simd_broadcast(own, 0) + simd_broadcast_first(own);
-bool any = simd_any(own > 0) && !simd_all(own > 1) || isnan(own) || isinf(own);
-ulong votes = simd_vote::vote_t(simd_ballot(any));
-sum += exp(own) + exp2(own) + log(own) + log2(own) + sqrt(own) + rsqrt(own) + fabs(own) + abs(own);
-sum += fma(own, u.x, u.y) + floor(own) + rint(own) + pow(own, u.x) + fmax(own, 0.0f);
-sum += max(min(own, 1.0f), -INFINITY) + (ROUNDS ? float(bfloat16_t(own)) : NAN) + rows[1].x;
-ushort little = ushort(uchar(all)) + min(n, counts[0]) + max(int(n), whole.x);
-out[i] = T(sum + pair(x).a + float(before) + float(votes) + float(SIZE * little));
+ROW(simd_sum(own)) ROW(simd_max(own)) ROW(simd_min(own)) ROW(simd_sum(lane)) ROW(simd_max(group))
+ROW(simd_or(1u << lane % 8)) ROW(simd_and(bits(own))) ROW(simd_min(int(lane) - 9))
+ROW(simd_prefix_exclusive_sum(lane + 3)) ROW(simd_prefix_inclusive_sum(counts[lane % 2]))
+ROW(simd_shuffle(own, ushort(31 - lane))) ROW(simd_shuffle_xor(own, 5))
+ROW(simd_shuffle_down(own, 2)) ROW(simd_shuffle_up(own, 3))
+ROW(simd_broadcast(own, 7)) ROW(simd_broadcast_first(own))
+ROW(simd_any(own > 0.5f)) ROW(simd_all(own > -0.5f)) ROW(simd_all(own > -9.0f))
+ROW(simd_vote::vote_t(simd_ballot(own > 0.0f)))
+ROW(isnan(own)) ROW(isinf(1.0f / (float(lane) - 3.0f))) ROW(isnan(NAN)) ROW(-INFINITY)
+ROW(exp(own)) ROW(exp2(own)) ROW(log(fabs(own))) ROW(log2(abs(own))) ROW(sqrt(fabs(own)))
+ROW(rsqrt(fabs(own))) ROW(fma(own, u.x, u.y)) ROW(floor(own)) ROW(ceil(own)) ROW(rint(own))
+ROW(pow(fabs(own), 1.5f)) ROW(fmax(own, 0.25f)) ROW(fmin(own, 0.25f)) ROW(ldexp(own, 3))
+ROW(max(own, 0.0f)) ROW(min(lane, 7u)) ROW(max(int(lane) - 20, whole.x))
+ROW(bfloat16_t(own)) ROW(ROUNDS ? 1.0f : 0.0f) ROW(SIZE) ROW(as_type<float>(bits(own) & ~1u))
+ROW(ushort(lane * 5000)) ROW(uchar(lane * 100)) ROW(ulong(lane) << 33) ROW(pair(x + lane).b)
+typed[column] = T(own);
 """
+ROWS = EVERY_WORD.count("ROW(") - 1
+
+
+@pytest.fixture
+def every_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of that text, among the prelude and no other text."""
+    (tmp_path / "every_word").mkdir()
+    (tmp_path / "every_word" / "every_word.metal").write_text(EVERY_WORD)
+    (tmp_path / sources.PRELUDE).write_text((sources.ROOT / sources.PRELUDE).read_text())
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    return "every_word"
+
+
+def launched(backend: str, name: str, dtype: mx.Dtype) -> tuple[mx.array, ...]:
+    return sources.launch(
+        backend,
+        name,
+        inputs={"x": random_normal(4, 100), "limit": 0.75},
+        outputs={"out": ((ROWS, 128), mx.float32), "typed": ((128,), dtype)},
+        grid=(64, 2, 1),
+        threadgroup=(64, 1, 1),
+        template={"T": dtype, "ROUNDS": True, "SIZE": -3},
+    )
 
 
 @pytest.mark.nvrtc
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
-def test_the_prelude_offers_what_texts_may_use(dtype: mx.Dtype, tmp_path, monkeypatch) -> None:
-    folder = tmp_path / "everything"
-    folder.mkdir()
-    (folder / "everything.metal").write_text(EVERYTHING)
-    (tmp_path / sources.PRELUDE).write_text((sources.ROOT / sources.PRELUDE).read_text())
-    monkeypatch.setattr(sources, "ROOT", tmp_path)
-    launch = Launch(
-        "everything",
-        inputs=(("x", mx.float32, 2), (sources.SCALAR.format("limit"), mx.float32, 0)),
-        outputs=(("out", dtype),),
-        template=(("T", dtype), ("ROUNDS", True), ("SIZE", -3)),
-        grid=(64, 2, 1),
-        threadgroup=(64, 1, 1),
-    )
-    result = nvrtc.compiled(cuda_source([launch]), "sm_90", {UTILS: UTILS_TEXT})
+def test_cuda_knows_every_word(every_word: str, dtype: mx.Dtype) -> None:
+    with recorded() as launches:
+        launched("cuda", every_word, dtype)
+    result = nvrtc.compiled(cuda_source(launches), "sm_90", {UTILS: UTILS_TEXT})
     assert ".reg .f64" not in result.ptx
 
 
-def whole_blocks(grid: tuple[int, ...], threadgroup: tuple[int, ...]) -> tuple[Any, Any]:
-    """Grid and block as MLX launches them on CUDA, where a block is never cut off."""
-    block = tuple(map(min, threadgroup, grid))
-    return tuple(-(-g // t) * b for g, t, b in zip(grid, threadgroup, block, strict=True)), block
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
+def test_every_word_means_on_cuda_what_it_means_on_metal(every_word: str, dtype: mx.Dtype) -> None:
+    """Bit for bit: both run on this CPU."""
+    with host.host_plan("checked"):
+        metal = launched("metal", every_word, dtype)
+    with cuda_host_plan():
+        cuda = launched("cuda", every_word, dtype)
+    for ours, expected in zip(cuda, metal, strict=True):
+        assert ours.dtype == expected.dtype
+        np.testing.assert_array_equal(*(np.array(a.astype(mx.float32)) for a in (ours, expected)))
+
+
+CASES = [
+    pytest.param(kernel, case, id=f"{kernel.name}-{case.id}")
+    for kernel in kernels().values()
+    if "cuda" in kernel.implementations
+    for case in kernel.cases
+]
+
+
+@pytest.mark.parametrize(("kernel", "case"), CASES)
+def test_cuda_text_equals_reference(kernel: Kernel, case: Case) -> None:
+    arguments = case.make(11)
+    with cuda_host_plan() as plan:
+        found = getattr(plan.ops, kernel.name)(**arguments)
+    assert_matches(kernel, found, kernel.reference(**arguments), case=case.id, arguments=arguments)
 
 
 def ragged_cases() -> Iterator[Any]:
     """Cases with a launch whose grid is not a number of whole threadgroups."""
-    for kernel in kernels().values():
-        implementation = kernel.implementations.get("cuda")
-        for case in kernel.cases if implementation else ():
-            with recorded() as launches:
-                implementation(**case.make(0))
-            if any(whole_blocks(x.grid, x.threadgroup)[0] != x.grid for x in launches):
-                yield pytest.param(kernel, case, id=f"{kernel.name}-{case.id}")
+    for parameters in CASES:
+        kernel, case = parameters.values
+        with recorded() as launches:
+            kernel.implementations["cuda"](**case.make(0))
+        if any(whole_blocks(x.grid, x.threadgroup)[0] != x.grid for x in launches):
+            yield parameters
 
 
 @pytest.mark.parametrize(("kernel", "case"), list(ragged_cases()))
-def test_threads_beyond_the_grid_do_nothing(kernel, case, monkeypatch) -> None:
+def test_threads_beyond_the_grid_do_nothing(
+    kernel: Kernel, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Metal cuts the last threadgroup to the grid, CUDA does not: these threads exist there."""
     built = host._built
 
@@ -177,9 +225,17 @@ def test_threads_beyond_the_grid_do_nothing(kernel, case, monkeypatch) -> None:
     assert_matches(kernel, found, kernel.reference(**arguments), case=case.id, arguments=arguments)
 
 
-def test_inputs_without_dimensions_are_pointers_on_cuda_only() -> None:
+def test_inputs_without_dimensions_are_pointers_on_cuda_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The body that MLX gets reads them by their own names."""
     arrays = {"x": mx.zeros((2,)), "eps": mx.array(1e-6)}
-    assert sources._parameters("metal", arrays) == ("x", "eps")
-    names = sources._parameters("cuda", arrays)
+    assert sources.parameters("metal", arrays) == ("x", "eps")
+    names = sources.parameters("cuda", arrays)
     assert names == ("x", "eps_0d")
-    assert sources.scalars(names) == "const auto eps = *eps_0d; "
+    made = {}
+    monkeypatch.setattr(mx.fast, "cuda_kernel", lambda **given: made.update(given))
+    sources.built.__wrapped__("cuda", "swiglu", names, ("y",))
+    header, body = sources.text("cuda", "swiglu")
+    assert (made["input_names"], made["output_names"]) == (["x", "eps_0d"], ["y"])
+    assert (made["header"], made["source"]) == (header, f"const auto eps = *eps_0d; {body}")
