@@ -14,6 +14,8 @@ from .launch import Buffer, Counts, Order, module, run
 from .text import KernelText, traced
 
 MAX_THREADS = 1024
+# Bound here: callers may put `metal_kernel` in its place.
+MLX_KERNEL = mx.fast.metal_kernel
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class HostKernel:
         self.counts: Counts | None = None
         """Accesses checked, lane switches and same-value stores of the last launch."""
         self._texts: dict[Any, KernelText] = {}
-        self._mlx = mx.fast.metal_kernel(
+        self._mlx = MLX_KERNEL(
             name=name, input_names=list(input_names), output_names=list(output_names),
             source=source, header=header, ensure_row_contiguous=ensure_row_contiguous,
             atomic_outputs=atomic_outputs,
