@@ -114,6 +114,7 @@ KERNEL = Kernel(
         _case("window-only", 5, 3, 128, 200),
         _case("ring-that-wraps", 5, 5, 64, 200, rows=140, origin=0, pairs=16, storage="bfloat16"),
         _case("plain-numerics", 7, 3, 128, 45, B=3, ratio=4, T=13, k=5, official=False),
+        _case("width-of-100", 5, 3, 100, 60, ratio=4, T=17, k=5, pairs=18, storage="compact"),
         _case("no-entries-yet", 3, 4, 128, 0, ratio=128, T=0, storage="compact"),
         _case("hca-decode", 1, 64, 512, 4095, ratio=128, T=32, storage="compact"),
         _case("hca-chunk", 131, 4, 128, 250, ratio=128, T=2),

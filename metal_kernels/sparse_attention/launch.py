@@ -1,5 +1,21 @@
-"""Geometry of attention: splits of the keys and their merge, or one launch where queries abound."""
+"""Geometry of attention: splits of the keys and their merge, or one launch where queries abound.
 
+Counted for Flash at one query (H = 64 heads of K = 512, 583 bytes for a packed row):
+
+| layer at 1M tokens | keys | bytes of rows | of q and output | of partials | FLOPs | launches |
+|---|---|---|---|---|---|---|
+| window | 128 | 73 KiB | 256 KiB | 1.0 MiB | 17 M | 2 |
+| CSA | 128 + 512 | 364 KiB | 256 KiB | 5.0 MiB | 84 M | 2 |
+| HCA | 128 + 8,192 | 4.6 MiB | 256 KiB | 10.0 MiB | 1.1 G | 2 |
+
+FLOPs are `4 H K` for a key, the floor: nothing is computed twice. Rows are the floor as far as
+memory is concerned, but each of the H / 16 groups of heads reads them, and all but the first find
+them in a cache. Partials, `4 K H` bytes for a split, written once and read once, are what it costs
+to fill a GPU at one query; they stay in a cache too. Where B S H / 16 reaches half of the
+threadgroups wanted, there is one split, nothing partial and one launch.
+"""
+
+from dataclasses import dataclass
 from functools import cache
 
 import mlx.core as mx
@@ -8,12 +24,21 @@ from metal_kernels.contract import ContractError
 from metal_kernels.registry import kernels
 from metal_kernels.sources import launch
 
-_HEADS = 2  # of a simdgroup: their queries and sums fill its registers
-_TILE = 8  # rows decoded at once, 16 KiB at 512 dims
-_MOST_SIMDGROUPS = 8
+_TILE = 8  # rows decoded at once
+_HEADS = 16  # of a threadgroup: their queries and sums fill its registers
 # A GPU of 40 cores is busy with this many threadgroups.
 _THREADGROUPS = 160
 _FEWEST_KEYS = 32
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text for a width and a number of heads: its threadgroup and what it has to know of it."""
+
+    name: str
+    heads: int  # of a threadgroup
+    simdgroups: int
+    template: dict[str, int]
 
 
 def sparse_attention(
@@ -37,23 +62,19 @@ def sparse_attention(
     sizes = kernels()["sparse_attention"].check({**named, "entries": entries, "selected": selected})
     B, S, H, K = (sizes[letter] for letter in "BSHK")
     _check_width(K, 2 * sizes["P"])
-    chosen = 0
-    if entries is not None and selected is None:
-        chosen = min(entries.shape[1], (first_position + S) // ratio)
-    elif selected is not None:
-        chosen = selected.shape[2]
+    text = _text(backend, K, H)
+    chosen = _chosen(entries, selected, first_position + S, ratio)
     keys = min(sliding_window, window.shape[1], first_position + S) + chosen
-    simdgroups = min(_MOST_SIMDGROUPS, -(-H // _HEADS))
-    groups = -(-H // (simdgroups * _HEADS))
+    groups = -(-H // text.heads)
     splits, keys_per_split = _splits(keys, groups * B * S)
     template = {"WIDTH": K, "ROPE": 2 * sizes["P"], "OFFICIAL": official}
     output, stats = launch(
         backend,
-        "sparse_attention",
+        text.name,
         # What the text does not read is stood in for.
         inputs={
             **named,
-            "entries": entries if chosen and entries is not None else window,
+            "entries": window if entries is None or not chosen else entries,
             "selected": _no_selection() if selected is None else selected,
             "first_position": first_position,
             "origin": origin % window.shape[1],
@@ -67,12 +88,13 @@ def sparse_attention(
             "output": ((B * S, splits, H, K), mx.float32),
             "stats": ((B * S, splits, H, 2), mx.float32),
         },
-        grid=(32 * simdgroups * groups, splits, B * S),
-        threadgroup=(32 * simdgroups, 1, 1),
+        grid=(32 * text.simdgroups * groups * B * S, splits, 1),
+        threadgroup=(32 * text.simdgroups, 1, 1),
         template={
             **template,
+            **text.template,
             "ENTRIES": 0 if not chosen else 1 if selected is None else 2,
-            "SIMDGROUPS": simdgroups,
+            "SIMDGROUPS": text.simdgroups,
             "SPLIT": splits > 1,
         },
     )
@@ -82,11 +104,29 @@ def sparse_attention(
             "sparse_attention_merge",
             inputs={"partials": output, "stats": stats, "sinks": sinks, "cos": cos, "sin": sin},
             outputs={"output": ((B * S, H, K), mx.float32)},
-            grid=(K // 2, H, B * S),
+            grid=(K // 2 * B * S, H, 1),
             threadgroup=(K // 2, 1, 1),
             template=template,
         )
     return output.reshape(B, S, H, K)
+
+
+def _chosen(entries: mx.array | None, selected: mx.array | None, stop: int, ratio: int) -> int:
+    """Entries that the last query may attend, holes included."""
+    if entries is None or not entries.shape[1]:
+        return 0
+    return min(entries.shape[1], stop // ratio) if selected is None else selected.shape[2]
+
+
+def _text(backend: str, K: int, H: int) -> _Text:
+    """Matrices of simdgroups where there are such, if their blocks of 8 dims divide the width."""
+    simdgroups = max(n for n in range(1, 9) if K // 8 % n == 0)
+    if backend == "metal" and K % 8 == 0 and K // 8 // simdgroups <= 8:
+        row_blocks = min(_HEADS // 8, -(-H // 8))
+        template = {"ROW_BLOCKS": row_blocks}
+        return _Text("sparse_attention_matrix", 8 * row_blocks, simdgroups, template)
+    simdgroups = min(8, -(-H // 2))
+    return _Text("sparse_attention", 2 * simdgroups, simdgroups, {})
 
 
 def _splits(keys: int, threadgroups: int) -> tuple[int, int]:

@@ -49,9 +49,11 @@ threadgroup bool present[TILE];
 
 int lane = thread_index_in_simdgroup, simdgroup = simdgroup_index_in_threadgroup;
 int S = q_shape[1], H = q_shape[2], n = window_shape[1];
-int split = threadgroup_position_in_grid.y, row = threadgroup_position_in_grid.z;
+int groups = (H + SIMDGROUPS * HEADS - 1) / (SIMDGROUPS * HEADS);
+int split = threadgroup_position_in_grid.y, row = threadgroup_position_in_grid.x / groups;
 int batch = row / S, position = first_position + row % S;
-int first_head = (threadgroup_position_in_grid.x * SIMDGROUPS + simdgroup) * HEADS;
+int first_head =
+    (int(threadgroup_position_in_grid.x) % groups * SIMDGROUPS + simdgroup) * HEADS;
 
 // The window holds the last n positions of the call.
 int oldest = max(position - sliding_window + 1, max(0, first_position + S - n));
@@ -63,8 +65,10 @@ int begin = split * keys_per_split, end = min(begin + keys_per_split, seen + cho
 float4 query[HEADS * VECTORS], sums[HEADS * VECTORS];
 float exponents[HEADS];
 float weight_sum = 0.0f;  // of head lane / TILE, over the keys of lane % TILE
+#pragma unroll
 for (int h = 0; h < HEADS; h++) {
   exponents[h] = NO_EXPONENT;
+  #pragma unroll
   for (int v = 0; v < VECTORS; v++) {
     int head = first_head + h, dim = 4 * (v * LANES + lane);
     float4 value = float4(0.0f);
@@ -84,6 +88,7 @@ for (int start = begin; start < end; start += TILE) {
       index = key - seen;
       if (ENTRIES == 2) index = selected[size_t(row) * chosen + index];
     }
+    #pragma unroll
     for (int v = 0; v < VECTORS; v++) {
       int dim = 4 * (v * LANES + lane);
       float4 value = float4(0.0f);
@@ -101,15 +106,20 @@ for (int start = begin; start < end; start += TILE) {
 
   // score = q . k, complete in every lane; lane h TILE + t keeps that of head h and key t.
   float score = -INFINITY, highest[HEADS];
+  #pragma unroll
   for (int h = 0; h < HEADS; h++) highest[h] = -INFINITY;
   for (int t = 0; t < TILE; t++) {
     float products[HEADS];
+    #pragma unroll
     for (int h = 0; h < HEADS; h++) products[h] = 0.0f;
+    #pragma unroll
     for (int v = 0; v < VECTORS; v++) {
       float4 key = tile[(t * VECTORS + v) * LANES + lane];
+      #pragma unroll
       for (int h = 0; h < HEADS; h++) products[h] += dot(query[h * VECTORS + v], key);
     }
     bool there = present[t];
+    #pragma unroll
     for (int h = 0; h < HEADS; h++) {
       float product = simd_sum(products[h]);
       if (!there) product = -INFINITY;
@@ -119,10 +129,12 @@ for (int start = begin; start < end; start += TILE) {
   }
 
   float exponent = 0.0f;
+  #pragma unroll
   for (int h = 0; h < HEADS; h++) {
     float higher = fmax(exponents[h], exponent_above(highest[h]));
     float shrink = power_of_two(exponents[h] - higher);
     if (shrink != 1.0f)
+      #pragma unroll
       for (int v = 0; v < VECTORS; v++) sums[h * VECTORS + v] *= shrink;
     if (lane / TILE == h) {
       weight_sum *= shrink;
@@ -135,14 +147,18 @@ for (int start = begin; start < end; start += TILE) {
   if (OFFICIAL) weight = round_bf16(weight);
   for (int t = 0; t < TILE; t++) {
     float weights[HEADS];
+    #pragma unroll
     for (int h = 0; h < HEADS; h++) weights[h] = simd_shuffle(weight, ushort(h * TILE + t));
+    #pragma unroll
     for (int v = 0; v < VECTORS; v++) {
       float4 value = tile[(t * VECTORS + v) * LANES + lane];
+      #pragma unroll
       for (int h = 0; h < HEADS; h++) sums[h * VECTORS + v] += weights[h] * value;
     }
   }
 }
 
+#pragma unroll
 for (int h = 0; h < HEADS; h++) {
   int head = first_head + h;
   float total = simd_sum(lane / TILE == h ? weight_sum : 0.0f);
@@ -153,6 +169,7 @@ for (int h = 0; h < HEADS; h++) {
     stats[2 * place + 1] = total;
   }
   if (!SPLIT) total += exp_over_power_of_two(sinks[head], exponents[h]);
+  #pragma unroll
   for (int v = 0; v < VECTORS; v++) {
     int dim = 4 * (v * LANES + lane);
     if (dim >= WIDTH) continue;

@@ -5,7 +5,7 @@
 // -> output [B S, H, WIDTH]; a threadgroup has a head of a query, a thread one pair of its dims.
 int splits = partials_shape[1], H = partials_shape[2], S = cos_shape[0];
 int dim = 2 * thread_position_in_threadgroup.x;
-int head = threadgroup_position_in_grid.y, row = threadgroup_position_in_grid.z;
+int head = threadgroup_position_in_grid.y, row = threadgroup_position_in_grid.x;
 auto parts = stats + (size_t(row) * splits * H + head) * 2;
 auto sums = partials + (size_t(row) * splits * H + head) * WIDTH + dim;
 

@@ -6,12 +6,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+import metal_kernels.sparse_attention.launch as launch
 import metal_kernels.sparse_attention.reference as reference
 from metal_kernels.contract import Case, ContractError
 from metal_kernels.formats import fp8_kv, load_stored, store
 from metal_kernels.registry import kernels
 from metal_kernels.sparse_attention import sparse_attention
-from metal_kernels.sparse_attention.launch import _splits
 from tests.kernels.float64_kernels import FLOAT64, Rounding, float64
 from tests.kernels.host import host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
@@ -223,13 +223,20 @@ def test_the_tolerance_notices_weights_that_are_not_rounded(
 # --- The Metal texts on the host ------------------------------------------------------------------
 
 
-def run(arguments: dict[str, Any], order: int = 0, mode: str = "checked") -> mx.array:
-    with host_plan(mode=mode, order=order) as plan:
+def run(arguments: dict[str, Any], matrix: bool = True, order: int = 0) -> mx.array:
+    """On the host in checked mode; `matrix` False takes the text that also CUDA compiles."""
+    own = launch._text
+    with host_plan(order=order) as plan, pytest.MonkeyPatch.context() as patch:
+        if not matrix:
+            patch.setattr(launch, "_text", lambda backend, K, H: own("cuda", K, H))
         return plan.ops.sparse_attention(**arguments)
 
 
-def check(arguments: dict[str, Any], order: int = 0) -> None:
-    assert_is_attention(run(arguments, order), arguments)
+def check(arguments: dict[str, Any], matrix: bool = True, order: int = 0) -> None:
+    assert_is_attention(run(arguments, matrix, order), arguments)
+
+
+BOTH_TEXTS = pytest.mark.parametrize("matrix", [True, False], ids=["matrix", "plain"])
 
 
 def seen_at_most(count: int, sizes: dict[str, Any]) -> int:
@@ -245,7 +252,7 @@ def heavy(sizes: dict[str, Any]) -> bool:
 
 COVER = pairwise(
     T=[0, 1, 127, 128, 129, 4095], S=[1, 7, 128], B=[1, 3], K=[64, 128, 512], H=[4, 64, 128],
-    storage=STORAGES, select=[False, True], spare=[0, 9],
+    storage=STORAGES, select=[False, True], spare=[0, 9], matrix=[True, False],
 )  # fmt: skip
 
 
@@ -259,56 +266,57 @@ COVER = pairwise(
 def test_metal_sizes(sizes: dict[str, Any]) -> None:
     everything = (sizes["S"] * sizes["B"] == 1 and sizes["K"] < 512) or sizes["select"]
     first = seen_at_most(4095 if everything else 9, sizes)
-    check(call(**sizes, first=first, phase=3 * sizes["S"], pairs=16 if sizes["K"] < 512 else 32))
+    options = {name: value for name, value in sizes.items() if name != "matrix"}
+    pairs = 16 if sizes["K"] < 512 else 32
+    check(call(**options, first=first, phase=3 * sizes["S"], pairs=pairs), sizes["matrix"])
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_metal_seeds(seed: int) -> None:
-    storage = STORAGES[seed % 3]
-    check(
-        call(2 + seed, 5, 100, 60, 1 + seed % 2, storage=storage, select=True, seed=seed),
-        order=seed,
-    )
+@BOTH_TEXTS
+def test_metal_seeds(matrix: bool, seed: int) -> None:
+    sizes = {"S": 2 + seed, "H": 5, "K": 96, "T": 60, "B": 1 + seed % 2}
+    check(call(**sizes, storage=STORAGES[seed % 3], select=True, seed=seed), matrix, order=seed)
 
 
 @pytest.mark.parametrize("phase", range(0, 11))
-def test_metal_rings(phase: int) -> None:
-    check(call(3, 2, T=7, storage="compact", first=40, W=6, spare=3, phase=phase))
+@BOTH_TEXTS
+def test_metal_rings(matrix: bool, phase: int) -> None:
+    check(call(3, 2, T=7, storage="compact", first=40, W=6, spare=3, phase=phase), matrix)
 
 
 @pytest.mark.parametrize("sizes", UNSEEN, ids=sizes_id)
-def test_metal_nan_in_what_nobody_sees_reaches_nobody(sizes: dict[str, Any]) -> None:
+@BOTH_TEXTS
+def test_metal_nan_in_what_nobody_sees_reaches_nobody(matrix: bool, sizes: dict[str, Any]) -> None:
     arguments = poisoned(call(**sizes, seed=4))
-    finite(run(arguments))
-    check(arguments)
+    finite(run(arguments, matrix))
+    check(arguments, matrix)
 
 
 @pytest.mark.parametrize("name", ["q", "sinks", "entries"])
-def test_metal_nan_stands_where_the_reference_has_it(name: str) -> None:
+@BOTH_TEXTS
+def test_metal_nan_stands_where_the_reference_has_it(matrix: bool, name: str) -> None:
     arguments = call(3, H=5, T=9, select=True, most=3)
     where = (0, 1, 2, 7) if name == "q" else (3,) if name == "sinks" else (0, 2, 7)
     arguments[name][where] = NAN
-    found, expected = (np.isnan(np.array(f(**arguments))) for f in (sparse_attention, _metal))
-    np.testing.assert_array_equal(found, expected)
+    found = np.isnan(np.array(run(arguments, matrix)))
+    np.testing.assert_array_equal(found, np.isnan(np.array(sparse_attention(**arguments))))
     assert found.any() and not found.all()
-
-
-def _metal(**arguments: Any) -> mx.array:
-    return run(arguments)
 
 
 @pytest.mark.parametrize("S", [1, 60])  # in splits, and in one launch
 @pytest.mark.parametrize(("sink", "share"), [(1e4, 0.0), (60.0, 0.0), (-float("inf"), 1.0)])
-def test_metal_sinks(S: int, sink: float, share: float) -> None:
+@BOTH_TEXTS
+def test_metal_sinks(matrix: bool, S: int, sink: float, share: float) -> None:
     """All keys hold the same value, of which a large sink leaves nothing."""
     arguments = call(S, T=40, official=False)
     for name in ("window", "entries"):
         arguments[name] = mx.ones_like(arguments[name])
     arguments.update(cos=mx.ones((S, 16)), sin=mx.zeros((S, 16)), sinks=mx.full((4,), sink))
-    np.testing.assert_allclose(np.array(run(arguments)), share, atol=1e-5)
+    np.testing.assert_allclose(np.array(run(arguments, matrix)), share, atol=1e-5)
 
 
-def test_metal_scores_of_any_size() -> None:
+@BOTH_TEXTS
+def test_metal_scores_of_any_size(matrix: bool) -> None:
     """Exponents far from zero, and growing from tile to tile and from split to split."""
     for size in (1e-3, 30.0, 3e3):
         arguments = call(2, T=90, official=False, W=70)
@@ -316,16 +324,19 @@ def test_metal_scores_of_any_size() -> None:
         arguments["entries"] = arguments["entries"] * mx.linspace(0.1, 2, 90)[:, None]
         expected = np.array(sparse_attention(**arguments))
         # A score of `size` is exact to 2^-24 of it.
-        np.testing.assert_allclose(np.array(run(arguments)), expected, atol=1e-5 + 1e-6 * size)
+        np.testing.assert_allclose(
+            np.array(run(arguments, matrix)), expected, atol=1e-5 + 1e-6 * size
+        )
 
 
-def test_metal_splits_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@BOTH_TEXTS
+def test_metal_splits_change_nothing(matrix: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights round alike in one launch and in splits: no score of theirs is computed anew."""
     arguments = call(1, 20, 128, 200, storage="compact", select=True, most=150)
     results = []
     for threadgroups in (1, 8, 1000):
-        monkeypatch.setattr("metal_kernels.sparse_attention.launch._THREADGROUPS", threadgroups)
-        results.append(np.array(run(arguments), np.float64))
+        monkeypatch.setattr(launch, "_THREADGROUPS", threadgroups)
+        results.append(np.array(run(arguments, matrix), np.float64))
     for result in results[1:]:
         # Sums in another order may round outputs the other way, and nothing else differs.
         assert nmse(result, results[0]) < 1e-7
@@ -335,11 +346,11 @@ def test_metal_splits_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_splits_cover_the_keys_and_fill_a_gpu() -> None:
     for keys in (1, 7, 8, 9, 31, 128, 129, 640, 1152, 8320, 262_144):
         for threadgroups in (1, 4, 8, 28, 161, 100_000):
-            splits, each = _splits(keys, threadgroups)
+            splits, each = launch._splits(keys, threadgroups)
             assert each % 8 == 0 and (splits - 1) * each < keys <= splits * each
             assert splits == 1 or (splits * threadgroups <= 160 and keys / splits >= 31)
-    assert _splits(640, 4) == (20, 32)
-    assert _splits(8320, 4) == (40, 208)
+    assert launch._splits(640, 4) == (20, 32)
+    assert launch._splits(8320, 4) == (40, 208)
 
 
 @pytest.mark.parametrize(("K", "pairs", "words"), [(66, 1, "4 divides"), (516, 2, "at most 512")])
@@ -351,7 +362,8 @@ def test_metal_refuses_widths_it_was_not_written_for(K: int, pairs: int, words: 
 @pytest.mark.slow
 @pytest.mark.parametrize("T", [62_500, 262_144])
 @pytest.mark.parametrize("select", [False, True])
-def test_metal_long_contexts(T: int, select: bool) -> None:
+@BOTH_TEXTS
+def test_metal_long_contexts(matrix: bool, T: int, select: bool) -> None:
     check(
         call(
             1,
