@@ -492,7 +492,7 @@ INTRODUCTION = """\
 What `benchmarks/launch_table.py` counts, read off MLX's sources (0.32, 2026). `python -m
 benchmarks.launches` applies it to the traced graph of one decoded token. Where a number depends on
 strides, every array is followed through the graph as MLX lays it out; tests compare these layouts
-with MLX's own.
+with MLX's own. No launch was counted on a GPU.
 
 Three things that cost launches without showing in Python:
 
