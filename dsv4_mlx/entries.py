@@ -2,7 +2,7 @@
 
 A pool is one growing buffer. A timeline (an `Entries`) sees its first `count` rows; rows once
 written never change while anybody can see them. The timeline at the tip appends in place (one
-donated `slice_update`), so that a snapshot is a count: it holds the pool, never a copy. Only a
+donated update), so that a snapshot is a count: it holds the pool, never a copy. Only a
 timeline that appends *behind* rows another one still sees gets a pool of its own.
 """
 
@@ -58,10 +58,10 @@ class _Pool:
         self.viewers: weakref.WeakSet[Entries] = weakref.WeakSet()
 
     def reserve(self, rows: mx.array) -> mx.array:
-        """The buffer with room for `rows` more; grows by an eighth, at least 256 rows."""
+        """The buffer with room for `rows` more; grows by a 64th, at least 256 rows."""
         needed = self.length + rows.shape[1]
         if self.buffer is None or needed > self.buffer.shape[1]:
-            capacity = max(needed, self.length + self.length // 8)
+            capacity = max(needed, self.length + self.length // 64)
             capacity = -(-capacity // _ROWS_PER_STEP) * _ROWS_PER_STEP
             spare = (rows.shape[0], capacity - self.length, *rows.shape[2:])
             grown = mx.zeros(spare, rows.dtype)
@@ -72,11 +72,12 @@ class _Pool:
 
     def append(self, rows: mx.array) -> None:
         """Write rows at the tip. The old buffer is dropped here, so the update is in place."""
-        start = [0, self.length] + [0] * (rows.ndim - 2)
-        tip, axes = mx.array(start), list(range(rows.ndim))
         buffer, self.buffer = self.reserve(rows), None
         try:
-            self.buffer = mx.slice_update(buffer, rows, tip, axes)
+            # Assigning to a slice is one launch; an array of starts would need a second one.
+            written = buffer[:]
+            written[:, self.length : self.length + rows.shape[1]] = rows
+            self.buffer = written
         finally:
             # Others see this pool too: an interrupted append must leave it as it was.
             if self.buffer is None:

@@ -182,7 +182,9 @@ def grouped(x: mx.array, matrix: Matrix, ops: SimpleNamespace | None = None) -> 
     """One product per group: x [..., g, in], W [g * out, in] -> [..., g, out], float32."""
     groups = x.shape[-2]
     if isinstance(matrix, mx.array) or not on_cpu(ops):
-        rows = x.reshape(-1, *x.shape[-2:]).swapaxes(0, 1)  # [g, M, in]
+        M = x.size // (groups * x.shape[-1])
+        # [g, M, in]; for one row without swapped strides, for which MLX would copy it.
+        rows = x.reshape(groups, 1, -1) if M == 1 else x.reshape(M, groups, -1).swapaxes(0, 1)
         if isinstance(matrix, mx.array):
             weight = matrix.astype(mx.float32).reshape(groups, -1, x.shape[-1])
             products = rows @ weight.swapaxes(1, 2)
@@ -223,15 +225,15 @@ def chosen(x: mx.array, experts: mx.array, matrices: Matrix) -> mx.array:
 
     x [M, 1, in] (the same row for all) or [M, k, in], experts uint32 [M, k] -> [M, k, out].
     """
-    M, each, _ = x.shape
+    M, each, width = x.shape
+    # Not x[..., None, :]: MLX gives that axis stride 1 and would copy x to have a matrix.
+    rows = x.reshape(M, each, 1, width)
     if isinstance(matrices, mx.array):
         weight = matrices.astype(mx.float32).swapaxes(-1, -2)
-        product = mx.gather_mm(
-            x[..., None, :], weight, lhs_indices=_rows(M, each), rhs_indices=experts
-        )
+        product = mx.gather_mm(rows, weight, lhs_indices=_rows(M, each), rhs_indices=experts)
         return product[..., 0, :]
     return mx.gather_qmm(
-        x[..., None, :],
+        rows,
         matrices.weight,
         matrices.scales,
         matrices.biases,

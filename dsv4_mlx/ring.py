@@ -16,8 +16,10 @@ def write(ring: mx.array | None, rows: mx.array, position: int, size: int) -> mx
     while first < stop:
         count = min(stop - first, size - first % size)
         part = rows[:, first - position : first - position + count]
-        start = mx.array([0, first % size] + [0] * (rows.ndim - 2))
-        ring = mx.slice_update(ring, part, start, list(range(rows.ndim)))
+        # Another Python object for the same array: assigning leaves the one that others hold, and
+        # to a slice it is one launch, where an array of starts would need a second one.
+        ring = ring[:]
+        ring[:, first % size : first % size + count] = part
         first += count
     return ring
 

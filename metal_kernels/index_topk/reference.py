@@ -47,7 +47,7 @@ def index_topk(
     if T == 0:
         return mx.zeros((B, S, 0), mx.int32)
     weights = head_weights * scale
-    step = max(1, _TILE_ELEMENTS // (B * H * min(T, _KEY_TILE)))
+    step = max(1, _TILE_ELEMENTS // (B * max(H * min(T, _KEY_TILE), T)))
     selected: list[mx.array] = []
     for start in range(0, S, step):
         stop = min(S, start + step)
