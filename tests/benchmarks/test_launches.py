@@ -1,0 +1,186 @@
+"""What a decoded token of the releases launches and reads, counted from the Metal plan's graph."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from benchmarks import counting, launches, record
+from benchmarks.counting import AFTER, BEFORE
+from dsv4_mlx import moe
+from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.testing.checkpoints import TINY
+from dsv4_mlx.tracing import decode_graph
+
+CONTEXT = 8192
+CLOSING = 8191
+"""One token before a multiple of 128: every compressor closes a window."""
+
+
+Graph = list[dict[str, Any]]
+
+
+def counted(config: DeepseekV4Config, context: int, graph: Graph | None = None) -> launches.Report:
+    graph = graph or decode_graph(config, context=context)
+    return launches.report("dsv4-mlx", "", config, context, graph)
+
+
+@pytest.fixture(scope="module")
+def flash() -> launches.Report:
+    return counted(FLASH, CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def closing_graph() -> Graph:
+    return decode_graph(FLASH, context=CLOSING)
+
+
+@pytest.fixture(scope="module")
+def closing(closing_graph: Graph) -> launches.Report:
+    return counted(FLASH, CLOSING, closing_graph)
+
+
+def test_a_flash_token_launches_at_most_1200_kernels(
+    flash: launches.Report, closing: launches.Report
+) -> None:
+    assert flash.launches <= 1200
+    assert closing.launches <= 1200
+
+
+def test_a_csa_layer_launches_at_most_30_kernels(
+    flash: launches.Report, closing: launches.Report
+) -> None:
+    assert max(flash.per_kind["CSA"]) <= 30
+    assert max(closing.per_kind["CSA"]) <= 30
+
+
+def test_layers_of_a_kind_launch_alike(flash: launches.Report) -> None:
+    # Only the first layer has a mix and collapse of its own; later ones come with the expansion.
+    first, *sliding = flash.per_kind["sliding"]
+    assert 0 < first - sliding[0] <= 3
+    for counts in (sliding, flash.per_kind["CSA"], flash.per_kind["HCA"]):
+        assert max(counts) == min(counts)
+
+
+def test_a_flash_token_reads_at_most_11_7_gb(
+    flash: launches.Report, closing: launches.Report
+) -> None:
+    assert sum(flash.bytes_read.values()) <= 11.7e9
+    assert sum(closing.bytes_read.values()) <= 11.7e9
+
+
+def test_weights_read_are_those_of_the_costs(flash: launches.Report) -> None:
+    # Compressors' biases and norms are read only where a window closes.
+    predicted = FLASH.costs.bytes_per_token()
+    assert flash.bytes_read["weights"] == pytest.approx(predicted, rel=2e-3)
+
+
+def test_cache_read_is_window_selected_entries_and_every_index_key(
+    flash: launches.Report,
+) -> None:
+    costs, ratios = FLASH.costs, FLASH.backbone_ratios
+    row, key = costs.entry_bytes("compact"), costs.index_key_bytes("compact")
+    entries = ratios.count(4) * FLASH.index_topk + ratios.count(128) * (CONTEXT // 128)
+    windows = len(ratios) * FLASH.sliding_window
+    expected = (entries + windows) * row + ratios.count(4) * (CONTEXT // 4) * key
+    assert flash.bytes_read["cache"] == expected
+
+
+def test_the_largest_release_traces_without_its_weights() -> None:
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    decode_graph(PRO, context=CONTEXT)
+    assert mx.get_peak_memory() - before < 64 << 20
+    assert mx.get_active_memory() - before < 16 << 20
+
+
+def test_no_weight_and_no_cache_is_a_constant() -> None:
+    graph = decode_graph(TINY, context=300)
+    constants = next(item["constants"] for item in graph if item["type"] == "constants")
+    assert max((value.size for _, value in constants), default=0) <= TINY.qk_rope_head_dim
+
+
+def test_nothing_is_left_to_references(closing_graph: Graph) -> None:
+    """What the Metal plan launches: own kernels, packed products, and the ends of the model."""
+    names = {one.name for one in counting.counted(closing_graph)}
+    launched = {name for name in names if not name.startswith("dsv4_")}
+    assert launched - VIEWS == {
+        "ArgReduce",  # the greedy token
+        "AsType",  # the embedding's row
+        "Gather",  # the same
+        "GatherQMM",
+        "QuantizedMatmul",
+        "SliceUpdate",
+    }
+
+
+VIEWS = {"Broadcast", "Depends", "ExpandDims", "Reshape", "Slice", "Squeeze", "Transpose"}
+
+
+def test_a_stray_cast_in_the_model_raises_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = counted(TINY, 300).launches
+    call = moe.TopKRouter.__call__
+
+    def stray(self: moe.TopKRouter, x: mx.array, tokens: mx.array) -> Any:
+        return call(self, x.astype(mx.bfloat16).astype(mx.float32), tokens)
+
+    monkeypatch.setattr(moe.TopKRouter, "__call__", stray)
+    routed = TINY.num_hidden_layers - TINY.num_hash_layers
+    assert counted(TINY, 300).launches == before + 2 * routed
+
+
+def test_a_batch_costs_attention_per_timeline_and_weights_once() -> None:
+    one, two = (
+        launches.report("", "", TINY, 300, decode_graph(TINY, context=300, batch=batch))
+        for batch in (1, 2)
+    )
+    assert one.launches < two.launches <= 2 * one.launches
+    assert two.bytes_read["weights"] < 2 * one.bytes_read["weights"]
+
+
+def test_the_cpu_plan_traces_too() -> None:
+    names = {one.name for one in counting.counted(decode_graph(TINY, backend="cpu", context=300))}
+    assert not [name for name in names if name.startswith("dsv4_")]
+
+
+def test_the_cuda_plan_is_the_same_graph() -> None:
+    metal, cuda = (
+        [item["name"] for item in counting.primitives(decode_graph(TINY, backend=b, context=300))]
+        for b in ("metal", "cuda")
+    )
+    assert metal == cuda
+
+
+def test_a_report_adds_up(flash: launches.Report) -> None:
+    ends = flash.per_layer[BEFORE] + flash.per_layer[AFTER]
+    assert flash.launches == ends + sum(map(sum, flash.per_kind.values()))
+    assert flash.launches == sum(flash.per_node.values())
+
+
+def test_the_command_prints_json_and_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setitem(launches.MODELS, "tiny", TINY)
+    launches.main(["--json", "--model", "tiny", "--context", "300", "--alone"])
+    (printed,) = json.loads(capsys.readouterr().out)
+    assert printed["launches"] == sum(printed["per_layer"].values())
+    assert set(printed["per_kind"]) == {"sliding", "CSA", "HCA"}
+    with (tmp_path / "launches.csv").open() as file:
+        (recorded,) = csv.DictReader(file)
+    assert recorded["launches"] == str(printed["launches"])
+    assert recorded["program"] == "dsv4-mlx" and recorded["context"] == "300"
+
+
+def test_the_command_prints_kinds_and_bytes_for_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setitem(launches.MODELS, "tiny", TINY)
+    launches.main(["--model", "tiny", "--context", "300,301", "--alone"])
+    shown = capsys.readouterr().out
+    assert "dsv4-mlx tiny at 300 tokens: " in shown and "dsv4-mlx tiny at 301 tokens: " in shown
+    assert "GB read (" in shown and "CSA" in shown and "after them: " in shown
