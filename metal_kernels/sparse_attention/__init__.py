@@ -9,11 +9,11 @@ from metal_kernels.sparse_attention.reference import sparse_attention
 
 _WINDOW = 128
 
-# Float32 scores differ by some 2^-21 between orders of summation. Of the weights and outputs that
-# are rounded to bf16, whose middles lie 2^-8 apart, about 1 in 4,000 may so round the other way,
-# each 2^-8 off at most: a squared error of 4e-9. Cases of a few heads and keys hold few weights, of
-# which one is many. Weights that are not rounded at all give 2e-6 and more.
-_TOLERANCE = 2.0**-22
+# A number that bf16 rounds is off by 2^-8 of itself at most, and by 2^-9.2 in the mean square. Where
+# an implementation rounds weights relative to a power of two, its weights and the reference's are
+# off independently, and so are the outputs rounded afterwards: 4 * 2^-18.4 = 1.1e-5 of squared
+# error. Few heads and keys are no mean, so that three times as much is allowed.
+_TOLERANCE = 2.0**-15
 
 
 def _latents(seed: int, B: int, n: int, K: int, pairs: int, storage: Storage) -> mx.array:

@@ -6,8 +6,8 @@ rotated back by the query's position, so that only relative positions remain.
 Rounding (official): the value product takes the probabilities exp(z - M) in bfloat16, M being the
 largest score of the query's head over all its keys (the sink does not take part). Kernels that see
 the keys in splits or tiles may round relative to a power of two instead, with which rounding
-commutes; each of their probabilities then differs from the reference's by at most 2^-8 of itself.
-(The release's own maximum runs over blocks of keys, so it differs from either by as much.)
+commutes; each of their probabilities is then, like the reference's, off by at most 2^-8 of itself.
+(The release's own maximum runs over blocks of keys, so its probabilities differ from either.)
 
 NaN: a NaN in q or sinks makes its head's output NaN, one in a key that a query sees makes the
 query's output NaN. Rows and entries that no query of the call sees, and entries that are not

@@ -23,6 +23,8 @@ class Rounding:
     """The oracle's roundings, of numbers moved by `nudge` times three millionths."""
 
     nudge: int = 0
+    powers_of_two: bool = False
+    """Attention's weights are relative to a power of two, as its kernels round them."""
 
     def bf16(self, x: np.ndarray) -> np.ndarray:
         return v4.round_bf16(x * (1 + 3e-6 * self.nudge))
@@ -205,6 +207,8 @@ def _attention(a: Arguments, rounding: Rounding, row: int) -> np.ndarray:
     z = np.einsum("shd,td->sht", q, keys) * K**-0.5
     z = np.where(seen[:, None], z, -np.inf)
     top = z.max(axis=-1, keepdims=True)
+    if rounding.powers_of_two:
+        top = np.ceil(top / np.log(2)) * np.log(2)
     p = np.exp(z - top)
     total = p.sum(axis=-1, keepdims=True) + np.exp(a["sinks"][:, None] - top)
     o = (rounding.bf16(p) if a["official"] else p) @ keys / total
