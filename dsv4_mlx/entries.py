@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from dsv4_mlx.ring import with_rows
 from metal_kernels.formats import FP4_BLOCK, FP8_KV_BLOCK
 
 _ROWS_PER_STEP = 256
@@ -74,10 +75,7 @@ class _Pool:
         """Write rows at the tip. The old buffer is dropped here, so the update is in place."""
         buffer, self.buffer = self.reserve(rows), None
         try:
-            # Assigning to a slice is one launch; an array of starts would need a second one.
-            written = buffer[:]
-            written[:, self.length : self.length + rows.shape[1]] = rows
-            self.buffer = written
+            self.buffer = with_rows(buffer, rows, self.length)
         finally:
             # Others see this pool too: an interrupted append must leave it as it was.
             if self.buffer is None:

@@ -74,7 +74,7 @@ class Experts(nn.Module):
             return (self._sorted if many else self._gathered)(x, experts, weights, shared)
         if M * k >= _GPU_SORTED_ROWS:
             return self._sorted_on_gpu(x, experts, weights, shared)
-        gate_up = self.gate_up_proj.chosen(x[:, None], experts)
+        gate_up = self.gate_up_proj.chosen(x.reshape(M, 1, -1), experts)
         activated, shared = self._activate(gate_up.reshape(M * k, -1), weights, shared)
         return self.down_proj.chosen(activated.reshape(M, k, -1), experts), shared
 

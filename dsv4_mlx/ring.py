@@ -7,6 +7,16 @@ hold it; while nobody else does, MLX writes a new row in place.
 import mlx.core as mx
 
 
+def with_rows(array: mx.array, rows: mx.array, start: int) -> mx.array:
+    """`array` [B, size, ...] with `rows` at [start, start + n), in place if nobody else holds it.
+
+    Slices known on the host cost one launch on a GPU, an array of starts costs a second one.
+    """
+    updated = array[:]  # another name for the same memory: assignment changes the name alone
+    updated[:, start : start + rows.shape[1]] = rows
+    return updated
+
+
 def write(ring: mx.array | None, rows: mx.array, position: int, size: int) -> mx.array:
     """The ring after rows [B, n, ...] of positions `position`, `position + 1`, ..."""
     if ring is None:
@@ -16,10 +26,7 @@ def write(ring: mx.array | None, rows: mx.array, position: int, size: int) -> mx
     while first < stop:
         count = min(stop - first, size - first % size)
         part = rows[:, first - position : first - position + count]
-        # Another Python object for the same array: assigning leaves the one that others hold, and
-        # to a slice it is one launch, where an array of starts would need a second one.
-        ring = ring[:]
-        ring[:, first % size : first % size + count] = part
+        ring = with_rows(ring, part, first % size)
         first += count
     return ring
 

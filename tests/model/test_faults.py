@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx import cache as caches
+from dsv4_mlx import entries as entries_module
 from dsv4_mlx.entries import Entries
 from dsv4_mlx.errors import CacheError, UsageError
 from dsv4_mlx.loading import load
@@ -54,7 +55,7 @@ def test_an_interrupted_append_leaves_forks_their_history(monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mx, "slice_update", interrupted)
+        patch.setattr(entries_module, "with_rows", interrupted)
         with pytest.raises(KeyboardInterrupt):
             entries.append(2 * mx.ones((1, 1, 4)))
     for timeline in (entries, fork):
