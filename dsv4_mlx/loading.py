@@ -21,6 +21,7 @@ from dsv4_mlx.quantization import GROUP, PACKINGS, SCALE_BYTES, Storage, dequant
 from dsv4_mlx.safetensors_files import TensorEntry
 from dsv4_mlx.scales import packed_scales, row_scales
 from metal_kernels.backend import MissingBackend, resolve
+from metal_kernels.registry import KernelPlan
 
 if TYPE_CHECKING:
     from dsv4_mlx.model import Model
@@ -62,13 +63,14 @@ def load_model(
     numerics: Numerics,
     backend: str,
     kv: str | None = None,
+    kernels: KernelPlan | None = None,
 ) -> "Model":
-    """The model of an opened checkpoint, its weights read."""
+    """The model of an opened checkpoint, its weights read; `kernels` as `Model`'s plan."""
     from dsv4_mlx.model import Model
 
     plan = plan_parameters(checkpoint)
     _require_finished(checkpoint, plan)
-    model = Model(checkpoint.config, numerics=numerics, backend=backend, kv=kv)
+    model = Model(checkpoint.config, numerics=numerics, backend=backend, kv=kv, plan=kernels)
     packings = {
         parameter.module: PACKINGS[parameter.storage]
         for parameter in plan.parameters

@@ -1,0 +1,133 @@
+"""Whole models on the Metal texts, executed on this CPU, against the references.
+
+Plain numerics have no rounding that float32 noise could turn, so logits are compared directly. With
+the official ones a value next to a rounding border may fall on its other side, and what follows is
+another number of the same size: every layer is held to the oracle's bound given the same streams,
+and nano to its answers.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dsv4_mlx.chat import encode_messages
+from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.loading import load_model
+from dsv4_mlx.model import Model
+from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.tokenizer import Tokenizer
+from metal_kernels.registry import KernelPlan
+from tests.kernels.host import host_plan
+from tests.model import running
+
+CLOSE = 1e-4
+LAYER_BOUND = 2.0**-7
+
+
+def on(plan: KernelPlan, folder: Path, numerics: Numerics, kv: str | None = None) -> Model:
+    """The model of `folder` with a plan's kernels."""
+    return load_model(
+        open_checkpoint(folder),
+        dtype=mx.bfloat16,  # as on a GPU
+        numerics=numerics,
+        backend="cpu",
+        kv=kv,
+        kernels=plan,
+    )
+
+
+@pytest.fixture
+def fast() -> Iterator[KernelPlan]:
+    with host_plan("fast") as plan:
+        yield plan
+
+
+@pytest.fixture
+def checked() -> Iterator[KernelPlan]:
+    with host_plan("checked", order=7) as plan:
+        yield plan
+
+
+def folder_of(name: str, tmp_path: Path) -> Path:
+    return running.checkpoint_folder(name, tmp_path)
+
+
+def tokens(model: Model, count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(2, model.config.vocab_size, count)
+
+
+def assert_same_logits(plan: KernelPlan, folder: Path, sizes: list[int]) -> None:
+    reference = running.load(folder)
+    ours, ids = on(plan, folder, Numerics.PLAIN), tokens(reference, sum(sizes))
+    assert set(ours.kernel_plan().values()) == {"metal"}
+    expected = running.feed(reference, reference.make_cache(), running.pieces(ids, sizes))
+    found = running.feed(ours, ours.make_cache(), running.pieces(ids, sizes))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize("name", ["tiny", "nano"])
+def test_prefill_and_decode(fast: KernelPlan, tmp_path: Path, name: str) -> None:
+    assert_same_logits(fast, folder_of(name, tmp_path), [9, 1, 1, 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sizes", [[130, 1, 1], [1] * 40, [5, 1, 60, 3, 64, 1], [127, 1, 1, 7]], ids=str
+)
+@pytest.mark.parametrize("name", ["tiny", "tiny512", "nano"])
+def test_any_calls(fast: KernelPlan, tmp_path: Path, name: str, sizes: list[int]) -> None:
+    assert_same_logits(fast, folder_of(name, tmp_path), sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "nano"])
+def test_no_race_no_stray_access_in_a_whole_model(
+    checked: KernelPlan, tmp_path: Path, name: str
+) -> None:
+    assert_same_logits(checked, folder_of(name, tmp_path), [30, 1, 1, 3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kv", ["compact", "bf16"])
+def test_official_layers_given_the_same_streams(fast: KernelPlan, tmp_path: Path, kv: str) -> None:
+    """One chunk, then single tokens, through layers of every kind; selections are left alone."""
+    folder = folder_of("tiny512", tmp_path)
+    reference = running.load(folder, Numerics.OFFICIAL)
+    ours, ids = on(fast, folder, Numerics.OFFICIAL, kv), tokens(reference, 43)
+    caches = reference.make_cache(), ours.make_cache()
+    for part in running.pieces(ids, [40, 1, 1, 1]):
+        streams = mx.repeat(reference.model.embed_tokens(mx.array(part)[None])[:, :, None], 4, 2)
+        for number, layer in enumerate(reference.layers):
+            text, own = mx.array(part)[None], (caches[0][number], caches[1][number])
+            expected, found = (
+                layer(streams, text, own[0]),
+                ours.layers[number](streams, text, own[1]),
+            )
+            difference = mx.linalg.norm((found - expected).reshape(len(part), -1), axis=1)
+            error = difference / mx.linalg.norm(expected.reshape(len(part), -1), axis=1)
+            assert error.max().item() <= LAYER_BOUND, f"layer {number}, {len(part)} tokens"
+            streams = expected
+
+
+@pytest.mark.slow
+def test_nano_answers_in_the_same_words(fast: KernelPlan) -> None:
+    tokenizer = Tokenizer(running.NANO)
+    question = "Which command turns the Hugging Face files into MLX ones?"
+    message = {"role": "user", "content": question}
+    prompt = tokenizer.encode(encode_messages([message], thinking_mode="chat"))
+    answers = []
+    for model in (
+        running.load(running.NANO, Numerics.OFFICIAL),
+        on(fast, running.NANO, Numerics.OFFICIAL),
+    ):
+        cache, answer = model.make_cache(), []
+        logits = model.last_logits(mx.array([prompt]), cache)
+        for _ in range(12):
+            answer.append(int(logits.argmax()))
+            logits = model.last_logits(mx.array([answer[-1:]]), cache)
+        answers.append(tokenizer.decode(answer))
+    assert answers[0] == answers[1]
+    assert "convert" in answers[0]
