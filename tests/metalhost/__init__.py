@@ -6,8 +6,17 @@
 way. Nothing here knows the project around it.
 """
 
+from .cuda import CudaHostKernel, cuda_kernel
 from .kernel import HostKernel, checking, metal_kernel
 from .report import MetalHostError
 from .toolchain import ToolchainError
 
-__all__ = ["HostKernel", "MetalHostError", "ToolchainError", "checking", "metal_kernel"]
+__all__ = [
+    "CudaHostKernel",
+    "HostKernel",
+    "MetalHostError",
+    "ToolchainError",
+    "checking",
+    "cuda_kernel",
+    "metal_kernel",
+]

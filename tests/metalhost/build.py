@@ -7,107 +7,147 @@ be split, merged or dropped by the optimiser, and the mistakes in them with them
 import json
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import toolchain
 from .report import MetalHostError, compile_error
 from .toolchain import CPU, HERE, TARGET, CompileFailed
 
-THREADGROUP_LIMIT = 32 * 1024
 RED_ZONE = 256  # as in runtime/metalhost.h
 FRONT = (
-    "-x", "clcpp", "-cl-std=clc++2021", TARGET, "-cl-no-stdinc", "-cl-single-precision-constant",
-    "-Xclang",
-    "-cl-ext=-cl_khr_fp64,-__opencl_c_fp64,-__opencl_c_program_scope_global_variables,"
-    "-__opencl_c_device_enqueue",
-    "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fwrapv",
+    TARGET, "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fwrapv",
     "-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none",
     "-ftrivial-auto-var-init=pattern",
     "-gdwarf-4", "-gline-tables-only", "-fno-stack-protector", "-fstack-clash-protection",
-    "-fno-math-errno", *CPU,
-    "-Wno-everything", "-Wimplicit-float-conversion", "-Werror=uninitialized",
-    "-Werror=array-bounds", "-Werror=return-type", "-Werror=shift-count-overflow",
-    "-Werror=shift-count-negative", "-ferror-limit=5", "-fno-caret-diagnostics",
+    "-fno-optimize-sibling-calls", "-fno-math-errno", *CPU,
+    "-Wno-everything", "-Werror=uninitialized", "-Werror=array-bounds", "-Werror=return-type",
+    "-Werror=shift-count-overflow", "-Werror=shift-count-negative", "-ferror-limit=5",
+    "-fno-caret-diagnostics",
 )  # fmt: skip
+METAL = (
+    "-x", "clcpp", "-cl-std=clc++2021", "-cl-no-stdinc", "-cl-single-precision-constant",
+    "-Xclang",
+    "-cl-ext=-cl_khr_fp64,-__opencl_c_fp64,-__opencl_c_program_scope_global_variables,"
+    "-__opencl_c_device_enqueue",
+    *FRONT, "-Wimplicit-float-conversion",
+)  # fmt: skip
+CUDA = (
+    "-x", "c++", "-std=c++17", "-nostdinc", "-fno-exceptions", "-fno-rtti",
+    "-fno-threadsafe-statics", *FRONT,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Language:
+    """How texts of a language are compiled."""
+
+    name: str
+    flags: tuple[str, ...]
+    headers: Path
+    """Folder with `all.h`."""
+    threadgroup_bytes: int
+
+    def front(self, checked: bool) -> tuple[str, ...]:
+        return (*toolchain.toolchain().clang, *self.flags, *(CHECKED_FRONT if checked else ()))
+
+
+LANGUAGES = {
+    "metal": Language("metal", METAL, HERE / "msl", 32 * 1024),
+    "cuda": Language("cuda", CUDA, HERE / "cuda", 48 * 1024),
+}
 BACK = (
     "-x", "ir", TARGET, "-O1", "-fPIC", "-ffp-contract=off", "-gdwarf-4", "-fno-stack-protector",
     "-fno-math-errno", *CPU, "-Wno-everything",
 )  # fmt: skip
-CHECKED_FRONT = ("-fsanitize=thread", "-fsanitize=bounds,integer-divide-by-zero")
+CHECKED_FRONT = ("-fsanitize=thread", "-fsanitize=bounds,alignment,integer-divide-by-zero")
 CHECKED_BACK = (
     "-fsanitize=thread",
     "-mllvm", "-tsan-compound-read-before-write",
     "-mllvm", "-tsan-instrument-func-entry-exit=0",
 )  # fmt: skip
+# Locals of the kernel in Metal's texts; in CUDA's, whatever __shared__ has put in a section.
 VARIABLE = re.compile(
-    r"^(@(?:_ZZ\w*?8?mh_entry\w*?E(\d+)(\w+)|mh_entry\.(\w+))) = internal (?:unnamed_addr )?global "
-    r"(.*) (?:undef|zeroinitializer|poison), align (\d+)(.*)$",
+    r"^(@(?:_ZZ8mh_entryE(\d+)(\w+)|_ZZ\w+?E(\d+)(\w+))) = (internal|linkonce_odr) (?:hidden )?"
+    r"(?:unnamed_addr )?global (.*) (?:undef|zeroinitializer|poison)((?:, section \"mhshared\")?)"
+    r"(?:, comdat)?, align (\d+)(.*)$",
+    re.M,
+)
+# What is neither constant nor known: it would go unchecked.
+OTHER_VARIABLE = re.compile(r'^@(\S+) = (?!private )(?!.*section "mhgroup")(?:\w+ )*global ', re.M)
+COPY = re.compile(
+    r"^  call void @llvm\.memcpy\.p0\.p0\.i64\(ptr align (\d+) (\S+), ptr align (\d+) (\S+), "
+    r"i64 (8|16), i1 false\)((?:, !dbg !\d+)?).*$",
     re.M,
 )
 LOCATION = re.compile(r"^\t\.loc\t\d+ .*?# (.*)$", re.M)
 
 
-def kernel_object(program: str, checked: bool) -> Path:
-    """Folder with `kernel.so` and `lines.json`, compiled or from the cache."""
+def kernel_object(program: str, checked: bool, language: str = "metal") -> Path:
+    """Folder with `kernel.so` and `facts.json`, compiled or from the cache."""
 
     def build(folder: Path) -> None:
-        (folder / "kernel.clcpp").write_text(program, encoding="utf-8")
+        (folder / "kernel.cpp").write_text(program, encoding="utf-8")
         try:
-            _compile(folder, program, checked)
+            _compile(folder, LANGUAGES[language], checked)
         except CompileFailed as failed:
             raise compile_error(str(failed), program) from None
 
-    return toolchain.cached(("kernel", program, str(checked)), build)
+    return toolchain.cached(("kernel", language, program, str(checked)), build)
 
 
-def _headers() -> Path:
+def _headers(language: Language) -> Path:
     """A copy of our headers that no checkout and no edit touches."""
 
     def copy(folder: Path) -> None:
-        for file in (HERE / "msl").glob("*.h"):
+        for file in language.headers.glob("*.h"):
             (folder / file.name).write_bytes(file.read_bytes())
-        (folder / "all.clcpp").write_text('#include "metal.h"\n', encoding="utf-8")
 
-    return toolchain.cached(("headers",), copy)
+    return toolchain.cached(("headers", language.name), copy)
 
 
-def _parsed_headers(checked: bool) -> Path:
+def _parsed_headers(language: Language, checked: bool) -> Path:
     """The headers parsed once; clang looks for them again where they were then."""
-    source = _headers() / "all.clcpp"
+    source = _headers(language) / "all.h"
 
     def build(folder: Path) -> None:
         emit = ("-fsyntax-only", "-Xclang", "-emit-pch", "-Xclang", "-o", "-Xclang")
-        toolchain.toolchain().run([*_front(checked), *emit, folder / "all.pch", source])
+        toolchain.toolchain().run([*language.front(checked), *emit, folder / "all.pch", source])
 
-    return toolchain.cached(("parsed", str(checked)), build) / "all.pch"
-
-
-def _front(checked: bool) -> tuple[str, ...]:
-    return (*toolchain.toolchain().clang, *FRONT, *(CHECKED_FRONT if checked else ()))
+    return toolchain.cached(("parsed", language.name, str(checked)), build) / "all.pch"
 
 
-def _compile(folder: Path, program: str, checked: bool) -> None:
+def _compile(folder: Path, language: Language, checked: bool) -> None:
     tools = toolchain.toolchain()
-    source, front, back = folder / "kernel.clcpp", folder / "front.ll", folder / "back.ll"
-    headers = str(_parsed_headers(checked))
-    parse = (*_front(checked), "-Xclang", "-include-pch", "-Xclang", headers)
+    source, front, back = folder / "kernel.cpp", folder / "front.ll", folder / "back.ll"
+    headers = str(_parsed_headers(language, checked))
+    parse = (*language.front(checked), "-Xclang", "-include-pch", "-Xclang", headers)
     unoptimised = ("-S", "-emit-llvm", "-Xclang", "-disable-llvm-passes")
     said = tools.run([*parse, *unoptimised, source, "-o", front])
-    _refuse_bfloat_narrowing(said)
-    _refuse_generic_pointers(parse, source)
-    text, variables = external_variables(front.read_text(encoding="utf-8"))
+    if language.name == "metal":
+        _refuse_bfloat_narrowing(said)
+        _refuse_generic_pointers(parse, source)
+    text, variables = external_variables(typed_copies(front.read_text(encoding="utf-8")))
     back.write_text(text, encoding="utf-8")
-    assembly, listed = folder / "kernel.s", folder / "listed.s"
+    lines = _assembled(folder, back, checked)
+    tools.run([*tools.link, "-shared", "-o", folder / "kernel.so", folder / "kernel.o"])
+    facts = {"lines": lines, "variables": variables, "language": language.name}
+    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    for file in (front, back, folder / "kernel.o"):
+        file.unlink()
+
+
+def _assembled(folder: Path, back: Path, checked: bool) -> list[str]:
+    """Make `kernel.o` of intermediate text; the source locations in it."""
+    tools = toolchain.toolchain()
+    assembly = folder / "kernel.s"
     checks = CHECKED_BACK if checked else ()
     tools.run([*tools.clang, *BACK, *checks, "-S", back, "-o", assembly])
     text, lines = listed_locations(assembly.read_text(encoding="utf-8"))
-    listed.write_text(text, encoding="utf-8")
-    tools.run([*tools.clang, TARGET, "-c", "-Wno-everything", listed, "-o", folder / "kernel.o"])
-    tools.run([*tools.link, "-shared", "-o", folder / "kernel.so", folder / "kernel.o"])
-    facts = {"lines": lines, "variables": variables}
-    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-    for file in (front, back, assembly, listed, folder / "kernel.o"):
-        file.unlink()
+    assembly.write_text(text, encoding="utf-8")
+    tools.run([*tools.clang, TARGET, "-c", "-Wno-everything", assembly, "-o", folder / "kernel.o"])
+    assembly.unlink()
+    return lines
 
 
 def _refuse_bfloat_narrowing(said: str) -> None:
@@ -121,7 +161,7 @@ def _refuse_bfloat_narrowing(said: str) -> None:
 def _refuse_generic_pointers(parse: tuple[str, ...], source: Path) -> None:
     """A pointer or reference without an address space, which Metal refuses, is `__generic` here."""
     command = [*parse, "-fsyntax-only", "-Xclang", "-ast-print", str(source)]
-    printed = subprocess.run(command, capture_output=True, text=True).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for line in printed.splitlines():
         if "__generic" in line:
             name = re.search(r"__generic [\w:<>, ]+[*&]+\s*(\w+)", line)
@@ -142,13 +182,13 @@ def _declared_at(name: str, source: Path) -> str:
     return ""
 
 
-def refuse_too_much_threadgroup_memory(sizes: list[int]) -> None:
-    """Metal gives a threadgroup 32 KB; every variable starts at a multiple of 16 bytes."""
+def refuse_too_much_threadgroup_memory(language: str, sizes: list[int]) -> None:
+    """Every variable starts at a multiple of 16 bytes."""
+    most = LANGUAGES[language].threadgroup_bytes
     total = sum((size + 15) // 16 * 16 for size in sizes)
-    if total > THREADGROUP_LIMIT:
+    if total > most:
         raise MetalHostError(
-            "compile",
-            f"{total} bytes of threadgroup memory, {THREADGROUP_LIMIT} are the most a kernel gets",
+            "compile", f"{total} bytes of threadgroup memory, {most} are the most a kernel gets"
         )
 
 
@@ -158,8 +198,10 @@ def external_variables(ll: str) -> tuple[str, list[str]]:
     entries: list[str] = []
 
     def outside(match: re.Match[str]) -> str:
-        symbol, length, rest, plain, kind, align, tail = match.groups()
-        names.append(plain or rest[: int(length)])
+        symbol, n, rest, m, other, linkage, kind, section, align, tail = match.groups()
+        if not section and (linkage != "internal" or not n):
+            return match[0]
+        names.append((rest or other)[: int(n or m)])
         entries.append(
             f"{{ ptr, i64 }} {{ ptr {symbol}, i64 ptrtoint (ptr getelementptr ({kind}, ptr null, "
             "i32 1) to i64) }"
@@ -170,14 +212,34 @@ def external_variables(ll: str) -> tuple[str, list[str]]:
         )
 
     edited = VARIABLE.sub(outside, ll)
+    other = OTHER_VARIABLE.search(edited)
+    if other:
+        raise CompileFailed(f"error: metalhost does not know variables like {other[1]}")
     table = f"@mh_variables = global [{len(names)} x {{ ptr, i64 }}] [{', '.join(entries)}]\n"
     lead = f'@mh_lead = weak hidden global [{RED_ZONE} x i8] zeroinitializer, section "mhgroup"\n'
     edited = re.sub(r"^(?=define )", lead + table, edited, count=1, flags=re.M)
     return edited, names
 
 
+def typed_copies(ll: str) -> str:
+    """Copies of 8 or 16 aligned bytes as a load and a store, whose alignment is checked."""
+
+    def typed(match: re.Match[str]) -> str:
+        to_align, to, from_align, source, size, tail = match.groups()
+        if to_align != size or from_align != size:
+            return match[0]
+        value = f"%mh.copy.{match.start()}"
+        kind = f"<{int(size) // 4} x i32>"
+        return (
+            f"  {value} = load {kind}, ptr {source}, align {size}{tail}\n"
+            f"  store {kind} {value}, ptr {to}, align {size}{tail}"
+        )
+
+    return COPY.sub(typed, ll)
+
+
 def listed_locations(assembly: str) -> tuple[str, list[str]]:
-    """Assembly with a table of its addresses; the location of each, with inlined calls."""
+    """Assembly with a table of its addresses; their locations, with inlined calls."""
     lines: list[str] = []
 
     def label(match: re.Match[str]) -> str:

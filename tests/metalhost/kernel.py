@@ -62,6 +62,8 @@ def metal_kernel(
 class HostKernel:
     """A kernel text; a call runs it and returns mx.arrays."""
 
+    language = "metal"
+
     def __init__(
         self,
         name: str,
@@ -70,7 +72,7 @@ class HostKernel:
         source: str,
         header: str,
         ensure_row_contiguous: bool,
-        atomic_outputs: bool,
+        atomic_outputs: bool = False,
     ) -> None:
         self.name = name
         self.input_names = input_names
@@ -78,14 +80,10 @@ class HostKernel:
         self.source = source
         self.header = header
         self.ensure_row_contiguous = ensure_row_contiguous
+        self.atomic_outputs = atomic_outputs
         self.counts: Counts | None = None
         """Accesses checked, lane switches and same-value stores of the last launch."""
         self._texts: dict[Any, KernelText] = {}
-        self._mlx = MLX_KERNEL(
-            name=name, input_names=list(input_names), output_names=list(output_names),
-            source=source, header=header, ensure_row_contiguous=ensure_row_contiguous,
-            atomic_outputs=atomic_outputs,
-        )  # fmt: skip
 
     def __call__(
         self,
@@ -101,7 +99,7 @@ class HostKernel:
         stream: Any = None,
     ) -> list[mx.array]:
         del stream
-        shape = _launch_shape(grid, threadgroup)
+        shape = self._launch_shape(grid, threadgroup)
         arrays = [self._prepared(value) for value in inputs]
         call: dict[str, Any] = dict(
             output_shapes=[tuple(s) for s in output_shapes], output_dtypes=list(output_dtypes),
@@ -113,7 +111,7 @@ class HostKernel:
             print(text.program())
         how = CHECKING.get()
         checked = how.mode == "checked"
-        kernel = module(kernel_object(text.program(), checked))
+        kernel = module(kernel_object(text.program(), checked, self.language))
         keep, buffers = self._buffers(text, arrays, call)
         found, self.counts = run(kernel, text, buffers, shape, Order.of(how.order), checked)
         del keep
@@ -134,7 +132,13 @@ class HostKernel:
             tuple((n, str(v), type(v)) for n, v in call["template"]),
         )
         if key not in self._texts:
-            self._texts[key] = traced(self._mlx, self.header, self.source, arrays, call)
+            kernel = MLX_KERNEL(
+                name=self.name, input_names=list(self.input_names),
+                output_names=list(self.output_names), source=self.source, header=self.header,
+                ensure_row_contiguous=self.ensure_row_contiguous,
+                atomic_outputs=self.atomic_outputs,
+            )  # fmt: skip
+            self._texts[key] = traced(kernel, self.header, self.source, arrays, call)
         return self._texts[key]
 
     def _buffers(
@@ -157,41 +161,43 @@ class HostKernel:
                 address = None if data is None else data.ctypes.data
                 buffers.append(Buffer(parameter.name, size, address, writable=True))
             else:
-                data = _input_data(parameter.name, views)
+                data = self._input_data(parameter.name, views)
                 low, size = _extent(data)
                 buffers.append(Buffer(parameter.name, size, low))
             keep.append(data)
         return keep, buffers
 
+    def _launch_shape(self, grid: Sequence[int], threadgroup: Sequence[int]) -> list[int]:
+        """Grid and threadgroup as MLX launches them: no threadgroup is wider than the grid."""
+        shape = [*grid, *threadgroup]
+        if len(shape) != 6 or min(shape) < 1:
+            raise ValueError(
+                f"grid {grid} and threadgroup {threadgroup} need three sizes from 1 up"
+            )
+        if int(np.prod(threadgroup)) > MAX_THREADS:
+            raise ValueError(f"threadgroup {threadgroup} has more than {MAX_THREADS} threads")
+        if int(np.prod([float(g) for g in grid])) >= 2**29:
+            raise ValueError(f"grid {grid} has more than 2**29 threads")
+        return [*grid, *(min(t, g) for t, g in zip(threadgroup, grid, strict=True))]
 
-def _launch_shape(grid: Sequence[int], threadgroup: Sequence[int]) -> list[int]:
-    """Grid and threadgroup as MLX dispatches them: a threadgroup is never wider than the grid."""
-    if len(grid) != 3 or len(threadgroup) != 3 or min(*grid, *threadgroup) < 1:
-        raise ValueError(
-            f"grid {grid} and threadgroup {threadgroup} need three positive sizes each"
-        )
-    if int(np.prod(threadgroup)) > MAX_THREADS:
-        raise ValueError(f"threadgroup {threadgroup} has more than {MAX_THREADS} threads")
-    if int(np.prod([float(g) for g in grid])) >= 2**29:
-        raise ValueError(f"grid {grid} has more than 2**29 threads")
-    return [*grid, *(min(t, g) for t, g in zip(threadgroup, grid, strict=True))]
+    def _input_data(self, name: str, views: dict[str, np.ndarray]) -> np.ndarray:
+        if name in views:
+            return views[name]
+        owner, _, fact = name.rpartition("_")
+        return self._fact(fact, views[owner])
+
+    def _fact(self, fact: str, view: np.ndarray) -> np.ndarray:
+        """What the text reads as `<input>_shape`, `_strides` or `_ndim`."""
+        if fact == "shape":
+            return np.array(view.shape, np.int32)
+        if fact == "strides":
+            return np.array([s // view.itemsize for s in view.strides], np.int64)
+        return np.array(view.ndim, np.int32)
 
 
 def _view(array: mx.array) -> np.ndarray:
     """The array's own memory; numpy has no bfloat16, whose bits travel as uint16."""
     return np.asarray(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
-
-
-def _input_data(name: str, views: dict[str, np.ndarray]) -> np.ndarray:
-    if name in views:
-        return views[name]
-    owner, _, fact = name.rpartition("_")
-    view = views[owner]
-    if fact == "shape":
-        return np.array(view.shape, np.int32)
-    if fact == "strides":
-        return np.array([s // view.itemsize for s in view.strides], np.int64)
-    return np.array(view.ndim, np.int32)
 
 
 def _extent(view: np.ndarray) -> tuple[int, int]:

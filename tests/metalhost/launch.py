@@ -68,7 +68,7 @@ class Module:
         self.entry = ctypes.cast(self.library.mh_entry, ctypes.c_void_p).value
         self.variables = (Variable * len(self.names)).in_dll(self.library, "mh_variables")
         self.low, self.high = _loaded_range(folder / "kernel.so")
-        refuse_too_much_threadgroup_memory([v.size for v in self.variables])
+        refuse_too_much_threadgroup_memory(facts["language"], [v.size for v in self.variables])
         self._addresses: list[tuple[int, int]] | None = None
 
     def location(self, pc: int) -> list[int]:
@@ -201,7 +201,7 @@ def _who(thread: int, threadgroup: int) -> str:
 
 
 def _did(write: int, atomic: int) -> str:
-    return ("atomically " if atomic else "") + ("writes" if write else "reads")
+    return ("atomically " if atomic else "") + ("reads", "writes", "accesses")[write]
 
 
 def _what(e: Error, kernel: Module, buffers: Sequence[Buffer]) -> str:

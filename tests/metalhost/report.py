@@ -15,7 +15,7 @@ OPERATIONS = (
     "simd_prefix_inclusive_sum", "simd_prefix_exclusive_sum", "simd_prefix_inclusive_product",
     "simd_prefix_exclusive_product", "simd_shuffle", "simd_shuffle_xor", "simd_shuffle_up",
     "simd_shuffle_down", "simd_shuffle_rotate_up", "simd_shuffle_rotate_down", "simd_broadcast",
-    "simd_broadcast_first", "simd_ballot", "simdgroup_multiply",
+    "simd_broadcast_first", "simd_ballot", "simdgroup_multiply", "a warp function",
 )  # fmt: skip
 
 NO_DOUBLE = "use of type 'double' requires cl_khr_fp64 and __opencl_c_fp64 support"
@@ -87,6 +87,6 @@ def compile_error(said: str, program: str) -> MetalHostError:
     first = lines[0] if lines else "the compiler failed without a word"
     match = re.match(r"(?:\S*/)?(header|body):(\d+):\d+: (?:fatal )?error: (.*)", first)
     if match is None:
-        return MetalHostError("compile", first.removeprefix("error: "))
+        return MetalHostError("compile", re.sub(r"\S*/", "", first.removeprefix("error: ")))
     line = int(match[2])
     return MetalHostError("compile", f"{place(line)}: {match[3]}", body_line(line))

@@ -117,7 +117,9 @@ def own_text_key() -> str:
     """Hash of what makes objects: an edit of it compiles everything anew."""
     digest = hashlib.sha256()
     makers = [HERE / name for name in ("text.py", "build.py", "toolchain.py")]
-    for file in sorted([*HERE.glob("msl/*"), *HERE.glob("runtime/*"), *makers]):
+    for file in sorted(
+        [*HERE.glob("msl/*"), *HERE.glob("cuda/*"), *HERE.glob("runtime/*"), *makers]
+    ):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -227,6 +227,16 @@ static void stop_where(u32 kind, const Access *a) {
   stop(kind, a, -1, 0, 0);
 }
 
+void check_misaligned(u64 address, u32 size, u32 line, u64 pc) {
+  Access a = {.address = address, .size = size, .pc = pc};
+  error = (Error){.kind = MISALIGNED, .line = line};
+  u64 slot = (address - FIRST_BUFFER) >> SPACING;
+  const Buffer *b = slot < MAX_BUFFERS && buffers[slot].map ? &buffers[slot] : 0;
+  at(&error, &a, b ? (i64)slot : -1, b ? address - b->base : 0, b ? b->size : 0);
+  error.write = 2;  // either
+  fail();
+}
+
 static void touch(Record *r, const Access *a, i64 region, u64 offset, u64 length) {
   u32 pc = (u32)(a->pc - launch.module_low);
   if (r->writer && r->writer != a->me && !(a->atomic && r->writer & ATOMIC) &&

@@ -54,3 +54,14 @@ void __ubsan_handle_divrem_overflow(Place *place, u64 left, u64 right) {
   error = (Error){.kind = DIVISION, .line = place->line, .pc = HERE};
   fail();
 }
+
+// A value whose type wants an address of a higher power of two.
+typedef struct {
+  Place place;
+  const char *type;
+  u8 log_alignment, use;
+} Mismatch;
+
+void __ubsan_handle_type_mismatch_v1(Mismatch *found, u64 address) {
+  check_misaligned(address, 1u << found->log_alignment, found->place.line, HERE);
+}

@@ -117,5 +117,6 @@ void check_group_start(void);
 void check_group_end(void);
 void check_outputs(void);
 void check_pending(void);
+void check_misaligned(u64 address, u32 size, u32 line, u64 pc);
 void check_access(u64 address, u32 size, bool write, bool read, bool atomic, u64 pc, bool aligned);
 #pragma GCC visibility pop

@@ -9,7 +9,7 @@ enum Operation {
   SUM = 1, PRODUCT, MIN, MAX, AND, OR, XOR,
   INCLUSIVE_SUM, EXCLUSIVE_SUM, INCLUSIVE_PRODUCT, EXCLUSIVE_PRODUCT,
   SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP, SHUFFLE_DOWN, ROTATE_UP, ROTATE_DOWN,
-  BROADCAST, BROADCAST_FIRST, BALLOT, MATRIX,
+  BROADCAST, BROADCAST_FIRST, BALLOT, MATRIX, MASK,
 };
 
 static float round_half(float x, u32 half) { return half ? (float)(_Float16)x : x; }
@@ -127,6 +127,18 @@ static void need_same_argument(Exchange *e, u32 operation, u32 site) {
   for (u32 i = 0; i < LANES; i++)
     if (e->active >> i & 1 && e->argument[i] != mine)
       bad_argument(operation, site, e->argument[i], "differs between lanes");
+}
+
+// A warp function of CUDA: its mask must name the lanes that are there, and may name others.
+void mh_warp_mask(u32 mask, u32 site) {
+  u32 there = current->simd->count == LANES ? ~0u : (1u << current->simd->count) - 1;
+  if ((mask & there) != there) bad_argument(MASK, site, mask, "leaves out lanes of the warp");
+}
+
+void mh_simdgroup_barrier(u32 flags, u32 site);
+void mh_warp_barrier(u32 mask, u32 site) {
+  mh_warp_mask(mask, site);
+  mh_simdgroup_barrier(MEM_DEVICE | MEM_THREADGROUP, site);
 }
 
 Slot mh_shuffle(Slot value, u32 operation, i64 argument, u32 site) {

@@ -79,6 +79,11 @@ b[i] = a[i];
 threadgroup_barrier(mem_flags::mem_device);
 out[i] = b[63 - i];
 """),
+    run("the simdgroup_barrier orders device memory only", "race", 6, """
+b[i] = 0; threadgroup_barrier(mem_flags::mem_threadgroup); b[i] = i;
+simdgroup_barrier(mem_flags::mem_device);
+out[i] = b[i ^ 1];
+"""),
     run("the barrier orders threadgroup memory only", "race", 6, """
 out[i] = a[i];
 threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -101,6 +106,30 @@ out[32 + i] = 0;
 """, **TWO_GROUPS),
     run("a threadgroup reads what another one stored", "race", 4,
         "out[g] = a[g] + out[63 - g];", **TWO_GROUPS, options={"init_value": 0}),
+    run("a threadgroup stores what another one reads, behind a barrier of its own", "race", 6, """
+float x = out[0];
+threadgroup_barrier(mem_flags::mem_device);
+if (g == 63) out[0] = x + 1;
+""", **TWO_GROUPS, options={"init_value": 0}),
+    run("the last of many readers writes", "race", 7, """
+b[i] = a[i];
+threadgroup_barrier(mem_flags::mem_threadgroup);
+float x = b[0];
+if (i == 63) b[0] = x + 1;
+out[i] = x;
+"""),
+    run("a simdgroup_barrier before a store that another simdgroup's reads need", "race", 8, """
+b[i] = a[i];
+threadgroup_barrier(mem_flags::mem_threadgroup);
+float x = b[0];
+simdgroup_barrier(mem_flags::mem_threadgroup);
+if (i == 63) b[0] = x + 1;
+out[i] = x;
+"""),
+    run("a plain store before atomic additions", "race", 5, """
+if (i == 0) *(device float*)&out[0] = 0;
+atomic_fetch_add_explicit(&out[0], 1.0f, memory_order_relaxed);
+""", **ATOMIC),
     run("two threads change halves of one byte", "race", 4,
         "out[i / 2] |= uchar(i % 2 ? 16 : 1);", options={"init_value": 0}, **BYTES),
     run("a plain read beside atomic additions", "race", 4, """
@@ -148,6 +177,9 @@ out[i] = b[63 - i];
     run("an input is written", "write to input", 4, "((device float*)a)[i] = 1; out[i] = 0;"),
     run("a float4 at an address that is no multiple of 16", "misaligned access", 4,
         "out[i] = (*(const device float4*)(a + i % 2)).x;"),
+    run("a structure at an address that is no multiple of 16", "misaligned access", 4, """
+Pair p = *(const device Pair*)(a + i % 2 * 2); out[i] = p.x.w + p.y.x;
+""", header="struct Pair { float4 x, y; };", threads=32, group=32, output=(32, "float32")),
     run("a private array larger than a thread's stack", "memory fault", None, """
 volatile float mine[100000];
 for (uint n = 0; n < 100000; n++) mine[n] = a[n % 64];
@@ -161,6 +193,10 @@ CONTROL_FLOW = [
     run("different simd operations in two branches", "simd divergence", 4, """
 if (i % 2) out[i] = simd_sum(a[i]);
 else out[i] = simd_max(a[i]);
+"""),
+    run("one simd operation on two lines", "simd divergence", 4, """
+if (i % 2) out[i] = simd_sum(a[i]);
+else out[i] = simd_sum(2 * a[i]);
 """),
     run("simd_sum in a loop of different lengths", "simd divergence", 5, """
 float s = a[i];

@@ -40,8 +40,8 @@ def test_a_correct_text_stays_silent_in_every_order(case):
 
 
 @pytest.mark.parametrize("case", planted.RUN_TIME, ids=named)
-def test_a_mistake_is_found_in_random_order(case):
-    for seed in range(3):
+def test_a_mistake_is_found_in_any_order(case):
+    for seed in ("descending", 1, 2, 3):
         with pytest.raises(MetalHostError) as caught:
             attempt(case, seed)
         assert caught.value.kind == case.kind, str(caught.value)
