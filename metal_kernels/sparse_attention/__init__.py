@@ -9,7 +9,7 @@ from metal_kernels.sparse_attention.reference import sparse_attention
 
 _WINDOW = 128
 
-# A number that bf16 rounds is off by 2^-8 of itself at most, and by 2^-9.2 in the mean square. Where
+# A number that bf16 rounds is off by 2^-8 of itself at most, by 2^-9.2 in the mean square. Where
 # an implementation rounds weights relative to a power of two, its weights and the reference's are
 # off independently, and so are the outputs rounded afterwards: 4 * 2^-18.4 = 1.1e-5 of squared
 # error. Few heads and keys are no mean, so that three times as much is allowed.
@@ -112,9 +112,10 @@ KERNEL = Kernel(
         _case("first-token", 1, 4, 128, 0),
         _case("first-token-of-a-ring", 1, 4, 128, 0, rows=128, origin=0, storage="compact"),
         _case("window-only", 5, 3, 128, 200),
+        _case("window-cut-short", 3, 4, 64, 200, rows=70, ratio=128, T=1, pairs=16),
         _case("ring-that-wraps", 5, 5, 64, 200, rows=140, origin=0, pairs=16, storage="bfloat16"),
         _case("plain-numerics", 7, 3, 128, 45, B=3, ratio=4, T=13, k=5, official=False),
-        _case("width-of-100", 5, 3, 100, 60, ratio=4, T=17, k=5, pairs=18, storage="compact"),
+        _case("width-of-100", 5, 3, 100, 60, ratio=4, T=17, k=5, pairs=10, storage="compact"),
         _case("no-entries-yet", 3, 4, 128, 0, ratio=128, T=0, storage="compact"),
         _case("hca-decode", 1, 64, 512, 4095, ratio=128, T=32, storage="compact"),
         _case("hca-chunk", 131, 4, 128, 250, ratio=128, T=2),

@@ -53,8 +53,8 @@ def call(
 ) -> dict[str, Any]:
     """Arguments of a call: ratio 4, every entry visible to the last query when `first` is None.
 
-    The window has `spare` rows more than it needs, and the row of position 0 is at index `phase`.
-    Of the entries `most` are selected, with holes where a query does not see them yet.
+    The window has `spare` rows more than queries reach, and position 0 is at index `phase`. Of the
+    entries `most` are selected, with holes where a query does not see them yet.
     """
     first = max(0, 4 * T - S) if first is None else first
     n = min(first, W - 1) + S + spare
@@ -269,16 +269,18 @@ COVER = pairwise(
 )
 def test_metal_sizes(sizes: dict[str, Any]) -> None:
     everything = (sizes["S"] * sizes["B"] == 1 and sizes["K"] < 512) or sizes["select"]
-    first = seen_at_most(4095 if everything else 9, sizes)
+    first = seen_at_most(4095 if everything else 30, sizes)
     options = {name: value for name, value in sizes.items() if name != "matrix"}
     pairs = 16 if sizes["K"] < 512 else 32
-    check(call(**options, first=first, phase=3 * sizes["S"], pairs=pairs), sizes["matrix"])
+    # So many keys that one query has them in splits.
+    keys = {"W": 40, "most": 29, "first": first, "phase": 3 * sizes["S"], "pairs": pairs}
+    check(call(**options, **keys), sizes["matrix"])
 
 
 @pytest.mark.parametrize("seed", range(5))
 @BOTH_TEXTS
 def test_metal_seeds(matrix: bool, seed: int) -> None:
-    sizes = {"S": 2 + seed, "H": 5, "K": 96, "T": 60, "B": 1 + seed % 2}
+    sizes = {"S": 2 + seed, "H": 5, "K": 96, "T": 60, "B": 1 + seed % 2, "pairs": 8}
     check(call(**sizes, storage=STORAGES[seed % 3], select=True, seed=seed), matrix, order=seed)
 
 
@@ -286,6 +288,12 @@ def test_metal_seeds(matrix: bool, seed: int) -> None:
 @BOTH_TEXTS
 def test_metal_rings(matrix: bool, phase: int) -> None:
     check(call(3, 2, T=7, storage="compact", first=40, W=6, spare=3, phase=phase), matrix)
+
+
+@pytest.mark.parametrize("spare", [-1, -20])
+@BOTH_TEXTS
+def test_metal_window_that_ends_before_the_queries_reach(matrix: bool, spare: int) -> None:
+    check(call(3, 2, T=2, storage="compact", first=40, spare=spare), matrix)
 
 
 @pytest.mark.parametrize("sizes", UNSEEN, ids=sizes_id)
@@ -331,6 +339,35 @@ def test_metal_scores_of_any_size(matrix: bool) -> None:
         np.testing.assert_allclose(
             np.array(run(arguments, matrix)), expected, atol=1e-5 + 1e-6 * size
         )
+
+
+@pytest.mark.parametrize("S", [1, 60])
+@BOTH_TEXTS
+def test_metal_small_weights_add_up(matrix: bool, S: int) -> None:
+    """Rows of weight e^-9, 13 binary orders below the entries that come after them."""
+    arguments = call(S, T=20, W=70, official=False)
+    for name, dim in (("window", 1), ("entries", 0)):
+        arguments[name] = mx.broadcast_to(mx.eye(64)[dim], arguments[name].shape)
+    arguments["q"] = mx.broadcast_to(9 * 64**0.5 * mx.eye(64)[0], arguments["q"].shape)
+    arguments["sinks"] = mx.full((4,), -float("inf"))
+    entries = (arguments["first_position"] + np.arange(S) + 1) // 4
+    rows = np.minimum(arguments["first_position"] + np.arange(S) + 1, 70)
+    expected = rows / (rows + entries * np.exp(9))
+    found = np.array(run(arguments, matrix))[0, :, :, 1]
+    np.testing.assert_allclose(found, np.repeat(expected[:, None], 4, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("S", [1, 60])
+@BOTH_TEXTS
+def test_metal_scores_far_below_zero(matrix: bool, S: int) -> None:
+    """Keys of score -150 and a sink one above: weights that float32 has not, but as ratios."""
+    arguments = call(S, T=20, W=70, first=200, official=False)
+    for name in ("window", "entries"):
+        arguments[name] = mx.broadcast_to(mx.eye(64)[0], arguments[name].shape)
+    arguments["q"] = mx.broadcast_to(-150 * 64**0.5 * mx.eye(64)[0], arguments["q"].shape)
+    arguments["sinks"] = mx.full((4,), -149.0)
+    found = np.array(run(arguments, matrix))[..., 0]
+    np.testing.assert_allclose(found, 90 / (90 + np.e), rtol=1e-4)
 
 
 @BOTH_TEXTS
