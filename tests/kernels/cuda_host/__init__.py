@@ -8,6 +8,7 @@ which is the same; here only results count.
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,16 +63,14 @@ def run(
         name: (shape, dtype)
         for (name, dtype), shape in zip(launch.outputs, output_shapes, strict=True)
     }
-    body = own_body(launch, sources.text("cuda", launch.name)[1])
+    # One kernel for all sizes, which are no part of it.
+    entry, names = _compiled(replace(launch, grid=(), threadgroup=()))
     with LOCK:
         try:
-            places = {
-                name: _placed(number, name, arrays, wanted)
-                for number, (_, name) in enumerate(parameters(launch, body))
-            }
+            places = {n: _placed(number, n, arrays, wanted) for number, n in enumerate(names)}
             grid, block = whole_blocks(launch.grid, launch.threadgroup)
             failed = runtime().mh_launch(
-                *(_entry(launch), (ctypes.c_uint32 * 6)(*grid, *block), 0, 0, None, 0),
+                *(entry, (ctypes.c_uint32 * 6)(*grid, *block), 0, 0, None, 0),
                 *(0, 0, False, SECONDS),
             )
             assert not failed, f"{launch.name}: error kind {runtime().mh_error().contents.kind}"
@@ -109,15 +108,20 @@ def _taken(place: int, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
     return mx.array(np.frombuffer(data, np.uint8)).view(dtype).reshape(shape)
 
 
-def _entry(launch: Launch) -> int:
-    library = _library(_program(launch))
-    return ctypes.cast(library.mh_entry, ctypes.c_void_p).value or 0
-
-
-def _program(launch: Launch) -> str:
+@cache
+def _compiled(launch: Launch) -> tuple[int, list[str]]:
+    """Address of a kernel without arguments, and the names of what it looks up by number."""
     body = own_body(launch, sources.text("cuda", launch.name)[1])
+    declared = parameters(launch, body)
+    library = _library(_program(launch, [kind for kind, _ in declared]))
+    entry = ctypes.cast(library.mh_entry, ctypes.c_void_p).value
+    assert entry is not None
+    return entry, [name for _, name in declared]
+
+
+def _program(launch: Launch, kinds: list[str]) -> str:
     arguments = []
-    for number, (kind, _) in enumerate(parameters(launch, body)):
+    for number, kind in enumerate(kinds):
         kind = kind.removeprefix("const __grid_constant__ ")
         pointer = f"({kind})" if kind.endswith("*") else f"*(const mlx::core::cu::{kind}*)"
         arguments.append(f"{pointer}mh_argument({number})")
@@ -129,7 +133,6 @@ def _program(launch: Launch) -> str:
     )
 
 
-@cache
 def _library(program: str) -> ctypes.CDLL:
     tools = toolchain.toolchain()
 
