@@ -338,15 +338,14 @@ static void check_slowly(Access a, bool aligned) {
 }
 
 // Whether a word of threadgroup memory was last used in a way that makes this access uninteresting:
-// by this thread alike, or read by many since the barrier that came after its last write.
+// since its barrier by this thread, or read by many. Whatever met that has ended the launch.
 static inline bool known(u64 word, bool write) {
   const Record *r = &group_records[word];
   u32 me = group.first_id + current->index, stamp = current->simd->stamp[THREADGROUP];
   if (group_state[word] != 0xFF) return false;
-  if (write) return r->writer == me && r->written == stamp && (!r->reader || r->reader == me);
+  if (write) return r->writer == me && r->written == stamp;
   if (r->read != stamp) return false;
-  return r->reader == me || ((r->reader & WIDTH) == IN_GROUP && !(r->reader & ATOMIC) &&
-                             r->written < group.start[THREADGROUP]);
+  return r->reader == me || (r->reader & (WIDTH | ATOMIC)) == IN_GROUP;
 }
 
 // The common cases first: a read of an input, and known words of threadgroup memory.

@@ -118,6 +118,32 @@ float x = b[0];
 if (i == 63) b[0] = x + 1;
 out[i] = x;
 """),
+    run("the first of many readers writes", "race", 7, """
+b[i] = a[i];
+threadgroup_barrier(mem_flags::mem_threadgroup);
+float x = simd_sum(b[0]);
+if (i == 0) b[0] = x;
+out[i] = x;
+"""),
+    run("a value that is read again is written meanwhile", "race", 9, """
+b[i] = a[i];
+threadgroup_barrier(mem_flags::mem_threadgroup);
+float x = i == 5 ? b[0] : 0;
+threadgroup_barrier(mem_flags::mem_threadgroup);
+x += i == 5 ? b[0] : 0;
+if (i == 40) b[0] = 1;
+out[i] = x;
+"""),
+    run("one plain read among atomic ones", "race", 10, """
+threadgroup atomic_uint n;
+if (i == 0) atomic_store_explicit(&n, 0u, memory_order_relaxed);
+threadgroup_barrier(mem_flags::mem_threadgroup);
+uint x = simd_sum(atomic_load_explicit(&n, memory_order_relaxed));
+if (i == 63) x += *(threadgroup uint*)&n;
+x = simd_sum(x);
+if (i == 32) atomic_fetch_add_explicit(&n, 1u, memory_order_relaxed);
+out[i] = x;
+"""),
     run("a simdgroup_barrier before a store that another simdgroup's reads need", "race", 8, """
 b[i] = a[i];
 threadgroup_barrier(mem_flags::mem_threadgroup);

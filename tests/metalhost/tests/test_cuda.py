@@ -116,7 +116,11 @@ MISTAKES = {
 def test_a_mistake_is_found(name):
     kind, line, lines = MISTAKES[name]
     with pytest.raises(MetalHostError) as caught:
-        launch(START + lines, {"a": mx.arange(64, dtype=mx.float32)}, header=HEADER if "count" in lines else "")
+        launch(
+            START + lines,
+            {"a": mx.arange(64, dtype=mx.float32)},
+            header=HEADER if "count" in lines else "",
+        )
     assert (caught.value.kind, caught.value.line) == (kind, line), str(caught.value)
 
 

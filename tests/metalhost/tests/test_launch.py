@@ -100,6 +100,22 @@ def test_random_orders_differ_and_repeat():
     assert sorted(turns(1)) == list(range(96))
 
 
+def test_threadgroups_take_turns_in_the_order_asked_for():
+    source = """
+    uint turn = atomic_fetch_add_explicit(&out[4], 1, memory_order_relaxed);
+    atomic_store_explicit(&out[threadgroup_position_in_grid.x], turn, memory_order_relaxed);
+    """
+
+    def turns(order):
+        (out,) = launch(source, {}, {"out": ((5,), mx.int32)}, threads=4, group=1, order=order,
+                        init_value=0, atomic_outputs=True)  # fmt: skip
+        return out.tolist()[:4]
+
+    assert turns("ascending") == [0, 1, 2, 3]
+    assert turns("descending") == [3, 2, 1, 0]
+    assert len({tuple(turns(seed)) for seed in range(10)}) > 3
+
+
 def test_threadgroup_memory_starts_as_nan_in_both_modes():
     source = "threadgroup float b[32];\nuint i = thread_position_in_grid.x; out[i] = b[i];"
     (out,) = launch(source, mode="fast")
