@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from metal_kernels import sources
+from tests.metalhost.cuda import TYPES
 
 UTILS = "mlx/backend/cuda/device/utils.cuh"
 # What a kernel can see of MLX's header: its includes, the types of shapes, and the names it takes
@@ -39,17 +40,9 @@ struct Taken {};
     )
 ) + "}\n"  # fmt: skip
 
-INCLUDES = f'\n#include "{UTILS}"\n\n#include <cooperative_groups.h>\n\n'
+_INCLUDES = f'\n#include "{UTILS}"\n\n#include <cooperative_groups.h>\n\n'
 _NAMESPACE = "namespace mlx::core::cu {\n\nnamespace cg = cooperative_groups;\n\n"
 _END = "\n}\n\n} // namespace mlx::core::cu\n"
-
-_TYPES = {
-    mx.bool_: "bool",
-    mx.float16: "__half",
-    mx.bfloat16: "__nv_bfloat16",
-    mx.float32: "float",
-    **{getattr(mx, f"{u}int{n}"): f"{u}int{n}_t" for u in ("", "u") for n in (8, 16, 32, 64)},
-}
 
 
 @dataclass(frozen=True)
@@ -115,46 +108,31 @@ def building(built: Callable[..., Any]) -> Iterator[None]:
         sources.built = own
 
 
-def whole_blocks(grid: Sequence[int], threadgroup: Sequence[int]) -> tuple[Any, Any]:
-    """Grid and block as MLX launches them on CUDA, where a block is never cut off."""
-    block = tuple(map(min, threadgroup, grid))
-    return tuple(-(-g // t) * b for g, t, b in zip(grid, threadgroup, block, strict=True)), block
-
-
 def cuda_source(launches: Iterable[Launch]) -> str:
     """One source with a kernel `variant_<i>` for each launch of one text."""
     launches = list(launches)
     header, body = sources.text("cuda", launches[0].name)
     kernels = [_kernel(f"variant_{i}", body, launch) for i, launch in enumerate(launches)]
-    return INCLUDES + header + "".join(kernels)
+    return _INCLUDES + header + "".join(kernels)
 
 
 def _kernel(function: str, body: str, launch: Launch) -> str:
-    body = own_body(launch, body)
-    declared = ",\n    ".join(f"{kind} {name}" for kind, name in parameters(launch, body))
+    body = sources.scalars(tuple(name for name, _, _ in launch.inputs)) + body
+    parameters = [p for given in launch.inputs for p in _input(body, *given)]
+    parameters += [f"{TYPES[dtype]}* {name}" for name, dtype in launch.outputs]
+    declared = ",\n    ".join(parameters)
     signature = f"__global__ void {function}(\n    {declared}) {{\n"
     return _NAMESPACE + signature + _constants(dict(launch.template)) + "\n" + body + _END
 
 
-def own_body(launch: Launch, body: str) -> str:
-    """A text's body as a launch hands it to MLX."""
-    return sources.scalars(tuple(name for name, _, _ in launch.inputs)) + body
-
-
-def parameters(launch: Launch, body: str) -> list[tuple[str, str]]:
-    """Type and name of each parameter in order."""
-    inputs = [p for given in launch.inputs for p in _input(body, *given)]
-    return inputs + [(f"{_TYPES[dtype]}*", name) for name, dtype in launch.outputs]
-
-
-def _input(body: str, name: str, dtype: mx.Dtype, dimensions: int) -> list[tuple[str, str]]:
-    found = [(f"const {_TYPES[dtype]}*", name)]
+def _input(body: str, name: str, dtype: mx.Dtype, dimensions: int) -> list[str]:
+    found = [f"const {TYPES[dtype]}* {name}"]
     kinds = {"shape": "Shape", "strides": "Strides", "ndim": "int"}
     for suffix, kind in kinds.items():
         if f"{name}_{suffix}" in body:
             # MLX passes these of an input without dimensions too, but declares none of them.
             assert dimensions, f"{name}_{suffix}: {name} has no dimensions"
-            found.append((f"const __grid_constant__ {kind}", f"{name}_{suffix}"))
+            found.append(f"const __grid_constant__ {kind} {name}_{suffix}")
     return found
 
 
@@ -162,7 +140,7 @@ def _constants(template: Mapping[str, Any]) -> str:
     lines = []
     for name, value in template.items():
         if isinstance(value, mx.Dtype):
-            lines.append(f"  using {name} = {_TYPES[value]};\n")
+            lines.append(f"  using {name} = {TYPES[value]};\n")
         else:
             kind = "bool" if isinstance(value, bool) else "int"
             lines.append(f"  constexpr {kind} {name} = {str(value).lower()};\n")

@@ -14,7 +14,7 @@ from tests.model.test_metal_plan import assert_same_logits, folder_of
 
 @pytest.mark.parametrize("name", ["tiny", "nano"])
 def test_prefill_and_decode(tmp_path: Path, name: str) -> None:
-    with cuda_host_plan() as plan:
+    with cuda_host_plan("fast") as plan:
         assert_same_logits(plan, folder_of(name, tmp_path), [9, 1, 1, 1])
 
 
@@ -22,5 +22,5 @@ def test_prefill_and_decode(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("sizes", [[130, 1, 1], [5, 1, 60, 3, 64, 1]], ids=str)
 @pytest.mark.parametrize("name", ["tiny", "tiny512", "nano"])
 def test_any_calls(tmp_path: Path, name: str, sizes: list[int]) -> None:
-    with cuda_host_plan() as plan:
+    with cuda_host_plan("fast") as plan:
         assert_same_logits(plan, folder_of(name, tmp_path), sizes)
