@@ -342,7 +342,6 @@ static void check_slowly(Access a, bool aligned) {
 static inline bool known(u64 word, bool write) {
   const Record *r = &group_records[word];
   u32 me = group.first_id + current->index, stamp = current->simd->stamp[THREADGROUP];
-  if (group_state[word] != 0xFF) return false;
   if (write) return r->writer == me && r->written == stamp;
   if (r->read != stamp) return false;
   return r->reader == me || (r->reader & (WIDTH | ATOMIC)) == IN_GROUP;
