@@ -1,12 +1,14 @@
-"""The command: arguments, progress lines on stderr, exit status."""
+"""The command: arguments, what goes to which stream, exit status."""
 
 import argparse
-import sys
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from convert.plan import RECIPES, plan_conversion
-from convert.writer import size_text, write
+from convert.progress import Progress, progress_for
+from convert.report import facts, page, size_text
+from convert.writer import require_empty, write
 from dsv4_mlx import __version__
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.errors import Dsv4Error, UsageError
@@ -17,28 +19,53 @@ EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert one folder; 0 when DST is whole, 1 on an error, 2 on wrong usage, 130 on Ctrl-C."""
     options = _parser().parse_args(argv)
+    progress = progress_for(options.json)
     try:
-        _convert(options.src, options.dst, options.recipe)
+        _convert(options, progress)
+        return 0
     except UsageError as error:
-        return _fail(str(error), EXIT_USAGE)
+        message, status = str(error), EXIT_USAGE
     except Dsv4Error as error:
-        return _fail(str(error), EXIT_ERROR)
+        message, status = str(error), EXIT_ERROR
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"The conversion stopped: {error.strerror}{where}.", EXIT_ERROR)
+        message, status = _disk_sentence(error), EXIT_ERROR
     except KeyboardInterrupt:
-        return _fail(f"Interrupted; {options.dst} is unfinished.", EXIT_INTERRUPTED)
-    return 0
+        message = f"Interrupted; {options.dst} is unfinished, continue it with --resume."
+        status = EXIT_INTERRUPTED
+    finally:
+        progress.end()
+    progress.say(f"error: {message}", "error", text=message)
+    return status
 
 
-def _convert(source: Path, destination: Path, recipe: str) -> None:
-    plan = plan_conversion(open_checkpoint(source), recipe)
-    _say(
-        f"{source} -> {destination}: {len(plan.parameters.parameters)} parameters, "
-        f"{len(plan.parameters.set_aside)} draft tensors kept aside, {size_text(plan.nbytes)}"
+def _convert(options: argparse.Namespace, progress: Progress) -> None:
+    source, destination = options.src, options.dst
+    if not options.resume and not options.dry_run:
+        require_empty(destination)
+    plan = plan_conversion(open_checkpoint(source), options.recipe)
+    if options.dry_run:
+        data = facts(plan, destination)
+        print(json.dumps(data, indent=2) if options.json else "\n".join(page(plan, destination)))
+        return
+    count, aside = len(plan.parameters.parameters), len(plan.parameters.set_aside)
+    progress.say(
+        f"{source} -> {destination}: {count} parameters, {aside} draft tensors kept aside, "
+        f"{size_text(plan.nbytes)}",
+        "plan",
+        parameters=count,
+        set_aside=aside,
+        bytes=plan.nbytes,
     )
-    write(plan, destination, _say)
-    _say(f"done: {destination}")
+    write(plan, destination, progress, resume=options.resume)
+    progress.say(f"done: {destination}", "done", destination=str(destination))
+
+
+def _disk_sentence(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"The conversion stopped: {error.strerror or error}{where}; remove the cause and continue "
+        "with --resume."
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,14 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("dst", metavar="DST", type=Path, help="the new folder, empty or absent")
     recipes = "; ".join(f"{name}: {meaning}" for name, meaning in RECIPES.items())
     parser.add_argument("--recipe", choices=list(RECIPES), default="native", help=recipes)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print sizes, disk and memory, and write nothing"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue where an earlier run was stopped"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON event per line on stdout")
     parser.add_argument("--version", action="version", version=f"dsv4-mlx {__version__}")
     return parser
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _fail(message: str, status: int) -> int:
-    _say(f"error: {message}")
-    return status

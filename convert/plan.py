@@ -1,25 +1,29 @@
 """What a conversion will write, down to the byte, before it writes any.
 
-The `native` recipe changes no value: codes are copied as byte ranges, the experts of a layer one
-after another, and only scales are spread and routing tables narrowed to int32.
+Pure: headers are read, nothing else. Every tensor of the source is consumed by exactly one job or
+kept aside; every shard knows its jobs, its tensors and its size.
 """
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from convert.jobs import Job, Output, copy_job, native_job
 from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint
-from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.parameters import Parameter, ParameterPlan, Part, plan_parameters
-from dsv4_mlx.quantization import BLOCK, GROUP, PACKINGS, Storage
-from dsv4_mlx.safetensors_files import TensorEntry, TensorPlan
-from dsv4_mlx.scales import packed_scales, row_scales
+from dsv4_mlx.errors import UsageError
+from dsv4_mlx.naming import is_draft
+from dsv4_mlx.parameters import Parameter, ParameterPlan, plan_parameters
+from dsv4_mlx.quantization import PACKINGS, Storage
+from dsv4_mlx.safetensors_files import aligned, header_bytes
 
+FORMAT_VERSION = 2
 MAX_SHARD_BYTES = 5 << 30
 DRAFT_FILE = "draft.safetensors"
 """What this program does not run but keeps, under its official names."""
+METADATA = {"format": "mlx"}
 
 RECIPES = {"native": "every value as released: FP4 experts as mxfp4, FP8 as mxfp8"}
 
@@ -29,11 +33,21 @@ class Shard:
     """One file to be written."""
 
     file: str
-    tensors: tuple[TensorPlan, ...]
+    jobs: tuple[Job, ...]
+
+    @property
+    def tensors(self) -> list[Output]:
+        """In the order of the file."""
+        return aligned(output for job in self.jobs for output in job.outputs)
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors)
+        """Of the tensors, without the header."""
+        return sum(job.nbytes for job in self.jobs)
+
+    def file_bytes(self) -> int:
+        """Of the whole file."""
+        return len(header_bytes(self.tensors, METADATA)) + self.nbytes
 
 
 @dataclass(frozen=True)
@@ -44,12 +58,32 @@ class ConversionPlan:
     source: Checkpoint
     parameters: ParameterPlan
     shards: tuple[Shard, ...]
+    """Those of the model; draft blocks that it runs (MTP) are alone in the last."""
     drafts: Shard
     config: dict[str, Any]
 
     @property
+    def files(self) -> tuple[Shard, ...]:
+        """All shards to be written."""
+        return (*self.shards, *([self.drafts] if self.drafts.jobs else []))
+
+    @property
     def nbytes(self) -> int:
-        return sum(shard.nbytes for shard in (*self.shards, self.drafts))
+        return sum(shard.nbytes for shard in self.files)
+
+    @property
+    def jobs(self) -> Iterator[Job]:
+        """Those of the model."""
+        return (job for shard in self.shards for job in shard.jobs)
+
+    def digest(self) -> str:
+        """64 hexadecimal digits over all that decides which bytes are written where."""
+        shards = [
+            [shard.file, [[job.module, job.format, *map(str, job.outputs)] for job in shard.jobs]]
+            for shard in self.files
+        ]
+        text = json.dumps([FORMAT_VERSION, self.recipe, shards, self.config], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def plan_conversion(
@@ -61,92 +95,47 @@ def plan_conversion(
     if (source.folder / CONVERSION_FILE).exists():
         raise UsageError(f"{source.folder} is already converted; give the official folder.")
     parameters = plan_parameters(source)
-    tensors = [tensor for one in parameters.parameters for tensor in _tensors(source, one)]
+    experts = source.config.n_routed_experts
+    jobs = [native_job(one, experts) for one in parameters.parameters]
+    drafts = Shard(DRAFT_FILE, tuple(copy_job(entry) for entry in parameters.set_aside))
+    _require_each_once(source, (*jobs, *drafts.jobs))
     return ConversionPlan(
         recipe,
         source,
         parameters,
-        tuple(_shards(tensors, max_shard_bytes)),
-        Shard(DRAFT_FILE, tuple(_copy(entry) for entry in parameters.set_aside)),
-        _config(source, parameters),
+        tuple(_shards(jobs, max_shard_bytes)),
+        drafts,
+        _config(source, parameters.parameters),
     )
 
 
-def _shards(tensors: list[TensorPlan], max_bytes: int) -> Iterator[Shard]:
-    groups: list[list[TensorPlan]] = [[]]
+def _require_each_once(source: Checkpoint, jobs: Iterable[Job]) -> None:
+    used = Counter(entry.name for job in jobs for entry in job.sources)
+    if used != Counter(source.tensors.keys()):
+        wrong = (used - Counter(source.tensors.keys())) or (Counter(source.tensors.keys()) - used)
+        raise LookupError(f"the plan does not consume each tensor once: {next(iter(wrong))}")
+
+
+def _shards(jobs: list[Job], max_bytes: int) -> Iterator[Shard]:
+    """Whole jobs per shard: a matrix and its scales are never apart; drafts begin a new one."""
+    groups: list[list[Job]] = [[]]
     size = 0
-    for tensor in tensors:
-        if groups[-1] and size + tensor.nbytes > max_bytes:
+    for job in jobs:
+        apart = groups[-1] and is_draft(job.module) != is_draft(groups[-1][-1].module)
+        if groups[-1] and (apart or size + job.nbytes > max_bytes):
             groups.append([])
             size = 0
-        groups[-1].append(tensor)
-        size += tensor.nbytes
+        groups[-1].append(job)
+        size += job.nbytes
     for number, group in enumerate(groups, 1):
         yield Shard(f"model-{number:05d}-of-{len(groups):05d}.safetensors", tuple(group))
 
 
-def _tensors(source: Checkpoint, parameter: Parameter) -> Iterator[TensorPlan]:
-    """One or two tensors of the new checkpoint."""
-    name, shape, storage = parameter.name, parameter.shape, parameter.storage
-    if storage is Storage.DENSE:
-        yield _dense(source, parameter)
-        return
-    if storage is Storage.BLOCK_FP8:
-        blocks = -(-shape[-1] // BLOCK)
-        yield TensorPlan(name, "F8_E4M3", shape, lambda: _codes(parameter))
-        yield TensorPlan(
-            f"{parameter.module}.block_scales",
-            "F32",
-            (*shape[:-1], blocks),
-            lambda: (row_scales(part).tobytes() for part in parameter.parts),
-        )
-        return
-    per_word = 8 if storage is Storage.MXFP4 else 4
-    yield TensorPlan(name, "U32", (*shape[:-1], shape[-1] // per_word), lambda: _codes(parameter))
-    yield TensorPlan(
-        f"{parameter.module}.scales",
-        "U8",
-        (*shape[:-1], shape[-1] // GROUP),
-        lambda: (_packed(part, storage) for part in parameter.parts),
-    )
-
-
-def _packed(part: Part, storage: Storage) -> bytes:
-    return packed_scales(part, storage).tobytes()
-
-
-def _codes(parameter: Parameter) -> Iterator[bytes]:
-    for part in parameter.parts:
-        yield from part.weight.chunks()
-
-
-def _dense(source: Checkpoint, parameter: Parameter) -> TensorPlan:
-    entry = parameter.parts[0].weight
-    if parameter.field != "tid2eid":
-        return TensorPlan(parameter.name, entry.dtype, entry.shape, entry.chunks)
-    experts = source.config.n_routed_experts
-    return TensorPlan(parameter.name, "I32", entry.shape, lambda: [_expert_table(entry, experts)])
-
-
-def _expert_table(entry: TensorEntry, experts: int) -> bytes:
-    table = entry.read()
-    if table.min() < 0 or table.max() >= experts:
-        raise CheckpointError(
-            f"{entry.name} in {entry.path.name} holds an expert outside 0 to {experts - 1}; "
-            "download the file again."
-        )
-    return table.astype(np.int32).tobytes()
-
-
-def _copy(entry: TensorEntry) -> TensorPlan:
-    return TensorPlan(entry.name, entry.dtype, entry.shape, entry.chunks)
-
-
-def _config(source: Checkpoint, plan: ParameterPlan) -> dict[str, Any]:
+def _config(source: Checkpoint, parameters: Iterable[Parameter]) -> dict[str, Any]:
     """The source's config.json, with `quantization` as MLX's loaders read it."""
     keys = {key: value for key, value in source.keys.items() if key != "quantization_config"}
     packings: dict[str, Any] = dict(PACKINGS[Storage.MXFP4])
-    for parameter in plan.parameters:
+    for parameter in parameters:
         if parameter.storage in PACKINGS:
             packings[parameter.module] = PACKINGS[parameter.storage]
     changed = {"expert_dtype": source.config.expert_dtype, "quantization": packings}

@@ -1,88 +1,250 @@
-"""Writes what a plan says: one shard at a time through temporary names, the mark of success last.
+"""Runs a plan: shard after shard through temporary names, a journal beside them, the mark last.
 
-At any moment a folder without conversion.json is unfinished, and one with it is whole.
+At any moment a folder without conversion.json is unfinished, and one with it is whole. Killed
+anywhere, a resumed run ends with the same bytes.
 """
 
+import fcntl
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-from convert.plan import ConversionPlan
+from convert.disk import Disk
+from convert.journal import JOURNAL_FILE, read_journal
+from convert.plan import FORMAT_VERSION, ConversionPlan
+from convert.progress import Progress
+from convert.report import bytes_per_token, free_bytes, size_text
+from convert.shards import ShardWriter
+from convert.sources import identity, require_unchanged, sha256_of, unhashed
 from dsv4_mlx import __version__
 from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.parameters import plan_parameters
-from dsv4_mlx.safetensors_files import write_file
 
-FORMAT_VERSION = 1
 # The files beside the weights that a reader of the model needs, as glob patterns.
 _COMPANIONS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
     "chat_template*", "*.jinja", "LICENSE*", "encoding/**/*",
 )  # fmt: skip
 
-Report = Callable[[str], None]
 
-
-def write(plan: ConversionPlan, destination: Path, report: Report) -> None:
-    """Run the plan; `report` gets one line per file. UsageError, CheckpointError or OSError."""
+def write(
+    plan: ConversionPlan,
+    destination: Path,
+    progress: Progress,
+    *,
+    resume: bool = False,
+    disk: Disk | None = None,
+) -> None:
+    """Run the plan, or what is left of it. UsageError, CheckpointError or OSError."""
+    disk = disk or Disk()
+    _require_folder(destination)
+    if resume and (destination / CONVERSION_FILE).exists():
+        _require_same(plan, destination)
+        (destination / JOURNAL_FILE).unlink(missing_ok=True)
+        progress.say(f"{destination} is finished already", "finished")
+        return
+    if not resume:
+        require_empty(destination)
     _require_room(plan, destination)
     destination.mkdir(parents=True, exist_ok=True)
-    sizes = _write_shards(plan, destination, report)
-    sizes |= _copy_companions(plan.source.folder, destination)
-    _write_json(destination / INDEX_FILE, _index(plan))
-    _write_json(destination / "config.json", plan.config)
-    digest = _verify(plan, destination)
-    report("verified: every tensor is in its place")
-    _write_json(destination / CONVERSION_FILE, _summary(plan, sizes, digest))
-    _sync_folder(destination)
+    with _only_converter(destination):
+        run = _Run(plan, destination, progress, disk)
+        if run.journal.start and not resume:
+            require_empty(destination)
+        run.go()
 
 
-def size_text(nbytes: int) -> str:
-    """For people: 5.7 MB, 159.6 GB."""
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
+def require_empty(destination: Path) -> None:
+    """UsageError unless a new conversion may begin there."""
+    if not destination.is_dir() or not any(destination.iterdir()):
+        return
+    if (destination / CONVERSION_FILE).exists():
+        raise UsageError(f"{destination} is not empty; delete it or give another folder.")
+    if (destination / JOURNAL_FILE).exists():
+        raise UsageError(
+            f"{destination} is not empty and no finished conversion: {JOURNAL_FILE} says how far "
+            "it came; continue with --resume or delete the folder."
+        )
+    raise UsageError(
+        f"{destination} is not empty and no finished conversion; delete it or give another folder."
+    )
+
+
+def _require_folder(destination: Path) -> None:
+    if destination.exists() and not destination.is_dir():
+        raise UsageError(f"{destination} is a file; give a folder that does not exist yet.")
 
 
 def _require_room(plan: ConversionPlan, destination: Path) -> None:
-    if destination.exists() and not destination.is_dir():
-        raise UsageError(f"{destination} is a file; give a folder that does not exist yet.")
-    if destination.is_dir() and any(destination.iterdir()):
-        finished = (destination / CONVERSION_FILE).exists()
-        kind = "is not empty" if finished else "is not empty and no finished conversion"
-        raise UsageError(f"{destination} {kind}; delete it or give another folder.")
-    existing = next(folder for folder in (destination, *destination.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if free < plan.nbytes:
+    there = [destination / shard.file for shard in plan.files]
+    written = sum(path.stat().st_size for path in there if path.is_file())
+    needed, free = (
+        sum(shard.file_bytes() for shard in plan.files) - written,
+        free_bytes(destination),
+    )
+    if free < needed:
         raise UsageError(
-            f"The conversion needs {size_text(plan.nbytes)}, but {existing} has only "
+            f"The conversion needs {size_text(needed)}, but {destination} has only "
             f"{size_text(free)} free."
         )
 
 
-def _write_shards(plan: ConversionPlan, destination: Path, report: Report) -> dict[str, int]:
-    sizes, done = {}, 0
-    shards = [*plan.shards, *([plan.drafts] if plan.drafts.tensors else [])]
-    for shard in shards:
-        metadata = {"format": "mlx"}
-        sizes[shard.file] = write_file(destination / shard.file, shard.tensors, metadata)
-        done += shard.nbytes
-        report(f"{shard.file}  {size_text(shard.nbytes)}  {done / plan.nbytes:.0%}")
-    return sizes
+def _require_same(plan: ConversionPlan, destination: Path) -> None:
+    try:
+        made = json.loads((destination / CONVERSION_FILE).read_text(encoding="utf-8"))
+        plan_made = made.get("plan")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{destination / CONVERSION_FILE} cannot be read; delete the folder and convert again."
+        ) from error
+    if plan_made != plan.digest():
+        raise UsageError(
+            f"{destination} holds a finished conversion of another source or recipe; give "
+            "another folder."
+        )
 
 
-def _copy_companions(source: Path, destination: Path) -> dict[str, int]:
-    sizes = {}
-    for path in sorted(set(_companions(source))):
-        name = path.relative_to(source)
-        target = destination / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-        sizes[name.as_posix()] = target.stat().st_size
-    return sizes
+@contextmanager
+def _only_converter(folder: Path) -> Iterator[None]:
+    """Hold the folder; UsageError when another process does. A kill releases it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"Another converter is writing to {folder}; wait for it or stop it."
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class _Run:
+    """One run over one destination, which nobody else writes to."""
+
+    def __init__(self, plan: ConversionPlan, folder: Path, progress: Progress, disk: Disk):
+        self.plan, self.folder, self.progress, self.disk = plan, folder, progress, disk
+        self.journal = read_journal(folder, disk)
+
+    def go(self) -> None:
+        self._begin()
+        pool, stopped = ThreadPoolExecutor(1), Event()
+        try:
+            hashes = [
+                (path, pool.submit(sha256_of, path, stopped))
+                for path in unhashed(self.plan.source, self.journal.hashes)
+            ]
+            self._write_shards()
+            self._keep_hashes(hashes)
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+        companions = self._copy_companions()
+        self._put_json(INDEX_FILE, _index(self.plan))
+        self._put_json("config.json", self.plan.config)
+        require_unchanged(self.plan.source, self.journal.start["source"])
+        digest = self._verify()
+        self.progress.say("verified: every tensor is in its place", "verified")
+        self._put_json(CONVERSION_FILE, self._summary(companions, digest))
+        self.journal.remove()
+        self.disk.sync_folder(self.folder)
+
+    def _begin(self) -> None:
+        """A new journal, or a check that the old one tells of this very conversion."""
+        if not self.journal.start:
+            stray = [path.name for path in self.folder.iterdir() if path.name != JOURNAL_FILE]
+            if any(not name.endswith(".partial") for name in stray):
+                require_empty(self.folder)
+            start = {"plan": self.plan.digest(), "source": identity(self.plan.source)}
+            self.journal.record("start", version=__version__, **start)
+            return
+        require_unchanged(self.plan.source, self.journal.start["source"])
+        if self.journal.start["plan"] != self.plan.digest():
+            raise UsageError(
+                f"{self.folder} was begun with another recipe or program version; delete it and "
+                "convert again."
+            )
+        for path in self.folder.rglob("*.partial"):
+            path.unlink()
+
+    def _write_shards(self) -> None:
+        done = sum(shard.nbytes for shard in self.plan.files if self._is_written(shard.file))
+        self.progress.begin(self.plan.nbytes, done)
+        writer = ShardWriter(self.disk, self.progress)
+        try:
+            for shard in self.plan.files:
+                if self._is_written(shard.file):
+                    continue
+                written = writer.write(shard, self.folder / shard.file)
+                require_unchanged(self.plan.source, self.journal.start["source"])
+                self.journal.record("shard", **written)
+                done += shard.nbytes
+                self.progress.say(
+                    f"{shard.file}  {size_text(shard.nbytes)}  {done / self.plan.nbytes:.0%}",
+                    "shard",
+                    file=shard.file,
+                    bytes=written["bytes"],
+                )
+        finally:
+            writer.close()
+
+    def _is_written(self, file: str) -> bool:
+        known, path = self.journal.shards.get(file), self.folder / file
+        return known is not None and path.is_file() and path.stat().st_size == known["bytes"]
+
+    def _keep_hashes(self, hashes: list[tuple[Path, Future[str]]]) -> None:
+        for path, future in hashes:
+            self.journal.record("source hash", file=path.name, sha256=future.result())
+
+    def _copy_companions(self) -> dict[str, int]:
+        sizes = {}
+        for path in sorted(set(_companions(self.plan.source.folder))):
+            name = path.relative_to(self.plan.source.folder)
+            target = self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            content = path.read_bytes()
+            self.disk.put(target, content)
+            sizes[name.as_posix()] = len(content)
+        return sizes
+
+    def _put_json(self, name: str, content: object) -> None:
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        self.disk.put(self.folder / name, text.encode())
+
+    def _verify(self) -> str:
+        """Reopen the result as the loader would; returns the fingerprint, equal to the source's."""
+        result = open_checkpoint(self.folder)
+        digest = fingerprint(result, plan_parameters(result))
+        if digest != fingerprint(self.plan.source, self.plan.parameters):
+            raise CheckpointError(
+                f"{self.folder} does not hold what {self.plan.source.folder} holds; check the disk "
+                "and convert again."
+            )
+        return digest
+
+    def _summary(self, companions: dict[str, int], digest: str) -> dict[str, Any]:
+        shards = {shard.file: self.journal.shards[shard.file] for shard in self.plan.files}
+        tensors = {name: sha for shard in shards.values() for name, sha in shard["tensors"].items()}
+        return {
+            "format_version": FORMAT_VERSION,
+            "written_by": f"dsv4-mlx {__version__}",
+            "recipe": self.plan.recipe,
+            "plan": self.plan.digest(),
+            "fingerprint": digest,
+            "bytes_per_token": bytes_per_token(self.plan),
+            "file_bytes": {name: shard["bytes"] for name, shard in shards.items()} | companions,
+            "source_sha256": dict(sorted(self.journal.hashes.items())),
+            "tensor_sha256": dict(sorted(tensors.items())),
+            "set_aside": [entry.name for entry in self.plan.parameters.set_aside],
+        }
 
 
 def _companions(source: Path) -> Iterator[Path]:
@@ -94,43 +256,3 @@ def _index(plan: ConversionPlan) -> dict[str, Any]:
     weight_map = {tensor.name: shard.file for shard in plan.shards for tensor in shard.tensors}
     total = sum(shard.nbytes for shard in plan.shards)
     return {"metadata": {"total_size": total}, "weight_map": weight_map}
-
-
-def _verify(plan: ConversionPlan, destination: Path) -> str:
-    """Reopen the result as the loader would; returns the fingerprint, equal to the source's."""
-    result = open_checkpoint(destination)
-    digest = fingerprint(result, plan_parameters(result))
-    if digest != fingerprint(plan.source, plan.parameters):
-        raise CheckpointError(
-            f"{destination} does not hold what {plan.source.folder} holds; check the disk and "
-            "convert again."
-        )
-    return digest
-
-
-def _summary(plan: ConversionPlan, sizes: dict[str, int], digest: str) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "written_by": f"dsv4-mlx {__version__}",
-        "recipe": plan.recipe,
-        "fingerprint": digest,
-        "file_bytes": sizes,
-        "set_aside": [entry.name for entry in plan.parameters.set_aside],
-    }
-
-
-def _write_json(path: Path, content: object) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ NUMPY_DTYPES = {
     "U8": np.uint8, "I8": np.int8, "F8_E4M3": np.uint8, "F8_E8M0": np.uint8, "BF16": np.uint16,
     "U32": np.uint32, "I32": np.int32, "F32": np.float32, "I64": np.int64,
 }  # fmt: skip
+FormT = TypeVar("FormT", bound="Form")
 CHUNK_BYTES = 1 << 23
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library and of MLX
 
@@ -76,6 +77,27 @@ class TensorPlan:
     @property
     def nbytes(self) -> int:
         return ITEM_BYTES[self.dtype] * math.prod(self.shape)
+
+
+class Form(Protocol):
+    """What a header says about a tensor."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def form_bytes(form: Form) -> int:
+    """The bytes of its data."""
+    return ITEM_BYTES[form.dtype] * math.prod(form.shape)
+
+
+def aligned(tensors: Iterable[FormT]) -> list[FormT]:
+    """Wide elements first, as the safetensors library does: every tensor starts aligned."""
+    return sorted(tensors, key=lambda tensor: -ITEM_BYTES[tensor.dtype])
 
 
 def plan_array(name: str, dtype: str, array: np.ndarray) -> TensorPlan:
@@ -185,11 +207,10 @@ def write_file(
     path: Path, tensors: Iterable[TensorPlan], metadata: Mapping[str, str] | None = None
 ) -> int:
     """Write one file through a temporary name, so `path` is whole or absent; returns its bytes."""
-    # Wide elements first, as the safetensors library does: every tensor starts aligned.
-    tensors = sorted(tensors, key=lambda tensor: -ITEM_BYTES[tensor.dtype])
+    tensors = aligned(tensors)
     temporary = path.with_name(path.name + ".partial")
     with open(temporary, "wb") as file:
-        file.write(_header_bytes(tensors, metadata))
+        file.write(header_bytes(tensors, metadata))
         for tensor in tensors:
             _write_tensor(file, tensor)
         file.flush()
@@ -199,16 +220,17 @@ def write_file(
     return size
 
 
-def _header_bytes(tensors: list[TensorPlan], metadata: Mapping[str, str] | None) -> bytes:
+def header_bytes(tensors: Iterable[Form], metadata: Mapping[str, str] | None = None) -> bytes:
+    """What a file begins with: the tensors' data follow in this order, without gaps."""
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
     for tensor in tensors:
         header[tensor.name] = {
             "dtype": tensor.dtype,
             "shape": list(tensor.shape),
-            "data_offsets": [position, position + tensor.nbytes],
+            "data_offsets": [position, position + form_bytes(tensor)],
         }
-        position += tensor.nbytes
+        position += form_bytes(tensor)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start aligned to eight bytes
     return struct.pack("<Q", len(text)) + text

@@ -26,7 +26,8 @@ def test_converts_and_says_what_it_does(source, tmp_path, capsys):
     assert captured.out == ""
     lines = captured.err.splitlines()
     assert "64 parameters" in lines[0]
-    assert lines[1].startswith("model-00001-of-00001.safetensors") and lines[1].endswith("100%")
+    assert lines[1].startswith("model-00001-of-00002.safetensors")
+    assert lines[2].endswith("100%")
     assert lines[-1] == f"done: {tmp_path / 'out'}"
     assert (tmp_path / "out" / CONVERSION_FILE).is_file()
 
@@ -66,7 +67,7 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
 
 
 def test_ctrl_c_exits_with_130(source, tmp_path, monkeypatch, capsys):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("convert.app.write", interrupt)
@@ -75,7 +76,7 @@ def test_ctrl_c_exits_with_130(source, tmp_path, monkeypatch, capsys):
 
 
 def test_disk_errors_are_told(source, tmp_path, monkeypatch, capsys):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(28, "No space left on device", str(tmp_path / "out"))
 
     monkeypatch.setattr("convert.app.write", fail)

@@ -1,0 +1,60 @@
+"""Every byte that a conversion writes goes through `Disk`, so that a test can fill it up."""
+
+import os
+from pathlib import Path
+
+
+class Disk:
+    """Writes that are whole or an OSError, and names that appear only when their bytes are safe."""
+
+    def write(self, descriptor: int, data: bytes | memoryview, offset: int) -> None:
+        """All of `data` at `offset`."""
+        view = memoryview(data).cast("B")
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Add to the end of a small file and sync it; undone when not all of it fits."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            end = os.fstat(descriptor).st_size
+            try:
+                self.write(descriptor, data, end)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+        finally:
+            os.close(descriptor)
+        if end == 0:
+            self.sync_folder(path.parent)
+
+    def publish(self, temporary: Path, final: Path) -> None:
+        """Give a synced file its name."""
+        os.replace(temporary, final)
+        self.sync_folder(final.parent)
+
+    def put(self, path: Path, data: bytes) -> None:
+        """A small file, whole or absent."""
+        temporary = partial(path)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            self.write(descriptor, data, 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self.publish(temporary, path)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Names, not bytes."""
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def partial(path: Path) -> Path:
+    """The name of a file that is being written."""
+    return path.with_name(path.name + ".partial")

@@ -1,0 +1,173 @@
+"""A plan as facts and as a page: sizes, formats, disk, memory and the speed that memory allows."""
+
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.jobs import Job
+from convert.machines import GIB, MACS, WORKING_BYTES
+from convert.plan import ConversionPlan
+from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.naming import is_draft, repeats_backbone
+from dsv4_mlx.quantization import Storage
+
+CONTEXTS = {"8K": 8_192, "128K": 131_072, "1M": 1_048_576}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """All matrices of one sort in one format."""
+
+    what: str
+    format: str
+    weights: int
+    nbytes: int
+
+
+def size_text(nbytes: int) -> str:
+    """For people: 5.7 MB, 159.6 GB."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
+
+
+def kind_of(module: str) -> str:
+    """The words for what a module is."""
+    if is_draft(module):
+        return "draft block (MTP)"
+    if ".mlp.experts." in module:
+        return "routed experts"
+    if "shared_experts" in module:
+        return "shared experts"
+    if "compressor" in module:
+        return "compressors and indexers"
+    if "self_attn" in module and module.endswith("_proj"):
+        return "attention"
+    return {"lm_head": "head", "model.embed_tokens": "embedding"}.get(
+        module, "router, norms, hyper-connections, sinks"
+    )
+
+
+def kinds(plan: ConversionPlan) -> list[Kind]:
+    """What the result is made of, in the order of the model."""
+    found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for job in plan.jobs:
+        entry = found[kind_of(job.module), job.format]
+        entry[0] += job.weights
+        entry[1] += job.nbytes
+    return [Kind(what, form, *numbers) for (what, form), numbers in found.items()]
+
+
+def loaded_bytes(plan: ConversionPlan) -> int:
+    """The weights once they are in memory; block-scaled FP8 is multiplied out to bfloat16."""
+    wide = {one.module for one in plan.parameters.parameters if one.storage is Storage.BLOCK_FP8}
+    return sum(2 * job.weights if job.module in wide else job.nbytes for job in plan.jobs)
+
+
+def bytes_per_token(plan: ConversionPlan) -> int:
+    """Weight bytes that decoding one token reads, drafts not counted."""
+    return sum(_read(job, plan.source.config) for job in plan.jobs)
+
+
+def _read(job: Job, config: DeepseekV4Config) -> int:
+    if is_draft(job.module) or job.module == "model.embed_tokens" or job.format == "int32":
+        return 0  # of the tables one row, too little to count
+    if ".mlp.experts." in job.module:
+        return job.nbytes * config.num_experts_per_tok // config.n_routed_experts
+    return job.nbytes
+
+
+def memory_needed(plan: ConversionPlan, context: int) -> int:
+    """Weights, cache and an allowance for the program, at `context` tokens."""
+    costs = plan.source.config.costs
+    cache = costs.kv_bytes(context, "compact") + costs.partial_window_bytes()
+    return loaded_bytes(plan) + cache + WORKING_BYTES
+
+
+def free_bytes(path: Path) -> int:
+    """Free space where `path` is or will be."""
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+def facts(plan: ConversionPlan, destination: Path) -> dict[str, Any]:
+    """Everything that the page says, for programs."""
+    entries = plan.source.tensors.values()
+    per_token = bytes_per_token(plan)
+    memory = {label: memory_needed(plan, context) for label, context in _contexts(plan).items()}
+    return {
+        "source": str(plan.source.folder),
+        "destination": str(destination),
+        "recipe": plan.recipe,
+        "source_tensors": len(entries),
+        "source_bytes": sum(entry.nbytes for entry in entries),
+        "parameters": len(plan.parameters.parameters),
+        "shards": {shard.file: shard.file_bytes() for shard in plan.files},
+        "bytes": plan.nbytes,
+        "kinds": [vars(kind) for kind in kinds(plan)],
+        "set_aside": {entry.name: _why(entry.name) for entry in plan.parameters.set_aside},
+        "disk_needed": sum(shard.file_bytes() for shard in plan.files),
+        "disk_free": free_bytes(destination),
+        "bytes_per_token": per_token,
+        "memory_needed": memory,
+        "macs": {
+            mac.name: {
+                "tokens_per_s_ceiling": round(mac.bandwidth_gb_s * 1e9 / per_token, 1),
+                **{label: mac.verdict(needed) for label, needed in memory.items()},
+            }
+            for mac in MACS
+        },
+    }
+
+
+def _contexts(plan: ConversionPlan) -> dict[str, int]:
+    longest = plan.source.config.max_position_embeddings
+    fitting = {label: size for label, size in CONTEXTS.items() if size <= longest}
+    return fitting or {f"{longest}": longest}
+
+
+def _why(name: str) -> str:
+    if repeats_backbone(name):
+        return "a copy of the backbone's embedding or head"
+    return "a draft stage (DSpark) that this program does not run"
+
+
+def page(plan: ConversionPlan, destination: Path) -> list[str]:
+    """The plan for people."""
+    data = facts(plan, destination)
+    return [
+        f"{data['source']} -> {destination}, recipe {plan.recipe}",
+        f"source: {data['source_tensors']} tensors, {data['source_bytes']} bytes; "
+        f"each is used once, {len(data['set_aside'])} of them kept aside in {plan.drafts.file}",
+        *(f"  kept aside: {why} ({count} tensors)" for why, count in _reasons(data).items()),
+        f"result: {len(data['shards'])} shards, {data['bytes']} bytes ({size_text(data['bytes'])})",
+        *(
+            f"  {kind.what:40} {kind.format:22} {size_text(kind.nbytes):>10} "
+            f"{8 * kind.nbytes / kind.weights:6.2f} bits per weight"
+            for kind in kinds(plan)
+        ),
+        f"disk: {size_text(data['disk_needed'])} needed, {size_text(data['disk_free'])} free",
+        *_memory_lines(data),
+    ]
+
+
+def _reasons(data: dict[str, Any]) -> dict[str, int]:
+    counted: dict[str, int] = defaultdict(int)
+    for why in data["set_aside"].values():
+        counted[why] += 1
+    return counted
+
+
+def _memory_lines(data: dict[str, Any]) -> list[str]:
+    memory = data["memory_needed"]
+    columns = "".join(f"{label:>14}" for label in memory)
+    needed = "".join(f"{size / GIB:>10.1f} GiB" for size in memory.values())
+    lines = [
+        f"one token reads {size_text(data['bytes_per_token'])} of weights",
+        f"{'memory with a context of':28}{columns}   at most",
+        f"{'  weights, cache, 2 GiB':28}{needed}",
+    ]
+    for name, mac in data["macs"].items():
+        verdicts = "".join(f"{mac[label]:>14}" for label in memory)
+        lines.append(f"  {name:26}{verdicts}   {mac['tokens_per_s_ceiling']:.1f} tokens/s")
+    return lines
