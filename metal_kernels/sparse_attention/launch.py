@@ -13,6 +13,11 @@ memory is concerned, but each of the H / 16 groups of heads reads them, and all 
 them in a cache. Partials, `4 K H` bytes for a split, written once and read once, are what it costs
 to fill a GPU at one query; they stay in a cache too. Where B S H / 16 reaches half of the
 threadgroups wanted, there is one split, nothing partial and one launch.
+
+A chunk's queries do not share a threadgroup, though neighbours see nearly the same window: 16 heads
+of one query already use a decoded row 16 times, as often as registers allow, and more queries in
+their place would not use it more. So a chunk of 2,048 queries computes 172 GFLOP in a CSA layer and
+has 2,048 * 640 * 583 * 4 bytes of rows, 3.1 GB, come from caches; in memory they are 5 MB and less.
 """
 
 from dataclasses import dataclass

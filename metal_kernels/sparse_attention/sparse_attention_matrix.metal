@@ -9,6 +9,15 @@
 // first_dim to first_dim + 2 BLOCKS - 1 of one key, two for every block: which dims make a block does
 // not matter to a product, so that they may be neighbours in memory.
 
+// Two codes of e4m3 as numbers. A code's bits are those of a half 2^-8 times as large, subnormal codes
+// too, whose halves GPUs do not take for zero. 0x7F, not a number, is in no packed row.
+float2 from_e4m3_pair(uint code, uint next) {
+  uint codes = code | next << 16;
+  uint halves = (codes & 0x00800080u) << 8 | (codes & 0x007F007Fu) << 7;
+  half2 pair = as_type<half2>(halves);
+  return float2(pair.x, pair.y) * 256.0f;
+}
+
 // 2 BLOCKS neighbouring dims of a stored row.
 template <int BLOCKS> struct LatentRun { float2 pairs[BLOCKS]; };
 
@@ -40,7 +49,7 @@ LatentRun<BLOCKS> latent_run(const device uint8_t* row, int dim) {
     float scale = from_e8m0(row[WIDTH + ROPE + dim / FP8_KV_BLOCK]);
     #pragma unroll
     for (int b = 0; b < BLOCKS; b++)
-      run.pairs[b] = float2(from_e4m3(row[dim + 2 * b]), from_e4m3(row[dim + 2 * b + 1])) * scale;
+      run.pairs[b] = from_e4m3_pair(row[dim + 2 * b], row[dim + 2 * b + 1]) * scale;
   } else {
     #pragma unroll
     for (int b = 0; b < BLOCKS; b++)

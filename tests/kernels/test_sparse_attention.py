@@ -284,6 +284,22 @@ def test_metal_seeds(matrix: bool, seed: int) -> None:
     check(call(**sizes, storage=STORAGES[seed % 3], select=True, seed=seed), matrix, order=seed)
 
 
+@BOTH_TEXTS
+def test_metal_decodes_every_code(matrix: bool) -> None:
+    """One key is the output: 448 dims of all 254 codes of e4m3, then bf16 patterns."""
+    arguments = call(1, K=512, pairs=32, storage="compact", official=False)
+    codes = np.resize([c for c in range(256) if c & 0x7F != 0x7F], 448)
+    patterns = np.random.default_rng(0).integers(0x0100, 0x7F00, 64).astype(np.uint16)
+    scales = [30, 64, 100, 110, 127, 130, 200]
+    row = np.concatenate([codes, patterns.view(np.uint8), scales]).astype(np.uint8)
+    arguments["window"] = mx.array(row)[None, None]
+    arguments["q"] = mx.zeros((1, 1, 4, 512))
+    arguments.update(cos=mx.ones((1, 32)), sin=mx.zeros((1, 32)), sinks=mx.full((4,), -mx.inf))
+    expected = np.array(load_stored(arguments["window"], 512, 64, "latent"))[0, 0]
+    found = np.array(run(arguments, matrix))[0, 0]
+    np.testing.assert_array_equal(found, np.tile(expected, (4, 1)))
+
+
 @pytest.mark.parametrize("phase", range(0, 11))
 @BOTH_TEXTS
 def test_metal_rings(matrix: bool, phase: int) -> None:
