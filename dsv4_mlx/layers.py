@@ -5,6 +5,7 @@ A matrix is whatever was loaded into it: `weight` alone is dense [out, in]; `wei
 packed through `to_quantized`, as mlx-lm's loader does.
 """
 
+import operator
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,13 +118,44 @@ class Joined:
     """Linear layers of one input as one product, their outputs side by side.
 
     `join` lays the weights of the layers one behind the other; the layers keep views of their rows,
-    so nothing is stored twice. A layer whose weight was replaced since is multiplied by itself.
+    so nothing is stored twice. Where a layer's arrays were replaced since (training, quantising),
+    the joined weight is dropped and each layer is multiplied by itself.
     """
 
     def __init__(self, owner: nn.Module, *paths: str):
         self._owner, self._paths = owner, paths
-        self._joined: Matrix | None = None
-        self._views: list[mx.array] = []
+        self._matrix: Matrix | None = None
+        self._views: list[mx.array] = []  # the layers' arrays as `join` left them
+
+    @property
+    def matrix(self) -> Matrix | None:
+        """The joined weight; None before `join`."""
+        return self._matrix
+
+    def __call__(self, x: mx.array) -> mx.array:
+        layers = self._layers()
+        if self._matrix is not None and not self._is_current(layers):
+            self._matrix, self._views = None, []
+        if self._matrix is not None:
+            return matmul.product(x, self._matrix, layers[0]._ops)
+        return mx.concatenate([layer(x) for layer in layers], axis=-1)
+
+    def join(self) -> list[mx.array]:
+        """Join the weights as they are now, and give the layers' new arrays, unevaluated.
+
+        Layers stored in different formats stay apart.
+        """
+        layers = self._layers()
+        joined = matmul.stacked_rows([layer.matrix() for layer in layers])
+        self._matrix, self._views, start = joined, [], 0
+        if joined is None:
+            return []
+        for layer in layers:
+            rows = layer.weight.shape[0]
+            layer.take_rows(joined, start, start + rows)
+            start += rows
+        self._views = _arrays(layers)
+        return self._views
 
     def _layers(self) -> list[Linear]:
         layers = []
@@ -134,34 +166,15 @@ class Joined:
             layers.append(layer)
         return layers
 
-    def __call__(self, x: mx.array) -> mx.array:
-        layers = self._layers()
-        views = zip(layers, self._views, strict=False)
-        if self._joined is not None and all(layer.weight is view for layer, view in views):
-            return matmul.product(x, self._joined, layers[0]._ops)
-        return mx.concatenate([layer(x) for layer in layers], axis=-1)
+    def _is_current(self, layers: list[Linear]) -> bool:
+        now = _arrays(layers)
+        return len(now) == len(self._views) and all(map(operator.is_, now, self._views))
 
-    def join(self) -> None:
-        """Join the weights as they are now; layers stored in different formats stay apart."""
-        layers = self._layers()
-        joined = matmul.stacked_rows([layer.matrix() for layer in layers])
-        if joined is None:
-            return
-        start, self._joined, self._views = 0, joined, []
-        for layer in layers:
-            rows = layer.weight.shape[0]
-            layer.take_rows(joined, start, start + rows)
-            self._views.append(layer.weight)
-            start += rows
 
-    @property
-    def matrix(self) -> Matrix | None:
-        """The joined weight; None before `join`."""
-        return self._joined
-
-    @matrix.setter
-    def matrix(self, matrix: Matrix) -> None:
-        self._joined = matrix
+def _arrays(layers: list[Linear]) -> list[mx.array]:
+    """Weights, scales and biases, as far as the layers have them."""
+    names = ("weight", "scales", "biases")
+    return [layer[name] for layer in layers for name in names if name in layer]
 
 
 class Norm(nn.Module):

@@ -268,23 +268,19 @@ def _rows(M: int, each: int) -> mx.array:
 
 
 def stacked_rows(matrices: list[Matrix]) -> Matrix | None:
-    """The matrices one behind the other, evaluated; None where their formats differ."""
+    """The matrices one behind the other; None where their formats differ."""
     first = matrices[0]
     if isinstance(first, mx.array):
         if any(not isinstance(m, mx.array) or m.dtype != first.dtype for m in matrices):
             return None
-        joined = mx.concatenate([m for m in matrices if isinstance(m, mx.array)])
-        mx.eval(joined)
-        return joined
+        return mx.concatenate([m for m in matrices if isinstance(m, mx.array)])
     packed = [m for m in matrices if isinstance(m, Packed) and m.packing == first.packing]
     if len(packed) < len(matrices):
         return None
     biases = [m.biases for m in packed if m.biases is not None]
     weight = mx.concatenate([m.weight for m in packed])
     scales = mx.concatenate([m.scales for m in packed])
-    joined_biases = mx.concatenate(biases) if biases else None
-    mx.eval(weight, scales, joined_biases)
-    return Packed(weight, scales, joined_biases, first.packing)
+    return Packed(weight, scales, mx.concatenate(biases) if biases else None, first.packing)
 
 
 def sorted_by_expert(x: mx.array, bounds: Bounds, matrices: Matrix) -> mx.array:

@@ -127,7 +127,7 @@ class Model(nn.Module):
     def join(self) -> None:
         """Lay weights that share an input one behind the other; call it once they are loaded."""
         for joined in self.joined():
-            joined.join()
+            mx.eval(joined.join())  # one by one, so that two copies exist of one group at most
 
     def joined(self) -> list[Joined]:
         """The groups of layers that share an input."""

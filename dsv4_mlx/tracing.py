@@ -140,8 +140,8 @@ def place_weights(model: "Model") -> None:
     quantize(model, class_predicate=lambda name, _: packings.get(name, False))
     weights = [(name, mx.zeros(*form)) for name, form in stored_forms(parameters)]
     model.load_weights(weights, strict=True)
-    with _nothing_evaluated():
-        model.join()
+    for joined in model.joined():
+        joined.join()
 
 
 def _parameters(config: DeepseekV4Config) -> "tuple[Parameter, ...]":
@@ -184,16 +184,6 @@ def _dense_dtype(one: "Parameter", dense: mx.Dtype) -> mx.Dtype:
     if stored == "F32" or len(one.shape) == 1:
         return mx.float32
     return mx.bfloat16 if one.module == EMBEDDING else dense
-
-
-@contextmanager
-def _nothing_evaluated() -> Iterator[None]:
-    evaluate = mx.eval
-    mx.eval = lambda *arrays: None
-    try:
-        yield
-    finally:
-        mx.eval = evaluate
 
 
 def cache_after(model: "Model", context: int, batch: int) -> "list[LayerCache]":

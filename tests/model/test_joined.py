@@ -1,12 +1,16 @@
 """Weights of one input as one product: the same numbers, nothing stored twice."""
 
+import gc
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from dsv4_mlx import matmul
 from dsv4_mlx.layers import Joined, Linear
+from tests.model import running
 
 MODES = {"mxfp4": 4, "mxfp8": 8, "affine": 4}
 
@@ -45,13 +49,12 @@ def test_joined_equals_apart(mode: str | None, rows: int) -> None:
     np.testing.assert_allclose(pair.apart(x), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", [None, "mxfp8"])
-def test_one_packed_row_is_bit_equal(mode: str | None) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_one_packed_row_is_bit_equal(mode: str) -> None:
     pair, x = Pair(mode), inputs(1, 1)
     expected = pair.apart(x)
     pair._joined[0].join()
-    if mode:
-        np.testing.assert_array_equal(np.array(pair._joined[0](x)), expected)
+    np.testing.assert_array_equal(np.array(pair._joined[0](x)), expected)
 
 
 def test_joining_stores_nothing_twice() -> None:
@@ -66,11 +69,51 @@ def test_joining_stores_nothing_twice() -> None:
     assert mx.get_active_memory() <= before * 1.01
 
 
+def test_a_loaded_model_is_joined_and_holds_its_weights_once() -> None:
+    gc.collect()
+    mx.synchronize()
+    before = mx.get_active_memory()
+    model = running.load(running.NANO)
+    gc.collect()
+    mx.synchronize()
+    held = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    assert mx.get_active_memory() - before <= held * 1.01
+    assert all(joined.matrix is not None for joined in model.joined())
+
+
 def test_a_weight_replaced_later_counts() -> None:
     pair, x = Pair(), inputs(1, 3)
     pair._joined[0].join()
     pair.first.weight = 2 * pair.first.weight
     np.testing.assert_allclose(np.array(pair._joined[0](x)), pair.apart(x), atol=1e-5)
+
+
+def test_scales_replaced_later_count() -> None:
+    pair, x = Pair("mxfp8"), inputs(1, 3)
+    pair._joined[0].join()
+    pair.first.scales = pair.first.scales + 1
+    np.testing.assert_array_equal(np.array(pair._joined[0](x)), pair.apart(x))
+
+
+def test_layers_quantized_later_count() -> None:
+    pair, x = Pair(), inputs(1, 3)
+    pair._joined[0].join()
+    nn.quantize(pair, group_size=32, bits=8, mode="mxfp8")
+    np.testing.assert_array_equal(np.array(pair._joined[0](x)), pair.apart(x))
+
+
+def test_weights_replaced_later_leave_nothing_behind() -> None:
+    pair, x = Pair(), inputs(1, 1)
+    layers = (pair.first, pair.inner.second)
+    for layer in layers:
+        layer.weight = mx.random.normal((4096, 64))
+    pair._joined[0].join()
+    mx.eval(pair.parameters())
+    before = mx.get_active_memory()
+    for layer in layers:  # as an optimiser's step does
+        layer.weight = 0.5 * layer.weight
+    mx.eval(pair._joined[0](x), pair.parameters())
+    assert mx.get_active_memory() <= before * 1.05
 
 
 def test_different_formats_stay_apart() -> None:
