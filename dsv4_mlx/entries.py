@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from dsv4_mlx.ring import with_rows
-from metal_kernels.formats import FP4_BLOCK, FP8_KV_BLOCK
+from metal_kernels.formats import Storage, row_shape
 
 _ROWS_PER_STEP = 256
 Row = tuple[int, mx.Dtype]
@@ -23,31 +23,22 @@ Row = tuple[int, mx.Dtype]
 class EntryLayout:
     """How rows are stored: `float32`, `bfloat16`, or `compact` as the release stores them.
 
-    Kernels make and read the rows; `metal_kernels/formats.py` defines the bytes of compact ones.
+    Kernels make and read the rows; `metal_kernels/formats.py` defines them.
     """
 
-    name: str
+    name: Storage
 
     def latent_row(self, width: int, rope_dims: int) -> Row:
         """One row of the window or of the compressed entries."""
-        if self.name != "compact":
-            return width, self._dtype
-        plain = width - rope_dims
-        return plain + 2 * rope_dims + -(-plain // FP8_KV_BLOCK), mx.uint8
+        return row_shape(self.name, "latent", width, rope_dims)
 
     def key_row(self, width: int) -> Row:
         """One row of the index keys."""
-        if self.name != "compact":
-            return width, self._dtype
-        return width // 2 + -(-width // FP4_BLOCK), mx.uint8
-
-    @property
-    def _dtype(self) -> mx.Dtype:
-        return mx.bfloat16 if self.name == "bfloat16" else mx.float32
+        return row_shape(self.name, "key", width)
 
 
-PLAIN, BF16, COMPACT = map(EntryLayout, ("float32", "bfloat16", "compact"))
-LAYOUTS = {layout.name: layout for layout in (PLAIN, BF16, COMPACT)}
+PLAIN, BF16, COMPACT = EntryLayout("float32"), EntryLayout("bfloat16"), EntryLayout("compact")
+LAYOUTS: dict[str, EntryLayout] = {layout.name: layout for layout in (PLAIN, BF16, COMPACT)}
 
 
 class _Pool:
