@@ -118,7 +118,9 @@ class Model(nn.Module):
         self.model = Backbone(config, numerics, plan.ops)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         blocks = config.num_nextn_predict_layers if config.draft_kind == "mtp" else 0
-        self.mtp = [MultiTokenPredictor(config, numerics, plan.ops) for _ in range(blocks)]
+        self.mtp = [
+            MultiTokenPredictor(config, numerics, plan.ops, self.layout) for _ in range(blocks)
+        ]
         self.fingerprint = _config_fingerprint(config)
         for _, module in self.named_modules():
             if isinstance(module, MatrixLayer):

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import mlx.core as mx
 
-from dsv4_mlx.cache import LayerCache, layout_for, unstored
+from dsv4_mlx.cache import LayerCache, unstored
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.entries import EntryLayout
 from dsv4_mlx.hyper_connections import HyperHead
 from dsv4_mlx.layers import Linear, Norm
 from dsv4_mlx.model import DecoderLayer, Model
@@ -21,7 +22,13 @@ class MultiTokenPredictor(DecoderLayer):
     attention, so the block counts from its own first token.
     """
 
-    def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: SimpleNamespace):
+    def __init__(
+        self,
+        config: DeepseekV4Config,
+        numerics: Numerics,
+        ops: SimpleNamespace,
+        layout: EntryLayout,
+    ):
         super().__init__(config, numerics, ops, ratio=0, rope=sliding_rope(config), hashed=False)
         D = config.hidden_size
         self.e_proj = Linear(D, D)
@@ -31,10 +38,11 @@ class MultiTokenPredictor(DecoderLayer):
         self.hc_head = HyperHead(config, numerics, ops)
         self.norm = Norm(D)
         self._eps, self._official = config.rms_norm_eps, numerics is Numerics.OFFICIAL
+        self._layout = layout
 
     def make_cache(self) -> LayerCache:
         """An empty cache of this block's own window."""
-        return LayerCache(0, layout_for(self._official))
+        return LayerCache(0, self._layout)
 
     def predict(
         self,

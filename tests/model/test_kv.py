@@ -49,6 +49,12 @@ def test_compact_is_the_default_and_takes_about_half(tmp_path: Path) -> None:
     assert held[None] == held["compact"] < 0.6 * held["bf16"]
 
 
+@pytest.mark.parametrize("kv", ["compact", "bf16"])
+def test_the_draft_block_keeps_rows_as_the_model_does(tmp_path: Path, kv: str) -> None:
+    model = official(running.checkpoint_folder("tiny", tmp_path), kv)
+    assert model.mtp[0].make_cache().layout == model.layout
+
+
 def test_plain_numerics_refuse_both() -> None:
     config = DeepseekV4Config.from_dict(small.CONFIG)
     for kv in ("compact", "bf16"):
