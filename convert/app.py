@@ -2,12 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from convert import inspect
 from convert.plan import RECIPES, plan_conversion
 from convert.progress import Progress, progress_for
 from convert.report import facts, page, size_text
+from convert.verify import LEVELS, verify
 from convert.writer import require_empty, write
 from dsv4_mlx import __version__
 from dsv4_mlx.checkpoint import open_checkpoint
@@ -17,11 +20,20 @@ EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert one folder; 0 when DST is whole, 1 on an error, 2 on wrong usage, 130 on Ctrl-C."""
-    options = _parser().parse_args(argv)
+    """Run one command; 0 when all is well, 1 on an error, 2 on wrong usage, 130 on Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] and words[0] in _COMMANDS:
+        parser, run = _COMMANDS[words[0]]
+        return _guarded(parser().parse_args(words[1:]), run)
+    return _guarded(_parser().parse_args(words), _convert)
+
+
+def _guarded(
+    options: argparse.Namespace, run: Callable[[argparse.Namespace, Progress], None]
+) -> int:
     progress = progress_for(options.json)
     try:
-        _convert(options, progress)
+        run(options, progress)
         return 0
     except UsageError as error:
         message, status = str(error), EXIT_USAGE
@@ -30,8 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         message, status = _disk_sentence(error), EXIT_ERROR
     except KeyboardInterrupt:
-        message = f"Interrupted; {options.dst} is unfinished, continue it with --resume."
-        status = EXIT_INTERRUPTED
+        unfinished = "dst" in options and run is _convert
+        rest = f"; {options.dst} is unfinished, continue it with --resume" if unfinished else ""
+        message, status = f"Interrupted{rest}.", EXIT_INTERRUPTED
     finally:
         progress.end()
     progress.say(f"error: {message}", "error", text=message)
@@ -60,6 +73,15 @@ def _convert(options: argparse.Namespace, progress: Progress) -> None:
     progress.say(f"done: {destination}", "done", destination=str(destination))
 
 
+def _verify(options: argparse.Namespace, progress: Progress) -> None:
+    verify(options.dst, options.against, options.level, progress)
+
+
+def _inspect(options: argparse.Namespace, progress: Progress) -> None:
+    facts = inspect.describe(options.path)
+    print(json.dumps(facts, indent=2) if options.json else "\n".join(inspect.page(facts)))
+
+
 def _disk_sentence(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     return (
@@ -72,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m convert",
         description="Turn the official DeepSeek-V4 files into a folder that MLX loads directly.",
+        epilog="Further: `verify DST` checks a finished folder, `inspect PATH` describes one.",
     )
     parser.add_argument("src", metavar="SRC", type=Path, help="the official folder")
     parser.add_argument("dst", metavar="DST", type=Path, help="the new folder, empty or absent")
@@ -86,3 +109,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="one JSON event per line on stdout")
     parser.add_argument("--version", action="version", version=f"dsv4-mlx {__version__}")
     return parser
+
+
+def _verify_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m convert verify", description="Check a finished conversion."
+    )
+    parser.add_argument("dst", metavar="DST", type=Path, help="the converted folder")
+    parser.add_argument("--against", metavar="SRC", type=Path, help="the folder it came from")
+    levels = "; ".join(f"{name}: {meaning}" for name, meaning in LEVELS.items())
+    parser.add_argument("--level", choices=list(LEVELS), default="lossless", help=levels)
+    parser.add_argument("--json", action="store_true", help="one JSON event per line on stdout")
+    return parser
+
+
+def _inspect_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m convert inspect", description="Say what a model folder holds."
+    )
+    parser.add_argument("path", metavar="PATH", type=Path, help="an official or converted folder")
+    parser.add_argument("--json", action="store_true", help="facts as JSON on stdout")
+    return parser
+
+
+_COMMANDS = {"verify": (_verify_parser, _verify), "inspect": (_inspect_parser, _inspect)}

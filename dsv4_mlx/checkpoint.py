@@ -20,6 +20,12 @@ CONVERSION_FILE = "conversion.json"
 
 _NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 
+# Weights of other programs, by their names: never opened.
+_OTHER_FORMATS = {
+    "*.gguf": "a GGUF file",
+    **dict.fromkeys(("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt"), "a pickle"),
+}
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -70,6 +76,7 @@ def _read_tensors(folder: Path) -> dict[str, TensorEntry]:
         return _read_indexed(folder, _read_weight_map(folder))
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     if not files:
+        _require_no_other_format(folder)
         raise CheckpointError(
             f"{folder} is not a model folder: it has config.json but no *.safetensors files; "
             "download the weights too."
@@ -85,6 +92,15 @@ def _read_tensors(folder: Path) -> dict[str, TensorEntry]:
                 )
             tensors[name] = entry
     return tensors
+
+
+def _require_no_other_format(folder: Path) -> None:
+    for pattern, form in _OTHER_FORMATS.items():
+        if other := next(folder.glob(pattern), None):
+            raise CheckpointError(
+                f"{other.name} is {form}, expected the release's *.safetensors files; download "
+                "those."
+            )
 
 
 def _read_weight_map(folder: Path) -> dict[str, str]:

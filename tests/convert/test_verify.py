@@ -1,0 +1,112 @@
+"""`verify` finds one flipped bit anywhere, `inspect` says what a folder holds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from convert.app import main
+from dsv4_mlx.checkpoint import CONVERSION_FILE
+from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+
+SMALL = TINY.replace(
+    num_hidden_layers=1, compress_ratios=(4, 0), num_hash_layers=1, n_routed_experts=2
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """A source with draft stages, and its conversion."""
+    folder = tmp_path_factory.mktemp("verify")
+    source = write_tiny_checkpoint(folder / "source", SMALL, dspark=True, tokenizer=False)
+    assert main([str(source), str(folder / "out")]) == 0
+    return source, folder / "out"
+
+
+@pytest.mark.parametrize("options", [[], ["--level", "structure"], ["--against", "{source}"]])
+def test_a_good_conversion_passes(folders, options, capsys):
+    source, out = folders
+    assert main(["verify", str(out), *(one.format(source=source) for one in options)]) == 0
+    assert "structure: " in capsys.readouterr().err
+
+
+def flipped(out: Path, copy: Path, name: str) -> None:
+    """A copy of `out` with one bit of one tensor changed."""
+    shutil.copytree(out, copy)
+    for path in copy.glob("*.safetensors"):
+        if entry := read_header(path).get(name):
+            with open(path, "r+b") as file:
+                file.seek(entry.start + entry.nbytes // 2)
+                byte = file.read(1)[0]
+                file.seek(-1, 1)
+                file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("against", [False, True], ids=["alone", "against the source"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.mlp.experts.down_proj.weight",
+        "model.layers.0.mlp.experts.down_proj.scales",
+        "model.layers.0.mlp.gate.tid2eid",
+        "lm_head.weight",
+        "mtp.2.ffn.shared_experts.w1.weight",
+    ],
+)
+def test_one_flipped_bit_is_found(folders, tmp_path, name, against, capsys):
+    source, out = folders
+    flipped(out, tmp_path / "copy", name)
+    options = ["--against", str(source)] if against else []
+    assert main(["verify", str(tmp_path / "copy"), *options]) == 1
+    assert f"error: {name} in " in capsys.readouterr().err
+
+
+def test_lost_and_short_files_are_named(folders, tmp_path, capsys):
+    _, out = folders
+    for number, change in enumerate((Path.unlink, lambda path: path.write_bytes(b"x"))):
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(out, copy)
+        change(copy / "draft.safetensors")
+        assert main(["verify", str(copy), "--level", "structure"]) == 1
+        assert "draft.safetensors holds " in capsys.readouterr().err
+
+
+def test_another_source_is_refused(folders, tmp_path, capsys):
+    _, out = folders
+    other = write_tiny_checkpoint(tmp_path / "other", SMALL, tokenizer=False)
+    assert main(["verify", str(out), "--against", str(other)]) == 1
+    assert "was converted from another source" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"file_bytes": 1}'])
+def test_a_damaged_summary_is_named(folders, tmp_path, content, capsys):
+    _, out = folders
+    shutil.copytree(out, tmp_path / "copy")
+    (tmp_path / "copy" / CONVERSION_FILE).write_text(content)
+    assert main(["verify", str(tmp_path / "copy")]) == 1
+    assert f"{CONVERSION_FILE} is damaged" in capsys.readouterr().err
+
+
+def test_an_unfinished_folder_is_refused(folders, capsys):
+    source, _ = folders
+    assert main(["verify", str(source)]) == 1
+    assert "is no finished conversion" in capsys.readouterr().err
+
+
+def test_inspect_describes_both(folders, capsys):
+    source, out = folders
+    assert main(["inspect", str(source)]) == 0
+    assert "DeepSeek-V4, official" in capsys.readouterr().out
+    assert main(["inspect", str(out), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["conversion"]["recipe"] == "native"
+    kinds = {kind["what"]: kind["format"] for kind in facts["kinds"]}
+    assert kinds["routed experts"] == "mxfp4" and kinds["attention"] == "mxfp8"
+    assert facts["bytes"] == sum(kind["nbytes"] for kind in facts["kinds"])
+
+
+def test_inspect_of_no_model_is_a_sentence(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert "is not a model folder" in capsys.readouterr().err
