@@ -1,6 +1,7 @@
 """`metal_kernel`: the call of `mx.fast.metal_kernel`, run on the CPU."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from .launch import Buffer, Counts, Order, module, run
 from .text import KernelText, traced
 
 MAX_THREADS = 1024
+MOST_THREADS = 2**29  # that records of accesses tell apart
 # Bound here: callers may put `metal_kernel` in its place.
 MLX_KERNEL = mx.fast.metal_kernel
 
@@ -157,7 +159,7 @@ class HostKernel:
         for parameter in text.buffers:
             if parameter.name in outputs:
                 data = _initial(*outputs[parameter.name], call["init_value"])
-                size = int(np.prod(outputs[parameter.name][0])) * outputs[parameter.name][1].size
+                size = math.prod(outputs[parameter.name][0]) * outputs[parameter.name][1].size
                 address = None if data is None else data.ctypes.data
                 buffers.append(Buffer(parameter.name, size, address, writable=True))
             else:
@@ -174,11 +176,12 @@ class HostKernel:
             raise ValueError(
                 f"grid {grid} and threadgroup {threadgroup} need three sizes from 1 up"
             )
-        if int(np.prod(threadgroup)) > MAX_THREADS:
+        if math.prod(threadgroup) > MAX_THREADS:
             raise ValueError(f"threadgroup {threadgroup} has more than {MAX_THREADS} threads")
-        if int(np.prod([float(g) for g in grid])) >= 2**29:
-            raise ValueError(f"grid {grid} has more than 2**29 threads")
-        return [*grid, *(min(t, g) for t, g in zip(threadgroup, grid, strict=True))]
+        group = [min(t, g) for t, g in zip(threadgroup, grid, strict=True)]
+        if math.prod(-(-g // t) * t for g, t in zip(grid, group, strict=True)) >= MOST_THREADS:
+            raise ValueError(f"grid {grid} has more than {MOST_THREADS} threads")
+        return [*grid, *group]
 
     def _input_data(self, name: str, views: dict[str, np.ndarray]) -> np.ndarray:
         if name in views:

@@ -4,10 +4,8 @@
 // readers, with the time (the stamp) of the last barrier they had passed. A word that threads touch
 // byte by byte is split into four records. Two accesses are ordered when a barrier lies between
 // them: the earlier stamp is then below the time of the later thread's last barrier.
-#define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "metalhost.h"
 
@@ -18,72 +16,16 @@ enum { ONE = 0u, IN_SIMD = 1u << 30, IN_GROUP = 2u << 30, ATOMIC = 1u << 29 };
 #define ID (ATOMIC - 1)
 #define SPLIT 0xFFFFFFFFu  // as reader: the word has four records, at `splits[writer]`
 
-typedef struct { u32 writer, written, write_pc, reader, read, read_pc; } Record;
 typedef struct { Record byte[4]; } Four;
 
-typedef struct {
-  u64 base, size, map, map_size;
-  bool writable, initialised;
-  Record *records;
-  u8 *state;  // per word: bits 0-3 initialised bytes, bits 4-7 bytes that exist (threadgroup only)
-} Buffer;
-
-// Buffers lie 64 GB apart, so that no wrong index can reach another one.
-#define FIRST_BUFFER 0x200000000000ull
-enum { SPACING = 36 };
-
-static Buffer buffers[MAX_BUFFERS];
-static u32 buffer_count;
 static u64 group_low, group_high;  // threadgroup memory with its red zones
 static Record *group_records;
-static u8 *group_state;
+static u8 *group_state;  // bits 0-3 the bytes that were written, bits 4-7 those that exist
 static struct { Four *items; u32 count, room; } splits[CLASSES];
 u64 same_value_stores, checked_accesses;
 
 // A store that met another thread's store: harmless if it leaves the bytes as they were.
 static struct { u64 address; u32 size; u8 before[16]; Error error; bool waiting; } pending;
-
-static void *map(u64 at, u64 size) {
-  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED_NOREPLACE : 0);
-  void *memory = mmap((void *)at, size, PROT_READ | PROT_WRITE, flags, -1, 0);
-  if (memory == MAP_FAILED) return 0;
-  if (at && (u64)memory != at) return munmap(memory, size), (void *)0;
-  return memory;
-}
-
-// The buffer ends where its last page ends (to 16 bytes), with nothing mapped after and before it.
-void *mh_buffer(u32 number, u64 size, u32 writable, u32 initialised, u32 checked) {
-  if (number >= MAX_BUFFERS) return 0;
-  Buffer *buffer = &buffers[number];
-  u64 pages = (size + 15) / 4096 * 4096 + 4096;
-  buffer->map = FIRST_BUFFER + ((u64)number << SPACING) + (1ull << (SPACING - 1));
-  buffer->map_size = pages;
-  if (!map(buffer->map, pages)) return 0;
-  buffer->base = buffer->map + pages - (size + 15) / 16 * 16;
-  buffer->size = size, buffer->writable = writable, buffer->initialised = initialised;
-  if (number >= buffer_count) buffer_count = number + 1;
-  u64 words = (size + 3) / 4 + 1;
-  if (writable && checked) {
-    buffer->records = map(0, words * sizeof(Record));
-    buffer->state = map(0, words);
-    if (!buffer->records || !buffer->state) return 0;
-  }
-  return (void *)buffer->base;
-}
-
-void mh_release(void) {
-  for (u32 i = 0; i < buffer_count; i++) {
-    Buffer *b = &buffers[i];
-    u64 words = (b->size + 3) / 4 + 1;
-    if (b->map) munmap((void *)b->map, b->map_size);
-    if (b->records) munmap(b->records, words * sizeof(Record));
-    if (b->state) munmap(b->state, words);
-  }
-  memset(buffers, 0, sizeof buffers);
-  buffer_count = 0;
-}
-
-u64 mh_argument(u32 number) { return buffers[number].base; }
 
 void check_start(void) {
   checked_accesses = same_value_stores = 0;
@@ -131,23 +73,6 @@ void check_group_end(void) {
                       .threadgroup = group.number};
       break;
     }
-  }
-}
-
-void check_outputs(void) {
-  if (!launch.checked) return;
-  for (u32 i = 0; i < buffer_count; i++) {
-    Buffer *b = &buffers[i];
-    if (!b->writable || b->initialised) continue;
-    u64 missing = 0, first = 0;
-    for (u64 a = 0; a < b->size; a++) {
-      if (b->state[a / 4] >> a % 4 & 1) continue;
-      if (!missing++) first = a;
-    }
-    if (!missing) continue;
-    error = (Error){.kind = UNWRITTEN_OUTPUT, .region = i, .offset = first, .size = missing,
-                    .length = b->size};
-    return;
   }
 }
 

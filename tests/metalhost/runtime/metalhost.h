@@ -69,6 +69,20 @@ typedef struct {
   u64 address, size;
 } Variable;
 
+// The last accesses of a word: by whom, at what time, and by which instruction.
+typedef struct { u32 writer, written, write_pc, reader, read, read_pc; } Record;
+
+typedef struct {
+  u64 base, size, map, map_size;
+  bool writable, initialised;
+  Record *records;  // of outputs, in checked mode
+  u8 *state;        // per word: bits 0-3 the bytes that were written
+} Buffer;
+
+// Buffers lie 64 GB apart, so that no wrong index can reach another one.
+#define FIRST_BUFFER 0x200000000000ull
+enum { SPACING = 36 };
+
 // The threadgroup that runs.
 typedef struct {
   u32 index[3], size[3], threads, simds, number;
@@ -97,6 +111,7 @@ extern u32 now;          // counts barriers: the stamps of accesses
 extern Error error;
 extern void *main_sp;
 extern u64 stack_low, stack_high;
+extern Buffer buffers[MAX_BUFFERS];
 extern u64 same_value_stores, checked_accesses, lane_switches;
 
 // fiber.c
@@ -109,13 +124,17 @@ void fiber_signals(bool install);
 _Noreturn void fail(void);
 void wait_simd(u32 operation, u32 site);
 Exchange *exchange(u32 operation, u32 site, i64 argument, Slot value);
-u64 random_next(void);
+bool run_group(u32 number);
+void schedule_start(void (*entry)(void), u32 order, u64 seed);
+u32 group_at(u32 i, u32 count);
+
+// memory.c
+void check_outputs(void);
 
 // check.c
 void check_start(void);
 void check_group_start(void);
 void check_group_end(void);
-void check_outputs(void);
 void check_pending(void);
 void check_misaligned(u64 address, u32 size, u32 line, u64 pc);
 void check_access(u64 address, u32 size, bool write, bool read, bool atomic, u64 pc, bool aligned);

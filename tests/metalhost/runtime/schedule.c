@@ -7,7 +7,6 @@
 enum { ASCENDING, DESCENDING, RANDOM };
 enum { SIMDGROUP_BARRIER = 100 };
 
-Launch launch;
 Group group;
 Thread threads[MAX_THREADS];
 Simd simds[MAX_THREADS / LANES];
@@ -20,7 +19,7 @@ static u32 order_kind;
 static u64 random_state;
 static void (*kernel)(void);
 
-u64 random_next(void) {
+static u64 random_next(void) {
   random_state += 0x9e3779b97f4a7c15ull;
   u64 z = random_state;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -236,7 +235,7 @@ static void start_threads(void) {
   }
 }
 
-static bool run_group(u32 number) {
+bool run_group(u32 number) {
   u32 order[MAX_THREADS / LANES];
   start_group(number);
   start_threads();
@@ -253,11 +252,11 @@ static bool run_group(u32 number) {
   return !error.kind;
 }
 
-// A permutation of [0, count) that needs no list: stepping by a number coprime to count.
-static u32 group_at(u32 i, u32 count, u32 step, u32 first) {
-  if (order_kind == ASCENDING) return i;
-  if (order_kind == DESCENDING) return count - 1 - i;
-  return (u32)((first + (u64)i * step) % count);
+void schedule_start(void (*entry)(void), u32 order, u64 seed) {
+  kernel = entry;
+  order_kind = order, random_state = seed;
+  now = 0;
+  lane_switches = 0;
 }
 
 static u32 coprime(u32 count) {
@@ -271,58 +270,12 @@ static u32 coprime(u32 count) {
   }
 }
 
-int mh_launch(void (*entry)(void), const u32 *shape, u64 low, u64 high, const Variable *variables,
-              u32 variable_count, u32 order, u64 seed, u32 checked, u32 seconds) {
-  memset(&error, 0, sizeof error);
-  kernel = entry;
-  order_kind = order, random_state = seed;
-  launch.checked = checked, launch.seconds = seconds;
-  launch.module_low = low, launch.module_high = high;
-  launch.variables = variables, launch.variable_count = variable_count;
-  for (int d = 0; d < 3; d++) {
-    launch.grid[d] = shape[d], launch.group[d] = shape[3 + d];
-    launch.groups[d] = (shape[d] + shape[3 + d] - 1) / shape[3 + d];
-  }
-  if (!fiber_stacks(MAX_THREADS)) return error.kind = UNSUPPORTED, error.text = "no memory", 1;
-  now = 0;
-  lane_switches = 0;
-  check_start();
-  u32 count = launch.groups[0] * launch.groups[1] * launch.groups[2];
-  u32 step = order == RANDOM ? coprime(count) : 1, first = random_next() % count;
-  fiber_signals(true);
-  for (u32 i = 0; i < count && !error.kind; i++) run_group(group_at(i, count, step, first));
-  fiber_signals(false);
-  if (!error.kind) check_outputs();
-  return error.kind != NO_ERROR;
-}
-
-const Error *mh_error(void) { return &error; }
-
-void mh_counts(u64 *counts) {
-  counts[0] = checked_accesses, counts[1] = lane_switches, counts[2] = same_value_stores;
-}
-
-// Values of the attributes; the numbers are those of text.py.
-u32 mh_attribute(u32 which, u32 d) {
-  u32 in_group[3] = {current->x, current->y, current->z};
-  switch (which) {
-    case 0: return group.index[d] * launch.group[d] + in_group[d];
-    case 1: return in_group[d];
-    case 2: return group.index[d];
-    case 3: return launch.groups[d];
-    case 4: return launch.grid[d];
-    case 5: return group.size[d];
-    case 6: return launch.group[d];
-    case 7: return current->index;
-    case 8: return current->lane;
-    case 9: return current->simd->index;
-    case 10: return group.simds;
-    case 11: return (launch.group[0] * launch.group[1] * launch.group[2] + LANES - 1) / LANES;
-    case 12: return LANES;
-    case 13: return current->index % 4;
-    case 14: return current->index / 4;
-    case 15: return (group.threads + 3) / 4;
-    case 16: return (launch.group[0] * launch.group[1] * launch.group[2] + 3) / 4;
-    default: return 0;  // grid_origin
-  }
+// The i-th threadgroup to run. The random order is a permutation that needs no list: it steps by a
+// number coprime to the count.
+u32 group_at(u32 i, u32 count) {
+  static u32 step, first;
+  if (order_kind == ASCENDING) return i;
+  if (order_kind == DESCENDING) return count - 1 - i;
+  if (i == 0) step = coprime(count), first = random_next() % count;
+  return (u32)((first + (u64)i * step) % count);
 }
