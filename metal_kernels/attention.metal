@@ -16,7 +16,7 @@ float power_of_two(float exponent) {
 
 // exp(x) / 2^exponent. ln 2 is taken in two parts: an exponent times the first, of 9 bits, is exact.
 float exp_over_power_of_two(float x, float exponent) {
-  return exp(fma(exponent, 2.12194440e-4f, fma(exponent, -0.693359375f, x)));
+  return precise::exp(fma(exponent, 2.12194440e-4f, fma(exponent, -0.693359375f, x)));
 }
 
 // One pair of dims of the output: the last ROPE dims are rotated back by the query's angle, and

@@ -1,5 +1,9 @@
 // Functions that several kernels use. Pointers are template types, so that one text serves Metal,
 // where they carry an address space, and CUDA, where they do not.
+//
+// Functions that Metal has in two qualities are called as precise::exp and so on: without that word
+// MLX's kernels get Metal's default, the fast ones, whose log near 1 is good to 2^-21 and whose max
+// of NaN is anything.
 
 // Sum over the threads of a threadgroup, the same value in every thread. `scratch` has a float for
 // every simdgroup; it may be used again after the next threadgroup barrier.
@@ -26,12 +30,12 @@ float block_max(float value, Scratch scratch, uint thread_index, uint threads) {
 
 // log(1 + e^x): the exponent is never positive, so nothing overflows. NaN stays NaN.
 float softplus(float x) {
-  float tail = exp(-fabs(x));
+  float tail = precise::exp(-fabs(x));
   float sum = 1.0f + tail;
   // log(1 + tail), exact to float32 also where 1 + tail rounds.
-  float log1p_tail = sum == 1.0f ? tail : log(sum) * (tail / (sum - 1.0f));
+  float log1p_tail = sum == 1.0f ? tail : precise::log(sum) * (tail / (sum - 1.0f));
   return (x > 0.0f ? x : 0.0f) + log1p_tail;
 }
 
 // The score of an expert: sqrt(softplus(logit)).
-float expert_score(float logit) { return sqrt(softplus(logit)); }
+float expert_score(float logit) { return precise::sqrt(softplus(logit)); }

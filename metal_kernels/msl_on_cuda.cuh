@@ -144,6 +144,18 @@ inline __device__ To as_type(From value) {
 template <typename T>
 inline __device__ T clamp(T value, T low, T high) { return min(max(value, low), high); }
 
+// What Metal has in a fast quality too.
+namespace precise {
+
+inline __device__ float exp(float x) { return ::exp(x); }
+inline __device__ float log(float x) { return ::log(x); }
+inline __device__ float sqrt(float x) { return ::sqrt(x); }
+inline __device__ float rsqrt(float x) { return ::rsqrt(x); }
+inline __device__ float max(float a, float b) { return ::fmax(a, b); }
+inline __device__ float min(float a, float b) { return ::fmin(a, b); }
+
+}  // namespace precise
+
 // --- Barriers ---
 enum class mem_flags { mem_none, mem_device, mem_threadgroup };
 inline __device__ mem_flags operator|(mem_flags, mem_flags b) { return b; }

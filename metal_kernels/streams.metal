@@ -134,13 +134,13 @@ Lanes<M> mix_rows(Partials partials, uint lane, float eps) {
     for (uint s = 0; s < SLICES; s++) sum += partials[s * (M + 1) + row];
     sums.at[slot] = sum;
   }
-  float inverse_rms = rsqrt(number_at(sums, M) / float(N * D) + eps);
+  float inverse_rms = precise::rsqrt(number_at(sums, M) / float(N * D) + eps);
   Lanes<M> mix;
   for (uint slot = 0; slot < (M + 31) / 32; slot++) mix.at[slot] = sums.at[slot] * inverse_rms;
   return mix;
 }
 
-float stream_gate(float x) { return 1.0f / (1.0f + exp(-x)); }
+float stream_gate(float x) { return 1.0f / (1.0f + precise::exp(-x)); }
 
 // pre_j = sigmoid(mix_j scale + base_j) + eps, by the first N lanes.
 template <int N, int M, typename Pre, typename Base>
@@ -165,7 +165,8 @@ void collapse_streams(
     u[i] = BF16 ? round_bf16(sum) : sum;
     squares = d < D ? fma(u[i], u[i], squares) : squares;
   }
-  float scale = rsqrt(block_sum(squares, scratch, thread_index, THREADS) / float(D) + eps);
+  squares = block_sum(squares, scratch, thread_index, THREADS);
+  float scale = precise::rsqrt(squares / float(D) + eps);
 #pragma unroll
   for (int i = 0; i < CHANNELS; i++) {
     uint d = i * THREADS + thread_index;
@@ -180,8 +181,8 @@ Lanes<N * N> softmax_rows(Lanes<N * N> m, uint lane, float eps) {
   for (uint slot = 0; slot < (N * N + 31) / 32; slot++) {
     uint first = (lane + 32 * slot) / N * N;
     float top = number_at(m, first);
-    for (uint i = 1; i < N; i++) top = max(top, number_at(m, first + i));
-    powers.at[slot] = exp(m.at[slot] - top);
+    for (uint i = 1; i < N; i++) top = precise::max(top, number_at(m, first + i));
+    powers.at[slot] = precise::exp(m.at[slot] - top);
   }
   for (uint slot = 0; slot < (N * N + 31) / 32; slot++) {
     uint first = (lane + 32 * slot) / N * N;

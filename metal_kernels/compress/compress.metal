@@ -11,8 +11,9 @@ float finite_top(float top) { return top == -INFINITY ? 0.0f : top; }
 
 Pooled joined(Pooled a, Pooled b) {
   Pooled both;
-  both.top = max(a.top, b.top);
-  float left = exp(a.top - finite_top(both.top)), right = exp(b.top - finite_top(both.top));
+  both.top = precise::max(a.top, b.top);
+  float top = finite_top(both.top);
+  float left = precise::exp(a.top - top), right = precise::exp(b.top - top);
   both.total = a.total * left + b.total * right;
   both.value = a.value * left + b.value * right;
   return both;
@@ -23,12 +24,12 @@ template <uint COUNT, typename Scores, typename Values>
 Pooled pooled(Pooled before, Scores scores, Values values) {
   Pooled after;
   after.top = before.top;
-  for (uint i = 0; i < COUNT; i++) after.top = max(after.top, scores[i]);
-  float top = finite_top(after.top), kept = exp(before.top - top);
+  for (uint i = 0; i < COUNT; i++) after.top = precise::max(after.top, scores[i]);
+  float top = finite_top(after.top), kept = precise::exp(before.top - top);
   after.total = before.total * kept;
   after.value = before.value * kept;
   for (uint i = 0; i < COUNT; i++) {
-    float weight = exp(scores[i] - top);
+    float weight = precise::exp(scores[i] - top);
     after.total += weight;
     after.value += weight * values[i];
   }
@@ -103,7 +104,7 @@ exists = exists && group == 0;
 float a = exists ? even.value / even.total : 0.0f;
 float b = exists ? odd.value / odd.total : 0.0f;
 float squares = block_sum(a * a + b * b, sums, thread_index, GROUPS * MEMBERS);
-float factor = rsqrt(squares / D + eps);
+float factor = precise::rsqrt(squares / D + eps);
 if (exists) {
   a = a * factor * float(norm_weight[dim]);
   b = b * factor * float(norm_weight[dim + 1]);

@@ -21,7 +21,7 @@ if (head < H) {
     x[j] = dim < WIDTH ? row[head * WIDTH + dim] : 0.0f;
     squares += x[j] * x[j];
   }
-  float factor = rsqrt(simd_sum(squares) / WIDTH + eps);
+  float factor = precise::rsqrt(simd_sum(squares) / WIDTH + eps);
   for (uint j = 0; j < COUNT; j++) {
     x[j] *= factor;
     if (OFFICIAL) x[j] = round_bf16(x[j]);

@@ -13,7 +13,7 @@ auto row = projected + size_t(token) * (L + K);
 if (threadgroup_position_in_grid.y == 0) {
   float squares = 0.0f;
   for (uint i = thread_index; i < L; i += threads) squares += row[i] * row[i];
-  float factor = rsqrt(block_sum(squares, sums, thread_index, threads) / L + eps);
+  float factor = precise::rsqrt(block_sum(squares, sums, thread_index, threads) / L + eps);
   for (uint i = thread_index; i < L; i += threads) {
     float x = row[i] * factor * float(q_norm_weight[i]);
     q_residual[size_t(token) * L + i] = OFFICIAL ? round_bf16(x) : x;
@@ -25,7 +25,7 @@ if (threadgroup_position_in_grid.y == 0) {
   float even = exists ? row[L + dim] : 0.0f;
   float odd = exists ? row[L + dim + 1] : 0.0f;
   float squares = block_sum(even * even + odd * odd, sums, thread_index, threads);
-  float factor = rsqrt(squares / K + eps);
+  float factor = precise::rsqrt(squares / K + eps);
   if (exists) {
     even = even * factor * float(kv_norm_weight[dim]);
     odd = odd * factor * float(kv_norm_weight[dim + 1]);

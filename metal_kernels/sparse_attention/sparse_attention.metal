@@ -124,14 +124,14 @@ for (int start = begin; start < end; start += TILE) {
       float product = simd_sum(products[h]);
       if (!there) product = -INFINITY;
       if (lane == h * TILE + t) score = product;
-      highest[h] = fmax(highest[h], product);
+      highest[h] = precise::max(highest[h], product);
     }
   }
 
   float exponent = 0.0f;
   #pragma unroll
   for (int h = 0; h < HEADS; h++) {
-    float higher = fmax(exponents[h], exponent_above(highest[h]));
+    float higher = precise::max(exponents[h], exponent_above(highest[h]));
     float shrink = power_of_two(exponents[h] - higher);
     if (shrink != 1.0f)
       #pragma unroll

@@ -150,10 +150,10 @@ for (int start = begin; start < end; start += TILE) {
       score += scores[place];
       next_score += scores[place + 1];
     }
-    float highest = fmax(score, next_score);  // of the head's four lanes
-    highest = fmax(highest, simd_shuffle_xor(highest, 1));
-    highest = fmax(highest, simd_shuffle_xor(highest, 8));
-    float exponent = fmax(exponents[r], exponent_above(highest));
+    float highest = precise::max(score, next_score);  // of the head's four lanes
+    highest = precise::max(highest, simd_shuffle_xor(highest, 1));
+    highest = precise::max(highest, simd_shuffle_xor(highest, 8));
+    float exponent = precise::max(exponents[r], exponent_above(highest));
     float shrink = power_of_two(exponents[r] - exponent);
     exponents[r] = exponent;
     float weight = exp_over_power_of_two(score, exponent);

@@ -10,7 +10,7 @@ auto parts = stats + (size_t(row) * splits * H + head) * 2;
 auto sums = partials + (size_t(row) * splits * H + head) * WIDTH + dim;
 
 float exponent = parts[0];
-for (int i = 1; i < splits; i++) exponent = fmax(exponent, parts[size_t(i) * H * 2]);
+for (int i = 1; i < splits; i++) exponent = precise::max(exponent, parts[size_t(i) * H * 2]);
 float total = exp_over_power_of_two(sinks[head], exponent);
 float2 pair = float2(0.0f);
 for (int i = 0; i < splits; i++) {

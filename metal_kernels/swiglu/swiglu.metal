@@ -6,7 +6,7 @@ template <int N> struct Wide {};
 float clamped_swiglu(float gate, float up, float limit) {
   gate = gate > limit ? limit : gate;
   up = up > limit ? limit : (up < -limit ? -limit : up);
-  return gate / (1.0f + exp(-gate)) * up;
+  return gate / (1.0f + precise::exp(-gate)) * up;
 }
 
 template <typename In, typename Out>

@@ -125,6 +125,8 @@ ROW(isnan(own)) ROW(isinf(1.0f / (float(lane) - 3.0f))) ROW(isnan(NAN)) ROW(-INF
 ROW(exp(own)) ROW(exp2(own)) ROW(log(fabs(own))) ROW(log2(abs(own))) ROW(sqrt(fabs(own)))
 ROW(rsqrt(fabs(own))) ROW(fma(own, u.x, u.y)) ROW(floor(own)) ROW(ceil(own)) ROW(rint(own))
 ROW(pow(fabs(own), 1.5f)) ROW(fmax(own, 0.25f)) ROW(fmin(own, 0.25f)) ROW(ldexp(own, 3))
+ROW(precise::exp(own)) ROW(precise::log(fabs(own))) ROW(precise::sqrt(fabs(own)))
+ROW(precise::rsqrt(fabs(own))) ROW(precise::max(own, NAN)) ROW(precise::min(own, 0.25f))
 ROW(max(own, 0.0f)) ROW(min(lane, 7u)) ROW(max(int(lane) - 20, whole.x))
 ROW(bfloat16_t(own)) ROW(ROUNDS ? 1.0f : 0.0f) ROW(SIZE) ROW(as_type<float>(bits(own) & ~1u))
 ROW(ushort(lane * 5000)) ROW(uchar(lane * 100)) ROW(ulong(lane) << 33) ROW(pair(x + lane).b)
