@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import layouts
 from benchmarks.layouts import Layout
+from dsv4_mlx import stand_ins
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def launches(node: Node) -> Counted:
     return count, outputs
 
 
-STAND_IN = "custom_kernel_mlx_"
+STAND_IN = f"custom_kernel_{stand_ins.STAND_IN}"
 """Traced in place of an operation that MLX takes apart where there is no Metal."""
 
 

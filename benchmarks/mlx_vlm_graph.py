@@ -20,7 +20,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from benchmarks.counting import fused_launches
-from dsv4_mlx import tracing
+from dsv4_mlx import stand_ins, tracing
 from dsv4_mlx.config import DeepseekV4Config
 
 VERSION = "0.7.10"
@@ -101,7 +101,7 @@ def _cache_after(model: Any, context: int) -> list[Any]:
             last = model(mx.repeat(tokens, length, axis=1), cache=cache).logits
         return last
 
-    with tracing.one_node_each():
+    with stand_ins.one_node_each():
         mx.export_function(lambda _: None, prompt, mx.zeros((1, 1), mx.int32))
     for place in tracing.each_array(cache, "cache", set()):
         place.put(mx.zeros(place.array.shape, place.array.dtype))
@@ -133,7 +133,7 @@ def compiled(fun: Callable[..., Any] | None = None, *_: Any, **options: Any) -> 
         mx.export_function(seen.append, inner, *(mx.zeros(a.shape, a.dtype) for a in given))
         outputs = next(item["outputs"] for item in seen if item["type"] == "outputs")
         forms = [(shape, dtype) for _, shape, dtype in outputs]
-        results = tracing.stand_in(f"Compiled_{fused_launches(seen)}", given, forms)
+        results = stand_ins.stand_in(f"Compiled_{fused_launches(seen)}", given, forms)
         return results[0] if len(results) == 1 else tuple(results)
 
     return region

@@ -148,14 +148,19 @@ def _dense(reader: _Reader, parameter: Parameter, dtype: mx.Dtype, experts: int)
     if parameter.field == "tid2eid":
         outside = (array < 0) | (array >= experts)
         _refuse_if(outside, entry, f"an expert outside 0 to {experts - 1}")
-        return array.astype(mx.int32)
-    if entry.dtype == "F32":
+    elif entry.dtype == "F32":
         _refuse_if(~mx.isfinite(array), entry, "a number that is not finite")
-        return array
-    if array.ndim == 1:
-        return array.astype(mx.float32)  # norms
+    return array.astype(loaded_dtype(parameter, dtype))
+
+
+def loaded_dtype(parameter: Parameter, dense: mx.Dtype) -> mx.Dtype:
+    """The dtype of a parameter that is not packed; matrices get `dense`."""
+    if parameter.field == "tid2eid":
+        return mx.int32
+    if parameter.parts[0].weight.dtype == "F32" or len(parameter.shape) == 1:
+        return mx.float32  # as stored, and norms
     # Rows of the embedding are looked up, not multiplied: bfloat16 serves every backend.
-    return array if parameter.module == EMBEDDING else array.astype(dtype)
+    return mx.bfloat16 if parameter.module == EMBEDDING else dense
 
 
 def _packed_codes(reader: _Reader, parameter: Parameter) -> mx.array:

@@ -3,11 +3,10 @@
 `mx.export_function` calls back with every primitive it meets. Weights and cache are inputs of the
 exported function and are never materialised, so that the largest release traces in seconds; Metal
 kernels trace as `CustomKernel` with their text and geometry where there is no Metal. What MLX takes
-apart on a machine without Metal, or cannot export, is traced as one node through a stand-in.
+apart on a machine without Metal, or cannot export, is traced as one node (see `stand_ins.py`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,16 +15,13 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.stand_ins import one_node_each
 
 if TYPE_CHECKING:
     from dsv4_mlx.cache import LayerCache, LayerState
     from dsv4_mlx.model import Model
     from dsv4_mlx.parameters import Parameter
     from metal_kernels.backend import Backend
-
-EMBEDDING = "model.embed_tokens"
-STAND_IN = "mlx_"
-"""Stand-ins are custom kernels `mlx_<primitive>`, traced as `custom_kernel_mlx_<primitive>_...`."""
 
 
 def decode_graph(
@@ -159,12 +155,10 @@ def _parameters(config: DeepseekV4Config) -> "tuple[Parameter, ...]":
 
 
 def stored_forms(
-    parameters: "tuple[Parameter, ...]", dense: mx.Dtype = mx.bfloat16
+    parameters: "tuple[Parameter, ...]",
 ) -> Iterator[tuple[str, tuple[tuple[int, ...], mx.Dtype]]]:
-    """Name, shape and dtype of the arrays that hold `parameters` once loaded.
-
-    `dense` is the dtype of matrices that are not packed.
-    """
+    """Name, shape and dtype of the arrays that hold `parameters` once loaded for a GPU."""
+    from dsv4_mlx.loading import loaded_dtype
     from dsv4_mlx.quantization import GROUP, Storage
 
     words = {Storage.MXFP4: 8, Storage.MXFP8: 4}
@@ -174,16 +168,7 @@ def stored_forms(
             yield one.name, ((*lead, width // words[one.storage]), mx.uint32)
             yield f"{one.module}.scales", ((*lead, width // GROUP), mx.uint8)
         else:
-            yield one.name, (one.shape, _dense_dtype(one, dense))
-
-
-def _dense_dtype(one: "Parameter", dense: mx.Dtype) -> mx.Dtype:
-    stored = one.parts[0].weight.dtype
-    if one.field == "tid2eid":
-        return mx.int32
-    if stored == "F32" or len(one.shape) == 1:
-        return mx.float32
-    return mx.bfloat16 if one.module == EMBEDDING else dense
+            yield one.name, (one.shape, loaded_dtype(one, mx.bfloat16))
 
 
 def cache_after(model: "Model", context: int, batch: int) -> "list[LayerCache]":
@@ -218,97 +203,3 @@ def _fill(model: "Model", layer: int, state: "LayerState", context: int) -> None
 def _rows(count: int, row: tuple[int, mx.Dtype]) -> mx.array:
     width, dtype = row
     return mx.zeros((1, count, width), dtype)
-
-
-# Operations that would not be one node
-
-
-@contextmanager
-def one_node_each() -> Iterator[None]:
-    """Within, operations that MLX runs as one on Metal trace as one node each.
-
-    Where there is no Metal MLX takes `mx.fast.rms_norm` and `mx.fast.rope` apart, and it cannot
-    export `mx.contiguous`, `mx.to_fp8` and `mx.from_fp8` at all. Attention in shapes that Metal has
-    a kernel for is one node; other shapes are taken apart on Metal as well. CUDA kernels, which MLX
-    only makes where there is CUDA, trace like Metal ones.
-    """
-    replaced: dict[tuple[Any, str], Callable[..., Any]] = {
-        (mx.fast, "rms_norm"): lambda x, weight, eps, **_: _node("RMSNorm", [x, weight]),
-        (mx.fast, "layer_norm"): lambda x, w, b, eps, **_: _node("LayerNorm", [x, w, b]),
-        (mx.fast, "rope"): _rope,
-        (mx.fast, "scaled_dot_product_attention"): _attention(mx.fast.scaled_dot_product_attention),
-        (mx, "contiguous"): lambda x, *_, **__: _node("Contiguous", [x]),
-        (mx, "to_fp8"): lambda x, **_: _node("ToFP8", [x], mx.uint8),
-        (mx, "from_fp8"): lambda x, dtype=mx.bfloat16, **_: _node("FromFP8", [x], dtype),
-    }
-    if not mx.cuda.is_available():
-        replaced[mx.fast, "cuda_kernel"] = _cuda_kernel
-    kept = {place: getattr(*place) for place in replaced}
-    try:
-        for (module, name), replacement in replaced.items():
-            setattr(module, name, replacement)
-        yield
-    finally:
-        for (module, name), original in kept.items():
-            setattr(module, name, original)
-
-
-def stand_in(
-    name: str, inputs: Sequence[mx.array], outputs: Sequence[tuple[Sequence[int], mx.Dtype]]
-) -> list[mx.array]:
-    """One traced node `CustomKernel` called `custom_kernel_mlx_<name>__...` with these outputs."""
-    names = [f"in{number}" for number in range(len(inputs))]
-    kernel: Any = mx.fast.metal_kernel(
-        name=f"{STAND_IN}{name}_",
-        input_names=names,
-        output_names=[f"out{number}" for number in range(len(outputs))],
-        source=f"// MLX's own {name}",
-        ensure_row_contiguous=False,
-    )
-    outputs_of: list[mx.array] = kernel(
-        inputs=list(inputs),
-        output_shapes=[tuple(shape) for shape, _ in outputs],
-        output_dtypes=[dtype for _, dtype in outputs],
-        grid=(1, 1, 1),
-        threadgroup=(1, 1, 1),
-    )
-    return outputs_of
-
-
-def _node(name: str, inputs: Sequence[mx.array | None], dtype: mx.Dtype | None = None) -> mx.array:
-    """A stand-in whose output is like the first input."""
-    present = [one for one in inputs if one is not None]
-    return stand_in(name, present, [(present[0].shape, dtype or present[0].dtype)])[0]
-
-
-def _cuda_kernel(
-    name: str, input_names: Sequence[str], output_names: Sequence[str], source: str, **_: Any
-) -> Any:
-    return mx.fast.metal_kernel(
-        name=name, input_names=input_names, output_names=output_names, source=source
-    )
-
-
-def _rope(
-    x: mx.array,
-    dims: int,
-    *,
-    offset: int | mx.array = 0,
-    freqs: mx.array | None = None,
-    **_: Any,
-) -> mx.array:
-    return _node("RoPE", [x, offset if isinstance(offset, mx.array) else None, freqs])
-
-
-_VECTOR_WIDTHS = (64, 96, 128, 192, 256)
-
-
-def _attention(taken_apart: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    def attention(q: mx.array, k: mx.array, v: mx.array, **options: Any) -> mx.array:
-        H, L, D = q.shape[1:]
-        if D in _VECTOR_WIDTHS and L * (H // k.shape[1]) <= 32 and k.shape[2] >= L:
-            shape = (*q.shape[:-1], v.shape[-1])
-            return stand_in("ScaledDotProductAttention", [q, k, v], [(shape, q.dtype)])[0]
-        return taken_apart(q, k, v, **options)
-
-    return attention

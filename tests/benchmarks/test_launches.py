@@ -7,13 +7,19 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 
 from benchmarks import counting, launches, record
 from benchmarks.counting import AFTER, BEFORE
 from dsv4_mlx import moe
+from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
-from dsv4_mlx.testing.checkpoints import TINY
-from dsv4_mlx.tracing import decode_graph
+from dsv4_mlx.loading import load_model
+from dsv4_mlx.model import Model
+from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.tracing import decode_graph, place_weights
+from metal_kernels import registry
 
 CONTEXT = 8192
 CLOSING = 8191
@@ -95,6 +101,23 @@ def test_the_largest_release_traces_without_its_weights() -> None:
     decode_graph(PRO, context=CONTEXT)
     assert mx.get_peak_memory() - before < 64 << 20
     assert mx.get_active_memory() - before < 16 << 20
+
+
+def forms(model: Model) -> dict[str, tuple[tuple[int, ...], mx.Dtype]]:
+    return {name: (a.shape, a.dtype) for name, a in tree_flatten(model.parameters())}
+
+
+def test_traced_weights_are_stored_as_loaded_ones(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path, TINY, tokenizer=False)
+    loaded = load_model(
+        open_checkpoint(tmp_path), dtype=mx.bfloat16, numerics=Numerics.OFFICIAL, backend="cpu"
+    )
+    traced = Model(TINY, plan=registry.bind("metal"))
+    place_weights(traced)
+    assert forms(traced) == forms(loaded)
+    assert [one.matrix is None for one in traced.joined()] == [
+        one.matrix is None for one in loaded.joined()
+    ]
 
 
 def test_no_weight_and_no_cache_is_a_constant() -> None:
