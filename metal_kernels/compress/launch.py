@@ -59,24 +59,31 @@ def compress(
     _check(sizes, **options)
     if windows == 0:
         return reference.compress(*arrays.values(), **options)
-    d, P, lanes = sizes["d"], sizes["P"], sizes["c"] // sizes["d"]
+    return _launched(backend, arrays, sizes, **options)
+
+
+def _launched(
+    backend: str,
+    arrays: dict[str, mx.array],
+    sizes: dict[str, int],
+    *,
+    windows: int,
+    ratio: int,
+    rounding: str,
+    storage: Storage,
+    **scalars: Any,
+) -> mx.array:
+    d, lanes = sizes["d"], sizes["c"] // sizes["d"]
     kind: Kind = "key" if rounding == "index" else "latent"
-    row, dtype = row_shape(storage, kind, d, 2 * P)
+    row, dtype = row_shape(storage, kind, d, 2 * sizes["P"])
     members = pair_threads("compress", "d", d)
     groups = _groups(lanes * ratio, members)
     (entries,) = launch(
         backend,
         "compress",
-        inputs={
-            **arrays,
-            "origin": origin,
-            "first_window": first_window,
-            "kv_column": kv_column,
-            "gate_column": gate_column,
-            "eps": eps,
-        },
-        outputs={"entries": ((rows.shape[0], windows, row), dtype)},
-        grid=(groups * members * windows, rows.shape[0], 1),
+        inputs=arrays | scalars,
+        outputs={"entries": ((sizes["B"], windows, row), dtype)},
+        grid=(groups * members * windows, sizes["B"], 1),
         threadgroup=(groups * members, 1, 1),
         template={
             "D": d,
