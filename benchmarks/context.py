@@ -25,7 +25,6 @@ from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.engine import PREFILL_CHUNK
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
 from dsv4_mlx.testing.long_context import stretched
-from metal_kernels import registry
 
 if TYPE_CHECKING:
     from dsv4_mlx.cache import LayerCache
@@ -88,24 +87,21 @@ def scan(model: "Model", cache: Sequence["LayerCache"], rounds: int) -> float:
     mx.eval(q, weights)
 
     def every_layer() -> None:
-        states = (layer.rows[0] for layer in cache if layer.ratio == 4)
-        mx.eval([select(model, q, weights, state) for state in states])
+        mx.eval(selections(model, cache, q, weights))
 
     every_layer()
     return statistics.median(_timed(every_layer) for _ in range(rounds))
 
 
-def select(model: "Model", q: mx.array, weights: mx.array, state: caches.LayerState) -> mx.array:
-    ops = registry.plan(model.kernel_plan()["backend"]).ops
-    return ops.index_topk(
-        q,
-        weights,
-        state.keys.rows(),
-        first_position=state.position,
-        ratio=4,
-        k=model.config.index_topk,
-        scale=float(q.shape[-1] * q.shape[-2]) ** -0.5,
-    )
+def selections(
+    model: "Model", cache: Sequence["LayerCache"], q: mx.array, weights: mx.array
+) -> list[mx.array]:
+    """What each indexer selects for the next token, given prepared queries and head weights."""
+    return [
+        layer.self_attn.compressor.indexer.select(q, weights, state.keys.rows(), state.position)
+        for layer, state in zip(model.layers, (one.rows[0] for one in cache), strict=True)
+        if state.keys is not None
+    ]
 
 
 def _timed(action: Callable[[], None]) -> float:
