@@ -7,7 +7,10 @@ import mlx.core as mx
 import pytest
 
 import metal_kernels
-from metal_kernels import backend, registry
+from dsv4_mlx.model import Model
+from dsv4_mlx.testing.checkpoints import TINY
+from dsv4_mlx.tracing import decode_graph
+from metal_kernels import backend, registry, sources
 from metal_kernels.backend import ENVIRONMENT_VARIABLE, MissingBackend
 from metal_kernels.contract import ContractError, Kernel
 from metal_kernels.registry import NAMES, kernels
@@ -142,3 +145,12 @@ def test_the_plan_says_where_a_backend_runs_references(
     assert plan.ops.swiglu is fused
     assert {name for name, where in plan.chosen.items() if where == "metal"} == {"swiglu"}
     assert plan.ops.router is kernels()["router"].reference
+
+
+def test_texts_are_built_when_they_are_first_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, own = [], sources.built
+    monkeypatch.setattr(sources, "built", lambda *key: built.append(key[1]) or own(*key))
+    Model(TINY, plan=registry.bind("metal"))
+    assert not built
+    decode_graph(TINY, context=8)
+    assert "sparse_attention_matrix" in built and "compress" not in built
