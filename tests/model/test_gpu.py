@@ -1,0 +1,57 @@
+"""The models on this machine's GPU, where it has one: the CPU's greedy tokens."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dsv4_mlx.cache import evaluated
+from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.loading import dense_dtype, load_model
+from dsv4_mlx.numerics import Numerics
+from tests.model import running
+
+PROMPT, COUNT = 40, 24
+
+
+@pytest.fixture(autouse=True)
+def same_device_afterwards() -> Iterator[None]:
+    before = mx.default_device()
+    yield
+    mx.set_default_device(before)
+
+
+def greedy(folder: Path, backend: str) -> list[int]:
+    """The greedy tokens after a prompt of seeded ones, on a backend, as `load` sets it up."""
+    model = load_model(
+        open_checkpoint(folder),
+        dtype=dense_dtype(None, backend),
+        numerics=Numerics.OFFICIAL,
+        backend=backend,
+    )
+    assert set(model.kernel_plan().values()) == {backend, *(["reference"] * (backend == "cpu"))}
+    prompt = np.random.default_rng(0).integers(2, model.config.vocab_size, PROMPT)
+    cache, tokens, part = model.make_cache(), [], mx.array(prompt)[None]
+    for _ in range(COUNT):
+        part = model.last_logits(part, cache).argmax(-1)[None]
+        mx.eval(part, evaluated(cache))
+        tokens.append(int(part.item()))
+    return tokens
+
+
+@pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("metal", "cuda")]
+)
+@pytest.mark.parametrize("name", ["tiny", "nano"])
+def test_greedy_tokens_are_the_cpus(backend: str, name: str, tmp_path: Path) -> None:
+    folder = running.checkpoint_folder(name, tmp_path)
+    assert greedy(folder, backend) == greedy(folder, "cpu")
+
+
+def test_the_cpu_answers_the_same_twice(tmp_path: Path) -> None:
+    """What the comparison above rests on, wherever it cannot be made."""
+    folder = running.checkpoint_folder("tiny", tmp_path)
+    tokens = greedy(folder, "cpu")
+    assert tokens == greedy(folder, "cpu") and len(set(tokens)) > 1
