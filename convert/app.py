@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from convert import inspect
-from convert.plan import RECIPES, plan_conversion
+from convert.fit import MEMORIES, fit_sentence, fitting_plan, shipped_plans
+from convert.plan import plan_conversion
 from convert.progress import Progress, progress_for
+from convert.recipe import NATIVE, SHIPPED
 from convert.report import facts, page, size_text
 from convert.verify import LEVELS, verify
 from convert.writer import require_empty, write
@@ -55,7 +57,12 @@ def _convert(options: argparse.Namespace, progress: Progress) -> None:
     source, destination = options.src, options.dst
     if not options.resume and not options.dry_run:
         require_empty(destination)
-    plan = plan_conversion(open_checkpoint(source), options.recipe)
+    if options.fit:
+        plan = fitting_plan(shipped_plans(open_checkpoint(source)), options.fit)
+        if not (options.dry_run and options.json):
+            progress.say(fit_sentence(plan, options.fit), "fit", recipe=plan.recipe.name)
+    else:
+        plan = plan_conversion(open_checkpoint(source), options.recipe)
     if options.dry_run:
         data = facts(plan, destination)
         print(json.dumps(data, indent=2) if options.json else "\n".join(page(plan, destination)))
@@ -98,8 +105,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("src", metavar="SRC", type=Path, help="the official folder")
     parser.add_argument("dst", metavar="DST", type=Path, help="the new folder, empty or absent")
-    recipes = "; ".join(f"{name}: {meaning}" for name, meaning in RECIPES.items())
-    parser.add_argument("--recipe", choices=list(RECIPES), default="native", help=recipes)
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--fit",
+        choices=MEMORIES,
+        help="take the most exact recipe that runs on a Mac with this memory",
+    )
+    choice.add_argument(
+        "--recipe",
+        metavar="NAME",
+        default=NATIVE,
+        help="how few bits: " + ", ".join(SHIPPED) + " or FILE.toml (default: native, no change)",
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print sizes, disk and memory, and write nothing"
     )

@@ -8,6 +8,7 @@ matrix. Where bits do not change, a piece is a byte range of the source.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 import numpy as np
 
@@ -19,6 +20,16 @@ from dsv4_mlx.scales import packed_scales, row_scales
 
 Piece = tuple[int, bytes | memoryview]
 """Which of the job's tensors, and the bytes that come next in it."""
+
+BLOCK_SCALED = "fp8, block scales"
+"""FP8 that MLX has no packing for: the loader multiplies it out to bfloat16."""
+
+
+class Error(Protocol):
+    """How far a job's values are from the source's, known once it has run."""
+
+    @property
+    def relative(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Output:
 class Job:
     """One parameter: `sources` are all tensors it consumes, `weights` how many numbers it holds.
 
-    `exact` says that every value is the source's.
+    `error` collects how far values are from the source's; None says that they are the same.
     """
 
     module: str
@@ -47,7 +58,7 @@ class Job:
     outputs: tuple[Output, ...]
     sources: tuple[TensorEntry, ...]
     pieces: Callable[[], Iterator[Piece]]
-    exact: bool = True
+    error: Error | None = None
 
     @property
     def nbytes(self) -> int:
@@ -101,7 +112,7 @@ def _block_fp8(parameter: Parameter, experts: int) -> _Native:
         Output(parameter.name, "F8_E4M3", shape),
         Output(f"{parameter.module}.block_scales", "F32", blocks),
     ]
-    return outputs, lambda: _codes_and_scales(parameter, row_scales), "fp8 with block scales"
+    return outputs, lambda: _codes_and_scales(parameter, row_scales), BLOCK_SCALED
 
 
 def _packed(parameter: Parameter, experts: int) -> _Native:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert.jobs import Job, Output, copy_job, native_job
+from convert.quantized import quantized_job
+from convert.recipe import NATIVE, Recipe, read_recipe, require_used
 from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.naming import is_draft
 from dsv4_mlx.parameters import Parameter, ParameterPlan, plan_parameters
-from dsv4_mlx.quantization import PACKINGS, Storage
+from dsv4_mlx.quantization import PACKINGS, Packing, Storage
 from dsv4_mlx.safetensors_files import aligned, header_bytes
 
 FORMAT_VERSION = 2
@@ -24,8 +26,6 @@ MAX_SHARD_BYTES = 5 << 30
 DRAFT_FILE = "draft.safetensors"
 """What this program does not run but keeps, under its official names."""
 METADATA = {"format": "mlx"}
-
-RECIPES = {"native": "every value as released: FP4 experts as mxfp4, FP8 as mxfp8"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Shard:
 class ConversionPlan:
     """Everything that `writer` needs: shards, the new config.json, where it comes from."""
 
-    recipe: str
+    recipe: Recipe
     source: Checkpoint
     parameters: ParameterPlan
     shards: tuple[Shard, ...]
@@ -76,36 +76,55 @@ class ConversionPlan:
         """Those of the model."""
         return (job for shard in self.shards for job in shard.jobs)
 
+    @property
+    def exact(self) -> bool:
+        """Whether every value is the source's."""
+        return all(job.error is None for job in self.jobs)
+
     def digest(self) -> str:
         """64 hexadecimal digits over all that decides which bytes are written where."""
         shards = [
             [shard.file, [[job.module, job.format, *map(str, job.outputs)] for job in shard.jobs]]
             for shard in self.files
         ]
-        text = json.dumps([FORMAT_VERSION, self.recipe, shards, self.config], sort_keys=True)
+        text = json.dumps([FORMAT_VERSION, self.recipe.name, shards, self.config], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def plan_conversion(
-    source: Checkpoint, recipe: str = "native", max_shard_bytes: int = MAX_SHARD_BYTES
+    source: Checkpoint,
+    recipe: str | Recipe = NATIVE,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    parameters: ParameterPlan | None = None,
 ) -> ConversionPlan:
-    """Plan one conversion; UsageError for an unknown recipe or a folder already converted."""
-    if recipe not in RECIPES:
-        raise UsageError(f"recipe is {recipe!r}, expected one of: {', '.join(RECIPES)}.")
+    """Plan one conversion; UsageError for an unknown recipe or a folder already converted.
+
+    `parameters` saves matching the tensors anew when several recipes are compared.
+    """
+    rules = read_recipe(recipe) if isinstance(recipe, str) else recipe
     if (source.folder / CONVERSION_FILE).exists():
         raise UsageError(f"{source.folder} is already converted; give the official folder.")
-    parameters = plan_parameters(source)
+    parameters = parameters or plan_parameters(source)
+    require_used(rules, parameters.parameters)
+    packings = {
+        one.module: packed for one in parameters.parameters if (packed := rules.packing(one))
+    }
     experts = source.config.n_routed_experts
-    jobs = [native_job(one, experts) for one in parameters.parameters]
+    jobs = [
+        quantized_job(one, packings[one.module])
+        if one.module in packings
+        else native_job(one, experts)
+        for one in parameters.parameters
+    ]
     drafts = Shard(DRAFT_FILE, tuple(copy_job(entry) for entry in parameters.set_aside))
     _require_each_once(source, (*jobs, *drafts.jobs))
     return ConversionPlan(
-        recipe,
+        rules,
         source,
         parameters,
         tuple(_shards(jobs, max_shard_bytes)),
         drafts,
-        _config(source, parameters.parameters),
+        _config(source, parameters.parameters, packings),
     )
 
 
@@ -131,12 +150,14 @@ def _shards(jobs: list[Job], max_bytes: int) -> Iterator[Shard]:
         yield Shard(f"model-{number:05d}-of-{len(groups):05d}.safetensors", tuple(group))
 
 
-def _config(source: Checkpoint, parameters: Iterable[Parameter]) -> dict[str, Any]:
+def _config(
+    source: Checkpoint, parameters: Iterable[Parameter], packings: dict[str, Packing]
+) -> dict[str, Any]:
     """The source's config.json, with `quantization` as MLX's loaders read it."""
     keys = {key: value for key, value in source.keys.items() if key != "quantization_config"}
-    packings: dict[str, Any] = dict(PACKINGS[Storage.MXFP4])
+    packed: dict[str, Any] = dict(PACKINGS[Storage.MXFP4])
     for parameter in parameters:
-        if parameter.storage in PACKINGS:
-            packings[parameter.module] = PACKINGS[parameter.storage]
-    changed = {"expert_dtype": source.config.expert_dtype, "quantization": packings}
+        if packing := packings.get(parameter.module) or parameter.packing:
+            packed[parameter.module] = packing
+    changed = {"expert_dtype": source.config.expert_dtype, "quantization": packed}
     return keys | changed

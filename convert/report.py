@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.jobs import Job
+from convert.jobs import BLOCK_SCALED, Job
 from convert.machines import GIB, MACS, WORKING_BYTES
 from convert.plan import ConversionPlan
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.naming import is_draft, repeats_backbone
-from dsv4_mlx.quantization import Storage
 
 CONTEXTS = {"8K": 8_192, "128K": 131_072, "1M": 1_048_576}
 
@@ -60,8 +59,7 @@ def kinds(plan: ConversionPlan) -> list[Kind]:
 
 def loaded_bytes(plan: ConversionPlan) -> int:
     """The weights once they are in memory; block-scaled FP8 is multiplied out to bfloat16."""
-    wide = {one.module for one in plan.parameters.parameters if one.storage is Storage.BLOCK_FP8}
-    return sum(2 * job.weights if job.module in wide else job.nbytes for job in plan.jobs)
+    return sum(2 * job.weights if job.format == BLOCK_SCALED else job.nbytes for job in plan.jobs)
 
 
 def bytes_per_token(plan: ConversionPlan) -> int:
@@ -94,11 +92,11 @@ def facts(plan: ConversionPlan, destination: Path) -> dict[str, Any]:
     """Everything that the page says, for programs."""
     entries = plan.source.tensors.values()
     per_token = bytes_per_token(plan)
-    memory = {label: memory_needed(plan, context) for label, context in _contexts(plan).items()}
+    memory = {label: memory_needed(plan, context) for label, context in contexts(plan).items()}
     return {
         "source": str(plan.source.folder),
         "destination": str(destination),
-        "recipe": plan.recipe,
+        "recipe": plan.recipe.name,
         "source_tensors": len(entries),
         "source_bytes": sum(entry.nbytes for entry in entries),
         "parameters": len(plan.parameters.parameters),
@@ -120,7 +118,8 @@ def facts(plan: ConversionPlan, destination: Path) -> dict[str, Any]:
     }
 
 
-def _contexts(plan: ConversionPlan) -> dict[str, int]:
+def contexts(plan: ConversionPlan) -> dict[str, int]:
+    """The contexts that the model was made for, by label."""
     longest = plan.source.config.max_position_embeddings
     fitting = {label: size for label, size in CONTEXTS.items() if size <= longest}
     return fitting or {f"{longest}": longest}
@@ -136,7 +135,7 @@ def page(plan: ConversionPlan, destination: Path) -> list[str]:
     """The plan for people."""
     data = facts(plan, destination)
     return [
-        f"{data['source']} -> {destination}, recipe {plan.recipe}",
+        f"{data['source']} -> {destination}, recipe {plan.recipe.name}: {plan.recipe.description}",
         f"source: {data['source_tensors']} tensors, {data['source_bytes']} bytes; "
         f"each is used once, {len(data['set_aside'])} of them kept aside in {plan.drafts.file}",
         *(f"  kept aside: {why} ({count} tensors)" for why, count in _reasons(data).items()),

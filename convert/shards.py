@@ -39,7 +39,7 @@ class ShardWriter:
         self._syncer.shutdown(cancel_futures=True)
 
     def write(self, shard: Shard, path: Path) -> dict[str, Any]:
-        """Write `path`, whole or absent -> what the journal keeps: bytes, and hashes by tensor."""
+        """Write `path`, whole or absent -> what the journal keeps: bytes, hashes, weight errors."""
         temporary = partial(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
@@ -49,7 +49,8 @@ class ShardWriter:
         finally:
             os.close(descriptor)
         self._disk.publish(temporary, path)
-        return {"file": shard.file, "bytes": size, "tensors": tensors}
+        errors = {job.module: job.error.relative for job in shard.jobs if job.error}
+        return {"file": shard.file, "bytes": size, "tensors": tensors, "errors": errors}
 
     def _fill(self, descriptor: int, shard: Shard) -> dict[str, str]:
         header = header_bytes(shard.tensors, METADATA)

@@ -10,6 +10,8 @@ from typing import Any
 from convert.jobs import Job
 from convert.plan import ConversionPlan, plan_conversion
 from convert.progress import Progress
+from convert.quantized import measured
+from convert.recipe import recipe_of
 from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.parameters import plan_parameters
@@ -17,7 +19,9 @@ from dsv4_mlx.safetensors_files import TensorEntry, read_header
 
 LEVELS = {
     "structure": "files, sizes and tensors are all there",
-    "lossless": "every byte is the one that was written; with --against, the source's",
+    "lossless": "every byte is the one that was written; with --against, every value the source's "
+    "where the recipe does not quantize",
+    "numeric": "quantized values too are as near to the source's as was recorded",
 }
 
 
@@ -30,18 +34,21 @@ def verify(folder: Path, source: Path | None, level: str, progress: Progress) ->
     plan_parameters(result)
     tensors = _require_files(folder, summary, result)
     progress.say(f"structure: {len(tensors)} tensors are in their places", "structure")
-    if source is not None:
-        _require_plan(folder, summary, source)
+    plan = None if source is None else _plan(folder, summary, source)
     if level == "structure":
         return
     progress.begin(sum(entry.nbytes for entry in tensors.values()))
-    if source is None:
-        _require_hashes(summary["tensor_sha256"], tensors, progress)
-        progress.say("lossless: every byte is as it was written", "lossless")
-        return
-    plan = plan_conversion(open_checkpoint(source), summary["recipe"])
-    _require_equal(plan, tensors, progress)
-    progress.say(f"lossless: every value is that of {source}", "lossless")
+    exact = {output.name for job in _exact_jobs(plan) for output in job.outputs}
+    hashes = {name: sha for name, sha in summary["tensor_sha256"].items() if name not in exact}
+    _require_hashes(hashes, tensors, progress)
+    for job in _exact_jobs(plan):
+        _require_job(job, tensors, progress)
+    compared = f"{len(exact)} tensors hold the values of {source}, " if plan else ""
+    progress.say(f"lossless: {compared}{len(hashes)} are as they were written", "lossless")
+    if level == "numeric":
+        if plan is None:
+            raise UsageError("The level numeric compares with the source; name it with --against.")
+        _require_near(plan, tensors, summary, progress)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -57,6 +64,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         sizes, hashes = dict(summary["file_bytes"]), dict(summary["tensor_sha256"])
         if not isinstance(summary["recipe"], str):
             raise TypeError("recipe")
+        summary["weight_error"] = dict(summary.get("weight_error", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged; convert again.") from error
     return summary | {"file_bytes": sizes, "tensor_sha256": hashes}
@@ -82,20 +90,51 @@ def _require_files(
     return tensors
 
 
-def _require_plan(folder: Path, summary: dict[str, Any], source: Path) -> None:
-    plan = plan_conversion(open_checkpoint(source), summary["recipe"])
+def _plan(folder: Path, summary: dict[str, Any], source: Path) -> ConversionPlan:
+    rules = {"matrices": summary.get("rules", [])}
+    recipe = recipe_of(summary["recipe"], rules)
+    plan = plan_conversion(open_checkpoint(source), recipe)
     if summary.get("plan") != plan.digest():
         raise CheckpointError(
             f"{folder} was converted from another source than {source} or by another version; "
             "give the folder it came from, or convert again."
         )
+    return plan
+
+
+def _exact_jobs(plan: ConversionPlan | None) -> list[Job]:
+    """Jobs whose bytes follow from the source's alone."""
+    shards = plan.files if plan else ()
+    return [job for shard in shards for job in shard.jobs if job.error is None]
+
+
+def _require_near(
+    plan: ConversionPlan,
+    tensors: dict[str, TensorEntry],
+    summary: dict[str, Any],
+    progress: Progress,
+) -> None:
+    worst = 0.0
+    for parameter in plan.parameters.parameters:
+        packing = plan.config["quantization"].get(parameter.module)
+        if not packing or packing["mode"] != "affine":
+            continue
+        found = measured(parameter, packing, tensors).relative
+        recorded = summary["weight_error"].get(parameter.module, 0.0)
+        if not found <= recorded * 1.001 + 1e-9:
+            raise CheckpointError(
+                f"{parameter.module} differs from the source by {found:.4f} of its size, expected "
+                f"{recorded:.4f}; convert again."
+            )
+        worst = max(worst, found)
+    progress.say(f"numeric: quantized weights are within {worst:.4f} of their size", "numeric")
 
 
 def _require_hashes(
     hashes: dict[str, str], tensors: dict[str, TensorEntry], progress: Progress
 ) -> None:
-    for name, entry in tensors.items():
-        digest = hashlib.sha256()
+    for name in hashes:
+        entry, digest = tensors[name], hashlib.sha256()
         for chunk in entry.chunks():
             digest.update(chunk)
             progress.advance(len(chunk))
@@ -104,14 +143,6 @@ def _require_hashes(
                 f"{name} in {entry.path.name} is not what was written; check the disk and convert "
                 "again."
             )
-
-
-def _require_equal(
-    plan: ConversionPlan, tensors: dict[str, TensorEntry], progress: Progress
-) -> None:
-    for shard in plan.files:
-        for job in shard.jobs:
-            _require_job(job, tensors, progress)
 
 
 def _require_job(job: Job, tensors: dict[str, TensorEntry], progress: Progress) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from convert.card import CARD_FILE, card
 from convert.disk import Disk
 from convert.journal import JOURNAL_FILE, read_journal
 from convert.plan import FORMAT_VERSION, ConversionPlan
@@ -150,6 +151,7 @@ class _Run:
         companions = self._copy_companions()
         self._put_json(INDEX_FILE, _index(self.plan))
         self._put_json("config.json", self.plan.config)
+        companions |= self._put_card()
         require_unchanged(self.plan.source, self.journal.start["source"])
         digest = self._verify()
         self.progress.say("verified: every tensor is in its place", "verified")
@@ -215,15 +217,22 @@ class _Run:
             sizes[name.as_posix()] = len(content)
         return sizes
 
+    def _put_card(self) -> dict[str, int]:
+        shards = [self.journal.shards[shard.file] for shard in self.plan.files]
+        errors = {name: error for shard in shards for name, error in shard["errors"].items()}
+        text = card(self.plan, {shard["file"]: shard["bytes"] for shard in shards}, errors).encode()
+        self.disk.put(self.folder / CARD_FILE, text)
+        return {CARD_FILE: len(text)}
+
     def _put_json(self, name: str, content: object) -> None:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         self.disk.put(self.folder / name, text.encode())
 
     def _verify(self) -> str:
-        """Reopen the result as the loader would; returns the fingerprint, equal to the source's."""
+        """Reopen the result as the loader would; gives its fingerprint."""
         result = open_checkpoint(self.folder)
         digest = fingerprint(result, plan_parameters(result))
-        if digest != fingerprint(self.plan.source, self.plan.parameters):
+        if self.plan.exact and digest != fingerprint(self.plan.source, self.plan.parameters):
             raise CheckpointError(
                 f"{self.folder} does not hold what {self.plan.source.folder} holds; check the disk "
                 "and convert again."
@@ -233,15 +242,20 @@ class _Run:
     def _summary(self, companions: dict[str, int], digest: str) -> dict[str, Any]:
         shards = {shard.file: self.journal.shards[shard.file] for shard in self.plan.files}
         tensors = {name: sha for shard in shards.values() for name, sha in shard["tensors"].items()}
+        errors = {
+            name: error for shard in shards.values() for name, error in shard["errors"].items()
+        }
         return {
             "format_version": FORMAT_VERSION,
             "written_by": f"dsv4-mlx {__version__}",
-            "recipe": self.plan.recipe,
+            "recipe": self.plan.recipe.name,
+            "rules": self.plan.recipe.as_rules(),
             "plan": self.plan.digest(),
             "fingerprint": digest,
             "bytes_per_token": bytes_per_token(self.plan),
             "file_bytes": {name: shard["bytes"] for name, shard in shards.items()} | companions,
             "source_sha256": dict(sorted(self.journal.hashes.items())),
+            "weight_error": dict(sorted(errors.items())),
             "tensor_sha256": dict(sorted(tensors.items())),
             "set_aside": [entry.name for entry in self.plan.parameters.set_aside],
         }

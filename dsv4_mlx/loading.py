@@ -17,7 +17,7 @@ from dsv4_mlx.errors import BackendError, CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.parameters import Parameter, ParameterPlan, Part, plan_parameters
-from dsv4_mlx.quantization import GROUP, PACKINGS, SCALE_BYTES, Storage, dequantize_blocks
+from dsv4_mlx.quantization import GROUP, SCALE_BYTES, Storage, dequantize_blocks
 from dsv4_mlx.safetensors_files import TensorEntry
 from dsv4_mlx.scales import packed_scales, row_scales
 from metal_kernels.backend import MissingBackend, resolve
@@ -72,9 +72,9 @@ def load_model(
     _require_finished(checkpoint, plan)
     model = Model(checkpoint.config, numerics=numerics, backend=backend, kv=kv, plan=kernels)
     packings = {
-        parameter.module: PACKINGS[parameter.storage]
+        parameter.module: parameter.packing
         for parameter in plan.parameters
-        if parameter.storage in PACKINGS
+        if parameter.packing is not None
     }
     quantize(model, class_predicate=lambda name, _: packings.get(name, False))
     model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)
@@ -110,6 +110,9 @@ def read_weights(
             array = _dense(reader, parameter, dtype, checkpoint.config.n_routed_experts)
         elif parameter.storage is Storage.BLOCK_FP8:
             array = _multiplied_out(reader, parameter, dtype)
+        elif parameter.storage is Storage.AFFINE:
+            yield from _affine(reader, parameter)
+            array = reader(parameter.parts[0].weight)
         else:
             yield f"{parameter.module}.scales", _packed_scales(reader, parameter)
             array = _packed_codes(reader, parameter)
@@ -161,6 +164,16 @@ def loaded_dtype(parameter: Parameter, dense: mx.Dtype) -> mx.Dtype:
         return mx.float32  # as stored, and norms
     # Rows of the embedding are looked up, not multiplied: bfloat16 serves every backend.
     return mx.bfloat16 if parameter.module == EMBEDDING else dense
+
+
+def _affine(reader: _Reader, parameter: Parameter) -> Iterator[tuple[str, mx.array]]:
+    """Scale and offset of every group, float32 [..., out, in / group_size]."""
+    part = parameter.parts[0]
+    for field, entry in (("scales", part.scales), ("biases", part.biases)):
+        assert entry is not None  # the plan requires both
+        array = reader(entry)
+        _refuse_if(~mx.isfinite(array), entry, "a number that is not finite")
+        yield f"{parameter.module}.{field}", array
 
 
 def _packed_codes(reader: _Reader, parameter: Parameter) -> mx.array:

@@ -62,6 +62,7 @@ _FIELDS = {
     ".weight": "weight",
     ".scale": "scales",  # official
     ".scales": "scales",  # ours
+    ".biases": "biases",  # ours, for affine groups
     ".block_scales": "block_scales",  # ours, for FP8 whose scales are no powers of two
     ".weight_scale_inv": "scales",  # transformers
 }

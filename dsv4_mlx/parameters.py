@@ -18,7 +18,17 @@ from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.naming import Target, is_draft, repeats_backbone, translate
-from dsv4_mlx.quantization import GROUP, SCALE_BYTES, Storage, powers_of_two, to_e8m0
+from dsv4_mlx.quantization import (
+    AFFINE_BITS,
+    AFFINE_GROUPS,
+    GROUP,
+    PACKINGS,
+    SCALE_BYTES,
+    Packing,
+    Storage,
+    powers_of_two,
+    to_e8m0,
+)
 from dsv4_mlx.safetensors_files import TensorEntry
 
 Shape = tuple[int, ...]
@@ -35,6 +45,7 @@ class Part:
     shape: Shape
     weight: TensorEntry
     scales: TensorEntry | None = None
+    biases: TensorEntry | None = None
 
     @property
     def scales_are_per_block(self) -> bool:
@@ -55,10 +66,17 @@ class Parameter:
     shape: Shape
     storage: Storage
     parts: tuple[Part, ...]
+    affine: Packing | None = None
+    """The packing of Storage.AFFINE."""
 
     @property
     def name(self) -> str:
         return f"{self.module}.{self.field}"
+
+    @property
+    def packing(self) -> Packing | None:
+        """The arguments of `mlx.nn.quantize`; None where the weight is not packed."""
+        return self.affine or PACKINGS.get(self.storage)
 
 
 @dataclass(frozen=True)
@@ -78,10 +96,11 @@ class _Expected:
     weights: dict[Slot, TensorSpec] = dataclasses.field(default_factory=dict)
     scales: dict[Slot, TensorSpec] = dataclasses.field(default_factory=dict)
     found: dict[tuple[str, Slot], TensorEntry] = dataclasses.field(default_factory=dict)
+    affine: Packing | None = None
 
     @property
     def packed(self) -> bool:
-        return bool(self.scales)
+        return bool(self.scales) or self.affine is not None
 
     @cached_property
     def fp4(self) -> bool:
@@ -100,6 +119,9 @@ class _Expected:
 def plan_parameters(checkpoint: Checkpoint) -> ParameterPlan:
     """Match all tensors of the checkpoint; CheckpointError names the first that does not fit."""
     expected = _expectations(checkpoint.config)
+    for module, packing in _affine_packings(checkpoint.keys).items():
+        if f"{module}.weight" in expected:
+            expected[f"{module}.weight"].affine = packing
     blocks = _draft_blocks(checkpoint.tensors)
     set_aside = []
     for name, entry in checkpoint.tensors.items():
@@ -109,6 +131,23 @@ def plan_parameters(checkpoint: Checkpoint) -> ParameterPlan:
             _place(expected, entry, _target(name, blocks))
     parameters = tuple(_parameter(one) for one in expected.values())
     return ParameterPlan(parameters, tuple(set_aside))
+
+
+def _affine_packings(keys: Mapping[str, object]) -> dict[str, Packing]:
+    """What config.json says about matrices that `convert` packed in affine groups, by module."""
+    entries = keys.get("quantization")
+    found: dict[str, Packing] = {}
+    for module, packing in entries.items() if isinstance(entries, dict) else ():
+        if not isinstance(packing, dict) or packing.get("mode") != "affine":
+            continue
+        bits, group = packing.get("bits"), packing.get("group_size")
+        if bits not in AFFINE_BITS or group not in AFFINE_GROUPS:
+            raise CheckpointError(
+                f"config.json packs {module} with {bits} bits in groups of {group}, expected "
+                f"{AFFINE_BITS} and {AFFINE_GROUPS}; convert again."
+            )
+        found[module] = {"group_size": group, "bits": bits, "mode": "affine"}
+    return found
 
 
 def _expectations(config: DeepseekV4Config) -> dict[str, _Expected]:
@@ -148,7 +187,7 @@ def _target(name: str, blocks: Mapping[str, str]) -> Target | None:
 
 def _place(expected: dict[str, _Expected], entry: TensorEntry, target: Target | None) -> None:
     kind = "weight"
-    if target is not None and target.field in ("scales", "block_scales"):
+    if target is not None and target.field in ("scales", "block_scales", "biases"):
         kind, name = target.field, f"{target.module}.weight"
     else:
         name = target.name if target else ""
@@ -159,7 +198,7 @@ def _place(expected: dict[str, _Expected], entry: TensorEntry, target: Target | 
             "describes; config.json and weights must come from the same checkpoint."
         )
     slot = (target.expert, target.half)
-    role = "weight" if kind == "weight" else "scales"
+    role = "scales" if kind == "block_scales" else kind
     taken = one.found.get((role, slot)) or one.found.get((role, _WHOLE))
     if taken is None and slot == _WHOLE:
         taken = next((found for (other, _), found in one.found.items() if other == role), None)
@@ -186,6 +225,11 @@ def _logical(spec: TensorSpec) -> Shape:
 
 def _check_form(one: _Expected, slot: Slot, kind: str, entry: TensorEntry) -> None:
     forms = list(_forms(one, slot, kind))
+    if not forms:
+        raise CheckpointError(
+            f"{entry.name} in {entry.path.name} does not belong to the packing that config.json "
+            "states for the matrix; config.json and weights must come from the same checkpoint."
+        )
     if (entry.dtype, entry.shape) not in forms:
         dtypes = " or ".join(dict.fromkeys(dtype for dtype, _ in forms))
         shapes = " or ".join(dict.fromkeys(str(list(shape)) for _, shape in forms))
@@ -206,8 +250,16 @@ def _forms(one: _Expected, slot: Slot, kind: str) -> Iterator[tuple[str, Shape]]
             yield "I32", spec.shape
         return
     *lead, rows, columns = shape
+    if one.affine is not None and kind != "block_scales":
+        width = columns * one.affine["bits"] // 32
+        groups = columns // one.affine["group_size"]
+        weight = kind == "weight"
+        yield ("U32", (*lead, rows, width)) if weight else ("F32", (*lead, rows, groups))
+        return
     per_block = (*lead, -(-rows // 128), -(-columns // 128))
     per_row = (*lead, rows, columns // GROUP)
+    if kind == "biases" or one.affine is not None:
+        return
     if kind == "block_scales":
         yield "F32", (*lead, rows, -(-columns // 128))
     elif kind == "scales" and one.fp4:
@@ -229,11 +281,16 @@ def _parameter(one: _Expected) -> Parameter:
     slots = [_WHOLE] if ("weight", _WHOLE) in one.found else sorted(one.weights, key=_row_order)
     _require_complete(one, slots)
     parts = tuple(
-        Part(one.logical(slot), one.found["weight", slot], one.found.get(("scales", slot)))
+        Part(
+            one.logical(slot),
+            one.found["weight", slot],
+            one.found.get(("scales", slot)),
+            one.found.get(("biases", slot)),
+        )
         for slot in slots
     )
     shape = one.logical(_WHOLE)
-    return Parameter(one.module, one.field, shape, _storage(one, parts), parts)
+    return Parameter(one.module, one.field, shape, _storage(one, parts), parts, one.affine)
 
 
 def _row_order(slot: Slot) -> tuple[int, int]:
@@ -241,9 +298,10 @@ def _row_order(slot: Slot) -> tuple[int, int]:
 
 
 def _require_complete(one: _Expected, slots: list[Slot]) -> None:
-    roles = (("weight", one.weights), ("scales", one.scales))
-    for role, specs in roles:
-        missing = [slot for slot in slots if specs and (role, slot) not in one.found]
+    roles = [("weight", one.weights, True), ("scales", one.scales, one.packed)]
+    roles.append(("biases", {}, one.affine is not None))
+    for role, specs, needed in roles:
+        missing = [slot for slot in slots if needed and (role, slot) not in one.found]
         if not missing:
             continue
         name = specs[missing[0]].name if missing[0] in specs else f"{one.module}.{role}"
@@ -256,6 +314,8 @@ def _require_complete(one: _Expected, slots: list[Slot]) -> None:
 
 
 def _storage(one: _Expected, parts: tuple[Part, ...]) -> Storage:
+    if one.affine is not None:
+        return Storage.AFFINE
     if not one.packed:
         return Storage.DENSE
     if one.fp4:

@@ -6,6 +6,7 @@ reinterpretations: no value changes. Scales here are numpy arrays, for they are 
 """
 
 import enum
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -25,13 +26,22 @@ class Storage(enum.Enum):
     BLOCK_FP8 = "block_fp8"
     """FP8 whose scales mxfp8 cannot hold (no powers of two, or a width not divisible by 32);
     multiplied out when it is loaded."""
+    AFFINE = "affine"
+    """Integers with a float32 scale and offset per group, as `convert` writes for its recipes."""
 
 
-PACKINGS = {
+Packing = dict[str, Any]
+"""`group_size`, `bits` and `mode`, as `mlx.nn.quantize` takes them."""
+
+PACKINGS: dict[Storage, Packing] = {
     Storage.MXFP4: {"group_size": GROUP, "bits": 4, "mode": "mxfp4"},
     Storage.MXFP8: {"group_size": GROUP, "bits": 8, "mode": "mxfp8"},
 }
 """The arguments of `mlx.nn.quantize` for the packed kinds."""
+
+AFFINE_BITS = (2, 3, 4, 5, 6, 8)
+AFFINE_GROUPS = (32, 64, 128)
+"""What MLX's affine mode offers."""
 
 # Scale bytes at which every code times its scale is a normal number of bfloat16 and float32.
 # Trained weights lie far inside; 255 is NaN in e8m0, but infinity to MLX.

@@ -46,8 +46,9 @@ def test_runs_as_a_module(source, tmp_path):
         (["absent", "out"], 1, "absent is not a folder"),
         (["{source}", "{occupied}"], 2, "is not empty"),
         (["{source}", "{source}/config.json"], 2, "is a file"),
+        (["{source}", "out", "--recipe", "smallest"], 2, "expected one of: native, q8"),
     ],
-    ids=["missing SRC", "occupied DST", "DST is a file"],
+    ids=["missing SRC", "occupied DST", "DST is a file", "unknown recipe"],
 )
 def test_errors_are_one_sentence(arguments, status, sentence, source, tmp_path, capsys):
     (tmp_path / "occupied").mkdir()
@@ -58,7 +59,7 @@ def test_errors_are_one_sentence(arguments, status, sentence, source, tmp_path, 
     assert error.startswith("error: ") and sentence in error
 
 
-@pytest.mark.parametrize("arguments", [[], ["a"], ["a", "b", "--recipe", "smallest"]])
+@pytest.mark.parametrize("arguments", [[], ["a"], ["a", "b", "--recipes"]])
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)

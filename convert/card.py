@@ -1,0 +1,58 @@
+"""CARD.md: what a converted folder is, what it needs, and how far it is from the release."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from convert.machines import GIB, MACS
+from convert.plan import ConversionPlan
+from convert.report import bytes_per_token, contexts, kind_of, kinds, memory_needed, size_text
+
+CARD_FILE = "CARD.md"
+
+
+def card(plan: ConversionPlan, file_bytes: Mapping[str, int], errors: Mapping[str, float]) -> str:
+    """The page; `file_bytes` are those of the shards, `errors` relative ones by module."""
+    per_token = bytes_per_token(plan)
+    memory = {label: memory_needed(plan, size) for label, size in contexts(plan).items()}
+    heads = "".join(f" {label} |" for label in memory)
+    lines = [
+        f"# DeepSeek-V4, recipe {plan.recipe.name}",
+        "",
+        f"{plan.recipe.description}. Written by dsv4-mlx.",
+        "",
+        f"- Weights: {sum(file_bytes.values())} bytes in {len(file_bytes)} files.",
+        f"- One token reads {size_text(per_token)} of weights.",
+        "",
+        "| matrices | format | bytes | bits per weight | weight error, mean | worst |",
+        "|---|---|---:|---:|---:|---:|",
+        *_kind_rows(plan, errors),
+        "",
+        "The weight error is the root of the mean squared difference from the release as a share",
+        "of the weights' own; nothing means that every value is the release's.",
+        "",
+        "Memory with the cache and an allowance of 2 GiB for the program, by context; tokens/s are",
+        "what the memory's bandwidth allows at most, not a measurement.",
+        "",
+        f"| Mac |{heads} at most |",
+        f"|---|{'---|' * len(memory)}---:|",
+        f"| needed |{''.join(f' {size / GIB:.1f} GiB |' for size in memory.values())} |",
+    ]
+    for mac in MACS:
+        verdicts = "".join(f" {mac.verdict(size)} |" for size in memory.values())
+        ceiling = mac.bandwidth_gb_s * 1e9 / per_token
+        lines.append(f"| {mac.name} |{verdicts} {ceiling:.1f} tokens/s |")
+    return "\n".join(lines) + "\n"
+
+
+def _kind_rows(plan: ConversionPlan, errors: Mapping[str, float]) -> list[str]:
+    by_kind: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for job in plan.jobs:
+        if job.module in errors:
+            by_kind[kind_of(job.module), job.format].append(errors[job.module])
+    rows = []
+    for kind in kinds(plan):
+        found = by_kind.get((kind.what, kind.format))
+        error = f"{sum(found) / len(found):.4f} | {max(found):.4f}" if found else " | "
+        bits = 8 * kind.nbytes / kind.weights
+        rows.append(f"| {kind.what} | {kind.format} | {kind.nbytes} | {bits:.2f} | {error} |")
+    return rows

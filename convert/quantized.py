@@ -1,0 +1,150 @@
+"""Jobs that quantize: the source's exact values, a block of rows at a time, to few bits."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import mlx.core as mx
+import numpy as np
+
+from convert.jobs import Job, Output, Piece, sources_of
+from convert.lowbit import quantize
+from dsv4_mlx.parameters import Parameter, Part
+from dsv4_mlx.quantization import (
+    BLOCK,
+    PACKINGS,
+    Packing,
+    Storage,
+    dequantize_blocks,
+)
+from dsv4_mlx.safetensors_files import ITEM_BYTES, NUMPY_DTYPES, TensorEntry
+from dsv4_mlx.scales import packed_scales, row_scales
+
+# Weights in memory at a time; the search holds a dozen arrays of this size.
+_BLOCK_WEIGHTS = 1 << 20
+
+
+@dataclass
+class WeightError:
+    """Squared weights and squared differences of one matrix, added up as it is converted."""
+
+    weights: float = 0.0
+    differences: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        """Root of the mean squared difference, as a share of the weights'."""
+        return float((self.differences / self.weights) ** 0.5) if self.weights else 0.0
+
+
+def quantized_job(
+    parameter: Parameter, packing: Packing, importance: np.ndarray | None = None
+) -> Job:
+    """`parameter` in affine groups; importance float32 [in] or [E, in]."""
+    *lead, width = parameter.shape
+    bits, group = packing["bits"], packing["group_size"]
+    grouped = (*lead, width // group)
+    outputs = (
+        Output(parameter.name, "U32", (*lead, width * bits // 32)),
+        Output(f"{parameter.module}.scales", "F32", grouped),
+        Output(f"{parameter.module}.biases", "F32", grouped),
+    )
+    error = WeightError()
+
+    def pieces() -> Iterator[Piece]:
+        error.weights = error.differences = 0.0
+        for number, part in enumerate(parameter.parts):
+            expert = number * parameter.shape[0] // len(parameter.parts)
+            for matrix, values in row_blocks(part, parameter.storage):
+                row = _of_expert(importance, expert + matrix)
+                packed = quantize(values, bits, group, row)
+                _add(error, values, packed, packing)
+                for index, array in enumerate(packed):
+                    yield index, np.array(array).tobytes()
+
+    return Job(
+        parameter.module,
+        f"{bits} bits, groups of {group}",
+        prod(parameter.shape),
+        outputs,
+        sources_of(parameter),
+        pieces,
+        error,
+    )
+
+
+def measured(
+    parameter: Parameter, packing: Packing, tensors: Mapping[str, TensorEntry]
+) -> WeightError:
+    """How far the stored `tensors` of a converted folder are from the source's `parameter`."""
+    error = WeightError()
+    entries = [tensors[f"{parameter.module}.{field}"] for field in ("weight", "scales", "biases")]
+    for row, values in _in_order(parameter):
+        packed = [mx.array(_rows(entry, row, len(values))) for entry in entries]
+        _add(error, values, tuple(packed), packing)
+    return error
+
+
+def _in_order(parameter: Parameter) -> Iterator[tuple[int, mx.array]]:
+    """(first row in the whole stack, values) of every block."""
+    row = 0
+    for part in parameter.parts:
+        for _, values in row_blocks(part, parameter.storage):
+            yield row, values
+            row += len(values)
+
+
+def _of_expert(importance: np.ndarray | None, expert: int) -> mx.array | None:
+    if importance is None:
+        return None
+    return mx.array(importance if importance.ndim == 1 else importance[expert])
+
+
+def _add(
+    error: WeightError, values: mx.array, packed: tuple[mx.array, ...], packing: Packing
+) -> None:
+    words, scales, offsets = packed
+    difference = values - mx.dequantize(words, scales, offsets, **packing)
+    error.weights += _sum(values * values)
+    error.differences += _sum(difference * difference)
+
+
+def _sum(array: mx.array) -> float:
+    return float(np.array(array.sum()))
+
+
+def row_blocks(part: Part, storage: Storage) -> Iterator[tuple[int, mx.array]]:
+    """(matrix of the part, its next rows as float32 [rows, in]), exactly the source's values."""
+    *lead, rows, width = part.shape
+    step = max(1, _BLOCK_WEIGHTS // width // BLOCK) * BLOCK
+    scales = _scales(part, storage)
+    for matrix in range(prod(lead)):
+        for start in range(0, rows, step):
+            stop = min(rows, start + step)
+            codes = _rows(part.weight, matrix * rows + start, stop - start)
+            block = None if scales is None else scales.reshape(prod(lead), rows, -1)[matrix]
+            yield matrix, _values(codes, None if block is None else block[start:stop], storage)
+
+
+def _scales(part: Part, storage: Storage) -> np.ndarray | None:
+    if storage is Storage.DENSE:
+        return None
+    return row_scales(part) if storage is Storage.BLOCK_FP8 else packed_scales(part, storage)
+
+
+def _rows(entry: TensorEntry, start: int, count: int) -> np.ndarray:
+    """Some rows of a matrix or of a stack of them, in stored bits [count, stored width]."""
+    width = entry.shape[-1]
+    dtype = np.dtype(NUMPY_DTYPES[entry.dtype])
+    offset = entry.start + start * width * ITEM_BYTES[entry.dtype]
+    return np.fromfile(entry.path, dtype, count * width, offset=offset).reshape(count, width)
+
+
+def _values(codes: np.ndarray, scales: np.ndarray | None, storage: Storage) -> mx.array:
+    if scales is None:
+        dense = mx.array(codes)
+        return (dense.view(mx.bfloat16) if dense.dtype == mx.uint16 else dense).astype(mx.float32)
+    if storage is Storage.BLOCK_FP8:
+        return dequantize_blocks(mx.array(codes), mx.array(scales))
+    words = mx.array(np.ascontiguousarray(codes).view(np.uint32))
+    return mx.dequantize(words, mx.array(scales), dtype=mx.float32, **PACKINGS[storage])
