@@ -13,7 +13,7 @@ from typing import Literal
 from dsv4_mlx.checkpoint_tensors import TensorSpec, backbone_tensors, checkpoint_tensors
 from dsv4_mlx.config import DeepseekV4Config
 
-EntryLayout = Literal["bf16", "compact"]
+Kv = Literal["compact", "bf16"]
 """How a cache keeps entries: 16 bits per value, or FP8/FP4 as the release stores them."""
 
 FP8_ENTRY_BLOCK = 64
@@ -82,18 +82,18 @@ class Costs:
 
     # Cache
 
-    def entry_bytes(self, layout: EntryLayout = "bf16") -> int:
+    def entry_bytes(self, kv: Kv = "compact") -> int:
         """One window row or compressed entry."""
         head_dim, rope = self.config.head_dim, self.config.qk_rope_head_dim
-        if layout == "bf16":
+        if kv == "bf16":
             return 2 * head_dim
         plain = head_dim - rope
         return plain + _ceil_div(plain, FP8_ENTRY_BLOCK) + 2 * rope
 
-    def index_key_bytes(self, layout: EntryLayout = "bf16") -> int:
+    def index_key_bytes(self, kv: Kv = "compact") -> int:
         """One index key."""
         width = self.config.index_head_dim
-        return 2 * width if layout == "bf16" else width // 2 + _ceil_div(width, FP4_KEY_BLOCK)
+        return 2 * width if kv == "bf16" else width // 2 + _ceil_div(width, FP4_KEY_BLOCK)
 
     def entries(self, context: int) -> int:
         """Compressed entries of all layers after ``context`` tokens."""
@@ -103,16 +103,16 @@ class Costs:
         """Index keys of all layers after ``context`` tokens."""
         return self._layers(4) * (context // 4)
 
-    def growth_per_token(self, layout: EntryLayout = "bf16") -> float:
+    def growth_per_token(self, kv: Kv = "compact") -> float:
         """Cache bytes that each further token adds, on average."""
         entries = sum(1 / ratio for ratio in self.config.backbone_ratios if ratio)
         keys = self._layers(4) / 4
-        return entries * self.entry_bytes(layout) + keys * self.index_key_bytes(layout)
+        return entries * self.entry_bytes(kv) + keys * self.index_key_bytes(kv)
 
-    def window_bytes(self, layout: EntryLayout = "bf16") -> int:
+    def window_bytes(self, kv: Kv = "compact") -> int:
         """The window rings of all layers."""
         rows = self.config.num_hidden_layers * self.config.sliding_window
-        return rows * self.entry_bytes(layout)
+        return rows * self.entry_bytes(kv)
 
     def partial_window_bytes(self) -> int:
         """Float32 sums and scores of windows that are not complete yet, all layers.
@@ -124,16 +124,16 @@ class Costs:
         heavy = 2 * 128 * head_dim * 4
         return self._layers(4) * sparse + self._layers(128) * heavy
 
-    def fixed_state_bytes(self, layout: EntryLayout = "bf16") -> int:
+    def fixed_state_bytes(self, kv: Kv = "compact") -> int:
         """State whose size does not depend on the context: what a snapshot copies."""
-        return self.window_bytes(layout) + self.partial_window_bytes()
+        return self.window_bytes(kv) + self.partial_window_bytes()
 
-    def kv_bytes(self, context: int, layout: EntryLayout = "bf16") -> int:
+    def kv_bytes(self, context: int, kv: Kv = "compact") -> int:
         """Window rings, compressed entries and index keys of one sequence of ``context`` tokens."""
         return (
-            self.window_bytes(layout)
-            + self.entries(context) * self.entry_bytes(layout)
-            + self.index_keys(context) * self.index_key_bytes(layout)
+            self.window_bytes(kv)
+            + self.entries(context) * self.entry_bytes(kv)
+            + self.index_keys(context) * self.index_key_bytes(kv)
         )
 
     # Work

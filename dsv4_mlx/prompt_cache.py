@@ -1,6 +1,6 @@
 """The places of one timeline to which a session can return without reading a prompt again.
 
-A place costs the fixed-size state of its snapshot (about 17 MiB for V4-Flash). When places
+A place costs the fixed-size state of its snapshot (about 15 MiB for V4-Flash). When places
 together exceed their budget, the oldest are forgotten: only their token count stays, and going
 back there reads the prompt again from an earlier place or from the start.
 """

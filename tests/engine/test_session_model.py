@@ -174,7 +174,7 @@ def check_flat_memory(folder: Path, tokens: int) -> None:
     stream = session.stream(tokens, stop_ids=())
     before, after = active_bytes_while(stream, (settled, tokens))
     grown = LEAN.costs.kv_bytes(tokens) - LEAN.costs.kv_bytes(settled)
-    # Buffers grow by an eighth or 256 rows, and a step's own arrays come and go. One row of
+    # Buffers grow by a 64th or 256 rows, and a step's own arrays come and go. One row of
     # hidden size kept per token would already be more than this.
     spare = LEAN.costs.kv_bytes(tokens) // 4 + 300_000
     assert after - before <= grown + spare

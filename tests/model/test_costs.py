@@ -139,7 +139,8 @@ def test_costs_follow_the_config() -> None:
     small = FLASH.replace(num_hidden_layers=4, compress_ratios=(0, 4, 128, 4, 0))
     assert small.costs.entries(1000) == 250 + 7 + 250
     assert small.costs.index_keys(1000) == 500
-    assert small.costs.entry_bytes() == 1024
+    assert small.costs.entry_bytes("bf16") == 1024
+    assert small.costs.entry_bytes() == small.costs.entry_bytes("compact") == 583
     assert (
         small.replace(head_dim=64, qk_rope_head_dim=16).costs.entry_bytes("compact") == 48 + 1 + 32
     )
