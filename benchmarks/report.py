@@ -45,19 +45,12 @@ PROMPT = 128
 
 def compared(kernel: Kernel, operation: Callable[..., Any]) -> dict[str, Any]:
     """Every case of a kernel on this backend against its reference on the CPU."""
-    from tests.kernels.compare import assert_matches
+    from tests.kernels.compare import assert_equals_reference
 
     failures: dict[str, str] = {}
     for case in kernel.cases:
-        arguments = case.make(0)
-        mx.eval(list(kernels.arrays(arguments.values())))
         try:
-            found = operation(**arguments)
-            mx.eval(found)
-            with mx.stream(mx.cpu):
-                expected = kernel.reference(**arguments)
-                mx.eval(expected)
-            assert_matches(kernel, found, expected, case=case.id, arguments=arguments)
+            assert_equals_reference(kernel, operation, case)
         except Exception as error:  # a text that does not compile, or values that differ
             failures[case.id] = _short(error)
     return {"cases": len(kernel.cases), "failures": failures}

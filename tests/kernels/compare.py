@@ -6,13 +6,13 @@ other elements differ by float32 noise. All other outputs keep the kernel's tole
 squared error in float64. NaN must stand in the same places.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from metal_kernels.contract import Kernel
+from metal_kernels.contract import Case, Kernel
 
 # Share of a grid output's elements that may lie one step away, and the number always allowed.
 FLIPPED_SHARE = 0.01
@@ -42,6 +42,20 @@ def assert_matches(
     for name, reference in named(kernel, expected).items():
         where = f"{kernel.name}[{case}].{name}" if case else f"{kernel.name}.{name}"
         _assert_output(kernel, where, name, found[name], reference, arguments or {})
+
+
+def assert_equals_reference(
+    kernel: Kernel, operation: Callable[..., Any], case: Case, seed: int = 0
+) -> None:
+    """Run `operation` on a case wherever it runs, and compare with the reference on the CPU."""
+    arguments = case.make(seed)
+    mx.eval([value for value in arguments.values() if isinstance(value, mx.array)])
+    found = operation(**arguments)
+    mx.eval(found)
+    with mx.stream(mx.cpu):
+        expected = kernel.reference(**arguments)
+        mx.eval(expected)
+        assert_matches(kernel, found, expected, case=case.id, arguments=arguments)
 
 
 def _assert_output(

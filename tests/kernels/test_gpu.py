@@ -5,13 +5,14 @@ arithmetic of the machine itself. Skipped, and counted as such, where there is n
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from metal_kernels.contract import Case, Kernel
 from metal_kernels.registry import KernelPlan, kernels, plan
-from tests.kernels.compare import assert_matches
+from tests.kernels.compare import assert_equals_reference
 
 GPUS = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("metal", "cuda")]
 CASES = [
@@ -31,21 +32,16 @@ def on_gpu(request: pytest.FixtureRequest) -> Iterator[KernelPlan]:
 
 @pytest.mark.parametrize(("kernel", "case"), CASES)
 def test_kernel_equals_its_reference(on_gpu: KernelPlan, kernel: Kernel, case: Case) -> None:
-    assert_equals_reference(on_gpu, kernel, case)
-
-
-def assert_equals_reference(own: KernelPlan, kernel: Kernel, case: Case) -> None:
-    arguments = case.make(7)
-    mx.eval([value for value in arguments.values() if isinstance(value, mx.array)])
-    found = getattr(own.ops, kernel.name)(**arguments)
-    mx.eval(found)
-    with mx.stream(mx.cpu):
-        expected = kernel.reference(**arguments)
-        mx.eval(expected)
-        assert_matches(kernel, found, expected, case=case.id, arguments=arguments)
+    assert_equals_reference(kernel, getattr(on_gpu.ops, kernel.name), case, seed=7)
 
 
 def test_the_comparison_runs_without_a_gpu_too() -> None:
-    """Of references with themselves, so that nothing but the GPU is new where there is one."""
-    kernel = kernels()["q_prepare"]
-    assert_equals_reference(plan("cpu"), kernel, kernel.cases[1])
+    """Of a reference with itself, and with one that is off by a thousandth."""
+    kernel = kernels()["swiglu"]
+    assert_equals_reference(kernel, kernel.reference, kernel.cases[1])
+
+    def off(**arguments: Any) -> mx.array:
+        return 1.001 * kernel.reference(**arguments)
+
+    with pytest.raises(AssertionError, match=r"swiglu\[one-row\]"):
+        assert_equals_reference(kernel, off, kernel.cases[1])
