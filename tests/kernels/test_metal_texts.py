@@ -16,6 +16,12 @@ from metal_kernels.contract import Case, ContractError, Kernel
 from metal_kernels.registry import NAMES, bind, kernels
 from tests.kernels.host import assert_text_matches
 
+
+def shares_a_letter(kernel: Kernel) -> bool:
+    letters = [letter for shape in kernel.inputs.values() for letter in {*shape.split()}]
+    return len(letters) > len({*letters})
+
+
 ON_METAL = [kernel for kernel in kernels().values() if "metal" in kernel.implementations]
 CASES = [
     pytest.param(kernel, case, id=f"{kernel.name}-{case.id}")
@@ -23,6 +29,8 @@ CASES = [
     for case in kernel.cases
 ]
 KERNELS = [pytest.param(kernel, id=kernel.name) for kernel in ON_METAL]
+# Where no letter stands in two inputs, no sizes can disagree.
+SHARING = [p for p in KERNELS if shares_a_letter(p.values[0])]
 ORDERS = ("ascending", "descending", 1)
 
 
@@ -71,7 +79,7 @@ def wrong_shapes(kernel: Kernel) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, {**arguments, name: arguments[name][None]}
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", SHARING)
 def test_a_size_that_disagrees_is_refused(kernel: Kernel) -> None:
     """The first letter that two inputs share, made one larger in the second of them."""
     arguments = kernel.cases[0].make(0)
@@ -92,7 +100,7 @@ def shared_letter(kernel: Kernel, arguments: dict[str, Any]) -> tuple[str, int]:
             if letter in bound:
                 return name, axis
         bound |= set(shape.split())
-    raise AssertionError(f"{kernel.name}: no two inputs share a size")
+    raise AssertionError(f"{kernel.name}: the inputs of its first case share no size")
 
 
 def test_every_text_is_launched_by_some_case(monkeypatch: pytest.MonkeyPatch) -> None:
