@@ -16,6 +16,7 @@ from metal_kernels.backend import Backend, resolve
 from metal_kernels.contract import Kernel
 
 NAMES = (
+    "embed_streams",
     "dense_matvec",
     "hc_pre",
     "hc_post",

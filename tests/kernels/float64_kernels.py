@@ -244,6 +244,15 @@ def swiglu(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     return (activated,) if a["shared"] is None else (activated, clamped(a["shared"]))
 
 
+def embed_streams(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    tokens, table = a["tokens"], a["table"]
+    embedded = np.full((*tokens.shape, a["streams"], table.shape[1]), np.nan)
+    for place in np.ndindex(tokens.shape):
+        if 0 <= tokens[place] < len(table):
+            embedded[place] = table[tokens[place]]
+    return (embedded,)
+
+
 def expert_sum(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     total = a["routed"].sum(axis=1) + a["shared"]
     return (rounding.bf16(total) if a["official"] else total,)
@@ -252,7 +261,7 @@ def expert_sum(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
 FLOAT64: dict[str, Callable[[Arguments, Rounding], tuple[np.ndarray | None, ...]]] = {
     function.__name__: function
     for function in (
-        hc_pre, hc_post, hc_post_pre, hc_head,
+        embed_streams, hc_pre, hc_post, hc_post_pre, hc_head,
         qkv_prepare, q_prepare, compress, index_topk,
         sparse_attention, dense_matvec, router, hash_router, swiglu, expert_sum,
     )

@@ -1,0 +1,41 @@
+"""Geometry of the embedding's rows."""
+
+import mlx.core as mx
+
+from metal_kernels.contract import ContractError
+from metal_kernels.registry import kernels
+from metal_kernels.sources import launch
+
+WIDTH = 256
+"""Columns of one threadgroup."""
+
+
+def embed_streams(backend: str, tokens: mx.array, table: mx.array, streams: int) -> mx.array:
+    """Token ids [B, S], table [V, D] bfloat16 or float32 -> [B, S, N, D]; one launch.
+
+    Reads a row of the table per token, `D` times its itemsize bytes, and writes it N times, `4 N D`
+    bytes: at one token of the released sizes (N 4, D 4096) 8 KB and 64 KB.
+    """
+    sizes = kernels()["embed_streams"].check({"tokens": tokens, "table": table})
+    _check_dtypes(tokens, table)
+    B, S, D = sizes["B"], sizes["S"], sizes["D"]
+    (embedded,) = launch(
+        backend,
+        "embed_streams",
+        inputs={"tokens": tokens, "table": table},
+        outputs={"embedded": ((B, S, streams, D), mx.float32)},
+        grid=(B * S * WIDTH, -(-D // WIDTH), 1),
+        threadgroup=(WIDTH, 1, 1),
+        template={"STREAMS": streams},
+    )
+    return embedded
+
+
+def _check_dtypes(tokens: mx.array, table: mx.array) -> None:
+    """Raise ContractError where the text would convert numbers that the reference refuses."""
+    if not mx.issubdtype(tokens.dtype, mx.integer):
+        raise ContractError(f"embed_streams: expected integer tokens but found {tokens.dtype}")
+    if table.dtype not in (mx.bfloat16, mx.float32):
+        raise ContractError(
+            f"embed_streams: expected a table of bfloat16 or float32 but found {table.dtype}"
+        )
