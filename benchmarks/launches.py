@@ -90,7 +90,7 @@ def bytes_read(config: DeepseekV4Config, path: str, source: Layout, node: Node) 
         return min(source.nbytes, node.outputs[0].nbytes)
     if path.startswith("cache."):
         return _cache_bytes(config, path, source, node)
-    if path.endswith("tid2eid"):
+    if path.endswith(("tid2eid", "embed_tokens.weight")):
         return source.nbytes // source.shape[0]
     if ".experts." in path or ".switch_mlp." in path:
         return source.nbytes * config.num_experts_per_tok // config.n_routed_experts

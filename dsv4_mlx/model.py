@@ -78,12 +78,11 @@ class Backbone(nn.Module):
         ]
         self.hc_head = HyperHead(config, numerics, ops)
         self.norm = Norm(config.hidden_size)
-        self._streams = config.hc_mult
+        self._ops, self._streams = ops, config.hc_mult
 
     def __call__(self, tokens: mx.array, cache: list[LayerCache]) -> mx.array:
         """Token ids [B, S] -> streams after the last layer [B, S, N, D]."""
-        embedded = self.embed_tokens(tokens)[:, :, None]
-        streams = mx.repeat(embedded, self._streams, axis=2)
+        streams = self._ops.embed_streams(tokens, self.embed_tokens.weight, self._streams)
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             streams = layer(streams, tokens, layer_cache)
         return streams

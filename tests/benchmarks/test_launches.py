@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,20 @@ def test_a_csa_layer_launches_at_most_30_kernels(
 
 
 def test_layers_of_a_kind_launch_alike(flash: launches.Report) -> None:
-    # Only the first layer has a mix and collapse of its own; later ones come with the expansion.
-    first, *sliding = flash.per_kind["sliding"]
-    assert 0 < first - sliding[0] <= 3
-    for counts in (sliding, flash.per_kind["CSA"], flash.per_kind["HCA"]):
+    """The first layer too: its streams come whole, and nothing copies them before it reads."""
+    for counts in flash.per_kind.values():
         assert max(counts) == min(counts)
+
+
+def test_the_streams_of_a_token_are_launched_at_once(flash: launches.Report) -> None:
+    assert flash.per_layer[BEFORE] == flash.per_node["dsv4_embed_streams"] == 1
+
+
+def test_of_the_embedding_one_row_is_read(closing_graph: Graph) -> None:
+    """One custom kernel gets the whole table, and a token reads bfloat16 numbers of one row."""
+    found = counting.reads(closing_graph, partial(launches.bytes_read, FLASH))
+    (table,) = (read for read in found if read.path.endswith("embed_tokens.weight"))
+    assert table.nbytes == 2 * FLASH.hidden_size
 
 
 def test_a_flash_token_reads_at_most_11_7_gb(
@@ -132,8 +142,6 @@ def test_nothing_is_left_to_references(closing_graph: Graph) -> None:
     launched = {name for name in names if not name.startswith("dsv4_")}
     assert launched - VIEWS == {
         "ArgReduce",  # the greedy token
-        "AsType",  # the embedding's row
-        "Gather",  # the same
         "GatherQMM",
         "QuantizedMatmul",
         "SliceUpdate",
