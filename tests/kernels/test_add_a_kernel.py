@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -70,6 +71,17 @@ def test_its_float64_twin_equals_its_reference(kernel: Kernel) -> None:
     arguments = kernel.cases[1].make(7)
     (exact,) = scope[NAME](float64(arguments), Rounding())
     np.testing.assert_allclose(np.array(kernel.reference(**arguments)), exact, rtol=1e-6)
+
+
+def test_its_test_file_passes(kernel: Kernel) -> None:
+    """The file of the page, in which `SIZES` are as many calls as pytest would make of it."""
+    (source,) = (text for text in blocks() if "\ndef test_sizes(" in text)
+    scope: dict[str, Any] = {}
+    exec(source, scope)
+    assert scope["KERNEL"] is kernel and scope["SIZES"]
+    for sizes in scope["SIZES"]:
+        scope["test_sizes"](sizes)
+    scope["test_nan_fills_its_row"]()
 
 
 def test_a_size_outside_its_contract_is_refused(kernel: Kernel) -> None:
