@@ -58,10 +58,11 @@ for (uint column = (simdgroup * 32 + lane) * WIDE; column < width;
     size_t row = min(first_row + r, rows - 1);
     Columns<WIDE> inputs = columns(x + row * width + column, Wide<WIDE>());
 #pragma unroll
-    for (int o = 0; o < OUTPUTS; o++)
+    for (int o = 0; o < OUTPUTS; o++) {
 #pragma unroll
       for (int i = 0; i < WIDE; i++)
         sums[o * ROWS + r] += weights[o].values[i] * inputs.values[i];
+    }
   }
 }
 

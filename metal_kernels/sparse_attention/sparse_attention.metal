@@ -133,9 +133,10 @@ for (int start = begin; start < end; start += TILE) {
   for (int h = 0; h < HEADS; h++) {
     float higher = precise::max(exponents[h], exponent_above(highest[h]));
     float shrink = power_of_two(exponents[h] - higher);
-    if (shrink != 1.0f)
+    if (shrink != 1.0f) {
       #pragma unroll
       for (int v = 0; v < VECTORS; v++) sums[h * VECTORS + v] *= shrink;
+    }
     if (lane / TILE == h) {
       weight_sum *= shrink;
       exponent = higher;

@@ -119,6 +119,12 @@ def test_every_text_is_launched_by_some_case(monkeypatch: pytest.MonkeyPatch) ->
     assert files == {*sources.ROOT.glob("*/*.metal"), *sources.ROOT.glob("*/*.cu")}
 
 
+@pytest.mark.parametrize("file", sorted(sources.ROOT.rglob("*.metal")), ids=lambda file: file.stem)
+def test_texts_are_ascii(file: Path) -> None:
+    """MLX 0.32.4 tells Metal that they are (NSASCIIStringEncoding)."""
+    assert file.read_bytes().isascii()
+
+
 def zeros(*, output_shapes: list, output_dtypes: list, **_: object) -> list[mx.array]:
     """Outputs of a launch that does nothing."""
     return [mx.zeros(s, d) for s, d in zip(output_shapes, output_dtypes, strict=True)]
