@@ -244,12 +244,14 @@ void finish_latent_pair(
   if (exists) store_latent_pair<T>(row, dim, width, rope_dims, even, odd, scale);
 }
 
-// Lanes: lane l of a simdgroup holds dims l, l + 32, ... below WIDTH in `values`, and 0 beyond.
+// Lanes: lane l of a simdgroup holds dims l, l + 32, ... below WIDTH in `values`, and 0 beyond. Loops
+// over them are unrolled by force: an index that is no constant would put registers into memory.
 
 // Rotate the last 2 `pairs` dims; a pair is two neighbouring lanes.
 template <uint WIDTH, typename Values, typename Table>
 void rotate_lanes(Values values, Table cosines, Table sines, uint pairs, uint lane) {
   uint plain = WIDTH - 2 * pairs;
+#pragma unroll
   for (uint j = 0; j < (WIDTH + 31) / 32; j++) {
     uint dim = lane + 32 * j;
     float other = simd_shuffle_xor(values[j], 1);
@@ -265,12 +267,15 @@ template <uint WIDTH, typename Values>
 void hadamard_lanes(Values values, uint lane) {
   constexpr uint COUNT = (WIDTH + 31) / 32;
   for (uint h = 1; h < 32 && h < WIDTH; h *= 2) {
+#pragma unroll
     for (uint j = 0; j < COUNT; j++) {
       float other = simd_shuffle_xor(values[j], h);
       values[j] = (lane & h) != 0 ? other - values[j] : values[j] + other;
     }
   }
+#pragma unroll
   for (uint h = 1; h < COUNT; h *= 2) {
+#pragma unroll
     for (uint j = 0; j < COUNT; j++) {
       if ((j & h) != 0) continue;
       float low = values[j], high = values[j + h];
@@ -283,14 +288,17 @@ void hadamard_lanes(Values values, uint lane) {
   uint rest = WIDTH;
   for (; rest >= 4; rest /= 4) scale *= 0.5f;
   if (rest == 2) scale *= 0.70710678118654752f;
+#pragma unroll
   for (uint j = 0; j < COUNT; j++) values[j] *= scale;
 }
 
 // Round an index query or key as hadamard_fp4 does: bf16, Hadamard, bf16, FP4 by 32 dims.
 template <uint WIDTH, typename Values>
 void hadamard_fp4_lanes(Values values, uint lane) {
+#pragma unroll
   for (uint j = 0; j < (WIDTH + 31) / 32; j++) values[j] = round_bf16(values[j]);
   hadamard_lanes<WIDTH>(values, lane);
+#pragma unroll
   for (uint j = 0; j < (WIDTH + 31) / 32; j++) {
     float x = round_bf16(values[j]);
     values[j] = round_fp4(x, fp4_scale(simd_max(magnitude_bits(x))));
@@ -300,6 +308,7 @@ void hadamard_fp4_lanes(Values values, uint lane) {
 // Write an index key that was rounded so; the even lane of a pair writes both.
 template <uint WIDTH, typename T, typename Row, typename Values>
 void store_key_lanes(Row row, Values values, uint lane) {
+#pragma unroll
   for (uint j = 0; j < (WIDTH + 31) / 32; j++) {
     uint dim = lane + 32 * j;
     uint scale = sizeof(T) == 1 ? fp4_scale(simd_max(magnitude_bits(values[j]))) : 0u;

@@ -24,10 +24,12 @@ template <uint COUNT, typename Scores, typename Values>
 Pooled pooled(Pooled before, Scores scores, Values values) {
   Pooled after;
   after.top = before.top;
+#pragma unroll
   for (uint i = 0; i < COUNT; i++) after.top = precise::max(after.top, scores[i]);
   float top = finite_top(after.top), kept = precise::exp(before.top - top);
   after.total = before.total * kept;
   after.value = before.value * kept;
+#pragma unroll
   for (uint i = 0; i < COUNT; i++) {
     float weight = precise::exp(scores[i] - top);
     after.total += weight;
@@ -62,6 +64,7 @@ start += start < 0 ? n : 0;
 Pooled even = {-INFINITY, 0.0f, 0.0f}, odd = {-INFINITY, 0.0f, 0.0f};
 for (uint chunk = 0; chunk < SHARE; chunk += CHUNK) {
   float scores[2][CHUNK], values[2][CHUNK];
+#pragma unroll
   for (uint i = 0; i < CHUNK; i++) {
     uint slot = group * SHARE + chunk + i;
     bool present = exists && chunk + i < SHARE && (window > 0 || slot >= EARLIER);
@@ -70,6 +73,7 @@ for (uint chunk = 0; chunk < SHARE; chunk += CHUNK) {
     uint channel = EARLIER > 0 && slot >= EARLIER ? D + dim : dim;
     auto token = own + size_t(at) * columns;
     auto slot_bias = bias + slot % RATIO * (LANES * D) + channel;
+#pragma unroll
     for (uint c = 0; c < 2; c++) {
       scores[c][i] = present ? token[gate_column + channel + c] + slot_bias[c] : -INFINITY;
       values[c][i] = present ? token[kv_column + channel + c] : 0.0f;
@@ -128,6 +132,7 @@ if (INDEX) {
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (thread_index < 32) {
     float key[(D + 31) / 32];
+#pragma unroll
     for (uint j = 0; j < (D + 31) / 32; j++) {
       key[j] = thread_index + 32 * j < D ? entry[thread_index + 32 * j] : 0.0f;
     }

@@ -42,6 +42,7 @@ uint first_row = threadgroup_position_in_grid.y * ROWS;
 threadgroup float partial_sums[SIMDGROUPS * OUTPUTS * ROWS];
 
 float sums[OUTPUTS * ROWS];  // in registers: every index is known when the loops are unrolled
+#pragma unroll
 for (int i = 0; i < OUTPUTS * ROWS; i++) sums[i] = 0.0f;
 
 for (uint column = (simdgroup * 32 + lane) * WIDE; column < width;

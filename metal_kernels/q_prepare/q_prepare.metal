@@ -16,17 +16,20 @@ auto sines = sin + token % cos_shape[0] * P;
 if (head < H) {
   float x[COUNT];
   float squares = 0.0f;
+#pragma unroll
   for (uint j = 0; j < COUNT; j++) {
     uint dim = lane + 32 * j;
     x[j] = dim < WIDTH ? row[head * WIDTH + dim] : 0.0f;
     squares += x[j] * x[j];
   }
   float factor = precise::rsqrt(simd_sum(squares) / WIDTH + eps);
+#pragma unroll
   for (uint j = 0; j < COUNT; j++) {
     x[j] *= factor;
     if (OFFICIAL) x[j] = round_bf16(x[j]);
   }
   rotate_lanes<WIDTH>(x, cosines, sines, P, lane);
+#pragma unroll
   for (uint j = 0; j < COUNT; j++) {
     uint dim = lane + 32 * j;
     if (dim < WIDTH) q[(size_t(token) * H + head) * WIDTH + dim] = x[j];
@@ -34,12 +37,14 @@ if (head < H) {
 } else if (head < H + Hi) {
   uint index_head = head - H;
   float x[INDEX_COUNT];
+#pragma unroll
   for (uint j = 0; j < INDEX_COUNT; j++) {
     uint dim = lane + 32 * j;
     x[j] = dim < INDEX_WIDTH ? row[H * WIDTH + index_head * INDEX_WIDTH + dim] : 0.0f;
   }
   rotate_lanes<INDEX_WIDTH>(x, cosines, sines, P, lane);
   if (OFFICIAL) hadamard_fp4_lanes<INDEX_WIDTH>(x, lane);
+#pragma unroll
   for (uint j = 0; j < INDEX_COUNT; j++) {
     uint dim = lane + 32 * j;
     if (dim < INDEX_WIDTH) {
