@@ -5,7 +5,7 @@ place, so the peak stays near the model's own size. FP4 and FP8 become MLX's pac
 a change of value.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,16 +71,17 @@ def load_model(
     plan = plan_parameters(checkpoint)
     _require_finished(checkpoint, plan)
     model = Model(checkpoint.config, numerics=numerics, backend=backend, kv=kv, plan=kernels)
-    packings = {
-        parameter.module: parameter.packing
-        for parameter in plan.parameters
-        if parameter.packing is not None
-    }
-    quantize(model, class_predicate=lambda name, _: packings.get(name, False))
+    pack_layers(model, plan.parameters)
     model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)
     model.join()
     model.fingerprint = fingerprint(checkpoint, plan)
     return model
+
+
+def pack_layers(model: "Model", parameters: Iterable[Parameter]) -> None:
+    """Make the layers of packed parameters packed ones, ready for their weights."""
+    packings = {one.module: one.packing for one in parameters if one.packing is not None}
+    quantize(model, class_predicate=lambda name, _: packings.get(name, False))
 
 
 def dense_dtype(dtype: mx.Dtype | None, backend: str) -> mx.Dtype:

@@ -127,13 +127,10 @@ def _may_hold_arrays(value: Any) -> bool:
 
 def place_weights(model: "Model") -> None:
     """Give `model` unevaluated weights as the loader holds a release of this config for a GPU."""
-    from mlx.nn.layers.quantized import quantize
-
-    from dsv4_mlx.quantization import PACKINGS
+    from dsv4_mlx.loading import pack_layers
 
     parameters = _parameters(model.config)
-    packings = {p.module: PACKINGS[p.storage] for p in parameters if p.storage in PACKINGS}
-    quantize(model, class_predicate=lambda name, _: packings.get(name, False))
+    pack_layers(model, parameters)
     weights = [(name, mx.zeros(*form)) for name, form in stored_forms(parameters)]
     model.load_weights(weights, strict=True)
     for joined in model.joined():
