@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from benchmarks import launch_table, layouts
-from benchmarks.launch_table import Node
+from benchmarks.launch_rules import Node
 from benchmarks.layouts import Layout
 
 Graph = Sequence[dict[str, Any]]

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import counting
 from benchmarks.counting import AFTER, BEFORE, Graph
-from benchmarks.launch_table import Node
+from benchmarks.launch_rules import Node
 from benchmarks.layouts import Layout
 from benchmarks.record import record
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config

@@ -8,7 +8,8 @@ import mlx.core as mx
 import pytest
 
 from benchmarks import launch_table
-from benchmarks.launch_table import Node, UnknownPrimitive
+from benchmarks.launch_rules import Node
+from benchmarks.launch_table import UnknownPrimitive
 from tests.benchmarks.graphs import launches, total, traced
 
 X = mx.zeros((4, 64))
