@@ -8,6 +8,7 @@ run. `--update-golden` rewrites what the `golden` fixture compares with; read th
 import importlib.util
 import os
 import random
+import signal
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -58,6 +59,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Shells start background jobs with Ctrl-C ignored, and programs under test would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for group in _required():
         if group not in GROUPS:
             raise pytest.UsageError(f"DSV4_REQUIRE: {group} is not one of {', '.join(GROUPS)}.")
