@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from convert import inspect
+from convert.deletion import open_source
 from convert.fit import MEMORIES, fit_sentence, fitting_plan, shipped_plans
 from convert.plan import plan_conversion
 from convert.progress import Progress, progress_for
@@ -15,7 +16,6 @@ from convert.report import facts, page, size_text
 from convert.verify import LEVELS, verify
 from convert.writer import require_empty, write
 from dsv4_mlx import __version__
-from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.errors import Dsv4Error, UsageError
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -57,12 +57,13 @@ def _convert(options: argparse.Namespace, progress: Progress) -> None:
     source, destination = options.src, options.dst
     if not options.resume and not options.dry_run:
         require_empty(destination)
+    checkpoint, parameters = open_source(source, destination)
     if options.fit:
-        plan = fitting_plan(shipped_plans(open_checkpoint(source)), options.fit)
+        plan = fitting_plan(shipped_plans(checkpoint, parameters), options.fit)
         if not (options.dry_run and options.json):
             progress.say(fit_sentence(plan, options.fit), "fit", recipe=plan.recipe.name)
     else:
-        plan = plan_conversion(open_checkpoint(source), options.recipe)
+        plan = plan_conversion(checkpoint, options.recipe, parameters=parameters)
     if options.dry_run:
         data = facts(plan, destination)
         print(json.dumps(data, indent=2) if options.json else "\n".join(page(plan, destination)))
@@ -76,7 +77,13 @@ def _convert(options: argparse.Namespace, progress: Progress) -> None:
         set_aside=aside,
         bytes=plan.nbytes,
     )
-    write(plan, destination, progress, resume=options.resume)
+    write(
+        plan,
+        destination,
+        progress,
+        resume=options.resume,
+        delete_source=options.delete_source,
+    )
     progress.say(f"done: {destination}", "done", destination=str(destination))
 
 
@@ -122,6 +129,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue where an earlier run was stopped"
+    )
+    parser.add_argument(
+        "--delete-source",
+        action="store_true",
+        help="remove each official shard once all of it is converted and read back equal",
     )
     parser.add_argument("--json", action="store_true", help="one JSON event per line on stdout")
     parser.add_argument("--version", action="version", version=f"dsv4-mlx {__version__}")

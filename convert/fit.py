@@ -6,14 +6,13 @@ from convert.recipe import SHIPPED
 from convert.report import contexts, memory_needed, size_text
 from dsv4_mlx.checkpoint import Checkpoint
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.parameters import ParameterPlan
 
 MEMORIES = ("64GB", "96GB", "128GB", "192GB", "256GB", "512GB")
 
 
-def shipped_plans(source: Checkpoint) -> list[ConversionPlan]:
+def shipped_plans(source: Checkpoint, parameters: ParameterPlan) -> list[ConversionPlan]:
     """A plan for every shipped recipe, from the most exact to the smallest."""
-    parameters = plan_parameters(source)
     return [plan_conversion(source, name, parameters=parameters) for name in SHIPPED]
 
 

@@ -27,6 +27,8 @@ class Journal:
     start: dict[str, Any] = field(default_factory=dict)
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
 
     def record(self, kind: str, **content: Any) -> None:
         """Append one line and wait until the disk has it."""
@@ -39,6 +41,10 @@ class Journal:
             self.start = dict(content)
         elif kind == "shard":
             self.shards[content["file"]] = dict(content)
+        elif kind == "checked":
+            self.checked.add(content["file"])
+        elif kind == "deleted":
+            self.deleted.add(content["file"])
         elif kind == "source hash":
             self.hashes[content["file"]] = content["sha256"]
 

@@ -1,7 +1,7 @@
 """Which source a conversion began with: enough of every file to notice that it was changed."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,6 +16,8 @@ def identity(source: Checkpoint) -> dict[str, Any]:
     """Per file its size and time of change, and what config.json and the index say."""
     found: dict[str, Any] = {}
     for path in weight_files(source):
+        if not path.exists():
+            continue
         status = path.stat()
         found[path.name] = [status.st_size, status.st_mtime_ns]
     for name in ("config.json", INDEX_FILE):
@@ -29,9 +31,12 @@ def weight_files(source: Checkpoint) -> list[Path]:
     return sorted({entry.path for entry in source.tensors.values()})
 
 
-def require_unchanged(source: Checkpoint, before: dict[str, Any]) -> None:
-    """CheckpointError naming the first file that is no longer what it was."""
+def require_unchanged(
+    source: Checkpoint, before: dict[str, Any], deleted: Collection[str] = ()
+) -> None:
+    """CheckpointError naming the first file that is no longer what it was; we deleted `deleted`."""
     now = identity(source)
+    before = {name: known for name, known in before.items() if name in now or name not in deleted}
     changed = sorted(
         name for name in now.keys() | before.keys() if now.get(name) != before.get(name)
     )

@@ -15,6 +15,7 @@ from threading import Event
 from typing import Any
 
 from convert.card import CARD_FILE, card
+from convert.deletion import SOURCE_FILE, delete_finished, peak_bytes, remember
 from convert.disk import Disk
 from convert.journal import JOURNAL_FILE, read_journal
 from convert.plan import FORMAT_VERSION, ConversionPlan
@@ -41,6 +42,7 @@ def write(
     progress: Progress,
     *,
     resume: bool = False,
+    delete_source: bool = False,
     disk: Disk | None = None,
 ) -> None:
     """Run the plan, or what is left of it. UsageError, CheckpointError or OSError."""
@@ -48,15 +50,22 @@ def write(
     _require_folder(destination)
     if resume and (destination / CONVERSION_FILE).exists():
         _require_same(plan, destination)
-        (destination / JOURNAL_FILE).unlink(missing_ok=True)
+        for name in (JOURNAL_FILE, SOURCE_FILE):
+            (destination / name).unlink(missing_ok=True)
         progress.say(f"{destination} is finished already", "finished")
         return
     if not resume:
         require_empty(destination)
-    _require_room(plan, destination)
+    created = not destination.exists()
     destination.mkdir(parents=True, exist_ok=True)
     with _only_converter(destination):
-        run = _Run(plan, destination, progress, disk)
+        run = _Run(plan, destination, progress, disk, delete_source)
+        try:
+            run.require_room()
+        except UsageError:
+            if created:
+                destination.rmdir()
+            raise
         if run.journal.start and not resume:
             require_empty(destination)
         run.go()
@@ -81,20 +90,6 @@ def require_empty(destination: Path) -> None:
 def _require_folder(destination: Path) -> None:
     if destination.exists() and not destination.is_dir():
         raise UsageError(f"{destination} is a file; give a folder that does not exist yet.")
-
-
-def _require_room(plan: ConversionPlan, destination: Path) -> None:
-    there = [destination / shard.file for shard in plan.files]
-    written = sum(path.stat().st_size for path in there if path.is_file())
-    needed, free = (
-        sum(shard.file_bytes() for shard in plan.files) - written,
-        free_bytes(destination),
-    )
-    if free < needed:
-        raise UsageError(
-            f"The conversion needs {size_text(needed)}, but {destination} has only "
-            f"{size_text(free)} free."
-        )
 
 
 def _require_same(plan: ConversionPlan, destination: Path) -> None:
@@ -131,20 +126,44 @@ def _only_converter(folder: Path) -> Iterator[None]:
 class _Run:
     """One run over one destination, which nobody else writes to."""
 
-    def __init__(self, plan: ConversionPlan, folder: Path, progress: Progress, disk: Disk):
+    def __init__(
+        self,
+        plan: ConversionPlan,
+        folder: Path,
+        progress: Progress,
+        disk: Disk,
+        delete_source: bool,
+    ):
         self.plan, self.folder, self.progress, self.disk = plan, folder, progress, disk
         self.journal = read_journal(folder, disk)
+        self.delete_source = delete_source
+        self._hashing: dict[Path, Future[str]] = {}
+
+    def require_room(self) -> None:
+        """UsageError when the disk cannot hold what is left to be written."""
+        needed, free = self._room(), free_bytes(self.folder)
+        if free < needed:
+            raise UsageError(
+                f"The conversion needs {size_text(needed)}, but {self.folder} has only "
+                f"{size_text(free)} free."
+            )
+
+    def _room(self) -> int:
+        same_disk = self.plan.source.folder.stat().st_dev == self.folder.stat().st_dev
+        if self.delete_source and same_disk:
+            return peak_bytes(self.plan, self.journal)
+        left = [shard for shard in self.plan.files if not self._is_written(shard.file)]
+        return sum(shard.file_bytes() for shard in left)
 
     def go(self) -> None:
         self._begin()
         pool, stopped = ThreadPoolExecutor(1), Event()
         try:
-            hashes = [
-                (path, pool.submit(sha256_of, path, stopped))
+            self._hashing = {
+                path: pool.submit(sha256_of, path, stopped)
                 for path in unhashed(self.plan.source, self.journal.hashes)
-            ]
+            }
             self._write_shards()
-            self._keep_hashes(hashes)
         finally:
             stopped.set()
             pool.shutdown(cancel_futures=True)
@@ -152,11 +171,12 @@ class _Run:
         self._put_json(INDEX_FILE, _index(self.plan))
         self._put_json("config.json", self.plan.config)
         companions |= self._put_card()
-        require_unchanged(self.plan.source, self.journal.start["source"])
+        self._require_unchanged()
         digest = self._verify()
         self.progress.say("verified: every tensor is in its place", "verified")
         self._put_json(CONVERSION_FILE, self._summary(companions, digest))
         self.journal.remove()
+        (self.folder / SOURCE_FILE).unlink(missing_ok=True)
         self.disk.sync_folder(self.folder)
 
     def _begin(self) -> None:
@@ -166,9 +186,11 @@ class _Run:
             if any(not name.endswith(".partial") for name in stray):
                 require_empty(self.folder)
             start = {"plan": self.plan.digest(), "source": identity(self.plan.source)}
+            if self.plan.exact:
+                start["fingerprint"] = fingerprint(self.plan.source, self.plan.parameters)
             self.journal.record("start", version=__version__, **start)
             return
-        require_unchanged(self.plan.source, self.journal.start["source"])
+        self._require_unchanged()
         if self.journal.start["plan"] != self.plan.digest():
             raise UsageError(
                 f"{self.folder} was begun with another recipe or program version; delete it and "
@@ -180,13 +202,15 @@ class _Run:
     def _write_shards(self) -> None:
         done = sum(shard.nbytes for shard in self.plan.files if self._is_written(shard.file))
         self.progress.begin(self.plan.nbytes, done)
+        if self.delete_source and not (self.folder / SOURCE_FILE).exists():
+            remember(self.plan, self.folder, self.disk)
         writer = ShardWriter(self.disk, self.progress)
         try:
             for shard in self.plan.files:
                 if self._is_written(shard.file):
                     continue
                 written = writer.write(shard, self.folder / shard.file)
-                require_unchanged(self.plan.source, self.journal.start["source"])
+                self._require_unchanged()
                 self.journal.record("shard", **written)
                 done += shard.nbytes
                 self.progress.say(
@@ -195,16 +219,33 @@ class _Run:
                     file=shard.file,
                     bytes=written["bytes"],
                 )
+                self._delete(last=False)
         finally:
             writer.close()
+        self._delete(last=True)
 
     def _is_written(self, file: str) -> bool:
         known, path = self.journal.shards.get(file), self.folder / file
         return known is not None and path.is_file() and path.stat().st_size == known["bytes"]
 
-    def _keep_hashes(self, hashes: list[tuple[Path, Future[str]]]) -> None:
-        for path, future in hashes:
-            self.journal.record("source hash", file=path.name, sha256=future.result())
+    def _require_unchanged(self) -> None:
+        require_unchanged(self.plan.source, self.journal.start["source"], self.journal.deleted)
+
+    def _keep_hashes(self, wait: bool) -> None:
+        """Into the journal; those that are not there yet only with `wait`."""
+        for path, future in list(self._hashing.items()):
+            if wait or future.done():
+                self.journal.record("source hash", file=path.name, sha256=future.result())
+                del self._hashing[path]
+
+    def _delete(self, last: bool) -> None:
+        self._keep_hashes(wait=last or self.delete_source)
+        if not self.delete_source:
+            return
+        for path in delete_finished(self.plan, self.folder, self.journal):
+            self.progress.say(
+                f"deleted {path.name}: all of it is converted", "deleted", file=path.name
+            )
 
     def _copy_companions(self) -> dict[str, int]:
         sizes = {}
@@ -232,7 +273,7 @@ class _Run:
         """Reopen the result as the loader would; gives its fingerprint."""
         result = open_checkpoint(self.folder)
         digest = fingerprint(result, plan_parameters(result))
-        if self.plan.exact and digest != fingerprint(self.plan.source, self.plan.parameters):
+        if self.plan.exact and digest != self.journal.start["fingerprint"]:
             raise CheckpointError(
                 f"{self.folder} does not hold what {self.plan.source.folder} holds; check the disk "
                 "and convert again."

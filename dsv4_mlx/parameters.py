@@ -116,8 +116,13 @@ class _Expected:
         return (experts, rows, shapes[0][1])
 
 
-def plan_parameters(checkpoint: Checkpoint) -> ParameterPlan:
-    """Match all tensors of the checkpoint; CheckpointError names the first that does not fit."""
+def plan_parameters(
+    checkpoint: Checkpoint, storages: Mapping[str, Storage] | None = None
+) -> ParameterPlan:
+    """Match all tensors of the checkpoint; CheckpointError names the first that does not fit.
+
+    `storages` by parameter, where they are known, saves reading scales.
+    """
     expected = _expectations(checkpoint.config)
     for module, packing in _affine_packings(checkpoint.keys).items():
         if f"{module}.weight" in expected:
@@ -129,7 +134,8 @@ def plan_parameters(checkpoint: Checkpoint) -> ParameterPlan:
             set_aside.append(entry)
         else:
             _place(expected, entry, _target(name, blocks))
-    parameters = tuple(_parameter(one) for one in expected.values())
+    known = storages or {}
+    parameters = tuple(_parameter(one, known.get(name)) for name, one in expected.items())
     return ParameterPlan(parameters, tuple(set_aside))
 
 
@@ -277,7 +283,7 @@ def _forms(one: _Expected, slot: Slot, kind: str) -> Iterator[tuple[str, Shape]]
         yield "U32", (*lead, rows, columns // 4)
 
 
-def _parameter(one: _Expected) -> Parameter:
+def _parameter(one: _Expected, storage: Storage | None = None) -> Parameter:
     slots = [_WHOLE] if ("weight", _WHOLE) in one.found else sorted(one.weights, key=_row_order)
     _require_complete(one, slots)
     parts = tuple(
@@ -290,7 +296,8 @@ def _parameter(one: _Expected) -> Parameter:
         for slot in slots
     )
     shape = one.logical(_WHOLE)
-    return Parameter(one.module, one.field, shape, _storage(one, parts), parts, one.affine)
+    storage = storage or _storage(one, parts)
+    return Parameter(one.module, one.field, shape, storage, parts, one.affine)
 
 
 def _row_order(slot: Slot) -> tuple[int, int]:

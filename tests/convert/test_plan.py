@@ -8,18 +8,15 @@ from convert.app import main
 from convert.plan import plan_conversion
 from convert.report import bytes_per_token, facts, kinds, memory_needed
 from dsv4_mlx.checkpoint import open_checkpoint
-from dsv4_mlx.config import FLASH, PRO
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
-from tests.convert.headers import write_headers
 
 GIB = 1 << 30
 
 
 @pytest.fixture(scope="module", params=["flash", "pro"])
-def complete(request, tmp_path_factory):
+def complete(request):
     """The complete release as headers, and its plan."""
-    config, shards = {"flash": (FLASH, 46), "pro": (PRO, 64)}[request.param]
-    folder = write_headers(tmp_path_factory.mktemp("headers") / request.param, config, shards)
+    folder = request.getfixturevalue(f"{request.param}_headers")
     return request.param, folder, plan_conversion(open_checkpoint(folder))
 
 

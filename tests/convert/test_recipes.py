@@ -23,7 +23,6 @@ from dsv4_mlx.parameters import plan_parameters
 from dsv4_mlx.quantization import Storage
 from dsv4_mlx.safetensors_files import read_header
 from dsv4_mlx.testing.checkpoints import TINY, dequantized_tensors, write_tiny_checkpoint
-from tests.convert.headers import write_headers
 
 SMALL = TINY.replace(
     num_hidden_layers=2, compress_ratios=(4, 128, 0), num_hash_layers=1, n_routed_experts=4
@@ -259,10 +258,10 @@ def test_offsets_without_a_packing_are_refused(converted, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def flash(tmp_path_factory):
+def flash(flash_headers):
     """Plans for the complete V4-Flash, from headers."""
-    folder = write_headers(tmp_path_factory.mktemp("flash") / "flash", FLASH, 46)
-    return shipped_plans(open_checkpoint(folder))
+    source = open_checkpoint(flash_headers)
+    return shipped_plans(source, plan_parameters(source))
 
 
 def test_fit_takes_the_most_exact_recipe(flash):

@@ -1,0 +1,139 @@
+"""`--delete-source`: source shards go while the destination grows, each once nothing needs it.
+
+A source shard is removed when every tensor in it is written, synced, read back and found equal to
+what was meant. From then on its header is gone too, so what the plan needs of the source is kept
+beside the journal until the conversion is finished.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from convert.disk import Disk
+from convert.journal import Journal
+from convert.plan import ConversionPlan, Shard
+from convert.sources import weight_files
+from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
+from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.parameters import ParameterPlan, plan_parameters
+from dsv4_mlx.quantization import Storage
+from dsv4_mlx.safetensors_files import TensorEntry, read_header
+
+SOURCE_FILE = "conversion.source.json"
+
+
+def remember(plan: ConversionPlan, folder: Path, disk: Disk) -> None:
+    """Keep the headers of the source, and how its matrices are stored."""
+    source = plan.source
+    content = {
+        "keys": source.keys,
+        "config": source.config.to_dict(),
+        "tensors": [
+            [one.name, one.dtype, one.shape, one.path.name, one.start, one.nbytes]
+            for one in source.tensors.values()
+        ],
+        "storages": {one.name: one.storage.value for one in plan.parameters.parameters},
+    }
+    disk.put(folder / SOURCE_FILE, json.dumps(content).encode())
+
+
+def open_source(source: Path, destination: Path) -> tuple[Checkpoint, ParameterPlan]:
+    """The source as it was when the conversion to `destination` began, or as it is."""
+    path = destination / SOURCE_FILE
+    if not path.is_file():
+        checkpoint = open_checkpoint(source)
+        return checkpoint, plan_parameters(checkpoint)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        tensors = {
+            name: TensorEntry(name, dtype, tuple(shape), source / file, start, nbytes)
+            for name, dtype, shape, file, start, nbytes in content["tensors"]
+        }
+        config = DeepseekV4Config.from_dict(content["config"])
+        storages = {name: Storage(value) for name, value in content["storages"].items()}
+        checkpoint = Checkpoint(source, content["keys"], config, tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, and without it the source cannot be read on; restore the source's "
+            "files and convert to another folder."
+        ) from error
+    return checkpoint, plan_parameters(checkpoint, storages)
+
+
+def delete_finished(plan: ConversionPlan, folder: Path, journal: Journal) -> Iterator[Path]:
+    """Remove the source shards that nothing needs any more; yields each."""
+    finished = [shard for shard in plan.files if shard.file in journal.shards]
+    for shard in finished:
+        if shard.file not in journal.checked:
+            _require_read_back(folder / shard.file, journal.shards[shard.file])
+            journal.record("checked", file=shard.file)
+    used = {entry.name for shard in finished for job in shard.jobs for entry in job.sources}
+    waiting = {entry.path for entry in plan.source.tensors.values() if entry.name not in used}
+    for path in weight_files(plan.source):
+        if path not in waiting and path.name in journal.hashes and os.path.lexists(path):
+            journal.record("deleted", file=path.name)
+            _remove(path)
+            yield path
+
+
+def _remove(path: Path) -> None:
+    """The file and, in a hub's cache, what the link stands for."""
+    target = path.resolve()
+    path.unlink()
+    if target != path:
+        target.unlink(missing_ok=True)
+
+
+def _require_read_back(path: Path, written: dict[str, Any]) -> None:
+    """CheckpointError unless the disk gives back what was written."""
+    _forget_cached(path)
+    for name, entry in read_header(path).items():
+        digest = hashlib.sha256()
+        for chunk in entry.chunks():
+            digest.update(chunk)
+        if digest.hexdigest() != written["tensors"].get(name):
+            raise CheckpointError(
+                f"{name} in {path.name} was not read back as it was written; check the disk. The "
+                "source is kept."
+            )
+
+
+def _forget_cached(path: Path) -> None:
+    """Ask the system to read from the disk, where it can be asked."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def peak_bytes(plan: ConversionPlan, journal: Journal | None = None) -> int:
+    """The most room that the rest of the conversion needs at one time while the source shrinks."""
+    done = journal.shards if journal else {}
+    left: dict[Path, int] = {}
+    for entry in plan.source.tensors.values():
+        left[entry.path] = left.get(entry.path, 0) + 1
+    sizes: dict[Path, int] = {}
+    for path in left:
+        sizes[path] = path.stat().st_size if path.exists() else 0
+    needed = peak = 0
+    for shard in plan.files:
+        if shard.file not in done:
+            needed += shard.file_bytes()
+            peak = max(peak, needed)
+        needed -= sum(sizes[path] for path in _emptied(shard, left))
+    return peak
+
+
+def _emptied(shard: Shard, left: dict[Path, int]) -> Iterator[Path]:
+    for job in shard.jobs:
+        for entry in job.sources:
+            left[entry.path] -= 1
+            if left[entry.path] == 0:
+                yield entry.path

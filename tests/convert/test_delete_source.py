@@ -1,0 +1,184 @@
+"""`--delete-source` on a disk that holds one copy: nothing is ever in neither folder."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convert.app import main
+from convert.deletion import peak_bytes
+from convert.journal import JOURNAL_FILE
+from convert.plan import plan_conversion
+from convert.progress import Progress
+from convert.shards import ShardWriter
+from convert.writer import write
+from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+
+SMALL = TINY.replace(
+    num_hidden_layers=2, compress_ratios=(4, 128, 0), num_hash_layers=1, n_routed_experts=4
+)
+LIMIT = 500_000
+ROOT = Path(__file__).parents[2]
+
+# Converts with small shards; dies of its own hand before or after the given removal, write or name.
+KILLED_CONVERTER = """
+import os, signal, sys
+from pathlib import Path
+from convert.deletion import open_source
+from convert.disk import Disk
+from convert.plan import plan_conversion
+from convert.progress import Progress
+from convert.writer import write
+import convert.deletion
+
+left = int(sys.argv[3])
+def tick():
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Killing(Disk):
+    def write(self, *arguments):
+        tick()
+        super().write(*arguments)
+    def publish(self, *arguments):
+        tick()
+        super().publish(*arguments)
+
+remove = convert.deletion._remove
+def removing(path):
+    tick()
+    remove(path)
+    tick()
+convert.deletion._remove = removing
+source, parameters = open_source(Path(sys.argv[1]), Path(sys.argv[2]))
+plan = plan_conversion(source, "native", int(sys.argv[4]), parameters)
+write(plan, Path(sys.argv[2]), Progress(), resume=True, delete_source=True, disk=Killing())
+print(-left)
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("source"), SMALL, shards=6)
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    write(plan_conversion(open_checkpoint(source), "native", LIMIT), folder, Progress())
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def run(source: Path, folder: Path, moment: int = 10**9) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", KILLED_CONVERTER, str(source), str(folder)]
+    arguments = [str(moment), str(LIMIT)]
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+
+
+def held(source: Path, original: Path, out: Path) -> None:
+    """Every tensor is in a whole shard of the source or, through its job, of the destination."""
+    there = {name for path in source.glob("*.safetensors") for name in read_header(path)}
+    made = {name for path in out.glob("*.safetensors") for name in read_header(path)}
+    for job in plan_conversion(open_checkpoint(original), "native", LIMIT).jobs:
+        converted = {output.name for output in job.outputs} <= made
+        assert converted or {entry.name for entry in job.sources} <= there, job.module
+
+
+def test_the_source_is_gone_and_the_result_the_same(source, whole, tmp_path):
+    shutil.copytree(source, tmp_path / "source")
+    done = run(tmp_path / "source", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "out") == whole
+    assert not list((tmp_path / "source").glob("*.safetensors"))
+    assert (tmp_path / "source" / "config.json").exists()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.45, 0.6, 0.75, 0.9, 0.99])
+def test_killed_in_between_nothing_is_lost(share, source, whole, tmp_path):
+    shutil.copytree(source, tmp_path / "counted")
+    total = 10**9 + int(run(tmp_path / "counted", tmp_path / "counted-out").stdout)
+    shutil.copytree(source, tmp_path / "source")
+    killed = run(tmp_path / "source", tmp_path / "out", max(1, round(share * total)))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    held(tmp_path / "source", source, tmp_path / "out")
+    resumed = run(tmp_path / "source", tmp_path / "out")
+    assert resumed.returncode == 0, resumed.stderr
+    assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_a_hundred_times_nothing_is_lost(source, whole, tmp_path):
+    for number in range(100):
+        here, out = tmp_path / f"source{number}", tmp_path / f"out{number}"
+        shutil.copytree(source, here)
+        killed = run(here, out, random.randrange(1, 120))
+        held(here, source, out)
+        if killed.returncode:
+            assert run(here, out).returncode == 0
+        assert contents(out) == whole
+        assert not list(here.glob("*.safetensors"))
+
+
+def test_what_does_not_read_back_keeps_its_source(source, tmp_path, monkeypatch):
+    shutil.copytree(source, tmp_path / "source")
+    original = ShardWriter.write
+
+    def write_and_flip(self, shard, path):
+        written = original(self, shard, path)
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        return written
+
+    monkeypatch.setattr(ShardWriter, "write", write_and_flip)
+    plan = plan_conversion(open_checkpoint(tmp_path / "source"), "native", LIMIT)
+    with pytest.raises(CheckpointError, match="was not read back as it was written"):
+        write(plan, tmp_path / "out", Progress(), delete_source=True)
+    assert len(list((tmp_path / "source").glob("*.safetensors"))) == 6
+
+
+def test_a_hub_cache_loses_the_blobs_too(source, tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    for number, path in enumerate(sorted(source.iterdir())):
+        shutil.copyfile(path, tmp_path / "blobs" / str(number))
+        (tmp_path / "snapshot" / path.name).symlink_to(f"../blobs/{number}")
+    weights = len(list(source.glob("*.safetensors")))
+    files = len(list(source.iterdir()))
+    assert main([str(tmp_path / "snapshot"), str(tmp_path / "out"), "--delete-source"]) == 0
+    assert len(list((tmp_path / "blobs").iterdir())) == files - weights
+
+
+def test_less_room_is_needed_while_the_source_shrinks(source, tmp_path):
+    plan = plan_conversion(open_checkpoint(source), "native", LIMIT)
+    largest = max(shard.file_bytes() for shard in plan.files)
+    assert largest <= peak_bytes(plan) < sum(shard.file_bytes() for shard in plan.files)
+
+
+def test_base_scales_are_not_read_again(tmp_path):
+    source = write_tiny_checkpoint(tmp_path / "source", SMALL, base=True, shards=5)
+    shutil.copytree(source, tmp_path / "copy")
+    killed = run(tmp_path / "copy", tmp_path / "out", 60)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "out" / JOURNAL_FILE).exists()
+    assert len(list((tmp_path / "copy").glob("*.safetensors"))) < 5
+    done = run(tmp_path / "copy", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    write(plan_conversion(open_checkpoint(source), "native", LIMIT), tmp_path / "o2", Progress())
+    assert contents(tmp_path / "out") == contents(tmp_path / "o2")
