@@ -47,6 +47,22 @@ class LayerState:
         """What grows: entries and index keys, as far as this layer has them."""
         return tuple(pool for pool in (self.entries, self.keys) if pool is not None)
 
+    def arrays(self) -> dict[str, mx.array]:
+        """What persists, as far as there is any: `window`, `open`, `entries`, `keys`."""
+        found = {"window": self.window, "open": self.open_rows}
+        for name, pool in (("entries", self.entries), ("keys", self.keys)):
+            found[name] = None if pool is None else pool.rows()
+        return {name: array for name, array in found.items() if array is not None}
+
+    def fill(self, position: int, arrays: dict[str, mx.array]) -> None:
+        """Stand at `position` with what `arrays` gave there."""
+        self.position = position
+        self.window, self.open_rows = arrays.get("window"), arrays.get("open")
+        if self.entries is not None:
+            self.entries = Entries.from_rows(arrays.get("entries"))
+        if self.keys is not None:
+            self.keys = Entries.from_rows(arrays.get("keys"))
+
     def fixed(self) -> tuple[mx.array, ...]:
         """The arrays that do not grow."""
         return tuple(array for array in (self.window, self.open_rows) if array is not None)

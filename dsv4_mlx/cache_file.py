@@ -9,14 +9,13 @@ or not at all.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from dsv4_mlx.cache import LayerCache, LayerState, layout_named
-from dsv4_mlx.entries import Entries
+from dsv4_mlx.cache import LayerCache, layout_named
 from dsv4_mlx.errors import CacheError, CheckpointError
 from dsv4_mlx.safetensors_files import read_header
 
@@ -25,13 +24,6 @@ if TYPE_CHECKING:
 
 FORMAT = "dsv4-mlx cache"
 VERSION = "2"
-
-
-def _arrays(layer: int, state: LayerState) -> Iterator[tuple[str, mx.array]]:
-    tensors = {"window": state.window, "open": state.open_rows}
-    pools = zip(("entries", "keys"), state.pools(), strict=False)
-    tensors |= {name: pool.rows() for name, pool in pools}
-    yield from ((f"{layer}.{name}", array) for name, array in tensors.items() if array is not None)
 
 
 def save(
@@ -52,7 +44,8 @@ def save(
         )
     arrays = {"tokens": mx.array(list(tokens), mx.int32)}
     for number, layer in enumerate(cache):
-        arrays.update(_arrays(number, layer.rows[0]))
+        named = layer.rows[0].arrays().items()
+        arrays |= {f"{number}.{name}": array for name, array in named}
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -95,8 +88,9 @@ def load(
                 f"expected entries stored as {layer.layout.name} but {path} holds {layout.name}; "
                 "load the model with the numerics and kv the file was written with"
             )
-        _fill(layer.rows[0], number, arrays, len(tokens))
-        model.check_state(number, layer.rows[0])
+        own = _of_layer(number, arrays)
+        model.check_state(number, len(tokens), own)
+        layer.rows[0].fill(len(tokens), own)
     if arrays:
         raise CacheError(f"{path} holds {min(arrays)}, which this model has no place for")
     return cache, tokens, details
@@ -115,14 +109,10 @@ def _tokens(path: Path, arrays: dict[str, mx.array], vocab_size: int) -> list[in
     return ids
 
 
-def _fill(state: LayerState, number: int, arrays: dict[str, mx.array], position: int) -> None:
-    state.position = position
-    state.window = arrays.pop(f"{number}.window", None)
-    state.open_rows = arrays.pop(f"{number}.open", None)
-    if state.entries is not None:
-        state.entries = Entries.from_rows(arrays.pop(f"{number}.entries", None))
-    if state.keys is not None:
-        state.keys = Entries.from_rows(arrays.pop(f"{number}.keys", None))
+def _of_layer(number: int, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
+    """What `LayerState.arrays` gave of a layer, taken out of `arrays`."""
+    names = [name for name in arrays if name.startswith(f"{number}.")]
+    return {name.removeprefix(f"{number}."): arrays.pop(name) for name in names}
 
 
 def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from dsv4_mlx.attention import ATTENTION
-from dsv4_mlx.cache import LayerCache, LayerState, layout_for, unstored
+from dsv4_mlx.cache import LayerCache, layout_for, unstored
 from dsv4_mlx.compressor import kept_rows
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import BackendError, CacheError, UsageError
@@ -24,6 +24,9 @@ from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import RotaryEmbedding, compressed_rope, sliding_rope
 from metal_kernels import registry
 from metal_kernels.backend import MissingBackend
+
+Form = tuple[tuple[int, ...], mx.Dtype]
+"""Shape and dtype of an array."""
 
 
 class DecoderLayer(nn.Module):
@@ -174,18 +177,31 @@ class Model(nn.Module):
         """Converted folders already carry our names; mlx-lm asks."""
         return weights
 
-    def check_state(self, layer: int, state: LayerState) -> None:
-        """CacheError unless a state read from a file has this layer's shapes at its position."""
+    def state_forms(self, layer: int, position: int) -> dict[str, Form]:
+        """Shape and dtype of what a timeline of this layer holds after `position` tokens."""
         config, ratio = self.config, self.config.backbone_ratios[layer]
         latent = self.layout.latent_row(config.head_dim, config.qk_rope_head_dim)
-        seen = state.position > 0
-        _expect(layer, "window", state.window, config.sliding_window * seen, *latent)
+        seen = int(position > 0)
+        rows = {"window": (seen * config.sliding_window, latent)}
         if ratio:
-            width = self.layers[layer].self_attn.raw_width
-            _expect(layer, "open rows", state.open_rows, kept_rows(ratio) * seen, width, mx.float32)
-        kinds = (("entries", latent), ("keys", self.layout.key_row(config.index_head_dim)))
-        for pool, (name, row) in zip(state.pools(), kinds, strict=False):
-            _expect(layer, name, pool.rows(), state.position // ratio, *row)
+            raw = (self.layers[layer].self_attn.raw_width, mx.float32)
+            rows["open"] = (seen * kept_rows(ratio), raw)
+            rows["entries"] = (position // ratio, latent)
+        if ratio == 4:
+            rows["keys"] = (position // ratio, self.layout.key_row(config.index_head_dim))
+        return {name: ((1, n, width), dtype) for name, (n, (width, dtype)) in rows.items() if n}
+
+    def check_state(self, layer: int, position: int, arrays: dict[str, mx.array]) -> None:
+        """CacheError unless arrays read from a file are what this layer holds at `position`."""
+        expected = self.state_forms(layer, position)
+        for name in sorted({*expected, *arrays}):
+            array = arrays.get(name)
+            found = None if array is None else (array.shape, array.dtype)
+            if found != expected.get(name):
+                raise CacheError(
+                    f"expected {name} of layer {layer} as {expected.get(name)} but found {found}; "
+                    "the cache file does not belong to this model"
+                )
 
 
 def _plan(backend: str) -> registry.KernelPlan:
@@ -193,18 +209,6 @@ def _plan(backend: str) -> registry.KernelPlan:
         return registry.plan(backend)
     except MissingBackend as error:
         raise BackendError(str(error)) from error
-
-
-def _expect(
-    layer: int, name: str, array: mx.array | None, rows: int, width: int, dtype: mx.Dtype
-) -> None:
-    found = None if array is None else (array.dtype, array.shape)
-    expected = (dtype, (1, rows, width)) if rows else None
-    if found != expected:
-        raise CacheError(
-            f"expected the {name} of layer {layer} as {expected} but found {found}; "
-            "the cache file does not belong to this model"
-        )
 
 
 def _config_fingerprint(config: DeepseekV4Config) -> str:

@@ -18,7 +18,7 @@ from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.stand_ins import one_node_each
 
 if TYPE_CHECKING:
-    from dsv4_mlx.cache import LayerCache, LayerState
+    from dsv4_mlx.cache import LayerCache
     from dsv4_mlx.model import Model
     from dsv4_mlx.parameters import Parameter
     from metal_kernels.backend import Backend
@@ -174,29 +174,8 @@ def cache_after(model: "Model", context: int, batch: int) -> "list[LayerCache]":
 
     cache = model.make_cache()
     for number, layer in enumerate(cache):
+        forms = model.state_forms(number, context)
         layer.rows = [new_state(layer.ratio, layer.layout) for _ in range(batch)]
         for state in layer.rows:
-            _fill(model, number, state, context)
+            state.fill(context, {name: mx.zeros(*form) for name, form in forms.items()})
     return cache
-
-
-def _fill(model: "Model", layer: int, state: "LayerState", context: int) -> None:
-    """Zeros where a timeline of this layer holds rows after `context` tokens."""
-    from dsv4_mlx.compressor import kept_rows
-
-    config, ratio = model.config, model.config.backbone_ratios[layer]
-    latent = state.layout.latent_row(config.head_dim, config.qk_rope_head_dim)
-    state.position = context
-    state.window = _rows(config.sliding_window, latent)
-    if not ratio:
-        return
-    raw = model.layers[layer].self_attn.raw_width
-    state.open_rows = _rows(kept_rows(ratio), (raw, mx.float32))
-    forms = (latent, state.layout.key_row(config.index_head_dim))
-    for pool, form in zip(state.pools(), forms, strict=False):
-        pool.append(_rows(context // ratio, form))
-
-
-def _rows(count: int, row: tuple[int, mx.Dtype]) -> mx.array:
-    width, dtype = row
-    return mx.zeros((1, count, width), dtype)

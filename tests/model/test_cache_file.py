@@ -120,3 +120,16 @@ def test_the_rows_of_another_shape_are_refused(model: Model, saved: Path) -> Non
     other_config = CONFIG | {"sliding_window": 5}
     other = small.model(other_config, small.weights(other_config))
     assert "does not belong to this model" in refusal(saved, other)
+
+
+@pytest.mark.parametrize("name", ["2.open", "2.entries", "1.keys"])
+def test_rows_that_a_layer_does_not_keep_are_refused(model: Model, saved: Path, name: str) -> None:
+    """Layer 1 has no indexer, layer 2 nothing but its window."""
+    arrays, header = mx.load(str(saved), format="safetensors", return_metadata=True)
+    mx.eval(list(arrays.values()))
+    other = saved.with_name("other.safetensors")
+    mx.save_safetensors(str(other), {**arrays, name: arrays["0.open"]}, header)
+    other.replace(saved)
+    layer, array = name.split(".")
+    expected = f"expected {array} of layer {layer} as None but found"
+    assert refusal(saved, model).startswith(expected)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from dsv4_mlx import cache as caches
-from dsv4_mlx import cache_file
 from dsv4_mlx.cache import LayerCache, LayerState
 from dsv4_mlx.engine import Engine, Session
 from dsv4_mlx.errors import CacheError
@@ -178,14 +177,13 @@ def check_trimming_is_refused_or_exact() -> None:
 def _file_without(name: str, strip) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
         def make(fill):
-            def wrong(state, number, arrays, position):
-                fill(state, number, arrays, position)
+            def wrong(state, position, arrays):
+                fill(state, position, arrays)
                 strip(state)
 
             return wrong
 
-        wrap(patch, cache_file, "_fill", make)
-        patch.setattr(Model, "check_state", lambda self, layer, state: None)
+        wrap(patch, LayerState, "fill", make)
 
     plant.__name__ = name
     return plant
