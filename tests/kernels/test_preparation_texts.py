@@ -172,6 +172,15 @@ def test_compress_sizes_without_overlap(sizes: dict) -> None:
     assert_text_matches(COMPRESS, arguments, sizes_id(sizes), order=sizes["seed"])
 
 
+@pytest.mark.parametrize("windows", [0, 127, 128, 129, 4095])
+@pytest.mark.parametrize(("rounding", "first"), [("kv", 0), ("index", 3)])
+def test_compress_many_windows_at_once(windows: int, rounding: str, first: int) -> None:
+    """As many as a long prompt closes in one call, in a ring that holds no row more."""
+    sizes = {"windows": windows, "first": first, "width": (32, 8), "B": 1, "seed": 2}
+    sizes |= {"spare_rows": 0, "shift": 5, "form": (True, "compact")}
+    assert_text_matches(COMPRESS, windows_of(sizes, 4, rounding), f"{windows} windows", order=2)
+
+
 @pytest.mark.parametrize("sizes", KEY_SIZES)
 def test_compress_sizes_of_index_keys(sizes: dict) -> None:
     arguments = windows_of(sizes, 4, "index")
