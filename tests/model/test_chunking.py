@@ -108,3 +108,16 @@ def test_a_ragged_batch_continues_token_by_token(model: Model, whole: np.ndarray
         logits = np.array(model(mx.array(tokens), cache)[:, 0])
         expected = whole[[n + step for n in lengths]]
         np.testing.assert_allclose(logits, expected, rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize("window", [1, 3, 7])
+def test_windows_shorter_than_a_call_and_of_any_length(window: int) -> None:
+    """Rings that a call passes many times over, in single calls, in pieces and in a batch."""
+    settings = CONFIG | {"sliding_window": window}
+    own = small.model(settings, small.weights(settings))
+    expected = running.run(own, TOKENS)
+    for sizes in ([140, 1, 2, 1], [1] * 12, [130, 7]):
+        np.testing.assert_allclose(running.run(own, TOKENS, sizes), expected, rtol=0, atol=CLOSE)
+    prompts = [TOKENS[:n] for n in (17, 131, 4)]
+    for logits in running.run_batch(own, prompts, 60):
+        np.testing.assert_allclose(logits, expected[: len(logits)], rtol=0, atol=CLOSE)
