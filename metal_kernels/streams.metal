@@ -9,12 +9,14 @@ template <int N> struct Streams { float at[N]; };
 template <int N, typename Row>
 Streams<N> load_streams(Row row, uint D, uint d) {
   Streams<N> x;
+#pragma unroll
   for (int n = 0; n < N; n++) x.at[n] = row[n * D + d];
   return x;
 }
 
 template <int N, typename Row>
 void store_streams(Row row, Streams<N> x, uint D, uint d) {
+#pragma unroll
   for (int n = 0; n < N; n++) row[n * D + d] = x.at[n];
 }
 
@@ -22,8 +24,10 @@ void store_streams(Row row, Streams<N> x, uint D, uint d) {
 template <bool BF16, int N, typename Post, typename Comb>
 Streams<N> expand_streams(float y, Streams<N> x, Post post, Comb comb) {
   Streams<N> mixed;
+#pragma unroll
   for (int k = 0; k < N; k++) {
     float sum = post[k] * y;
+#pragma unroll
     for (int j = 0; j < N; j++) sum = fma(comb[j * N + k], x.at[j], sum);
     mixed.at[k] = BF16 ? round_bf16(sum) : sum;
   }
@@ -116,6 +120,7 @@ template <int COUNT> struct Lanes { float at[(COUNT + 31) / 32]; };
 template <int COUNT>
 float number_at(Lanes<COUNT> numbers, uint index) {
   float found = simd_shuffle(numbers.at[0], index % 32);
+#pragma unroll
   for (uint slot = 1; slot < (COUNT + 31) / 32; slot++) {
     float other = simd_shuffle(numbers.at[slot], index % 32);
     found = index / 32 == slot ? other : found;
@@ -127,6 +132,7 @@ float number_at(Lanes<COUNT> numbers, uint index) {
 template <int N, int D, int M, int SLICES, typename Partials>
 Lanes<M> mix_rows(Partials partials, uint lane, float eps) {
   Lanes<M + 1> sums;
+#pragma unroll
   for (uint slot = 0; slot < (M + 32) / 32; slot++) {
     uint row = min(lane + 32 * slot, uint(M));
     float sum = 0.0f;
@@ -136,6 +142,7 @@ Lanes<M> mix_rows(Partials partials, uint lane, float eps) {
   }
   float inverse_rms = precise::rsqrt(number_at(sums, M) / float(N * D) + eps);
   Lanes<M> mix;
+#pragma unroll
   for (uint slot = 0; slot < (M + 31) / 32; slot++) mix.at[slot] = sums.at[slot] * inverse_rms;
   return mix;
 }
@@ -178,12 +185,14 @@ void collapse_streams(
 template <int N>
 Lanes<N * N> softmax_rows(Lanes<N * N> m, uint lane, float eps) {
   Lanes<N * N> powers, result;
+#pragma unroll
   for (uint slot = 0; slot < (N * N + 31) / 32; slot++) {
     uint first = (lane + 32 * slot) / N * N;
     float top = number_at(m, first);
     for (uint i = 1; i < N; i++) top = precise::max(top, number_at(m, first + i));
     powers.at[slot] = precise::exp(m.at[slot] - top);
   }
+#pragma unroll
   for (uint slot = 0; slot < (N * N + 31) / 32; slot++) {
     uint first = (lane + 32 * slot) / N * N;
     float sum = number_at(powers, first);
@@ -197,6 +206,7 @@ Lanes<N * N> softmax_rows(Lanes<N * N> m, uint lane, float eps) {
 template <int N>
 Lanes<N * N> divide_by_sums(Lanes<N * N> m, bool by_rows, uint lane, float eps) {
   Lanes<N * N> result;
+#pragma unroll
   for (uint slot = 0; slot < (N * N + 31) / 32; slot++) {
     uint entry = lane + 32 * slot, step = by_rows ? 1 : N;
     uint first = by_rows ? entry / N * N : entry % N;
