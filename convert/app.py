@@ -88,7 +88,7 @@ def _convert(options: argparse.Namespace, progress: Progress) -> None:
 
 
 def _verify(options: argparse.Namespace, progress: Progress) -> None:
-    verify(options.dst, options.against, options.level, progress)
+    verify(options.dst, options.against, options.level, progress, options.text)
 
 
 def _inspect(options: argparse.Namespace, progress: Progress) -> None:
@@ -148,6 +148,7 @@ def _verify_parser() -> argparse.ArgumentParser:
     parser.add_argument("--against", metavar="SRC", type=Path, help="the folder it came from")
     levels = "; ".join(f"{name}: {meaning}" for name, meaning in LEVELS.items())
     parser.add_argument("--level", choices=list(LEVELS), default="lossless", help=levels)
+    parser.add_argument("--text", metavar="FILE", type=Path, help="the text for behaviour")
     parser.add_argument("--json", action="store_true", help="one JSON event per line on stdout")
     return parser
 

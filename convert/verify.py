@@ -22,20 +22,31 @@ LEVELS = {
     "lossless": "every byte is the one that was written; with --against, every value the source's "
     "where the recipe does not quantize",
     "numeric": "quantized values too are as near to the source's as was recorded",
+    "behaviour": "the model runs: perplexity of --text, and with --against the distance to the "
+    "source's predictions",
 }
 
 
-def verify(folder: Path, source: Path | None, level: str, progress: Progress) -> None:
-    """CheckpointError naming the first thing that is wrong."""
+def verify(
+    folder: Path, source: Path | None, level: str, progress: Progress, text: Path | None = None
+) -> None:
+    """CheckpointError naming the first thing that is wrong; `text` is for the level behaviour."""
     if level not in LEVELS:
         raise UsageError(f"level is {level!r}, expected one of: {', '.join(LEVELS)}.")
     summary = read_summary(folder)
+    if (text is None) == (level == "behaviour"):
+        raise UsageError("The level behaviour needs a text, and no other takes one: --text FILE.")
     result = open_checkpoint(folder)
     plan_parameters(result)
     tensors = _require_files(folder, summary, result)
     progress.say(f"structure: {len(tensors)} tensors are in their places", "structure")
     plan = None if source is None else _plan(folder, summary, source)
-    if level == "structure":
+    if text is not None:
+        from convert.behaviour import compare
+
+        found = compare(folder, source, text)
+        progress.say(found.sentence(), "behaviour", **vars(found))
+    if level in ("structure", "behaviour"):
         return
     progress.begin(sum(entry.nbytes for entry in tensors.values()))
     exact = {output.name for job in _exact_jobs(plan) for output in job.outputs}

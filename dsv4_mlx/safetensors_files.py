@@ -30,7 +30,7 @@ NUMPY_DTYPES = {
     "U32": np.uint32, "I32": np.int32, "F32": np.float32, "I64": np.int64,
 }  # fmt: skip
 FormT = TypeVar("FormT", bound="Form")
-CHUNK_BYTES = 1 << 23
+CHUNK_BYTES = 1 << 18
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library and of MLX
 
 
@@ -51,7 +51,7 @@ class TensorEntry:
         return flat.view(NUMPY_DTYPES[self.dtype]).reshape(self.shape)
 
     def chunks(self) -> Iterator[bytes]:
-        """The tensor's bytes in pieces of a few megabytes."""
+        """The tensor's bytes in pieces of a megabyte."""
         with open(self.path, "rb") as file:
             file.seek(self.start)
             left = self.nbytes

@@ -105,7 +105,7 @@ def operations(source: Path, folder: Path) -> int:
     return 10**9 - int(disk.left)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.9, 0.97, 1.0])
+@pytest.mark.parametrize("share", [0.01, 0.4, 0.9, 1.0])
 def test_a_killed_conversion_ends_with_the_same_bytes(share, source, whole, tmp_path):
     moment = max(1, round(share * operations(source, tmp_path / "counted")))
     command = [sys.executable, "-c", KILLED_CONVERTER, str(source), str(tmp_path / "out")]
