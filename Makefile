@@ -49,6 +49,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.context
 	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.convert
 
 # On Linux MLX's build for NVIDIA cards is a package of its own, wanted where there is a driver.
 CUDA := $(if $(shell command -v nvidia-smi),$(VENV)/.installed-cuda13)

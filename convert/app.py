@@ -8,6 +8,7 @@ from pathlib import Path
 
 from convert import inspect
 from convert.deletion import open_source
+from convert.fetch import fetch
 from convert.fit import MEMORIES, fit_sentence, fitting_plan, shipped_plans
 from convert.plan import plan_conversion
 from convert.progress import Progress, progress_for
@@ -96,10 +97,14 @@ def _inspect(options: argparse.Namespace, progress: Progress) -> None:
     print(json.dumps(facts, indent=2) if options.json else "\n".join(inspect.page(facts)))
 
 
+def _fetch(options: argparse.Namespace, progress: Progress) -> None:
+    fetch(options.repo, options.dst, progress)
+
+
 def _disk_sentence(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     return (
-        f"The conversion stopped: {error.strerror or error}{where}; remove the cause and continue "
+        f"Stopped: {error.strerror or error}{where}; remove the cause and continue, a conversion "
         "with --resume."
     )
 
@@ -108,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m convert",
         description="Turn the official DeepSeek-V4 files into a folder that MLX loads directly.",
-        epilog="Further: `verify DST` checks a finished folder, `inspect PATH` describes one.",
+        epilog="Further: `fetch REPO_ID DST`, `verify DST`, `inspect PATH`; each has a --help.",
     )
     parser.add_argument("src", metavar="SRC", type=Path, help="the official folder")
     parser.add_argument("dst", metavar="DST", type=Path, help="the new folder, empty or absent")
@@ -162,4 +167,20 @@ def _inspect_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_COMMANDS = {"verify": (_verify_parser, _verify), "inspect": (_inspect_parser, _inspect)}
+def _fetch_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m convert fetch",
+        description="Fetch a release from the Hugging Face hub: only the files that are needed, "
+        "continuing what is there, hashes checked.",
+    )
+    parser.add_argument("repo", metavar="REPO_ID", help="such as deepseek-ai/NAME")
+    parser.add_argument("dst", metavar="DST", type=Path, help="the folder for the files")
+    parser.add_argument("--json", action="store_true", help="one JSON event per line on stdout")
+    return parser
+
+
+_COMMANDS = {
+    "fetch": (_fetch_parser, _fetch),
+    "verify": (_verify_parser, _verify),
+    "inspect": (_inspect_parser, _inspect),
+}

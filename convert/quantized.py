@@ -37,10 +37,8 @@ class WeightError:
         return float((self.differences / self.weights) ** 0.5) if self.weights else 0.0
 
 
-def quantized_job(
-    parameter: Parameter, packing: Packing, importance: np.ndarray | None = None
-) -> Job:
-    """`parameter` in affine groups; importance float32 [in] or [E, in]."""
+def quantized_job(parameter: Parameter, packing: Packing) -> Job:
+    """`parameter` in affine groups."""
     *lead, width = parameter.shape
     bits, group = packing["bits"], packing["group_size"]
     grouped = (*lead, width // group)
@@ -53,14 +51,11 @@ def quantized_job(
 
     def pieces() -> Iterator[Piece]:
         error.weights = error.differences = 0.0
-        for number, part in enumerate(parameter.parts):
-            expert = number * parameter.shape[0] // len(parameter.parts)
-            for matrix, values in row_blocks(part, parameter.storage):
-                row = _of_expert(importance, expert + matrix)
-                packed = quantize(values, bits, group, row)
-                _add(error, values, packed, packing)
-                for index, array in enumerate(packed):
-                    yield index, np.array(array).tobytes()
+        for _, values in _in_order(parameter):
+            packed = quantize(values, bits, group)
+            _add(error, values, packed, packing)
+            for index, array in enumerate(packed):
+                yield index, np.array(array).tobytes()
 
     return Job(
         parameter.module,
@@ -89,15 +84,9 @@ def _in_order(parameter: Parameter) -> Iterator[tuple[int, mx.array]]:
     """(first row in the whole stack, values) of every block."""
     row = 0
     for part in parameter.parts:
-        for _, values in row_blocks(part, parameter.storage):
+        for values in row_blocks(part, parameter.storage):
             yield row, values
             row += len(values)
-
-
-def _of_expert(importance: np.ndarray | None, expert: int) -> mx.array | None:
-    if importance is None:
-        return None
-    return mx.array(importance if importance.ndim == 1 else importance[expert])
 
 
 def _add(
@@ -113,8 +102,8 @@ def _sum(array: mx.array) -> float:
     return float(np.array(array.sum()))
 
 
-def row_blocks(part: Part, storage: Storage) -> Iterator[tuple[int, mx.array]]:
-    """(matrix of the part, its next rows as float32 [rows, in]), exactly the source's values."""
+def row_blocks(part: Part, storage: Storage) -> Iterator[mx.array]:
+    """The next rows as float32 [rows, in], exactly the source's values, matrix by matrix."""
     *lead, rows, width = part.shape
     step = max(1, _BLOCK_WEIGHTS // width // BLOCK) * BLOCK
     scales = _scales(part, storage)
@@ -123,7 +112,7 @@ def row_blocks(part: Part, storage: Storage) -> Iterator[tuple[int, mx.array]]:
             stop = min(rows, start + step)
             codes = _rows(part.weight, matrix * rows + start, stop - start)
             block = None if scales is None else scales.reshape(prod(lead), rows, -1)[matrix]
-            yield matrix, _values(codes, None if block is None else block[start:stop], storage)
+            yield _values(codes, None if block is None else block[start:stop], storage)
 
 
 def _scales(part: Part, storage: Storage) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from typing import Any
 from dsv4_mlx.checkpoint import INDEX_FILE, Checkpoint
 from dsv4_mlx.errors import CheckpointError
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 18
 
 
 def identity(source: Checkpoint) -> dict[str, Any]:

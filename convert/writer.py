@@ -30,7 +30,7 @@ from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.parameters import plan_parameters
 
 # The files beside the weights that a reader of the model needs, as glob patterns.
-_COMPANIONS = (
+COMPANIONS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
     "chat_template*", "*.jinja", "LICENSE*", "encoding/**/*",
 )  # fmt: skip
@@ -303,7 +303,7 @@ class _Run:
 
 
 def _companions(source: Path) -> Iterator[Path]:
-    for pattern in _COMPANIONS:
+    for pattern in COMPANIONS:
         yield from (path for path in source.glob(pattern) if path.is_file())
 
 

@@ -30,6 +30,8 @@ NUMPY_DTYPES = {
     "U32": np.uint32, "I32": np.int32, "F32": np.float32, "I64": np.int64,
 }  # fmt: skip
 FormT = TypeVar("FormT", bound="Form")
+# Small enough to stay in a core's cache between reading, hashing and writing: copying with 256 KiB
+# was measured to take a third of the system time of 8 MiB.
 CHUNK_BYTES = 1 << 18
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library and of MLX
 
@@ -51,7 +53,7 @@ class TensorEntry:
         return flat.view(NUMPY_DTYPES[self.dtype]).reshape(self.shape)
 
     def chunks(self) -> Iterator[bytes]:
-        """The tensor's bytes in pieces of a megabyte."""
+        """The tensor's bytes in small pieces."""
         with open(self.path, "rb") as file:
             file.seek(self.start)
             left = self.nbytes

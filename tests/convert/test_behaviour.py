@@ -16,7 +16,7 @@ NANO = Path(dsv4_mlx.__file__).parent / "nano"
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text((Path(dsv4_mlx.__file__).parent / "nano" / "README.md").read_text()[:1000])
+    path.write_text((Path(dsv4_mlx.__file__).parent / "nano" / "README.md").read_text()[:300])
     return path
 
 

@@ -164,7 +164,7 @@ def test_the_command_names_a_full_disk(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("convert.writer.Disk", lambda: Full(9))
     assert main([str(source), str(tmp_path / "out")]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: The conversion stopped: No space left") and "--resume" in last
+    assert last.startswith("error: Stopped: No space left") and "--resume" in last
     monkeypatch.undo()
     assert main([str(source), str(tmp_path / "out"), "--resume"]) == 0
 
