@@ -104,16 +104,31 @@ def sparse_attention(
         },
     )
     if splits > 1:
-        (output,) = launch(
-            backend,
-            "sparse_attention_merge",
-            inputs={"partials": output, "stats": stats, "sinks": sinks, "cos": cos, "sin": sin},
-            outputs={"output": ((B * S, H, K), mx.float32)},
-            grid=(K // 2 * B * S, H, 1),
-            threadgroup=(K // 2, 1, 1),
-            template=template,
-        )
+        output = _merged(backend, output, stats, sinks, cos, sin, template)
     return output.reshape(B, S, H, K)
+
+
+def _merged(
+    backend: str,
+    partials: mx.array,
+    stats: mx.array,
+    sinks: mx.array,
+    cos: mx.array,
+    sin: mx.array,
+    template: dict[str, int | bool],
+) -> mx.array:
+    """Partial outputs [B S, splits, H, K] of splits, their maxima and sums -> [B S, H, K]."""
+    queries, _, H, K = partials.shape
+    (output,) = launch(
+        backend,
+        "sparse_attention_merge",
+        inputs={"partials": partials, "stats": stats, "sinks": sinks, "cos": cos, "sin": sin},
+        outputs={"output": ((queries, H, K), mx.float32)},
+        grid=(K // 2 * queries, H, 1),
+        threadgroup=(K // 2, 1, 1),
+        template=template,
+    )
+    return output
 
 
 def _chosen(entries: mx.array | None, selected: mx.array | None, stop: int, ratio: int) -> int:
