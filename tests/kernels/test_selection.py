@@ -147,3 +147,15 @@ def test_attention_ignores_places_without_an_entry() -> None:
     nothing = mx.full((1, 1, 4), -1, mx.int32)
     found = sparse_attention(q, window, sinks, cos, sin, entries, nothing, **options)
     np.testing.assert_allclose(np.array(found), np.array(without), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [256, 257, 320, 1000, 4096])
+def test_few_of_many_with_ties_nan_and_infinities(size: int) -> None:
+    """So few are wanted that whole groups of neighbours are left out by their maxima."""
+    values = np.array([1.0, 1.0, 0.0, -INFINITE, np.nan, INFINITE])
+    for seed, chances in enumerate(
+        [(1, 1, 1, 1, 1, 1), (0, 0, 0, 500, 1, 0), (2, 0, 200, 9, 9, 0)]
+    ):
+        rng = np.random.default_rng(seed)
+        scores = rng.choice(values, (4, size), p=np.array(chances) / sum(chances))
+        check(scores, 1, 2, 5)
