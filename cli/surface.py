@@ -1,0 +1,113 @@
+"""What the controller, the views and the two surfaces agree on.
+
+A surface is where a conversation is typed and shown: a terminal that redraws its bottom lines, or
+plain lines. The controller runs on its own thread and calls a surface from there, so every method
+may be called from any thread.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from dsv4_mlx.chat.conversation import Event
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the status line tells; None is not known yet and is left out."""
+
+    model: str
+    mode: str
+    """The thinking level."""
+    backend: str | None = None
+    used_tokens: int | None = None
+    context_tokens: int | None = None
+    window_bytes: int = 0
+    compressed_bytes: int = 0
+    index_bytes: int = 0
+    tokens_per_s: float | None = None
+    first_token_s: float | None = None
+    busy: str = ""
+    """What is being done now, empty when the prompt waits."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something to decide before going on; `choices` maps a key to what it means."""
+
+    text: str
+    details: tuple[str, ...] = ()
+    """Lines that show exactly what would happen."""
+    choices: tuple[tuple[str, str], ...] = (("y", "yes"), ("n", "no"))
+    default: str = "n"
+    """The answer when the person leaves or input ends."""
+
+
+class Surface(Protocol):
+    """Where a conversation is typed and shown."""
+
+    on_interrupt: Callable[[], None] | None
+    """Called for Ctrl-C while busy; it stops the answer."""
+
+    @property
+    def width(self) -> int:
+        """Columns now."""
+        ...
+
+    def submissions(self) -> Iterator[str]:
+        """What the person sends, one text at a time; ends with Ctrl-D or a lost terminal."""
+        ...
+
+    def show(self, renderable: "RenderableType") -> None:
+        """Print once, above the input, for good."""
+        ...
+
+    def live(self, renderable: "RenderableType | None") -> None:
+        """Replace what is drawn between the finished text and the input; None clears it."""
+        ...
+
+    def status(self, status: Status) -> None:
+        """Replace the status line."""
+        ...
+
+    def ask(self, question: Question) -> str:
+        """Wait for one of the question's keys."""
+        ...
+
+    def prefill(self, text: str) -> None:
+        """Put `text` into the input, for the person to change and send."""
+        ...
+
+
+class View(Protocol):
+    """How one answer becomes visible, event by event."""
+
+    def begin(self) -> None:
+        """An answer is about to come."""
+        ...
+
+    def feed(self, event: Event) -> None:
+        """One event; Done is the last."""
+        ...
+
+    def end(self) -> None:
+        """No event follows, Done or not: nothing half-drawn stays on the screen."""
+        ...
+
+    def note(self, sentence: str) -> None:
+        """One calm line of ours."""
+        ...
+
+    def error(self, sentence: str) -> None:
+        """One line that says what failed."""
+        ...
+
+    def unfold_last(self) -> None:
+        """Print the last reasoning in full."""
+        ...
+
+    reasoning: str
+    """`show`, `fold` or `hide`."""
