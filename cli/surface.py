@@ -7,12 +7,14 @@ may be called from any thread.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dsv4_mlx.chat.conversation import Event
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,14 @@ class Surface(Protocol):
     @property
     def width(self) -> int:
         """Columns now."""
+        ...
+
+    def run(self, controller: Callable[[], Result]) -> Result:
+        """Call `controller` and return or raise what it does; for the main thread.
+
+        A terminal draws on the calling thread meanwhile and calls `controller` on another one;
+        plain lines need no second thread. The terminal is as it was when this ends, however.
+        """
         ...
 
     def submissions(self) -> Iterator[str]:
