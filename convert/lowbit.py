@@ -4,6 +4,9 @@ A weight w becomes scale * code + offset. For given codes the best scale and off
 least-squares fit; for given scale and offset the best code is the nearest. Several starting ranges,
 the one that `mx.quantize` takes among them, are improved that way, and the best is kept, so that no
 group is worse than MLX's own.
+
+Scale and offset are stored in bfloat16. Each candidate is rounded before its codes are chosen and
+its error is taken, so what is compared is what will be multiplied.
 """
 
 import mlx.core as mx
@@ -14,18 +17,22 @@ _OTHER_SHARES = (0.97, 0.93)
 _ROUNDS = 2
 
 Packed = tuple[mx.array, mx.array, mx.array]
-"""Words uint32 [rows, in * bits / 32], scales and offsets float32 [rows, in / group_size]."""
+"""Words uint32 [rows, in * bits / 32], scales and offsets bfloat16 [rows, in / group_size]."""
 
 
 def quantize(
     values: mx.array, bits: int, group_size: int, importance: mx.array | None = None
 ) -> Packed:
-    """float32 [rows, in], importance of the inputs float32 [in] or None -> packed, evaluated."""
+    """float32 [rows, in] -> packed, evaluated.
+
+    The squared error of a weight counts as much as `importance` says, float32 [1, in] for all rows
+    or [rows, in]; without it all count the same.
+    """
     rows, width = values.shape
     groups = values.reshape(rows, width // group_size, group_size)
     weights = mx.ones((1, 1, 1))
     if importance is not None:
-        weights = importance.reshape(1, -1, group_size)
+        weights = importance.reshape(len(importance), width // group_size, group_size)
     best = _improved(groups, weights, *_mlx_start(values, bits, group_size), bits)
     low, high = groups.min(-1), groups.max(-1)
     middle, reach = (low + high) / 2, (high - low) / 2
@@ -35,7 +42,8 @@ def quantize(
         mx.eval(*best)
     _, scale, offset = best
     codes = _codes(groups, scale, offset, bits).astype(mx.uint32)
-    packed = pack(codes.reshape(rows, width), bits), scale, offset
+    words = pack(codes.reshape(rows, width), bits)
+    packed = words, scale.astype(mx.bfloat16), offset.astype(mx.bfloat16)
     mx.eval(*packed)
     return packed
 
@@ -55,8 +63,8 @@ def pack(codes: mx.array, bits: int) -> mx.array:
 
 
 def _mlx_start(values: mx.array, bits: int, group_size: int) -> tuple[mx.array, mx.array]:
-    _, scale, offset = mx.quantize(values, group_size=group_size, bits=bits)
-    return scale, offset
+    _, scale, offset = mx.quantize(values.astype(mx.bfloat16), group_size=group_size, bits=bits)
+    return scale.astype(mx.float32), offset.astype(mx.float32)
 
 
 _Fit = tuple[mx.array, mx.array, mx.array]
@@ -66,13 +74,19 @@ _Fit = tuple[mx.array, mx.array, mx.array]
 def _improved(
     groups: mx.array, weights: mx.array, scale: mx.array, offset: mx.array, bits: int
 ) -> _Fit:
+    scale, offset = _stored(scale), _stored(offset)
     codes = _codes(groups, scale, offset, bits)
     best = _error(groups, weights, codes, scale, offset), scale, offset
     for _ in range(_ROUNDS):
-        scale, offset = _fitted(groups, weights, codes)
+        scale, offset = map(_stored, _fitted(groups, weights, codes))
         codes = _codes(groups, scale, offset, bits)
         best = _better(best, (_error(groups, weights, codes, scale, offset), scale, offset))
     return best
+
+
+def _stored(values: mx.array) -> mx.array:
+    """float32 as it comes back from bfloat16."""
+    return values.astype(mx.bfloat16).astype(mx.float32)
 
 
 def _codes(groups: mx.array, scale: mx.array, offset: mx.array, bits: int) -> mx.array:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from convert.jobs import Job, Output, Piece, sources_of
-from convert.lowbit import quantize
+from convert.lowbit import Packed, quantize
 from dsv4_mlx.parameters import Parameter, Part
 from dsv4_mlx.quantization import (
     BLOCK,
@@ -44,8 +44,8 @@ def quantized_job(parameter: Parameter, packing: Packing) -> Job:
     grouped = (*lead, width // group)
     outputs = (
         Output(parameter.name, "U32", (*lead, width * bits // 32)),
-        Output(f"{parameter.module}.scales", "F32", grouped),
-        Output(f"{parameter.module}.biases", "F32", grouped),
+        Output(f"{parameter.module}.scales", "BF16", grouped),
+        Output(f"{parameter.module}.biases", "BF16", grouped),
     )
     error = WeightError()
 
@@ -55,7 +55,7 @@ def quantized_job(parameter: Parameter, packing: Packing) -> Job:
             packed = quantize(values, bits, group)
             _add(error, values, packed, packing)
             for index, array in enumerate(packed):
-                yield index, np.array(array).tobytes()
+                yield index, _bytes(array)
 
     return Job(
         parameter.module,
@@ -75,8 +75,8 @@ def measured(
     error = WeightError()
     entries = [tensors[f"{parameter.module}.{field}"] for field in ("weight", "scales", "biases")]
     for row, values in _in_order(parameter):
-        packed = [mx.array(_rows(entry, row, len(values))) for entry in entries]
-        _add(error, values, tuple(packed), packing)
+        words, scales, offsets = (_stored(entry, row, len(values)) for entry in entries)
+        _add(error, values, (words, scales, offsets), packing)
     return error
 
 
@@ -89,13 +89,17 @@ def _in_order(parameter: Parameter) -> Iterator[tuple[int, mx.array]]:
             row += len(values)
 
 
-def _add(
-    error: WeightError, values: mx.array, packed: tuple[mx.array, ...], packing: Packing
-) -> None:
-    words, scales, offsets = packed
-    difference = values - mx.dequantize(words, scales, offsets, **packing)
+def _add(error: WeightError, values: mx.array, packed: Packed, packing: Packing) -> None:
+    difference = values - unpacked(packed, packing)
     error.weights += _sum(values * values)
     error.differences += _sum(difference * difference)
+
+
+def unpacked(packed: Packed, packing: Packing) -> mx.array:
+    """The float32 values as the model multiplies them; MLX would compute in the scales' dtype."""
+    words, scales, offsets = packed
+    wide = scales.astype(mx.float32), offsets.astype(mx.float32)
+    return mx.dequantize(words, *wide, **packing)
 
 
 def _sum(array: mx.array) -> float:
@@ -127,6 +131,17 @@ def _rows(entry: TensorEntry, start: int, count: int) -> np.ndarray:
     dtype = np.dtype(NUMPY_DTYPES[entry.dtype])
     offset = entry.start + start * width * ITEM_BYTES[entry.dtype]
     return np.fromfile(entry.path, dtype, count * width, offset=offset).reshape(count, width)
+
+
+def _stored(entry: TensorEntry, start: int, count: int) -> mx.array:
+    """The same as an array of the stored dtype."""
+    rows = mx.array(_rows(entry, start, count))
+    return rows.view(mx.bfloat16) if entry.dtype == "BF16" else rows
+
+
+def _bytes(array: mx.array) -> bytes:
+    """As stored; numpy knows no bfloat16."""
+    return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array).tobytes()
 
 
 def _values(codes: np.ndarray, scales: np.ndarray | None, storage: Storage) -> mx.array:

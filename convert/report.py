@@ -58,12 +58,20 @@ def kinds(plan: ConversionPlan) -> list[Kind]:
 
 
 def loaded_bytes(plan: ConversionPlan) -> int:
-    """The weights once they are in memory; block-scaled FP8 is multiplied out to bfloat16."""
-    return sum(2 * job.weights if job.format == BLOCK_SCALED else job.nbytes for job in plan.jobs)
+    """The weights once they are in memory."""
+    return sum(map(_loaded, plan.jobs))
+
+
+def _loaded(job: Job) -> int:
+    """Block-scaled FP8 is multiplied out to bfloat16, scales of affine groups become float32."""
+    if job.format == BLOCK_SCALED:
+        return 2 * job.weights
+    scales = (one for one in job.outputs if one.name.endswith((".scales", ".biases")))
+    return job.nbytes + sum(one.nbytes for one in scales if one.dtype == "BF16")
 
 
 def bytes_per_token(plan: ConversionPlan) -> int:
-    """Weight bytes that decoding one token reads, drafts not counted."""
+    """Weight bytes in memory that decoding one token reads, drafts not counted."""
     return sum(_read(job, plan.source.config) for job in plan.jobs)
 
 
@@ -71,8 +79,8 @@ def _read(job: Job, config: DeepseekV4Config) -> int:
     if is_draft(job.module) or job.module == "model.embed_tokens" or job.format == "int32":
         return 0  # of the tables one row, too little to count
     if ".mlp.experts." in job.module:
-        return job.nbytes * config.num_experts_per_tok // config.n_routed_experts
-    return job.nbytes
+        return _loaded(job) * config.num_experts_per_tok // config.n_routed_experts
+    return _loaded(job)
 
 
 def memory_needed(plan: ConversionPlan, context: int) -> int:

@@ -168,11 +168,15 @@ def loaded_dtype(parameter: Parameter, dense: mx.Dtype) -> mx.Dtype:
 
 
 def _affine(reader: _Reader, parameter: Parameter) -> Iterator[tuple[str, mx.array]]:
-    """Scale and offset of every group, float32 [..., out, in / group_size]."""
+    """Scale and offset of every group, float32 [..., out, in / group_size].
+
+    MLX would widen bfloat16 ones beside float32 activations in every product, those of all experts
+    for the few that are chosen, so it is done once.
+    """
     part = parameter.parts[0]
     for field, entry in (("scales", part.scales), ("biases", part.biases)):
         assert entry is not None  # the plan requires both
-        array = reader(entry)
+        array = reader(entry).astype(mx.float32)
         _refuse_if(~mx.isfinite(array), entry, "a number that is not finite")
         yield f"{parameter.module}.{field}", array
 

@@ -259,8 +259,10 @@ def _forms(one: _Expected, slot: Slot, kind: str) -> Iterator[tuple[str, Shape]]
     if one.affine is not None and kind != "block_scales":
         width = columns * one.affine["bits"] // 32
         groups = columns // one.affine["group_size"]
-        weight = kind == "weight"
-        yield ("U32", (*lead, rows, width)) if weight else ("F32", (*lead, rows, groups))
+        if kind == "weight":
+            yield "U32", (*lead, rows, width)
+            return
+        yield from ((dtype, (*lead, rows, groups)) for dtype in ("BF16", "F32"))
         return
     per_block = (*lead, -(-rows // 128), -(-columns // 128))
     per_row = (*lead, rows, columns // GROUP)

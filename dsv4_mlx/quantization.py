@@ -27,7 +27,7 @@ class Storage(enum.Enum):
     """FP8 whose scales mxfp8 cannot hold (no powers of two, or a width not divisible by 32);
     multiplied out when it is loaded."""
     AFFINE = "affine"
-    """Integers with a float32 scale and offset per group, as `convert` writes for its recipes."""
+    """Integers with a scale and an offset per group, as `convert` writes for its recipes."""
 
 
 Packing = dict[str, Any]
