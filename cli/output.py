@@ -1,37 +1,25 @@
 """Everything the program writes: answers, reasoning, notes, with model text made harmless.
 
-Answers go to stdout, all else to stderr. Text from a model is data: whatever control characters or
-escape sequences it spells, none of them reaches the terminal.
+Answers go to stdout, all else to stderr. Text from a model is data; `cli.safe` says what of it may
+reach a terminal.
 """
 
 import json
 from typing import Any, TextIO
 
 from cli.environment import Environment
+from cli.safe import harmless
+
+__all__ = ["Output", "harmless", "json_line"]
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
-# Control pictures stand in for C0 controls; C1 controls (8-bit escape sequences on some terminals)
-# and the bidirectional overrides, which reorder what is already on screen, have no picture.
-_HARMLESS = (
-    {code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A, 0x0D)}
-    | {0x0D: None, 0x7F: 0x2421}
-    | dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
-    # Half of a surrogate pair has no UTF-8 form.
-    | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
-)
 # json.dumps escapes C0; the rest is escaped here so that a JSON line is harmless as well.
 _JSON_ESCAPES = {
     code: f"\\u{code:04x}"
     for first, last in ((0x7F, 0x9F), (0x2028, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF))
     for code in range(first, last + 1)
 }
-
-
-def harmless(text: str) -> str:
-    """`text` without control characters except tab and newline; each is handled on its own, so the
-    result is the same however a stream of text is split."""
-    return text.translate(_HARMLESS)
 
 
 class Output:
