@@ -1,0 +1,96 @@
+"""An answer as plain lines that nothing redraws, for screen readers, pipes and dumb terminals.
+
+The answer goes to stdout, everything else to stderr.
+"""
+
+import time
+from collections.abc import Callable
+
+from cli.output import Output
+from cli.wording import ending, thought_for, tool_call_lines
+from dsv4_mlx.chat.conversation import Done, Event, Progress
+from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
+
+Count = Callable[[str], int]
+"""How many tokens a text is."""
+
+
+class PlainView:
+    """Writes events as they come; see `View` in cli/surface.py.
+
+    Reasoning that is folded or hidden is not written while it comes; `fold` tells in one line how
+    long it was, and `unfold_last` writes it.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        *,
+        reasoning: str = "show",
+        count: Count | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.reasoning = reasoning
+        self._output = output
+        self._count = count
+        self._clock = clock
+        self._thoughts: list[str] = []
+        self._since: float | None = None
+
+    def begin(self) -> None:
+        """An answer is about to come."""
+        self._thoughts, self._since = [], None
+
+    def feed(self, event: Event) -> None:
+        """One event; Done is the last."""
+        match event:
+            case ReasoningDelta(text):
+                self._reason(text)
+            case TextDelta(text):
+                self._end_reasoning()
+                self._output.answer(text)
+            case Progress(done, total):
+                self._output.progress(f"reading {done:,} of {total:,} tokens")
+            case ToolCall():
+                self._end_reasoning()
+                for line in tool_call_lines(event):
+                    self._output.note(line)
+            case Done():
+                self.end()
+                if sentence := ending(event):
+                    self._output.note(sentence)
+
+    def end(self) -> None:
+        """No event follows: whatever line is open is ended."""
+        self._end_reasoning()
+        self._output.close_lines()
+
+    def note(self, sentence: str) -> None:
+        """One calm line of ours."""
+        self._output.note(sentence)
+
+    def error(self, sentence: str) -> None:
+        """One line that says what failed."""
+        self._output.error(sentence)
+
+    def unfold_last(self) -> None:
+        """Write the last reasoning in full."""
+        if not self._thoughts:
+            self._output.note("[no reasoning to show]")
+            return
+        self._output.reasoning("".join(self._thoughts))
+        self._output.close_lines()
+
+    def _reason(self, text: str) -> None:
+        if self._since is None:
+            self._since = self._clock()
+        self._thoughts.append(text)
+        if self.reasoning == "show":
+            self._output.reasoning(text)
+
+    def _end_reasoning(self) -> None:
+        if self._since is not None and self.reasoning == "fold":
+            tokens = self._count("".join(self._thoughts)) if self._count else None
+            self._output.note(f"[{thought_for(self._clock() - self._since, tokens)}]")
+        self._since = None

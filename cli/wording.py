@@ -1,0 +1,71 @@
+"""What a view says beside the answer: how long it thought, why it ended, which tool it calls."""
+
+import json
+
+from cli.safe import exact
+from dsv4_mlx.chat.conversation import Done
+from dsv4_mlx.chat.messages import ToolCall
+
+_MOST_LINES = 12
+_MOST_CHARACTERS = 400
+
+
+def thought_for(seconds: float, tokens: int | None) -> str:
+    """What stands for folded reasoning."""
+    size = "" if tokens is None else f" · {tokens:,} token{'' if tokens == 1 else 's'}"
+    return f"thought for {duration(seconds)}{size}"
+
+
+def duration(seconds: float) -> str:
+    """`12.3 s`, `4 min 5 s`, `2 h 3 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def ending(done: Done) -> str:
+    """What is said about an answer that did not end by itself, else nothing."""
+    if done.finish_reason == "length":
+        return f"[stopped after {done.usage.completion_tokens:,} tokens, the limit]"
+    return "[stopped]" if done.finish_reason == "cancelled" else ""
+
+
+def tool_call_lines(call: ToolCall) -> list[str]:
+    """The name of a called tool, then its arguments one a line, long ones cut short.
+
+    Whoever asks for permission shows all of it; this only tells what the model does.
+    """
+    return [f"tool call: {exact(call.name)}", *(f"  {line}" for line in _arguments(call))]
+
+
+def _arguments(call: ToolCall) -> list[str]:
+    try:
+        read = json.loads(call.arguments)
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, dict):
+        return _lines(call.arguments)
+    return [line for name, value in read.items() for line in _argument(str(name), value)]
+
+
+def _argument(name: str, value: object) -> list[str]:
+    if not isinstance(value, str):
+        value = json.dumps(value, ensure_ascii=False)
+    first, *more = _lines(value)
+    return [f"{_shortened(name)}: {first}", *(f"  {line}" for line in more)]
+
+
+def _lines(text: str) -> list[str]:
+    lines = text.split("\n")
+    shown = [_shortened(line.expandtabs(4)) for line in lines[:_MOST_LINES]]
+    left = len(lines) - len(shown)
+    return [*shown, f"… {left:,} more lines"] if left else shown
+
+
+def _shortened(line: str) -> str:
+    left = len(line) - _MOST_CHARACTERS
+    more = f" … {left:,} more characters" if left > 0 else ""
+    return exact(line[:_MOST_CHARACTERS]) + more
