@@ -9,8 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("metal_kernels", "dsv4_mlx", "convert", "cli")
 BY_HAND = {"mlx_lm", "transformers", "torch"}
-# What the terminal may know of the model: its engine and sessions, its text, its errors.
-CLI_SEES = ("about", "chat", "engine", "errors", "loading", "tokenizer")
+# What the terminal may know of the model: its engine and sessions, its text, its errors; and the
+# engine that follows a script.
+CLI_SEES = ("about", "chat", "engine", "errors", "loading", "testing", "tokenizer")
 
 
 def files(package: str) -> list[Path]:
