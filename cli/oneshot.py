@@ -6,7 +6,7 @@ from typing import Any
 
 from cli.environment import Environment, ExitStatus
 from cli.output import Output, json_line
-from dsv4_mlx.chat.conversation import Done, Event, Progress
+from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, Progress
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
@@ -15,6 +15,7 @@ _TYPES = {
     ReasoningDelta: "reasoning_delta",
     TextDelta: "text_delta",
     ToolCall: "tool_call",
+    BudgetReached: "budget_reached",
     Done: "done",
 }
 
@@ -32,6 +33,8 @@ def show(events: Iterable[Event], output: Output) -> ExitStatus:
                 output.progress(f"reading {done:,} of {total:,} tokens")
             case ToolCall():
                 output.note(f"tool call: {event.name}({event.arguments})")
+            case BudgetReached():
+                output.note(f"[reasoning ended after {event.tokens:,} tokens, its budget]")
             case Done():
                 output.close_lines()
                 status = _finish(event, output)

@@ -328,6 +328,25 @@ def evaluated(cache: Sequence[LayerCache]) -> list[Any]:
     return [a for layer in cache for row in layer.rows for a in row.evaluated()]
 
 
+@dataclass(frozen=True)
+class CacheBytes:
+    """Bytes held: the state of fixed size, compressed entries, and index keys."""
+
+    window: int = 0
+    compressed: int = 0
+    index: int = 0
+
+
+def sizes(cache: Sequence[LayerCache]) -> CacheBytes:
+    """The bytes of `cache` by its parts, spare rows of the pools included."""
+    rows = [row for layer in cache for row in layer.rows]
+    return CacheBytes(
+        sum(row.fixed_nbytes for row in rows),
+        sum(row.entries.nbytes for row in rows if row.entries is not None),
+        sum(row.keys.nbytes for row in rows if row.keys is not None),
+    )
+
+
 def nbytes(cache: Sequence[LayerCache]) -> int:
     """Bytes held by the whole cache."""
     return sum(layer.nbytes for layer in cache)

@@ -9,29 +9,35 @@ MLX ties lazy arrays to the thread that made them: use an engine and its session
 Only the ``cancel`` flags may be set from elsewhere.
 """
 
-import base64
 import operator
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
-import numpy as np
 
 from dsv4_mlx import cache
+from dsv4_mlx.cache import CacheBytes
 from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.errors import CacheError, PromptError, UsageError
-from dsv4_mlx.generation import FinishReason, Sampler, Token, make_sampler
-from dsv4_mlx.prompt_cache import CacheSnapshot, PromptCache
+from dsv4_mlx.errors import PromptError, UsageError
+from dsv4_mlx.session import Cache, Session, SessionSnapshot, Sync
 
-Cache = list[Any]
-OnProgress = Callable[[int, int], None]
-"""Called with (tokens read, tokens to read); tokens the timeline already held are not counted."""
+__all__ = [
+    "PREFILL_CHUNK",
+    "SNAPSHOT_BYTES",
+    "Cache",
+    "CacheBytes",
+    "CacheFunctions",
+    "Engine",
+    "Flag",
+    "LanguageModel",
+    "Session",
+    "SessionSnapshot",
+    "Sync",
+]
 
 PREFILL_CHUNK = 512
 SNAPSHOT_BYTES = 1 << 30
-_CLEAR_EVERY = 256
 
 
 class Flag(Protocol):
@@ -51,6 +57,10 @@ class CacheFunctions(Protocol):
 
     def evaluated(self, cache: Cache, /) -> list[mx.array]:
         """Every array that must be evaluated for the state to exist."""
+        ...
+
+    def sizes(self, cache: Cache, /) -> CacheBytes:
+        """What the cache holds, by its parts."""
         ...
 
     def save(
@@ -86,33 +96,6 @@ class LanguageModel(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Sync:
-    """What ``Session.sync`` did: tokens it found in the timeline and tokens it read."""
-
-    reused: int
-    read: int
-    cancelled: bool
-
-
-@dataclass(frozen=True)
-class SessionSnapshot:
-    """One point of a timeline, good for ``restore`` as long as it is held."""
-
-    tokens: tuple[int, ...]
-    state: CacheSnapshot
-    logits: mx.array
-    """Float32 [V], for the token that follows."""
-
-    @property
-    def offset(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def nbytes(self) -> int:
-        return self.state.nbytes + self.logits.nbytes
-
-
 class Engine:
     """A loaded model and how it is run. It knows token ids only.
 
@@ -145,7 +128,7 @@ class Engine:
         """Tokens of prompt and reply together."""
         return self.config.max_position_embeddings
 
-    def session(self) -> "Session":
+    def session(self) -> Session:
         """A new, empty timeline."""
         return Session(self)
 
@@ -166,292 +149,3 @@ class Engine:
                 f"{self.config.vocab_size - 1}, so this tokenizer is not the model's."
             )
         return ids
-
-
-class Session:
-    """One timeline: token ids, the model's state after them, and the logits that follow.
-
-    Between calls the state has consumed a prefix of ``tokens``, normally all of them. It lags
-    only after a failure, and whoever needs it reads the rest again first.
-    """
-
-    def __init__(self, engine: Engine):
-        self.engine = engine
-        self._tokens: list[int] = []
-        self._cache: Cache = engine.model.make_cache()
-        self._consumed = 0
-        self._logits: mx.array | None = None  # float32 [V], after all of the tokens
-        self._turns = PromptCache(engine.snapshot_bytes)
-        self._edition = 0  # changes whenever a running stream loses its place
-
-    @property
-    def tokens(self) -> list[int]:
-        """The timeline so far."""
-        return list(self._tokens)
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    @property
-    def turns(self) -> PromptCache:
-        """The places this session can return to cheaply."""
-        return self._turns
-
-    def sync(
-        self,
-        tokens: Sequence[int],
-        on_progress: OnProgress | None = None,
-        cancel: Flag | None = None,
-    ) -> Sync:
-        """Make the timeline equal to ``tokens``, reading as little as possible.
-
-        Keeps the longest common prefix, from the nearest snapshot on. A set ``cancel`` flag ends
-        it after the chunk being read; the timeline then holds what was read.
-        """
-        target = self.engine.check(tokens)
-        self._edition += 1
-        if target == self._tokens and self._logits is not None:
-            return Sync(reused=len(target), read=0, cancelled=False)
-        self._rewind(_common_prefix(target, self._tokens[: self._consumed]), len(target) - 1)
-        reused = self._consumed
-        self._tokens = target[:reused]
-        self._read(target, on_progress, cancel)
-        return Sync(reused, self._consumed - reused, cancelled=self._consumed < len(target))
-
-    def stream(
-        self,
-        max_tokens: int | None = None,
-        *,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        seed: int | None = None,
-        sampler: Sampler | None = None,
-        stop_ids: Collection[int] | None = None,
-        cancel: Flag | None = None,
-    ) -> Iterator[Token]:
-        """Generate up to ``max_tokens`` tokens, by default until EOS or the end of the context.
-
-        A stop token is yielded too, as the last one. Closing the iterator or setting ``cancel``
-        leaves the timeline exactly at the tokens yielded. ``sampler`` takes the place of the
-        sampling options. PromptError when there is no prompt yet.
-        """
-        sampler = sampler or make_sampler(temperature, top_p, min_p, seed)
-        stops = {self.engine.config.eos_token_id} if stop_ids is None else set(stop_ids)
-        if max_tokens is not None and max_tokens < 0:
-            raise UsageError(f"max_tokens must be 0 or more, got {max_tokens}.")
-        if not self._tokens:
-            raise PromptError("There is no prompt to continue; sync one first.")
-        self._edition += 1
-        return self._generate(max_tokens, sampler, stops, cancel, self._edition)
-
-    def snapshot(self) -> SessionSnapshot:
-        """This point of the timeline: the fixed-size state, and counts for all that grows."""
-        logits = self._settled()
-        state = self.engine.caches.snapshot(self._cache)
-        return SessionSnapshot(tuple(self._tokens), state, logits)
-
-    def restore(self, snapshot: SessionSnapshot) -> None:
-        """Return to a point of this session, or of one that shares an origin with it by fork.
-
-        The places behind what both timelines have in common are forgotten.
-        """
-        self._edition += 1
-        common = _common_prefix(snapshot.tokens, self._tokens[: self._consumed])
-        self.engine.caches.restore(self._cache, snapshot.state)
-        self._turns.drop_behind(common)
-        self._tokens, self._consumed = list(snapshot.tokens), len(snapshot.tokens)
-        self._logits = snapshot.logits
-
-    def fork(self) -> "Session":
-        """A second timeline that begins with this one; what is common is stored once."""
-        logits = self._settled() if self._tokens else None
-        other = Session.__new__(Session)
-        other.engine = self.engine
-        other._tokens, other._consumed, other._logits = self.tokens, self._consumed, logits
-        other._cache = self.engine.caches.fork(self._cache)
-        other._turns = self._turns.copy()
-        other._edition = 0
-        return other
-
-    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Write the timeline to a file, with ``metadata`` for whoever loads it."""
-        if not self._tokens:
-            raise CacheError("There is nothing to save; the session holds no tokens.")
-        logits = np.array(self._settled(), dtype="<f4").tobytes()
-        extra = {"session.logits": base64.b64encode(logits).decode("ascii")}
-        self.engine.caches.save(
-            path,
-            self._cache,
-            fingerprint=self.engine.model.fingerprint,
-            tokens=self.tokens,
-            metadata={**(metadata or {}), **extra},
-        )
-
-    def load(self, path: str | Path) -> dict[str, str]:
-        """Replace the timeline by a saved one and return its metadata.
-
-        CacheError, and an unchanged session, if the file is damaged or of another model.
-        """
-        state, tokens, details = self.engine.caches.load(
-            path, model=self.engine.model, fingerprint=self.engine.model.fingerprint
-        )
-        metadata = dict(details)
-        logits = _decode_logits(metadata.pop("session.logits", ""), self.engine.config, path)
-        self._edition += 1
-        self._cache, self._tokens, self._logits = state, list(tokens), logits
-        self._consumed = len(self._tokens)
-        self._turns = PromptCache(self.engine.snapshot_bytes)
-        return metadata
-
-    # The state and how it moves
-
-    def _rewind(self, common: int, latest: int) -> None:
-        """Take the state back to where it agrees with ``common`` tokens, at most ``latest``.
-
-        ``latest`` is the last but one token: reading the last one gives the logits.
-        """
-        if self._consumed <= min(common, latest):
-            self._remember()
-            return
-        snapshot = self._turns.nearest(min(common, latest))
-        if snapshot is None:
-            self._forget()
-            return
-        self.engine.caches.restore(self._cache, snapshot)
-        self._consumed, self._logits = snapshot.offset, None
-        self._turns.drop_behind(snapshot.offset)
-
-    def _remember(self) -> None:
-        """Take a snapshot here, unless there is one or nothing to remember."""
-        if self._consumed and not self._turns.holds(self._consumed):
-            self._turns.add(self.engine.caches.snapshot(self._cache))
-
-    def _forget(self) -> None:
-        """Drop the state but not the tokens: the next call reads them again."""
-        self._cache = self.engine.model.make_cache()
-        self._turns = PromptCache(self.engine.snapshot_bytes)
-        self._consumed, self._logits = 0, None
-
-    def _read(self, target: list[int], on_progress: OnProgress | None, cancel: Flag | None) -> None:
-        """Consume the rest of ``target``; the last token alone, since it needs logits."""
-        start, last = self._consumed, len(target) - 1
-        report = on_progress or (lambda done, total: None)
-        report(0, len(target) - start)
-        while self._consumed < len(target):
-            if cancel is not None and cancel.is_set():
-                return
-            if self._consumed == last:
-                self._remember()
-                end = len(target)
-            else:
-                end = min(self._consumed + self.engine.prefill_chunk, last)
-            self._consume(target[self._consumed : end], logits=end == len(target))
-            self._tokens += target[len(self._tokens) : end]
-            report(end - start, len(target) - start)
-        mx.clear_cache()
-
-    def _consume(self, tokens: list[int], logits: bool) -> None:
-        """Run the model over ``tokens``, evaluated when this returns."""
-        try:
-            output = self.engine.model(mx.array(tokens)[None], cache=self._cache)
-            # Unless asked for, logits stay unevaluated and the head costs nothing.
-            self._logits = output[0, -1] if logits else None
-            mx.eval(self._arrays(), self._logits if logits else [])
-        except BaseException:
-            self._forget()
-            raise
-        self._consumed += len(tokens)
-
-    def _settled(self) -> mx.array:
-        """The logits that follow the timeline, after reading what a failure left unread."""
-        if not self._tokens:
-            raise PromptError("There is no prompt yet; sync one first.")
-        if self._logits is None:
-            self._catch_up(None)
-        assert self._logits is not None
-        return self._logits
-
-    def _catch_up(self, cancel: Flag | None) -> None:
-        timeline = self.tokens
-        self._rewind(self._consumed, len(timeline) - 1)
-        self._read(timeline, None, cancel)
-
-    def _generate(
-        self,
-        max_tokens: int | None,
-        sampler: Sampler,
-        stops: set[int],
-        cancel: Flag | None,
-        edition: int,
-    ) -> Iterator[Token]:
-        room = self.engine.max_context - len(self._tokens)
-        limit = room if max_tokens is None else min(max_tokens, room)
-        if self._logits is None and limit:
-            self._catch_up(cancel)
-        for number in range(1, limit + 1):
-            if cancel is not None and cancel.is_set():
-                return
-            if edition != self._edition:
-                raise UsageError("This stream has ended: its session has moved on since.")
-            token, logprob = self._step(sampler)
-            finish = _finish(token in stops, number == limit)
-            yield Token(token, logprob, finish)
-            if finish is not None:
-                return
-            if number % _CLEAR_EVERY == 0:
-                mx.clear_cache()
-
-    def _step(self, sampler: Sampler) -> tuple[int, float]:
-        """Draw a token and start on the one behind it; the timeline ends at the drawn one."""
-        assert self._logits is not None
-        try:
-            logprobs = self._logits - mx.logsumexp(self._logits)
-            drawn = sampler(logprobs)
-            output = self.engine.model(drawn.reshape(1, 1), cache=self._cache)
-            following = output[0, -1]
-            # The next step computes while the caller shows this token. State is evaluated with
-            # it: parts that no logits depend on would otherwise grow an endless lazy chain.
-            mx.async_eval(drawn, logprobs, following, self._arrays())  # type: ignore[no-untyped-call]
-            token: int = drawn.item()  # type: ignore[assignment]
-            logprob: float = logprobs[token].item()  # type: ignore[assignment]
-        except BaseException:
-            self._forget()
-            raise
-        self._tokens.append(token)
-        self._consumed += 1
-        self._logits = following
-        return token, logprob
-
-    def _arrays(self) -> list[mx.array]:
-        """Every array of the state that has to be evaluated."""
-        return self.engine.caches.evaluated(self._cache)
-
-
-def _finish(stopped: bool, full: bool) -> FinishReason | None:
-    if stopped:
-        return "stop"
-    return "length" if full else None
-
-
-def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    shorter = min(len(one), len(other))
-    for index in range(shorter):
-        if one[index] != other[index]:
-            return index
-    return shorter
-
-
-def _decode_logits(text: str, config: DeepseekV4Config, path: str | Path) -> mx.array:
-    """Float32 [V] from its text form."""
-    try:
-        values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
-    except ValueError as error:
-        raise CacheError(f"{path}: the saved logits are damaged ({error}).") from error
-    if values.shape != (config.vocab_size,):
-        raise CacheError(
-            f"{path}: {values.size} logits were saved and the model has {config.vocab_size}; "
-            "it was not saved by a session of this model."
-        )
-    return mx.array(values)

@@ -1,69 +1,68 @@
-"""A conversation: messages in, events out, and the model's cache reused from turn to turn.
+"""A conversation: turns in, events out, and the model's cache reused from turn to turn.
 
 `send` yields what happens as values; a terminal, a JSON writer or a server is a consumer of them.
-The replies are kept as the tokens that were generated: encoding their text again could split it
-differently, and then nothing of the cache would fit the next prompt.
+Going back (`undo`, `retry`, `edit`, `fork`) returns to a place of the session's timeline, so that
+nothing that is kept is read again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from copy import copy
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Event as Flag
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from dsv4_mlx.chat.dialogue import ContextUse, Dialogue, Step
 from dsv4_mlx.chat.effort import EffortTable
-from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
+from dsv4_mlx.chat.events import (
+    BudgetReached,
+    Done,
+    Event,
+    FinishReason,
+    Progress,
+    Timing,
+    Usage,
+)
+from dsv4_mlx.chat.manner import Manner, Sampling
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, ReplyParser, TextDelta
+from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
+from dsv4_mlx.chat.prefixes import Prefixes
+from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.settings import Thinking
-from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, EOS
+from dsv4_mlx.chat.turns import Turn
+from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
-    from dsv4_mlx.engine import Engine, Session
-    from dsv4_mlx.generation import Token
+    from dsv4_mlx.engine import Engine
     from dsv4_mlx.tokenizer import Tokenizer
 
-    Submit = Callable[[Callable[[], None]], Future[None]]
+__all__ = [
+    "BudgetReached",
+    "ContextUse",
+    "Conversation",
+    "Done",
+    "Event",
+    "FinishReason",
+    "Manner",
+    "Prefixes",
+    "Progress",
+    "ReasoningDelta",
+    "Sampling",
+    "TextDelta",
+    "Timing",
+    "ToolCall",
+    "Turn",
+    "Usage",
+]
 
-FinishReason = Literal["stop", "length", "cancelled"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Prompt tokens read so far, out of those that the cache did not hold."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens of one turn; `cached_tokens` of the prompt needed no reading."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """The last event of a turn."""
-
-    finish_reason: FinishReason
-    usage: Usage
+Result = TypeVar("Result")
 
 
-Event = Progress | ReasoningDelta | TextDelta | ToolCall | Done
+class Submit(Protocol):
+    """Queues a job for the thread that loaded the model."""
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. Temperature 0 is greedy; None is a new seed every time."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int | None = None
+    def __call__(self, job: Callable[[], Result], /) -> Future[Result]: ...
 
 
 class Conversation:
@@ -83,43 +82,144 @@ class Conversation:
         system: str | None = None,
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
-        submit: "Submit | None" = None,
+        budget: int | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        turns: Sequence[Turn] = (),
+        prefixes: Prefixes | None = None,
+        submit: Submit | None = None,
     ) -> None:
-        """`max_tokens` bounds one reply, reasoning included."""
+        """`max_tokens` bounds one reply, reasoning included, and `budget` its reasoning.
+
+        `tools` are definitions as OpenAI's interface takes them.
+        """
+        # Effective from the next turn.
         self.thinking = thinking
-        """How the next turn thinks."""
-        self._engine = engine
+        self.system = system
+        self.sampling = sampling or Sampling()
+        self.max_tokens = max_tokens
+        self.budget = budget
+        self.tools = tools
         self._tokenizer = tokenizer
-        self._effort_table = effort_table
-        self._system = system
-        self._sampling = sampling or Sampling()
-        self._max_tokens = max_tokens
-        self._submit = submit or ThreadPoolExecutor(1, "conversation").submit
+        self._submit: Submit = submit or ThreadPoolExecutor(1, "conversation").submit
         self._cancelled = Flag()
-        self._forget()
+        self._dialogue = Dialogue(
+            engine, tokenizer, PromptWriter(tokenizer, effort_table), tuple(turns), prefixes
+        )
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The dialogue so far."""
+        return self._dialogue.turns
+
+    @turns.setter
+    def turns(self, turns: Sequence[Turn]) -> None:
+        self._dialogue.turns = tuple(turns)
 
     @property
     def messages(self) -> list[dict[str, Any]]:
         """The dialogue so far as OpenAI-style dictionaries, the system message included."""
-        system = [] if self._system is None else [{"role": "system", "content": self._system}]
-        return [*system, *(dict(message) for message in self._messages)]
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, *(dict(message) for turn in self.turns for message in turn.messages)]
 
-    def send(self, text: str) -> Iterator[Event]:
+    def send(self, text: str, *, shared: str = "") -> Iterator[Event]:
         """Answer `text`: events as they happen, Done last. Begins with the first event asked for.
 
-        A cancelled answer stays in the dialogue as far as it came. After an error, PromptError for
-        a prompt that does not fit the context among them, the dialogue is as it was before.
-        Leaving the iterator early cancels.
+        `shared` is the part at the beginning of `text` that other messages are likely to begin
+        with, such as attached files; see `prefixes`. A cancelled answer stays in the dialogue as
+        far as it came. After an error, PromptError for a prompt that does not fit the context
+        among them, the dialogue is as it was before. Leaving the iterator early cancels.
         """
-        self._cancelled = Flag()
-        return self._relay(text, self.thinking, self._cancelled)
+        return self._answered(lambda turns: Step(turns, Turn.asking(text), shared))
 
-    def _relay(self, text: str, thinking: Thinking, cancelled: Flag) -> Iterator[Event]:
+    def answer_tools(self, results: Sequence[tuple[str, str]]) -> Iterator[Event]:
+        """Go on after Done("tool_calls"), given each call's id and what the tool said.
+
+        UsageError when no calls wait or the ids are not theirs.
+        """
+        waiting = self.turns[-1].waiting_calls if self.turns else ()
+        if not waiting:
+            raise UsageError("No tool call waits for a result; send a message first.")
+        if sorted(waiting) != sorted(call for call, _ in results):
+            raise UsageError(
+                f"Results are needed for the calls {', '.join(waiting)}, each once, "
+                f"got {', '.join(call for call, _ in results) or 'none'}."
+            )
+        return self._answered(lambda turns: Step(turns[:-1], turns[-1].with_results(results)))
+
+    def retry(self) -> Iterator[Event]:
+        """Answer the last question again, with other luck unless sampling is greedy."""
+        self._check_turn(len(self.turns))
+        return self._answered(lambda turns: Step(turns[:-1], turns[-1].question))
+
+    def edit(self, number: int, text: str, *, shared: str = "") -> Iterator[Event]:
+        """Ask `text` in the place of the user turn `number`, the first being 1; later ones go."""
+        self._check_turn(number)
+        return self._answered(lambda turns: Step(turns[: number - 1], Turn.asking(text), shared))
+
+    def undo(self) -> str:
+        """Forget the last turn and return what was asked; UsageError when there is none."""
+        self._check_turn(len(self.turns))
+        manner = self._manner()
+        return self._submit(lambda: self._dialogue.undo(manner)).result()
+
+    def fork(self) -> "Conversation":
+        """A second conversation that begins with this one; what is common is stored once."""
+        other = copy(self)
+        other._cancelled = Flag()
+        other._dialogue = self._submit(self._dialogue.fork).result()
+        return other
+
+    def clear(self) -> None:
+        """Forget the dialogue; the system message and the model stay."""
+        self.cancel()
+        self._submit(self._dialogue.clear).result()
+
+    def cancel(self) -> None:
+        """Stop the answer after its next token or prefill chunk; safe in a signal handler."""
+        self._cancelled.set()
+
+    def count(self, text: str) -> int:
+        """Tokens of `text`; for any thread, also while the model answers."""
+        return len(self._tokenizer.encode(text))
+
+    def context(self) -> ContextUse:
+        """How full the context was when the last turn ended; for any thread."""
+        return self._dialogue.use
+
+    def save_cache(self, path: str | Path) -> None:
+        """Write the model's state to a file, so that a later program need not read the dialogue.
+
+        CacheError when there is nothing to save.
+        """
+        self._submit(lambda: self._dialogue.save(path)).result()
+
+    def load_cache(self, path: str | Path) -> None:
+        """Take the state from a file; CacheError, and nothing changed, if it does not fit."""
+        self._submit(lambda: self._dialogue.load(path)).result()
+
+    def _check_turn(self, number: int) -> None:
+        count = len(self.turns)
+        if not count:
+            raise UsageError("The conversation has no turn yet; send a message first.")
+        if not 1 <= number <= count:
+            raise UsageError(f"There is no turn {number}; the conversation has {count}.")
+
+    def _answered(self, step: Callable[[tuple[Turn, ...]], Step]) -> Iterator[Event]:
+        """The events of one answer; `step` says to what, once the model's thread is free."""
+        cancelled = self._cancelled = Flag()
+        dialogue, manner = self._dialogue, self._manner()
+        return self._relayed(
+            lambda emit: dialogue.answer(step(dialogue.turns), manner, cancelled, emit), cancelled
+        )
+
+    def _relayed(
+        self, answer: Callable[[Callable[[Event], None]], None], cancelled: Flag
+    ) -> Iterator[Event]:
         events: SimpleQueue[Event | None] = SimpleQueue()
 
         def work() -> None:
             try:
-                self._answer(text, thinking, cancelled, events.put)
+                answer(events.put)
             finally:
                 events.put(None)
 
@@ -131,116 +231,12 @@ class Conversation:
             cancelled.set()
         job.result()
 
-    def cancel(self) -> None:
-        """Stop the answer after its next token or prefill chunk; safe in a signal handler."""
-        self._cancelled.set()
-
-    def clear(self) -> None:
-        """Forget the dialogue; the system message and the model stay."""
-        self.cancel()
-        self._submit(self._forget).result()
-
-    # What follows runs on the model's thread.
-
-    def _forget(self) -> None:
-        self._session: Session | None = None
-        self._messages: list[dict[str, Any]] = []
-        self._answers: list[list[int]] = []
-
-    def _answer(
-        self, text: str, thinking: Thinking, cancelled: Flag, emit: Callable[[Event], None]
-    ) -> None:
-        asked = {"role": "user", "content": text}
-        tokens = self._prompt([*self.messages, asked], thinking)
-        session = self._session = self._session or self._engine.session()
-        read = session.sync(tokens, lambda done, total: emit(Progress(done, total)), cancelled)
-        reply = _Reply(self._tokenizer, thinking, emit)
-        if not read.cancelled:
-            reply.write(self._stream(session, cancelled))
-        message, reason = reply.close()
-        self._messages += [asked, message]
-        self._answers.append(reply.answer_tokens(message))
-        emit(Done(reason, Usage(len(tokens), read.reused, reply.generated)))
-
-    def _prompt(self, messages: list[dict[str, Any]], thinking: Thinking) -> list[int]:
-        prompt = encode_messages(
-            messages,
-            thinking_mode=thinking.mode,
-            reasoning_effort=thinking.effort,
-            effort_table=self._effort_table,
+    def _manner(self) -> Manner:
+        return Manner(
+            self.thinking,
+            self.system,
+            tuple(self.tools),
+            self.sampling,
+            self.max_tokens,
+            self.budget,
         )
-        return encode_with_answers(prompt, self._answers, self._tokenizer)
-
-    def _stream(self, session: "Session", cancelled: Flag) -> "Iterator[Token]":
-        sampling, turn = self._sampling, len(self._answers)
-        return session.stream(
-            self._max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            # Another seed for every turn, or each would begin with the same luck.
-            seed=None if sampling.seed is None else sampling.seed + turn,
-            cancel=cancelled,
-        )
-
-
-class _Reply:
-    """One reply while it is generated: its tokens, and the events its text gives."""
-
-    def __init__(
-        self, tokenizer: "Tokenizer", thinking: Thinking, emit: Callable[[Event], None]
-    ) -> None:
-        self.generated = 0
-        self._tokens: list[int] = []  # without the closing EOS
-        self._thinks = thinking.mode == "thinking"
-        self._tokenizer = tokenizer
-        self._finish: FinishReason = "cancelled"
-        self._parser = ReplyParser(thinking.mode)
-        self._detokenizer = tokenizer.detokenizer()
-        self._emit = emit
-
-    def write(self, stream: "Iterator[Token]") -> None:
-        """Take every token of `stream`."""
-        for token in stream:
-            self.generated += 1
-            self._finish = token.finish or self._finish
-            if token.finish != "stop":
-                self._tokens.append(token.id)
-                self._feed(self._detokenizer.add(token.id))
-
-    def close(self) -> tuple[dict[str, Any], FinishReason]:
-        """The whole message, and why it ended."""
-        self._feed(self._detokenizer.finish())
-        for event in self._parser.finish():
-            self._emit(event)
-        return dict(self._parser.close()), self._finish
-
-    def answer_tokens(self, message: dict[str, Any]) -> list[int]:
-        """What followed the reasoning, as generated; `message` is what `close` returned."""
-        if not message["reasoning_content"] and not self._thinks:
-            return self._tokens
-        end_think = self._tokenizer.control_ids[END_THINK]
-        if end_think in self._tokens:
-            return self._tokens[self._tokens.index(end_think) + 1 :]
-        # Cut short while thinking, or the parser found the end of reasoning in plain text.
-        return self._tokenizer.encode(message["content"]) if message["content"] else []
-
-    def _feed(self, text: str) -> None:
-        for event in self._parser.feed(text):
-            self._emit(event)
-
-
-def encode_with_answers(
-    prompt: Prompt, answers: Sequence[Sequence[int]], tokenizer: "Tokenizer"
-) -> list[int]:
-    """Token ids of `prompt`, each finished answer in it as the tokens it was generated as.
-
-    The n-th assistant turn of `prompt` has the answer `answers[n]` and no reasoning.
-    """
-    tokens: list[int] = []
-    segments, start = prompt.segments, 0
-    turns = (i for i, segment in enumerate(segments) if segment == Segment(ASSISTANT, True))
-    for answer, turn in zip(answers, turns, strict=False):
-        opened = turn + 2  # behind the assistant token and `</think>`
-        tokens += tokenizer.encode(Prompt(segments[start:opened])) + list(answer)
-        start = segments.index(Segment(EOS, True), opened)
-    return tokens + tokenizer.encode(Prompt(segments[start:]))

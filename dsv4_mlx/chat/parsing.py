@@ -183,6 +183,11 @@ class ReplyParser:
         self._events: list[Event] = []
         self._new: list[Event] = []
 
+    @property
+    def reasons(self) -> bool:
+        """Whether what comes next is reasoning, as far as the text so far tells."""
+        return self._reasons
+
     def feed(self, text: str) -> list[Event]:
         """The events that `text` decides. Never raises."""
         self._fed.append(text)

@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from dsv4_mlx.cache import CacheBytes
 from dsv4_mlx.config import FLASH, DeepseekV4Config
 from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import CacheError
@@ -68,6 +69,10 @@ class FakeCaches:
 
     def evaluated(self, cache: list[FakeCache]) -> list[mx.array]:
         return []
+
+    def sizes(self, cache: list[FakeCache]) -> CacheBytes:
+        """Four bytes for each token, as if all were compressed entries."""
+        return CacheBytes(self.snapshot_bytes, 4 * cache[0].offset, 0)
 
     def save(
         self,

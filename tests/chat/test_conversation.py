@@ -16,11 +16,11 @@ from dsv4_mlx.chat.conversation import (
     Progress,
     Sampling,
     Usage,
-    encode_with_answers,
 )
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta, merge_deltas
+from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.tokens import DSML
 from dsv4_mlx.engine import Engine
@@ -86,7 +86,7 @@ def test_a_tool_call_is_an_event(tokenizer: Tokenizer) -> None:
     call = f'<{DSML}invoke name="look">\n{{"a": 1}}\n</{DSML}invoke>'
     block = f"\n\n<{DSML}tool_calls>\n{call}\n</{DSML}tool_calls>"
     events, _ = answer(talk(tokenizer, "Wait." + block), "go")
-    assert events == [TextDelta("Wait."), ToolCall("look", '{"a": 1}', raw=call)]
+    assert events == [TextDelta("Wait."), ToolCall("look", '{"a": 1}', id="call_1", raw=call)]
 
 
 def test_the_next_turn_in_chat_mode_reads_only_what_is_new(tokenizer: Tokenizer) -> None:
@@ -117,7 +117,7 @@ def test_the_prompt_has_the_text_of_the_official_encoder(tokenizer: Tokenizer) -
             asked, thinking_mode=thinking.mode, reasoning_effort=thinking.effort
         )
         _, done = answer(conversation, f"q{number}")
-        tokens = conversation._session.tokens
+        tokens = conversation._dialogue._session.tokens
         assert tokenizer.decode(tokens[: done.usage.prompt_tokens]) == str(expected)
     assert [message["content"] for message in conversation.messages[1::2]] == ["One.", "Two.", "3"]
 
@@ -138,13 +138,13 @@ def test_any_dialogue_reads_as_the_official_encoder_writes_it(tokenizer: Tokeniz
     conversation = talk(tokenizer, *replies)
     for asked, _, _, thinking, is_cut in turns:
         conversation.thinking = thinking
-        conversation._max_tokens = 3 if is_cut else None
+        conversation.max_tokens = 3 if is_cut else None
         messages = [*conversation.messages, {"role": "user", "content": asked}]
         expected = encode_messages(
             messages, thinking_mode=thinking.mode, reasoning_effort=thinking.effort
         )
         _, done = answer(conversation, asked)
-        read = conversation._session.tokens[: done.usage.prompt_tokens]
+        read = conversation._dialogue._session.tokens[: done.usage.prompt_tokens]
         assert tokenizer.decode(read) == str(expected)
 
 
@@ -157,7 +157,7 @@ def test_answers_stay_the_tokens_they_were_generated_as(tokenizer: Tokenizer) ->
         {"role": "user", "content": "b"},
     ]
     prompt = encode_messages(messages)
-    tokens = encode_with_answers(prompt, [letters], tokenizer)
+    tokens = PromptWriter(tokenizer, "2026-04").tokens(prompt, [((), tuple(letters))]).tokens
     assert tokenizer.decode(tokens) == str(prompt)
     start = next(i for i in range(len(tokens)) if tokens[i : i + len(letters)] == letters)
     assert tokens[:start] + tokenizer.encode("Hello") + tokens[start + len(letters) :] == (
@@ -214,7 +214,7 @@ def test_reasoning_that_was_not_asked_for_is_dropped_like_any_other(tokenizer: T
     assert answer(conversation, "a")[0] == [ReasoningDelta("Hm."), TextDelta("One.")]
     messages = [*conversation.messages, {"role": "user", "content": "b"}]
     _, done = answer(conversation, "b")
-    read = conversation._session.tokens[: done.usage.prompt_tokens]
+    read = conversation._dialogue._session.tokens[: done.usage.prompt_tokens]
     assert tokenizer.decode(read) == str(encode_messages(messages))
 
 
@@ -279,7 +279,7 @@ def test_a_real_model_answers_the_second_turn_as_if_it_had_read_it_all(tmp_path:
             engine, conversation = worker.submit(converse, thinking).result()
             for text in ("What is this? " * 12, "And that?", "Go on."):
                 *_, done = conversation.send(text)
-            timeline = conversation._session.tokens
+            timeline = conversation._dialogue._session.tokens
             read = done.usage.prompt_tokens
             assert done.usage.cached_tokens > 40
             assert timeline[read:] == worker.submit(fresh, engine, timeline[:read]).result()

@@ -44,10 +44,10 @@ def test_stdin_is_the_message(folder: Path) -> None:
 
     options = ("--model", folder, "--think", "none")
     assert run(*options, piped="from a pipe\n", open_model=open_model) == Run(0, "Hello.\n", "")
-    assert seen[-1].endswith("<｜User｜>from a pipe<｜Assistant｜></think>")
+    assert "".join(seen).endswith("<｜User｜>from a pipe<｜Assistant｜></think>")
     done = run(*options, "-p", "What is this?", piped="a b\nc\n", open_model=open_model)
     assert done == Run(0, "Hello.\n", "")
-    assert seen[-1].endswith("<｜User｜>What is this?\n\na b\nc<｜Assistant｜></think>")
+    assert "".join(seen).endswith("<｜User｜>What is this?\n\na b\nc<｜Assistant｜></think>")
 
 
 def test_reasoning_is_dim_on_a_terminal(folder: Path) -> None:
@@ -93,6 +93,7 @@ def test_json_has_one_event_per_line(folder: Path) -> None:
     assert "\x9b" not in done.stdout
     events = [json.loads(line) for line in done.stdout.splitlines()]
     completion = events[-1]["usage"]["completion_tokens"]
+    assert events[-1].pop("timing").keys() >= {"prefill_s", "first_token_s", "generation_s"}
     assert events == [
         {"type": "progress", "done": 0, "total": 5},
         {"type": "progress", "done": 4, "total": 5},
@@ -103,8 +104,13 @@ def test_json_has_one_event_per_line(folder: Path) -> None:
         {"type": "tool_call", "name": "f", "arguments": "{}"},
         {
             "type": "done",
-            "finish_reason": "stop",
-            "usage": {"prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": completion},
+            "finish_reason": "tool_calls",
+            "usage": {
+                "prompt_tokens": 5,
+                "cached_tokens": 0,
+                "completion_tokens": completion,
+                "reasoning_tokens": 1,
+            },
         },
     ]
 

@@ -1,0 +1,206 @@
+"""The dialogue on the model's thread: its turns, and the session that has read them.
+
+An answer replaces the turns only when it is complete, so that an error leaves them as they were.
+What the session holds need not match: it reads what is missing and goes back where it must.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event as Flag
+from typing import TYPE_CHECKING
+
+from dsv4_mlx.chat.budget import ReasoningBudget
+from dsv4_mlx.chat.events import Done, Event, Progress, Timing, Usage
+from dsv4_mlx.chat.manner import Manner
+from dsv4_mlx.chat.prefixes import Prefixes, keep, stable_length, started
+from dsv4_mlx.chat.prompting import PromptTokens, PromptWriter
+from dsv4_mlx.chat.reply import Reply
+from dsv4_mlx.chat.turns import Turn
+from dsv4_mlx.errors import CacheError
+
+if TYPE_CHECKING:
+    from dsv4_mlx.engine import Engine, Session, Sync
+    from dsv4_mlx.tokenizer import Tokenizer
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class ContextUse:
+    """How full the context is, in tokens, and what the cache holds, in bytes."""
+
+    used: int
+    limit: int
+    window_bytes: int = 0
+    compressed_bytes: int = 0
+    index_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to answer: the turns that stay, and the turn whose next reply is wanted."""
+
+    kept: tuple[Turn, ...]
+    turn: Turn
+    shared: str = ""
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return (*self.kept, self.turn)
+
+    @property
+    def calls(self) -> int:
+        """Tool calls so far; ids go on from there."""
+        return sum(len(m.get("tool_calls") or ()) for turn in self.turns for m in turn.messages)
+
+
+class Dialogue:
+    """Turns and session. Everything but `turns` and `use` belongs to the model's thread."""
+
+    def __init__(
+        self,
+        engine: "Engine",
+        tokenizer: "Tokenizer",
+        writer: PromptWriter,
+        turns: tuple[Turn, ...],
+        prefixes: Prefixes | None,
+    ) -> None:
+        self.turns = turns
+        self.use = ContextUse(0, engine.max_context)
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._writer = writer
+        self._prefixes = prefixes
+        self._session: Session | None = None
+        self._answers = len(turns)  # ever begun: each has a luck of its own
+
+    def answer(self, step: Step, manner: Manner, cancelled: Flag, emit: Emit) -> None:
+        """Generate the reply that `step` asks for; Done is the last event."""
+        begun, budget = time.perf_counter(), ReasoningBudget(manner.budget)
+        prompt, shared = self._prompt(step, manner)
+        reply = Reply(
+            self._tokenizer, manner.thinking, emit, budget=budget, calls_before=step.calls
+        )
+        session, read = self._read(prompt, shared, cancelled, emit)
+        prefilled = time.perf_counter()
+        if not read.cancelled:
+            self._generate(session, reply, manner, cancelled)
+        said = reply.close()
+        turn = step.turn.answered(said.message, said.thought, said.answer)
+        self.turns = (*step.kept, turn)
+        self._measure()
+        count = Usage(len(prompt.tokens), read.reused, reply.generated, reply.reasoning_tokens)
+        emit(Done(said.finish_reason, count, _timing(reply, begun, prefilled)))
+        if self._prefixes is not None:
+            keep(session, shared, self._prefixes)
+
+    def undo(self, manner: Manner) -> str:
+        """Forget the last turn, and return to where it began; what was asked in it."""
+        *kept, last = self.turns
+        self.turns = tuple(kept)
+        start = self._writer.write([*kept, Turn.asking("")], manner)
+        end = start.boundaries[-1]
+        # Written in another mode the timeline goes another way; the next answer finds its place.
+        if self._session is not None and self._session.tokens[:end] == start.tokens[:end]:
+            self._session.rewind(end)
+        self._measure()
+        return last.text
+
+    def fork(self) -> "Dialogue":
+        """The same dialogue, continued independently."""
+        other = copy(self)
+        other._writer = self._writer.fork()
+        other._session = None if self._session is None else self._session.fork()
+        return other
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self.turns, self._session, self._answers = (), None, 0
+        self._measure()
+
+    def save(self, path: str | Path) -> None:
+        """Write the session's state with its places; CacheError when there is none."""
+        if self._session is None:
+            raise CacheError("There is nothing to save; the model has read nothing yet.")
+        self._session.save(path)
+
+    def load(self, path: str | Path) -> None:
+        """Take the state that `save` wrote; CacheError, and nothing changed, if it does not fit."""
+        session = self._engine.session()
+        session.load(path)
+        self._session = session
+        self._measure()
+
+    def _prompt(self, step: Step, manner: Manner) -> tuple[PromptTokens, list[int]]:
+        """The prompt, and the lengths of its beginnings that other prompts may share."""
+        if self._prefixes is None or step.kept:
+            return self._writer.write(step.turns, manner), []
+        alone = self._writer.write([Turn.asking(step.shared)], manner)
+        prompt = self._writer.write(step.turns, manner)
+        lengths = [prompt.boundaries[0]]
+        if step.shared and step.turn.text.startswith(step.shared):
+            bytes_of = self._tokenizer.token_bytes
+            lengths.append(stable_length(prompt.tokens, alone.tokens, bytes_of))
+        # `<bos>` alone is not worth a place.
+        return prompt, sorted({length for length in lengths if length > 1})
+
+    def _read(
+        self, prompt: PromptTokens, shared: Sequence[int], cancelled: Flag, emit: Emit
+    ) -> "tuple[Session, Sync]":
+        session = self._session
+        if session is None or not len(session):
+            session = self._session = started(self._engine, prompt.tokens, self._prefixes)
+        boundaries = _apart(prompt.boundaries, self._engine.prefill_chunk)
+        read = session.sync(
+            prompt.tokens,
+            lambda done, total: emit(Progress(done, total)),
+            cancelled,
+            places=[*boundaries, *shared],
+        )
+        return session, read
+
+    def _generate(self, session: "Session", reply: Reply, manner: Manner, cancelled: Flag) -> None:
+        seed, self._answers = manner.sampling.seed, self._answers + 1
+        stream = session.stream(
+            manner.max_tokens,
+            temperature=manner.sampling.temperature,
+            top_p=manner.sampling.top_p,
+            # Another seed for every answer, or each would begin with the same luck.
+            seed=None if seed is None else seed + self._answers - 1,
+            cancel=cancelled,
+            steer=reply.steer,
+        )
+        reply.write(stream)
+
+    def _measure(self) -> None:
+        limit, session = self._engine.max_context, self._session
+        if session is None:
+            self.use = ContextUse(0, limit)
+            return
+        sizes = session.sizes()
+        self.use = ContextUse(len(session), limit, sizes.window, sizes.compressed, sizes.index)
+
+
+def _apart(boundaries: Sequence[int], distance: int) -> list[int]:
+    """The last boundary, and of those before it as many as lie that far apart.
+
+    Each is a chunk of its own when it is read, and a dialogue of many short turns would be read in
+    many short chunks.
+    """
+    chosen: list[int] = []
+    for offset in reversed(boundaries):
+        # `<bos>` alone is not worth a place.
+        if offset > 1 and (not chosen or chosen[-1] - offset >= distance):
+            chosen.append(offset)
+    return chosen
+
+
+def _timing(reply: Reply, begun: float, prefilled: float) -> Timing:
+    if reply.first_at is None:
+        return Timing(prefilled - begun)
+    return Timing(
+        prefilled - begun, reply.first_at - begun, reply.last_at - reply.first_at, reply.generated
+    )

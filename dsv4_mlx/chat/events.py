@@ -1,0 +1,75 @@
+"""What happens while a conversation answers, as values.
+
+One answer is Progress while the prompt is read, deltas and tool calls as they are generated, and
+Done at the end. A terminal, a JSON writer and a test read the same events.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
+
+FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Prompt tokens read so far, out of those that the cache did not hold."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class BudgetReached:
+    """The reasoning was ended after `tokens` tokens: at a natural end, or hard in between."""
+
+    kind: Literal["soft", "hard"]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one answer; `cached_tokens` of the prompt needed no reading.
+
+    `reasoning_tokens` are those of `completion_tokens` that the model thought with.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one answer.
+
+    `first_token_s` counts from the request on, waiting and reading included, and is None when no
+    token came; `generation_s` runs from the first token to the last.
+    """
+
+    prefill_s: float = 0.0
+    first_token_s: float | None = None
+    generation_s: float = 0.0
+    generated: int = 0
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """How fast tokens followed one another; None for fewer than two."""
+        if self.generated < 2 or self.generation_s <= 0:
+            return None
+        return (self.generated - 1) / self.generation_s
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last event of an answer. Two are equal whatever time they took."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    timing: Timing = field(default=Timing(), compare=False)
+
+
+Event = Progress | ReasoningDelta | TextDelta | ToolCall | BudgetReached | Done

@@ -1,0 +1,42 @@
+"""How answers are asked for: what a person may change between two turns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dsv4_mlx.chat.settings import Thinking
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 is greedy; None is a new seed every time."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Manner:
+    """The manner of one answer, as it was when the answer was asked for."""
+
+    thinking: Thinking
+    system: str | None = None
+    tools: Sequence[Mapping[str, Any]] = ()
+    sampling: Sampling = field(default=Sampling())
+    max_tokens: int | None = None
+    budget: int | None = None
+
+    def system_messages(self) -> list[dict[str, Any]]:
+        """The message that opens the prompt, tool definitions in it; none if there is nothing."""
+        if self.system is None and not self.tools:
+            return []
+        message: dict[str, Any] = {"role": "system", "content": self.system or ""}
+        return [
+            {**message, "tools": list(map(_openai_tool, self.tools))} if self.tools else message
+        ]
+
+
+def _openai_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A definition with its `function`, which may come without the wrapping around it."""
+    return tool if "function" in tool else {"type": "function", "function": tool}

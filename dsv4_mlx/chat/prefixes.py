@@ -1,0 +1,78 @@
+"""Beginnings of prompts kept as cache files, so that another run needs not read them again.
+
+What other prompts are likely to share is the system part and the attached files. A file is found by
+its token ids, so an outdated or foreign one never changes an answer; a damaged one is removed.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from dsv4_mlx.errors import CacheError
+
+if TYPE_CHECKING:
+    from dsv4_mlx.engine import Engine, Session
+
+LOOK_BACK = 64
+MARGIN = 16
+
+
+class Prefixes(Protocol):
+    """Where the beginnings of prompts lie on disk."""
+
+    def find(self, tokens: Sequence[int]) -> Path | None:
+        """The file of the longest stored beginning of these tokens."""
+        ...
+
+    def keep(self, tokens: Sequence[int]) -> Path | None:
+        """Where to store these tokens; None when they are not worth it or stored already."""
+        ...
+
+
+def stable_length(
+    tokens: Sequence[int], alone: Sequence[int], bytes_of: Callable[[int], bytes]
+) -> int:
+    """How many of `tokens` stay the same whatever follows the shared text.
+
+    `alone` are the tokens of a prompt in which nothing follows it. Where the two part, the last
+    word may be split differently by other text behind it. The end of a line is a border that no
+    tokenizer of this family crosses; without one in reach, a few tokens are given up.
+    """
+    common = next((i for i, (a, b) in enumerate(zip(tokens, alone, strict=False)) if a != b), None)
+    end = min(len(tokens), len(alone)) if common is None else common
+    for length in range(end - 1, max(end - LOOK_BACK, 0), -1):
+        following = bytes_of(tokens[length])
+        if bytes_of(tokens[length - 1]).endswith(b"\n") and not following[:1].isspace():
+            return length
+    return max(end - MARGIN, 0)
+
+
+def started(engine: "Engine", tokens: Sequence[int], prefixes: Prefixes | None) -> "Session":
+    """A session that holds the longest stored beginning of `tokens`, or nothing."""
+    session = engine.session()
+    path = prefixes.find(tokens) if prefixes else None
+    if path is None:
+        return session
+    try:
+        session.load(path)
+    except (CacheError, OSError):
+        with suppress(OSError):
+            path.unlink()
+        return engine.session()
+    held = session.tokens
+    # All but the last token at most: reading that one gives the logits.
+    fits = held == list(tokens[: len(held)]) and len(held) < len(tokens)
+    return session if fits else engine.session()
+
+
+def keep(session: "Session", lengths: Sequence[int], prefixes: Prefixes) -> None:
+    """Store the beginnings of `session` of these lengths, where `prefixes` has a place for them.
+
+    What cannot be written is left: the next run reads it again.
+    """
+    for length in lengths:
+        path = prefixes.keep(session.tokens[:length])
+        if path is not None:
+            with suppress(CacheError, OSError, RuntimeError):
+                session.save_place(path, length)

@@ -1,0 +1,132 @@
+"""One reply while it is generated: its tokens, and the events its text gives."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from dsv4_mlx.chat.budget import TAIL, ReasoningBudget
+from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
+from dsv4_mlx.chat.events import BudgetReached, Event, FinishReason
+from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.chat.parsing import ReplyParser
+from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.chat.tokens import BOS, END_THINK, EOS, THINK
+
+if TYPE_CHECKING:
+    from dsv4_mlx.generation import Token
+    from dsv4_mlx.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Said:
+    """A finished reply: as a message, and as the tokens of its reasoning and of its answer."""
+
+    message: dict[str, Any]
+    thought: tuple[int, ...]
+    answer: tuple[int, ...]
+    finish_reason: FinishReason
+
+
+class Reply:
+    """Takes the tokens of one reply. `calls_before` tool calls of the dialogue have ids already."""
+
+    def __init__(
+        self,
+        tokenizer: "Tokenizer",
+        thinking: Thinking,
+        emit: Callable[[Event], None],
+        *,
+        budget: ReasoningBudget | None = None,
+        calls_before: int = 0,
+    ) -> None:
+        self.generated = 0
+        self.reasoning_tokens = 0
+        self.first_at: float | None = None
+        self.last_at = 0.0
+        self._tokens: list[int] = []  # without the closing EOS
+        self._thinks = thinking.mode == "thinking"
+        self._tokenizer = tokenizer
+        self._end_think = tokenizer.control_ids[END_THINK]
+        self._finish: FinishReason = "cancelled"
+        self._parser = ReplyParser(thinking.mode)
+        self._detokenizer = tokenizer.detokenizer()
+        self._budget = budget or ReasoningBudget()
+        self._tail = ""
+        self._calls = calls_before
+        self._ids: list[str] = []
+        self._emit = emit
+
+    def write(self, stream: "Iterator[Token]") -> None:
+        """Take every token of `stream`."""
+        for token in stream:
+            self.last_at = time.perf_counter()
+            self.first_at = self.first_at or self.last_at
+            self.generated += 1
+            self._finish = token.finish or self._finish
+            if token.finish != "stop":
+                self._add(token.id)
+
+    def steer(self) -> int | None:
+        """`</think>` when the reasoning has to end before the next token."""
+        if not self._parser.reasons:
+            return None
+        kind = self._budget.due(self.reasoning_tokens, self._tail)
+        if kind is None:
+            return None
+        self._emit(BudgetReached(kind, self.reasoning_tokens))
+        return self._end_think
+
+    def close(self) -> Said:
+        """The whole reply, and why it ended."""
+        self._feed(self._detokenizer.finish())
+        self._pass_on(self._parser.finish())
+        message: dict[str, Any] = dict(self._parser.close())
+        calls = zip(self._ids, message["tool_calls"], strict=True)
+        message["tool_calls"] = [{"id": name, **call} for name, call in calls]
+        if self._finish == "stop" and message["tool_calls"]:
+            self._finish = "tool_calls"
+        thought, answer = self._parts(message)
+        return Said(message, tuple(thought), tuple(answer), self._finish)
+
+    def _add(self, token: int) -> None:
+        self._tokens.append(token)
+        if self._parser.reasons and token != self._end_think:
+            self.reasoning_tokens += 1
+        text = self._detokenizer.add(token)
+        self._tail = (self._tail + text)[-TAIL:]
+        self._feed(text)
+
+    def _feed(self, text: str) -> None:
+        self._pass_on(self._parser.feed(text))
+
+    def _pass_on(self, events: "list[Any]") -> None:
+        for event in events:
+            if isinstance(event, ToolCall):
+                self._ids.append(f"call_{self._calls + len(self._ids) + 1}")
+                event = replace(event, id=self._ids[-1])
+            self._emit(event)
+
+    def _parts(self, message: dict[str, Any]) -> tuple[list[int], list[int]]:
+        """Tokens of the reasoning and of what followed it, as generated where they can be told."""
+        reasoning = message["reasoning_content"]
+        if not reasoning and not self._thinks:
+            return [], self._tokens
+        if self._end_think in self._tokens:
+            end = self._tokens.index(self._end_think)
+            thought, answer = self._tokens[:end], self._tokens[end + 1 :]
+            if thought[:1] == [self._tokenizer.control_ids[THINK]]:
+                thought = thought[1:]
+            if self._tokenizer.decode(thought) == reasoning:
+                return thought, answer
+        elif self._tokenizer.decode(self._tokens) == reasoning:
+            return self._tokens, []  # cut short while thinking
+        # Reasoning that ended in another way, such as with a tool call.
+        return self._tokenizer.encode(reasoning), written(message, self._tokenizer)
+
+
+def written(message: dict[str, Any], tokenizer: "Tokenizer") -> list[int]:
+    """An assistant message without its reasoning, as the encoder writes it."""
+    frame = (Segment(BOS, True), Segment(EOS, True))
+    segments = encode_messages([message]).segments
+    return tokenizer.encode(Prompt([part for part in segments if part not in frame]))
