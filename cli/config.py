@@ -1,0 +1,323 @@
+"""The configuration file: what it may say, what holds without it, and how it is printed.
+
+`dsv4-chat config` prints every setting as a comment with its default, ready to be saved and edited.
+The command line wins over the file.
+"""
+
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli.environment import Environment, ExitStatus
+from cli.options import BACKENDS, KV_CHOICES, LEVELS
+from dsv4_mlx.errors import UsageError
+
+GB = 10**9
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": GB, "TB": 10**12, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+@dataclass(frozen=True)
+class Server:
+    """An MCP server that the program starts and talks to over its stdin and stdout."""
+
+    name: str
+    command: str
+    arguments: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+    """Environment variables of the server, beside a few of ours."""
+    trust: bool = False
+    """Whether its tools run without asking."""
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting; None means: as the checkpoint says, or no limit."""
+
+    model: Path | None = None
+    theme: str = "auto"
+    reasoning: str = "fold"
+    thinking: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    budget: int | None = None
+    system: str | None = None
+    kv: str = "compact"
+    backend: str = "auto"
+    tools: bool = False
+    status_line: bool = True
+    plain: bool = False
+    session_kv_bytes: int = 20 * GB
+    snapshot_bytes: int = 1 << 30
+    prefix_bytes: int = 10 * GB
+    servers: tuple[Server, ...] = ()
+
+
+def config_path(environment: Environment) -> Path:
+    """Where the file is or would be."""
+    variables = environment.variables
+    if home := variables.get("DSV4_HOME"):
+        return Path(home) / "config.toml"
+    base = variables.get("XDG_CONFIG_HOME", "")
+    # The XDG standard asks to ignore relative paths.
+    folder = Path(base) if Path(base).is_absolute() else _home(variables) / ".config"
+    return folder / "dsv4" / "config.toml"
+
+
+def _home(variables: Mapping[str, str]) -> Path:
+    return Path(variables["HOME"]) if variables.get("HOME") else Path.home()
+
+
+def load(environment: Environment) -> Config:
+    """The file's settings, defaults where it is silent; UsageError says which entry is wrong."""
+    path = config_path(environment)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return Config()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} must be UTF-8 text and byte {error.start} is not.") from error
+    return parsed(text, path)
+
+
+def parsed(text: str, path: Path) -> Config:
+    """The settings in `text`, the content of the file `path`."""
+    try:
+        content = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from error
+    servers = _servers(content.pop("mcp", {}), path)
+    known = {setting.key: setting for setting in SETTINGS}
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in known:
+            raise UsageError(
+                f"{path}: {key!r} is no setting; the settings are {', '.join([*known, 'mcp'])}."
+            )
+        values[known[key].field] = known[key].value(value, path)
+    return Config(servers=servers, **values)
+
+
+def commented() -> str:
+    """The file with every default as a comment; with all `#` before settings gone, it parses to
+    `Config()`."""
+    lines = [_OPENING]
+    for setting in SETTINGS:
+        lines += [f"# {setting.help}", f"#{setting.key} = {setting.default}", ""]
+    return "\n".join([*lines, _SERVERS])
+
+
+def print_config(environment: Environment, *, path: bool = False) -> ExitStatus:
+    """`dsv4-chat config`: the commented defaults; with `path`, where the file is."""
+    text = f"{config_path(environment)}\n" if path else commented()
+    environment.stdout.write(text)
+    return ExitStatus.OK
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the file."""
+
+    key: str
+    default: str
+    """As TOML."""
+    help: str
+    expected: str
+    read: Callable[[Any], Any]
+    """The value as `Config` keeps it; ValueError or TypeError for one that does not fit."""
+    field: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "field", self.field or self.key)
+
+    def value(self, found: object, path: Path) -> Any:
+        try:
+            return self.read(found)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UsageError(
+                f"{path}: {self.key} must be {self.expected}, found {found!r}."
+            ) from error
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise ValueError
+
+
+def _text(value: object) -> str:
+    _require(isinstance(value, str))
+    return str(value)
+
+
+def _switch(value: object) -> bool:
+    _require(isinstance(value, bool))
+    return bool(value)
+
+
+def _number(value: Any) -> float:
+    _require(isinstance(value, int | float) and not isinstance(value, bool))
+    _require(math.isfinite(value))
+    return float(value)
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def read(value: object) -> str:
+        _require(isinstance(value, str) and value in choices)
+        return str(value)
+
+    return read
+
+
+def _none_for(word: str, read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value == word else read(value)
+
+
+def _at_least(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[Any], Any]:
+    def read(value: Any) -> float:
+        number = _number(value)
+        _require((number > least if above else number >= least) and number <= most)
+        return number
+
+    return read
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        _require(isinstance(value, int) and not isinstance(value, bool))
+        _require(least <= value < 1 << 63)
+        return int(value)
+
+    return read
+
+
+def _size(value: Any) -> int:
+    """Bytes of a text like `20 GB`."""
+    number, _, unit = _text(value).strip().partition(" ")
+    _require(unit.strip().upper() in _UNITS)
+    size = _at_least(0)(float(number)) * _UNITS[unit.strip().upper()]
+    _require(size < 1 << 63)
+    return int(size)
+
+
+def _folder(value: object) -> Path | None:
+    return Path(_text(value)).expanduser() if value != "" else None
+
+
+_A_SIZE = 'a size like "20 GB" or "512 MiB"'
+_ON = "true or false"
+
+SETTINGS = (
+    Setting("model", '""', "Checkpoint folder; empty is the small model that comes with the"
+            " program.", "a folder's path", _folder),
+    Setting("theme", '"auto"', "Colours: auto, dark, light or plain.",
+            "auto, dark, light or plain", _one_of("auto", "dark", "light", "plain")),
+    Setting("reasoning", '"fold"', "Reasoning in the conversation: show, fold (to one line when it"
+            " ends) or hide.", "show, fold or hide", _one_of("show", "fold", "hide")),
+    Setting("thinking", '"auto"', f"Thinking level: {', '.join(LEVELS)}, as far as the checkpoint"
+            " has it; auto is its default.", f"auto, {', '.join(LEVELS)}",
+            _none_for("auto", _one_of(*LEVELS))),
+    Setting("temperature", '"auto"', "Sampling temperature, 0 is greedy; auto is what the"
+            " checkpoint says.", "auto or a number from 0 on", _none_for("auto", _at_least(0))),
+    Setting("top_p", '"auto"', "Share of the likeliest tokens to draw from; auto is what the"
+            " checkpoint says.", "auto or a number above 0, at most 1",
+            _none_for("auto", _at_least(0, 1, above=True))),
+    Setting("max_tokens", '"unlimited"', "Longest reply in tokens, reasoning included.",
+            "unlimited or a whole number from 1 on", _none_for("unlimited", _whole(1))),
+    Setting("budget", '"unlimited"', "Most tokens of reasoning before an answer.",
+            "unlimited or a whole number from 0 on", _none_for("unlimited", _whole(0))),
+    Setting("system", '""', "System message of new conversations; empty is none.", "a text",
+            _none_for("", _text)),
+    Setting("kv", '"compact"', "How the cache keeps entries: compact or bf16; both hold the same"
+            " values.", "compact or bf16", _one_of(*KV_CHOICES)),
+    Setting("backend", '"auto"', f"Where the model runs: {', '.join(BACKENDS)}.",
+            ", ".join(BACKENDS), _one_of(*BACKENDS)),
+    Setting("tools", "false", "Whether the model may use tools when a conversation begins.", _ON,
+            _switch),
+    Setting("status_line", "true", "Whether a status line stands below the input.", _ON, _switch),
+    Setting("plain", "false", "Plain lines instead of a redrawn screen, for screen readers.", _ON,
+            _switch),
+    Setting("session_budget", '"20 GB"', "Disk for the caches of kept conversations; the least"
+            " recently used go first.", _A_SIZE, _size, "session_kv_bytes"),
+    Setting("snapshot_budget", '"1 GiB"', "Memory for the places that undo, retry and edit return"
+            " to.", _A_SIZE, _size, "snapshot_bytes"),
+    Setting("prefix_budget", '"10 GB"', "Disk for the caches of beginnings that one-shot messages"
+            " share.", _A_SIZE, _size, "prefix_bytes"),
+)  # fmt: skip
+
+_OPENING = """\
+# Settings of dsv4-chat with their defaults. Take the "#" before a setting away to change it;
+# the command line wins over this file.
+"""
+_SERVERS = """\
+# MCP servers, whose tools the model may use when tools are on; they need the package mcp
+# (pip install "dsv4-mlx[mcp]"). Every call asks, unless trust is true. One table for each server:
+#
+#   [mcp.notes]
+#   command = "notes-server"
+#   args = ["--folder", "/home/me/notes"]
+#   env = { NOTES_TOKEN = "secret" }
+#   trust = false
+#   timeout_s = 60
+"""
+
+
+# MCP servers
+
+_SERVER_SETTINGS = {
+    "command": ("a program's name or path", lambda value: _text(value)),
+    "args": ("a list of texts", lambda value: _texts(value)),
+    "env": ("a table of texts", lambda value: _texts_by_name(value)),
+    "trust": (_ON, _switch),
+    "timeout_s": ("a number of seconds above 0", _at_least(0, 86_400, above=True)),
+}
+_SERVER_FIELDS = {"args": "arguments", "env": "variables"}
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    _require(isinstance(value, list))
+    assert isinstance(value, list)
+    return tuple(_text(entry) for entry in value)
+
+
+def _texts_by_name(value: object) -> tuple[tuple[str, str], ...]:
+    _require(isinstance(value, dict))
+    assert isinstance(value, dict)
+    return tuple((_text(name), _text(entry)) for name, entry in value.items())
+
+
+def _servers(found: object, path: Path) -> tuple[Server, ...]:
+    if not isinstance(found, dict) or not all(isinstance(table, dict) for table in found.values()):
+        raise UsageError(f"{path}: mcp holds one table for each server, such as [mcp.notes].")
+    return tuple(_server(name, table, path) for name, table in found.items())
+
+
+def _server(name: str, table: Mapping[str, object], path: Path) -> Server:
+    values: dict[str, Any] = {}
+    if not _is_server_name(name):
+        raise UsageError(
+            f"{path}: the name of an MCP server has at most 32 letters, digits, - and _, "
+            f"found {name!r}."
+        )
+    for key, found in table.items():
+        if key not in _SERVER_SETTINGS:
+            raise UsageError(
+                f"{path}: mcp.{name} has the unknown setting {key!r}; it may have "
+                f"{', '.join(_SERVER_SETTINGS)}."
+            )
+        expected, read = _SERVER_SETTINGS[key]
+        setting = Setting(f"mcp.{name}.{key}", "", "", expected, read)
+        values[_SERVER_FIELDS.get(key, key)] = setting.value(found, path)
+    if not values.get("command"):
+        raise UsageError(f"{path}: mcp.{name} needs a command, the program to start.")
+    return Server(name, **values)
+
+
+def _is_server_name(name: str) -> bool:
+    """Names become parts of tool names, which models and other programs expect to be plain."""
+    return name.isascii() and name.replace("-", "").replace("_", "").isalnum() and len(name) <= 32
