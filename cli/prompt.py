@@ -1,0 +1,216 @@
+"""What the keys do: type, send, stop, leave, answer a question. All of it on the drawing thread."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import ThreadedCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+
+from cli.completion import Completions, PromptCompleter
+from cli.history import FileHistory
+from cli.paste import Pastes
+from cli.quotes import is_open
+from cli.safe import harmless
+from cli.submissions import Submissions
+from cli.surface import Question
+
+_TYPING_PAUSE_S = 0.7
+"""A question that comes up while somebody types takes no key as its answer before such a pause."""
+_LEAVE = Question("leave?", default="n")
+
+
+@dataclass
+class Asked:
+    """A question that waits for a key."""
+
+    question: Question
+    answered: Callable[[str], None]
+    guarded: bool = False
+    """It came while somebody was typing."""
+
+
+@dataclass
+class Hooks:
+    """What the prompt calls; each does nothing where it is None."""
+
+    interrupt: Callable[[], None] | None = None
+    mode: Callable[[], None] | None = None
+    unfold: Callable[[], None] | None = None
+    editor: Callable[[], None] | None = None
+    suspend: Callable[[], None] | None = None
+    asking: Callable[[bool], None] | None = None
+    """With True when a question comes up, with False when it is answered."""
+
+
+class Prompt:
+    """The input and its state; `Actions` for the keys."""
+
+    def __init__(
+        self,
+        history: Path,
+        completions: Completions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pastes = Pastes()
+        self.submissions = Submissions()
+        self.hooks = Hooks()
+        self.asked: Asked | None = None
+        self.lent = False
+        """Another program has the terminal, and Ctrl-C is its own."""
+        self.buffer = Buffer(
+            multiline=True,
+            history=FileHistory(history, fold=self.pastes.fold, expand=self.pastes.expand),
+            completer=ThreadedCompleter(PromptCompleter(completions)),
+            complete_while_typing=True,
+            on_text_changed=lambda _: self._disarm(),
+        )
+        self._clock = clock
+        self._last_key = clock()
+        self._armed = False  # Ctrl-C was pressed once at this empty prompt
+
+    # Keys
+
+    def submit(self) -> None:
+        """Send what is typed, or go on in an open block of quotes."""
+        text = self.buffer.text
+        if is_open(text):
+            self.buffer.newline(copy_margin=False)
+        elif text.strip() and not self.submissions.ended:
+            self.buffer.append_to_history()
+            self.buffer.reset()
+            self.submissions.send(text)
+
+    def interrupt(self) -> None:
+        """Ctrl-C: refuse, stop, clear, or leave, whichever comes first."""
+        if self.lent:
+            return
+        if self.asked is not None:
+            self._interrupt_question(self.asked)
+        elif self.submissions.busy:
+            _call(self.hooks.interrupt)
+        elif self.buffer.text:
+            self.buffer.reset()
+        elif self._armed:
+            self._disarm()
+            self.ask(Asked(_LEAVE, lambda key: self.leave() if key == "y" else None))
+        else:
+            self._armed = True
+
+    def leave(self) -> None:
+        """End the submissions, and the answer that is being written."""
+        self.submissions.end()
+        if self.asked is not None:
+            self._answered(self.asked, self.asked.question.default)
+        if self.submissions.busy:
+            _call(self.hooks.interrupt)
+
+    def paste(self, text: str) -> None:
+        """A large paste becomes a chip."""
+        self.buffer.insert_text(self.pastes.take(text))
+
+    def can_take_back(self) -> bool:
+        """Something waits and the input is empty."""
+        return not self.buffer.text and bool(self.submissions.waiting())
+
+    def take_back(self) -> None:
+        """Put what waits last back into the input."""
+        self.replace(self.submissions.take_back() or "")
+
+    def cycle_mode(self) -> None:
+        """Shift-Tab."""
+        _call(self.hooks.mode)
+
+    def unfold(self) -> None:
+        """Ctrl-O."""
+        _call(self.hooks.unfold)
+
+    def edit_externally(self) -> None:
+        """Ctrl-X Ctrl-E."""
+        _call(self.hooks.editor)
+
+    def suspend(self) -> None:
+        """Ctrl-Z."""
+        _call(self.hooks.suspend)
+
+    def is_asking(self) -> bool:
+        """A question waits for a key."""
+        return self.asked is not None
+
+    def answer(self, key: str) -> None:
+        """A key while a question waits: "" is the default, and what is no choice does nothing."""
+        asked = self.asked
+        if asked is None:
+            return
+        if asked.guarded and self._clock() - self._last_key < _TYPING_PAUSE_S:
+            return
+        asked.guarded = False
+        choice = key.lower() or asked.question.default
+        if choice in dict(asked.question.choices):
+            self._answered(asked, choice)
+
+    # For the surface
+
+    def ask(self, asked: Asked) -> None:
+        """Wait for a key; a question of ours that still waits is answered by its default."""
+        if self.asked is not None:
+            self._answered(self.asked, self.asked.question.default)
+        self.asked = asked
+        self._focus(True)
+
+    def replace(self, text: str) -> None:
+        """Put `text` into the input; what was typed there moves into the history."""
+        if self.buffer.text:
+            self.buffer.append_to_history()
+        self.buffer.set_document(Document(text), bypass_readonly=True)
+
+    def note_key(self) -> None:
+        """A key was handled."""
+        self._last_key = self._clock()
+
+    def question(self) -> StyleAndTextTuples:
+        """The question that waits, with its choices; empty without one."""
+        if self.asked is None:
+            return []
+        question = self.asked.question
+        choices = " · ".join(f"{key} {harmless(meaning)}" for key, meaning in question.choices)
+        return [
+            ("class:question", harmless(question.text)),
+            ("", " "),
+            ("class:note", f"({choices})"),
+            ("", " "),
+        ]
+
+    @property
+    def hint(self) -> str:
+        """What Ctrl-C would do next."""
+        return "Ctrl-C again to leave" if self._armed else ""
+
+    def _interrupt_question(self, asked: Asked) -> None:
+        if asked.question is _LEAVE:
+            self._answered(asked, "y")
+            return
+        self._answered(asked, asked.question.default)
+        if self.submissions.busy:
+            _call(self.hooks.interrupt)
+
+    def _answered(self, asked: Asked, choice: str) -> None:
+        self.asked = None
+        self._focus(False)
+        asked.answered(choice)
+
+    def _focus(self, asking: bool) -> None:
+        if self.hooks.asking is not None:
+            self.hooks.asking(asking)
+
+    def _disarm(self) -> None:
+        self._armed = False
+
+
+def _call(hook: Callable[[], None] | None) -> None:
+    if hook is not None:
+        hook()

@@ -1,0 +1,398 @@
+"""A conversation on a terminal: the input below, always there, and finished text above it.
+
+Three threads meet here. The one that calls `run` draws and reads keys; the controller, on a thread
+of its own, sends text to be shown and takes what is submitted; signals ask for the end. Text to be
+shown is rendered on the thread that sends it and collected; at most twenty times a second all of it
+is written, with what is drawn below it, in one piece.
+"""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prompt_toolkit.application import in_terminal
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.input import Input
+from prompt_toolkit.styles import Style
+from rich.text import Text
+
+from cli.completion import Completions
+from cli.drawing import Drawing, Fragments
+from cli.editor import edited
+from cli.environment import Environment
+from cli.keys import key_bindings
+from cli.layout import CONTINUED, PROMPT, ScreenLayout
+from cli.paste import sendable
+from cli.prompt import Asked, Prompt
+from cli.quotes import unquoted
+from cli.screen import ScreenApplication
+from cli.status import status_line
+from cli.surface import Question, Status
+from cli.terminal_input import TerminalInput, TerminalModes
+from cli.terminal_output import TerminalOutput, reflows
+from dsv4_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from cli.theme import Theme
+
+Result = TypeVar("Result")
+
+_FRAME_S = 0.05
+_REST = 3
+"""What is slow to draw is drawn less often: it rests so many times as long as it took."""
+_PAIR_S = 0.1
+"""How long a finished block waits for the live text that takes the place of what it was."""
+
+
+class TerminalSurface:
+    """Implements `Surface` on a terminal that can move its cursor."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        theme: "Theme",
+        *,
+        history: Path,
+        completions: Completions,
+        on_mode: Callable[[], None] | None = None,
+        on_unfold: Callable[[], None] | None = None,
+        input: Input | None = None,
+    ) -> None:
+        """`on_mode` and `on_unfold` are called for Shift-Tab and Ctrl-O, on the drawing thread;
+        `input` replaces the terminal's keys in tests."""
+        self._variables = environment.variables
+        self._output = TerminalOutput(environment.stdout, environment.variables)
+        self._modes = TerminalModes(environment.stdin)
+        self._blocks = (environment.stdout.encoding or "").lower().startswith("utf")
+        self._theme = theme
+        self._drawing = Drawing(environment.variables, styled=theme.has_codes)
+        self._prompt = Prompt(history, completions)
+        self._prompt.hooks.mode = on_mode
+        self._prompt.hooks.unfold = on_unfold
+        self._prompt.hooks.editor = lambda: self._start(self._edit)
+        self._prompt.hooks.suspend = lambda: self._start(self._suspend)
+
+        self._lock = threading.Lock()
+        self._printing: list[str] = []
+        self._live: RenderableType | None = None
+        self._unpaired_until = 0.0  # text came that may be what the live text still shows
+        self._status = Status("", "")
+        self._woken = False
+
+        # Only for the drawing thread.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failure: BaseException | None = None
+        self._frame: asyncio.TimerHandle | None = None
+        self._next_frame = 0.0
+        self._drawn_live: RenderableType | None = None
+        self._cells: list[Fragments] = []
+        self._cells_for: tuple[object, Size | None] = (None, None)
+
+        self._layout = ScreenLayout(self, self._prompt.buffer, self._prompt.pastes.label)
+        self._prompt.hooks.asking = self._layout.focus
+        self._app = ScreenApplication(
+            self._layout.layout,
+            key_bindings(self._prompt, self._prompt.buffer),
+            Style.from_dict(dict(theme.prompt_toolkit)),
+            input=input or TerminalInput(environment.stdin),
+            output=self._output,
+            pending=self._take_printing,
+            reflows=reflows(environment.variables),
+        )
+        self._app.key_processor.after_key_press += lambda _: self._prompt.note_key()
+
+    # For the controller
+
+    @property
+    def on_interrupt(self) -> Callable[[], None] | None:
+        """Called for Ctrl-C while busy, and for the end while busy; on the drawing thread."""
+        return self._prompt.hooks.interrupt
+
+    @on_interrupt.setter
+    def on_interrupt(self, action: Callable[[], None] | None) -> None:
+        self._prompt.hooks.interrupt = action
+
+    @property
+    def width(self) -> int:
+        """Columns now."""
+        return self._output.size.columns
+
+    def submissions(self) -> Iterator[str]:
+        """What the person sends, one text at a time; ends with Ctrl-D or a lost terminal."""
+        while (text := self._prompt.submissions.next()) is not None:
+            self.show(self._echo(text))
+            yield sendable(unquoted(self._prompt.pastes.expand(text)))
+
+    def show(self, renderable: "RenderableType") -> None:
+        """Print once, above the input, for good."""
+        text = self._drawing.text(renderable, self.width)
+        with self._lock:
+            self._printing.append(text)
+            if self._live is not None:
+                self._unpaired_until = time.monotonic() + _PAIR_S
+        self._wake()
+
+    def live(self, renderable: "RenderableType | None") -> None:
+        """Replace what is drawn above the input; `renderable` must not change afterwards."""
+        with self._lock:
+            self._live = renderable
+            self._unpaired_until = 0.0
+        self._wake()
+
+    def status(self, status: Status) -> None:
+        """Replace the status line."""
+        with self._lock:
+            if status == self._status:
+                return
+            self._status = status
+        self._wake()
+
+    def ask(self, question: Question) -> str:
+        """Wait for one of the question's keys; its default when the person leaves."""
+        answer: Future[str] = Future()
+        if question.details:
+            self.show(_details(question))
+        if not self._call(lambda: self._ask(question, answer)):
+            return question.default
+        choice = answer.result()
+        self.show(self._answered(question, choice))
+        return choice
+
+    def prefill(self, text: str) -> None:
+        """Put `text` into the input; what was typed there moves into the history."""
+        self._call(lambda: self._prompt.replace(self._prompt.pastes.fold(text)))
+
+    def restore(self) -> None:
+        """Leave the terminal as a shell expects it, at once and from any thread."""
+        self._output.restore()
+        self._modes.restore()
+
+    # Running
+
+    def run(self, controller: Callable[[], Result]) -> Result:
+        """Draw and read keys here, and call `controller` on a thread of its own, until it returns.
+
+        Returns or raises what it does. However this ends, the terminal is as it was before.
+        """
+        outcome: Future[Result] = Future()
+        self._modes.remember()
+        try:
+            asyncio.run(self._run(lambda: _settle(outcome, controller)))
+        finally:
+            self.restore()
+            self._unpaired_until = 0.0
+            self._output.write_raw(self._take_printing())
+            self._output.flush()
+        if self._failure is not None:
+            raise self._failure
+        return outcome.result()
+
+    async def _run(self, controller: Callable[[], None]) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self._crash(context))
+        finished = asyncio.Event()
+
+        def control() -> None:
+            controller()
+            with suppress(RuntimeError):  # nobody waited for it
+                loop.call_soon_threadsafe(self._finish, finished)
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            with suppress(RuntimeError, ValueError):  # only the main thread has signals
+                loop.add_signal_handler(number, self._terminate, number)
+        thread = threading.Thread(target=control, name="controller", daemon=True)
+        self._output.paste_on()
+        try:
+            await self._app.run_async(pre_run=thread.start, set_exception_handler=False)
+        except EOFError:
+            pass  # the terminal is gone
+        finally:
+            # Whatever ended the drawing, the controller may still save what it has.
+            self._prompt.leave()
+            self.restore()
+            await finished.wait()
+
+    def _finish(self, finished: asyncio.Event) -> None:
+        """The controller returned."""
+        self._unpaired_until = 0.0
+        finished.set()
+        if self._app.is_running and not self._app.is_done:
+            self._app.draw()
+            self._app.exit()
+
+    def _terminate(self, number: int) -> None:
+        """A signal asks for the end; the same one again ends at once."""
+        if self._loop is not None:
+            self._loop.remove_signal_handler(number)
+        self._prompt.leave()
+        if number == signal.SIGHUP:
+            self._output.lost = True
+            if self._app.is_running and not self._app.is_done:
+                self._app.exit(exception=EOFError())
+
+    def _crash(self, context: dict[str, Any]) -> None:
+        """An exception on the drawing thread: ours to show, once the terminal is restored."""
+        self._failure = self._failure or context.get("exception")
+        if self._failure and self._app.is_running and not self._app.is_done:
+            self._app.exit(exception=self._failure)
+
+    # Frames
+
+    def _wake(self) -> None:
+        """There is something new to draw; from any thread."""
+        with self._lock:
+            if self._woken:
+                return
+            self._woken = True
+        self._call(self._schedule)
+
+    def _call(self, action: Callable[[], None]) -> bool:
+        """Do `action` on the drawing thread; False where nothing draws."""
+        try:
+            if self._loop is None:
+                return False
+            self._loop.call_soon_threadsafe(action)
+        except RuntimeError:  # closed
+            return False
+        return True
+
+    def _schedule(self) -> None:
+        """Draw as soon as the last frame is old enough and finished text is paired with live."""
+        self._woken = False
+        assert self._loop is not None
+        now = time.monotonic()
+        due = max(now, self._next_frame, self._unpaired_until)
+        if self._frame is not None:
+            if self._frame.when() <= due:
+                return
+            self._frame.cancel()
+        self._frame = self._loop.call_at(due, self._draw)
+
+    def _draw(self) -> None:
+        self._frame = None
+        began = time.monotonic()
+        self._app.draw()
+        now = time.monotonic()
+        self._next_frame = max(began + _FRAME_S, now + _REST * (now - began))
+
+    def _take_printing(self) -> str:
+        """Finished text to print with the next drawing, and the live text that goes with it."""
+        with self._lock:
+            if time.monotonic() < self._unpaired_until:
+                return ""
+            text = "".join(self._printing)
+            self._printing.clear()
+            self._drawn_live = self._live
+        return text
+
+    # What is drawn: `Shown`
+
+    @property
+    def size(self) -> Size:
+        """Of the terminal."""
+        return self._output.size
+
+    def live_lines(self) -> list[Fragments]:
+        """The answer that is coming, as many lines as a screen holds."""
+        live, size = self._drawn_live, self.size
+        if self._cells_for[0] is not live or self._cells_for[1] != size:
+            self._cells_for = (live, size)
+            drawn = self._drawing.cells(live, size.columns, size.rows) if live is not None else []
+            self._cells = drawn
+        return self._cells
+
+    def queued(self) -> list[str]:
+        """What was sent ahead and waits."""
+        return [self._prompt.pastes.labels(text) for text in self._prompt.submissions.waiting()]
+
+    def question(self) -> StyleAndTextTuples:
+        """What has to be decided; empty while nothing does."""
+        return self._prompt.question()
+
+    def status_fragments(self, width: int) -> StyleAndTextTuples:
+        """One line."""
+        if self._prompt.hint:
+            return [("class:note", self._prompt.hint)]
+        parts = status_line(self._status, width, blocks=self._blocks)
+        return [(f"class:{role}", text) for role, text in parts]
+
+    # Questions and other programs
+
+    def _ask(self, question: Question, answer: "Future[str]") -> None:
+        if self._prompt.submissions.ended:
+            answer.set_result(question.default)
+            return
+        self._prompt.ask(Asked(question, answer.set_result, bool(self._prompt.buffer.text)))
+        self._app.invalidate()
+
+    def _start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._app.create_background_task(task())
+
+    async def _edit(self) -> None:
+        """The input in the person's own editor."""
+        buffer, pastes = self._prompt.buffer, self._prompt.pastes
+        text = sendable(pastes.expand(buffer.text))
+        try:
+            async with self._lent():
+                changed = await asyncio.to_thread(edited, text, self._variables)
+        except UsageError as error:
+            self.show(Text(str(error), style=self._theme.style("error")))
+            return
+        if changed is not None:
+            folded = pastes.fold(changed)
+            buffer.set_document(Document(folded, len(folded)))
+
+    async def _suspend(self) -> None:
+        async with self._lent():
+            os.kill(0, signal.SIGTSTP)
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[None]:
+        """Another program has the terminal; what comes meanwhile is shown afterwards."""
+        async with in_terminal():
+            self._prompt.lent = True
+            self._output.paste_off()
+            self._output.flush()
+            try:
+                yield
+            finally:
+                self._prompt.lent = False
+                self._output.paste_on()
+                self._output.measure()
+
+    # Text of ours
+
+    def _echo(self, text: str) -> Text:
+        """What was sent, as it stood in the input."""
+        shown = self._prompt.pastes.labels(text).replace("\n", f"\n{CONTINUED}")
+        style = self._theme.style
+        return Text.assemble((PROMPT, style("prompt")), (shown, style("user")))
+
+    def _answered(self, question: Question, choice: str) -> Text:
+        meaning = dict(question.choices).get(choice, choice)
+        return Text.assemble(
+            (question.text, self._theme.style("question")),
+            (f" {meaning}", self._theme.style("note")),
+        )
+
+
+def _settle(outcome: "Future[Result]", controller: Callable[[], Result]) -> None:
+    try:
+        outcome.set_result(controller())
+    except BaseException as error:
+        outcome.set_exception(error)
+
+
+def _details(question: Question) -> Text:
+    return Text("\n".join(f"  {line}" for line in question.details))
