@@ -1,0 +1,188 @@
+"""A conversation on plain lines: for a dumb terminal, a pipe, a screen reader.
+
+Nothing is redrawn and no control code is written. Messages are lines of stdin; prompts, questions
+and what is shown for good stand on stderr, since stdout belongs to the answers.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cli.environment import Environment
+from cli.paste import sendable
+from cli.quotes import is_open, unquoted
+from cli.safe import harmless
+from cli.surface import Question, Status
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Result = TypeVar("Result")
+
+PROMPT, CONTINUED = "> ", "  "
+_WIDTH = 80
+_HINT = "[Ctrl-C again to leave]"
+_LEAVE = Question("leave?", default="n")
+
+
+class _Ended(BaseException):
+    """A signal asks for the end while a line is being read."""
+
+
+class PlainSurface:
+    """Implements `Surface` without a terminal's help; everything runs on the calling thread."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.on_interrupt: Callable[[], None] | None = None
+        self._environment = environment
+        if isinstance(environment.stdin, TextIOWrapper):
+            environment.stdin.reconfigure(errors="replace")
+        self._reading = False
+        self._ended = False
+        self._armed = False  # Ctrl-C was pressed once at this prompt
+
+    @property
+    def width(self) -> int:
+        """Columns now."""
+        text = self._environment.variables.get("COLUMNS", "")
+        return int(text) if text.isascii() and text.isdigit() and int(text) else _WIDTH
+
+    def run(self, controller: Callable[[], Result]) -> Result:
+        """Call `controller`; Ctrl-C and the signals that ask for the end reach it meanwhile."""
+        with _handling({signal.SIGINT: self._interrupted}):
+            ends = {signal.SIGTERM: self._terminated, signal.SIGHUP: self._terminated}
+            with _handling(ends):
+                return controller()
+
+    def submissions(self) -> Iterator[str]:
+        """One line at a time, or several between three double quotes."""
+        while not self._ended:
+            try:
+                text = self._read_message()
+            except KeyboardInterrupt:
+                if self._wants_to_leave():
+                    return
+                continue
+            if text is None:
+                return
+            self._armed = False
+            if text.strip():
+                yield sendable(unquoted(text))
+
+    def show(self, renderable: "RenderableType") -> None:
+        """Write once, as text alone."""
+        self._write(self._as_text(renderable))
+
+    def live(self, renderable: "RenderableType | None") -> None:
+        """Nothing is redrawn here; what matters is shown when it is finished."""
+
+    def status(self, status: Status) -> None:
+        """There is no status line here; /context and /think tell."""
+
+    def ask(self, question: Question) -> str:
+        """One line for an answer; empty and the end of input choose the default."""
+        lines = [*(f"  {line}" for line in question.details), question.text]
+        self._write("".join(harmless(line) + "\n" for line in lines))
+        choices = dict(question.choices)
+        shown = ", ".join(f"{key} for {meaning}" for key, meaning in choices.items())
+        while not self._ended:
+            try:
+                line = self._read_line(f"({harmless(shown)}) ")
+            except KeyboardInterrupt:
+                break
+            if line is None or not line.strip():
+                break
+            answer = line.strip().lower()
+            for key, meaning in choices.items():
+                if answer in (key, meaning.lower()):
+                    return key
+        return question.default
+
+    def prefill(self, text: str) -> None:
+        """Lines cannot be filled in; the text is there to be copied."""
+        self._write(f"[to send again, changed]\n{harmless(text)}\n")
+
+    # Lines
+
+    def _read_message(self) -> str | None:
+        text = self._read_line(PROMPT)
+        while text is not None and is_open(text):
+            line = self._read_line(CONTINUED)
+            if line is None:
+                return None
+            text += f"\n{line}"
+        return text
+
+    def _read_line(self, prompt: str) -> str | None:
+        """One line without its end; None when there is none any more."""
+        self._write(prompt)
+        self._reading = True
+        try:
+            line = self._environment.stdin.readline()
+        except _Ended:
+            line = ""
+        except OSError:  # the terminal is gone
+            line = ""
+        finally:
+            self._reading = False
+        if not line:
+            self._ended = True
+            if self._environment.reads_terminal:
+                self._write("\n")  # the shell's prompt begins a line
+            return None
+        return line.removesuffix("\n").removesuffix("\r")
+
+    def _wants_to_leave(self) -> bool:
+        """What Ctrl-C at the prompt means: the first drops the line, the second asks."""
+        self._write("\n")
+        if self._armed:
+            self._armed = False
+            return self.ask(_LEAVE) == "y"
+        self._armed = True
+        self._write(f"{_HINT}\n")
+        return False
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # nobody reads what is not the answer
+            self._environment.stderr.write(text)
+            self._environment.stderr.flush()
+
+    def _as_text(self, renderable: "RenderableType") -> str:
+        from cli.drawing import Drawing
+
+        return Drawing({}, styled=False).text(renderable, self.width).replace("\r\n", "\n")
+
+    # Signals
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        if self._reading:
+            raise KeyboardInterrupt
+        if self.on_interrupt is not None:
+            self.on_interrupt()
+
+    def _terminated(self, number: int, frame: FrameType | None) -> None:
+        if self._ended:
+            raise SystemExit(128 + number)
+        self._ended = True
+        if self._reading:
+            raise _Ended
+        if self.on_interrupt is not None:
+            self.on_interrupt()
+
+
+@contextmanager
+def _handling(handlers: dict[signal.Signals, Callable[..., Any]]) -> Iterator[None]:
+    """Signals go to `handlers` inside; only the main thread can have that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
