@@ -1,0 +1,196 @@
+"""An answer on a terminal: Markdown that is drawn once, and a few live lines below it.
+
+Finished blocks go to the surface for good. The open block, the reasoning while it comes and the bar
+of a long prompt are live; when they end, nothing of them is left but what is worth keeping.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cli.live import THINKING_CHARACTERS, OpenBlock, Reading, Thinking
+from cli.markdown_draw import MarkdownDrawing
+from cli.markdown_stream import Block, MarkdownStream
+from cli.safe import drawable, harmless
+from cli.surface import Surface
+from cli.theme import Theme
+from cli.wording import ending, thought_for, tool_call_lines
+from dsv4_mlx.chat.conversation import Done, Event, Progress
+from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+# A prompt that is read faster than a blink needs no bar.
+_SHORT_PROMPT = 512
+
+
+class MarkdownView:
+    """Draws events on a surface; see `View` in cli/surface.py.
+
+    `count` gives the tokens of a text, for the line that folded reasoning becomes.
+    """
+
+    def __init__(
+        self,
+        surface: Surface,
+        theme: Theme,
+        *,
+        reasoning: str = "fold",
+        count: Callable[[str], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.reasoning = reasoning
+        self._surface = surface
+        self._theme = theme
+        self._count = count
+        self._clock = clock
+        self._last_reasoning = ""
+        self.begin()
+
+    def begin(self) -> None:
+        """An answer is about to come."""
+        self._began = self._clock()
+        self._thinking: _Reasoning | None = None
+        self._start_text()
+
+    def feed(self, event: Event) -> None:
+        """One event; Done is the last."""
+        match event:
+            case TextDelta(text):
+                self._end_reasoning()
+                self._answer(text)
+            case ReasoningDelta(text):
+                self._end_text()
+                self._reason(text)
+            case Progress(done, total):
+                self._progress(done, total)
+            case ToolCall():
+                self._end_reasoning()
+                self._end_text()
+                self._tool_call(event)
+            case Done():
+                self.end()
+                if sentence := ending(event):
+                    self.note(sentence)
+
+    def end(self) -> None:
+        """No event follows: what is open is finished, nothing is live."""
+        self._end_reasoning()
+        self._end_text()
+        self._surface.live(None)
+
+    def note(self, sentence: str) -> None:
+        """One calm line of ours."""
+        self._say(sentence, "note")
+
+    def error(self, sentence: str) -> None:
+        """One line that says what failed."""
+        self._say(f"dsv4-chat: {sentence}", "error")
+
+    def unfold_last(self) -> None:
+        """Print the last reasoning in full."""
+        thinking = self._thinking
+        text = thinking.text() if thinking else self._last_reasoning
+        if text.strip():
+            self._say(text.strip("\n"), "reasoning")
+        else:
+            self.note("[no reasoning to show]")
+
+    # The answer
+
+    def _start_text(self) -> None:
+        self._stream = MarkdownStream()
+        self._drawing = MarkdownDrawing(self._theme)
+
+    def _answer(self, text: str) -> None:
+        blocks = self._stream.feed(harmless(text))
+        # The next frame must not show a block twice, so it leaves the live lines first.
+        self._surface.live(OpenBlock(self._stream.preview(), self._drawing.copy()))
+        self._show(blocks)
+
+    def _end_text(self) -> None:
+        blocks = self._stream.finish()
+        if blocks:
+            self._surface.live(None)
+            self._show(blocks)
+        self._start_text()
+
+    def _show(self, blocks: list[Block]) -> None:
+        for block in blocks:
+            drawn = self._drawing.draw(block)
+            if block.kind != "blank":
+                self._surface.show(drawn)
+
+    # The reasoning
+
+    def _reason(self, text: str) -> None:
+        if self._thinking is None:
+            self._thinking = _Reasoning(self._clock())
+        thinking = self._thinking
+        complete = thinking.add(harmless(text))
+        if self.reasoning == "show" and complete:
+            self._say(complete, "reasoning")
+        tail = thinking.open_line if self.reasoning == "show" else thinking.tail
+        self._surface.live(Thinking(tail, self._seconds_since(thinking.since), self._theme))
+
+    def _seconds_since(self, start: float) -> Callable[[], float]:
+        return lambda: self._clock() - start
+
+    def _end_reasoning(self) -> None:
+        thinking, self._thinking = self._thinking, None
+        if thinking is None:
+            return
+        self._last_reasoning = thinking.text()
+        self._surface.live(None)
+        if self.reasoning == "show" and thinking.open_line.strip():
+            self._say(thinking.open_line, "reasoning")
+        if self.reasoning != "hide":
+            tokens = self._count(self._last_reasoning) if self._count else None
+            self.note(thought_for(self._clock() - thinking.since, tokens))
+
+    # The rest
+
+    def _progress(self, done: int, total: int) -> None:
+        if total >= _SHORT_PROMPT:
+            self._surface.live(Reading(done, total, self._clock() - self._began, self._theme))
+
+    def _tool_call(self, call: ToolCall) -> None:
+        name, *arguments = tool_call_lines(call)
+        text = self._text(name, "tool")
+        for line in arguments:
+            text.append(f"\n{line}", self._theme.style("note"))
+        self._surface.show(text)
+
+    def _say(self, sentence: str, role: str) -> None:
+        self._surface.show(self._text(sentence, role))
+
+    def _text(self, sentence: str, role: str) -> "Text":
+        from rich.text import Text
+
+        return Text(drawable(sentence), self._theme.style(role), tab_size=4)
+
+
+class _Reasoning:
+    """Reasoning while it comes."""
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.tail = ""
+        self.open_line = ""
+        self._parts: list[str] = []
+
+    def add(self, text: str) -> str:
+        """Take more; the lines that it completes."""
+        self._parts.append(text)
+        self.tail = (self.tail + text)[-THINKING_CHARACTERS:]
+        complete, newline, rest = text.rpartition("\n")
+        if not newline:
+            self.open_line += rest
+            return ""
+        complete, self.open_line = self.open_line + complete, rest
+        return complete
+
+    def text(self) -> str:
+        return "".join(self._parts)

@@ -1,0 +1,86 @@
+"""A surface that keeps what it was given, drawn as text of a fixed width."""
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from cli.renderer import MarkdownView
+from cli.surface import Question, Status
+from cli.theme import DARK, Theme
+from dsv4_mlx.chat.conversation import Event
+
+
+class Screen:
+    """`printed` is what was shown for good; `live_text` is what is live now, when drawn."""
+
+    def __init__(self, width: int = 72, *, colours: bool = False) -> None:
+        self.width = width
+        self.on_interrupt = None
+        self.frames = 0
+        self._live: RenderableType | None = None
+        self._file = io.StringIO()
+        system: Any = "standard" if colours else None
+        self._console = Console(
+            file=self._file,
+            width=width,
+            color_system=system,
+            force_terminal=colours,
+            _environ={},
+        )
+
+    @property
+    def printed(self) -> str:
+        return self._file.getvalue()
+
+    @property
+    def live_text(self) -> str:
+        with self._console.capture() as captured:
+            if self._live is not None:
+                self._console.print(self._live)
+        self.frames += 1
+        return captured.get()
+
+    @property
+    def is_still(self) -> bool:
+        """Nothing is live."""
+        return self._live is None
+
+    def show(self, renderable: RenderableType) -> None:
+        self._console.print(renderable)
+
+    def live(self, renderable: RenderableType | None) -> None:
+        self._live = renderable
+
+    def submissions(self) -> Iterator[str]:
+        return iter(())
+
+    def status(self, status: Status) -> None: ...
+
+    def ask(self, question: Question) -> str:
+        return question.default
+
+    def prefill(self, text: str) -> None: ...
+
+    def run(self, controller: Any) -> None:
+        controller()
+
+
+def viewed(
+    events: Sequence[Event],
+    *,
+    width: int = 72,
+    theme: Theme = DARK,
+    colours: bool = False,
+    **options: Any,
+) -> Screen:
+    """The screen after `events`, drawn live after each; a second passes whenever one is asked."""
+    screen, seconds = Screen(width, colours=colours), iter(range(1_000_000))
+    view = MarkdownView(screen, theme, clock=lambda: float(next(seconds)), **options)
+    view.begin()
+    for event in events:
+        view.feed(event)
+        _ = screen.live_text
+    view.end()
+    return screen
