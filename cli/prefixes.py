@@ -38,18 +38,22 @@ class PrefixStore:
         """The file of the longest stored prefix of `tokens`."""
         stored = self._stored()
         lengths = sorted({length for length in stored.values() if length <= len(tokens)})
-        names = self._names(tokens, lengths)
+        try:
+            names = self._names(tokens, lengths)
+        except OverflowError:  # no token has such an id, and the model will say so
+            return None
         found = [self._root / name for name in reversed(names) if name in stored]
         # Touched first, so that another program's clean-up takes it last.
         return next((path for path in found if touch(path)), None)
 
     def keep(self, tokens: Sequence[int]) -> Path | None:
-        """Where to store `tokens` as a prefix; None when it is not worth a file."""
+        """Where to store `tokens` as a prefix; None when they are there or not worth it."""
         if len(tokens) < self._minimum_tokens or not self._budget_bytes:
             return None
         private_folder(self._root)
         self.shrink()
-        return self._root / self._names(tokens, [len(tokens)])[0]
+        path = self._root / self._names(tokens, [len(tokens)])[0]
+        return None if touch(path) else path
 
     def shrink(self) -> None:
         """Remove the least recently used files until the rest fits the budget."""

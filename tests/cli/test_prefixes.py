@@ -16,7 +16,8 @@ def store(folder: Path, budget_bytes: int = 1 << 20, model: str = "model") -> Pr
 
 
 def put(prefixes: PrefixStore, tokens: list[int], size: int = 10) -> Path:
-    path = prefixes.keep(tokens)
+    """Store `tokens`, which may be stored already."""
+    path = prefixes.keep(tokens) or prefixes.find(tokens)
     assert path is not None
     path.write_bytes(b"x" * size)
     return path
@@ -52,9 +53,20 @@ def test_a_new_program_finds_what_an_earlier_one_kept(tmp_path: Path) -> None:
     assert store(tmp_path).find(TOKENS) == path
 
 
+def test_what_is_stored_needs_no_second_file(tmp_path: Path) -> None:
+    put(store(tmp_path), TOKENS)
+    assert store(tmp_path).keep(TOKENS) is None
+
+
 def test_short_prefixes_are_not_worth_a_file(tmp_path: Path) -> None:
     assert store(tmp_path).keep(TOKENS[: MINIMUM_TOKENS - 1]) is None
     assert store(tmp_path).keep(TOKENS[:MINIMUM_TOKENS]) is not None
+
+
+def test_what_is_no_token_has_no_prefix(tmp_path: Path) -> None:
+    put(store(tmp_path), TOKENS)
+    assert store(tmp_path).find([-1, *TOKENS]) is None
+    assert store(tmp_path).find([10**100, *TOKENS]) is None
 
 
 def test_without_a_budget_nothing_is_kept(tmp_path: Path) -> None:
