@@ -1,8 +1,10 @@
 """Copying a text out of the program: by the desktop's own tool, else by asking the terminal."""
 
 import base64
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -23,11 +25,14 @@ _TOOLS = (
 )
 
 
-def copy(text: str, variables: Mapping[str, str], terminal: TextIO | None) -> str:
-    """Copy `text`; what took it, for a note. UsageError when nothing does.
+def copy(
+    text: str, variables: Mapping[str, str] | None = None, terminal: TextIO | None = None
+) -> str:
+    """Copy `text`; how, for a note. UsageError, one sentence, when nothing here can.
 
-    `terminal` is where the person looks, None when output goes elsewhere.
+    `variables` and `terminal`, where the person looks, are this process's unless given.
     """
+    variables = os.environ if variables is None else variables
     content = text.encode("utf-8", "replace")
     if len(content) > MOST_BYTES:
         raise UsageError(f"the text has {len(content):,} bytes, too many for a clipboard.")
@@ -35,8 +40,8 @@ def copy(text: str, variables: Mapping[str, str], terminal: TextIO | None) -> st
         if _reaches_the_person(command[0], needed, variables) and _runs(
             command, content, variables
         ):
-            return command[0]
-    return _ask_terminal(content, terminal)
+            return f"copied with {command[0]}"
+    return _ask_terminal(content, sys.__stdout__ if terminal is None else terminal)
 
 
 def _reaches_the_person(tool: str, needed: str | None, variables: Mapping[str, str]) -> bool:
@@ -66,7 +71,10 @@ def _runs(command: tuple[str, ...], content: bytes, variables: Mapping[str, str]
 
 
 def _ask_terminal(content: bytes, terminal: TextIO | None) -> str:
-    """OSC 52: the terminal fills its clipboard, if it knows and allows that; it does not answer."""
+    """OSC 52: the terminal fills its clipboard, if it knows and allows that, and does not answer.
+
+    The text goes out as base64, so nothing of it is a control character.
+    """
     if terminal is None or not terminal.isatty():
         raise UsageError(
             "nothing here can copy: expected pbcopy, wl-copy, xclip or xsel; install one, "
@@ -79,4 +87,4 @@ def _ask_terminal(content: bytes, terminal: TextIO | None) -> str:
         )
     terminal.write(f"\x1b]52;c;{base64.b64encode(content).decode('ascii')}\x07")
     terminal.flush()
-    return "the terminal, if it allows that"
+    return "sent to the terminal, which copies it if it allows that"
