@@ -10,20 +10,27 @@ from typing import IO, NoReturn
 from cli.environment import Environment
 from dsv4_mlx.errors import UsageError
 
-_USAGE = "dsv4-chat [--model PATH] [-p TEXT] [options]"
+_USAGE = "dsv4-chat [options] [-p TEXT] [@FILE ...] | doctor | config"
 _DESCRIPTION = """\
 Chat with DeepSeek-V4 in the terminal. Without --model the small model that
 comes with the program answers.
 
-Text on stdin is the message; with -p as well, the text of -p comes first and
-stdin follows after an empty line. With neither, a prompt opens: /help lists
-its commands. Answers go to stdout; reasoning and notes go to stderr.
+Text on stdin, or of an @FILE, is the message; with -p as well, it stands
+before the text of -p. With none of them a prompt opens: /help lists its
+commands. Answers go to stdout; reasoning and notes go to stderr.
+
+dsv4-chat doctor says what this machine can run; dsv4-chat config prints the
+configuration file with every default.
 """
 _EPILOG = """\
 Ctrl-C stops the answer and keeps what was said.
 Exit status: 0 done, 1 error, 2 usage, 130 interrupted.
-Environment: DSV4_BACKEND (as --backend), NO_COLOR.
+Environment: DSV4_BACKEND (as --backend), DSV4_HOME (conversations), NO_COLOR.
 """
+
+SUBCOMMANDS = ("doctor", "config")
+THEMES = ("auto", "dark", "light", "plain")
+REASONING = ("fold", "show", "hide")
 
 LEVELS = ("none", "low", "high", "max")
 EFFORT_TABLES = ("auto", "2026-04", "2026-07-31")
@@ -33,7 +40,7 @@ KV_CHOICES = ("compact", "bf16")
 
 @dataclass(frozen=True)
 class Options:
-    """One command line. None means: as the checkpoint says."""
+    """One command line. None means: as the configuration or the checkpoint says."""
 
     model: Path | None = None
     prompt: str | None = None
@@ -44,10 +51,29 @@ class Options:
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
-    backend: str = "auto"
-    kv: str = "compact"
+    backend: str | None = None
+    kv: str | None = None
     json: bool = False
     version: bool = False
+    resume: str | None = None
+    """A conversation's name or id; "" is the newest."""
+    keep: bool = True
+    budget: int | None = None
+    tools: bool | None = None
+    engine: str | None = None
+    stream: bool = True
+    raw: bool = False
+    plain: bool = False
+    theme: str | None = None
+    reasoning: str | None = None
+    path: bool = False
+    words: tuple[str, ...] = ()
+    """A subcommand, or files to attach."""
+
+    @property
+    def subcommand(self) -> str | None:
+        """`doctor` or `config`, where one was given."""
+        return self.words[0] if self.words and self.words[0] in SUBCOMMANDS else None
 
 
 class Helped(Exception):
@@ -83,10 +109,21 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(arguments: list[str], environment: Environment) -> Options:
     """The options in `arguments`. Raises UsageError, or Helped once help is printed."""
-    options = Options(**vars(_parser(environment).parse_args(arguments)))
+    given = vars(_parser(environment).parse_intermixed_args(arguments))
+    options = Options(**given | {"words": tuple(given["words"])})
     for name, text in (("-p", options.prompt), ("--system", options.system)):
         _require_text(name, text)
+    _check_words(options)
     return options
+
+
+def _check_words(options: Options) -> None:
+    alone = options.subcommand is not None and len(options.words) == 1
+    for word in () if alone else options.words:
+        if not word.startswith("@"):
+            raise UsageError(
+                f"expected @FILE, doctor or config, found {word!r}; give a message with -p TEXT."
+            )
 
 
 def _parser(environment: Environment) -> _Parser:
@@ -106,14 +143,38 @@ def _parser(environment: Environment) -> _Parser:
     add("--temp", dest="temperature", type=_number(0, None), metavar="T", help="0 is greedy")
     add("--top-p", type=_number(None, 1), metavar="P", help="above 0, at most 1")
     add("--seed", type=_whole(0), metavar="N", help="makes sampling repeatable")
-    add("--backend", choices=BACKENDS, default="auto", help="where the model runs")
+    add("--backend", choices=BACKENDS, help="where the model runs")
     add(
         "--kv",
         choices=KV_CHOICES,
-        default="compact",
         help="how the cache keeps entries; both hold the same values",
     )
+    add(
+        "--continue",
+        dest="resume",
+        action="store_const",
+        const="",
+        help="go on with the newest conversation",
+    )
+    add(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="go on with a conversation, by name or id; /sessions lists them",
+    )
+    add("--no-save", dest="keep", action="store_false", help="keep nothing of this run")
+    add("--budget", type=_whole(1), metavar="N", help="reasoning tokens before it must answer")
+    add("--tools", action=argparse.BooleanOptionalAction, help="let the model use tools")
+    add("--engine", metavar="fake:FILE", help="answers from a script instead of a model")
+    add("--no-stream", dest="stream", action="store_false", help="print the answer when complete")
+    add("--raw", action="store_true", help="the answer byte for byte, Markdown and all")
+    add("--plain", action="store_true", help="plain lines, nothing redrawn; for screen readers")
+    add("--theme", choices=THEMES, help="colours; auto asks the terminal's own hints")
+    add("--reasoning", choices=REASONING, help="how reasoning is shown")
     add("--json", action="store_true", help="one JSON event per line on stdout")
+    add("--path", action="store_true", help="with config: where the file is")
+    add("words", nargs="*", metavar="@FILE", help="files that belong to the message")
     add("--version", action="store_true", help="versions, backend, kernels, BLAS")
     return parser
 

@@ -8,7 +8,7 @@ from cli.interrupts import stopping_on_interrupt
 from cli.oneshot import show
 from cli.output import Output
 from dsv4_mlx.chat.conversation import Conversation
-from dsv4_mlx.chat.settings import MAX_LEVEL_CONTEXT, ChatSettings, Thinking
+from dsv4_mlx.chat.settings import ChatSettings, Thinking, max_context_note
 from dsv4_mlx.errors import CheckpointError, ConfigError, Dsv4Error, UsageError
 
 PROMPT = "> "
@@ -43,14 +43,6 @@ def _plain_line(environment: Environment) -> str:
     if not line:
         raise EOFError
     return line.rstrip("\n")
-
-
-def max_context_note(settings: ChatSettings) -> str:
-    """What level max asks for, said once when it is chosen."""
-    return (
-        f"[thinking level max asks for a context of at least {MAX_LEVEL_CONTEXT:,} tokens; "
-        f"this checkpoint has {settings.context:,}]"
-    )
 
 
 class Repl:

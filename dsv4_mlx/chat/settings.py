@@ -73,6 +73,14 @@ class ChatSettings:
         return thinking
 
 
+def max_context_note(settings: ChatSettings) -> str:
+    """What level max asks for, said once when it is chosen."""
+    return (
+        f"[thinking level max asks for a context of at least {MAX_LEVEL_CONTEXT:,} tokens; "
+        f"this checkpoint has {settings.context:,}]"
+    )
+
+
 def read_settings(folder: Path, effort_table: EffortTable | None = None) -> ChatSettings:
     """The settings of the checkpoint in `folder`; `effort_table` overrides what its files say.
 

@@ -47,7 +47,7 @@ def test_stdin_is_the_message(folder: Path) -> None:
     assert "".join(seen).endswith("<｜User｜>from a pipe<｜Assistant｜></think>")
     done = run(*options, "-p", "What is this?", piped="a b\nc\n", open_model=open_model)
     assert done == Run(0, "Hello.\n", "")
-    assert "".join(seen).endswith("<｜User｜>What is this?\n\na b\nc<｜Assistant｜></think>")
+    assert "".join(seen).endswith("<｜User｜>a b\nc\n\nWhat is this?<｜Assistant｜></think>")
 
 
 def test_reasoning_is_dim_on_a_terminal(folder: Path) -> None:

@@ -39,8 +39,8 @@ def test_every_option_has_its_place() -> None:
         ("--top-p 0", "argument --top-p: expected a number above 0, at most 1, found '0'"),
         ("--top-p 1.5", "argument --top-p: expected a number above 0, at most 1, found '1.5'"),
         ("--backend tpu", "argument --backend: invalid choice: 'tpu'"),
-        ("--sys x", "unrecognized arguments: --sys x"),
-        ("hello", "unrecognized arguments: hello"),
+        ("--sys x", "unrecognized arguments: --sys"),
+        ("hello", "expected @FILE, doctor or config, found 'hello'"),
         ("-p \udcff", "-p must be UTF-8 text and has other bytes in it."),
     ],
 )

@@ -1,0 +1,117 @@
+"""Opening models: the chat side of a folder at once, its weights on the worker's thread."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as StillRunning
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event as Flag
+from typing import TYPE_CHECKING, cast
+
+from cli.options import Options
+from cli.worker import Worker
+from dsv4_mlx.chat.effort import EffortTable
+from dsv4_mlx.chat.settings import ChatSettings, read_settings
+from dsv4_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from dsv4_mlx.engine import Engine
+    from dsv4_mlx.tokenizer import Tokenizer
+
+    OpenModel = Callable[[Path, Options], tuple[Engine, Tokenizer]]
+
+_LOOK_S = 0.05
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model, loading or loaded."""
+
+    folder: Path
+    settings: ChatSettings
+    opening: "Future[tuple[Engine, Tokenizer]]"
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return self.folder.resolve().name
+
+    def failed_with(self, error: BaseException) -> bool:
+        """Whether `error` is why it could not be loaded."""
+        return self.opening.done() and self.opening.exception() is error
+
+    def wait(self, stop: Flag) -> "tuple[Engine, Tokenizer]":
+        """The loaded model; KeyboardInterrupt as soon as `stop` is set."""
+        while not stop.is_set():
+            try:
+                return self.opening.result(timeout=_LOOK_S)
+            except StillRunning:
+                if self.opening.done():
+                    raise
+        raise KeyboardInterrupt
+
+
+class Models:
+    """Opens models for one run."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        options: Options,
+        open_model: "OpenModel",
+        *,
+        snapshot_bytes: int | None = None,
+    ) -> None:
+        """`snapshot_bytes` bounds what a conversation holds to go back."""
+        self.worker = worker
+        self._options = options
+        self._open_model = open_model
+        self._snapshot_bytes = snapshot_bytes
+
+    def open(self, folder: Path) -> Model:
+        """Begin to load the checkpoint in `folder`.
+
+        Raises CheckpointError or ConfigError when it is no DeepSeek-V4 checkpoint, and UsageError
+        with figures when it cannot fit into this machine's memory.
+        """
+        options = self._options
+        table = None if options.effort_table == "auto" else cast(EffortTable, options.effort_table)
+        if options.engine is not None:
+            return self._scripted(options.engine, table)
+        settings = read_settings(folder, table)
+        return Model(folder, settings, self.worker.submit(lambda: self._opened(folder)))
+
+    def _scripted(self, engine: str, table: EffortTable | None) -> Model:
+        """`fake:FILE`: answers from a script, for demonstrations and tests."""
+        from dsv4_mlx.testing.script import read_script
+        from dsv4_mlx.testing.scripted import open_scripted
+
+        kind, _, file = engine.partition(":")
+        if kind != "fake" or not file:
+            raise UsageError(f"--engine takes fake:FILE, got {engine!r}.")
+        settings = read_settings(embedded_model(), table)
+        settings = replace(settings, context=read_script(file).context)
+        return Model(Path(file), settings, self.worker.submit(lambda: open_scripted(file)))
+
+    def _opened(self, folder: Path) -> "tuple[Engine, Tokenizer]":
+        engine, tokenizer = self._open_model(folder, self._options)
+        if self._snapshot_bytes is not None:
+            engine.snapshot_bytes = self._snapshot_bytes
+        return engine, tokenizer
+
+
+def embedded_model() -> Path:
+    """The folder of the small model that comes with the program."""
+    import dsv4_mlx
+
+    return Path(dsv4_mlx.__file__).parent / "nano"
+
+
+def load_model(folder: Path, options: Options) -> "tuple[Engine, Tokenizer]":
+    """Load the checkpoint in `folder`; for the worker's thread."""
+    from dsv4_mlx.engine import Engine
+    from dsv4_mlx.loading import load
+
+    backend, kv = options.backend or "auto", options.kv or "compact"
+    model, tokenizer = load(folder, backend=backend, kv=kv)
+    return Engine(model), tokenizer

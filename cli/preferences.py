@@ -1,0 +1,79 @@
+"""How a conversation is led: what can be set while it runs, and kept with it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from cli.config import Config
+from cli.options import Options
+from dsv4_mlx.chat.conversation import Sampling
+from dsv4_mlx.chat.settings import ChatSettings
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """None means: as the checkpoint says, or no limit."""
+
+    think: str | None = None
+    system: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    budget: int | None = None
+    tools: bool = False
+
+    @classmethod
+    def configured(cls, config: Config) -> "Preferences":
+        """What the configuration file says."""
+        return cls(
+            config.thinking,
+            config.system,
+            config.temperature,
+            config.top_p,
+            max_tokens=config.max_tokens,
+            budget=config.budget,
+            tools=config.tools,
+        )
+
+    def given(self, options: Options) -> "Preferences":
+        """These, with what a command line says in their place."""
+        said = {name: getattr(options, name) for name in asdict(self)}
+        return replace(self, **{name: value for name, value in said.items() if value is not None})
+
+    def kept(self, saved: Mapping[str, Any]) -> "Preferences":
+        """These, with what a kept conversation says; names and types that do not fit are left."""
+        changes = {}
+        for name, default in asdict(Preferences()).items():
+            value = saved.get(name, default)
+            if name in saved and (value is None or _fits(name, value)):
+                changes[name] = value
+        return replace(self, **changes)
+
+    def as_record(self) -> dict[str, Any]:
+        """What a conversation's file keeps."""
+        return asdict(self)
+
+    def sampling(self, settings: ChatSettings) -> Sampling:
+        """How tokens are drawn with a checkpoint's settings behind these."""
+        return Sampling(
+            settings.temperature if self.temperature is None else self.temperature,
+            settings.top_p if self.top_p is None else self.top_p,
+            self.seed,
+        )
+
+
+def _fits(name: str, value: object) -> bool:
+    if name in ("think", "system"):
+        return isinstance(value, str)
+    if name == "tools":
+        return isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    match name:
+        case "temperature":
+            return isinstance(value, int | float) and 0 <= value <= 100
+        case "top_p":
+            return isinstance(value, int | float) and 0 < value <= 1
+        case _:
+            return isinstance(value, int) and 0 <= value < 1 << 63
