@@ -305,17 +305,35 @@ def snapshot(cache: Sequence[LayerCache]) -> Snapshot:
     return Snapshot(layers, kinds, cache[0].offset)
 
 
-def restore(cache: Sequence[LayerCache], moment: Snapshot) -> None:
-    """Put `cache` back to `moment`, which stays valid and may be restored again."""
+def restore(cache: Sequence[LayerCache], snapshot: Snapshot) -> None:
+    """Put `cache` back to `snapshot`, which stays valid and may be restored again."""
     kinds = [(layer.ratio, layer.layout.name) for layer in cache]
-    if kinds != list(moment.kinds):
+    if kinds != list(snapshot.kinds):
         raise CacheError(
             f"expected a snapshot of {len(kinds)} layers like this cache's but found one of "
-            f"{len(moment.kinds)} layers of another model; restore it where it was taken"
+            f"{len(snapshot.kinds)} layers of another model; restore it where it was taken"
         )
-    for layer, rows in zip(cache, moment.layers, strict=True):
+    for layer, rows in zip(cache, snapshot.layers, strict=True):
         layer.rows = [row.view() for row in rows]
         layer.finalize()
+
+
+def moment(
+    cache: Sequence[LayerCache], offset: int, rings: Sequence[dict[str, mx.array]]
+) -> Snapshot:
+    """The moment of a single timeline after `offset` tokens, per layer with the rings it had then.
+
+    Entries are those of `cache`: a closed window gives the same entry whatever follows.
+    """
+    rows = []
+    for layer, held in zip(cache, rings, strict=True):
+        row = replace(layer.rows[0].view(), position=offset)
+        row.window, row.open_rows = held.get("window"), held.get("open")
+        for pool in row.pools():
+            pool.count = offset // layer.ratio
+        rows.append((row,))
+    kinds = tuple((layer.ratio, layer.layout.name) for layer in cache)
+    return Snapshot(tuple(rows), kinds, offset)
 
 
 def fork(cache: Sequence[LayerCache]) -> list[LayerCache]:
@@ -359,7 +377,9 @@ def save(path: Any, cache: Sequence[LayerCache], **details: Any) -> None:
     write(path, cache, **details)
 
 
-def load(path: Any, **details: Any) -> tuple[list[LayerCache], list[int], dict[str, str]]:
+def load(
+    path: Any, **details: Any
+) -> tuple[list[LayerCache], list[int], dict[str, str], list[Snapshot]]:
     """Read a timeline back; see `cache_file.load`."""
     from dsv4_mlx.cache_file import load as read
 

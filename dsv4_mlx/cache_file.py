@@ -1,21 +1,25 @@
 """Cache files: one timeline as safetensors, refused when it does not fit the model.
 
-Format, version 2. Metadata: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
-dictionary as JSON). Tensors: `tokens` int32 [n], and per layer l the rings `l.window` and `l.open`,
-the entries `l.entries` and the index keys `l.keys`, each absent while it is empty. Entries and keys
-are stored without spare rows, all rows as `layout` says. The file is data only and is written whole
-or not at all.
+Format, version 3. Metadata: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
+dictionary as JSON), `checksum`. Tensors: `tokens` int32 [n], and per layer l the rings `l.window`
+and `l.open`, the entries `l.entries` and the index keys `l.keys`, each absent while it is empty.
+Entries and keys are stored without spare rows, all rows as `layout` says. `places` int32 [p] are
+offsets to which the timeline can return; a place k brings the rings `place.k.l.window` and
+`place.k.l.open` and shares the rest. Version 2 had neither places nor a checksum.
+
+The file is data only and is written whole or not at all.
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from dsv4_mlx.cache import LayerCache, layout_named
+from dsv4_mlx import cache_seal
+from dsv4_mlx.cache import LayerCache, Snapshot, layout_named, moment
 from dsv4_mlx.errors import CacheError, CheckpointError
 from dsv4_mlx.safetensors_files import read_header
 
@@ -23,7 +27,8 @@ if TYPE_CHECKING:
     from dsv4_mlx.model import Model
 
 FORMAT = "dsv4-mlx cache"
-VERSION = "2"
+VERSION = "3"
+READABLE = ("2", VERSION)
 
 
 def save(
@@ -32,9 +37,13 @@ def save(
     *,
     fingerprint: str,
     tokens: Sequence[int],
-    metadata: dict[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    places: Sequence[Snapshot] = (),
 ) -> None:
-    """Write the single timeline `cache` that `tokens` led to, atomically and with mode 0600."""
+    """Write the single timeline `cache` that `tokens` led to, atomically and with mode 0600.
+
+    `places` are snapshots of earlier moments of it; each adds its state of fixed size.
+    """
     if any(len(layer.rows) != 1 for layer in cache):
         raise CacheError("expected a cache of one row but found a batch; extract the rows first")
     if len(tokens) != cache[0].offset:
@@ -46,12 +55,17 @@ def save(
     for number, layer in enumerate(cache):
         named = layer.rows[0].arrays().items()
         arrays |= {f"{number}.{name}": array for name, array in named}
+    for place in places:
+        arrays |= _fixed_arrays(place)
+    if places:
+        arrays["places"] = mx.array([place.offset for place in places], mx.int32)
     header = {
         "format": FORMAT,
         "version": VERSION,
         "fingerprint": fingerprint,
         "layout": cache[0].layout.name,
-        "details": json.dumps(metadata or {}),
+        "details": json.dumps(dict(metadata or {})),
+        "checksum": cache_seal.OPEN,
     }
     path = Path(path)
     # MLX appends .safetensors to any other ending.
@@ -59,10 +73,21 @@ def save(
     try:
         os.close(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
         mx.save_safetensors(str(partial), arrays, header)
+        cache_seal.close(partial)
         _sync(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _fixed_arrays(place: Snapshot) -> dict[str, mx.array]:
+    """The rings of a snapshot, by the names they have in a file."""
+    return {
+        f"place.{place.offset}.{number}.{name}": array
+        for number, (row,) in enumerate(place.layers)
+        for name, array in (("window", row.window), ("open", row.open_rows))
+        if array is not None
+    }
 
 
 def _sync(path: Path) -> None:
@@ -75,25 +100,73 @@ def _sync(path: Path) -> None:
 
 def load(
     path: str | Path, *, model: "Model", fingerprint: str
-) -> tuple[list[LayerCache], list[int], dict[str, str]]:
-    """Cache, tokens and details of a file written for this model; CacheError when it is not."""
-    arrays, header = _read(Path(path))
-    _check_header(Path(path), header, fingerprint)
-    layout, details = layout_named(header["layout"]), json.loads(header["details"])
-    tokens = _tokens(Path(path), arrays, model.config.vocab_size)
-    cache = model.make_cache()
+) -> tuple[list[LayerCache], list[int], dict[str, str], list[Snapshot]]:
+    """Cache, tokens, details and places of a file written for this model.
+
+    CacheError when it is damaged or of another model.
+    """
+    path = Path(path)
+    arrays, header = _read(path)
+    _check_header(path, header, fingerprint)
+    details = _details(path, header["details"])
+    tokens = _tokens(path, arrays, model.config.vocab_size)
+    cache = _cache(path, header["layout"], len(tokens), arrays, model)
+    places = [
+        _place(offset, cache, arrays, model) for offset in _offsets(path, arrays, len(tokens))
+    ]
+    if arrays:
+        raise CacheError(f"{path} holds {min(arrays)}, which this model has no place for")
+    return cache, tokens, details, places
+
+
+def _cache(
+    path: Path, layout_name: str, position: int, arrays: dict[str, mx.array], model: "Model"
+) -> list[LayerCache]:
+    """The state at the end of the timeline."""
+    layout, cache = layout_named(layout_name), model.make_cache()
     for number, layer in enumerate(cache):
         if layer.layout != layout:
             raise CacheError(
                 f"expected entries stored as {layer.layout.name} but {path} holds {layout.name}; "
                 "load the model with the numerics and kv the file was written with"
             )
-        own = _of_layer(number, arrays)
-        model.check_state(number, len(tokens), own)
-        layer.rows[0].fill(len(tokens), own)
-    if arrays:
-        raise CacheError(f"{path} holds {min(arrays)}, which this model has no place for")
-    return cache, tokens, details
+        own = _taken(f"{number}.", arrays)
+        model.check_state(number, position, own)
+        layer.rows[0].fill(position, own)
+    return cache
+
+
+def _place(
+    offset: int, cache: Sequence[LayerCache], arrays: dict[str, mx.array], model: "Model"
+) -> Snapshot:
+    """The moment of `cache` after `offset` tokens, with its own rings from the file."""
+    rings = [_taken(f"place.{offset}.{number}.", arrays) for number in range(len(cache))]
+    found = moment(cache, offset, rings)
+    for number, (row,) in enumerate(found.layers):
+        model.check_state(number, offset, row.arrays())
+    return found
+
+
+def _offsets(path: Path, arrays: dict[str, mx.array], length: int) -> list[int]:
+    """The places' offsets, in their order."""
+    stored = arrays.pop("places", mx.array([], mx.int32))
+    offsets: list[int] = stored.tolist() if stored.dtype == mx.int32 and stored.ndim == 1 else [0]
+    if sorted(set(offsets)) != offsets or not all(0 < offset <= length for offset in offsets):
+        raise CacheError(
+            f"expected places within {length} tokens in {path} but found others; delete the file"
+        )
+    return offsets
+
+
+def _details(path: Path, text: str) -> dict[str, str]:
+    """The caller's dictionary."""
+    try:
+        details = json.loads(text)
+    except (ValueError, RecursionError):
+        details = None
+    if not isinstance(details, dict) or not all(isinstance(v, str) for v in details.values()):
+        raise CacheError(f"expected details of text in {path} but found others; delete the file")
+    return details
 
 
 def _tokens(path: Path, arrays: dict[str, mx.array], vocab_size: int) -> list[int]:
@@ -109,10 +182,10 @@ def _tokens(path: Path, arrays: dict[str, mx.array], vocab_size: int) -> list[in
     return ids
 
 
-def _of_layer(number: int, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
-    """What `LayerState.arrays` gave of a layer, taken out of `arrays`."""
-    names = [name for name in arrays if name.startswith(f"{number}.")]
-    return {name.removeprefix(f"{number}."): arrays.pop(name) for name in names}
+def _taken(beginning: str, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
+    """The arrays whose names begin so, taken out of `arrays`, without that beginning."""
+    names = [name for name in arrays if name.startswith(beginning)]
+    return {name.removeprefix(beginning): arrays.pop(name) for name in names}
 
 
 def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
@@ -120,9 +193,10 @@ def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
         raise CacheError(f"expected a cache file at {path} but there is none; check the path")
     try:
         read_header(path)  # checks every byte range against the file's length
+        cache_seal.check(path)
         arrays, header = mx.load(str(path), format="safetensors", return_metadata=True)
         mx.eval(list(arrays.values()))
-    except (CheckpointError, RuntimeError, ValueError) as error:
+    except (CheckpointError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).rstrip(".").split("; download")[0]
         raise CacheError(
             f"expected a whole cache file but {path} is damaged ({reason}); "
@@ -134,13 +208,15 @@ def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
 def _check_header(path: Path, header: dict[str, Any], fingerprint: str) -> None:
     if header.get("format") != FORMAT:
         raise CacheError(f"expected a cache file of this program but found another kind in {path}")
-    if header.get("version") != VERSION:
+    if header.get("version") not in READABLE:
         raise CacheError(
             f"expected cache version {VERSION} but {path} has {header.get('version')!r}; "
             "delete it, the tokens will be prefilled again"
         )
-    if not {"layout", "details"} <= header.keys():
-        raise CacheError(f"expected layout and details in {path} but they are missing; delete it")
+    needed = {"layout", "details"} | ({"checksum"} if header["version"] == VERSION else set())
+    if not needed <= header.keys():
+        missing = ", ".join(sorted(needed - header.keys()))
+        raise CacheError(f"expected {missing} in the header of {path} but found none; delete it")
     if header.get("fingerprint") != fingerprint:
         raise CacheError(
             f"expected a cache of this model but {path} was written for another one; "

@@ -72,11 +72,16 @@ class CacheFunctions(Protocol):
         fingerprint: str,
         tokens: list[int],
         metadata: dict[str, str],
-    ) -> None: ...
+        places: Sequence[Any],
+    ) -> None:
+        """``places`` are snapshots of earlier moments of ``cache``, in their order."""
+        ...
 
     def load(
         self, path: str | Path, /, *, model: Any, fingerprint: str
-    ) -> tuple[Cache, list[int], dict[str, str]]: ...
+    ) -> tuple[Cache, list[int], dict[str, str], Sequence[Any]]:
+        """What ``save`` was given."""
+        ...
 
 
 class LanguageModel(Protocol):

@@ -63,6 +63,16 @@ class PromptCache:
         found = [p.snapshot for p in self._places if p.offset <= offset and p.snapshot is not None]
         return found[-1] if found else None
 
+    def latest(self, budget_bytes: int) -> list[CacheSnapshot]:
+        """The latest snapshots that fit into ``budget_bytes``, in the order of their offsets."""
+        chosen: list[CacheSnapshot] = []
+        for place in reversed(self._places):
+            budget_bytes -= place.nbytes
+            if place.snapshot is None or budget_bytes < 0:
+                break
+            chosen.append(place.snapshot)
+        return chosen[::-1]
+
     def drop_behind(self, offset: int) -> None:
         """Forget the places behind ``offset``: the timeline no longer goes there."""
         self._places = [place for place in self._places if place.offset <= offset]

@@ -27,6 +27,7 @@ OnProgress = Callable[[int, int], None]
 """Called with (tokens read, tokens to read); tokens the timeline already held are not counted."""
 Steer = Callable[[], int | None]
 """Asked before each token is drawn; a token id is taken instead of drawing one."""
+SAVED_PLACE_BYTES = 1 << 28
 _CLEAR_EVERY = 256
 
 
@@ -182,16 +183,30 @@ class Session:
         """What the state holds, by its parts."""
         return self.engine.caches.sizes(self._cache)
 
-    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Write the timeline to a file, with ``metadata`` for whoever loads it."""
+    def save(
+        self,
+        path: str | Path,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        place_bytes: int = SAVED_PLACE_BYTES,
+    ) -> None:
+        """Write the timeline to a file, with ``metadata`` for whoever loads it.
+
+        Its latest places are written with it, as many as ``place_bytes`` hold.
+        """
         if not self._consumed:
             raise CacheError("There is nothing to save; the session holds no tokens.")
         extra = {}
         if self._logits is not None:
             logits = np.array(self._logits, dtype="<f4").tobytes()
             extra["session.logits"] = base64.b64encode(logits).decode("ascii")
-        tokens = self._tokens[: self._consumed]
-        self._write(path, self._cache, tokens, {**(metadata or {}), **extra})
+        self._write(
+            path,
+            self._cache,
+            self._tokens[: self._consumed],
+            {**(metadata or {}), **extra},
+            self._turns.latest(place_bytes),
+        )
 
     def save_place(self, path: str | Path, offset: int) -> None:
         """Write the timeline's first ``offset`` tokens to a file; there has to be a place."""
@@ -200,22 +215,31 @@ class Session:
             raise CacheError(f"There is no place at {offset} tokens to save; read them again.")
         beginning = self.engine.caches.fork(self._cache)
         self.engine.caches.restore(beginning, snapshot)
-        self._write(path, beginning, self._tokens[:offset], {})
+        self._write(path, beginning, self._tokens[:offset], {}, [])
 
     def _write(
-        self, path: str | Path, state: Cache, tokens: list[int], metadata: dict[str, str]
+        self,
+        path: str | Path,
+        state: Cache,
+        tokens: list[int],
+        metadata: dict[str, str],
+        places: list[CacheSnapshot],
     ) -> None:
-        fingerprint = self.engine.model.fingerprint
         self.engine.caches.save(
-            path, state, fingerprint=fingerprint, tokens=tokens, metadata=metadata
+            path,
+            state,
+            fingerprint=self.engine.model.fingerprint,
+            tokens=tokens,
+            metadata=metadata,
+            places=places,
         )
 
     def load(self, path: str | Path) -> dict[str, str]:
-        """Replace the timeline by a saved one and return its metadata.
+        """Replace the timeline by a saved one, its places included, and return its metadata.
 
         CacheError, and an unchanged session, if the file is damaged or of another model.
         """
-        state, tokens, details = self.engine.caches.load(
+        state, tokens, details, places = self.engine.caches.load(
             path, model=self.engine.model, fingerprint=self.engine.model.fingerprint
         )
         metadata = dict(details)
@@ -226,6 +250,8 @@ class Session:
         self._cache, self._tokens, self._logits = state, list(tokens), logits
         self._consumed = len(self._tokens)
         self._turns = PromptCache(self.engine.snapshot_bytes)
+        for place in places:
+            self._turns.add(place)
         return metadata
 
     # The state and how it moves

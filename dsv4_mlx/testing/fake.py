@@ -82,17 +82,24 @@ class FakeCaches:
         fingerprint: str,
         tokens: list[int],
         metadata: dict[str, str],
+        places: Sequence[FakeSnapshot] = (),
     ) -> None:
-        content = [fingerprint, cache[0].history, tokens, metadata]
+        offsets = [place.offset for place in places]
+        content = [fingerprint, cache[0].history, tokens, metadata, offsets]
         Path(path).write_text(json.dumps(content), encoding="utf-8")
 
     def load(
         self, path: str | Path, *, model: Any, fingerprint: str
-    ) -> tuple[list[FakeCache], list[int], dict[str, str]]:
-        found, history, tokens, metadata = json.loads(Path(path).read_text(encoding="utf-8"))
+    ) -> tuple[list[FakeCache], list[int], dict[str, str], list[FakeSnapshot]]:
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            found, history, tokens, metadata, offsets = content
+        except (OSError, ValueError) as error:
+            raise CacheError(f"{path} is damaged ({error}); delete it.") from error
         if found != fingerprint:
             raise CacheError(f"{path} was saved by {found!r}, not by {fingerprint!r}.")
-        return [FakeCache(history)], tokens, metadata
+        places = [FakeSnapshot(tuple(history[:n]), self.snapshot_bytes) for n in offsets]
+        return [FakeCache(history)], tokens, metadata, places
 
 
 class FakeModel:

@@ -173,6 +173,44 @@ def test_no_place_is_remembered_twice() -> None:
     assert offsets == sorted(set(offsets))
 
 
+def test_places_are_taken_where_they_are_asked_for() -> None:
+    session = engine().session()
+    steps: list[int] = []
+    session.sync(PROMPT, lambda done, _: steps.append(done), places=[20, 5, 39, 40, 99])
+    assert steps == [0, 5, 20, 36, 39, 40]
+    assert [place.offset for place in session.turns.places] == [5, 20, 39]
+    assert ids(session, 3) == expected(PROMPT, 3)
+    result = session.sync([*PROMPT[:20], 7, 8])
+    assert (result.reused, result.read) == (20, 2)
+
+
+# rewind
+
+
+def test_rewinding_to_a_place_reads_nothing() -> None:
+    session = engine().session()
+    session.sync(PROMPT, places=[20])
+    ids(session, 3)
+    assert session.rewind(20) == 20
+    assert session.tokens == PROMPT[:20]
+    assert session.sync([*PROMPT[:20], 7]).read == 1
+    assert ids(session, 3) == expected([*PROMPT[:20], 7], 3)
+
+
+def test_rewinding_between_places_goes_to_the_one_before() -> None:
+    session = engine().session()
+    session.sync(PROMPT, places=[20])
+    assert session.rewind(30) == 20
+    assert session.rewind(19) == 0
+    assert session.tokens == []
+
+
+def test_rewinding_behind_the_end_changes_nothing() -> None:
+    session = synced()
+    assert session.rewind(50) == 40
+    assert session.sync(PROMPT).read == 0
+
+
 # stream
 
 
@@ -258,6 +296,15 @@ def test_sampling_leaves_the_global_random_state_alone() -> None:
     mx.random.seed(7)
     ids(synced(), 5, temperature=1.0, seed=3)
     assert mx.random.uniform(shape=(3,)).tolist() == before
+
+
+def test_steering_takes_the_place_of_a_draw() -> None:
+    session = synced()
+    orders = iter([None, 77, None, None])
+    reply = ids(session, 4, temperature=1.0, seed=3, steer=lambda: next(orders))
+    assert reply[1] == 77
+    assert session.tokens == PROMPT + reply
+    assert ids(session, 2) == expected(PROMPT + reply, 2)
 
 
 def test_a_sampler_of_ones_own() -> None:
@@ -412,6 +459,56 @@ def test_a_saved_timeline_continues(tmp_path: Path) -> None:
     assert isinstance(model, FakeModel)
     assert ids(other, 3) == expected(PROMPT + reply, 3)
     assert model.calls == [1, 1, 1]
+
+
+def test_the_places_are_saved_with_the_timeline(tmp_path: Path) -> None:
+    session = engine().session()
+    session.sync(PROMPT, places=[5, 20])
+    session.save(tmp_path / "a.session")
+    session.save(tmp_path / "few.session", place_bytes=2500)
+    other = engine().session()
+    other.load(tmp_path / "a.session")
+    assert [place.offset for place in other.turns.places] == [5, 20, 39]
+    assert other.sync([*PROMPT[:20], 7]).read == 1
+    assert ids(other, 2) == expected([*PROMPT[:20], 7], 2)
+    other.load(tmp_path / "few.session")
+    assert [place.offset for place in other.turns.places] == [20, 39]
+
+
+def test_a_timeline_saved_after_a_rewind_continues(tmp_path: Path) -> None:
+    session = engine().session()
+    session.sync(PROMPT, places=[20])
+    session.rewind(20)
+    session.save(tmp_path / "a.session")
+    other = engine().session()
+    other.load(tmp_path / "a.session")
+    assert other.sync([*PROMPT[:20], 7, 8]).reused == 20
+    assert ids(other, 2) == expected([*PROMPT[:20], 7, 8], 2)
+
+
+def test_a_place_is_saved_as_a_timeline_of_its_own(tmp_path: Path) -> None:
+    session = engine().session()
+    session.sync(PROMPT, places=[20])
+    ids(session, 3)
+    session.save_place(tmp_path / "a.session", 20)
+    assert ids(session, 2) == expected(session.tokens[:-2], 2)
+    other = engine().session()
+    other.load(tmp_path / "a.session")
+    assert other.sync([*PROMPT[:20], 7]).reused == 20
+    assert ids(other, 2) == expected([*PROMPT[:20], 7], 2)
+    with pytest.raises(CacheError, match="no place at 21"):
+        session.save_place(tmp_path / "b.session", 21)
+
+
+def test_a_fork_after_a_rewind_reads_nothing() -> None:
+    model = FakeModel()
+    session = engine(model).session()
+    session.sync(PROMPT, places=[20])
+    session.rewind(20)
+    read = len(model.calls)
+    twin = session.fork()
+    assert len(model.calls) == read
+    assert twin.sync([*PROMPT[:20], 7]).reused == 20
 
 
 def test_a_timeline_of_another_model_is_refused(tmp_path: Path) -> None:

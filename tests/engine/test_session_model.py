@@ -100,6 +100,27 @@ def test_save_and_load(model: Model, reply: list[int], tmp_path: Path) -> None:
     assert first + ids(other, NEXT - 5) == reply
 
 
+def test_places_survive_save_and_load(model: Model, reply: list[int], tmp_path: Path) -> None:
+    session = Engine(model).session()
+    session.sync([*PROMPT, *range(5, 40)], places=[70, len(PROMPT) - 1])
+    ids(session, 5)
+    session.save(tmp_path / "a.session")
+    session.save_place(tmp_path / "b.session", 70)
+    for name, reused in (("a.session", len(PROMPT) - 1), ("b.session", 70)):
+        other = Engine(model).session()
+        other.load(tmp_path / name)
+        assert other.sync(PROMPT).reused == reused
+        assert ids(other) == reply
+
+
+def test_sizes_are_those_of_the_arrays(model: Model) -> None:
+    session = Engine(model).session()
+    session.sync(PROMPT)
+    sizes = session.sizes()
+    assert sizes.window + sizes.compressed + sizes.index == sum(a.nbytes for a in session._arrays())
+    assert 0 < sizes.index < sizes.compressed
+
+
 def test_a_file_of_other_weights_is_refused(model: Model, tmp_path: Path) -> None:
     session = Engine(model).session()
     session.sync([1, 2, 3])

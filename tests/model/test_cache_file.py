@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx import cache as caches
+from dsv4_mlx import cache_seal
 from dsv4_mlx.cache import LayerCache
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.model import Model
@@ -40,16 +41,72 @@ def saved(model: Model, tmp_path: Path) -> Path:
 
 
 def test_a_loaded_cache_continues_bit_for_bit(model: Model, saved: Path) -> None:
-    cache, tokens, details = caches.load(saved, model=model, fingerprint=MARK)
+    cache, tokens, details, places = caches.load(saved, model=model, fingerprint=MARK)
     assert tokens == PROMPT.tolist()
-    assert details == {"title": "Grüße"}
+    assert (details, places) == ({"title": "Grüße"}, [])
     kept = running.feed(model, grown(model), [NEXT])
     np.testing.assert_array_equal(running.feed(model, cache, [NEXT]), kept)
 
 
+def test_places_continue_bit_for_bit(model: Model, tmp_path: Path) -> None:
+    """Before and behind closed windows of both kinds, and on the edge of one."""
+    cache, moments = model.make_cache(), []
+    for start, stop in ((0, 3), (3, 64), (64, 130), (130, 131)):
+        running.feed(model, cache, [PROMPT[start:stop]])
+        moments.append(caches.snapshot(cache))
+    tokens = PROMPT.tolist()
+    path = tmp_path / "cache"
+    caches.save(path, cache, fingerprint=MARK, tokens=tokens, metadata={}, places=moments)
+    loaded, *_, places = caches.load(path, model=model, fingerprint=MARK)
+    assert [place.offset for place in places] == [3, 64, 130, 131]
+    for place, original in zip(places, moments, strict=True):
+        caches.restore(loaded, place)
+        caches.restore(cache, original)
+        kept = running.feed(model, cache, [NEXT])
+        np.testing.assert_array_equal(running.feed(model, loaded, [NEXT]), kept)
+
+
+def test_a_place_costs_its_rings_alone(model: Model, tmp_path: Path) -> None:
+    cache = grown(model)
+    moment = caches.snapshot(cache)
+    sizes = []
+    for number, places in enumerate(([], [moment])):
+        path = tmp_path / str(number)
+        caches.save(
+            path, cache, fingerprint=MARK, tokens=PROMPT.tolist(), metadata={}, places=places
+        )
+        sizes.append(path.stat().st_size)
+    names = 2 * len(cache) + 1
+    assert sizes[1] - sizes[0] <= moment.nbytes + 128 * names
+
+
+def test_a_file_of_version_2_has_no_places(model: Model, saved: Path) -> None:
+    stored, header = mx.load(str(saved), format="safetensors", return_metadata=True)
+    mx.eval(list(stored.values()))
+    del header["checksum"]
+    mx.save_safetensors(f"{saved}.safetensors", stored, header | {"version": "2"})
+    cache, *_, places = caches.load(f"{saved}.safetensors", model=model, fingerprint=MARK)
+    kept = running.feed(model, grown(model), [NEXT])
+    np.testing.assert_array_equal(running.feed(model, cache, [NEXT]), kept)
+    assert places == []
+
+
+@pytest.mark.parametrize("offsets", [[0], [132], [5, 4], [4, 4]])
+def test_places_outside_the_timeline_are_refused(
+    model: Model, saved: Path, offsets: list[int]
+) -> None:
+    rewritten(saved, {"places": mx.array(offsets, mx.int32)})
+    assert "expected places within 131 tokens" in refusal(saved, model)
+
+
+def test_a_place_without_its_rings_is_refused(model: Model, saved: Path) -> None:
+    rewritten(saved, {"places": mx.array([64], mx.int32)})
+    assert refusal(saved, model).startswith("expected open of layer 0 as ((1, ")
+
+
 def test_an_empty_cache_is_saved_too(model: Model, tmp_path: Path) -> None:
     caches.save(tmp_path / "cache", model.make_cache(), fingerprint=MARK, tokens=[], metadata={})
-    cache, tokens, _ = caches.load(tmp_path / "cache", model=model, fingerprint=MARK)
+    cache, tokens, *_ = caches.load(tmp_path / "cache", model=model, fingerprint=MARK)
     assert tokens == [] and all(layer.empty() for layer in cache)
 
 
@@ -73,12 +130,15 @@ def refusal(path: Path, model: Model, fingerprint: str = MARK) -> str:
     return str(caught.value)
 
 
-def rewritten(path: Path, **changes: str) -> None:
-    """The same tensors with another header."""
-    arrays, header = mx.load(str(path), format="safetensors", return_metadata=True)
-    mx.eval(list(arrays.values()))
+def rewritten(path: Path, arrays: dict[str, mx.array] | None = None, **changes: str) -> None:
+    """The same file with other tensors beside its own and another header, sealed again."""
+    stored, header = mx.load(str(path), format="safetensors", return_metadata=True)
+    mx.eval(list(stored.values()))
     other = path.with_name("other.safetensors")
-    mx.save_safetensors(str(other), arrays, header | changes)
+    header |= {"checksum": cache_seal.OPEN} | changes
+    mx.save_safetensors(str(other), stored | (arrays or {}), header)
+    if header["checksum"] == cache_seal.OPEN:
+        cache_seal.close(other)
     other.replace(path)
 
 
@@ -89,7 +149,7 @@ def test_the_cache_of_another_model_is_refused(model: Model, saved: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": "1"}, "expected cache version 2"),
+        ({"version": "1"}, "expected cache version 3"),
         ({"format": "another"}, "found another kind"),
         ({"layout": "fp16"}, "expected entries stored as float32, bfloat16, compact"),
         ({"layout": "compact"}, "load the model with the numerics and kv"),
@@ -110,6 +170,16 @@ def test_a_truncated_file_is_refused(model: Model, saved: Path, kept: float) -> 
     assert "is damaged" in refusal(saved, model)
 
 
+def test_any_flipped_bit_is_refused(model: Model, saved: Path) -> None:
+    content, random = saved.read_bytes(), np.random.default_rng(1)
+    in_header = random.integers(0, int.from_bytes(content[:8], "little"), 60)
+    for place in [*in_header, *random.integers(0, len(content), 60)]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << random.integers(8)
+        saved.write_bytes(damaged)
+        refusal(saved, model)
+
+
 def test_random_bytes_are_refused(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "cache"
     path.write_bytes(np.random.default_rng(0).bytes(5000))
@@ -125,11 +195,7 @@ def test_the_rows_of_another_shape_are_refused(model: Model, saved: Path) -> Non
 @pytest.mark.parametrize("name", ["2.open", "2.entries", "1.keys"])
 def test_rows_that_a_layer_does_not_keep_are_refused(model: Model, saved: Path, name: str) -> None:
     """Layer 1 has no indexer, layer 2 nothing but its window."""
-    arrays, header = mx.load(str(saved), format="safetensors", return_metadata=True)
-    mx.eval(list(arrays.values()))
-    other = saved.with_name("other.safetensors")
-    mx.save_safetensors(str(other), {**arrays, name: arrays["0.open"]}, header)
-    other.replace(saved)
+    rewritten(saved, {name: mx.load(str(saved), format="safetensors")["0.open"]})
     layer, array = name.split(".")
     expected = f"expected {array} of layer {layer} as None but found"
     assert refusal(saved, model).startswith(expected)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx import cache as caches
+from dsv4_mlx import cache_seal
 from dsv4_mlx import entries as entries_module
 from dsv4_mlx.entries import Entries
 from dsv4_mlx.errors import CacheError, UsageError
@@ -111,7 +112,8 @@ def test_a_cache_file_without_a_part_is_refused(plain: Model, tmp_path: Path, mi
     arrays, header = mx.load(str(path), return_metadata=True)
     arrays.pop(missing, None)
     header.pop(missing, None)
-    mx.save_safetensors(str(path), arrays, header)
+    mx.save_safetensors(str(path), arrays, header | {"checksum": cache_seal.OPEN})
+    cache_seal.close(path)
     with pytest.raises(CacheError, match=missing):
         caches.load(path, model=plain, fingerprint="f")
 
@@ -125,7 +127,9 @@ def test_a_cache_file_with_other_tokens_is_refused(
     plain(mx.array(small.TOKENS[None, :9]), cache)
     caches.save(path, cache, fingerprint="f", tokens=small.TOKENS[:9].tolist(), metadata={})
     arrays, header = mx.load(str(path), return_metadata=True)
+    header |= {"checksum": cache_seal.OPEN}
     mx.save_safetensors(str(path), arrays | {"tokens": tokens}, header)
+    cache_seal.close(path)
     with pytest.raises(CacheError, match="token"):
         caches.load(path, model=plain, fingerprint="f")
 

@@ -211,7 +211,7 @@ def check_a_file_continues_at_every_phase() -> None:
         for p in (1, 2, 3, 4, 5, 6, 7, 8, 127, 128, 129):
             tokens = TOKENS[:p].tolist()
             caches.save(path, prefilled(model, TOKENS[:p]), fingerprint="f", tokens=tokens)
-            cache, read, _ = caches.load(path, model=model, fingerprint="f")
+            cache, read, *_ = caches.load(path, model=model, fingerprint="f")
             assert read == tokens
             found = small.in_chunks(model, TOKENS[p : p + 6], [1, 5], cache)
             np.testing.assert_allclose(found, expected[p : p + 6], atol=TOLERANCE)
