@@ -22,6 +22,9 @@ from dsv4_mlx.testing.fake import FakeCache, FakeModel, fake_engine
 from dsv4_mlx.testing.script import Script, ScriptedReply, read_script
 from dsv4_mlx.tokenizer import Tokenizer
 
+NANO = Path(__file__).parents[1] / "nano"
+"""The folder of the embedded model, whose tokenizer is used."""
+
 _CERTAIN = 1e4
 """A logit so far above the others, which are 0, that no temperature draws one of them."""
 
@@ -29,7 +32,7 @@ _CERTAIN = 1e4
 def open_scripted(path: str | Path) -> tuple[Engine, Tokenizer]:
     """The engine that follows the script in the file `path`; UsageError if it is no script."""
     script = read_script(path)
-    tokenizer = Tokenizer(Path(__file__).parents[1] / "nano")
+    tokenizer = Tokenizer(NANO)
     time.sleep(script.load_ms / 1e3)
     return scripted_engine(script, tokenizer), tokenizer
 

@@ -1,0 +1,1 @@
+"""Tools that the model may use in a conversation: files, a calculator, commands, MCP servers."""

@@ -1,0 +1,80 @@
+"""Asking before a tool does something that a person may not want, showing exactly what it is."""
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cli.surface import Question
+from cli.tools.tool import ToolError
+
+Ask = Callable[[Question], str]
+
+DETAIL_LINES = 60
+"""Lines shown at first; one of the choices shows the rest."""
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing that needs a yes."""
+
+    question: str
+    details: tuple[str, ...]
+    """Lines that show exactly what would happen."""
+    always: str
+    """What "always" would allow, in words."""
+    scope: tuple[str, ...]
+    """What it would allow, as a key: other actions with the same one are not asked about again."""
+
+
+class Approvals:
+    """Asks with `ask`, and remembers what is always allowed as long as the conversation lasts."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._always: set[tuple[str, ...]] = set()
+
+    def require(self, action: Action) -> None:
+        """Return when `action` is allowed; ToolError when it is not."""
+        if action.scope in self._always:
+            return
+        answer = self._answer(action)
+        if answer == "a":
+            self._always.add(action.scope)
+        elif answer != "y":
+            raise ToolError("The user did not allow this.")
+
+    def _answer(self, action: Action) -> str:
+        lines = tuple(exact(line) for line in action.details)
+        choices = (
+            ("y", "yes"),
+            ("n", "no"),
+            ("a", f"always in this conversation: {action.always}"),
+        )
+        if len(lines) > DETAIL_LINES:
+            hidden = len(lines) - DETAIL_LINES
+            shown = (*lines[:DETAIL_LINES], f"[{hidden:,} more lines; f shows them]")
+            question = Question(action.question, shown, (*choices, ("f", "show in full")))
+            answer = self._ask(question)
+            if answer != "f":
+                return answer
+        return self._ask(Question(action.question, lines, choices))
+
+
+def exact(text: str) -> str:
+    """`text` on one line, every character that cannot be seen written as an escape."""
+    return "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character in " \t" or unicodedata.category(character) not in _HIDDEN:
+        return character
+    code = ord(character)
+    if character in "\n\r":
+        return "\\n" if character == "\n" else "\\r"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{{{code:x}}}"
+
+
+def quoted_lines(text: str, mark: str) -> Sequence[str]:
+    """The lines of `text`, each behind `mark`, so that none can pass for a line of ours."""
+    return [mark + line for line in text.split("\n")]
