@@ -42,6 +42,7 @@ def main(
     try:
         arguments = sys.argv[1:] if argv is None else argv
         status = _guarded(arguments, environment, worker, open_model or load_model)
+        status = _flushed(status, environment)
     except BrokenPipeError:
         # The reader left, as `head` does: not worth a sentence.
         _silence(environment)
@@ -72,8 +73,21 @@ def _guarded(
     except BrokenPipeError:
         raise
     except OSError as error:
+        _silence(environment)
         sentence = f"{error.filename or 'input or output'}: {error.strerror}."
         return _fail(sentence, ExitStatus.ERROR, options, environment)
+
+
+def _flushed(status: ExitStatus, environment: Environment) -> ExitStatus:
+    """`status`, once everything is written; a full disk shows only now when little was said."""
+    try:
+        environment.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _silence(environment)
+        return _fail(f"stdout: {error.strerror}.", ExitStatus.ERROR, Options(), environment)
+    return status
 
 
 def _fail(
@@ -130,11 +144,11 @@ def _print_version(options: Options, environment: Environment) -> ExitStatus:
 
 
 def _silence(environment: Environment) -> None:
-    """Let nothing more be written to a reader that is gone, at exit neither."""
+    """Let nothing more be written to a reader that is gone or a full disk, at exit neither."""
     null = os.open(os.devnull, os.O_WRONLY)
     for stream in (environment.stdout, environment.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(null, stream.fileno())
     os.close(null)

@@ -1,45 +1,65 @@
-"""One message, one answer: as text for people, as JSON lines for programs."""
+"""One message, one answer: `-p`, text from a pipe, files named with @."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from cli.answer_output import (
+    ExactOutput,
+    at_once,
+    write_json,
+    write_json_error,
+    write_text,
+)
+from cli.attachments import expand
 from cli.environment import Environment, ExitStatus
 from cli.interrupts import stopping_on_interrupt
 from cli.models import Model, Models
 from cli.options import Options
-from cli.output import Output, json_line
+from cli.output import Output
 from cli.preferences import Preferences
-from dsv4_mlx.chat.conversation import BudgetReached, Conversation, Done, Event, Progress
-from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
+from dsv4_mlx.chat.conversation import Conversation, Prefixes
 from dsv4_mlx.errors import PromptError, UsageError
 
+if TYPE_CHECKING:
+    from dsv4_mlx.engine import Engine
+
+__all__ = ["Message", "answer", "conversation_opener", "read_message", "write_json_error"]
+
 _PATIENCE_S = 2.0
-_TYPES = {
-    Progress: "progress",
-    ReasoningDelta: "reasoning_delta",
-    TextDelta: "text_delta",
-    ToolCall: "tool_call",
-    BudgetReached: "budget_reached",
-    Done: "done",
-}
 
 
-def read_message(options: Options, environment: Environment) -> str | None:
+@dataclass(frozen=True)
+class Message:
+    """What is asked. `shared` is the beginning of `text` that other messages may begin with."""
+
+    text: str
+    shared: str = ""
+
+
+def read_message(
+    options: Options, environment: Environment, folder: Path = Path()
+) -> Message | None:
     """The one message of this run, or None to open a prompt.
 
-    Piped text stands first: other questions about the same text then share its beginning.
+    Piped text stands first, then the files that are named with @, then what is asked about them:
+    other questions about the same texts then share their beginning, and it is read once.
     """
-    if options.prompt is None and environment.reads_terminal:
+    asked = " ".join(part for part in (*options.words, options.prompt) if part and part.strip())
+    if options.prompt is None and not asked and environment.reads_terminal:
         if options.json:
             raise UsageError("--json needs a message: give -p TEXT or text on stdin.")
         return None
     piped = "" if environment.reads_terminal else _read_piped(environment)
-    parts = [part for part in (piped, options.prompt) if part and part.strip()]
-    if not parts:
+    # Nobody sees the files' sizes here, so nobody counts their tokens.
+    expanded = expand(asked, folder, lambda text: 0)
+    if not piped.strip() and not asked:
         raise PromptError("the message is empty: give -p TEXT or text on stdin.")
-    return "\n\n".join(parts)
+    if not piped.strip() or not asked:
+        return Message(piped if piped.strip() else expanded.text, expanded.shared)
+    before = f"{piped}\n\n"
+    return Message(before + expanded.text, before + expanded.shared)
 
 
 def _read_piped(environment: Environment) -> str:
@@ -50,9 +70,15 @@ def _read_piped(environment: Environment) -> str:
 
 
 def conversation_opener(
-    models: Models, model: Model, preferences: Preferences
+    models: Models,
+    model: Model,
+    preferences: Preferences,
+    prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None,
 ) -> Callable[[], Conversation]:
-    """A function that waits for the model and begins the conversation."""
+    """A function that waits for the model and begins the conversation.
+
+    `prefixes` gives the stored beginnings of prompts that fit an engine.
+    """
 
     def opened() -> Conversation:
         engine, tokenizer = model.opening.result()
@@ -65,6 +91,7 @@ def conversation_opener(
             sampling=preferences.sampling(model.settings),
             max_tokens=preferences.max_tokens,
             budget=preferences.budget,
+            prefixes=prefixes(engine),
             submit=models.worker.submit,
         )
 
@@ -72,75 +99,23 @@ def conversation_opener(
 
 
 def answer(
-    message: str,
+    message: Message,
     open_conversation: Callable[[], Conversation],
     options: Options,
     environment: Environment,
 ) -> ExitStatus:
     """Answer one message and leave."""
-    output = Output(environment)
+    output = ExactOutput(environment) if options.raw else Output(environment)
     if not options.json:
         output.progress("loading the model")
     conversation = open_conversation()
     with stopping_on_interrupt(conversation.cancel):
-        events = conversation.send(message)
-        return write_json(events, environment) if options.json else show(events, output)
-
-
-def show(events: Iterable[Event], output: Output) -> ExitStatus:
-    """Write the answer as it comes; INTERRUPTED if it was stopped."""
-    status = ExitStatus.OK
-    for event in events:
-        match event:
-            case TextDelta(text):
-                output.answer(text)
-            case ReasoningDelta(text):
-                output.reasoning(text)
-            case Progress(done, total):
-                output.progress(f"reading {done:,} of {total:,} tokens")
-            case ToolCall():
-                output.note(f"tool call: {event.name}({event.arguments})")
-            case BudgetReached():
-                output.note(f"[reasoning ended after {event.tokens:,} tokens, its budget]")
-            case Done():
-                output.close_lines()
-                status = _finish(event, output)
-    return status
-
-
-def _finish(done: Done, output: Output) -> ExitStatus:
-    if done.finish_reason == "length":
-        output.note(f"[stopped after {done.usage.completion_tokens:,} tokens, the limit]")
-    if done.finish_reason != "cancelled":
-        return ExitStatus.OK
-    output.note("[stopped]")
-    return ExitStatus.INTERRUPTED
-
-
-def write_json(events: Iterable[Event], environment: Environment) -> ExitStatus:
-    """Write every event as one line; INTERRUPTED if the answer was stopped."""
-    status = ExitStatus.OK
-    for event in events:
-        _write_record(environment, as_record(event))
-        if isinstance(event, Done) and event.finish_reason == "cancelled":
-            status = ExitStatus.INTERRUPTED
-    return status
-
-
-def write_json_error(message: str, environment: Environment) -> None:
-    """The last line of a run that failed."""
-    _write_record(environment, {"type": "error", "message": message})
-
-
-def as_record(event: Event) -> dict[str, Any]:
-    """One event as JSON data: its type's name beside its fields."""
-    fields = asdict(event)
-    if isinstance(event, ToolCall):
-        # How the model spelled it, and an id that nobody gave, help no reader.
-        fields = {"name": event.name, "arguments": event.arguments}
-    return {"type": _TYPES[type(event)], **fields}
-
-
-def _write_record(environment: Environment, record: dict[str, Any]) -> None:
-    environment.stdout.write(json_line(record))
-    environment.stdout.flush()
+        events = conversation.send(message.text, shared=message.shared)
+        written = events if options.stream else at_once(events)
+        try:
+            if options.json:
+                return write_json(written, environment)
+            return write_text(written, output, reasoning=options.reasoning or "show")
+        finally:
+            # When the reader has left, the model need not go on.
+            conversation.cancel()

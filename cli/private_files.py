@@ -10,11 +10,12 @@ from dsv4_mlx.errors import UsageError
 
 def state_home(variables: Mapping[str, str]) -> Path:
     """Where sessions and prefixes live: `$DSV4_HOME`, else the state folder of the XDG rules."""
-    if home := variables.get("DSV4_HOME"):
-        return Path(home).expanduser()
+    if folder := variables.get("DSV4_HOME"):
+        return Path(folder).expanduser()
     state = variables.get("XDG_STATE_HOME", "")
     # The XDG rules: a path that is not absolute counts as none.
-    base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    home = Path(variables["HOME"]) if variables.get("HOME") else Path.home()
+    base = Path(state) if os.path.isabs(state) else home / ".local" / "state"
     return base / "dsv4"
 
 

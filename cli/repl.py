@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from cli.answer_output import write_text
 from cli.environment import Environment, ExitStatus
 from cli.interrupts import stopping_on_interrupt
-from cli.oneshot import show
 from cli.output import Output
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.settings import ChatSettings, Thinking, max_context_note
@@ -101,7 +101,7 @@ class Repl:
             self._conversation.thinking = self._thinking
         try:
             with stopping_on_interrupt(self._conversation.cancel):
-                show(self._conversation.send(text), self._output)
+                write_text(self._conversation.send(text), self._output)
         except (CheckpointError, ConfigError):
             raise
         except Dsv4Error as error:

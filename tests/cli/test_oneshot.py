@@ -50,6 +50,98 @@ def test_stdin_is_the_message(folder: Path) -> None:
     assert "".join(seen).endswith("<｜User｜>a b\nc\n\nWhat is this?<｜Assistant｜></think>")
 
 
+class Asked(list[str]):
+    """The prompts that a model is asked."""
+
+    def opening(self, *replies: str):
+        model = opening(*replies)
+
+        def open_model(path: Path, options: Options):
+            engine, tokenizer = model(path, options)
+            encode = tokenizer.encode
+            tokenizer.encode = lambda prompt: self.append(str(prompt)) or encode(prompt)
+            return engine, tokenizer
+
+        return open_model
+
+    @property
+    def text(self) -> str:
+        """The last user message."""
+        return "".join(self).rpartition("<｜User｜>")[2].removesuffix("<｜Assistant｜></think>")
+
+
+def test_files_come_before_what_is_asked_and_piped_text_before_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.py").write_text("a = 1\n")
+    (tmp_path / "b c.py").write_text("b = 2\n")
+    asked = Asked()
+    options = ("--model", folder, "--think", "none")
+    question = 'Compare @a.py with @"b c.py".'
+    done = run(*options, "-p", question, piped="+ diff\n", open_model=asked.opening("Same."))
+    assert done == Run(0, "Same.\n", "")
+    files = "".join(
+        f"[file name]: {name}\n[file content begin]\n{content}\n[file content end]\n"
+        for name, content in (("a.py", "a = 1"), ("b c.py", "b = 2"))
+    )
+    assert asked.text == f"+ diff\n\n{files}{question}"
+    run(*options, "-p", "Explain.", "@a.py", open_model=asked.opening("It counts."))
+    assert asked.text.endswith("a = 1\n[file content end]\n@a.py Explain.")
+
+
+def test_a_file_that_is_not_there_stops_before_the_model_is_asked(folder: Path) -> None:
+    done = run("--model", folder, "-p", "Read @absent.txt", open_model=opening("No."))
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.startswith("dsv4-chat: no file is called absent.txt in")
+
+
+def test_an_answer_can_come_at_once(folder: Path) -> None:
+    options = ("--model", folder, "-p", "x", "--no-stream")
+    model = opening("Let me see.</think>One two three.")
+    assert run(*options, open_model=model) == Run(0, "One two three.\n", "Let me see.\n")
+    done = run(*options, "--json", open_model=model)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event for event in events if event["type"].endswith("_delta")] == [
+        {"type": "reasoning_delta", "text": "Let me see."},
+        {"type": "text_delta", "text": "One two three."},
+    ]
+    assert events[-1]["type"] == "done"
+
+
+def test_an_answer_that_fails_comes_not_at_all_when_it_should_come_at_once(folder: Path) -> None:
+    model = opening("Never…")
+
+    def open_model(path: Path, options: Options):
+        engine, tokenizer = model(path, options)
+        engine.model.fail_at = 9
+        return engine, tokenizer
+
+    with pytest.raises(RuntimeError, match="told to fail"):
+        run("--model", folder, "-p", "x", "--no-stream", open_model=open_model)
+
+
+def test_raw_changes_nothing_on_the_way_into_a_pipe(folder: Path) -> None:
+    evil = "a\x1b[2J\r\x9b\x00\x7f\u202eb"
+    options = ("--model", folder, "-p", "x", "--raw")
+    model = opening(f"{evil}</think>{evil}")
+    done = run(*options, open_model=model)
+    assert (done.status, done.stdout) == (0, evil)
+    assert done.stderr == "a␛[2J\ufffd␀␡\ufffdb\n"
+    shown = run(*options, terminal=True, variables={"NO_COLOR": "1"}, open_model=model)
+    assert shown.stdout == "a␛[2J\ufffd␀␡\ufffdb\n"
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "told"), [("show", "Let me see.\n"), ("hide", ""), ("fold", "[thought for")]
+)
+def test_reasoning_is_shown_as_asked(folder: Path, reasoning: str, told: str) -> None:
+    options = ("--model", folder, "-p", "x", "--reasoning", reasoning)
+    done = run(*options, open_model=opening("Let me see.</think>Four."))
+    assert done.stdout == "Four.\n"
+    assert done.stderr.startswith(told) and bool(told) == bool(done.stderr)
+
+
 def test_reasoning_is_dim_on_a_terminal(folder: Path) -> None:
     options = ("--model", folder, "-p", "2+2?")
     dim = run(*options, terminal=True, open_model=opening("a</think>b"))
@@ -93,7 +185,9 @@ def test_json_has_one_event_per_line(folder: Path) -> None:
     assert "\x9b" not in done.stdout
     events = [json.loads(line) for line in done.stdout.splitlines()]
     completion = events[-1]["usage"]["completion_tokens"]
-    assert events[-1].pop("timing").keys() >= {"prefill_s", "first_token_s", "generation_s"}
+    timing = events[-1].pop("timing")
+    assert timing.keys() == {"prefill_s", "first_token_s", "generation_s", "tokens_per_s"}
+    assert timing["first_token_s"] >= timing["prefill_s"] > 0
     assert events == [
         {"type": "progress", "done": 0, "total": 5},
         {"type": "progress", "done": 4, "total": 5},
@@ -118,7 +212,7 @@ def test_json_has_one_event_per_line(folder: Path) -> None:
 def test_a_tool_call_is_told_on_stderr(folder: Path) -> None:
     call = f'<{DSML}invoke name="f">\n{{"a": 1}}\n</{DSML}invoke>'
     done = run("--model", folder, "-p", "x", "--think", "none", open_model=opening(f"Wait.{call}"))
-    assert done == Run(0, "Wait.\n", 'tool call: f({"a": 1})\n')
+    assert done == Run(0, "Wait.\n", "tool call: f\n  a: 1\n")
 
 
 def test_the_limit_is_told(folder: Path) -> None:

@@ -22,11 +22,8 @@ def mode(path: Path) -> int:
         ({}, "/home/ada/.local/state/dsv4"),
     ],
 )
-def test_where_the_state_lives(
-    variables: dict, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", "/home/ada")
-    assert state_home(variables) == Path(expected)
+def test_where_the_state_lives(variables: dict, expected: str) -> None:
+    assert state_home({"HOME": "/home/ada", **variables}) == Path(expected)
 
 
 def test_an_open_folder_is_closed_to_others(tmp_path: Path) -> None:
