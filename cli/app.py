@@ -16,6 +16,7 @@ from cli.oneshot import answer, conversation_opener, read_message, write_json_er
 from cli.options import Helped, Options, parse
 from cli.output import Output, json_line
 from cli.preferences import Preferences
+from cli.prefixes import stored_prefixes
 from cli.repl import Repl
 from cli.worker import Worker
 from dsv4_mlx.chat.settings import max_context_note
@@ -120,7 +121,10 @@ def _run(
     level = model.settings.thinking(preferences.think).level
     if level == "max":
         Output(environment).note(max_context_note(model.settings))
-    opener = conversation_opener(models, model, preferences)
+    prefixes = stored_prefixes(
+        environment.variables, chosen.prefix_bytes if options.keep else 0, options.kv or "compact"
+    )
+    opener = conversation_opener(models, model, preferences, prefixes)
     if message is None:
         return Repl(environment, model.settings, model.settings.thinking(level), opener).run()
     return answer(message, opener, options, environment)

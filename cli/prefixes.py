@@ -8,11 +8,15 @@ over the prompt. The files are found again or not; nothing depends on them.
 import hashlib
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.disk_budget import remove_abandoned, shrink, touch
-from cli.private_files import private_folder
+from cli.private_files import private_folder, state_home
+
+if TYPE_CHECKING:
+    from dsv4_mlx.engine import Engine
 
 MINIMUM_TOKENS = 512
 """Reading fewer tokens again takes about as long as reading their file."""
@@ -73,3 +77,15 @@ class PrefixStore:
             hashed = length
             names.append(f"{self._model}-{length}-{digest.hexdigest()[:32]}.kv")
         return names
+
+
+def stored_prefixes(
+    variables: Mapping[str, str], budget_bytes: int, kv: str
+) -> "Callable[[Engine], PrefixStore]":
+    """A function that gives the stored prefixes of an engine's model, its cache kept as `kv`."""
+    root = state_home(variables) / "prefixes"
+
+    def of(engine: "Engine") -> PrefixStore:
+        return PrefixStore(root, budget_bytes, f"{engine.model.fingerprint} {kv}")
+
+    return of
