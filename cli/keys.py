@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.buffer import Buffer, CompletionState
+from prompt_toolkit.completion import CompleteEvent, get_common_complete_suffix
 from prompt_toolkit.filters import Condition, has_focus, is_searching
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
@@ -141,13 +142,7 @@ def _bind_completion(keys: KeyBindings, buffer: Buffer) -> None:
 
     @keys.add("tab", filter=typing)
     def _(event: KeyPressEvent) -> None:
-        state = buffer.complete_state
-        if state is None:
-            buffer.start_completion(insert_common_part=True)
-        elif len(state.completions) == 1:
-            buffer.apply_completion(state.completions[0])
-        else:
-            buffer.complete_next()
+        _complete(buffer)
 
     @keys.add("s-tab", filter=typing & menu)
     def _(event: KeyPressEvent) -> None:
@@ -180,6 +175,29 @@ def _bind_question(keys: KeyBindings, actions: Actions) -> None:
     @keys.add("c-z", filter=asking, eager=True)
     def _(event: KeyPressEvent) -> None:
         actions.suspend()
+
+
+def _complete(buffer: Buffer) -> None:
+    """The next candidate of an open menu; else what all candidates share, or a menu of them.
+
+    prompt-toolkit would ignore the key while it still looks for candidates after the last letter.
+    """
+    state = buffer.complete_state
+    if state is not None and len(state.completions) > 1:
+        buffer.complete_next()
+        return
+    document = buffer.document
+    found = list(
+        buffer.completer.get_completions(document, CompleteEvent(completion_requested=True))
+    )
+    shared = get_common_complete_suffix(document, found)
+    if len(found) == 1:
+        buffer.apply_completion(found[0])
+    elif shared:
+        buffer.insert_text(shared)
+    elif found:
+        buffer.complete_state = CompletionState(document, found)
+        buffer.go_to_completion(0)
 
 
 def _has_choice(buffer: Buffer) -> bool:
