@@ -2,28 +2,40 @@
 
 import json
 import os
+import re
 import sys
+import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pexpect
 import pyte
 
+from tests.terminal.screen import Screen
+
 PROGRAM = Path(__file__).with_name("scripted_chat.py")
-TIMEOUT_S = 30.0
+SURFACE = Path(__file__).with_name("surface_program.py")
+TIMEOUT_S = 10.0
+PASTE = "\x1b[200~{}\x1b[201~"
+_MODE = re.compile(rb"\x1b\[\?(\d+)([hl])")
 
 
 class Terminal:
-    """One running program and its screen."""
+    """One running program and its screen.
+
+    Keys: "\\r" is Enter, "\\x1b\\r" Alt-Enter, "\\x03" Ctrl-C, "\\x04" Ctrl-D, "\\x1b[A" Up,
+    "\\x1b[Z" Shift-Tab.
+    """
 
     def __init__(
         self,
-        command: Sequence[str],
+        command: Sequence[str | Path],
         *,
         home: Path,
         columns: int = 80,
         lines: int = 24,
+        reflows: bool = True,
         variables: dict[str, str] | None = None,
     ) -> None:
         environment = {
@@ -31,21 +43,26 @@ class Terminal:
             "HOME": str(home),
             "TERM": "xterm-256color",
             "LANG": "C.UTF-8",
-            "COLUMNS": str(columns),
-            "LINES": str(lines),
-            "PROMPT_TOOLKIT_NO_CPR": "1",
+            "PYTHONDONTWRITEBYTECODE": os.environ.get("PYTHONDONTWRITEBYTECODE", ""),
         } | (variables or {})
-        self.screen = pyte.HistoryScreen(columns, lines, history=10_000)
+        if not reflows:
+            environment["XTERM_VERSION"] = "XTerm(390)"
+        self.home = home
+        self.screen = Screen(columns, lines, reflows=reflows)
         self._stream = pyte.ByteStream(self.screen)
         self.received = b""
+        """Every byte the program wrote."""
+        self.ended = False
         self._child = pexpect.spawn(
-            command[0],
-            list(command[1:]),
+            str(command[0]),
+            [str(argument) for argument in command[1:]],
             env=environment,  # type: ignore[arg-type]
             cwd=str(home),
             dimensions=(lines, columns),
             timeout=TIMEOUT_S,
         )
+        # pexpect waits 50 ms before each key by default; there is nothing to wait for here.
+        self._child.delaybeforesend = None
 
     def __enter__(self) -> "Terminal":
         return self
@@ -53,30 +70,86 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self._child.close(force=True)
 
+    # What a person sees
+
     @property
     def text(self) -> str:
         """The lines on the screen, without trailing space."""
-        return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
+        return "\n".join(self.screen.rows).rstrip()
+
+    @property
+    def whole_text(self) -> str:
+        """What scrolled off, and the screen."""
+        return "\n".join([*self.screen.scrollback, self.text])
+
+    @property
+    def line(self) -> str:
+        """The line of the cursor."""
+        return self.screen.rows[self.screen.cursor.y]
+
+    @property
+    def pid(self) -> int:
+        """The program's process."""
+        return self._child.pid
+
+    @property
+    def modes(self) -> dict[int, bool]:
+        """The private modes that the program switched, as they stand now."""
+        found = _MODE.findall(self.received)
+        return {int(number): switch == b"h" for number, switch in found}
+
+    @property
+    def is_cooked(self) -> bool:
+        """The terminal echoes and reads whole lines, as a shell leaves it."""
+        if not self._child.closed:
+            local = termios.tcgetattr(self._child.child_fd)[3]
+            wanted = termios.ECHO | termios.ICANON | termios.ISIG
+            self._was_cooked = local & wanted == wanted
+        return self._was_cooked
+
+    # What a person does
 
     def type(self, keys: str) -> None:
-        """Send keys; "\\r" is Enter, "\\x03" Ctrl-C, "\\x04" Ctrl-D."""
+        """Send keys as they are."""
         self._child.send(keys)
+
+    def paste(self, text: str) -> None:
+        """Send text as a terminal sends what is pasted."""
+        self._child.send(PASTE.format(text))
+
+    def resize(self, columns: int, lines: int) -> None:
+        """Change the size of the window; what was written before arrives before."""
+        self.screen.resize(lines, columns)
+        self._child.setwinsize(lines, columns)
+
+    def kill(self, number: int) -> None:
+        """Send a signal to the program."""
+        os.kill(self.pid, number)
+
+    # Waiting
 
     def wait_for(self, *texts: str) -> None:
         """Until all `texts` are on the screen."""
+        self.wait_until(lambda: all(text in self.text for text in texts), " and ".join(texts))
+
+    def wait_for_line(self, line: str) -> None:
+        """Until the cursor stands on `line`."""
+        self.wait_until(lambda: self.line == line, f"a cursor on {line!r}")
+
+    def wait_until(self, holds: Callable[[], bool], what: str) -> None:
+        """Until `holds`, looking whenever something was written."""
         deadline = time.monotonic() + TIMEOUT_S
-        while not all(text in self.text for text in texts):
-            ended = not self._receive()
-            if ended or time.monotonic() > deadline:
-                missing = [text for text in texts if text not in self.text]
-                if not missing:
+        while not holds():
+            if time.monotonic() > deadline or (self.ended or not self._receive()):
+                if holds():
                     return
-                raise AssertionError(f"{missing} did not appear on the screen:\n{self.text}")
+                raise AssertionError(f"no {what} on the screen:\n{self.text}")
 
     def wait_for_end(self) -> int:
         """Read until the program ends; its exit status, negative for a signal."""
-        while self._receive():
+        while not self.ended and self._receive():
             pass
+        assert self.is_cooked in (True, False)  # remembered beyond the terminal's end
         self._child.close()
         status = self._child.exitstatus
         return -self._child.signalstatus if status is None else status
@@ -85,6 +158,7 @@ class Terminal:
         try:
             data = self._child.read_nonblocking(65536, timeout=TIMEOUT_S)
         except pexpect.EOF:
+            self.ended = True
             return False
         except pexpect.TIMEOUT as silence:
             raise AssertionError(f"nothing more appeared on the screen:\n{self.text}") from silence
@@ -97,3 +171,8 @@ def scripted_chat(folder: Path, replies: Sequence[str], *arguments: str, **optio
     """`dsv4-chat` whose model says `replies`, on a terminal."""
     command = [sys.executable, str(PROGRAM), json.dumps(list(replies)), "--model", str(folder)]
     return Terminal([*command, *arguments], home=folder, **options)
+
+
+def surface_program(home: Path, **options) -> Terminal:
+    """The small program that shows a `TerminalSurface`; see surface_program.py."""
+    return Terminal([sys.executable, SURFACE], home=home, **options)

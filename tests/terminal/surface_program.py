@@ -116,6 +116,7 @@ class Program:
     def do_crash(self, argument: str) -> None:
         """An exception on the thread that draws."""
         self.surface.status(None)  # type: ignore[arg-type]
+        self.stop.wait()
 
     def do_vanish(self, argument: str) -> None:
         """Leave at once, as the command does while a model is still loading."""
