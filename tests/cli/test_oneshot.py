@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.options import Options
-from dsv4_mlx.chat.tokens import DSML
+from dsv4_mlx.chat.tokens import DSML, END_THINK
 from dsv4_mlx.errors import CheckpointError
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder
@@ -32,42 +32,42 @@ def test_an_answer_that_ends_its_line_gets_no_second_end(folder: Path) -> None:
     assert done == Run(0, "a\nb\n", "")
 
 
-def test_stdin_is_the_message(folder: Path) -> None:
-    model = opening("Hello.")
-    seen = []
+class Asked:
+    """Remembers the prompt that a model answers."""
 
-    def open_model(path: Path, options: Options):
-        engine, tokenizer = model(path, options)
-        encode = tokenizer.encode
-        tokenizer.encode = lambda prompt: seen.append(str(prompt)) or encode(prompt)
-        return engine, tokenizer
+    def __init__(self) -> None:
+        self.prompt = ""
 
-    options = ("--model", folder, "--think", "none")
-    assert run(*options, piped="from a pipe\n", open_model=open_model) == Run(0, "Hello.\n", "")
-    assert "".join(seen).endswith("<｜User｜>from a pipe<｜Assistant｜></think>")
-    done = run(*options, "-p", "What is this?", piped="a b\nc\n", open_model=open_model)
-    assert done == Run(0, "Hello.\n", "")
-    assert "".join(seen).endswith("<｜User｜>a b\nc\n\nWhat is this?<｜Assistant｜></think>")
-
-
-class Asked(list[str]):
-    """The prompts that a model is asked."""
-
-    def opening(self, *replies: str):
-        model = opening(*replies)
+    def opening(self, reply: str):
+        model = opening(reply)
 
         def open_model(path: Path, options: Options):
             engine, tokenizer = model(path, options)
-            encode = tokenizer.encode
-            tokenizer.encode = lambda prompt: self.append(str(prompt)) or encode(prompt)
+            next_token = engine.model.next_token
+
+            def remembering(history: list[int]) -> int:
+                if history[-1] == tokenizer.control_ids[END_THINK]:
+                    self.prompt = tokenizer.decode(history)
+                return next_token(history)
+
+            engine.model.next_token = remembering
             return engine, tokenizer
 
         return open_model
 
     @property
     def text(self) -> str:
-        """The last user message."""
-        return "".join(self).rpartition("<｜User｜>")[2].removesuffix("<｜Assistant｜></think>")
+        """The user message."""
+        return self.prompt.partition("<｜User｜>")[2].removesuffix("<｜Assistant｜></think>")
+
+
+def test_stdin_is_the_message(folder: Path) -> None:
+    asked = Asked()
+    options = ("--model", folder, "--think", "none")
+    done = run(*options, piped="from a pipe\n", open_model=asked.opening("Hello."))
+    assert (done, asked.text) == (Run(0, "Hello.\n", ""), "from a pipe")
+    done = run(*options, "-p", "What?", piped="a b\nc\n", open_model=asked.opening("Hello."))
+    assert (done, asked.text) == (Run(0, "Hello.\n", ""), "a b\nc\n\nWhat?")
 
 
 def test_files_come_before_what_is_asked_and_piped_text_before_them(
