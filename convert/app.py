@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from convert import inspect
-from convert.deletion import open_source
+from convert.deletion import SOURCE_FILE, open_source
 from convert.fetch import fetch
 from convert.fit import MEMORIES, fit_sentence, fitting_plan, shipped_plans
-from convert.plan import plan_conversion
+from convert.importance import open_importance
+from convert.plan import ConversionPlan, plan_conversion
 from convert.progress import Progress, progress_for
 from convert.recipe import NATIVE, SHIPPED
 from convert.report import facts, page, size_text
@@ -65,6 +66,8 @@ def _convert(options: argparse.Namespace, progress: Progress) -> None:
             progress.say(fit_sentence(plan, options.fit), "fit", recipe=plan.recipe.name)
     else:
         plan = plan_conversion(checkpoint, options.recipe, parameters=parameters)
+    if options.importance:
+        plan = _weighted(plan, options)
     if options.dry_run:
         data = facts(plan, destination)
         print(json.dumps(data, indent=2) if options.json else "\n".join(page(plan, destination)))
@@ -88,6 +91,14 @@ def _convert(options: argparse.Namespace, progress: Progress) -> None:
     progress.say(f"done: {destination}", "done", destination=str(destination))
 
 
+def _weighted(plan: ConversionPlan, options: argparse.Namespace) -> ConversionPlan:
+    """The same plan with the importance file; one of another checkpoint is refused."""
+    deleting = (options.dst / SOURCE_FILE).exists()  # the source may be gone in part
+    source, parameters = plan.source, plan.parameters
+    importance = open_importance(options.importance, source, parameters, not deleting)
+    return plan_conversion(source, plan.recipe, parameters=parameters, importance=importance)
+
+
 def _verify(options: argparse.Namespace, progress: Progress) -> None:
     verify(options.dst, options.against, options.level, progress, options.text)
 
@@ -95,6 +106,12 @@ def _verify(options: argparse.Namespace, progress: Progress) -> None:
 def _inspect(options: argparse.Namespace, progress: Progress) -> None:
     facts = inspect.describe(options.path)
     print(json.dumps(facts, indent=2) if options.json else "\n".join(inspect.page(facts)))
+
+
+def _calibrate(options: argparse.Namespace, progress: Progress) -> None:
+    from convert.calibrate import calibrate
+
+    calibrate(options.src, options.texts, options.output, progress)
 
 
 def _fetch(options: argparse.Namespace, progress: Progress) -> None:
@@ -113,7 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m convert",
         description="Turn the official DeepSeek-V4 files into a folder that MLX loads directly.",
-        epilog="Further: `fetch REPO_ID DST`, `verify DST`, `inspect PATH`; each has a --help.",
+        epilog="Further: `fetch REPO_ID DST`, `calibrate SRC TEXT...`, `verify DST` and `inspect "
+        "PATH`; each has a --help.",
     )
     parser.add_argument("src", metavar="SRC", type=Path, help="the official folder")
     parser.add_argument("dst", metavar="DST", type=Path, help="the new folder, empty or absent")
@@ -128,6 +146,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         default=NATIVE,
         help="how few bits: " + ", ".join(SHIPPED) + " or FILE.toml (default: native, no change)",
+    )
+    parser.add_argument(
+        "--importance",
+        metavar="FILE",
+        type=Path,
+        help="weigh errors of quantized matrices by what `calibrate` measured",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print sizes, disk and memory, and write nothing"
@@ -167,6 +191,32 @@ def _inspect_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _calibrate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m convert calibrate",
+        description="Measure on texts how much each input channel of the matrices carries, one "
+        "layer in memory at a time, for --importance.",
+    )
+    parser.add_argument("src", metavar="SRC", type=Path, help="the official folder")
+    parser.add_argument(
+        "texts",
+        metavar="TEXT",
+        type=Path,
+        nargs="+",
+        help='UTF-8 texts; in *.jsonl one conversation per line, {"messages": [...]}',
+    )
+    parser.add_argument(
+        "-o",
+        dest="output",
+        metavar="FILE",
+        type=Path,
+        default=Path("importance.safetensors"),
+        help="the file to write (default: importance.safetensors)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON event per line on stdout")
+    return parser
+
+
 def _fetch_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m convert fetch",
@@ -180,6 +230,7 @@ def _fetch_parser() -> argparse.ArgumentParser:
 
 
 _COMMANDS = {
+    "calibrate": (_calibrate_parser, _calibrate),
     "fetch": (_fetch_parser, _fetch),
     "verify": (_verify_parser, _verify),
     "inspect": (_inspect_parser, _inspect),

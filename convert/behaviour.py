@@ -1,12 +1,14 @@
 """How differently a converted model speaks: perplexity of a text, and distance to the source."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from dsv4_mlx.errors import UsageError
+from convert.texts import read_text
 from dsv4_mlx.loading import load
 
 if TYPE_CHECKING:
@@ -40,33 +42,49 @@ class Behaviour:
 def compare(folder: Path, source: Path | None, text: Path) -> Behaviour:
     """Run the text through one or both models; both are in memory at once."""
     model, tokenizer = load(folder)
-    try:
-        tokens = tokenizer.encode(text.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{text} is no UTF-8 text; give another file.") from error
-    if len(tokens) < 2:
-        raise UsageError(
-            f"{text} has {len(tokens)} tokens, expected 2 or more; give a longer text."
-        )
-    released = None if source is None else load(source)[0]
-    ours, theirs = model.make_cache(), released.make_cache() if released else []
-    sums = [0.0, 0.0, 0.0, 0.0]
-    for start in range(0, len(tokens) - 1, _CHUNK_TOKENS):
-        part = mx.array([tokens[start : start + _CHUNK_TOKENS]])
-        answers = mx.array(tokens[start + 1 : start + 1 + _CHUNK_TOKENS])
-        mine = _log_probabilities(model, part, ours)[: answers.size]
-        sums[0] -= _at(mine, answers)
-        if released:
-            right = _log_probabilities(released, part, theirs)[: answers.size]
-            sums[1] -= _at(right, answers)
-            sums[2] += float(mx.sum(mx.exp(right) * (right - mine)).item())  # type: ignore[arg-type]
-            same = mx.argmax(right, axis=-1) == mx.argmax(mine, axis=-1)
-            sums[3] += float(mx.sum(same).item())  # type: ignore[arg-type]
-    count = len(tokens) - 1
-    perplexity, other = (float(mx.exp(mx.array(one / count)).item()) for one in sums[:2])  # type: ignore[arg-type]
-    if released is None:
-        return Behaviour(count, perplexity)
-    return Behaviour(count, perplexity, sums[2] / count, sums[3] / count, other)
+    timelines = read_text(text, tokenizer).timelines
+    return compare_models(model, None if source is None else load(source)[0], timelines)
+
+
+def compare_models(
+    model: "Model", released: "Model | None", timelines: Iterable[list[int]]
+) -> Behaviour:
+    """The same of loaded models; every token but the first of a timeline counts."""
+    sums = _Sums()
+    for tokens in timelines:
+        ours, theirs = model.make_cache(), released.make_cache() if released else []
+        for start in range(0, len(tokens) - 1, _CHUNK_TOKENS):
+            part = mx.array([tokens[start : start + _CHUNK_TOKENS]])
+            answers = mx.array(tokens[start + 1 : start + 1 + _CHUNK_TOKENS])
+            mine = _log_probabilities(model, part, ours)[: answers.size]
+            right = _log_probabilities(released, part, theirs) if released else None
+            sums.add(mine, None if right is None else right[: answers.size], answers)
+    return sums.behaviour(released is not None)
+
+
+class _Sums:
+    """What is added up over chunks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.surprise = self.source_surprise = self.kl = self.same = 0.0
+
+    def add(self, mine: mx.array, right: mx.array | None, answers: mx.array) -> None:
+        """Log probabilities [S, V] of both models, and the tokens that came, [S]."""
+        self.count += answers.size
+        self.surprise -= _at(mine, answers)
+        if right is None:
+            return
+        self.source_surprise -= _at(right, answers)
+        self.kl += _sum(mx.exp(right) * (right - mine))
+        self.same += _sum(mx.argmax(right, axis=-1) == mx.argmax(mine, axis=-1))
+
+    def behaviour(self, compared: bool) -> Behaviour:
+        perplexity = exp(self.surprise / self.count)
+        if not compared:
+            return Behaviour(self.count, perplexity)
+        kl, same = self.kl / self.count, self.same / self.count
+        return Behaviour(self.count, perplexity, kl, same, exp(self.source_surprise / self.count))
 
 
 def _log_probabilities(model: "Model", tokens: mx.array, cache: list) -> mx.array:  # type: ignore[type-arg]
@@ -76,4 +94,8 @@ def _log_probabilities(model: "Model", tokens: mx.array, cache: list) -> mx.arra
 
 
 def _at(logs: mx.array, tokens: mx.array) -> float:
-    return float(mx.take_along_axis(logs, tokens[:, None], axis=-1).sum().item())  # type: ignore[arg-type]
+    return _sum(mx.take_along_axis(logs, tokens[:, None], axis=-1))
+
+
+def _sum(array: mx.array) -> float:
+    return float(array.sum().item())  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ def card(plan: ConversionPlan, file_bytes: Mapping[str, int], errors: Mapping[st
         "",
         f"- Weights: {sum(file_bytes.values())} bytes in {len(file_bytes)} files.",
         f"- One token reads {size_text(per_token)} of weights.",
+        *_importance_lines(plan),
         "",
         "| matrices | format | bytes | bits per weight | weight error, mean | worst |",
         "|---|---|---:|---:|---:|---:|",
@@ -42,6 +43,18 @@ def card(plan: ConversionPlan, file_bytes: Mapping[str, int], errors: Mapping[st
         ceiling = mac.bandwidth_gb_s * 1e9 / per_token
         lines.append(f"| {mac.name} |{verdicts} {ceiling:.1f} tokens/s |")
     return "\n".join(lines) + "\n"
+
+
+def _importance_lines(plan: ConversionPlan) -> list[str]:
+    facts = plan.importance
+    if facts is None:
+        return []
+    return [
+        f"- Errors were weighted by importance, measured on {facts['tokens']} tokens (file",
+        f"  {facts['sha256'][:16]}); {facts['experts_by_mean']} of {facts['experts']} experts saw "
+        "too few of them and",
+        "  have their layer's mean. The plain errors below are not what was made small.",
+    ]
 
 
 def _kind_rows(plan: ConversionPlan, errors: Mapping[str, float]) -> list[str]:

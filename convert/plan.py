@@ -7,10 +7,11 @@ kept aside; every shard knows its jobs, its tensors and its size.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from convert.importance import Importance
 from convert.jobs import Job, Output, copy_job, native_job
 from convert.quantized import quantized_job
 from convert.recipe import NATIVE, Recipe, read_recipe, require_used
@@ -61,6 +62,8 @@ class ConversionPlan:
     """Those of the model; draft blocks that it runs (MTP) are alone in the last."""
     drafts: Shard
     config: dict[str, Any]
+    importance: Mapping[str, Any] | None = None
+    """What conversion.json says of the importance file."""
 
     @property
     def files(self) -> tuple[Shard, ...]:
@@ -87,7 +90,10 @@ class ConversionPlan:
             [shard.file, [[job.module, job.format, *map(str, job.outputs)] for job in shard.jobs]]
             for shard in self.files
         ]
-        text = json.dumps([FORMAT_VERSION, self.recipe.name, shards, self.config], sort_keys=True)
+        decided = [FORMAT_VERSION, self.recipe.name, shards, self.config]
+        if self.importance is not None:
+            decided.append(self.importance["sha256"])
+        text = json.dumps(decided, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -96,10 +102,12 @@ def plan_conversion(
     recipe: str | Recipe = NATIVE,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     parameters: ParameterPlan | None = None,
+    importance: Importance | None = None,
 ) -> ConversionPlan:
     """Plan one conversion; UsageError for an unknown recipe or a folder already converted.
 
-    `parameters` saves matching the tensors anew when several recipes are compared.
+    `parameters` saves matching the tensors anew when several recipes are compared. `importance`
+    weights the errors of what is quantized; UsageError where nothing is.
     """
     rules = read_recipe(recipe) if isinstance(recipe, str) else recipe
     if (source.folder / CONVERSION_FILE).exists():
@@ -109,9 +117,14 @@ def plan_conversion(
     packings = {
         one.module: packed for one in parameters.parameters if (packed := rules.packing(one))
     }
+    if importance is not None and not packings:
+        raise UsageError(
+            f"The recipe {rules.name} quantizes nothing, so there is nothing to weigh; leave "
+            "--importance or choose another recipe."
+        )
     experts = source.config.n_routed_experts
     jobs = [
-        quantized_job(one, packings[one.module])
+        quantized_job(one, packings[one.module], importance)
         if one.module in packings
         else native_job(one, experts)
         for one in parameters.parameters
@@ -125,6 +138,7 @@ def plan_conversion(
         tuple(_shards(jobs, max_shard_bytes)),
         drafts,
         _config(source, parameters.parameters, packings),
+        importance.facts if importance else None,
     )
 
 

@@ -7,6 +7,7 @@ from math import prod
 import mlx.core as mx
 import numpy as np
 
+from convert.importance import Importance, rows_of
 from convert.jobs import Job, Output, Piece, sources_of
 from convert.lowbit import Packed, quantize
 from dsv4_mlx.parameters import Parameter, Part
@@ -37,8 +38,10 @@ class WeightError:
         return float((self.differences / self.weights) ** 0.5) if self.weights else 0.0
 
 
-def quantized_job(parameter: Parameter, packing: Packing) -> Job:
-    """`parameter` in affine groups."""
+def quantized_job(
+    parameter: Parameter, packing: Packing, importance: Importance | None = None
+) -> Job:
+    """`parameter` in affine groups, its errors weighted by `importance`."""
     *lead, width = parameter.shape
     bits, group = packing["bits"], packing["group_size"]
     grouped = (*lead, width // group)
@@ -51,8 +54,9 @@ def quantized_job(parameter: Parameter, packing: Packing) -> Job:
 
     def pieces() -> Iterator[Piece]:
         error.weights = error.differences = 0.0
-        for _, values in _in_order(parameter):
-            packed = quantize(values, bits, group)
+        weights = None if importance is None else importance.of(parameter)
+        for row, values in in_order(parameter):
+            packed = quantize(values, bits, group, _weights(weights, parameter, row, len(values)))
             _add(error, values, packed, packing)
             for index, array in enumerate(packed):
                 yield index, _bytes(array)
@@ -74,13 +78,20 @@ def measured(
     """How far the stored `tensors` of a converted folder are from the source's `parameter`."""
     error = WeightError()
     entries = [tensors[f"{parameter.module}.{field}"] for field in ("weight", "scales", "biases")]
-    for row, values in _in_order(parameter):
+    for row, values in in_order(parameter):
         words, scales, offsets = (_stored(entry, row, len(values)) for entry in entries)
         _add(error, values, (words, scales, offsets), packing)
     return error
 
 
-def _in_order(parameter: Parameter) -> Iterator[tuple[int, mx.array]]:
+def _weights(
+    importance: np.ndarray | None, parameter: Parameter, row: int, count: int
+) -> mx.array | None:
+    """Those of `count` rows from `row` on, as the search takes them."""
+    return None if importance is None else mx.array(rows_of(importance, parameter, row, count))
+
+
+def in_order(parameter: Parameter) -> Iterator[tuple[int, mx.array]]:
     """(first row in the whole stack, values) of every block."""
     row = 0
     for part in parameter.parts:

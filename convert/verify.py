@@ -4,6 +4,7 @@ beside the source, that every value is the source's."""
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def _plan(folder: Path, summary: dict[str, Any], source: Path) -> ConversionPlan
     rules = {"matrices": summary.get("rules", [])}
     recipe = recipe_of(summary["recipe"], rules)
     plan = plan_conversion(open_checkpoint(source), recipe)
+    plan = replace(plan, importance=summary.get("importance"))
     if summary.get("plan") != plan.digest():
         raise CheckpointError(
             f"{folder} was converted from another source than {source} or by another version; "

@@ -102,8 +102,8 @@ def _require_same(plan: ConversionPlan, destination: Path) -> None:
         ) from error
     if plan_made != plan.digest():
         raise UsageError(
-            f"{destination} holds a finished conversion of another source or recipe; give "
-            "another folder."
+            f"{destination} holds a finished conversion of another source, recipe or importance "
+            "file; give another folder."
         )
 
 
@@ -193,8 +193,8 @@ class _Run:
         self._require_unchanged()
         if self.journal.start["plan"] != self.plan.digest():
             raise UsageError(
-                f"{self.folder} was begun with another recipe or program version; delete it and "
-                "convert again."
+                f"{self.folder} was begun with another recipe, importance file or program version; "
+                "delete it and convert again."
             )
         for path in self.folder.rglob("*.partial"):
             path.unlink()
@@ -291,6 +291,7 @@ class _Run:
             "written_by": f"dsv4-mlx {__version__}",
             "recipe": self.plan.recipe.name,
             "rules": self.plan.recipe.as_rules(),
+            "importance": self.plan.importance,
             "plan": self.plan.digest(),
             "fingerprint": digest,
             "bytes_per_token": bytes_per_token(self.plan),

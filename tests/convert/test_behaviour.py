@@ -61,4 +61,4 @@ def test_behaviour_and_text_belong_together(tmp_path, text, capsys):
     (tmp_path / "empty.txt").touch()
     arguments = ["--level", "behaviour", "--text", str(tmp_path / "empty.txt")]
     assert main(["verify", str(tmp_path / "out"), *arguments]) == 2
-    assert "expected 2 or more" in capsys.readouterr().err
+    assert "than expected, 2 or more" in capsys.readouterr().err
