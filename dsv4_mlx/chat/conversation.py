@@ -5,15 +5,17 @@ Going back (`undo`, `retry`, `edit`, `fork`) returns to a place of the session's
 nothing that is kept is read again.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from dsv4_mlx.chat.dialogue import ContextUse, Dialogue, Step
+from dsv4_mlx.chat.dialogue import ContextUse, Dialogue, Emit, Step
 from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.chat.events import (
     BudgetReached,
@@ -208,18 +210,22 @@ class Conversation:
         """The events of one answer; `step` says to what, once the model's thread is free."""
         cancelled = self._cancelled = Flag()
         dialogue, manner = self._dialogue, self._manner()
-        return self._relayed(
-            lambda emit: dialogue.answer(step(dialogue.turns), manner, cancelled, emit), cancelled
-        )
 
-    def _relayed(
-        self, answer: Callable[[Callable[[Event], None]], None], cancelled: Flag
-    ) -> Iterator[Event]:
+        def answer(emit: Emit, asked_at: float) -> None:
+            dialogue.answer(
+                replace(step(dialogue.turns), asked_at=asked_at), manner, cancelled, emit
+            )
+
+        return self._relayed(answer, cancelled)
+
+    def _relayed(self, answer: Callable[[Emit, float], None], cancelled: Flag) -> Iterator[Event]:
+        """The events of `answer`, which runs on the model's thread."""
         events: SimpleQueue[Event | None] = SimpleQueue()
+        asked_at = time.perf_counter()
 
         def work() -> None:
             try:
-                answer(events.put)
+                answer(events.put, asked_at)
             finally:
                 events.put(None)
 

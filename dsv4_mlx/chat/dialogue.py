@@ -5,7 +5,7 @@ What the session holds need not match: it reads what is missing and goes back wh
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ from threading import Event as Flag
 from typing import TYPE_CHECKING
 
 from dsv4_mlx.chat.budget import ReasoningBudget
-from dsv4_mlx.chat.events import Done, Event, Progress, Timing, Usage
+from dsv4_mlx.chat.events import Done, Event, Progress, Usage
 from dsv4_mlx.chat.manner import Manner
-from dsv4_mlx.chat.prefixes import Prefixes, keep, stable_length, started
+from dsv4_mlx.chat.prefixes import Prefixes, keep, stable_length, started, wanted
 from dsv4_mlx.chat.prompting import PromptTokens, PromptWriter
 from dsv4_mlx.chat.reply import Reply
 from dsv4_mlx.chat.turns import Turn
@@ -46,6 +46,8 @@ class Step:
     kept: tuple[Turn, ...]
     turn: Turn
     shared: str = ""
+    asked_at: float = 0.0
+    """When the answer was asked for, by `time.perf_counter`."""
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -79,33 +81,24 @@ class Dialogue:
 
     def answer(self, step: Step, manner: Manner, cancelled: Flag, emit: Emit) -> None:
         """Generate the reply that `step` asks for; Done is the last event."""
-        begun, budget = time.perf_counter(), ReasoningBudget(manner.budget)
         prompt, shared = self._prompt(step, manner)
-        reply = Reply(
-            self._tokenizer, manner.thinking, emit, budget=budget, calls_before=step.calls
-        )
-        session, read = self._read(prompt, shared, cancelled, emit)
-        prefilled = time.perf_counter()
-        if not read.cancelled:
-            self._generate(session, reply, manner, cancelled)
-        said = reply.close()
-        turn = step.turn.answered(said.message, said.thought, said.answer)
-        self.turns = (*step.kept, turn)
-        self._measure()
-        count = Usage(len(prompt.tokens), read.reused, reply.generated, reply.reasoning_tokens)
-        emit(Done(said.finish_reason, count, _timing(reply, begun, prefilled)))
-        if self._prefixes is not None:
-            keep(session, shared, self._prefixes)
+        try:
+            done = self._replied(step, prompt, shared, manner, cancelled, emit)
+        finally:
+            self._measure()
+        emit(done)
+        if self._session is not None:
+            keep(self._session, shared)
 
     def undo(self, manner: Manner) -> str:
         """Forget the last turn, and return to where it began; what was asked in it."""
         *kept, last = self.turns
-        self.turns = tuple(kept)
         start = self._writer.write([*kept, Turn.asking("")], manner)
         end = start.boundaries[-1]
         # Written in another mode the timeline goes another way; the next answer finds its place.
         if self._session is not None and self._session.tokens[:end] == start.tokens[:end]:
             self._session.rewind(end)
+        self.turns = tuple(kept)
         self._measure()
         return last.text
 
@@ -134,22 +127,50 @@ class Dialogue:
         self._session = session
         self._measure()
 
-    def _prompt(self, step: Step, manner: Manner) -> tuple[PromptTokens, list[int]]:
-        """The prompt, and the lengths of its beginnings that other prompts may share."""
+    def _prompt(self, step: Step, manner: Manner) -> tuple[PromptTokens, dict[int, Path]]:
+        """The prompt, and the beginnings of it to keep for other prompts: length and path."""
         if self._prefixes is None or step.kept:
-            return self._writer.write(step.turns, manner), []
-        alone = self._writer.write([Turn.asking(step.shared)], manner)
+            return self._writer.write(step.turns, manner), {}
+        alone = self._writer.write([Turn.asking(step.shared)], manner) if step.shared else None
         prompt = self._writer.write(step.turns, manner)
-        lengths = [prompt.boundaries[0]]
-        if step.shared and step.turn.text.startswith(step.shared):
+        lengths = {prompt.boundaries[0]}  # the system part
+        if alone is not None:
             bytes_of = self._tokenizer.token_bytes
-            lengths.append(stable_length(prompt.tokens, alone.tokens, bytes_of))
-        # `<bos>` alone is not worth a place.
-        return prompt, sorted({length for length in lengths if length > 1})
+            lengths.add(stable_length(prompt.tokens, alone.tokens, bytes_of))
+        return prompt, wanted(prompt.tokens, sorted(lengths), self._prefixes)
+
+    def _replied(
+        self,
+        step: Step,
+        prompt: PromptTokens,
+        shared: Collection[int],
+        manner: Manner,
+        cancelled: Flag,
+        emit: Emit,
+    ) -> Done:
+        """Read the prompt, generate the reply and keep it; places lie at `shared` lengths too."""
+        reply = Reply(
+            self._tokenizer,
+            manner.thinking,
+            emit,
+            budget=ReasoningBudget(manner.budget),
+            calls_before=step.calls,
+        )
+        started_at = time.perf_counter()
+        session, read = self._read(prompt, shared, cancelled, emit)
+        prefill_s = time.perf_counter() - started_at
+        if not read.cancelled:
+            self._generate(session, reply, manner, cancelled)
+        said = reply.close()
+        turn = step.turn.answered(said.message, said.thought, said.answer)
+        self.turns = (*step.kept, turn)
+        count = Usage(len(prompt.tokens), read.reused, reply.generated, reply.reasoning_tokens)
+        return Done(said.finish_reason, count, reply.timing(step.asked_at, prefill_s))
 
     def _read(
-        self, prompt: PromptTokens, shared: Sequence[int], cancelled: Flag, emit: Emit
+        self, prompt: PromptTokens, shared: Collection[int], cancelled: Flag, emit: Emit
     ) -> "tuple[Session, Sync]":
+        """Bring the session to the prompt."""
         session = self._session
         if session is None or not len(session):
             session = self._session = started(self._engine, prompt.tokens, self._prefixes)
@@ -196,11 +217,3 @@ def _apart(boundaries: Sequence[int], distance: int) -> list[int]:
         if offset > 1 and (not chosen or chosen[-1] - offset >= distance):
             chosen.append(offset)
     return chosen
-
-
-def _timing(reply: Reply, begun: float, prefilled: float) -> Timing:
-    if reply.first_at is None:
-        return Timing(prefilled - begun)
-    return Timing(
-        prefilled - begun, reply.first_at - begun, reply.last_at - reply.first_at, reply.generated
-    )

@@ -4,7 +4,7 @@ What other prompts are likely to share is the system part and the attached files
 its token ids, so an outdated or foreign one never changes an answer; a damaged one is removed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -50,29 +50,43 @@ def stable_length(
 
 def started(engine: "Engine", tokens: Sequence[int], prefixes: Prefixes | None) -> "Session":
     """A session that holds the longest stored beginning of `tokens`, or nothing."""
-    session = engine.session()
-    path = prefixes.find(tokens) if prefixes else None
-    if path is None:
-        return session
-    try:
-        session.load(path)
-    except (CacheError, OSError):
-        with suppress(OSError):
-            path.unlink()
-        return engine.session()
-    held = session.tokens
-    # All but the last token at most: reading that one gives the logits.
-    fits = held == list(tokens[: len(held)]) and len(held) < len(tokens)
-    return session if fits else engine.session()
+    # Never all of them: reading the last token gives the logits.
+    beginning = tokens[:-1]
+    tried: set[Path] = set()
+    while (path := _found(beginning, prefixes)) is not None and path not in tried:
+        tried.add(path)
+        session = engine.session()
+        try:
+            session.load(path)
+        except (CacheError, OSError):
+            with suppress(OSError):
+                path.unlink()
+            continue
+        if session.tokens == list(tokens[: len(session)]):
+            return session
+        break
+    return engine.session()
 
 
-def keep(session: "Session", lengths: Sequence[int], prefixes: Prefixes) -> None:
-    """Store the beginnings of `session` of these lengths, where `prefixes` has a place for them.
+def _found(tokens: Sequence[int], prefixes: Prefixes | None) -> Path | None:
+    with suppress(OSError):
+        return prefixes.find(tokens) if prefixes else None
+    return None
 
-    What cannot be written is left: the next run reads it again.
-    """
+
+def wanted(tokens: Sequence[int], lengths: Iterable[int], prefixes: Prefixes) -> dict[int, Path]:
+    """Those of the lengths whose beginnings `prefixes` wants to have, and where."""
+    paths: dict[int, Path] = {}
     for length in lengths:
-        path = prefixes.keep(session.tokens[:length])
-        if path is not None:
-            with suppress(CacheError, OSError, RuntimeError):
-                session.save_place(path, length)
+        with suppress(OSError):
+            path = prefixes.keep(tokens[:length])
+            if path is not None:
+                paths[length] = path
+    return paths
+
+
+def keep(session: "Session", paths: Mapping[int, Path]) -> None:
+    """Store the beginnings of `session`; what cannot be written is read again another time."""
+    for length, path in paths.items():
+        with suppress(CacheError, OSError, RuntimeError):
+            session.save_place(path, length)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsv4_mlx.chat.budget import TAIL, ReasoningBudget
 from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
-from dsv4_mlx.chat.events import BudgetReached, Event, FinishReason
+from dsv4_mlx.chat.events import BudgetReached, Event, FinishReason, Timing
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReplyParser
 from dsv4_mlx.chat.settings import Thinking
@@ -42,8 +42,7 @@ class Reply:
     ) -> None:
         self.generated = 0
         self.reasoning_tokens = 0
-        self.first_at: float | None = None
-        self.last_at = 0.0
+        self._first_at = self._last_at = 0.0
         self._tokens: list[int] = []  # without the closing EOS
         self._thinks = thinking.mode == "thinking"
         self._tokenizer = tokenizer
@@ -60,8 +59,8 @@ class Reply:
     def write(self, stream: "Iterator[Token]") -> None:
         """Take every token of `stream`."""
         for token in stream:
-            self.last_at = time.perf_counter()
-            self.first_at = self.first_at or self.last_at
+            self._last_at = time.perf_counter()
+            self._first_at = self._first_at or self._last_at
             self.generated += 1
             self._finish = token.finish or self._finish
             if token.finish != "stop":
@@ -76,6 +75,13 @@ class Reply:
             return None
         self._emit(BudgetReached(kind, self.reasoning_tokens))
         return self._end_think
+
+    def timing(self, asked_at: float, prefill_s: float) -> Timing:
+        """How long it took, from when the answer was asked for (`time.perf_counter`)."""
+        if not self.generated:
+            return Timing(prefill_s)
+        generation_s = self._last_at - self._first_at
+        return Timing(prefill_s, self._first_at - asked_at, generation_s, self.generated)
 
     def close(self) -> Said:
         """The whole reply, and why it ended."""

@@ -27,29 +27,8 @@ from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import PromptError
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.tokenizer import Tokenizer
-from tests.cli.scripted import scripted_engine, write_chat_folder
-
-CHAT, THINKING = Thinking("chat"), Thinking("thinking", "high")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer(write_chat_folder(tmp_path_factory.mktemp("model")))
-
-
-def talk(tokenizer: Tokenizer, *replies: str, thinking: Thinking = CHAT, **options) -> Conversation:
-    context = options.pop("context", 1 << 20)
-    engine = scripted_engine(tokenizer, replies, context=context)
-    return Conversation(
-        engine, tokenizer, thinking=thinking, sampling=Sampling(temperature=0.0), **options
-    )
-
-
-def answer(conversation: Conversation, text: str) -> tuple[list, Done]:
-    """The events between progress and Done, deltas joined, and Done."""
-    *events, done = conversation.send(text)
-    said = [event for event in events if not isinstance(event, Progress)]
-    return merge_deltas(said), done
+from tests.chat.talking import CHAT, THINKING, answer, talk
+from tests.cli.scripted import scripted_engine
 
 
 def test_a_turn_in_chat_mode_gives_text_and_usage(tokenizer: Tokenizer) -> None:
