@@ -135,8 +135,8 @@ class Dialogue:
         prompt = self._writer.write(step.turns, manner)
         lengths = {prompt.boundaries[0]}  # the system part
         if alone is not None:
-            bytes_of = self._tokenizer.token_bytes
-            lengths.add(stable_length(prompt.tokens, alone.tokens, bytes_of))
+            shared = alone.tokens[: alone.question_end]
+            lengths.add(stable_length(prompt.tokens, shared, self._tokenizer.token_bytes))
         return prompt, wanted(prompt.tokens, sorted(lengths), self._prefixes)
 
     def _replied(

@@ -35,7 +35,7 @@ def stable_length(
 ) -> int:
     """How many of `tokens` stay the same whatever follows the shared text.
 
-    `alone` are the tokens of a prompt in which nothing follows it. Where the two part, the last
+    `alone` are the tokens of a prompt that ends with the shared text. Where the two part, the last
     word may be split differently by other text behind it. The end of a line is a border that no
     tokenizer of this family crosses; without one in reach, a few tokens are given up.
     """

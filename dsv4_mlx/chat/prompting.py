@@ -18,10 +18,14 @@ Run = tuple[Segment, ...]
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """What the model is asked. `boundaries` are the offsets at which user turns begin."""
+    """What the model is asked. `boundaries` are the offsets at which user turns begin.
+
+    `question_end` is where the last of them ends: what follows makes the model answer.
+    """
 
     tokens: list[int]
     boundaries: list[int]
+    question_end: int
 
 
 class PromptWriter:
@@ -53,7 +57,7 @@ class PromptWriter:
         """Token ids of `prompt`, whose n-th reply has the thought and the answer `said[n]`."""
         self._used = {}
         tokens: list[int] = []
-        boundaries = []
+        boundaries, question_end = [], 0
         replies = iter(said)
         thought: Tokens = ()
         answer: Tokens = ()
@@ -65,11 +69,12 @@ class PromptWriter:
             if run[0].text == USER:
                 boundaries.append(len(tokens))
             elif run[0].text == ASSISTANT:
+                question_end = len(tokens)
                 thought, answer = next(replies, ((), ()))
             stand_in = {THINK: thought, END_THINK: answer}.get(run[0].text, ())
             tokens += [*self._encoded(run), *stand_in]
         self._known = self._used
-        return PromptTokens(tokens, boundaries)
+        return PromptTokens(tokens, boundaries, question_end)
 
     def _encoded(self, run: Run) -> list[int]:
         ids = self._known.get(run)

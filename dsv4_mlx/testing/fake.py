@@ -94,7 +94,7 @@ class FakeCaches:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             found, history, tokens, metadata, offsets = content
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise CacheError(f"{path} is damaged ({error}); delete it.") from error
         if found != fingerprint:
             raise CacheError(f"{path} was saved by {found!r}, not by {fingerprint!r}.")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dsv4_mlx import Numerics, load
 from dsv4_mlx.chat.conversation import (
+    ContextUse,
     Conversation,
     Done,
     Progress,
@@ -262,6 +263,71 @@ def test_a_real_model_answers_the_second_turn_as_if_it_had_read_it_all(tmp_path:
             read = done.usage.prompt_tokens
             assert done.usage.cached_tokens > 40
             assert timeline[read:] == worker.submit(fresh, engine, timeline[:read]).result()
+
+
+def test_timing_tells_reading_from_generating(tokenizer: Tokenizer) -> None:
+    _, done = answer(talk(tokenizer, "One two three."), "a")
+    timing = done.timing
+    assert timing.generated == done.usage.completion_tokens
+    assert 0 < timing.prefill_s < timing.first_token_s
+    assert timing.tokens_per_s == (timing.generated - 1) / timing.generation_s
+
+
+def test_no_speed_is_told_for_a_single_token(tokenizer: Tokenizer) -> None:
+    _, done = answer(talk(tokenizer, "One.", max_tokens=1), "a")
+    assert done.timing.tokens_per_s is None
+    _, done = answer(talk(tokenizer, "One.", max_tokens=0), "a")
+    assert (done.timing.first_token_s, done.timing.tokens_per_s) == (None, None)
+
+
+def test_reasoning_tokens_are_counted(tokenizer: Tokenizer) -> None:
+    _, done = answer(talk(tokenizer, "Let me see.</think>Four.", thinking=THINKING), "2+2?")
+    thought, said = tokenizer.encode("Let me see."), tokenizer.encode("Four.")
+    assert done.usage.reasoning_tokens == len(thought)
+    assert done.usage.completion_tokens == len(thought) + len(said) + 2
+
+
+def test_settings_count_from_the_next_turn(tokenizer: Tokenizer) -> None:
+    conversation = talk(tokenizer, "One two three.", "One two three.")
+    events = conversation.send("a")
+    conversation.max_tokens, conversation.system = 2, "Be brief."
+    *_, done = events
+    assert done.finish_reason == "stop"
+    _, done = answer(conversation, "b")
+    assert (done.finish_reason, done.usage.cached_tokens) == ("length", 0)
+
+
+def test_context_is_known_between_turns(tokenizer: Tokenizer) -> None:
+    conversation = talk(tokenizer, "One.", context=5000)
+    assert conversation.context() == ContextUse(0, 5000)
+    _, done = answer(conversation, "a")
+    used = done.usage.prompt_tokens + done.usage.completion_tokens
+    assert conversation.context() == ContextUse(used, 5000, 1000, 4 * used, 0)
+    conversation.clear()
+    assert conversation.context() == ContextUse(0, 5000)
+
+
+def test_counting_needs_no_turn_of_the_model(tokenizer: Tokenizer) -> None:
+    conversation = talk(tokenizer, "again and …")
+    events = conversation.send("go")
+    next(events)  # the model's thread is busy from here on
+    assert conversation.count("How many tokens?") == len(tokenizer.encode("How many tokens?"))
+    events.close()
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2, 3, 5])
+def test_cancel_at_any_event_keeps_a_dialogue_that_goes_on(
+    tokenizer: Tokenizer, moment: int
+) -> None:
+    conversation = talk(tokenizer, "Hm.</think>again and …", "So.</think>Back.", thinking=THINKING)
+    conversation._dialogue._engine.prefill_chunk = 4
+    for number, event in enumerate(conversation.send("a question of some length")):
+        if number == moment:
+            conversation.cancel()
+        last = event
+    assert last.finish_reason == "cancelled"
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+    assert answer(conversation, "and now?")[0][-1] == TextDelta("Back.")
 
 
 def test_importing_conversations_loads_nothing_heavy() -> None:

@@ -216,10 +216,8 @@ def test_a_cancelled_retry_keeps_its_part(tokenizer: Tokenizer) -> None:
     conversation = talk(tokenizer, "One.", "again and …", max_tokens=500)
     answer(conversation, "a")
     answer(conversation, "b")
-    seen = 0
-    for _ in conversation.retry():
-        seen += 1
-        if seen == 5:
+    for number, _ in enumerate(conversation.retry()):
+        if number == 5:
             conversation.cancel()
     assert len(conversation.turns) == 2
     assert 0 < len(conversation.messages[-1]["content"]) < 100
