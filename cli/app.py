@@ -17,7 +17,6 @@ from cli.options import Helped, Options, parse
 from cli.output import Output, json_line
 from cli.preferences import Preferences
 from cli.prefixes import stored_prefixes
-from cli.repl import Repl
 from cli.worker import Worker
 from dsv4_mlx.chat.settings import max_context_note
 from dsv4_mlx.errors import Dsv4Error, UsageError
@@ -124,9 +123,11 @@ def _run(
     prefixes = stored_prefixes(
         environment.variables, chosen.prefix_bytes if options.keep else 0, options.kv or "compact"
     )
-    opener = conversation_opener(models, model, preferences, prefixes)
     if message is None:
-        return Repl(environment, model.settings, model.settings.thinking(level), opener).run()
+        from cli.interactive import talk
+
+        return talk(environment, options, chosen, models, model, preferences, prefixes)
+    opener = conversation_opener(models, model, preferences, prefixes)
     return answer(message, opener, options, environment)
 
 

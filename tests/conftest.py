@@ -6,12 +6,13 @@ run. `--update-golden` rewrites what the `golden` fixture compares with; read th
 """
 
 import importlib.util
+import itertools
 import os
 import random
 import signal
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from tests.kernels import nvrtc
 
 GOLDEN = Path(__file__).parent / "golden"
 LEFT_OUT: Counter[str] = Counter()
+_HOMES = itertools.count()
 
 # The same examples everywhere, and no limit on the time of one: machines differ.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -121,6 +123,15 @@ def _seed(request: pytest.FixtureRequest) -> None:
     random.seed(seed)
     np.random.seed(seed)
     mx.random.seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def _own_conversations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the chat program keeps, in a folder that only this test has."""
+    root = tmp_path_factory.getbasetemp() / "conversations"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DSV4_HOME", str(root / str(next(_HOMES))))
+        yield
 
 
 @pytest.fixture

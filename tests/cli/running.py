@@ -1,6 +1,7 @@
 """Running `dsv4-chat` on string streams, with everything it wrote as the result."""
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,11 @@ def run(
         stdin=Stream(piped if typed is None else typed, terminal=typed is not None),
         stdout=Stream(terminal=terminal),
         stderr=Stream(terminal=terminal),
-        variables={"TERM": "dumb" if typed is not None else "xterm"} | (variables or {}),
+        variables={
+            "TERM": "dumb" if typed is not None else "xterm",
+            "DSV4_HOME": os.environ["DSV4_HOME"],
+        }
+        | (variables or {}),
     )
     status = main([str(a) for a in arguments], environment=environment, open_model=open_model)
     assert isinstance(environment.stdout, Stream)

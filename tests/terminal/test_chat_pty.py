@@ -21,10 +21,10 @@ def test_a_question_is_answered_at_the_prompt_and_ctrl_d_leaves(folder: Path) ->
     with scripted_chat(folder, ["Hm, a sum.</think>Four."]) as terminal:
         terminal.wait_for(">")
         terminal.type("what is 2+2?\r")
-        terminal.wait_for("> what is 2+2?\nHm, a sum.\nFour.\n>")
+        terminal.wait_for("> what is 2+2?\nthought for ")
+        terminal.wait_for("\nFour.\nthink high")
         terminal.type("\x04")
         assert terminal.wait_for_end() == 0
-    assert b"\x1b[2mH" in terminal.received
 
 
 def test_ctrl_c_stops_the_answer_keeps_it_and_returns_to_the_prompt(folder: Path) -> None:
@@ -33,9 +33,9 @@ def test_ctrl_c_stops_the_answer_keeps_it_and_returns_to_the_prompt(folder: Path
         terminal.type("start\r")
         terminal.wait_for("go on …go on …")
         terminal.type("\x03")
-        terminal.wait_for("[stopped]\n>")
+        terminal.wait_for("[stopped]\nthink none")
         terminal.type("and now?\r")
-        terminal.wait_for("Back.\n>")
+        terminal.wait_for("Back.\nthink none")
         terminal.type("/quit\r")
         assert terminal.wait_for_end() == 0
 
@@ -46,9 +46,9 @@ def test_ctrl_c_at_the_prompt_drops_the_line_only(folder: Path) -> None:
         terminal.type("half a thou")
         terminal.wait_for("half a thou")
         terminal.type("\x03")
-        terminal.wait_for("[/quit or Ctrl-D leaves]\n>")
+        terminal.wait_until(lambda: "half" not in terminal.text, "an empty line")
         terminal.type("ready?\r")
-        terminal.wait_for("> ready?\nYes.\n>")
+        terminal.wait_for("> ready?\nYes.\nthink none")
         terminal.type("\x04")
         assert terminal.wait_for_end() == 0
 
@@ -75,9 +75,9 @@ def test_a_dumb_terminal_gets_a_plain_prompt(folder: Path) -> None:
     with scripted_chat(folder, ["a</think>b"], variables={"TERM": "dumb"}) as terminal:
         terminal.wait_for(">")
         terminal.type("x\r")
-        terminal.wait_for("> x\na\nb\n>")
+        terminal.wait_for("1 token]\nb\n>")
         terminal.type("\x03")
-        terminal.wait_for("[/quit or Ctrl-D leaves]")
+        terminal.wait_for("again to leave")
         terminal.type("/quit\r")
         assert terminal.wait_for_end() == 0
     assert b"\x1b" not in terminal.received

@@ -1,0 +1,395 @@
+"""The controller: what a person sends, in; answers and the files of a conversation, out.
+
+It runs on its own thread beside the one that draws, and reads like a script: every text that is
+sent is carried out before the next is taken. What commands do stands in cli/commands.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event as Flag
+from typing import TYPE_CHECKING, Any
+
+from cli import attachments, shell
+from cli.branch import Branch, count_turns
+from cli.commands import named
+from cli.disk_budget import touch
+from cli.environment import ExitStatus
+from cli.models import Model, Models
+from cli.options import Options
+from cli.preferences import Preferences
+from cli.safe import harmless
+from cli.session_log import SessionLog
+from cli.sessions import SessionStore
+from cli.surface import Question, Status, Surface, View
+from dsv4_mlx.chat.conversation import Conversation, Done, Event, Sampling
+from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.errors import Dsv4Error, UsageError
+
+if TYPE_CHECKING:
+    from cli.tools.toolbox import Toolbox
+    from dsv4_mlx.chat.prefixes import Prefixes
+    from dsv4_mlx.engine import Engine
+
+    MakeToolbox = Callable[[Callable[[Question], str], Callable[[], bool]], Toolbox]
+
+_AUTOSAVE_BYTES = 64 << 20
+"""A cache up to this size is written after every answer, a larger one when the person leaves."""
+
+
+@dataclass
+class Chat:
+    """One run of the prompt."""
+
+    surface: Surface
+    view: View
+    models: Models
+    model: Model
+    preferences: Preferences
+    store: SessionStore | None
+    """None keeps nothing."""
+    make_toolbox: "MakeToolbox"
+    folder: Path
+    """Where @files, !commands and tools work."""
+    prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None
+    """The caches of what messages begin with, for a model."""
+    branches: list[Branch] = field(default_factory=lambda: [Branch("main")])
+    branch: Branch = field(init=False)
+    """The one that goes on."""
+    editing: int | None = None
+    """The turn that the next message replaces."""
+    left: bool = False
+    _outputs: list[str] = field(default_factory=list)  # of !commands, for the next message
+    _toolbox: "Toolbox | None" = None
+    _done: Done | None = None
+    _stop: Flag = field(default_factory=Flag)
+
+    def __post_init__(self) -> None:
+        self.branch = self.branches[0]
+        if self.preferences.tools:
+            self.use_tools(True)
+
+    def run(self) -> ExitStatus:
+        """Until /quit, Ctrl-D or a lost terminal; then everything is kept.
+
+        Raises CheckpointError and its like when the model turns out not to load.
+        """
+        self.surface.on_interrupt = self.interrupt
+        self._show_status()
+        try:
+            for text in self.surface.submissions():
+                self._obey(text)
+                if self.left:
+                    break
+        finally:
+            self._leave()
+        return ExitStatus.OK
+
+    def interrupt(self) -> None:
+        """Ctrl-C while busy; from any thread, and from signal handlers."""
+        self._stop.set()
+        if self.branch.conversation is not None:
+            self.branch.conversation.cancel()
+
+    # What is sent
+
+    def _obey(self, text: str) -> None:
+        self._stop.clear()
+        try:
+            self._carry_out(text)
+        except KeyboardInterrupt:
+            self.note("stopped")
+        except Dsv4Error as error:
+            if self.model.failed_with(error):
+                raise
+            self.view.error(str(error))
+        self._show_status()
+
+    def _carry_out(self, text: str) -> None:
+        if text.startswith("/"):
+            name, _, argument = text[1:].partition(" ")
+            named(name.strip()).action(self, argument.strip())
+        elif text.startswith("!"):
+            self._run_command(text[1:].strip())
+        elif text.strip():
+            self._send(text)
+
+    def _send(self, text: str) -> None:
+        conversation = self.opened()
+        expanded = attachments.expand(text, self.folder, conversation.count)
+        for one in expanded.attached:
+            self.note(f"attached {one}")
+        outputs, number = "".join(self._outputs), self.editing
+        self._outputs, self.editing = [], None
+        message, shared = outputs + expanded.text, outputs + expanded.shared
+        if number is None:
+            self.take_turn(message, lambda: conversation.send(message, shared=shared))
+        else:
+            self.take_turn(message, lambda: conversation.edit(number, message, shared=shared))
+
+    def _run_command(self, command: str) -> None:
+        if not command:
+            raise UsageError("! takes a command, for example !git diff.")
+        if self.surface.ask(Question("run this command?", (f"$ {command}",))) != "y":
+            self.note("not run")
+            return
+        ran = shell.run(command, self.folder, stopped=self._stop.is_set)
+        self.print_lines(ran.text.splitlines(), at_most=20)
+        self._outputs.append(f"$ {command}\n{ran.text.rstrip()}\n[exit status {ran.status}]\n\n")
+        self.note("the output goes along with your next message")
+
+    # Answers
+
+    def take_turn(self, text: str, begin: Callable[[], Iterator[Event]]) -> None:
+        """One user turn with all its tool calls, kept as far as it came."""
+        branch, log = self.branch, self.open_log()
+        if log is not None:
+            log.begin_turn(text)
+        try:
+            calls = self._show(begin())
+            while calls:
+                results = [(call.id, self._use_tool(call)) for call in calls]
+                calls = self._show(self.opened().answer_tools(results))
+        finally:
+            branch.keep()
+        if branch.cache_bytes <= _AUTOSAVE_BYTES:
+            self.save_cache(branch)
+
+    def _show(self, events: Iterator[Event]) -> list[ToolCall]:
+        """Show one answer; the tool calls in it that wait for results."""
+        calls: list[ToolCall] = []
+        finished = None
+        self._show_status("answering")
+        self.view.begin()
+        try:
+            for event in events:
+                if isinstance(event, ToolCall):
+                    calls.append(event)
+                elif isinstance(event, Done):
+                    self._done = event
+                    finished = event.finish_reason
+                self.view.feed(event)
+        finally:
+            self.view.end()
+        self._show_status()
+        return calls if finished == "tool_calls" else []
+
+    def _use_tool(self, call: ToolCall) -> str:
+        if self._toolbox is None:
+            return "Error: no tools are enabled in this conversation."
+        if self._stop.is_set():
+            return "Error: the user stopped this."
+        self._show_status(f"tool {call.name}")
+        return self._toolbox.run(call)
+
+    def opened(self) -> Conversation:
+        """The conversation of this branch, with the present settings; waits for the model."""
+        branch = self.branch
+        if branch.conversation is None:
+            if not self.model.opening.done():
+                self._show_status("loading the model")
+            engine, tokenizer = self.model.wait(self._stop)
+            branch.conversation = Conversation(
+                engine,
+                tokenizer,
+                thinking=self.thinking,
+                effort_table=self.model.settings.effort_table,
+                turns=branch.logged,
+                prefixes=self.prefixes(engine),
+                submit=self.models.worker.submit,
+            )
+            self._load_cache(branch)
+        self._apply(branch.conversation)
+        return branch.conversation
+
+    def _apply(self, conversation: Conversation) -> None:
+        conversation.thinking = self.thinking
+        conversation.sampling = self.sampling
+        conversation.max_tokens = self.preferences.max_tokens
+        conversation.budget = self.preferences.budget
+        conversation.system = self.preferences.system
+        conversation.tools = tuple(self._toolbox.definitions()) if self._toolbox else ()
+
+    def count(self, text: str) -> int:
+        """Tokens of `text`, once there is a conversation."""
+        conversation = self.branch.conversation
+        return 0 if conversation is None else conversation.count(text)
+
+    # Settings
+
+    @property
+    def thinking(self) -> Thinking:
+        """The level of the next turn."""
+        return self.model.settings.thinking(self.preferences.think)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the next answer is drawn."""
+        return self.preferences.sampling(self.model.settings)
+
+    def set(self, name: str, value: Any) -> None:
+        """Change one preference, in the conversation's file as well."""
+        self.preferences = replace(self.preferences, **{name: value})
+        if self.branch.log is not None:
+            self.branch.log.settings(self.preferences.as_record())
+
+    def set_level(self, level: str) -> None:
+        """UsageError for a level that this checkpoint or its context cannot give."""
+        self.model.settings.thinking(level)
+        self.set("think", level)
+
+    def next_level(self) -> None:
+        """The next level that this checkpoint can give, as Shift-Tab asks for."""
+        levels = self.model.settings.levels
+        start = levels.index(self.thinking.level)
+        for step in range(1, len(levels)):
+            try:
+                self.set_level(levels[(start + step) % len(levels)])
+            except UsageError:
+                continue
+            break
+        self._show_status()
+
+    def use_tools(self, on: bool) -> None:
+        """Let the model use tools from the next turn on, or stop it."""
+        if self._toolbox is not None and not on:
+            self._toolbox.close()
+            self._toolbox = None
+        elif self._toolbox is None and on:
+            self._toolbox = self.make_toolbox(self.surface.ask, self._stop.is_set)
+        self.set("tools", on)
+
+    def tool_names(self) -> list[str]:
+        """What the model may use now."""
+        definitions = self._toolbox.definitions() if self._toolbox else []
+        return [definition["function"]["name"] for definition in definitions]
+
+    def switch_model(self, folder: Path) -> None:
+        """Go on with another model; the dialogue stays and is read again."""
+        model = self.models.open(folder)
+        self._show_status("loading the model")
+        model.wait(self._stop)
+        self.model = model
+        for branch in self.branches:
+            branch.logged = tuple(turn.without_tokens() for turn in branch.turns)
+            branch.conversation = None
+        if self.preferences.think not in (None, *model.settings.levels):
+            self.set("think", None)
+
+    # Keeping
+
+    def kept(self) -> SessionStore:
+        """The store; UsageError where nothing is kept."""
+        if self.store is None:
+            raise UsageError("nothing is kept in this run; start without --no-save.")
+        return self.store
+
+    def open_log(self) -> SessionLog | None:
+        """The file of this branch, begun now if there was none."""
+        if self.branch.log is None and self.store is not None:
+            self.branch.log = self.store.create(str(self.model.folder))
+            self.branch.log.settings(self.preferences.as_record())
+        return self.branch.log
+
+    def save_cache(self, branch: Branch) -> None:
+        """Write the cache of `branch` beside its file; it only saves time."""
+        if self.store is None or branch.log is None or not branch.conversation or not branch.turns:
+            return
+        try:
+            branch.conversation.save_cache(branch.log.kv_path)
+            self.store.evict(keep=branch.log)
+        except (Dsv4Error, OSError) as error:
+            self.note(f"the cache was not kept and resuming will read again: {error}")
+
+    def _load_cache(self, branch: Branch) -> None:
+        """Without a file that fits, the first message reads the conversation again."""
+        if branch.log is None or branch.conversation is None or not touch(branch.log.kv_path):
+            return
+        try:
+            branch.conversation.load_cache(branch.log.kv_path)
+        except (Dsv4Error, OSError) as error:
+            self.note(f"the kept cache is not used and the conversation is read again: {error}")
+
+    def resume(self, name: str, given: Options | None = None) -> None:
+        """Go on with a kept conversation; "" is the newest. UsageError if there is none.
+
+        What a command line gives stands before what the conversation keeps.
+        """
+        store = self.kept()
+        log, saved = store.open(store.find(name))
+        turns = saved.turns
+        if Path(saved.model) != self.model.folder:
+            turns = tuple(turn.without_tokens() for turn in turns)
+        self.begin(Branch(log.name or "main", None, log, turns))
+        self.preferences = self.preferences.kept(saved.settings).given(given or Options())
+        self.use_tools(self.preferences.tools)
+        for note in saved.notes:
+            self.note(note)
+        self.note(f"{log.name or log.id}: {count_turns(turns)}")
+        if saved.unanswered is not None:
+            self.note("the last message had no answer yet; it is in the input again")
+            self.surface.prefill(saved.unanswered)
+
+    def begin(self, branch: Branch) -> None:
+        """Close what is open, each kept, and go on with `branch` alone."""
+        for one in self.branches:
+            self._close(one)
+        self.branches, self.branch = [branch], branch
+        self._outputs, self.editing, self._done = [], None, None
+
+    def _close(self, branch: Branch) -> None:
+        if branch.log is not None:
+            self._show_status("keeping the conversation")
+            self.save_cache(branch)
+            branch.log.close()
+            branch.log = None
+
+    def _leave(self) -> None:
+        for branch in self.branches:
+            self._close(branch)
+        if self._toolbox is not None:
+            self._toolbox.close()
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The dialogue as OpenAI-style dictionaries."""
+        system = self.preferences.system
+        first = [] if system is None else [{"role": "system", "content": system}]
+        turns = self.branch.turns
+        return [*first, *(dict(message) for turn in turns for message in turn.messages)]
+
+    # Showing
+
+    def note(self, sentence: str) -> None:
+        """One calm line."""
+        self.view.note(f"[{sentence}]")
+
+    def print_lines(self, lines: Sequence[str], *, at_most: int | None = None) -> None:
+        """Lines as they are, made harmless; beyond `at_most` only their number."""
+        from rich.text import Text
+
+        shown = [harmless(line) for line in lines[:at_most]]
+        if len(shown) < len(lines):
+            shown.append(f"[{len(lines) - len(shown):,} more lines]")
+        if shown:
+            self.surface.show(Text("\n".join(shown)))
+
+    def _show_status(self, busy: str = "") -> None:
+        status = Status(self.model.name, self.thinking.level, busy=busy)
+        conversation = self.branch.conversation
+        if conversation is not None:
+            use = conversation.context()
+            status = replace(
+                status,
+                used_tokens=use.used,
+                context_tokens=use.limit,
+                window_bytes=use.window_bytes,
+                compressed_bytes=use.compressed_bytes,
+                index_bytes=use.index_bytes,
+            )
+        if self._done is not None:
+            timing = self._done.timing
+            status = replace(
+                status, tokens_per_s=timing.tokens_per_s, first_token_s=timing.first_token_s
+            )
+        self.surface.status(status)

@@ -1,0 +1,42 @@
+"""The slash commands: one table that controller, completion, help and documentation read."""
+
+from cli.commands import answers, conversations, general, rewind
+from cli.commands.command import Command
+from dsv4_mlx.errors import UsageError
+
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "General": general.COMMANDS,
+    "Answers": answers.COMMANDS,
+    "Rewind": rewind.COMMANDS,
+    "Conversations": conversations.COMMANDS,
+}
+COMMANDS = {command.name: command for group in GROUPS.values() for command in group}
+
+
+def named(name: str) -> Command:
+    """The command called `name`; UsageError, with the nearest one, where there is none."""
+    if name in COMMANDS:
+        return COMMANDS[name]
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, COMMANDS, 1)
+    hint = f"; did you mean /{near[0]}?" if near else "; /help lists them."
+    raise UsageError(f"there is no command /{name}{hint}")
+
+
+def help_lines(name: str = "") -> list[str]:
+    """Every command with its summary, by group, or only the one called `name`."""
+    if name:
+        command = named(name)
+        return [f"{command.usage}  {command.summary}"]
+    width = max(len(command.usage) for command in COMMANDS.values()) + 2
+    lines: list[str] = []
+    for group, commands in GROUPS.items():
+        lines += [group, *(f"  {c.usage:<{width}}{c.summary}" for c in commands)]
+    return [*lines, "", *_INPUT]
+
+
+_INPUT = (
+    "@path attaches a file, !command the output of a command. A message that begins",
+    'with a slash or ! needs a space before it; lines between """ are one message.',
+)

@@ -1,0 +1,95 @@
+"""Commands about conversations and the files that keep them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.branch import Branch
+from cli.commands.command import Command, size
+from cli.surface import Question
+from dsv4_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from cli.chat import Chat
+    from cli.sessions import Summary
+
+
+def _new(chat: "Chat", argument: str) -> None:
+    chat.begin(Branch("main"))
+    chat.note("new conversation")
+
+
+def _sessions(chat: "Chat", argument: str) -> None:
+    lines = [_line(one) for one in chat.kept().summaries()]
+    chat.print_lines(lines or ["no conversation is kept yet"])
+
+
+def _line(one: "Summary") -> str:
+    cache = "" if one.kv_bytes is None else f"  cache {size(one.kv_bytes)}"
+    turns = f"{one.turns} turn{'' if one.turns == 1 else 's'}"
+    return f"{one.name or one.id}  {one.changed:%Y-%m-%d %H:%M}  {turns}{cache}  {one.title}"
+
+
+def _names(chat: "Chat") -> list[str]:
+    return [one.name or one.id for one in chat.kept().summaries()] if chat.store else []
+
+
+def _load(chat: "Chat", name: str) -> None:
+    if not name:
+        raise UsageError("/load takes a name or an id; /sessions lists them.")
+    chat.resume(name)
+
+
+def _save(chat: "Chat", name: str) -> None:
+    chat.kept()
+    if not chat.branch.turns:
+        raise UsageError("there is nothing to keep yet; send a message first.")
+    log = chat.open_log()
+    assert log is not None
+    if name:
+        log.rename(name)
+    chat.save_cache(chat.branch)
+    chat.note(f"kept as {log.name or log.id}")
+
+
+def _rename(chat: "Chat", name: str) -> None:
+    if not name:
+        raise UsageError("/rename takes the new name.")
+    chat.kept()
+    log = chat.open_log()
+    assert log is not None
+    log.rename(name)
+    chat.note(f"named {log.name}")
+
+
+def _export(chat: "Chat", file: str) -> None:
+    from cli import export
+
+    if not file:
+        raise UsageError("/export takes a file that ends in .md, .json or .html.")
+    path = chat.folder / Path(file).expanduser()
+    exists = path.exists()
+    if exists and chat.surface.ask(Question(f"{path} exists; replace it?")) != "y":
+        chat.note("not written")
+        return
+    export.write(path, chat.messages(), overwrite=exists)
+    chat.note(f"wrote {path}")
+
+
+def _copy(chat: "Chat", argument: str) -> None:
+    from cli import clipboard
+
+    answers = [m for m in chat.messages() if m["role"] == "assistant" and m.get("content")]
+    if not answers:
+        raise UsageError("there is no answer to copy yet.")
+    chat.note(clipboard.copy(answers[-1]["content"]))
+
+
+COMMANDS = (
+    Command("new", "", "begin a new conversation; this one is kept", _new),
+    Command("sessions", "", "list the conversations that are kept", _sessions),
+    Command("load", "NAME", "go on with one of them", _load, _names),
+    Command("save", "[NAME]", "keep the cache now, and name the conversation", _save),
+    Command("rename", "NAME", "name the conversation", _rename),
+    Command("export", "FILE", "write it as .md, .json or .html", _export),
+    Command("copy", "", "copy the last answer to the clipboard", _copy),
+)

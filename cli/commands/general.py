@@ -1,0 +1,41 @@
+"""Commands about the program and the model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.commands.command import Command, size
+
+if TYPE_CHECKING:
+    from cli.chat import Chat
+
+
+def _help(chat: "Chat", argument: str) -> None:
+    from cli.commands import help_lines
+
+    chat.print_lines(help_lines(argument.lstrip("/")))
+
+
+def _quit(chat: "Chat", argument: str) -> None:
+    chat.left = True
+
+
+def _model(chat: "Chat", argument: str) -> None:
+    if argument:
+        chat.switch_model(Path(argument).expanduser())
+    chat.note(f"model {chat.model.folder}")
+
+
+def _context(chat: "Chat", argument: str) -> None:
+    use = chat.opened().context()
+    parts = {"window": use.window_bytes, "compressed": use.compressed_bytes}
+    parts["index"] = use.index_bytes
+    split = ", ".join(f"{name} {size(count)}" for name, count in parts.items())
+    chat.note(f"{use.used:,} of {use.limit:,} tokens; {split}")
+
+
+COMMANDS = (
+    Command("help", "[COMMAND]", "this list, or one command", _help),
+    Command("model", "[PATH]", "show or switch the model", _model),
+    Command("context", "", "how full the context is, and with what", _context),
+    Command("quit", "", "leave (Ctrl-D does too)", _quit),
+)

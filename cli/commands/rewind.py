@@ -1,0 +1,82 @@
+"""Commands that go back: the cache returns to a turn, and nothing that is kept is read again."""
+
+from typing import TYPE_CHECKING
+
+from cli.branch import Branch, count_turns
+from cli.commands.command import Command, short
+from dsv4_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from cli.chat import Chat
+
+
+def _undo(chat: "Chat", argument: str) -> None:
+    text = chat.opened().undo()
+    chat.branch.keep()
+    chat.note(f"took back: {short(text)}")
+    chat.surface.prefill(text)
+
+
+def _retry(chat: "Chat", argument: str) -> None:
+    conversation = chat.opened()
+    if not conversation.turns:
+        raise UsageError("there is no message to answer again; send one first.")
+    chat.take_turn(conversation.turns[-1].text, conversation.retry)
+
+
+def _edit(chat: "Chat", argument: str) -> None:
+    conversation = chat.opened()
+    count = len(conversation.turns)
+    first, _, rest = argument.partition(" ")
+    number, text = (int(first), rest.strip()) if first.isdecimal() else (count, argument)
+    if not 1 <= number <= count:
+        raise UsageError(f"there is no message {number} to edit; this conversation has {count}.")
+    if text:
+        chat.take_turn(text, lambda: conversation.edit(number, text))
+        return
+    chat.editing = number
+    chat.note(f"what you send next takes the place of message {number} and all behind it")
+    chat.surface.prefill(conversation.turns[number - 1].text)
+
+
+def _fork(chat: "Chat", name: str) -> None:
+    if not name:
+        raise UsageError("/fork takes a name for the new branch, for example /fork idea.")
+    if name in _names(chat):
+        raise UsageError(f"there is a branch {name!r} already; choose another name.")
+    parent = chat.branch
+    branch = Branch(name, chat.opened().fork())
+    if parent.log is not None and chat.store is not None:
+        whole = f"{parent.log.name}/{name}" if parent.log.name else name
+        branch.log = chat.store.create(str(chat.model.folder), name=whole, parent=parent.log.id)
+        branch.log.settings(chat.preferences.as_record())
+    branch.keep()
+    chat.branches.append(branch)
+    chat.branch = branch
+    chat.note(f"on branch {name}; /branches {parent.name} goes back")
+
+
+def _branches(chat: "Chat", name: str) -> None:
+    if name:
+        if name not in _names(chat):
+            raise UsageError(f"there is no branch {name!r}; /branches lists them.")
+        chat.branch = chat.branches[_names(chat).index(name)]
+    chat.print_lines([_line(branch, branch is chat.branch) for branch in chat.branches])
+
+
+def _line(branch: Branch, present: bool) -> str:
+    last = f"  {short(branch.turns[-1].text)}" if branch.turns else ""
+    return f"{'*' if present else ' '} {branch.name}  {count_turns(branch.turns)}{last}"
+
+
+def _names(chat: "Chat") -> list[str]:
+    return [branch.name for branch in chat.branches]
+
+
+COMMANDS = (
+    Command("undo", "", "take the last turn back", _undo),
+    Command("retry", "", "answer the last message again", _retry),
+    Command("edit", "[N] [TEXT]", "change the last message, or message N", _edit),
+    Command("fork", "NAME", "go on in a copy of this conversation", _fork),
+    Command("branches", "[NAME]", "list the copies, or go to one", _branches, _names),
+)

@@ -1,0 +1,111 @@
+"""The prompt, put together: a surface, a view on it, and the controller between them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.chat import Chat
+from cli.commands import COMMANDS
+from cli.config import Config
+from cli.environment import Environment, ExitStatus
+from cli.models import Model, Models
+from cli.options import Options
+from cli.preferences import Preferences
+from cli.private_files import private_folder, state_home
+from cli.sessions import SessionStore
+from cli.surface import Question, Surface, View
+
+if TYPE_CHECKING:
+    from cli.tools.toolbox import Toolbox
+    from dsv4_mlx.chat.prefixes import Prefixes
+    from dsv4_mlx.engine import Engine
+
+
+@dataclass
+class _Late:
+    """What the surface asks of the controller, which is made after it."""
+
+    chat: Chat | None = None
+
+    def arguments(self, command: str, typed: str) -> Sequence[str]:
+        known = COMMANDS.get(command)
+        return known.choices(self.chat) if known and self.chat else ()
+
+    def count(self, text: str) -> int:
+        return self.chat.count(text) if self.chat is not None else 0
+
+    def next_level(self) -> None:
+        if self.chat is not None:
+            self.chat.next_level()
+
+    def unfold(self) -> None:
+        if self.chat is not None:
+            self.chat.view.unfold_last()
+
+
+def talk(
+    environment: Environment,
+    options: Options,
+    config: Config,
+    models: Models,
+    model: Model,
+    preferences: Preferences,
+    prefixes: "Callable[[Engine], Prefixes | None]",
+) -> ExitStatus:
+    """Open the prompt until the person leaves."""
+    root, folder, late = state_home(environment.variables), Path.cwd(), _Late()
+    surface, view = _shown(environment, options, config, root, late)
+    store = SessionStore(root / "sessions", kv_budget_bytes=config.session_kv_bytes)
+    chat = late.chat = Chat(
+        surface,
+        view,
+        models,
+        model,
+        preferences,
+        store if options.keep else None,
+        lambda ask, stopped: _toolbox(folder, ask, stopped, config),
+        folder,
+        prefixes,
+    )
+    if options.resume is not None:
+        chat.resume(options.resume, given=options)
+    return surface.run(chat.run)
+
+
+def _shown(
+    environment: Environment, options: Options, config: Config, root: Path, late: _Late
+) -> tuple[Surface, View]:
+    reasoning = options.reasoning or config.reasoning
+    if options.plain or config.plain or not environment.edits_lines:
+        from cli.output import Output
+        from cli.plain import PlainSurface
+        from cli.plain_view import PlainView
+
+        plain = PlainView(Output(environment), reasoning=reasoning, count=late.count)
+        return PlainSurface(environment), plain
+    from cli.completion import Completions
+    from cli.renderer import MarkdownView
+    from cli.terminal import TerminalSurface
+    from cli.theme import theme_named
+
+    theme = theme_named(options.theme or config.theme, environment.variables)
+    surface = TerminalSurface(
+        environment,
+        theme,
+        history=private_folder(root) / "history",
+        completions=Completions(
+            {name: command.summary for name, command in COMMANDS.items()}, late.arguments
+        ),
+        on_mode=late.next_level,
+        on_unfold=late.unfold,
+    )
+    return surface, MarkdownView(surface, theme, reasoning=reasoning, count=late.count)
+
+
+def _toolbox(
+    folder: Path, ask: Callable[[Question], str], stopped: Callable[[], bool], config: Config
+) -> "Toolbox":
+    from cli.tools.toolbox import Toolbox
+
+    return Toolbox(folder, ask, config.servers, stopped=stopped)
