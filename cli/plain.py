@@ -119,9 +119,9 @@ class PlainSurface:
 
     def _read_line(self, prompt: str) -> str | None:
         """One line without its end; None when there is none any more."""
-        self._write(prompt)
-        self._reading = True
+        self._reading = True  # before the prompt: who sees it may press Ctrl-C at once
         try:
+            self._write(prompt)
             line = self._environment.stdin.readline()
         except _Ended:
             line = ""
