@@ -9,6 +9,7 @@ import pytest
 
 from convert.app import main
 from convert.fetch import fetch
+from convert.hub import HubFile
 from convert.progress import Progress
 from dsv4_mlx.errors import CheckpointError, ConfigError
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
@@ -31,12 +32,12 @@ class FolderHub:
                 sha = hashlib.sha256(path.read_bytes()).hexdigest()
                 large = path.suffix == ".safetensors"
                 name = path.relative_to(self.folder).as_posix()
-                found[name] = (path.stat().st_size, sha if large else None)
+                found[name] = HubFile(path.stat().st_size, sha if large else None)
         return "0123456789abcdef", found
 
-    def download(self, repo, revision, names, folder):
-        self.asked.append(names)
-        for name in names:
+    def download(self, repo, revision, files, folder, progress):
+        self.asked.append(list(files))
+        for name in files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.folder / name, folder / name)
 
@@ -70,8 +71,8 @@ def test_another_model_is_refused_before_its_weights(hub, tmp_path):
 def test_a_wrong_file_is_named(hub, tmp_path, damage, monkeypatch):
     download = hub.download
 
-    def damaging(repo, revision, names, folder):
-        download(repo, revision, names, folder)
+    def damaging(repo, revision, files, folder, progress):
+        download(repo, revision, files, folder, progress)
         for path in folder.glob("model-00002*"):
             content = bytearray(path.read_bytes())
             content[-1] ^= 1
