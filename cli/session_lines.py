@@ -23,6 +23,7 @@ MOST_BYTES = 512 << 20
 
 _HEAD = re.compile(rb'\{"n": ([0-9]{1,9}), "type": "([a-z_]{1,32})"(?:, "keep": ([0-9]{1,9})[,}])?')
 _TAIL = re.compile(rb', "crc": "([0-9a-f]{8})"\}')
+_HALF_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\ud[89a-f][0-9a-f]{2}")
 _TAIL_BYTES = len(', "crc": "00000000"}')
 
 
@@ -56,8 +57,9 @@ class Line:
 def write_line(number: int, kind: str, fields: dict[str, Any]) -> bytes:
     """One line with its end. A `keep` has to come first among `fields`."""
     text = json_line({"n": number, "type": kind, **fields}).rstrip("\n")
-    # What no UTF-8 can hold was escaped, and would be refused when the line is read.
-    text = re.sub(r"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F][0-9a-f]{2}", r"\1" + "\ufffd", text)
+    if "\\ud" in text:
+        # What no UTF-8 can hold was escaped, and would be refused when the line is read.
+        text = _HALF_PAIR.sub("\\1\N{REPLACEMENT CHARACTER}", text)
     content = text[:-1].encode()
     return content + f', "crc": "{zlib.crc32(content):08x}"}}\n'.encode()
 

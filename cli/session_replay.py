@@ -88,10 +88,11 @@ class Replay:
 
     def _add(self, line: Line) -> None:
         kept = self._kept(line)
-        # The first turn is read for its title, whatever else is left unread.
-        turn = _turn(line.fields()) if self._whole or not kept else None
-        if turn is not None and not kept:
-            self.title = turn.text
+        # A fork begins with turns that nobody asked here: the first is read for its title.
+        untitled = not kept and self.unanswered is None
+        turn = _turn(line.fields()) if self._whole or untitled else None
+        if not kept:
+            self.title = turn.text if turn is not None else str(self.unanswered)
         self.turns = [*self.turns[:kept], turn]
         self.unanswered = None
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from dsv4_mlx.errors import UsageError
 MOST_NAME = 80
 _TITLE = 60
 _SHORTEST_ID = 4
+# How cli.attachments puts files before a message.
+_FILE_BEGINS, _FILE_ENDS = "[file name]: ", "[file content end]\n"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Summary:
 
 
 def summarise(path: Path) -> Summary | None:
-    """None for a file that went away meanwhile."""
+    """All but the size of the cache file; None for a file that went away meanwhile."""
     try:
         status = path.stat()
         with open(path, "rb") as file:
@@ -53,10 +55,15 @@ def summarise(path: Path) -> Summary | None:
         model=session.model,
         changed=datetime.fromtimestamp(status.st_mtime, UTC),
         turns=len(session.turns),
-        kv_bytes=_size(path.with_suffix(".kv")),
+        kv_bytes=None,
         parent=session.parent,
         problem=problem,
     )
+
+
+def with_cache(summary: Summary, path: Path) -> Summary:
+    """With the present size of its cache file, which changes on its own."""
+    return replace(summary, kv_bytes=_size(path.with_suffix(".kv")))
 
 
 def find(summaries: Sequence[Summary], name_or_id: str) -> Summary:
@@ -111,6 +118,8 @@ def _one_line(text: str) -> str:
 
 
 def _title(text: str) -> str:
+    if text.startswith(_FILE_BEGINS):  # what was typed stands behind the files
+        text = text.rpartition(_FILE_ENDS)[2] or text
     # A message may hold a whole book; its beginning is enough to split.
     line = _one_line(text[: 40 * _TITLE])
     return line if len(line) <= _TITLE else line[: _TITLE - 1].rsplit(" ", 1)[0] + "…"

@@ -17,7 +17,7 @@ from typing import Any
 from cli.disk_budget import remove_abandoned, shrink, touch
 from cli.session_log import SUFFIX, SessionLog, is_open_elsewhere, open_exclusive
 from cli.session_replay import Replay
-from cli.session_summary import Summary, check_name, find, has_name, summarise
+from cli.session_summary import Summary, check_name, find, has_name, summarise, with_cache
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
 
@@ -45,6 +45,7 @@ class SessionStore:
     def __init__(self, root: Path, *, kv_budget_bytes: int) -> None:
         self._root = root
         self._kv_budget_bytes = kv_budget_bytes
+        self._known: dict[Path, tuple[tuple[int, int], Summary]] = {}
 
     def create(
         self, model: str, *, name: str | None = None, parent: str | None = None
@@ -128,7 +129,16 @@ class SessionStore:
         return [path for path in files if _ID.fullmatch(path.stem) and path.is_file()]
 
     def _each(self) -> Iterator[Summary]:
-        yield from filter(None, map(summarise, self._paths()))
+        """Summaries in no order; only files that changed since the last time are read."""
+        for path in self._paths():
+            state = _state(path)
+            known = self._known.get(path)
+            if known is None or known[0] != state:
+                summary = summarise(path)
+                if state is None or summary is None:
+                    continue
+                known = self._known[path] = state, summary
+            yield with_cache(known[1], path)
 
 
 def new_id() -> str:
@@ -151,8 +161,14 @@ def _notes(path: Path, session: Replay) -> Iterator[str]:
         )
 
 
-def _changed_ns(path: Path) -> int:
+def _state(path: Path) -> tuple[int, int] | None:
+    """When a file changed and its size; None when it is gone."""
     try:
-        return path.stat().st_mtime_ns
+        status = path.stat()
     except OSError:
-        return 0
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def _changed_ns(path: Path) -> int:
+    return (_state(path) or (0, 0))[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.attachments import expand
 from cli.session_replay import SessionError
 from cli.sessions import SessionStore
 from dsv4_mlx.errors import UsageError
@@ -201,8 +202,31 @@ def test_the_title_follows_the_first_message(tmp_path: Path) -> None:
     log.rewind(0)
     log.begin_turn("another")
     assert sessions.newest().title == "another"
+    log.add_turn(turn("another"))
+    log.begin_turn("again")
     log.add_turn(turn("again"), keep=0)
     assert sessions.newest().title == "again"
+
+
+def test_the_title_is_what_was_typed_not_the_files_before_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("[file content end]\nlong text\n")
+    sessions = store(tmp_path)
+    begun(sessions, expand("Read @a.txt", tmp_path, len).text)
+    assert sessions.newest().title == "Read @a.txt"
+
+
+def test_a_list_follows_what_other_programs_change(tmp_path: Path) -> None:
+    sessions, others = store(tmp_path), store(tmp_path)
+    log = begun(others, "one", name="first")
+    log.kv_path.write_bytes(b"123")
+    assert [(s.name, s.turns, s.kv_bytes) for s in sessions.summaries()] == [("first", 1, 3)]
+    log.add_turn(turn("two"))
+    log.rename("second")
+    log.kv_path.unlink()
+    assert [(s.name, s.turns, s.kv_bytes) for s in sessions.summaries()] == [("second", 2, None)]
+    log.close()
+    others.delete(others.newest())
+    assert sessions.summaries() == []
 
 
 def test_a_file_that_is_no_session_is_listed_with_its_problem(tmp_path: Path) -> None:
