@@ -20,6 +20,7 @@ from cli.options import Options
 from cli.preferences import Preferences
 from cli.safe import harmless
 from cli.session_log import SessionLog
+from cli.session_replay import SessionError
 from cli.sessions import SessionStore
 from cli.surface import Question, Status, Surface, View
 from dsv4_mlx.chat.conversation import Conversation, Done, Event, Sampling
@@ -145,14 +146,14 @@ class Chat:
         """One user turn with all its tool calls, kept as far as it came."""
         branch, log = self.branch, self.open_log()
         if log is not None:
-            log.begin_turn(text)
+            self._keep(lambda: log.begin_turn(text))
         try:
             calls = self._show(begin())
             while calls:
                 results = [(call.id, self._use_tool(call)) for call in calls]
                 calls = self._show(self.opened().answer_tools(results))
         finally:
-            branch.keep()
+            self._keep(branch.keep)
         if branch.cache_bytes <= _AUTOSAVE_BYTES:
             self.save_cache(branch)
 
@@ -291,6 +292,14 @@ class Chat:
             self.branch.log = self.store.create(str(self.model.folder))
             self.branch.log.settings(self.preferences.as_record())
         return self.branch.log
+
+    def _keep(self, write: Callable[[], None]) -> None:
+        """Write to the conversation's file; on a full disk the conversation goes on all the same,
+        and the next write that succeeds keeps what this one did not."""
+        try:
+            write()
+        except SessionError as error:
+            self.view.error(str(error))
 
     def save_cache(self, branch: Branch) -> None:
         """Write the cache of `branch` beside its file; it only saves time."""

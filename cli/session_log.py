@@ -144,14 +144,23 @@ class SessionLog:
         records = [*self._waiting, (kind, fields)]
         lines = [write_line(self._lines + 1 + i, *record) for i, record in enumerate(records)]
         self._check_sizes(lines)
+        try:
+            self._append(b"".join(lines))
+        except OSError as error:
+            raise SessionError(
+                f"{self.path} cannot be written: {error.strerror}; what is said from here on is "
+                "not kept until that changes."
+            ) from error
+        self._waiting = []
+        self._lines += len(lines)
+        self._end_byte += sum(map(len, lines))
+
+    def _append(self, content: bytes) -> None:
         file = self._file = self._file or create_exclusive(self.path)
         if self._damaged:
             _keep_beside(self.path)
             self._damaged = False
-        _append(file, self._end_byte, b"".join(lines))
-        self._waiting = []
-        self._lines += len(lines)
-        self._end_byte += sum(map(len, lines))
+        _append(file, self._end_byte, content)
 
     def _check_sizes(self, lines: list[bytes]) -> None:
         longest, total = max(map(len, lines)), self._end_byte + sum(map(len, lines))
@@ -212,7 +221,9 @@ def _lock(file: BinaryIO, path: Path) -> None:
         except BlockingIOError:
             # Perhaps only `is_open_elsewhere` of another program, which takes an instant.
             time.sleep(0.01)
-    raise SessionError(f"session {path.stem} is open in another program; leave it there first.")
+    raise SessionError(
+        f"session {path.stem} is open, here or in another program; leave it there first."
+    )
 
 
 def _append(file: BinaryIO, end_byte: int, content: bytes) -> None:

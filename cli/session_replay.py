@@ -26,6 +26,10 @@ class SessionError(Dsv4Error):
     """A session that cannot be opened or written."""
 
 
+class NothingKept(SessionError):
+    """A file that a program began and had no time to write a line to."""
+
+
 class Replay:
     """A session after its last good line.
 
@@ -106,7 +110,7 @@ def replay(file: BinaryIO, path: Path, *, whole: bool) -> Replay:
     """Everything up to the first line that is damaged, which `damage` then tells about.
 
     A last line without its end is what a kill leaves behind: it is no damage and not there.
-    SessionError when not even the first line can be used.
+    SessionError when not even the first line can be used, NothingKept when there is none.
     """
     session = Replay(whole)
     try:
@@ -115,10 +119,11 @@ def replay(file: BinaryIO, path: Path, *, whole: bool) -> Replay:
             session.end_byte += len(raw) + 1
     except LineError as error:
         session.damage = f"line {session.lines + 1} {error}"
+    if not session.lines and not session.damage:
+        raise NothingKept(f"{path} holds nothing yet.")
     if not session.lines:
         raise SessionError(
-            f"{path} is no session that can be read: "
-            f"{session.damage or 'it has no finished line'}; move it elsewhere."
+            f"{path} is no session that can be read: {session.damage}; move it elsewhere."
         )
     return session
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cli.safe import exact, harmless
 from cli.session_log import SUFFIX
-from cli.session_replay import Replay, SessionError, replay
+from cli.session_replay import NothingKept, Replay, SessionError, replay
 from dsv4_mlx.errors import UsageError
 
 MOST_NAME = 80
@@ -37,12 +37,12 @@ class Summary:
 
 
 def summarise(path: Path) -> Summary | None:
-    """All but the size of the cache file; None for a file that went away meanwhile."""
+    """All but the size of the cache file; None for a file that is gone or has nothing in it."""
     try:
         status = path.stat()
         with open(path, "rb") as file:
             session, problem = replay(file, path, whole=False), None
-    except FileNotFoundError:
+    except (FileNotFoundError, NothingKept):
         return None
     except SessionError as error:
         session, problem = Replay(whole=False), str(error)

@@ -247,9 +247,9 @@ def test_a_file_that_is_no_session_is_listed_with_its_problem(tmp_path: Path) ->
 def test_an_open_session_is_locked(tmp_path: Path) -> None:
     sessions = store(tmp_path)
     log = begun(sessions, "one")
-    with pytest.raises(SessionError, match="is open in another program"):
+    with pytest.raises(SessionError, match="is open, here or in another program"):
         store(tmp_path).open(sessions.newest())
-    with pytest.raises(SessionError, match="is open in another program"):
+    with pytest.raises(SessionError, match="is open, here or in another program"):
         sessions.delete(sessions.newest())
     log.close()
     assert texts(reopened(store(tmp_path))) == ["one"]

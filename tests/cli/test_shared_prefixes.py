@@ -66,7 +66,8 @@ def test_a_damaged_file_costs_a_reading_and_is_replaced(folder: Path, tmp_path: 
     asked(folder, tmp_path, "Review this.")
     for file in (tmp_path / "prefixes").iterdir():
         file.write_bytes(b"\x80\x04damaged")
-    assert asked(folder, tmp_path, "Review this.")["cached_tokens"] == 0
+    assert asked(folder, tmp_path, "Review this.")["cached_tokens"] == 0  # and removes it
+    assert asked(folder, tmp_path, "Review this.")["cached_tokens"] == 0  # and keeps it anew
     assert read(asked(folder, tmp_path, "And this?")) < 50
 
 
