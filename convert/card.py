@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Mapping
 
-from convert.machines import GIB, MACS
 from convert.plan import ConversionPlan
 from convert.report import bytes_per_token, contexts, kind_of, kinds, memory_needed, size_text
+from dsv4_mlx.machines import GIB, MACS
 
 CARD_FILE = "CARD.md"
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from convert.jobs import BLOCK_SCALED, Job
-from convert.machines import GIB, MACS, WORKING_BYTES
 from convert.plan import ConversionPlan
+from dsv4_mlx import machines
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.machines import GIB, MACS
 from dsv4_mlx.naming import is_draft, repeats_backbone
 
 CONTEXTS = {"8K": 8_192, "128K": 131_072, "1M": 1_048_576}
@@ -85,9 +86,7 @@ def _read(job: Job, config: DeepseekV4Config) -> int:
 
 def memory_needed(plan: ConversionPlan, context: int) -> int:
     """Weights, cache and an allowance for the program, at `context` tokens."""
-    costs = plan.source.config.costs
-    cache = costs.kv_bytes(context, "compact") + costs.partial_window_bytes()
-    return loaded_bytes(plan) + cache + WORKING_BYTES
+    return machines.memory_needed(plan.source.config, loaded_bytes(plan), context)
 
 
 def free_bytes(path: Path) -> int:

@@ -6,24 +6,26 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from convert.app import main
 from convert.card import CARD_FILE
 from convert.fit import fitting_plan, longest_context, shipped_plans
 from convert.lowbit import pack, quantize
-from convert.machines import GIB
 from convert.quantized import unpacked
 from convert.recipe import SHIPPED, read_recipe
-from convert.report import bytes_per_token, memory_needed
+from convert.report import bytes_per_token, loaded_bytes, memory_needed
 from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
 from dsv4_mlx.config import FLASH
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.loading import load, read_weights
+from dsv4_mlx.machines import GIB, RECIPES
 from dsv4_mlx.naming import translate
 from dsv4_mlx.parameters import plan_parameters
 from dsv4_mlx.quantization import Storage
 from dsv4_mlx.safetensors_files import read_header
 from dsv4_mlx.testing.checkpoints import TINY, dequantized_tensors, write_tiny_checkpoint
+from dsv4_mlx.weight_bytes import weight_bytes
 
 SMALL = TINY.replace(
     num_hidden_layers=2, compress_ratios=(4, 128, 0), num_hash_layers=1, n_routed_experts=4
@@ -279,6 +281,25 @@ def test_fit_takes_the_most_exact_recipe(flash):
         most = FLASH.max_position_embeddings
         assert context == most or memory_needed(plan, context + 1024) > limit
     assert bytes_per_token(chosen["128GB"]) < bytes_per_token(chosen["256GB"])
+
+
+def test_the_known_sizes_are_those_of_the_recipes(flash):
+    assert RECIPES["V4-Flash"] == {plan.recipe.name: loaded_bytes(plan) for plan in flash}
+
+
+@pytest.mark.slow
+def test_the_known_sizes_of_pro_are_those_of_the_recipes(pro_headers):
+    source = open_checkpoint(pro_headers)
+    plans = shipped_plans(source, plan_parameters(source))
+    assert RECIPES["V4-Pro"] == {plan.recipe.name: loaded_bytes(plan) for plan in plans}
+
+
+@pytest.mark.parametrize("recipe", LOW)
+def test_headers_tell_what_loading_takes(recipe, converted):
+    model, _ = load(converted(recipe), dtype=mx.bfloat16)
+    loaded = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    found = weight_bytes(open_checkpoint(converted(recipe)), dense=2)
+    assert found == pytest.approx(loaded, rel=2e-3)
 
 
 def test_fit_says_when_nothing_fits(flash):
