@@ -61,7 +61,7 @@ def config_path(environment: Environment) -> Path:
     """Where the file is or would be."""
     variables = environment.variables
     if home := variables.get("DSV4_HOME"):
-        return Path(home) / "config.toml"
+        return Path(home).expanduser() / "config.toml"
     base = variables.get("XDG_CONFIG_HOME", "")
     # The XDG standard asks to ignore relative paths.
     folder = Path(base) if Path(base).is_absolute() else _home(variables) / ".config"

@@ -33,3 +33,16 @@ def about(backend: str = "auto") -> About:
     except MissingBackend as error:
         raise BackendError(f"{error}.") from error
     return About(__version__, vars(mx)["__version__"], plan.backend, dict(plan.chosen), blas_name)
+
+
+def device_memory(backend: str) -> int | None:
+    """Bytes of memory that the device of a resolved `backend` has for itself; None if it has none.
+
+    A Mac's GPU shares the machine's, so only an NVIDIA one has.
+    """
+    if backend != "cuda":
+        return None
+    import mlx.core as mx
+
+    total = mx.device_info().get("total_memory")
+    return total if isinstance(total, int) else None

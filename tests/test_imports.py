@@ -11,7 +11,20 @@ PACKAGES = ("metal_kernels", "dsv4_mlx", "convert", "cli")
 BY_HAND = {"mlx_lm", "transformers", "torch"}
 # What the terminal may know of the model: its engine and sessions, its text, its errors; and the
 # engine that follows a script.
-CLI_SEES = ("about", "chat", "engine", "errors", "loading", "testing", "tokenizer")
+CLI_SEES = (
+    "about",
+    "chat",
+    "checkpoint",
+    "config",
+    "costs",
+    "engine",
+    "errors",
+    "loading",
+    "machines",
+    "testing",
+    "tokenizer",
+    "weight_bytes",
+)
 
 
 def files(package: str) -> list[Path]:

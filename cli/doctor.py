@@ -1,0 +1,271 @@
+"""`dsv4-chat doctor`: what this machine, this installation and this terminal are good for.
+
+Everything is read from the machine itself; nothing is sent and nothing is looked up elsewhere.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any, cast
+
+from cli.environment import Environment, ExitStatus
+from cli.machine import WIRED_LIMIT, Machine, read_machine
+from cli.memory import SHORT_CONTEXT, Fit, measure, size
+from cli.output import json_line
+from cli.private_files import state_home
+from cli.safe import harmless
+from dsv4_mlx.about import About, about, device_memory
+from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.costs import Kv
+from dsv4_mlx.errors import Dsv4Error
+from dsv4_mlx.machines import RECIPES
+
+CONTEXTS = (SHORT_CONTEXT, 131_072, 393_216, 1_048_576)
+_PACKAGES = (
+    "mlx", "mlx-lm", "numpy", "prompt-toolkit", "rich", "safetensors", "tokenizers", "mcp",
+)  # fmt: skip
+_WIDTH = 9
+
+
+@dataclass(frozen=True)
+class Report:
+    """Facts by subject, and what needs a person, each with what to do."""
+
+    facts: Mapping[str, Any]
+    lines: tuple[tuple[str, str], ...]
+    """The same for people: subject and text; an empty subject goes on with the one before."""
+    problems: tuple[str, ...] = ()
+
+
+@dataclass
+class _Page:
+    """A report while it is written."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, subject: str, facts: object, *lines: str) -> None:
+        self.facts[subject] = facts
+        for number, line in enumerate(lines):
+            self.lines.append(("" if number else subject, line))
+
+
+def run(
+    environment: Environment,
+    model: Path | None,
+    *,
+    backend: str = "auto",
+    kv: Kv = "compact",
+    json: bool = False,
+) -> ExitStatus:
+    """Print the report, as one JSON line with `json`; ERROR when it found a problem."""
+    found = report(environment, model, backend=backend, kv=kv)
+    if json:
+        environment.stdout.write(json_line({**found.facts, "problems": list(found.problems)}))
+    else:
+        for subject, line in (*found.lines, *(("problem", text) for text in found.problems)):
+            environment.stdout.write(harmless(f"{subject:{_WIDTH}} {line}") + "\n")
+    return ExitStatus.ERROR if found.problems else ExitStatus.OK
+
+
+def report(
+    environment: Environment,
+    model: Path | None = None,
+    *,
+    backend: str = "auto",
+    kv: Kv = "compact",
+    machine: Machine | None = None,
+) -> Report:
+    """Everything worth knowing; `model` is the folder to look at, None for none."""
+    page = _Page()
+    installed = _installation(page, backend)
+    resolved = installed.backend if installed else "cpu"
+    machine = machine or read_machine()
+    if machine.device is None and (memory := device_memory(resolved)):
+        machine = replace(machine, device=memory)
+    _machine(page, machine, resolved)
+    if model is not None:
+        _model(page, model, resolved, kv, machine)
+    _recipes(page, machine, resolved, kv)
+    _disk(page, environment)
+    _terminal(page, environment)
+    return Report(page.facts, tuple(page.lines), tuple(page.problems))
+
+
+def _installation(page: _Page, backend: str) -> About | None:
+    packages = {name: _version(name) for name in _PACKAGES}
+    try:
+        found = about(backend)
+    except Dsv4Error as error:
+        page.problems.append(str(error))
+        found = None
+    if found is not None:
+        page.add("program", {"version": found.version}, f"dsv4-mlx {found.version}")
+        page.add("backend", found.backend, found.backend)
+        page.add("kernels", dict(found.kernels), *_kernel_lines(found.kernels))
+        page.add("blas", found.blas, found.blas)
+    listed = ", ".join(f"{name} {found or 'missing'}" for name, found in packages.items())
+    page.add("packages", {**packages, "python": python_version()},
+             f"python {python_version()}, {listed}")  # fmt: skip
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _kernel_lines(kernels: Mapping[str, str]) -> Iterator[str]:
+    for implementation in sorted(set(kernels.values())):
+        names = [name for name, chosen in kernels.items() if chosen == implementation]
+        yield f"{implementation}: {', '.join(names)}"
+
+
+def _machine(page: _Page, machine: Machine, backend: str) -> None:
+    cores = "" if machine.cores is None else f", {machine.cores} cores"
+    page.add(
+        "machine",
+        {"system": machine.system, "chip": machine.chip, "cores": machine.cores},
+        f"{machine.chip}{cores}, {machine.system}",
+    )
+    limit = machine.limit(backend)
+    facts = {
+        "bytes": machine.memory,
+        "available_bytes": machine.available,
+        "container_bytes": machine.container,
+        "card_bytes": machine.device,
+        "limit_bytes": limit,
+        "wired_limit_mb": machine.wired_limit_mb,
+    }
+    page.add("memory", facts, *_memory_lines(machine, limit))
+
+
+def _memory_lines(machine: Machine, limit: int | None) -> Iterator[str]:
+    if machine.memory is None or limit is None:
+        yield "the system does not tell its size"
+        return
+    yield f"{size(machine.memory)}, of which a model may use {size(limit)}"
+    if machine.is_mac:
+        setting = machine.wired_limit_mb or "0, the default"
+        yield f"{WIRED_LIMIT} is {setting}"
+    if machine.available is not None:
+        yield f"{size(machine.available)} are free now"
+    if machine.device is not None:
+        yield f"{size(machine.device)} on the graphics card"
+    if machine.container is not None:
+        yield f"its control group allows {size(machine.container)}"
+
+
+def _model(page: _Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> None:
+    try:
+        fit = measure(folder, kv, backend=backend, machine=machine)
+    except Dsv4Error as error:
+        page.problems.append(str(error))
+        return
+    most = fit.config.max_position_embeddings
+    contexts = [context for context in CONTEXTS if context <= most] or [most]
+    facts = {
+        "folder": str(folder),
+        "weight_bytes": fit.weights,
+        "longest_context": fit.longest(),
+        "contexts": {context: _context_facts(fit, context) for context in contexts},
+    }
+    lines = (_context_line(fit, context) for context in contexts)
+    page.add(
+        "model",
+        facts,
+        f"{folder}, weights {size(fit.weights)}",
+        *lines,
+        f"longest context here: {fit.longest():,} of {most:,} tokens",
+    )
+    if not fit.fits(contexts[0]):
+        page.problems.append(fit.sentence(contexts[0]))
+
+
+def _context_facts(fit: Fit, context: int) -> dict[str, Any]:
+    return {
+        "bytes": fit.needed(context),
+        "fits": fit.fits(context),
+        "command": fit.command(context),
+    }
+
+
+def _context_line(fit: Fit, context: int) -> str:
+    verdict = "fits" if fit.fits(context) else fit.command(context) or "does not fit"
+    return f"{context:>9,} tokens {size(fit.needed(context)):>10}  {verdict}"
+
+
+def _recipes(page: _Page, machine: Machine, backend: str, kv: Kv) -> None:
+    """What of the releases fits, by the converter's recipes."""
+    facts: dict[str, Any] = {}
+    lines = []
+    most = machine.raisable(backend) or machine.limit(backend) or 0
+    for name, config in (("V4-Flash", FLASH), ("V4-Pro", PRO)):
+        facts[name] = {}
+        for recipe, weights in RECIPES[name].items():
+            if weights > most:
+                continue
+            fit = Fit(Path(name), config, weights + _wider(config, backend), machine, backend, kv)
+            longest, command = fit.longest(), fit.command(SHORT_CONTEXT)
+            if longest:
+                lines.append(f"{name} {recipe}: a context of {longest:,} tokens")
+            elif command:
+                lines.append(f"{name} {recipe}: with {command}")
+            if longest or command:
+                facts[name][recipe] = {"longest_context": longest, "command": command}
+    page.add("recipes", facts, *(lines or ["none of V4-Flash and V4-Pro fits here"]))
+
+
+def _wider(config: DeepseekV4Config, backend: str) -> int:
+    """What the known sizes, which are a GPU's, lack on a CPU, at most: it multiplies in float32,
+    for which bfloat16 matrices take twice as much."""
+    return config.costs.backbone_bytes()["BF16"] if backend == "cpu" else 0
+
+
+def _disk(page: _Page, environment: Environment) -> None:
+    folder = state_home(environment.variables)
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    page.add("disk", {"folder": str(folder), "free_bytes": free},
+             f"{size(free)} free for conversations in {folder}")  # fmt: skip
+
+
+def _terminal(page: _Page, environment: Environment) -> None:
+    variables = environment.variables
+    columns, rows = _dimensions(environment)
+    facts = {
+        "term": variables.get("TERM", ""),
+        "colorterm": variables.get("COLORTERM", ""),
+        "no_color": bool(variables.get("NO_COLOR")),
+        "columns": columns,
+        "rows": rows,
+        "encoding": getattr(environment.stdout, "encoding", None) or "utf-8",
+        "is_terminal": environment.reads_terminal,
+        "redraws": environment.edits_lines,
+        "inside": [name for name, variable in (("tmux", "TMUX"), ("screen", "STY"),
+                                               ("ssh", "SSH_CONNECTION"))
+                   if variables.get(variable)],
+    }  # fmt: skip
+    words = [
+        str(facts["term"]) or "TERM is not set",
+        f"{columns}×{rows}" if columns else "no size",
+        str(facts["encoding"]),
+        "redraws" if facts["redraws"] else "plain lines",
+        *(["NO_COLOR"] if facts["no_color"] else []),
+        *cast(list[str], facts["inside"]),
+    ]
+    page.add("terminal", facts, ", ".join(words))
+
+
+def _dimensions(environment: Environment) -> tuple[int | None, int | None]:
+    try:
+        return tuple(os.get_terminal_size(environment.stdout.fileno()))  # type: ignore[return-value]
+    except (OSError, ValueError):
+        return None, None
