@@ -55,6 +55,7 @@ class Chat:
     """Where @files, !commands and tools work."""
     prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None
     """The caches of what messages begin with, for a model."""
+    status_line: bool = True
     branches: list[Branch] = field(default_factory=lambda: [Branch("main")])
     branch: Branch = field(init=False)
     """The one that goes on."""
@@ -384,7 +385,10 @@ class Chat:
             self.surface.show(Text("\n".join(shown)))
 
     def _show_status(self, busy: str = "") -> None:
-        status = Status(self.model.name, self.thinking.level, busy=busy)
+        if not self.status_line:
+            self.surface.status(Status("", "", busy=busy))
+            return
+        status = Status(self.model.name, self.thinking.level, self.model.backend, busy=busy)
         conversation = self.branch.conversation
         if conversation is not None:
             use = conversation.context()

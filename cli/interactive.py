@@ -67,6 +67,7 @@ def talk(
         lambda ask, stopped: _toolbox(folder, ask, stopped, config),
         folder,
         prefixes,
+        config.status_line,
     )
     if options.resume is not None:
         chat.resume(options.resume, given=options)

@@ -36,6 +36,13 @@ class Model:
         """What a person calls it."""
         return self.folder.resolve().name
 
+    @property
+    def backend(self) -> str | None:
+        """What it runs on, once it is loaded."""
+        if not self.opening.done() or self.opening.exception() is not None:
+            return None
+        return self.opening.result()[0].backend
+
     def failed_with(self, error: BaseException) -> bool:
         """Whether `error` is why it could not be loaded."""
         return self.opening.done() and self.opening.exception() is error

@@ -117,6 +117,11 @@ def parse(arguments: list[str], environment: Environment) -> Options:
     return options
 
 
+def help_text(environment: Environment) -> str:
+    """What --help prints."""
+    return _parser(environment).format_help()
+
+
 def _check_words(options: Options) -> None:
     alone = options.subcommand is not None and len(options.words) == 1
     for word in () if alone else options.words:

@@ -133,6 +133,12 @@ class Engine:
         """Tokens of prompt and reply together."""
         return self.config.max_position_embeddings
 
+    @property
+    def backend(self) -> str | None:
+        """What the model's kernels run on; None for a model that does not tell."""
+        plan = getattr(self.model, "kernel_plan", None)
+        return None if plan is None else str(plan()["backend"])
+
     def session(self) -> Session:
         """A new, empty timeline."""
         return Session(self)

@@ -1,0 +1,102 @@
+"""docs/terminal.md, written from the commands, keys, options and settings themselves.
+
+    python -m cli.manual
+
+A test compares the committed page with `page()`, so it says what the program does.
+"""
+
+import io
+from pathlib import Path
+
+from cli import config
+from cli.commands import GROUPS
+from cli.environment import Environment
+from cli.keys import KEYS
+from cli.options import help_text
+
+PAGE = Path(__file__).parent.parent / "docs" / "terminal.md"
+
+_HEAD = """\
+# The terminal program
+
+Written by `python -m cli.manual`. `dsv4-chat` opens a prompt; with `-p`, an `@FILE` or text on
+stdin it answers once and leaves. In a shell, `make chat ARGS='…'` hands options on.
+
+## At the prompt
+
+The input is always there: what is typed while the model answers is sent when it is done. An answer
+is drawn block by block and stays in the terminal's own history; reasoning folds to one line when it
+ends. The line above the input tells the thinking level, the model, how full the context is, tokens
+per second, the time to the first token and the backend.
+
+`@path`, `@"a path with spaces"` and `@src/*.py` attach files to the message, and `!command` sends
+what a command prints along with the next message, after asking. A message that begins with a slash
+or `!` needs a space before it; lines between `\"\"\"` are one message.
+
+Ctrl-C stops the answer within a token and keeps what was said. `/undo`, `/retry`, `/edit` and
+`/fork` go back in the model's cache, which keeps the state of earlier turns (`snapshot_budget` in the
+configuration): what is kept is not read again.
+"""
+
+_KEPT = """\
+## What is kept
+
+Every conversation is a file of JSON lines in `$DSV4_HOME/sessions`, else
+`~/.local/state/dsv4/sessions`, written line by line as things are said, so that nothing finished is
+ever lost. Beside it lies a cache file that only saves time: with it, `--continue`, `--resume NAME`
+and `/load NAME` read nothing again. Cache files are bounded (`session_budget` in the configuration);
+the ones not used for longest go first. `--no-save` keeps nothing. All files are readable by their
+owner only, nothing is sent anywhere, and nothing is fetched.
+"""
+
+_ONCE = """\
+## In pipes and scripts
+
+    git diff | dsv4-chat -p "review this"
+    dsv4-chat -p "what does this do?" @src/main.c --json
+
+The answer goes to stdout, everything else to stderr. Piped text and files come before the question,
+and what many questions begin with is kept as a cache file: a second question about the same text
+reads only the rest (`cached_tokens` of the `done` event tells). `--json` gives one event per line:
+`progress`, `reasoning_delta`, `text_delta`, `tool_call`, `budget_reached`, `done`, and `error` when
+something failed.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    sections = [_HEAD, _keys(), _commands(), _KEPT, _ONCE, _options(), _settings()]
+    return "\n".join(sections)
+
+
+def _keys() -> str:
+    rows = [f"| {keys} | {meaning} |" for keys, meaning in KEYS]
+    return "\n".join(["## Keys", "", "| key | what it does |", "|---|---|", *rows, ""])
+
+
+def _commands() -> str:
+    lines = ["## Commands", ""]
+    for group, commands in GROUPS.items():
+        lines += [f"| {group} | |", "|---|---|"]
+        lines += [
+            f"| `{command.usage.replace('|', chr(92) + '|')}` | {command.summary} |"
+            for command in commands
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _options() -> str:
+    environment = Environment(io.StringIO(), io.StringIO(), io.StringIO(), {})
+    return f"## Options\n\n```\n{help_text(environment).rstrip()}\n```\n"
+
+
+def _settings() -> str:
+    return (
+        "## Configuration\n\n`dsv4-chat config` prints this file, `dsv4-chat config --path` where "
+        f"it belongs. The command line wins over it.\n\n```toml\n{config.commented().rstrip()}\n```\n"
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
