@@ -93,7 +93,10 @@ def paths(typed: str, folder: Path) -> list[str]:
     Names that begin with a dot are offered once a dot is typed.
     """
     head, slash, begun = typed.rpartition("/")
-    parent = Path(folder, Path(head + slash).expanduser() if head or slash else "")
+    try:
+        parent = Path(folder, Path(head + slash).expanduser() if slash else "")
+    except RuntimeError:  # ~somebody who does not exist
+        return []
     names = [
         name + "/" * is_folder
         for name, is_folder in _entries(parent)
@@ -106,7 +109,7 @@ def _entries(folder: Path) -> Iterable[tuple[str, bool]]:
     try:
         with os.scandir(folder) as found:
             return [(entry.name, entry.is_dir()) for entry in found if _is_typeable(entry.name)]
-    except (OSError, RuntimeError):
+    except OSError:
         return []
 
 

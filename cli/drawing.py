@@ -51,7 +51,7 @@ class Drawing:
         """The last `height` lines as prompt-toolkit's fragments."""
         lines = self._lines(renderable, width)
         return [
-            [(_cell_style(segment.style), segment.text) for segment in line]
+            [(_cell_style(segment.style) if self._styled else "", segment.text) for segment in line]
             for line in lines[max(0, len(lines) - height) :]
         ]
 

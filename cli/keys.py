@@ -78,8 +78,8 @@ class Actions(Protocol):
 def key_bindings(actions: Actions, buffer: Buffer) -> KeyBindings:
     """The prompt's own keys."""
     keys = KeyBindings()
-    _bind_input(keys, actions, buffer)
     _bind_completion(keys, buffer)
+    _bind_input(keys, actions, buffer)  # of two that apply the later one is called
     _bind_question(keys, actions)
     return keys
 
@@ -127,7 +127,7 @@ def _bind_input(keys: KeyBindings, actions: Actions, buffer: Buffer) -> None:
     def _(event: KeyPressEvent) -> None:
         actions.edit_externally()
 
-    @keys.add("s-tab", filter=typing & ~Condition(lambda: buffer.complete_state is not None))
+    @keys.add("s-tab", filter=typing & ~Condition(lambda: _has_menu(buffer)))
     def _(event: KeyPressEvent) -> None:
         actions.cycle_mode()
 
@@ -138,7 +138,19 @@ def _bind_input(keys: KeyBindings, actions: Actions, buffer: Buffer) -> None:
 
 def _bind_completion(keys: KeyBindings, buffer: Buffer) -> None:
     typing = has_focus(buffer)
-    menu = Condition(lambda: buffer.complete_state is not None)
+    menu = Condition(lambda: _has_menu(buffer))
+    looking = Condition(lambda: buffer.complete_state is not None and not _has_menu(buffer))
+
+    # While it looks for candidates prompt-toolkit moves in a menu that has none yet.
+    @keys.add("up", filter=typing & looking)
+    def _(event: KeyPressEvent) -> None:
+        buffer.complete_state = None
+        buffer.auto_up(event.arg)
+
+    @keys.add("down", filter=typing & looking)
+    def _(event: KeyPressEvent) -> None:
+        buffer.complete_state = None
+        buffer.auto_down(event.arg)
 
     @keys.add("tab", filter=typing)
     def _(event: KeyPressEvent) -> None:
@@ -198,6 +210,12 @@ def _complete(buffer: Buffer) -> None:
     elif found:
         buffer.complete_state = CompletionState(document, found)
         buffer.go_to_completion(0)
+
+
+def _has_menu(buffer: Buffer) -> bool:
+    """Candidates are shown."""
+    state = buffer.complete_state
+    return state is not None and bool(state.completions)
 
 
 def _has_choice(buffer: Buffer) -> bool:

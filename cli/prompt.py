@@ -80,7 +80,9 @@ class Prompt:
         text = self.buffer.text
         if is_open(text):
             self.buffer.newline(copy_margin=False)
-        elif text.strip() and not self.submissions.ended:
+        elif not text.strip():
+            self.buffer.reset()
+        elif not self.submissions.closed:
             self.buffer.append_to_history()
             self.buffer.reset()
             self.submissions.send(text)
@@ -102,7 +104,14 @@ class Prompt:
             self._armed = True
 
     def leave(self) -> None:
-        """End the submissions, and the answer that is being written."""
+        """Ctrl-D: leave once what was sent ahead is done, at once without any or when repeated."""
+        if self.submissions.pending and not self.submissions.closed:
+            self.submissions.close()
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """End the submissions at once, and the answer that is being written."""
         self.submissions.end()
         if self.asked is not None:
             self._answered(self.asked, self.asked.question.default)
@@ -187,7 +196,9 @@ class Prompt:
 
     @property
     def hint(self) -> str:
-        """What Ctrl-C would do next."""
+        """What the next press would do."""
+        if self.submissions.closed and self.submissions.waiting():
+            return "leaving when this is done; Ctrl-D again leaves now"
         return "Ctrl-C again to leave" if self._armed else ""
 
     def _interrupt_question(self, asked: Asked) -> None:

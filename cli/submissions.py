@@ -11,7 +11,7 @@ class Submissions:
         self._changed = threading.Condition()
         self._queue: deque[str] = deque()
         self._taken = False  # one text is out with the controller
-        self._ended = False
+        self._ended = self._closed = False
 
     def send(self, text: str) -> None:
         """Queue `text`."""
@@ -25,26 +25,43 @@ class Submissions:
             return self._queue.pop() if self._queue else None
 
     def next(self) -> str | None:
-        """Wait for the next text; None at the end, whatever is queued."""
+        """Wait for the next text; None at the end."""
         with self._changed:
             self._taken = False
-            while not self._queue and not self._ended:
+            while not self._queue and not self._closed:
                 self._changed.wait()
-            if self._ended:
+            if self._ended or not self._queue:
+                self._ended = True
                 return None
             self._taken = True
             return self._queue.popleft()
 
-    def end(self) -> None:
-        """Nothing follows."""
+    def close(self) -> None:
+        """Nothing follows what is queued."""
         with self._changed:
-            self._ended = True
+            self._closed = True
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Nothing follows, whatever is queued."""
+        with self._changed:
+            self._ended = self._closed = True
             self._changed.notify_all()
 
     @property
+    def closed(self) -> bool:
+        """Nothing can be sent any more."""
+        return self._closed
+
+    @property
     def ended(self) -> bool:
-        """Nothing follows."""
+        """The end was told, or will be next."""
         return self._ended
+
+    @property
+    def pending(self) -> bool:
+        """Something was sent that the controller did not take."""
+        return bool(self._queue)
 
     @property
     def busy(self) -> bool:

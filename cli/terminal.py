@@ -219,7 +219,7 @@ class TerminalSurface:
             pass  # the terminal is gone
         finally:
             # Whatever ended the drawing, the controller may still save what it has.
-            self._prompt.leave()
+            self._prompt.end()
             self.restore()
             await finished.wait()
 
@@ -235,7 +235,7 @@ class TerminalSurface:
         """A signal asks for the end; the same one again ends at once."""
         if self._loop is not None:
             self._loop.remove_signal_handler(number)
-        self._prompt.leave()
+        self._prompt.end()
         if number == signal.SIGHUP:
             self._output.lost = True
             if self._app.is_running and not self._app.is_done:
