@@ -239,7 +239,8 @@ SETTINGS = (
             ", ".join(BACKENDS), _one_of(*BACKENDS)),
     Setting("tools", "false", "Whether the model may use tools when a conversation begins.", _ON,
             _switch),
-    Setting("status_line", "true", "Whether the line above the input tells how things stand.", _ON, _switch),
+    Setting("status_line", "true", "Whether the line above the input tells how things stand.", _ON,
+            _switch),
     Setting("plain", "false", "Plain lines instead of a redrawn screen, for screen readers.", _ON,
             _switch),
     Setting("session_budget", '"20 GB"', "Disk for the caches of kept conversations; the least"

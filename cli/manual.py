@@ -34,8 +34,8 @@ what a command prints along with the next message, after asking. A message that 
 or `!` needs a space before it; lines between `\"\"\"` are one message.
 
 Ctrl-C stops the answer within a token and keeps what was said. `/undo`, `/retry`, `/edit` and
-`/fork` go back in the model's cache, which keeps the state of earlier turns (`snapshot_budget` in the
-configuration): what is kept is not read again.
+`/fork` go back in the model's cache, which keeps the state of earlier turns (`snapshot_budget` in
+the configuration): what is kept is not read again.
 """
 
 _KEPT = """\
@@ -44,9 +44,9 @@ _KEPT = """\
 Every conversation is a file of JSON lines in `$DSV4_HOME/sessions`, else
 `~/.local/state/dsv4/sessions`, written line by line as things are said, so that nothing finished is
 ever lost. Beside it lies a cache file that only saves time: with it, `--continue`, `--resume NAME`
-and `/load NAME` read nothing again. Cache files are bounded (`session_budget` in the configuration);
-the ones not used for longest go first. `--no-save` keeps nothing. All files are readable by their
-owner only, nothing is sent anywhere, and nothing is fetched.
+and `/load NAME` read nothing again. Cache files are bounded (`session_budget` in the
+configuration); the ones not used for longest go first. `--no-save` keeps nothing. All files are
+readable by their owner only, nothing is sent anywhere, and nothing is fetched.
 """
 
 _ONCE = """\
@@ -94,7 +94,8 @@ def _options() -> str:
 def _settings() -> str:
     return (
         "## Configuration\n\n`dsv4-chat config` prints this file, `dsv4-chat config --path` where "
-        f"it belongs. The command line wins over it.\n\n```toml\n{config.commented().rstrip()}\n```\n"
+        "it belongs. The command line wins over it.\n\n"
+        f"```toml\n{config.commented().rstrip()}\n```\n"
     )
 
 

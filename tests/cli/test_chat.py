@@ -1,4 +1,4 @@
-"""The controller on plain lines: messages, commands, and what is left on the screen and the disk."""
+"""The controller on plain lines: messages, commands, what is left on the screen and the disk."""
 
 import json
 import os
