@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from convert.texts import read_text
-from dsv4_mlx.loading import load
+from convert.texts import Text, read_text
 
 if TYPE_CHECKING:
     from dsv4_mlx.model import Model
@@ -39,11 +38,14 @@ class Behaviour:
         )
 
 
-def compare(folder: Path, source: Path | None, text: Path) -> Behaviour:
+def compare(folder: Path, source: Path | None, path: Path) -> tuple[Text, Behaviour]:
     """Run the text through one or both models; both are in memory at once."""
+    from dsv4_mlx.loading import load
+
     model, tokenizer = load(folder)
-    timelines = read_text(text, tokenizer).timelines
-    return compare_models(model, None if source is None else load(source)[0], timelines)
+    text = read_text(path, tokenizer)
+    released = None if source is None else load(source)[0]
+    return text, compare_models(model, released, text.timelines)
 
 
 def compare_models(

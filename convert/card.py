@@ -3,11 +3,14 @@
 from collections import defaultdict
 from collections.abc import Mapping
 
+from convert.behaviour import Behaviour
 from convert.plan import ConversionPlan
 from convert.report import bytes_per_token, contexts, kind_of, kinds, memory_needed, size_text
+from convert.texts import Text
 from dsv4_mlx.machines import GIB, MACS
 
 CARD_FILE = "CARD.md"
+_BEHAVIOUR = "## Behaviour"
 
 
 def card(plan: ConversionPlan, file_bytes: Mapping[str, int], errors: Mapping[str, float]) -> str:
@@ -43,6 +46,34 @@ def card(plan: ConversionPlan, file_bytes: Mapping[str, int], errors: Mapping[st
         ceiling = mac.bandwidth_gb_s * 1e9 / per_token
         lines.append(f"| {mac.name} |{verdicts} {ceiling:.1f} tokens/s |")
     return "\n".join(lines) + "\n"
+
+
+def with_behaviour(page: str, text: Text, found: Behaviour) -> str:
+    """The page with what `verify --level behaviour` found on a text; an older row of it goes."""
+    before, _, section = page.partition(f"{_BEHAVIOUR}\n")
+    name = f"{text.name.replace('|', '/')} ({text.sha256[:12]})"
+    rows = [line for line in section.splitlines() if line.startswith("| ") and "---" not in line]
+    kept = [row for row in rows[1:] if not row.startswith(f"| {name} |")]
+    numbers = [f"{found.tokens}", f"{found.perplexity:.4f}", *_compared(found)]
+    lines = [
+        _BEHAVIOUR,
+        "",
+        "What `verify --level behaviour` found: perplexity here and of the release, KL divergence",
+        "from it in nats per token, and how often both would say the same next.",
+        "",
+        "| text | tokens | perplexity | of the release | KL | same choice |",
+        "|---|---:|---:|---:|---:|---:|",
+        *kept,
+        f"| {' | '.join([name, *numbers])} |",
+    ]
+    return f"{before.rstrip()}\n\n" + "\n".join(lines) + "\n"
+
+
+def _compared(found: Behaviour) -> list[str]:
+    """The numbers that need the release, or nothing in their places."""
+    if found.kl is None or found.source_perplexity is None or found.same_choice is None:
+        return ["", "", ""]
+    return [f"{found.source_perplexity:.4f}", f"{found.kl:.6f}", f"{found.same_choice:.1%}"]
 
 
 def _importance_lines(plan: ConversionPlan) -> list[str]:

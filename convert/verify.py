@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from convert.behaviour import Behaviour, compare
+from convert.card import CARD_FILE, with_behaviour
+from convert.disk import Disk
 from convert.jobs import Job
 from convert.plan import ConversionPlan, plan_conversion
 from convert.progress import Progress
 from convert.quantized import measured
 from convert.recipe import recipe_of
+from convert.texts import Text
 from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.parameters import plan_parameters
@@ -43,10 +47,9 @@ def verify(
     progress.say(f"structure: {len(tensors)} tensors are in their places", "structure")
     plan = None if source is None else _plan(folder, summary, source)
     if text is not None:
-        from convert.behaviour import compare
-
-        found = compare(folder, source, text)
+        read, found = compare(folder, source, text)
         progress.say(found.sentence(), "behaviour", **vars(found))
+        _remember(folder, read, found, progress)
     if level in ("structure", "behaviour"):
         return
     progress.begin(sum(entry.nbytes for entry in tensors.values()))
@@ -61,6 +64,16 @@ def verify(
         if plan is None:
             raise UsageError("The level numeric compares with the source; name it with --against.")
         _require_near(plan, tensors, summary, progress)
+
+
+def _remember(folder: Path, text: Text, found: Behaviour, progress: Progress) -> None:
+    """Into the card, where the folder can be written to."""
+    path = folder / CARD_FILE
+    try:
+        page = path.read_text(encoding="utf-8") if path.exists() else ""
+        Disk().put(path, with_behaviour(page, text, found).encode())
+    except OSError as error:
+        progress.say(f"{path} stays as it was: {error.strerror}", "note")
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -88,6 +101,8 @@ def _require_files(
     """Sizes as recorded, and exactly the recorded tensors; those kept aside are included."""
     tensors = dict(result.tensors)
     for name, size in summary["file_bytes"].items():
+        if name == CARD_FILE:  # grows with what is found later
+            continue
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             found = f"{path.stat().st_size} bytes" if path.is_file() else "nothing"

@@ -46,11 +46,34 @@ def test_native_equals_direct_loading_logit_for_logit(tmp_path):
     assert mx.array_equal(direct(tokens), converted(tokens)).item()
 
 
-def test_perplexity_alone_needs_no_source(tmp_path, text, capsys):
-    assert main([str(NANO), str(tmp_path / "out")]) == 0
+def rows(card: str) -> list[list[str]]:
+    """The last table of a card, below its head."""
+    lines = card.split("## Behaviour")[1].splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def test_the_card_keeps_what_was_found_on_each_text(tmp_path, text, capsys):
+    """Without the release only the perplexity; a text that comes again replaces its row."""
+    out, other = tmp_path / "out", tmp_path / "talk.jsonl"
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    other.write_text(json.dumps({"messages": messages}))
+    assert main([str(NANO), str(out)]) == 0
+    before = (out / "CARD.md").read_text()
     capsys.readouterr()
-    found = behaviour(tmp_path / "out", text, capsys)
-    assert found["perplexity"] > 1 and found["kl"] is None
+    first = behaviour(out, text, capsys)
+    assert first["perplexity"] > 1 and first["kl"] is None
+    behaviour(out, other, capsys)
+    found = behaviour(out, text, capsys, "--against", str(NANO))
+    after = (out / "CARD.md").read_text()
+    assert after.startswith(before.rstrip())
+    [talk, again] = rows(after)
+    assert talk[0].startswith("talk.jsonl (") and talk[3:] == ["", "", ""]
+    assert again[1:] == [
+        str(found["tokens"]), f"{found['perplexity']:.4f}", f"{found['source_perplexity']:.4f}",
+        "0.000000", "100.0%",
+    ]  # fmt: skip
+    assert main(["verify", str(out), "--against", str(NANO)]) == 0
 
 
 def test_behaviour_and_text_belong_together(tmp_path, text, capsys):
