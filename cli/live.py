@@ -4,7 +4,6 @@ These are small values. Nothing is laid out until a surface draws them, so what 
 the screen is drawn costs nothing.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,7 @@ class Thinking:
     """The last lines of a reasoning, dim, below how long it has taken."""
 
     tail: str
-    seconds: Callable[[], float]
+    seconds: float
     theme: Theme
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
@@ -53,7 +52,7 @@ class Thinking:
         shown = [line for line in lines if line.plain.strip()][-_THINKING_LINES:]
         for line in shown:
             line.pad_left(2)
-        for line in [Text(f"thinking · {self.seconds():.0f} s", style), *shown]:
+        for line in [Text(f"thinking · {self.seconds:.0f} s", style), *shown]:
             yield from _cut(line, width).render(console, end="\n")
 
 

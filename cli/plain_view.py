@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from cli.output import Output
-from cli.wording import ending, thought_for, tool_call_lines
-from dsv4_mlx.chat.conversation import Done, Event, Progress
+from cli.wording import budget_note, ending, thought_for, tool_call_lines
+from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, Progress
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
@@ -56,7 +56,10 @@ class PlainView:
                 self._end_reasoning()
                 for line in tool_call_lines(event):
                     self._output.note(line)
+            case BudgetReached():
+                self._output.note(budget_note(event))
             case Done():
+                self._end_reasoning(event.usage.reasoning_tokens)
                 self.end()
                 if sentence := ending(event):
                     self._output.note(sentence)
@@ -89,8 +92,8 @@ class PlainView:
         if self.reasoning == "show":
             self._output.reasoning(text)
 
-    def _end_reasoning(self) -> None:
+    def _end_reasoning(self, tokens: int | None = None) -> None:
         if self._since is not None and self.reasoning == "fold":
-            tokens = self._count("".join(self._thoughts)) if self._count else None
+            tokens = tokens or (self._count("".join(self._thoughts)) if self._count else None)
             self._output.note(f"[{thought_for(self._clock() - self._since, tokens)}]")
         self._since = None

@@ -14,8 +14,8 @@ from cli.markdown_stream import Block, MarkdownStream
 from cli.safe import drawable, harmless
 from cli.surface import Surface
 from cli.theme import Theme
-from cli.wording import ending, thought_for, tool_call_lines
-from dsv4_mlx.chat.conversation import Done, Event, Progress
+from cli.wording import budget_note, ending, thought_for, tool_call_lines
+from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, Progress
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
@@ -70,7 +70,10 @@ class MarkdownView:
                 self._end_reasoning()
                 self._end_text()
                 self._tool_call(event)
+            case BudgetReached():
+                self._budget_reached(event)
             case Done():
+                self._end_reasoning(event.usage.reasoning_tokens)
                 self.end()
                 if sentence := ending(event):
                     self.note(sentence)
@@ -105,16 +108,15 @@ class MarkdownView:
         self._drawing = MarkdownDrawing(self._theme)
 
     def _answer(self, text: str) -> None:
-        blocks = self._stream.feed(harmless(text))
-        # The next frame must not show a block twice, so it leaves the live lines first.
+        self._show(self._stream.feed(harmless(text)))
+        # After `show`: a surface waits for this before it draws the finished blocks.
         self._surface.live(OpenBlock(self._stream.preview(), self._drawing.copy()))
-        self._show(blocks)
 
     def _end_text(self) -> None:
         blocks = self._stream.finish()
         if blocks:
-            self._surface.live(None)
             self._show(blocks)
+            self._surface.live(None)
         self._start_text()
 
     def _show(self, blocks: list[Block]) -> None:
@@ -133,22 +135,30 @@ class MarkdownView:
         if self.reasoning == "show" and complete:
             self._say(complete, "reasoning")
         tail = thinking.open_line if self.reasoning == "show" else thinking.tail
-        self._surface.live(Thinking(tail, self._seconds_since(thinking.since), self._theme))
+        self._surface.live(Thinking(tail, self._clock() - thinking.since, self._theme))
 
-    def _seconds_since(self, start: float) -> Callable[[], float]:
-        return lambda: self._clock() - start
+    def _budget_reached(self, event: BudgetReached) -> None:
+        """Said when the reasoning is over: its last words are still to come."""
+        if self._thinking is None:
+            self.note(budget_note(event))
+        else:
+            self._thinking.budget = event
 
-    def _end_reasoning(self) -> None:
+    def _end_reasoning(self, tokens: int | None = None) -> None:
         thinking, self._thinking = self._thinking, None
         if thinking is None:
             return
-        self._last_reasoning = thinking.text()
-        self._surface.live(None)
+        self._last_reasoning = text = thinking.text()
         if self.reasoning == "show" and thinking.open_line.strip():
             self._say(thinking.open_line, "reasoning")
+        if thinking.budget:
+            tokens = thinking.budget.tokens
         if self.reasoning != "hide":
-            tokens = self._count(self._last_reasoning) if self._count else None
+            tokens = tokens or (self._count(text) if self._count else None)
             self.note(thought_for(self._clock() - thinking.since, tokens))
+        if thinking.budget:
+            self.note(budget_note(thinking.budget))
+        self._surface.live(None)
 
     # The rest
 
@@ -179,6 +189,7 @@ class _Reasoning:
         self.since = since
         self.tail = ""
         self.open_line = ""
+        self.budget: BudgetReached | None = None
         self._parts: list[str] = []
 
     def add(self, text: str) -> str:

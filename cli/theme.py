@@ -64,6 +64,7 @@ _DARK_TEXT = {
     "mark": "dim",
     "quote": "dim",
     "tool": "bold",
+    "question": "bold",
 }
 _DARK_INPUT = {
     "user": "bold",

@@ -3,7 +3,7 @@
 import json
 
 from cli.safe import exact
-from dsv4_mlx.chat.conversation import Done
+from dsv4_mlx.chat.conversation import BudgetReached, Done
 from dsv4_mlx.chat.messages import ToolCall
 
 _MOST_LINES = 12
@@ -31,6 +31,12 @@ def ending(done: Done) -> str:
     if done.finish_reason == "length":
         return f"[stopped after {done.usage.completion_tokens:,} tokens, the limit]"
     return "[stopped]" if done.finish_reason == "cancelled" else ""
+
+
+def budget_note(event: BudgetReached) -> str:
+    """How reasoning came to its end before the model thought it should."""
+    how = "ended" if event.kind == "soft" else "cut off"
+    return f"[reasoning {how} after {event.tokens:,} tokens, its budget]"
 
 
 def tool_call_lines(call: ToolCall) -> list[str]:

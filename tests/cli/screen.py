@@ -12,6 +12,16 @@ from cli.theme import DARK, Theme
 from dsv4_mlx.chat.conversation import Event
 
 
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Screen:
     """`printed` is what was shown for good; `live_text` is what is live now, when drawn."""
 
@@ -75,12 +85,13 @@ def viewed(
     colours: bool = False,
     **options: Any,
 ) -> Screen:
-    """The screen after `events`, drawn live after each; a second passes whenever one is asked."""
-    screen, seconds = Screen(width, colours=colours), iter(range(1_000_000))
-    view = MarkdownView(screen, theme, clock=lambda: float(next(seconds)), **options)
+    """The screen after `events`, drawn live after each; a second passes after each as well."""
+    screen, clock = Screen(width, colours=colours), Clock()
+    view = MarkdownView(screen, theme, clock=clock, **options)
     view.begin()
     for event in events:
         view.feed(event)
         _ = screen.live_text
+        clock.now += 1
     view.end()
     return screen

@@ -7,7 +7,7 @@ import pytest
 from cli.environment import Environment
 from cli.output import Output
 from cli.plain_view import PlainView
-from dsv4_mlx.chat.conversation import Done, Event, Progress, Usage
+from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, Progress, Usage
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 from tests.cli.running import Stream
@@ -84,3 +84,8 @@ def test_long_and_broken_arguments_are_cut_short() -> None:
     assert long.splitlines()[-1] == "    … 88 more lines"
     broken = viewed([ToolCall("write", "[" * 5000)])[1]
     assert broken.splitlines()[-1] == f"  {'[' * 400} … 4,600 more characters"
+
+
+def test_a_budget_is_told_where_the_reasoning_ends() -> None:
+    events = [ReasoningDelta("Hm"), BudgetReached("soft", 9), TextDelta("4")]
+    assert viewed(events) == ("4\n", "Hm\n[reasoning ended after 9 tokens, its budget]\n")

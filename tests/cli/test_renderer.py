@@ -6,11 +6,11 @@ import pytest
 
 from cli.renderer import MarkdownView
 from cli.theme import DARK, PLAIN
-from dsv4_mlx.chat.conversation import Done, Progress, Usage
+from dsv4_mlx.chat.conversation import BudgetReached, Done, Progress, Usage
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 from tests.cli.markdown_texts import ANSWER
-from tests.cli.screen import Screen, viewed
+from tests.cli.screen import Clock, Screen, viewed
 
 USAGE = Usage(5, 0, 7)
 DONE = Done("stop", USAGE)
@@ -18,8 +18,7 @@ THOUGHT = [ReasoningDelta("Hm, "), ReasoningDelta("a sum.\nOf two."), TextDelta(
 
 
 def view_on(screen: Screen, **options) -> MarkdownView:
-    seconds = iter(range(1_000_000))
-    return MarkdownView(screen, DARK, clock=lambda: float(next(seconds)), **options)
+    return MarkdownView(screen, DARK, **({"clock": Clock()} | options))
 
 
 @pytest.mark.parametrize("width", [72, 40])
@@ -54,7 +53,7 @@ def test_an_unfinished_answer_ends_well() -> None:
 
 def test_reasoning_folds_to_one_line() -> None:
     screen = viewed([*THOUGHT, DONE], count=len)
-    assert screen.printed == "thought for 3.0 s · 18 tokens\nFour.\n"
+    assert screen.printed == "thought for 2.0 s · 18 tokens\nFour.\n"
 
 
 def test_reasoning_is_live_while_it_comes() -> None:
@@ -62,7 +61,7 @@ def test_reasoning_is_live_while_it_comes() -> None:
     view = view_on(screen)
     view.feed(ReasoningDelta("one two three four\n\nfive\nsix\nseven"))
     assert screen.live_text.splitlines() == [
-        "thinking · 1 s",
+        "thinking · 0 s",
         "  three four",
         "  five",
         "  six",
@@ -73,7 +72,7 @@ def test_reasoning_is_live_while_it_comes() -> None:
 
 def test_shown_reasoning_is_printed_line_by_line() -> None:
     screen = viewed([*THOUGHT, DONE], reasoning="show")
-    assert screen.printed == "Hm, a sum.\nOf two.\nthought for 3.0 s\nFour.\n"
+    assert screen.printed == "Hm, a sum.\nOf two.\nthought for 2.0 s\nFour.\n"
 
 
 def test_hidden_reasoning_leaves_nothing() -> None:
@@ -88,14 +87,15 @@ def test_folded_reasoning_can_be_read() -> None:
         view.feed(event)
     view.unfold_last()
     assert screen.printed == (
-        "[no reasoning to show]\nthought for 1.0 s\nFour.\nHm, a sum.\nOf two.\n"
+        "[no reasoning to show]\nthought for 0.0 s\nFour.\nHm, a sum.\nOf two.\n"
     )
 
 
 def test_a_long_prompt_has_a_bar() -> None:
-    screen = Screen()
-    view = view_on(screen)
+    screen, clock = Screen(), Clock()
+    view = view_on(screen, clock=clock)
     view.begin()
+    clock.now += 1
     view.feed(Progress(1024, 4096))
     assert screen.live_text == (
         "reading 1,024 of 4,096 tokens  ━━━╌╌╌╌╌╌╌╌╌  1,024 tokens/s · 3.0 s left\n"
@@ -121,3 +121,17 @@ def test_a_tool_call_is_a_block_of_its_own() -> None:
     call = ToolCall("read_file", '{"path": "a\\u202eb.py"}')
     screen = viewed([TextDelta("I look.\n"), call, TextDelta("Seen."), DONE])
     assert screen.printed == "I look.\ntool call: read_file\n  path: a\\u202eb.py\nSeen.\n"
+
+
+def test_a_budget_is_told_once_the_reasoning_is_over() -> None:
+    late = [ReasoningDelta("Hm"), BudgetReached("hard", 9), ReasoningDelta("."), TextDelta("4")]
+    assert viewed([*late, DONE]).printed == (
+        "thought for 3.0 s · 9 tokens\n[reasoning cut off after 9 tokens, its budget]\n4\n"
+    )
+
+
+def test_reasoning_without_an_answer_counts_as_the_engine_did() -> None:
+    done = Done("length", Usage(5, 0, 7, 7))
+    assert viewed([ReasoningDelta("Hm"), done], count=len).printed == (
+        "thought for 1.0 s · 7 tokens\n[stopped after 7 tokens, the limit]\n"
+    )
