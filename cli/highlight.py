@@ -1,7 +1,7 @@
 """Code in colours, line by line while it is written.
 
 A block of code comes in pieces. What a lexer knows at the end of one, that a string or a comment is
-open, goes on in the next, so every character is looked at once or twice.
+open, goes on in the next without reading the first again.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from pygments.lexer import Lexer
     from rich.text import Text
 
-# A token that a piece cuts in two, such as a comment, is read again with the next piece.
-_MOST_READ_AGAIN = 4_000
 # Some lexers take very long for very long lines, and nobody reads those by their colours.
 _LONGEST_LINE = 400
 
@@ -68,30 +66,33 @@ class Highlighter:
         return iter(lexer.get_tokens_unprocessed(text))
 
     def _going_on(self, lexer: Any, text: str) -> Tokens:
-        """What the lexer's tables of states say, from the state that the last piece ended in."""
+        """What the lexer's tables of states say, from the state that the last piece ended in.
+
+        Many know a comment only with its end, so one is lent to them.
+        """
+        whole = text + _missing_end(text)
         stack, position, steps = list(self._stack), 0, 0
-        last: tuple[int, list[str]] = (0, stack)
         while position < len(text) and steps < 20 * len(text):
             steps += 1  # an empty match moves nothing; a wrong table could do so for ever
-            start = position
+            start, before = position, list(stack)
             for match_at, action, new_state in lexer._tokens[stack[-1]]:
-                if found := match_at(text, position):
+                if found := match_at(whole, position):
                     position = found.end()
-                    if position > start:
-                        last = (start, list(stack))
                     yield from _acted(lexer, action, found)
                     _enter(stack, new_state)
                     break
             else:
                 stack = ["root"] if text[position] == "\n" else stack
                 position += 1
-        self._remember(text, *last, stack)
+        self._again, self._stack = "", stack
+        if position > len(text):
+            # A token goes on: its first line, which opens it, is read again before the next lines.
+            self._again, self._stack = text[start : text.index("\n", start) + 1], before
 
-    def _remember(self, text: str, start: int, before: list[str], after: list[str]) -> None:
-        """Go on behind `text`, or at its last token again if that has several lines."""
-        token = text[start:]
-        reads_again = "\n" in token[:-1] and len(token) < _MOST_READ_AGAIN
-        self._again, self._stack = (token, before) if reads_again else ("", after)
+
+def _missing_end(text: str) -> str:
+    """The end of a comment where one may be open."""
+    return "*/" if "/*" in text else "-->" if "<!--" in text else ""
 
 
 def _acted(lexer: Any, action: Any, found: Any) -> Tokens:
