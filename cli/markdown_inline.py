@@ -25,6 +25,7 @@ _MATH = re.compile(
       | \$ (?![\s$]) (?:\\.|[^$\\`])*? (?<![\s\\]) \$ (?!\d)""",
     re.DOTALL | re.VERBOSE,
 )
+_MARKUP = re.compile(r"[*_`\[\]<&\\~$]")
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 _ROLES = {"em": "emphasis", "strong": "strong", "s": "struck"}
 
@@ -34,8 +35,9 @@ def inline_text(source: str, theme: Theme, base: str = "") -> "Text":
     from rich.text import Text
 
     text = Text(style=theme.style(base), tab_size=4)
-    children = _parser().parseInline(source)[0].children or []
-    _Writer(text, theme).write(children)
+    if _MARKUP.search(source) is None:
+        return text.append(drawable(source))
+    _Writer(text, theme).write(_parser().parseInline(source)[0].children or [])
     return text
 
 

@@ -59,6 +59,7 @@ class _Leaf:
     first: bool = True
     info: str = ""
     fence: Fence | None = None
+    is_moved_in: bool | None = None  # code, as far as its item is; None before the first line
     math_end: str = ""
     head: tuple[str, ...] = ()
 
@@ -155,7 +156,7 @@ class MarkdownStream:
             return
         depth, rest = self._descend(lines.detabbed(line))
         leaf = self._leaf
-        if leaf and leaf.is_verbatim and self._goes_on(depth):
+        if leaf and leaf.is_verbatim and self._goes_on(leaf, depth, rest):
             self._verbatim(leaf, rest, raw)
         elif not rest.strip():
             self._empty_line(depth, raw)
@@ -191,10 +192,17 @@ class MarkdownStream:
                 line = line[container.indent :]
         return len(self._containers), line
 
-    def _goes_on(self, depth: int) -> bool:
-        """Whether code goes on: in an item even where its lines are not moved in far enough, which
-        models forget; a quote ends."""
-        return not any(container.is_quote for container in self._containers[depth:])
+    def _goes_on(self, leaf: _Leaf, depth: int, line: str) -> bool:
+        """Whether code goes on with a line that stands in `depth` containers only.
+
+        Strictly it ends; but models forget to move code in, and then do so from its first line on.
+        """
+        left = self._containers[depth:]
+        if any(container.is_quote for container in left):
+            return False
+        if leaf.is_moved_in is None and line.strip():
+            leaf.is_moved_in = not left
+        return not left or not leaf.is_moved_in
 
     def _in_containers(self, depth: int, rest: str, raw: str) -> None:
         opened: list[Container] = []
@@ -209,7 +217,8 @@ class MarkdownStream:
                 break
             opened.append(start[0])
             rest = start[1]
-        if leaf and is_paragraph and not same and not opened and self._is_plain(rest):
+        is_lazy = is_paragraph and not same and not opened
+        if leaf and is_lazy and self._is_plain(rest) and not rest.lstrip().startswith("|"):
             self._raw.append(raw)  # a paragraph goes on without the markers of its containers
             self._grow(leaf, rest.strip())
             return
