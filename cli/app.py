@@ -17,6 +17,9 @@ from cli.options import Helped, Options, parse
 from cli.output import Output, json_line
 from cli.preferences import Preferences
 from cli.prefixes import stored_prefixes
+from cli.private_files import state_home
+from cli.resumed import Resumed
+from cli.sessions import SessionStore
 from cli.worker import Worker
 from dsv4_mlx.chat.settings import max_context_note
 from dsv4_mlx.errors import Dsv4Error, UsageError
@@ -127,8 +130,16 @@ def _run(
         from cli.interactive import talk
 
         return talk(environment, options, chosen, models, model, preferences, prefixes)
-    opener = conversation_opener(models, model, preferences, prefixes)
-    return answer(message, opener, options, environment)
+    if options.resume is None:
+        opener = conversation_opener(models, model, preferences, prefixes)
+        return answer(message, opener, options, environment)
+    root = state_home(environment.variables) / "sessions"
+    store = SessionStore(root, kv_budget_bytes=chosen.session_kv_bytes)
+    resumed = Resumed(store, options, Output(environment).note)
+    preferences = resumed.preferences(preferences, options)
+    turns = resumed.turns(model.folder)
+    opener = conversation_opener(models, model, preferences, prefixes, turns)
+    return answer(message, opener, options, environment, resumed)
 
 
 def _print_version(options: Options, environment: Environment) -> ExitStatus:

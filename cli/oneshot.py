@@ -1,6 +1,7 @@
 """One message, one answer: `-p`, text from a pipe, files named with @."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,8 @@ from cli.models import Model, Models
 from cli.options import Options
 from cli.output import Output
 from cli.preferences import Preferences
-from dsv4_mlx.chat.conversation import Conversation, Prefixes
+from cli.resumed import Resumed
+from dsv4_mlx.chat.conversation import Conversation, Event, Prefixes, Turn
 from dsv4_mlx.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -74,8 +76,9 @@ def conversation_opener(
     model: Model,
     preferences: Preferences,
     prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None,
+    turns: Sequence[Turn] = (),
 ) -> Callable[[], Conversation]:
-    """A function that waits for the model and begins the conversation.
+    """A function that waits for the model and begins the conversation behind `turns`.
 
     `prefixes` gives the stored beginnings of prompts that fit an engine.
     """
@@ -91,6 +94,7 @@ def conversation_opener(
             sampling=preferences.sampling(model.settings),
             max_tokens=preferences.max_tokens,
             budget=preferences.budget,
+            turns=turns,
             prefixes=prefixes(engine),
             submit=models.worker.submit,
         )
@@ -103,19 +107,31 @@ def answer(
     open_conversation: Callable[[], Conversation],
     options: Options,
     environment: Environment,
+    resumed: Resumed | None = None,
 ) -> ExitStatus:
-    """Answer one message and leave."""
+    """Answer one message and leave; in the conversation that is `resumed`, if one is."""
     output = ExactOutput(environment) if options.raw else Output(environment)
     if not options.json:
         output.progress("loading the model")
-    conversation = open_conversation()
-    with stopping_on_interrupt(conversation.cancel):
-        events = conversation.send(message.text, shared=message.shared)
-        written = events if options.stream else at_once(events)
-        try:
-            if options.json:
-                return write_json(written, environment)
-            return write_text(written, output, reasoning=options.reasoning or "show")
-        finally:
-            # When the reader has left, the model need not go on.
-            conversation.cancel()
+    with resumed or nullcontext():
+        conversation = open_conversation()
+        with stopping_on_interrupt(conversation.cancel):
+            if resumed is not None:
+                resumed.begin(conversation, message.text)
+            try:
+                events = conversation.send(message.text, shared=message.shared)
+                return _write(events, output, options, environment)
+            finally:
+                # When the reader has left, the model need not go on.
+                conversation.cancel()
+                if resumed is not None:
+                    resumed.end(conversation)
+
+
+def _write(
+    events: Iterator[Event], output: Output, options: Options, environment: Environment
+) -> ExitStatus:
+    written = events if options.stream else at_once(events)
+    if options.json:
+        return write_json(written, environment)
+    return write_text(written, output, reasoning=options.reasoning or "show")

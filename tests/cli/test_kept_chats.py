@@ -152,6 +152,45 @@ def test_a_conversation_can_be_loaded_saved_and_left_for_another(folder: Path) -
     assert re.search(r"> one  .*  2 turns  .*  a\ntwo  .*  1 turn  .*  b\n", done.stderr)
 
 
+def once(
+    folder: Path, text: str, *options: str, model: Model | None = None, piped: str = ""
+) -> Run:
+    arguments = ("--model", folder, "-p", text, *options)
+    return run(*arguments, piped=piped, open_model=model or Model())
+
+
+def test_a_single_message_goes_on_with_a_conversation(folder: Path) -> None:
+    chat(folder, "/system Be brief.", LONG, "/rename sums")
+    model = Model()
+    assert once(folder, "b", "--continue", model=model) == Run(0, "2.\n", "")
+    assert model.read < 30
+    done = once(folder, "c", "--resume", "sums", "--json")
+    assert json.loads(done.stdout.splitlines()[-1])["usage"]["cached_tokens"] > 300
+    assert kept("sums") == [LONG, "b", "c"]
+    done = chat(folder, "/system", options=("--continue",))
+    assert "[system message: Be brief.]" in done.stderr
+
+
+def test_a_single_message_alone_is_kept_nowhere(folder: Path) -> None:
+    assert once(folder, "a").status == 0
+    assert not home().exists()
+    assert once(folder, "b", "--continue") == Run(
+        2, "", "dsv4-chat: there is no session to continue; start one without --continue.\n"
+    )
+    done = once(folder, "b", "--continue", "--no-save")
+    assert (done.status, done.stdout) == (2, "")
+    assert "choose one of them" in done.stderr
+
+
+def test_a_single_message_goes_on_without_its_cache(folder: Path) -> None:
+    chat(folder, LONG)
+    the_file("*.kv").write_bytes(b"damaged")
+    done = once(folder, "b", "--continue")
+    assert (done.status, done.stdout) == (0, "2.\n")
+    assert "[the conversation's cache is not used: " in done.stderr
+    assert kept() == [LONG, "b"]
+
+
 @pytest.mark.parametrize("ending", ["md", "html"])
 def test_exports_are_for_reading_and_replaced_only_when_asked(folder: Path, ending: str) -> None:
     file = Path(f"talk.{ending}")
