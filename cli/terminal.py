@@ -92,6 +92,7 @@ class TerminalSurface:
 
         # Only for the drawing thread.
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._before: list[Callable[[], None]] = []
         self._failure: BaseException | None = None
         self._frame: asyncio.TimerHandle | None = None
         self._next_frame = 0.0
@@ -163,7 +164,7 @@ class TerminalSurface:
         answer: Future[str] = Future()
         if question.details:
             self.show(_details(question))
-        if not self._call(lambda: self._ask(question, answer)):
+        if self._loop is None or not self._call(lambda: self._ask(question, answer)):
             return question.default
         choice = answer.result()
         self.show(self._answered(question, choice))
@@ -212,9 +213,15 @@ class TerminalSurface:
             with suppress(RuntimeError, ValueError):  # only the main thread has signals
                 loop.add_signal_handler(number, self._terminate, number)
         thread = threading.Thread(target=control, name="controller", daemon=True)
+
+        def begin() -> None:
+            for action in self._before:
+                action()
+            thread.start()
+
         self._output.paste_on()
         try:
-            await self._app.run_async(pre_run=thread.start, set_exception_handler=False)
+            await self._app.run_async(pre_run=begin, set_exception_handler=False)
         except EOFError:
             pass  # the terminal is gone
         finally:
@@ -259,9 +266,10 @@ class TerminalSurface:
 
     def _call(self, action: Callable[[], None]) -> bool:
         """Do `action` on the drawing thread; False where nothing draws."""
+        if self._loop is None:
+            self._before.append(action)  # for the moment when drawing begins
+            return True
         try:
-            if self._loop is None:
-                return False
             self._loop.call_soon_threadsafe(action)
         except RuntimeError:  # closed
             return False
