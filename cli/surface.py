@@ -72,7 +72,11 @@ class Surface(Protocol):
         ...
 
     def show(self, renderable: "RenderableType") -> None:
-        """Print once, above the input, for good."""
+        """Print once, above the input, for good.
+
+        Where it takes the place of live lines, show it first and call `live` next: both changes
+        are drawn together.
+        """
         ...
 
     def live(self, renderable: "RenderableType | None") -> None:
