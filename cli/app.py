@@ -21,7 +21,6 @@ from cli.private_files import state_home
 from cli.resumed import Resumed
 from cli.sessions import SessionStore
 from cli.worker import Worker
-from dsv4_mlx.chat.settings import max_context_note
 from dsv4_mlx.errors import Dsv4Error, UsageError
 
 if TYPE_CHECKING:
@@ -116,13 +115,24 @@ def _run(
         kv=options.kv or chosen.kv,
         model=options.model or chosen.model,
     )
+    if options.subcommand == "doctor":
+        from cli import doctor
+
+        folder = options.model or embedded_model()
+        return doctor.run(
+            environment,
+            folder,
+            backend=options.backend or "auto",
+            kv=options.kv or "compact",
+            json=options.json,
+        )
     preferences = Preferences.configured(chosen).given(options)
     message = read_message(options, environment)
     models = Models(worker, options, open_model, snapshot_bytes=chosen.snapshot_bytes)
     model = models.open(options.model or embedded_model())
     level = model.settings.thinking(preferences.think).level
     if level == "max":
-        Output(environment).note(max_context_note(model.settings))
+        Output(environment).note(f"[{models.max_level_note(model)}]")
     prefixes = stored_prefixes(
         environment.variables, chosen.prefix_bytes if options.keep else 0, options.kv or "compact"
     )

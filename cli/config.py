@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cli.environment import Environment, ExitStatus
 from cli.options import BACKENDS, KV_CHOICES, LEVELS
@@ -46,7 +46,7 @@ class Config:
     max_tokens: int | None = None
     budget: int | None = None
     system: str | None = None
-    kv: str = "compact"
+    kv: Literal["compact", "bf16"] = "compact"
     backend: str = "auto"
     tools: bool = False
     status_line: bool = True

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, cast
 from cli.options import Options
 from cli.worker import Worker
 from dsv4_mlx.chat.effort import EffortTable
-from dsv4_mlx.chat.settings import ChatSettings, read_settings
-from dsv4_mlx.errors import UsageError
+from dsv4_mlx.chat.settings import ChatSettings, max_context_sentence, read_settings
+from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from dsv4_mlx.costs import Kv
     from dsv4_mlx.engine import Engine
     from dsv4_mlx.tokenizer import Tokenizer
 
@@ -86,7 +87,28 @@ class Models:
         if options.engine is not None:
             return self._scripted(options.engine, table)
         settings = read_settings(folder, table)
+        from cli import memory
+
+        memory.check(folder, kv=self._kv, backend=self._backend)
         return Model(folder, settings, self.worker.submit(lambda: self._opened(folder)))
+
+    def max_level_note(self, model: Model) -> str:
+        """What thinking level max needs of the context and of memory."""
+        from cli import memory
+
+        try:
+            return memory.max_level_sentence(model.folder, self._kv, backend=self._backend)
+        except (CheckpointError, ConfigError):
+            # A script, or a folder whose files are incomplete: loading it says so.
+            return max_context_sentence(model.settings)
+
+    @property
+    def _kv(self) -> "Kv":
+        return self._options.kv or "compact"
+
+    @property
+    def _backend(self) -> str:
+        return self._options.backend or "auto"
 
     def _scripted(self, engine: str, table: EffortTable | None) -> Model:
         """`fake:FILE`: answers from a script, for demonstrations and tests."""

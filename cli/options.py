@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Literal, NoReturn
 
 from cli.environment import Environment
 from dsv4_mlx.errors import UsageError
@@ -52,7 +52,7 @@ class Options:
     top_p: float | None = None
     seed: int | None = None
     backend: str | None = None
-    kv: str | None = None
+    kv: Literal["compact", "bf16"] | None = None
     json: bool = False
     version: bool = False
     resume: str | None = None

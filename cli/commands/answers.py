@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from cli.commands.command import Command, number, whole
 from cli.options import REASONING
-from dsv4_mlx.chat.settings import max_context_note
 from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ def _think(chat: "Chat", argument: str) -> None:
     if argument:
         chat.set_level(argument)
     if argument == "max":
-        chat.view.note(max_context_note(chat.model.settings))
+        chat.note(chat.models.max_level_note(chat.model))
     levels = ", ".join(chat.model.settings.levels)
     chat.note(f"thinking level {chat.thinking.level}; levels: {levels}")
 

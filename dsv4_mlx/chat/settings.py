@@ -73,11 +73,11 @@ class ChatSettings:
         return thinking
 
 
-def max_context_note(settings: ChatSettings) -> str:
+def max_context_sentence(settings: ChatSettings) -> str:
     """What level max asks for, said once when it is chosen."""
     return (
-        f"[thinking level max asks for a context of at least {MAX_LEVEL_CONTEXT:,} tokens; "
-        f"this checkpoint has {settings.context:,}]"
+        f"thinking level max asks for a context of at least {MAX_LEVEL_CONTEXT:,} tokens; "
+        f"this checkpoint has {settings.context:,}"
     )
 
 
