@@ -157,9 +157,10 @@ def _splits(keys: int, threadgroups: int) -> tuple[int, int]:
 
 
 def _check_width(K: int, rope_dims: int) -> None:
-    if K % 4 or K > 512:
+    # Below 8 a window of one row is so small an array that MLX makes it constant; rows are device.
+    if K % 4 or not 8 <= K <= 512:
         raise ContractError(
-            f"sparse_attention: expected a head_dim of at most 512 that 4 divides but found {K}; "
+            f"sparse_attention: expected a head_dim of 8 to 512 that 4 divides but found {K}; "
             "run the reference"
         )
     if rope_dims > K:

@@ -410,10 +410,18 @@ def test_splits_cover_the_keys_and_fill_a_gpu() -> None:
     assert launch._splits(8320, 4) == (40, 208)
 
 
-@pytest.mark.parametrize(("K", "pairs", "words"), [(66, 1, "4 divides"), (516, 2, "at most 512")])
-def test_metal_refuses_widths_it_was_not_written_for(K: int, pairs: int, words: str) -> None:
+@pytest.mark.parametrize("K", [4, 66, 516])
+def test_metal_refuses_widths_it_was_not_written_for(K: int) -> None:
+    words = f"expected a head_dim of 8 to 512 that 4 divides but found {K}; run the reference"
     with pytest.raises(ContractError, match=words):
-        run(call(K=K, pairs=pairs))
+        run(call(K=K, pairs=1))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@BOTH_TEXTS
+def test_metal_narrowest_heads_have_a_window_of_one_row(matrix: bool, storage: str) -> None:
+    """Smaller arrays would be constant for the texts, whose rows and queries are device."""
+    check(call(1, H=1, K=8, T=1, first=4, W=1, pairs=1, storage=storage), matrix)
 
 
 @pytest.mark.slow
