@@ -12,6 +12,7 @@ import numpy as np
 
 from .build import kernel_object
 from .launch import Buffer, Counts, Order, module, run
+from .rules import refuse_before_compiling
 from .text import KernelText, traced
 
 MAX_THREADS = 1024
@@ -140,7 +141,9 @@ class HostKernel:
                 ensure_row_contiguous=self.ensure_row_contiguous,
                 atomic_outputs=self.atomic_outputs,
             )  # fmt: skip
-            self._texts[key] = traced(kernel, self.header, self.source, arrays, call)
+            text = traced(kernel, self.header, self.source, arrays, call)
+            refuse_before_compiling(text)
+            self._texts[key] = text
         return self._texts[key]
 
     def _buffers(

@@ -50,6 +50,7 @@ def metal_words(message: str) -> str:
     """clang's names of address spaces and types in Metal's words."""
     for clang, metal in WORDS.items():
         message = message.replace(clang, metal)
+    message = re.sub(r" __attribute__\(\(ext_vector_type\((\d+)\)\)\)", r" vector of \1", message)
     return re.sub(r" \[-W[^]]*\]", "", message)
 
 

@@ -3,53 +3,58 @@
 #pragma once
 
 extern "C" {
-float expf(float); float exp2f(float); float exp10f(float); float expm1f(float);
+float expf(float); float exp2f(float); float exp10f(float);
 float logf(float); float log2f(float); float log10f(float); float log1pf(float);
 float sinf(float); float cosf(float); float tanf(float);
 float asinf(float); float acosf(float); float atanf(float); float atan2f(float, float);
 float sinhf(float); float coshf(float); float tanhf(float);
 float asinhf(float); float acoshf(float); float atanhf(float);
-float powf(float, float); float fmodf(float, float); float erff(float);
+float powf(float, float); float fmodf(float, float); float hypotf(float, float);
 float ldexpf(float, int); float frexpf(float, __private int *); float nextafterf(float, float);
 }
 
-// A function of one, two or three values for every floating type and its vectors.
-#define MH_EACH_1(NAME, EXPRESSION)                                                         \
+// A function of one, two or three values for float, half and the vectors of both, and what it gives
+// for bfloat: bfloat where MLX's header has it, else float, to which Metal converts the arguments.
+#define MH_VECTOR template <typename T, int N> MH_FN enable_if_t<!is_same_v<T, bfloat>, vec<T, N>>
+#define MH_OF_1(NAME, EXPRESSION, BFLOAT)                                                   \
   MH_FN float NAME(float x) { return EXPRESSION; }                                          \
   MH_FN half NAME(half h) { float x = h; return static_cast<half>(EXPRESSION); }            \
-  MH_FN bfloat NAME(bfloat h) { float x = h; return static_cast<bfloat>(EXPRESSION); }      \
-  template <typename T, int N> MH_FN vec<T, N> NAME(vec<T, N> v) {                          \
+  MH_FN BFLOAT NAME(bfloat h) { float x = h; return static_cast<BFLOAT>(EXPRESSION); }      \
+  MH_VECTOR NAME(vec<T, N> v) {                                                             \
     vec<T, N> r = v;                                                                        \
     for (int i = 0; i < N; i++) r[i] = NAME((T)v[i]);                                       \
     return r;                                                                               \
   }
-#define MH_EACH_2(NAME, EXPRESSION)                                                         \
+#define MH_OF_2(NAME, EXPRESSION, BFLOAT)                                                   \
   MH_FN float NAME(float x, float y) { return EXPRESSION; }                                 \
-  MH_FN half NAME(half a, half b) { float x = a, y = b; return static_cast<half>(EXPRESSION); } \
-  MH_FN bfloat NAME(bfloat a, bfloat b) {                                                   \
+  MH_FN half NAME(half a, half b) { float x = a, y = b; return static_cast<half>(EXPRESSION); }\
+  MH_FN BFLOAT NAME(bfloat a, bfloat b) {                                                   \
     float x = a, y = b;                                                                     \
-    return static_cast<bfloat>(EXPRESSION);                                                 \
+    return static_cast<BFLOAT>(EXPRESSION);                                                 \
   }                                                                                         \
-  template <typename T, int N> MH_FN vec<T, N> NAME(vec<T, N> a, vec<T, N> b) {             \
+  MH_VECTOR NAME(vec<T, N> a, vec<T, N> b) {                                                \
     vec<T, N> r = a;                                                                        \
     for (int i = 0; i < N; i++) r[i] = NAME((T)a[i], (T)b[i]);                              \
     return r;                                                                               \
   }
-#define MH_EACH_3(NAME, EXPRESSION)                                                         \
+#define MH_OF_3(NAME, EXPRESSION, BFLOAT)                                                   \
   MH_FN float NAME(float x, float y, float z) { return EXPRESSION; }                        \
   MH_FN half NAME(half a, half b, half c) {                                                 \
     float x = a, y = b, z = c;                                                              \
     return static_cast<half>(EXPRESSION);                                                   \
   }                                                                                         \
-  MH_FN bfloat NAME(bfloat a, bfloat b, bfloat c) {                                         \
+  MH_FN BFLOAT NAME(bfloat a, bfloat b, bfloat c) {                                         \
     float x = a, y = b, z = c;                                                              \
-    return static_cast<bfloat>(EXPRESSION);                                                 \
+    return static_cast<BFLOAT>(EXPRESSION);                                                 \
   }                                                                                         \
-  template <typename T, int N> MH_FN vec<T, N> NAME(vec<T, N> a, vec<T, N> b, vec<T, N> c) { \
+  MH_VECTOR NAME(vec<T, N> a, vec<T, N> b, vec<T, N> c) {                                   \
     vec<T, N> r = a;                                                                        \
     for (int i = 0; i < N; i++) r[i] = NAME((T)a[i], (T)b[i], (T)c[i]);                     \
     return r;                                                                               \
   }
+#define MH_EACH_1(NAME, EXPRESSION) MH_OF_1(NAME, EXPRESSION, bfloat)
+#define MH_EACH_2(NAME, EXPRESSION) MH_OF_2(NAME, EXPRESSION, bfloat)
+#define MH_EACH_3(NAME, EXPRESSION) MH_OF_3(NAME, EXPRESSION, bfloat)
 // The same for integer types.
 #define MH_INTEGERS(X, NAME) \
   X(NAME, char) X(NAME, uchar) X(NAME, short) X(NAME, ushort) X(NAME, int) X(NAME, uint) \
@@ -106,23 +111,24 @@ MH_SAME(abs, uchar) MH_SAME(abs, ushort) MH_SAME(abs, uint) MH_SAME(abs, ulong)
   MH_EACH_2(fmax, __builtin_fmaxf(x, y))                                                    \
   MH_EACH_2(min, __builtin_fminf(x, y))                                                     \
   MH_EACH_2(max, __builtin_fmaxf(x, y))                                                     \
-  MH_EACH_3(clamp, __builtin_fminf(__builtin_fmaxf(x, y), z))
+  MH_OF_3(clamp, __builtin_fminf(__builtin_fmaxf(x, y), z), float)
 
 MH_MATH
 namespace precise { MH_MATH }
 namespace fast { MH_MATH }
 
-MH_EACH_1(sign, x > 0 ? 1.0f : x < 0 ? -1.0f : x != x ? 0.0f : x)
-MH_EACH_1(saturate, __builtin_fminf(__builtin_fmaxf(x, 0.0f), 1.0f))
+MH_OF_1(sign, (x > 0 ? 1.0f : x < 0 ? -1.0f : x != x ? 0.0f : x), float)
+MH_OF_1(saturate, __builtin_fminf(__builtin_fmaxf(x, 0.0f), 1.0f), float)
 MH_EACH_1(sinpi, sinf(x * M_PI_F))
 MH_EACH_1(cospi, cosf(x * M_PI_F))
-MH_EACH_2(copysign, __builtin_copysignf(x, y))
+MH_OF_2(copysign, __builtin_copysignf(x, y), float)
 MH_EACH_2(fdim, x > y ? x - y : 0.0f)
-MH_EACH_2(step, y < x ? 0.0f : 1.0f)
+MH_OF_2(step, y < x ? 0.0f : 1.0f, float)
 MH_EACH_3(fma, __builtin_fmaf(x, y, z))
-MH_EACH_3(mix, x + (y - x) * z)
+MH_OF_3(mix, x + (y - x) * z, float)
 
-template <typename T, typename S, int N> MH_FN vec<T, N> mix(vec<T, N> a, vec<T, N> b, S t) {
+template <typename T, typename S, int N>
+MH_FN enable_if_t<!is_same_v<T, bfloat>, vec<T, N>> mix(vec<T, N> a, vec<T, N> b, S t) {
   return a + (b - a) * (T)t;
 }
 MH_FN float nextafter(float x, float y) { return nextafterf(x, y); }

@@ -1,14 +1,27 @@
 // What MLX puts before every kernel at launch, as far as kernels use it.
 #pragma once
 
-namespace metal {
-
-MH_EACH_1(log1p, log1pf(x))
-MH_EACH_1(expm1, expm1f(x))
-MH_EACH_1(erf, erff(x))
-
-}  // namespace metal
 using namespace metal;
+
+// Metal has neither; these are global, and MLX has no erf and no expm1 for kernels.
+MH_FN float log1p(float x) { return log1pf(x); }
+MH_FN bfloat log1p(bfloat x) { return static_cast<bfloat>(log1pf(x)); }
+MH_FN float log1p(half x) { return log1pf(x); }
+MH_FN float hypot(float x, float y) { return hypotf(x, y); }
+
+// Lanes exchange 64-bit integers and bools only by these, which are global.
+#define MH_WIDE_MOVE(NAME, NUMBER, T) \
+  MH_FN T NAME(T value, ushort lane, MH_SITE) { return mh_move(value, NUMBER, lane, mh_site); }
+#define MH_WIDE_MOVES(T)                                                       \
+  MH_WIDE_MOVE(simd_shuffle, 12, T)                                            \
+  MH_WIDE_MOVE(simd_shuffle_up, 14, T)                                         \
+  MH_WIDE_MOVE(simd_shuffle_down, 15, T)                                       \
+  MH_FN T simd_shuffle_and_fill_up(T value, T filling, ushort delta, MH_SITE) { \
+    return mh_filled_up(value, filling, delta, 32, mh_site);                   \
+  }
+MH_WIDE_MOVES(long)
+MH_WIDE_MOVES(ulong)
+MH_WIDE_MOVES(bool)
 
 template <typename U> struct Limits {
   static constexpr constant U max = numeric_limits<U>::max();

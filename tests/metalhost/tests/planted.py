@@ -341,6 +341,18 @@ template <typename P> float sum(P scratch, float x, uint i) {
   return simd_sum(scratch[63 - i]);
 }
 """),
+    silent("what MLX adds to Metal is global",
+        "out[i] = log1p(a[i]) + hypot(a[i], 1.0f) + float(log1p(bfloat(a[i]))) + log1p(half(1));"),
+    silent("functions of bfloats that give floats", """
+bfloat x = bfloat(a[i]);
+out[i] = clamp(x, x, x) + sign(x) + saturate(x) + mix(x, x, x) + step(x, x) + copysign(x, x);
+out[i] += smoothstep(x, bfloat(x + bfloat(1)), x) + float(exp(-x)) + float(max(x, x));
+bfloat y = bfloat(clamp(x, x, x)); out[i] += float(y);
+"""),
+    silent("folds of integers of up to 32 bits", """
+uchar small = uchar(i); short middle = short(i); uint2 two = uint2(i);
+out[i] = simd_sum(small) + simd_max(middle) + simd_xor(i) + simd_sum(two).y + simd_sum(uint(i > 3));
+"""),
 ]
 # fmt: on
 

@@ -54,5 +54,29 @@ out[i] = x[2];
     refused("new", 4, "auto p = new float[3]; out[i] = p[0];"),
     refused("a virtual method", None, "out[i] = 0;", "struct S { virtual void f() {} };"),
     refused("simd_and of floats", 4, "out[i] = simd_and(a[i]);"),
+    *[refused(f"{name} of {kind}s", 4, f"out[i] = {name}({kind}(a[i]));")
+      for name in ("simd_sum", "simd_product", "simd_min", "simd_max", "simd_and", "simd_or",
+                   "simd_xor", "simd_prefix_inclusive_sum", "simd_prefix_exclusive_product")
+      for kind in ("long", "ulong", "size_t", "bool")],
+    refused("simd_max of vectors of longs", 4, "out[i] = simd_max(long2(1)).x;"),
+    refused("simd_shuffle_xor of longs", 4, "out[i] = simd_shuffle_xor(long(i), 1);"),
+    refused("Metal's own simd_shuffle of longs", 4, "out[i] = metal::simd_shuffle(long(i), 1);"),
+    refused("simd_broadcast of bools", 4, "out[i] = simd_broadcast(i > 3, 1);"),
+    refused("simd_shuffle of a struct", 4,
+        "Pair p; p.x = p.y = i; out[i] = simd_shuffle(p, 1).x;", "struct Pair { float x, y; };"),
+    refused("log1p is MLX's and not Metal's", 4, "out[i] = metal::log1p(a[i]);"),
+    refused("hypot is MLX's and not Metal's", 4, "out[i] = metal::hypot(a[i], a[i]);"),
+    refused("precise log1p", 4, "out[i] = precise::log1p(a[i]);"),
+    refused("erf", 4, "out[i] = erf(a[i]);"),
+    refused("expm1", 4, "out[i] = expm1(a[i]);"),
+    *[refused(f"{call} of bfloats is a float", 5, f"""
+bfloat x = bfloat(a[i]);
+bfloat y = {call}; out[i] = y;
+""") for call in ("clamp(x, x, x)", "sign(x)", "saturate(x)", "mix(x, x, x)", "step(x, x)",
+                  "copysign(x, x)", "smoothstep(x, x, x)", "precise::clamp(x, x, x)")],
+    refused("exp of a vector of bfloats", 5, """
+bfloat4 x = bfloat4(1);
+out[i] = float(exp(x).y);
+"""),
 ]
 # fmt: on

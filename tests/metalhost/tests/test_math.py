@@ -1,7 +1,5 @@
 """Math and integer functions against numpy."""
 
-import math
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ FUNCTIONS = {
     "metal::exp(x)": np.exp,
     "exp2(x)": np.exp2,
     "exp10(x)": lambda x: 10**x,
-    "expm1(x)": np.expm1,
     "log(x)": np.log,
     "log2(x)": np.log2,
     "log10(x)": np.log10,
@@ -35,7 +32,6 @@ FUNCTIONS = {
     "atanh(x)": np.arctanh,
     "sinpi(x)": lambda x: np.sin(np.pi * x),
     "cospi(x)": lambda x: np.cos(np.pi * x),
-    "erf(x)": np.vectorize(math.erf),
     "sqrt(x)": np.sqrt,
     "rsqrt(x)": lambda x: 1 / np.sqrt(x),
     "precise::rsqrt(x)": lambda x: 1 / np.sqrt(x),
@@ -62,6 +58,7 @@ PAIRS = {
     "min(x, y)": np.minimum,
     "max(x, y)": np.maximum,
     "copysign(x, -y)": lambda x, y: -x,
+    "hypot(x, y)": np.hypot,
     "fdim(x, y)": lambda x, y: np.maximum(x - y, 0),
     "step(y, x)": lambda x, y: (x >= y).astype(np.float32),
     "mix(x, y, 0.25f)": lambda x, y: x + (y - x) / 4,
@@ -91,7 +88,7 @@ def test_float_functions():
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
 def test_narrow_functions_compute_in_float_and_round_once(dtype):
     a = mx.abs(numbers((64,), mx.float32)).astype(dtype)
-    calls = ["exp(x)", "sqrt(x)", "max(x, T(1))", "clamp(x, T(0), T(1))", "abs(-x)"]
+    calls = ["exp(x)", "sqrt(x)", "max(x, T(1))", "T(clamp(x, T(0), T(1)))", "abs(-x)"]
     lines = [f"out[{r} * 64 + i] = {c};" for r, c in enumerate(calls)]
     source = "\n".join(["uint i = thread_position_in_grid.x; T x = a[i];", *lines])
     outputs = {"out": ((len(calls), 64), dtype)}

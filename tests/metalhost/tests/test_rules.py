@@ -1,0 +1,44 @@
+"""What is refused without a compiler's help."""
+
+import mlx.core as mx
+import pytest
+
+from tests.metalhost import MetalHostError
+from tests.metalhost.tests.support import launch
+
+ONE = {"out": ((1,), mx.float32)}
+
+
+def refusal(source: str, inputs: dict | None = None, **options) -> MetalHostError:
+    with pytest.raises(MetalHostError) as caught:
+        launch(source, inputs, ONE, threads=1, **options)
+    assert caught.value.kind == "compile"
+    return caught.value
+
+
+def test_a_character_beyond_ascii_is_refused_even_in_a_comment():
+    error = refusal("out[0] = 1;\n// 2 × 3")
+    assert error.line == 2
+    assert str(error) == (
+        "compile: body:2: '×' is not ASCII, and MLX hands texts to Metal as ASCII"
+    )
+    error = refusal("out[0] = f();", header="// naïve\nfloat f() { return 1; }\n")
+    assert error.line is None and "header:1: 'ï'" in str(error)
+
+
+def many_inputs(count: int) -> tuple[str, dict[str, mx.array]]:
+    inputs = {f"a{n}": mx.array([float(n)]) for n in range(count)}
+    return f"out[0] = {' + '.join(f'{name}[0]' for name in inputs)};", inputs
+
+
+def test_a_kernel_gets_31_buffers():
+    assert launch(*many_inputs(30), ONE, threads=1)[0].item() == sum(range(30))
+
+
+def test_more_buffers_are_refused():
+    assert "32 buffers" in str(refusal(*many_inputs(31)))
+
+
+def test_shapes_are_buffers_too():
+    source, inputs = many_inputs(30)
+    assert "32 buffers" in str(refusal(source + " out[0] += a0_shape[0];", inputs))
