@@ -16,7 +16,7 @@ from .toolchain import CPU, HERE, TARGET, CompileFailed
 
 RED_ZONE = 256  # as in runtime/metalhost.h
 FRONT = (
-    TARGET, "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fwrapv",
+    TARGET, "-O1", "-fPIC", "-fvisibility=hidden", "-fwrapv",
     "-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none",
     "-ftrivial-auto-var-init=pattern",
     "-gdwarf-4", "-gline-tables-only", "-fno-stack-protector", "-fstack-clash-protection",
@@ -48,8 +48,22 @@ class Language:
     """Folder with `all.h`."""
     threadgroup_bytes: int
 
-    def front(self, checked: bool) -> tuple[str, ...]:
-        return (*toolchain.toolchain().clang, *self.flags, *(CHECKED_FRONT if checked else ()))
+    def front(self, how: "How") -> tuple[str, ...]:
+        checks = CHECKED_FRONT if how.checked else ()
+        return (*toolchain.toolchain().clang, *self.flags, how.contraction, *checks)
+
+
+@dataclass(frozen=True)
+class How:
+    """In which way a text is compiled."""
+
+    checked: bool
+    fused: bool = False
+    """Whether products and sums become fused multiply-adds wherever the compiler can."""
+
+    @property
+    def contraction(self) -> str:
+        return f"-ffp-contract={'fast' if self.fused else 'off'}"
 
 
 LANGUAGES = {
@@ -57,7 +71,7 @@ LANGUAGES = {
     "cuda": Language("cuda", CUDA, HERE / "cuda", 48 * 1024),
 }
 BACK = (
-    "-x", "ir", TARGET, "-O1", "-fPIC", "-ffp-contract=off", "-gdwarf-4", "-fno-stack-protector",
+    "-x", "ir", TARGET, "-O1", "-fPIC", "-gdwarf-4", "-fno-stack-protector",
     "-fno-math-errno", *CPU, "-Wno-everything",
 )  # fmt: skip
 CHECKED_FRONT = ("-fsanitize=thread", "-fsanitize=bounds,alignment,integer-divide-by-zero")
@@ -83,17 +97,17 @@ COPY = re.compile(
 LOCATION = re.compile(r"^\t\.loc\t\d+ .*?# (.*)$", re.M)
 
 
-def kernel_object(program: str, checked: bool, language: str = "metal") -> Path:
+def kernel_object(program: str, how: How, language: str = "metal") -> Path:
     """Folder with `kernel.so` and `facts.json`, compiled or from the cache."""
 
     def build(folder: Path) -> None:
         (folder / "kernel.cpp").write_text(program, encoding="utf-8")
         try:
-            _compile(folder, LANGUAGES[language], checked)
+            _compile(folder, LANGUAGES[language], how)
         except CompileFailed as failed:
             raise compile_error(str(failed), program) from None
 
-    return toolchain.cached(("kernel", language, program, str(checked)), build)
+    return toolchain.cached(("kernel", language, program, str(how)), build)
 
 
 def _headers(language: Language) -> Path:
@@ -106,22 +120,22 @@ def _headers(language: Language) -> Path:
     return toolchain.cached(("headers", language.name), copy)
 
 
-def _parsed_headers(language: Language, checked: bool) -> Path:
+def _parsed_headers(language: Language, how: How) -> Path:
     """The headers parsed once; clang looks for them again where they were then."""
     source = _headers(language) / "all.h"
 
     def build(folder: Path) -> None:
         emit = ("-fsyntax-only", "-Xclang", "-emit-pch", "-Xclang", "-o", "-Xclang")
-        toolchain.toolchain().run([*language.front(checked), *emit, folder / "all.pch", source])
+        toolchain.toolchain().run([*language.front(how), *emit, folder / "all.pch", source])
 
-    return toolchain.cached(("parsed", language.name, str(checked)), build) / "all.pch"
+    return toolchain.cached(("parsed", language.name, str(how)), build) / "all.pch"
 
 
-def _compile(folder: Path, language: Language, checked: bool) -> None:
+def _compile(folder: Path, language: Language, how: How) -> None:
     tools = toolchain.toolchain()
     source, front, back = folder / "kernel.cpp", folder / "front.ll", folder / "back.ll"
-    headers = str(_parsed_headers(language, checked))
-    parse = (*language.front(checked), "-Xclang", "-include-pch", "-Xclang", headers)
+    headers = str(_parsed_headers(language, how))
+    parse = (*language.front(how), "-Xclang", "-include-pch", "-Xclang", headers)
     unoptimised = ("-S", "-emit-llvm", "-Xclang", "-disable-llvm-passes")
     said = tools.run([*parse, *unoptimised, source, "-o", front])
     if language.name == "metal":
@@ -129,7 +143,7 @@ def _compile(folder: Path, language: Language, checked: bool) -> None:
         _refuse_generic_pointers(parse, source)
     text, variables = external_variables(typed_copies(front.read_text(encoding="utf-8")))
     back.write_text(text, encoding="utf-8")
-    lines = _assembled(folder, back, checked)
+    lines = _assembled(folder, back, how)
     tools.run([*tools.link, "-shared", "-o", folder / "kernel.so", folder / "kernel.o"])
     facts = {"lines": lines, "variables": variables, "language": language.name}
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -137,12 +151,12 @@ def _compile(folder: Path, language: Language, checked: bool) -> None:
         file.unlink()
 
 
-def _assembled(folder: Path, back: Path, checked: bool) -> list[str]:
+def _assembled(folder: Path, back: Path, how: How) -> list[str]:
     """Make `kernel.o` of intermediate text; the source locations in it."""
     tools = toolchain.toolchain()
     assembly = folder / "kernel.s"
-    checks = CHECKED_BACK if checked else ()
-    tools.run([*tools.clang, *BACK, *checks, "-S", back, "-o", assembly])
+    checks = CHECKED_BACK if how.checked else ()
+    tools.run([*tools.clang, *BACK, how.contraction, *checks, "-S", back, "-o", assembly])
     text, lines = listed_locations(assembly.read_text(encoding="utf-8"))
     assembly.write_text(text, encoding="utf-8")
     tools.run([*tools.clang, TARGET, "-c", "-Wno-everything", assembly, "-o", folder / "kernel.o"])

@@ -49,8 +49,9 @@ class CudaText:
     buffers: tuple[Parameter, ...]
     template: tuple[tuple[str, Any], ...]
 
-    def program(self) -> str:
-        """C++ with one kernel, `mh_entry`, that takes nothing."""
+    def program(self, qualities: bool = False) -> str:
+        """C++ with one kernel, `mh_entry`, that takes nothing. CUDA has one quality."""
+        del qualities
         return "\n".join(
             [
                 '#line 1 "header"',

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .build import kernel_object
+from .build import How, kernel_object
 from .launch import Buffer, Counts, Order, module, run
 from .rules import refuse_before_compiling
 from .text import KernelText, traced
@@ -25,6 +25,9 @@ MLX_KERNEL = mx.fast.metal_kernel
 class Checking:
     mode: str = "checked"
     order: str | int = "ascending"
+    flushed: bool = False
+    fused: bool = False
+    qualities: bool = False
 
 
 DEFAULT = Checking()
@@ -32,12 +35,24 @@ CHECKING: ContextVar[Checking] = ContextVar("metalhost_checking", default=DEFAUL
 
 
 @contextlib.contextmanager
-def checking(mode: str = "checked", order: str | int = "ascending") -> Iterator[None]:
-    """How launches inside run: all checks or none, and in which order threads take turns."""
+def checking(
+    mode: str = "checked",
+    order: str | int = "ascending",
+    *,
+    flushed: bool = False,
+    fused: bool = False,
+    qualities: bool = False,
+) -> Iterator[None]:
+    """How launches inside run: all checks or none, and in which order threads take turns.
+
+    What Metal leaves open: with `flushed` subnormal numbers are zero, with `fused` products and
+    sums become fused multiply-adds. `qualities` refuses calls of functions that Metal has as
+    precise and as fast ones where a call names neither.
+    """
     if mode not in ("checked", "fast"):
         raise ValueError(f"mode is 'checked' or 'fast', not {mode!r}")
     Order.of(order)
-    token = CHECKING.set(Checking(mode, order))
+    token = CHECKING.set(Checking(mode, order, flushed, fused, qualities))
     try:
         yield
     finally:
@@ -85,7 +100,7 @@ class HostKernel:
         self.ensure_row_contiguous = ensure_row_contiguous
         self.atomic_outputs = atomic_outputs
         self.counts: Counts | None = None
-        """Accesses checked, lane switches and same-value stores of the last launch."""
+        """The work of the last launch."""
         self._texts: dict[Any, KernelText] = {}
 
     def __call__(
@@ -110,13 +125,15 @@ class HostKernel:
             init_value=init_value,
         )  # fmt: skip
         text = self._text(arrays, call)
-        if verbose:
-            print(text.program())
         how = CHECKING.get()
         checked = how.mode == "checked"
-        kernel = module(kernel_object(text.program(), checked, self.language))
+        program = text.program(how.qualities)
+        if verbose:
+            print(program)
+        kernel = module(kernel_object(program, How(checked, how.fused), self.language))
         keep, buffers = self._buffers(text, arrays, call)
-        found, self.counts = run(kernel, text, buffers, shape, Order.of(how.order), checked)
+        order = Order.of(how.order)
+        found, self.counts = run(kernel, text, buffers, shape, order, checked, how.flushed)
         del keep
         outputs = zip(found, call["output_shapes"], output_dtypes, strict=True)
         return [_array(data, shape, dtype) for data, shape, dtype in outputs]

@@ -42,7 +42,7 @@ def runtime() -> ctypes.CDLL:
     library.mh_error.restype = ctypes.POINTER(Error)
     library.mh_launch.argtypes = [
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p,
-        ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32,
+        ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint64, *[ctypes.c_uint32] * 3,
     ]  # fmt: skip
     return library
 
@@ -128,8 +128,13 @@ class Order:
 
 @dataclass(frozen=True)
 class Counts:
+    """Work of one launch, the same on every machine. Accesses and records only in checked mode."""
+
     checked_accesses: int
+    records: int
+    """Records of words and bytes that accesses looked at: none for those known to be harmless."""
     lane_switches: int
+    threads: int
     same_value_stores: int
 
 
@@ -140,6 +145,7 @@ def run(
     shape: Sequence[int],
     order: Order,
     checked: bool,
+    flushed: bool,
 ) -> tuple[list[bytes], Counts]:
     """Run once; the bytes of the writable buffers in order. `shape`: grid, then threadgroup."""
     with LOCK:
@@ -148,11 +154,11 @@ def run(
             failed = runtime().mh_launch(
                 kernel.entry, (ctypes.c_uint32 * 6)(*shape), kernel.low, kernel.high,
                 ctypes.addressof(kernel.variables), len(kernel.names), order.kind,
-                order.seed & 0xFFFFFFFFFFFFFFFF, checked, SECONDS,
+                order.seed & 0xFFFFFFFFFFFFFFFF, checked, flushed, SECONDS,
             )  # fmt: skip
             if failed:
                 raise _described(runtime().mh_error().contents, kernel, text, buffers)
-            counts = (ctypes.c_uint64 * 3)()
+            counts = (ctypes.c_uint64 * 5)()
             runtime().mh_counts(counts)
             outputs = [
                 ctypes.string_at(p, b.size)

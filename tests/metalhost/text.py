@@ -69,10 +69,14 @@ class KernelText:
     def buffers(self) -> tuple[Parameter, ...]:
         return tuple(p for p in self.parameters if p.attribute is None)
 
-    def program(self) -> str:
-        """C++ for OpenCL with one kernel, `mh_entry`, that takes nothing."""
+    def program(self, qualities: bool = False) -> str:
+        """C++ for OpenCL with one kernel, `mh_entry`, that takes nothing.
+
+        `qualities` sets rivals beside functions that Metal has as precise and as fast ones.
+        """
         return "\n".join(
             [
+                *(["MH_RIVALS"] if qualities else []),
                 '#line 1 "header"',
                 host_words(self.header),
                 '#line 1 "signature"',

@@ -9,3 +9,4 @@
 #include "atomic.h"
 #include "matrix.h"
 #include "mlx.h"
+#include "qualities.h"

@@ -22,13 +22,13 @@ static u64 group_low, group_high;  // threadgroup memory with its red zones
 static Record *group_records;
 static u8 *group_state;  // bits 0-3 the bytes that were written, bits 4-7 those that exist
 static struct { Four *items; u32 count, room; } splits[CLASSES];
-u64 same_value_stores, checked_accesses;
+u64 same_value_stores, checked_accesses, records_checked;
 
 // A store that met another thread's store: harmless if it leaves the bytes as they were.
 static struct { u64 address; u32 size; u8 before[16]; Error error; bool waiting; } pending;
 
 void check_start(void) {
-  checked_accesses = same_value_stores = 0;
+  checked_accesses = records_checked = same_value_stores = 0;
   pending.waiting = false;
   splits[DEVICE].count = 0;
   group_low = ~0ull, group_high = 0;
@@ -163,6 +163,7 @@ void check_misaligned(u64 address, u32 size, u32 line, u64 pc) {
 }
 
 static void touch(Record *r, const Access *a, i64 region, u64 offset, u64 length) {
+  records_checked++;
   u32 pc = (u32)(a->pc - launch.module_low);
   if (r->writer && r->writer != a->me && !(a->atomic && r->writer & ATOMIC) &&
       !before(r->writer, r->written, a->memory)) {

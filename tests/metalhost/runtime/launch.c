@@ -1,15 +1,18 @@
 // What Python calls, and what a text asks about its place in the launch.
 #include <string.h>
+#include <xmmintrin.h>
 
 #include "metalhost.h"
+
+enum { FLUSH_RESULTS = 0x8000, FLUSH_OPERANDS = 0x40 };  // of MXCSR
 
 Launch launch;
 
 int mh_launch(void (*entry)(void), const u32 *shape, u64 low, u64 high, const Variable *variables,
-              u32 variable_count, u32 order, u64 seed, u32 checked, u32 seconds) {
+              u32 variable_count, u32 order, u64 seed, u32 checked, u32 flushed, u32 seconds) {
   memset(&error, 0, sizeof error);
   schedule_start(entry, order, seed);
-  launch.checked = checked, launch.seconds = seconds;
+  launch.checked = checked, launch.flushed = flushed, launch.seconds = seconds;
   launch.module_low = low, launch.module_high = high;
   launch.variables = variables, launch.variable_count = variable_count;
   for (int d = 0; d < 3; d++) {
@@ -19,8 +22,11 @@ int mh_launch(void (*entry)(void), const u32 *shape, u64 low, u64 high, const Va
   if (!fiber_stacks(MAX_THREADS)) return error.kind = UNSUPPORTED, error.text = "no memory", 1;
   check_start();
   u32 count = launch.groups[0] * launch.groups[1] * launch.groups[2];
+  u32 arithmetic = _mm_getcsr();
   fiber_signals(true);
+  if (launch.flushed) _mm_setcsr(arithmetic | FLUSH_RESULTS | FLUSH_OPERANDS);
   for (u32 i = 0; i < count && !error.kind; i++) run_group(group_at(i, count));
+  _mm_setcsr(arithmetic);
   fiber_signals(false);
   if (!error.kind) check_outputs();
   return error.kind != NO_ERROR;
@@ -29,7 +35,8 @@ int mh_launch(void (*entry)(void), const u32 *shape, u64 low, u64 high, const Va
 const Error *mh_error(void) { return &error; }
 
 void mh_counts(u64 *counts) {
-  counts[0] = checked_accesses, counts[1] = lane_switches, counts[2] = same_value_stores;
+  counts[0] = checked_accesses, counts[1] = records_checked, counts[2] = lane_switches;
+  counts[3] = threads_started, counts[4] = same_value_stores;
 }
 
 // Values of the attributes; the numbers are those of text.py.

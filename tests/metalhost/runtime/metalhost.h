@@ -94,6 +94,7 @@ typedef struct {
 typedef struct {
   u32 grid[3], group[3], groups[3];
   bool checked;
+  bool flushed;  // whether subnormal numbers are zero, as on GPUs
   u32 seconds;  // of CPU time, after which a launch is given up
   u64 module_low, module_high;
   const Variable *variables;
@@ -112,7 +113,7 @@ extern Error error;
 extern void *main_sp;
 extern u64 stack_low, stack_high;
 extern Buffer buffers[MAX_BUFFERS];
-extern u64 same_value_stores, checked_accesses, lane_switches;
+extern u64 same_value_stores, checked_accesses, records_checked, lane_switches, threads_started;
 
 // fiber.c
 void fiber_switch(void **save, void *to);

@@ -13,7 +13,7 @@ Simd simds[MAX_THREADS / LANES];
 Thread *current;
 u32 now;
 Error error;
-u64 lane_switches;
+u64 lane_switches, threads_started;
 
 static u32 order_kind;
 static u64 random_state;
@@ -208,6 +208,7 @@ static void start_group(u32 number) {
   group.simds = (group.threads + LANES - 1) / LANES;
   group.first_id = 1 + number * launch.group[0] * launch.group[1] * launch.group[2];
   group.at_barrier = 0;
+  threads_started += group.threads;
   now++;
   group.start[DEVICE] = group.start[THREADGROUP] = now;
 }
@@ -256,7 +257,7 @@ void schedule_start(void (*entry)(void), u32 order, u64 seed) {
   kernel = entry;
   order_kind = order, random_state = seed;
   now = 0;
-  lane_switches = 0;
+  lane_switches = threads_started = 0;
 }
 
 static u32 coprime(u32 count) {

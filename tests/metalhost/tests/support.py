@@ -26,9 +26,10 @@ def launch(
     outputs = outputs or {"out": (grid, mx.float32)}
     inputs = inputs or {}
     call = {k: options.pop(k) for k in ("template", "init_value") if k in options}
+    how = {k: options.pop(k) for k in ("flushed", "fused", "qualities") if k in options}
     names = {"input_names": list(inputs), "output_names": list(outputs)}
     kernel = metal_kernel(name="test", source=source, **names, **options)
-    with checking(mode, order):
+    with checking(mode, order, **how):
         return kernel(
             inputs=list(inputs.values()),
             output_shapes=[shape for shape, _ in outputs.values()],

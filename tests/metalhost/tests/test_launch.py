@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -172,6 +173,32 @@ def test_mode_and_order_end_with_their_block():
         assert kernel.counts.checked_accesses == 0
     kernel(**call)
     assert kernel.counts.checked_accesses == 4
+
+
+COUNTED = """
+uint i = thread_index_in_threadgroup, g = thread_position_in_grid.x;
+threadgroup float b[64];
+b[i] = a[g];
+threadgroup_barrier(mem_flags::mem_threadgroup);
+out[g] = simd_sum(b[63 - i]);
+"""
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", 5])
+def test_work_is_counted_alike_in_every_order(order):
+    """Of each of 128 threads: two reads and two writes, three of them of words with records."""
+    kernel = metal_kernel("k", ["a"], ["out"], COUNTED)
+    call = dict(inputs=[mx.ones((128,))], output_shapes=[(128,)], output_dtypes=[mx.float32],
+                grid=(128, 1, 1), threadgroup=(64, 1, 1))  # fmt: skip
+    with checking(order=order):
+        kernel(**call)
+    checked = kernel.counts
+    assert (checked.threads, checked.checked_accesses, checked.records) == (128, 512, 384)
+    with checking("fast", order):
+        kernel(**call)
+    assert kernel.counts == replace(checked, checked_accesses=0, records=0)
+    # A thread waits at the barrier and all but one of a simdgroup at the sum; then it ends.
+    assert kernel.counts.lane_switches == 128 + 4 * 31 + 128
 
 
 def test_a_missing_toolchain_is_one_sentence(monkeypatch):

@@ -1,9 +1,9 @@
-"""What is refused without a compiler's help."""
+"""What is refused without a compiler's help, and what is refused on demand."""
 
 import mlx.core as mx
 import pytest
 
-from tests.metalhost import MetalHostError
+from tests.metalhost import MetalHostError, checking
 from tests.metalhost.tests.support import launch
 
 ONE = {"out": ((1,), mx.float32)}
@@ -42,3 +42,28 @@ def test_more_buffers_are_refused():
 def test_shapes_are_buffers_too():
     source, inputs = many_inputs(30)
     assert "32 buffers" in str(refusal(source + " out[0] += a0_shape[0];", inputs))
+
+
+A = {"a": mx.array([2.0])}
+BARE = ["log(a[0])", "max(a[0], 2.0f)", "clamp(a[0], 2.0f, 3.0f)", "exp(float2(a[0])).x",
+        "pow(a[0], a[0])", "metal::log(a[0]) + sqrt(a[0])"]  # fmt: skip
+NAMED = "precise::log(a[0]) + fast::max(a[0], 2.0f) + max(1, 2) + precise::exp(float2(0)).x"
+
+
+@pytest.mark.parametrize("call", BARE)
+def test_a_call_without_a_quality_is_refused_on_demand(call):
+    assert launch(f"out[0] = {call};", A, ONE, threads=1)
+    with pytest.raises(MetalHostError, match=r"body:1: call to '\w+' is ambiguous"):
+        launch(f"out[0] = {call};", A, ONE, threads=1, qualities=True)
+
+
+def test_a_call_with_a_quality_or_of_integers_is_not():
+    (out,) = launch(f"out[0] = {NAMED} + abs(a[0]) + floor(a[0]);", A, ONE, threads=1,
+                    qualities=True)  # fmt: skip
+    assert out.item() == pytest.approx(0.6931472 + 2 + 2 + 1 + 2 + 2)
+
+
+def test_the_demand_ends_with_its_block():
+    with checking(qualities=True):
+        pass
+    assert launch("out[0] = log(1.0f);", {}, ONE, threads=1)[0].item() == 0
