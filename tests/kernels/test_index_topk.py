@@ -89,7 +89,7 @@ SIZES = pairwise(
     storage=STORAGES, k=[1, 16, 200], seed=range(5),
 )  # fmt: skip
 LARGE_SIZES = pairwise(
-    T=[1, 127, 128, 129, 4095], S=[128], B=[1, 3], HK=[(4, 32), (9, 64)],
+    T=[0, 1, 127, 128, 129, 4095], S=[128], B=[1, 3], HK=[(4, 32), (9, 64)],
     storage=STORAGES, k=[1, 200], seed=range(5),
 )  # fmt: skip
 

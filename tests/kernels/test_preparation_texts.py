@@ -50,7 +50,7 @@ QKV_SIZES = sizes_of(
 Q_SIZES = sizes_of(
     {"width": [32, 160, 512], "index": [(0, 0), (4, 32), (9, 128)]},
     B=[1, 3],
-    S=[1, 7],
+    S=[1, 7, 128],
     heads=[1, 4, 9],
     width=[32, 64, 96, 160, 512],
     index=[(0, 0), (4, 32), (1, 64), (9, 128), (2, 256)],
@@ -172,13 +172,18 @@ def test_compress_sizes_without_overlap(sizes: dict) -> None:
     assert_text_matches(COMPRESS, arguments, sizes_id(sizes), order=sizes["seed"])
 
 
-@pytest.mark.parametrize("windows", [0, 127, 128, 129, 4095])
-@pytest.mark.parametrize(("rounding", "first"), [("kv", 0), ("index", 3)])
-def test_compress_many_windows_at_once(windows: int, rounding: str, first: int) -> None:
+MANY_WINDOWS = pairwise(
+    windows=[0, 127, 128, 129, 4095], B=[1, 3], kind=[("kv", 0), ("index", 3)], seed=range(5)
+)
+
+
+@pytest.mark.parametrize("sizes", MANY_WINDOWS, ids=sizes_id)
+def test_compress_many_windows_at_once(sizes: dict) -> None:
     """As many as a long prompt closes in one call, in a ring that holds no row more."""
-    sizes = {"windows": windows, "first": first, "width": (32, 8), "B": 1, "seed": 2}
-    sizes |= {"spare_rows": 0, "shift": 5, "form": (True, "compact")}
-    assert_text_matches(COMPRESS, windows_of(sizes, 4, rounding), f"{windows} windows", order=2)
+    rounding, first = sizes["kind"]
+    sizes = {**sizes, "first": first, "width": (32, 8), "spare_rows": 0, "shift": 5}
+    arguments = windows_of({**sizes, "form": (True, "compact")}, 4, rounding)
+    assert_text_matches(COMPRESS, arguments, sizes_id(sizes), order=sizes["seed"])
 
 
 @pytest.mark.parametrize("sizes", KEY_SIZES)
