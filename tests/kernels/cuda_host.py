@@ -13,6 +13,7 @@ from typing import Any
 from metal_kernels import sources
 from metal_kernels.registry import KernelPlan, bind
 from tests.kernels.cuda_signature import building
+from tests.kernels.work import Counted
 from tests.metalhost import checking, cuda_kernel
 
 _LINE = re.compile(r"^\n#line .*\n", re.MULTILINE)
@@ -30,10 +31,11 @@ def cuda_host_plan(mode: str = "checked", order: str | int = 0) -> Iterator[Kern
 def _built(backend: str, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Any:
     # metalhost counts lines itself, as in Metal texts.
     header, body = (_LINE.sub("", part) for part in sources.text(backend, name))
-    return cuda_kernel(
+    kernel = cuda_kernel(
         name=f"dsv4_{name}",
         input_names=list(inputs),
         output_names=list(outputs),
         header=header,
         source=sources.scalars(inputs) + body,
     )
+    return Counted(kernel, sources.path(backend, name).parent.name)

@@ -13,6 +13,7 @@ from metal_kernels import sources
 from metal_kernels.contract import Kernel
 from metal_kernels.registry import KernelPlan, bind
 from tests.kernels.compare import assert_matches
+from tests.kernels.work import Counted
 from tests.metalhost import checking, metal_kernel
 
 
@@ -63,10 +64,11 @@ def assert_text_matches(
 @cache
 def _built(backend: str, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Any:
     header, body = sources.text(backend, name)
-    return metal_kernel(
+    kernel = metal_kernel(
         name=f"dsv4_{name}",
         input_names=list(inputs),
         output_names=list(outputs),
         header=header,
         source=body,
     )
+    return Counted(kernel, sources.path(backend, name).parent.name)
