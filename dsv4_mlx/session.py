@@ -4,19 +4,18 @@
 grow, ``rewind`` shortens it without reading anything.
 """
 
-import base64
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-import numpy as np
 
-from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx import session_file
 from dsv4_mlx.errors import CacheError, PromptError, UsageError
 from dsv4_mlx.generation import FinishReason, Sampler, Token, make_sampler
 from dsv4_mlx.prompt_cache import CacheSnapshot, PromptCache
+from dsv4_mlx.session_file import SavedSession
 
 if TYPE_CHECKING:
     from dsv4_mlx.cache import CacheBytes
@@ -196,17 +195,10 @@ class Session:
         """
         if not self._consumed:
             raise CacheError("There is nothing to save; the session holds no tokens.")
-        extra = {}
-        if self._logits is not None:
-            logits = np.array(self._logits, dtype="<f4").tobytes()
-            extra["session.logits"] = base64.b64encode(logits).decode("ascii")
-        self._write(
-            path,
-            self._cache,
-            self._tokens[: self._consumed],
-            {**(metadata or {}), **extra},
-            self._turns.latest(place_bytes),
-        )
+        tokens = self._tokens[: self._consumed]
+        places = self._turns.latest(place_bytes)
+        saved = SavedSession(self._cache, tokens, self._logits, dict(metadata or {}), places)
+        session_file.write(path, saved, self.engine)
 
     def save_place(self, path: str | Path, offset: int) -> None:
         """Write the timeline's first ``offset`` tokens to a file; there has to be a place."""
@@ -215,44 +207,22 @@ class Session:
             raise CacheError(f"There is no place at {offset} tokens to save; read them again.")
         beginning = self.engine.caches.fork(self._cache)
         self.engine.caches.restore(beginning, snapshot)
-        self._write(path, beginning, self._tokens[:offset], {}, [])
-
-    def _write(
-        self,
-        path: str | Path,
-        state: Cache,
-        tokens: list[int],
-        metadata: dict[str, str],
-        places: list[CacheSnapshot],
-    ) -> None:
-        self.engine.caches.save(
-            path,
-            state,
-            fingerprint=self.engine.model.fingerprint,
-            tokens=tokens,
-            metadata=metadata,
-            places=places,
-        )
+        saved = SavedSession(beginning, self._tokens[:offset])
+        session_file.write(path, saved, self.engine)
 
     def load(self, path: str | Path) -> dict[str, str]:
         """Replace the timeline by a saved one, its places included, and return its metadata.
 
         CacheError, and an unchanged session, if the file is damaged or of another model.
         """
-        state, tokens, details, places = self.engine.caches.load(
-            path, model=self.engine.model, fingerprint=self.engine.model.fingerprint
-        )
-        metadata = dict(details)
-        stored = metadata.pop("session.logits", None)
-        # A timeline saved right after a rewind has none; its last token is then read again.
-        logits = None if stored is None else _decode_logits(stored, self.engine.config, path)
+        saved = session_file.read(path, self.engine)
         self._edition += 1
-        self._cache, self._tokens, self._logits = state, list(tokens), logits
+        self._cache, self._tokens, self._logits = saved.state, saved.tokens, saved.logits
         self._consumed = len(self._tokens)
         self._turns = PromptCache(self.engine.snapshot_bytes)
-        for place in places:
+        for place in saved.places:
             self._turns.add(place)
-        return metadata
+        return saved.metadata
 
     # The state and how it moves
 
@@ -408,17 +378,3 @@ def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
         if one[index] != other[index]:
             return index
     return shorter
-
-
-def _decode_logits(text: str, config: DeepseekV4Config, path: str | Path) -> mx.array:
-    """Float32 [V] from its text form."""
-    try:
-        values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
-    except ValueError as error:
-        raise CacheError(f"{path}: the saved logits are damaged ({error}).") from error
-    if values.shape != (config.vocab_size,):
-        raise CacheError(
-            f"{path}: {values.size} logits were saved and the model has {config.vocab_size}; "
-            "it was not saved by a session of this model."
-        )
-    return mx.array(values)

@@ -86,7 +86,10 @@ class FakeCaches:
     ) -> None:
         offsets = [place.offset for place in places]
         content = [fingerprint, cache[0].history, tokens, metadata, offsets]
-        Path(path).write_text(json.dumps(content), encoding="utf-8")
+        partial = Path(path).with_name(f".{Path(path).name}.safetensors")
+        partial.touch(0o600)
+        partial.write_text(json.dumps(content), encoding="utf-8")
+        partial.replace(path)
 
     def load(
         self, path: str | Path, *, model: Any, fingerprint: str
