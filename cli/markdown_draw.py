@@ -27,10 +27,12 @@ _RULE_WIDTH = 60
 class MarkdownDrawing:
     """Draws the blocks of one text in their order."""
 
-    def __init__(self, theme: Theme) -> None:
+    def __init__(self, theme: Theme, *, is_spaced: bool = False) -> None:
+        """`is_spaced` puts an empty line before the first block."""
         self._theme = theme
         self._highlighter = Highlighter("", None)
         self._last_kind = ""
+        self._is_spaced = is_spaced
 
     def copy(self) -> "MarkdownDrawing":
         """Another that goes on from here, for blocks that are not final."""
@@ -42,10 +44,15 @@ class MarkdownDrawing:
         """The next block."""
         body = self._body(block)
         gap = block.gap
-        if gap is None and block.kind == "heading" and self._last_kind not in ("", "heading"):
+        if gap is None and self._needs_gap(block):
             gap = 0
         self._last_kind = block.kind
         return DrawnBlock(block, body, gap, self._theme)
+
+    def _needs_gap(self, block: Block) -> bool:
+        if not self._last_kind:
+            return self._is_spaced
+        return block.kind == "heading" and self._last_kind != "heading"
 
     def _body(self, block: Block) -> "Body":
         theme = self._theme

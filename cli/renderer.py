@@ -20,6 +20,7 @@ from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.text import Text
 
 # A prompt that is read faster than a blink needs no bar.
@@ -53,6 +54,7 @@ class MarkdownView:
         """An answer is about to come."""
         self._began = self._clock()
         self._thinking: _Reasoning | None = None
+        self._has_shown = False
         self._start_text()
 
     def feed(self, event: Event) -> None:
@@ -74,7 +76,7 @@ class MarkdownView:
                 self._budget_reached(event)
             case Done():
                 self._end_reasoning(event.usage.reasoning_tokens)
-                self.end()
+                self._end_text()
                 if sentence := ending(event):
                     self.note(sentence)
 
@@ -82,6 +84,9 @@ class MarkdownView:
         """No event follows: what is open is finished, nothing is live."""
         self._end_reasoning()
         self._end_text()
+        if self._has_shown:
+            self._say("", "answer")
+        self._has_shown = False
         self._surface.live(None)
 
     def note(self, sentence: str) -> None:
@@ -105,7 +110,7 @@ class MarkdownView:
 
     def _start_text(self) -> None:
         self._stream = MarkdownStream()
-        self._drawing = MarkdownDrawing(self._theme)
+        self._drawing = MarkdownDrawing(self._theme, is_spaced=True)
 
     def _answer(self, text: str) -> None:
         self._show(self._stream.feed(harmless(text)))
@@ -123,7 +128,7 @@ class MarkdownView:
         for block in blocks:
             drawn = self._drawing.draw(block)
             if block.kind != "blank":
-                self._surface.show(drawn)
+                self._print(drawn)
 
     # The reasoning
 
@@ -171,10 +176,16 @@ class MarkdownView:
         text = self._text(name, "tool")
         for line in arguments:
             text.append(f"\n{line}", self._theme.style("note"))
-        self._surface.show(text)
+        if self._has_shown:
+            self._say("", "answer")
+        self._print(text)
 
     def _say(self, sentence: str, role: str) -> None:
-        self._surface.show(self._text(sentence, role))
+        self._print(self._text(sentence, role))
+
+    def _print(self, renderable: "RenderableType") -> None:
+        self._has_shown = True
+        self._surface.show(renderable)
 
     def _text(self, sentence: str, role: str) -> "Text":
         from rich.text import Text

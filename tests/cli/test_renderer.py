@@ -35,11 +35,12 @@ def test_a_finished_block_is_printed_once_and_the_open_one_is_live() -> None:
     screen = Screen()
     view = view_on(screen)
     view.feed(TextDelta("One.\n\nTw"))
-    assert (screen.printed, screen.live_text) == ("One.\n", "\nTw\n")
+    assert (screen.printed, screen.live_text) == ("\nOne.\n", "\nTw\n")
     view.feed(TextDelta("o.\n"))
-    assert (screen.printed, screen.live_text) == ("One.\n", "\nTwo.\n")
+    assert (screen.printed, screen.live_text) == ("\nOne.\n", "\nTwo.\n")
     view.feed(DONE)
-    assert (screen.printed, screen.is_still) == ("One.\n\nTwo.\n", True)
+    view.end()
+    assert (screen.printed, screen.is_still) == ("\nOne.\n\nTwo.\n\n", True)
 
 
 def test_an_unfinished_answer_ends_well() -> None:
@@ -47,13 +48,13 @@ def test_an_unfinished_answer_ends_well() -> None:
     view = view_on(screen)
     view.feed(TextDelta("Look:\n```sh\nls"))
     view.end()
-    assert screen.printed.splitlines() == ["Look:", "── sh " + "─" * 34, "ls", "─" * 40]
+    assert screen.printed.splitlines() == ["", "Look:", "── sh " + "─" * 34, "ls", "─" * 40, ""]
     assert screen.is_still
 
 
 def test_reasoning_folds_to_one_line() -> None:
     screen = viewed([*THOUGHT, DONE], count=len)
-    assert screen.printed == "thought for 2.0 s · 18 tokens\nFour.\n"
+    assert screen.printed == "thought for 2.0 s · 18 tokens\n\nFour.\n\n"
 
 
 def test_reasoning_is_live_while_it_comes() -> None:
@@ -72,11 +73,11 @@ def test_reasoning_is_live_while_it_comes() -> None:
 
 def test_shown_reasoning_is_printed_line_by_line() -> None:
     screen = viewed([*THOUGHT, DONE], reasoning="show")
-    assert screen.printed == "Hm, a sum.\nOf two.\nthought for 2.0 s\nFour.\n"
+    assert screen.printed == "Hm, a sum.\nOf two.\nthought for 2.0 s\n\nFour.\n\n"
 
 
 def test_hidden_reasoning_leaves_nothing() -> None:
-    assert viewed([*THOUGHT, DONE], reasoning="hide").printed == "Four.\n"
+    assert viewed([*THOUGHT, DONE], reasoning="hide").printed == "\nFour.\n\n"
 
 
 def test_folded_reasoning_can_be_read() -> None:
@@ -87,7 +88,7 @@ def test_folded_reasoning_can_be_read() -> None:
         view.feed(event)
     view.unfold_last()
     assert screen.printed == (
-        "[no reasoning to show]\nthought for 0.0 s\nFour.\nHm, a sum.\nOf two.\n"
+        "[no reasoning to show]\nthought for 0.0 s\n\nFour.\nHm, a sum.\nOf two.\n"
     )
 
 
@@ -114,24 +115,24 @@ def test_a_short_prompt_has_none() -> None:
 )
 def test_an_answer_that_was_cut_says_so(reason: str, sentence: str) -> None:
     screen = viewed([TextDelta("Fo"), Done(reason, USAGE)])
-    assert screen.printed == f"Fo\n{sentence}\n"
+    assert screen.printed == f"\nFo\n{sentence}\n\n"
 
 
 def test_a_tool_call_is_a_block_of_its_own() -> None:
     call = ToolCall("read_file", '{"path": "a\\u202eb.py"}')
     screen = viewed([TextDelta("I look.\n"), call, TextDelta("Seen."), DONE])
-    assert screen.printed == "I look.\ntool call: read_file\n  path: a\\u202eb.py\nSeen.\n"
+    assert screen.printed == "\nI look.\n\ntool call: read_file\n  path: a\\u202eb.py\n\nSeen.\n\n"
 
 
 def test_a_budget_is_told_once_the_reasoning_is_over() -> None:
     late = [ReasoningDelta("Hm"), BudgetReached("hard", 9), ReasoningDelta("."), TextDelta("4")]
     assert viewed([*late, DONE]).printed == (
-        "thought for 3.0 s · 9 tokens\n[reasoning cut off after 9 tokens, its budget]\n4\n"
+        "thought for 3.0 s · 9 tokens\n[reasoning cut off after 9 tokens, its budget]\n\n4\n\n"
     )
 
 
 def test_reasoning_without_an_answer_counts_as_the_engine_did() -> None:
     done = Done("length", Usage(5, 0, 7, 7))
     assert viewed([ReasoningDelta("Hm"), done], count=len).printed == (
-        "thought for 1.0 s · 7 tokens\n[stopped after 7 tokens, the limit]\n"
+        "thought for 1.0 s · 7 tokens\n[stopped after 7 tokens, the limit]\n\n"
     )

@@ -22,7 +22,7 @@ def test_a_question_is_answered_at_the_prompt_and_ctrl_d_leaves(folder: Path) ->
         terminal.wait_for(">")
         terminal.type("what is 2+2?\r")
         terminal.wait_for("> what is 2+2?\nthought for ")
-        terminal.wait_for("\nFour.\nthink high")
+        terminal.wait_for("\nFour.\n\nthink high")
         terminal.type("\x04")
         assert terminal.wait_for_end() == 0
 
@@ -33,9 +33,9 @@ def test_ctrl_c_stops_the_answer_keeps_it_and_returns_to_the_prompt(folder: Path
         terminal.type("start\r")
         terminal.wait_for("go on …go on …")
         terminal.type("\x03")
-        terminal.wait_for("[stopped]\nthink none")
+        terminal.wait_for("[stopped]\n\nthink none")
         terminal.type("and now?\r")
-        terminal.wait_for("Back.\nthink none")
+        terminal.wait_for("Back.\n\nthink none")
         terminal.type("/quit\r")
         assert terminal.wait_for_end() == 0
 
@@ -48,7 +48,7 @@ def test_ctrl_c_at_the_prompt_drops_the_line_only(folder: Path) -> None:
         terminal.type("\x03")
         terminal.wait_until(lambda: "half" not in terminal.text, "an empty line")
         terminal.type("ready?\r")
-        terminal.wait_for("> ready?\nYes.\nthink none")
+        terminal.wait_for("> ready?\n\nYes.\n\nthink none")
         terminal.type("\x04")
         assert terminal.wait_for_end() == 0
 
