@@ -10,6 +10,7 @@ from cli.tools.approval import Approvals
 from cli.tools.calculator import LONGEST, evaluate
 from cli.tools.commands import command_tool
 from cli.tools.files import reading_tools
+from cli.tools.mcp import Servers
 from cli.tools.schema import read_arguments
 from cli.tools.search import searching_tool
 from cli.tools.tool import Tool, ToolError, characters, parameters
@@ -43,7 +44,8 @@ class Toolbox:
             writing_tool(self._workspace, approvals),
             command_tool(self._workspace, approvals, stopped),
         ]
-        self._tools: dict[str, Tool] = {tool.name: tool for tool in tools}
+        self._servers = Servers(servers, approvals, self._workspace.folder, stopped)
+        self._tools: dict[str, Tool] = {tool.name: tool for tool in (*tools, *self._servers.tools)}
 
     def definitions(self) -> list[dict[str, Any]]:
         """What the model is told, as OpenAI-style dictionaries."""
@@ -62,8 +64,13 @@ class Toolbox:
         except OSError as error:
             return characters(f"Error: {error.filename or 'input or output'}: {error.strerror}.")
 
+    def problems(self) -> list[str]:
+        """One sentence for each MCP server whose tools are not there."""
+        return [characters(problem) for problem in self._servers.problems]
+
     def close(self) -> None:
         """End what runs for the tools."""
+        self._servers.close()
         self._workspace.close()
 
 

@@ -21,9 +21,9 @@ class Person:
         return self._answers[min(len(self.asked), len(self._answers)) - 1]
 
 
-def run(box: Toolbox, name: str, **arguments: object) -> str:
+def run(box: Toolbox, tool: str, /, **arguments: object) -> str:
     """The result of one call."""
-    return box.run(ToolCall(name, json.dumps(arguments)))
+    return box.run(ToolCall(tool, json.dumps(arguments)))
 
 
 def toolbox(folder: Path, person: Person | None = None, **options: object) -> Toolbox:
