@@ -288,3 +288,15 @@ def test_a_kill_in_an_answer_loses_the_answer_alone(workplace: Path) -> None:
     assert "[the last message had no answer yet; it is in the input again]" in done.stderr
     assert "second" in done.stderr
     assert "took back: first" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_embedded_model_goes_on_as_if_never_left(workplace: Path) -> None:
+    options = ("--think", "none", "--temp", "0", "--max-tokens", "30")
+    lines = ("What is nano?\n", "How do I undo?\n", "/undo\n", "How do I leave?\n")
+    whole = run(*options, "--no-save", typed="".join(lines)).stdout.splitlines(keepends=True)
+    first = run(*options, typed="".join(lines[:2])).stdout
+    second = run(*options, "--continue", typed="".join(lines[2:])).stdout
+    assert first.splitlines(keepends=True) == whole[: len(first.splitlines())]
+    assert first + second == "".join(whole)
+    assert the_file("*.kv").stat().st_mode & 0o777 == 0o600
