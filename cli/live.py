@@ -11,7 +11,7 @@ from cli.markdown_draw import MarkdownDrawing
 from cli.markdown_stream import MarkdownStream
 from cli.safe import drawable
 from cli.theme import Theme
-from cli.wording import duration
+from cli.wording import about
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -83,7 +83,7 @@ class Reading:
         if self.seconds <= 0 or self.done <= 0:
             return ""
         rate = self.done / self.seconds
-        left = duration((self.total - self.done) / rate)
+        left = about((self.total - self.done) / rate)
         return f"{rate:,.0f} tokens/s · {left} left"
 
 

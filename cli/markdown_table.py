@@ -58,6 +58,9 @@ class Table:
     def _aligned(
         self, console: "Console", row: "list[Text]", widths: list[int]
     ) -> "Iterator[Text]":
+        from rich.text import Text
+
+        border = self._mark(_BETWEEN)
         columns = [
             _padded(console, cell, width, side)
             for cell, width, side in zip(row, widths, self._sides, strict=True)
@@ -67,7 +70,8 @@ class Table:
                 column[number] if number < len(column) else self._mark(" " * width)
                 for column, width in zip(columns, widths, strict=True)
             ]
-            line = self._mark(_BETWEEN).join(pieces)
+            # The border's style must not become the line's, as `border.join` would have it.
+            line = Text.assemble(pieces[0], *(p for piece in pieces[1:] for p in (border, piece)))
             line.rstrip()
             yield line
 

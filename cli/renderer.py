@@ -173,12 +173,11 @@ class MarkdownView:
 
     def _tool_call(self, call: ToolCall) -> None:
         name, *arguments = tool_call_lines(call)
-        text = self._text(name, "tool")
-        for line in arguments:
-            text.append(f"\n{line}", self._theme.style("note"))
         if self._has_shown:
             self._say("", "answer")
-        self._print(text)
+        self._say(name, "tool")
+        for line in arguments:
+            self._say(line, "note")
 
     def _say(self, sentence: str, role: str) -> None:
         self._print(self._text(sentence, role))

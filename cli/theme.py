@@ -59,7 +59,7 @@ _DARK_TEXT = {
     "code": "cyan",
     "math": "magenta",
     "link": "underline",
-    "address": "blue",
+    "address": "dim",
     "rule": "dim",
     "mark": "dim",
     "quote": "dim",
@@ -92,7 +92,6 @@ _LIGHT_TEXT = _DARK_TEXT | {
     "prompt": "bold blue",
     "meter": "blue",
     "code": "blue",
-    "address": "blue",
 }
 _LIGHT_INPUT = _DARK_INPUT | {
     "status.busy": "ansiblue",

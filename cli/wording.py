@@ -1,6 +1,7 @@
 """What a view says beside the answer: how long it thought, why it ended, which tool it calls."""
 
 import json
+import math
 
 from cli.safe import exact
 from dsv4_mlx.chat.conversation import BudgetReached, Done
@@ -31,6 +32,11 @@ def ending(done: Done) -> str:
     if done.finish_reason == "length":
         return f"[stopped after {done.usage.completion_tokens:,} tokens, the limit]"
     return "[stopped]" if done.finish_reason == "cancelled" else ""
+
+
+def about(seconds: float) -> str:
+    """A duration that is only a guess: `3 s`, `4 min 5 s`."""
+    return f"{math.ceil(seconds)} s" if seconds < 59 else duration(seconds)
 
 
 def budget_note(event: BudgetReached) -> str:

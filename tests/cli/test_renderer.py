@@ -31,6 +31,11 @@ def test_plain_keeps_the_marks(golden: Callable[[str, str], None]) -> None:
     golden("screens/answer_plain.txt", viewed([TextDelta(ANSWER), DONE], theme=PLAIN).printed)
 
 
+def test_styles_are_where_they_belong(golden: Callable[[str, str], None]) -> None:
+    screen = viewed([ReasoningDelta("Hm"), TextDelta(ANSWER), DONE], colours=True)
+    golden("screens/answer_styles.txt", screen.printed.replace("\x1b", "␛"))
+
+
 def test_a_finished_block_is_printed_once_and_the_open_one_is_live() -> None:
     screen = Screen()
     view = view_on(screen)
@@ -99,7 +104,7 @@ def test_a_long_prompt_has_a_bar() -> None:
     clock.now += 1
     view.feed(Progress(1024, 4096))
     assert screen.live_text == (
-        "reading 1,024 of 4,096 tokens  ━━━╌╌╌╌╌╌╌╌╌  1,024 tokens/s · 3.0 s left\n"
+        "reading 1,024 of 4,096 tokens  ━━━╌╌╌╌╌╌╌╌╌╌╌  1,024 tokens/s · 3 s left\n"
     )
 
 
