@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test slow parity nvrtc lint check bench report clean
+.PHONY: help chat test slow parity nvrtc lint check bench report screens clean
 
 help:
 	@echo "make chat    chat with the embedded model (ARGS='--model PATH' for another)"
@@ -19,6 +19,7 @@ help:
 	@echo "make check   make lint, then make test"
 	@echo "make bench   benchmarks; results are appended to benchmarks/results"
 	@echo "make report  one page about the kernels on this machine's GPU"
+	@echo "make screens pictures of the terminal program, docs/screens"
 	@echo "make clean   remove .venv and build folders"
 
 chat: $(VENV)/.installed
@@ -45,6 +46,7 @@ check: lint test
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.terminal
 	$(BIN)/python -m benchmarks.launches
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.context
@@ -56,6 +58,9 @@ CUDA := $(if $(shell command -v nvidia-smi),$(VENV)/.installed-cuda13)
 
 report: $(VENV)/.installed-test $(CUDA)
 	$(BIN)/python -m benchmarks.report $(ARGS)
+
+screens: $(VENV)/.installed-test
+	$(BIN)/python -m docs.make_screens
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
