@@ -42,7 +42,8 @@ def save(
 ) -> None:
     """Write the single timeline `cache` that `tokens` led to, atomically and with mode 0600.
 
-    `places` are snapshots of earlier moments of it; each adds its state of fixed size.
+    `places` are snapshots of earlier moments of it; each adds its state of fixed size. Raises
+    CacheError or OSError, with an older file left as it was, when the disk does not take it.
     """
     if any(len(layer.rows) != 1 for layer in cache):
         raise CacheError("expected a cache of one row but found a batch; extract the rows first")
@@ -76,6 +77,9 @@ def save(
         cache_seal.close(partial)
         _sync(partial)
         os.replace(partial, path)
+    except RuntimeError as error:
+        # MLX's own word for a full disk.
+        raise CacheError(f"{path} could not be written ({error}); free disk space") from error
     finally:
         partial.unlink(missing_ok=True)
 

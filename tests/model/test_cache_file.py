@@ -1,5 +1,6 @@
 """Cache files: what is loaded continues bit for bit, what does not fit is refused in a sentence."""
 
+import resource
 from pathlib import Path
 
 import mlx.core as mx
@@ -113,6 +114,19 @@ def test_an_empty_cache_is_saved_too(model: Model, tmp_path: Path) -> None:
 def test_files_are_private_and_leave_nothing_beside_them(saved: Path) -> None:
     assert saved.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in saved.parent.iterdir()] == ["cache"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_older_file(model: Model, saved: Path) -> None:
+    before, cache = saved.read_bytes(), grown(model)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(CacheError, match=r"could not be written .*; free disk space"):
+            caches.save(saved, cache, fingerprint=MARK, tokens=PROMPT.tolist())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
 
 
 def test_tokens_that_were_not_fed_are_refused(model: Model, tmp_path: Path) -> None:
