@@ -304,7 +304,9 @@ class Chat:
 
     def save_cache(self, branch: Branch) -> None:
         """Write the cache of `branch` beside its file; it only saves time."""
-        if self.store is None or branch.log is None or not branch.conversation or not branch.turns:
+        if self.store is None or not self.store.keeps_caches:
+            return
+        if branch.log is None or not branch.conversation or not branch.turns:
             return
         try:
             branch.conversation.save_cache(branch.log.kv_path)

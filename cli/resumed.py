@@ -48,8 +48,9 @@ class Resumed(AbstractContextManager["Resumed"]):
         if len(conversation.turns) == len(self._saved.turns):
             return
         self._keep(lambda: self._log.add_turn(conversation.turns[-1]))
-        self._cache("was not written", lambda: conversation.save_cache(self._log.kv_path))
-        self._store.evict(keep=self._log)
+        if self._store.keeps_caches:
+            self._cache("was not written", lambda: conversation.save_cache(self._log.kv_path))
+            self._store.evict(keep=self._log)
 
     def __exit__(
         self,

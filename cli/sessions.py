@@ -47,6 +47,11 @@ class SessionStore:
         self._kv_budget_bytes = kv_budget_bytes
         self._known: dict[Path, tuple[tuple[int, int], Summary]] = {}
 
+    @property
+    def keeps_caches(self) -> bool:
+        """Whether cache files are written at all."""
+        return self._kv_budget_bytes > 0
+
     def create(
         self, model: str, *, name: str | None = None, parent: str | None = None
     ) -> SessionLog:

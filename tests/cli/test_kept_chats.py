@@ -203,6 +203,15 @@ def test_exports_are_for_reading_and_replaced_only_when_asked(folder: Path, endi
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_without_a_budget_no_cache_is_written(folder: Path, workplace: Path) -> None:
+    (workplace / "home").mkdir()
+    (workplace / "home" / "config.toml").write_text('session_budget = "0 GB"\n')
+    chat(folder, "a")
+    assert once(folder, "b", "--continue").stdout == "2.\n"
+    assert kept() == ["a", "b"]
+    assert not list(home().glob("*.kv"))
+
+
 # What goes wrong
 
 
