@@ -4,10 +4,11 @@ These are small values. Nothing is laid out until a surface draws them, so what 
 the screen is drawn costs nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cli.markdown_draw import MarkdownDrawing
+from cli.markdown_inline import mended
 from cli.markdown_stream import MarkdownStream
 from cli.safe import drawable
 from cli.theme import Theme
@@ -33,6 +34,8 @@ class OpenBlock:
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         drawing = self.drawing.copy()
         for block in self.stream.preview().finish():
+            if block.kind in ("paragraph", "heading"):
+                block = replace(block, lines=(mended("\n".join(block.lines)),))
             yield drawing.draw(block)
 
 

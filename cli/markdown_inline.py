@@ -26,6 +26,8 @@ _MATH = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _MARKUP = re.compile(r"[*_`\[\]<&\\~$]")
+_PRODUCT = re.compile(r"[A-Za-z0-9)\]](\*+)[A-Za-z0-9(\[]")
+_CODE = re.compile(r"`[^`]*`")
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 _ROLES = {"em": "emphasis", "strong": "strong", "s": "struck"}
 
@@ -41,6 +43,18 @@ def inline_text(source: str, theme: Theme, base: str = "") -> "Text":
     return text
 
 
+def mended(source: str) -> str:
+    """`source`, the beginning of a text, with the code or the strong words that are open closed.
+
+    So they look from their first letter on as they will when their end has come.
+    """
+    shown = source.rstrip("*_ ")
+    outside = _CODE.sub("", shown)
+    if "`" in outside:
+        return shown[:-1] if shown.endswith("`") else f"{shown}`"
+    return f"{shown}**" if outside.count("**") % 2 else shown
+
+
 @cache
 def _parser() -> "MarkdownIt":
     from markdown_it import MarkdownIt
@@ -50,6 +64,7 @@ def _parser() -> "MarkdownIt":
     parser.disable(["html_inline"])
     parser.inline.ruler.before("escape", "math", _math)
     parser.inline.ruler.before("escape", "break", _break)
+    parser.inline.ruler.before("emphasis", "product", _product)
     return parser
 
 
@@ -76,6 +91,20 @@ def _break(state: "StateInline", silent: bool) -> bool:
     if not silent:
         state.push("hardbreak", "br", 0)
     state.pos = found.end()
+    return True
+
+
+def _product(state: "StateInline", silent: bool) -> bool:
+    """Markdown-it's rule for asterisks between letters or digits, as in `2*3*4`: they are text.
+
+    By the letter of CommonMark they could be emphasis, and the reader would see `234`.
+    """
+    found = _PRODUCT.match(state.src, max(0, state.pos - 1), state.posMax)
+    if found is None or found.start(1) != state.pos:
+        return False
+    if not silent:
+        state.pending += found[1]
+    state.pos = found.end(1)
     return True
 
 

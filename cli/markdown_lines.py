@@ -16,6 +16,7 @@ _UNDERLINE = re.compile(r" {0,3}(=+|-+) *")
 _RULE = re.compile(r" {0,3}([-_*])(?: *\1){2,} *")
 _DELIMITER = re.compile(r" {0,3}\|? *:?-+:? *(?:\| *:?-+:? *)*\|? *")
 _CELL_BORDER = re.compile(r"(?<!\\)\|")
+_ONLY_MARKS = re.compile(r"[-*+#>`~|=:_$\\ \t]*(?:\d{1,9}[.)]?)? *")
 _ENVIRONMENT = re.compile(r" *\\begin\{([A-Za-z]+\*?)\}")
 
 
@@ -130,6 +131,11 @@ def math_end(line: str) -> str | None:
         return None
     # What goes on behind its end is a paragraph with mathematics in it.
     return end if end not in text[2:] or text.index(end, 2) + len(end) == len(text) else None
+
+
+def is_only_marks(line: str) -> bool:
+    """Whether the beginning of a line says nothing yet."""
+    return _ONLY_MARKS.fullmatch(line) is not None
 
 
 def is_table_head(header: str, line: str) -> bool:

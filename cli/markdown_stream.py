@@ -7,74 +7,15 @@ is complete, so the blocks are the same however the text is split into deltas.
 """
 
 from copy import copy
-from dataclasses import dataclass, field
-from typing import Literal
 
 from cli import markdown_lines as lines
-from cli.markdown_lines import Container, Fence
+from cli.markdown_blocks import Block, Kind, Leaf
+from cli.markdown_lines import Container
 
-Kind = Literal["paragraph", "heading", "code", "indented", "math", "table", "rule", "blank"]
-
-# A piece fits a small screen, where it is redrawn while it grows.
-PIECE_LINES = 8
-PIECE_CHARACTERS = 2_000
-TABLE_ROWS = 16
 # A longer line is cut, at a space if there is one.
 LINE_CHARACTERS = 2_000
 # Deeper markers are text: nothing of them fits a screen.
 MOST_CONTAINERS = 12
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block or a piece of one. The sources of all blocks, joined, are the text."""
-
-    kind: Kind
-    source: str
-    """What the model wrote, with the empty lines before it."""
-    lines: tuple[str, ...]
-    """What it says, without fences and the markers of its containers; the rows of a table."""
-    containers: tuple[Container, ...]
-    """The quotes and items it stands in, outermost first."""
-    fresh: int
-    """How many of the innermost containers begin with this block."""
-    gap: int | None
-    """None without empty lines before it, else the number of containers around them."""
-    first: bool = True
-    last: bool = True
-    """Pieces between the first and the last are neither."""
-    info: str = ""
-    """The language of code, the level of a heading."""
-    head: tuple[str, ...] = ()
-    """Of a table: header, dashes and the rows of its first piece, which fix its columns."""
-
-
-@dataclass
-class _Leaf:
-    """The open block."""
-
-    kind: Kind
-    lines: list[str] = field(default_factory=list)
-    characters: int = 0
-    first: bool = True
-    info: str = ""
-    fence: Fence | None = None
-    is_moved_in: bool | None = None  # code, as far as its item is; None before the first line
-    math_end: str = ""
-    head: tuple[str, ...] = ()
-
-    def add(self, line: str) -> None:
-        self.lines.append(line)
-        self.characters += len(line)
-
-    @property
-    def is_verbatim(self) -> bool:
-        return self.kind in ("code", "math")
-
-    @property
-    def is_long(self) -> bool:
-        most = TABLE_ROWS if self.kind == "table" else PIECE_LINES
-        return len(self.lines) >= most or self.characters >= PIECE_CHARACTERS
 
 
 class MarkdownStream:
@@ -84,7 +25,7 @@ class MarkdownStream:
         self._partial = ""
         self._is_cut = False  # the line goes on: its beginning was taken already
         self._raw: list[str] = []  # lines since the last block
-        self._leaf: _Leaf | None = None
+        self._leaf: Leaf | None = None
         self._containers: list[Container] = []
         self._fresh = 0
         self._gap: int | None = None
@@ -106,8 +47,11 @@ class MarkdownStream:
         return "".join(self._raw) + self._partial
 
     def preview(self) -> "MarkdownStream":
-        """A copy to `finish` while this one goes on: the open block as it would end now."""
+        """A copy to `finish` while this one goes on: the open block as it would end now, but for a
+        last line that is nothing but marks so far, which could still mean anything."""
         twin = copy(self)
+        if lines.is_only_marks(self._partial):
+            twin._partial = ""
         twin._raw, twin._blocks = self._raw.copy(), []
         twin._containers = self._containers.copy()
         if self._leaf:
@@ -166,7 +110,7 @@ class MarkdownStream:
     def _more_of_a_line(self, line: str, raw: str) -> None:
         if self._leaf is None or self._leaf.kind == "table":
             self._close()
-            self._leaf = _Leaf("paragraph", first=False)
+            self._leaf = Leaf("paragraph", first=False)
         self._raw.append(raw)
         self._grow(self._leaf, line)
 
@@ -192,7 +136,7 @@ class MarkdownStream:
                 line = line[container.indent :]
         return len(self._containers), line
 
-    def _goes_on(self, leaf: _Leaf, depth: int, line: str) -> bool:
+    def _goes_on(self, leaf: Leaf, depth: int, line: str) -> bool:
         """Whether code goes on with a line that stands in `depth` containers only.
 
         Strictly it ends; but models forget to move code in, and then do so from its first line on.
@@ -272,11 +216,11 @@ class MarkdownStream:
             return
         if self._leaf is None or self._leaf.kind != "paragraph":
             self._close()
-            self._leaf = _Leaf("paragraph")
+            self._leaf = Leaf("paragraph")
         self._raw.append(raw)
         self._grow(self._leaf, line.strip())
 
-    def _ends_paragraph(self, leaf: _Leaf, line: str, raw: str) -> bool:
+    def _ends_paragraph(self, leaf: Leaf, line: str, raw: str) -> bool:
         """Take a line that makes the open paragraph a heading, or its last line a table's."""
         level = lines.underlined_level(line)
         if level and leaf.first and leaf.lines:
@@ -289,17 +233,17 @@ class MarkdownStream:
             return True
         return False
 
-    def _table(self, leaf: _Leaf, dashes: str, raw: str) -> None:
+    def _table(self, leaf: Leaf, dashes: str, raw: str) -> None:
         header, header_raw = leaf.lines.pop(), self._raw.pop()
         if leaf.lines:
             self._close()
         self._raw += [header_raw, raw]
-        self._leaf = _Leaf("table", head=(header, dashes))
+        self._leaf = Leaf("table", head=(header, dashes))
 
     def _indented(self, line: str, raw: str) -> None:
         if self._leaf is None or self._leaf.kind != "indented":
             self._close()
-            self._leaf = _Leaf("indented")
+            self._leaf = Leaf("indented")
         self._raw.append(raw)
         self._grow(self._leaf, line[4:])
 
@@ -307,18 +251,18 @@ class MarkdownStream:
         """A line that is a block of its own, or opens one by a mark."""
         self._raw.append(raw)
         if fence := lines.fence_start(line):
-            self._leaf = _Leaf("code", info=fence.info, fence=fence)
+            self._leaf = Leaf("code", info=fence.info, fence=fence)
         elif found := lines.heading(line):
             self._emit("heading", [found[1]], info=str(found[0]))
         elif end := lines.math_end(line):
-            self._leaf = _Leaf("math", math_end=end)
+            self._leaf = Leaf("math", math_end=end)
             self._grow(self._leaf, line.strip())
             if end in line.strip()[2:]:
                 self._close()
         else:
             self._emit("rule", [])
 
-    def _verbatim(self, leaf: _Leaf, line: str, raw: str) -> None:
+    def _verbatim(self, leaf: Leaf, line: str, raw: str) -> None:
         """A line of code or mathematics, or the one that ends it."""
         if leaf.fence is None:
             self._math(leaf, line, raw)
@@ -329,7 +273,7 @@ class MarkdownStream:
         else:
             self._grow(leaf, leaf.fence.content(line))
 
-    def _math(self, leaf: _Leaf, line: str, raw: str) -> None:
+    def _math(self, leaf: Leaf, line: str, raw: str) -> None:
         if not line.strip():
             # TeX allows no empty line here; so dollars that were meant otherwise do no harm.
             self._empty_line(len(self._containers), raw)
@@ -339,12 +283,12 @@ class MarkdownStream:
         if leaf.math_end in line:
             self._close()
 
-    def _grow(self, leaf: _Leaf, line: str) -> None:
+    def _grow(self, leaf: Leaf, line: str) -> None:
         leaf.add(line)
         if leaf.is_long:
             self._emit_piece(leaf)
 
-    def _emit_piece(self, leaf: _Leaf) -> None:
+    def _emit_piece(self, leaf: Leaf) -> None:
         """Hand over what there is of a long block. The last line of a paragraph stays where it may
         turn out to be the header of a table."""
         kept: tuple[list[str], list[str]] = ([], [])
@@ -366,7 +310,7 @@ class MarkdownStream:
             leaf.head = (*leaf.head, *leaf.lines)
         self._emit_leaf(leaf, last=True)
 
-    def _emit_leaf(self, leaf: _Leaf, *, last: bool) -> None:
+    def _emit_leaf(self, leaf: Leaf, *, last: bool) -> None:
         self._emit(
             leaf.kind, leaf.lines, first=leaf.first, last=last, info=leaf.info, head=leaf.head
         )

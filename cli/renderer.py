@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cli.live import THINKING_CHARACTERS, OpenBlock, Reading, Thinking
+from cli.markdown_blocks import Block
 from cli.markdown_draw import MarkdownDrawing
-from cli.markdown_stream import Block, MarkdownStream
+from cli.markdown_stream import MarkdownStream
 from cli.safe import drawable, harmless
 from cli.surface import Surface
 from cli.theme import Theme

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.markdown_blocks import PIECE_CHARACTERS, TABLE_ROWS, Block
 from cli.markdown_lines import cells
-from cli.markdown_stream import PIECE_CHARACTERS, TABLE_ROWS, Block, MarkdownStream
+from cli.markdown_stream import MarkdownStream
 from tests.cli.documents import Leaf, document, leaves
 from tests.cli.markdown_texts import ANSWER, MARKDOWN
 

@@ -141,3 +141,18 @@ def test_reasoning_without_an_answer_counts_as_the_engine_did() -> None:
     assert viewed([ReasoningDelta("Hm"), done], count=len).printed == (
         "thought for 1.0 s · 7 tokens\n[stopped after 7 tokens, the limit]\n\n"
     )
+
+
+@pytest.mark.parametrize("marks", ["**", "```", "- ", "1.", "##", "|--", "> "])
+def test_marks_alone_are_not_drawn_before_they_mean_something(marks: str) -> None:
+    screen = Screen()
+    view = view_on(screen)
+    view.feed(TextDelta(f"One.\n{marks}"))
+    assert screen.live_text == "\nOne.\n"
+
+
+def test_strong_words_are_strong_from_the_first_letter_on() -> None:
+    screen = Screen()
+    view = view_on(screen)
+    view.feed(TextDelta("So **now"))
+    assert screen.live_text == "\nSo now\n"
