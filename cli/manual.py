@@ -62,10 +62,10 @@ reads only the rest (`cached_tokens` of the `done` event tells). `--json` gives 
 something failed.
 
 `--no-stream` writes an answer when it is complete, and nothing of one that fails. `--raw` changes
-nothing of it on the way into a pipe or a file and adds no line end; on a terminal, control characters
-are made harmless all the same. A single message is kept nowhere, except with `--continue` or
-`--resume NAME`: then it goes on with that conversation. A reader that leaves and a disk that is full
-end with status 1.
+nothing of it on the way into a pipe or a file and adds no line end; on a terminal, control
+characters are made harmless all the same. A single message is kept nowhere, except with
+`--continue` or `--resume NAME`: then it goes on with that conversation. A reader that leaves and a
+disk that is full end with status 1.
 """
 
 
