@@ -7,6 +7,7 @@ needs the memory of one layer and one chunk of text, and the values are those of
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -106,6 +107,7 @@ class _Walk:
     ):
         self._checkpoint, self._plan, self._progress = checkpoint, plan, progress
         self._timelines = timelines
+        self._starts = [0, *accumulate(map(len, timelines))]
         # Made of zeros that nothing evaluates: memory is taken when weights are read.
         self._model = Model(checkpoint.config, numerics=Numerics.OFFICIAL)
         pack_layers(self._model, plan.parameters)
@@ -219,7 +221,7 @@ class _Walk:
         self._streams.write(self._row(chunk), streams)
 
     def _row(self, chunk: Chunk) -> int:
-        return sum(map(len, self._timelines[: chunk[0]])) + chunk[1]
+        return self._starts[chunk[0]] + chunk[1]
 
 
 def _stored_bytes(parameter: Parameter) -> int:

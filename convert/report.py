@@ -104,6 +104,7 @@ def facts(plan: ConversionPlan, destination: Path) -> dict[str, Any]:
         "source": str(plan.source.folder),
         "destination": str(destination),
         "recipe": plan.recipe.name,
+        "importance": plan.importance,
         "source_tensors": len(entries),
         "source_bytes": sum(entry.nbytes for entry in entries),
         "parameters": len(plan.parameters.parameters),
@@ -143,6 +144,7 @@ def page(plan: ConversionPlan, destination: Path) -> list[str]:
     data = facts(plan, destination)
     return [
         f"{data['source']} -> {destination}, recipe {plan.recipe.name}: {plan.recipe.description}",
+        *_importance_line(plan),
         f"source: {data['source_tensors']} tensors, {data['source_bytes']} bytes; "
         f"each is used once, {len(data['set_aside'])} of them kept aside in {plan.drafts.file}",
         *(f"  kept aside: {why} ({count} tensors)" for why, count in _reasons(data).items()),
@@ -155,6 +157,12 @@ def page(plan: ConversionPlan, destination: Path) -> list[str]:
         f"disk: {size_text(data['disk_needed'])} needed, {size_text(data['disk_free'])} free",
         *_memory_lines(data),
     ]
+
+
+def _importance_line(plan: ConversionPlan) -> list[str]:
+    if plan.importance is None:
+        return []
+    return [f"errors weighted by importance measured on {plan.importance['tokens']} tokens"]
 
 
 def _reasons(data: dict[str, Any]) -> dict[str, int]:

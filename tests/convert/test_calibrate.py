@@ -238,6 +238,14 @@ def test_the_folder_says_what_it_was_weighted_with(lab, converted, capsys):
     assert main(["verify", str(converted["weighted"]), *arguments]) == 0
 
 
+def test_a_dry_run_tells_of_the_importance(lab, tmp_path, capsys):
+    importance = ["--importance", str(lab / "importance.safetensors"), "--dry-run"]
+    assert convert(lab, tmp_path / "out", *importance) == 0
+    assert "errors weighted by importance measured on 815 tokens" in capsys.readouterr().out
+    assert convert(lab, tmp_path / "out", *importance, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["importance"]["tokens"] == 815
+
+
 def test_native_has_nothing_to_weigh(lab, tmp_path, capsys):
     importance = ["--importance", str(lab / "importance.safetensors")]
     assert main([str(lab / "source"), str(tmp_path / "out"), *importance]) == 2
@@ -335,6 +343,26 @@ def test_a_wrong_output_is_refused_before_work(lab, tmp_path, output, capsys):
     arguments = [str(lab / "source"), str(lab / "long.txt"), "-o", str(tmp_path / output)]
     assert main(["calibrate", *arguments]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_a_text_beyond_the_context_is_refused(lab, tmp_path, capsys):
+    short = SMALL.replace(max_position_embeddings=256)
+    write_tiny_checkpoint(tmp_path / "source", short)
+    arguments = [
+        str(tmp_path / "source"),
+        str(lab / "long.txt"),
+        "-o",
+        str(tmp_path / "i.safetensors"),
+    ]
+    assert main(["calibrate", *arguments]) == 2
+    assert "expected at most the model's context of 256" in capsys.readouterr().err
+
+
+def test_too_little_room_for_the_streams_is_refused(lab, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("convert.calibrate.free_bytes", lambda path: 1000)
+    arguments = [str(lab / "source"), str(lab / "long.txt"), "-o", str(tmp_path / "i.safetensors")]
+    assert main(["calibrate", *arguments]) == 2
+    assert "tokens need" in capsys.readouterr().err and not any(tmp_path.iterdir())
 
 
 def test_events_end_with_what_was_counted(lab, tmp_path, capsys):
