@@ -5,6 +5,7 @@ in a scratch file, in bfloat16, to which the official numerics round them; so a 
 needs the memory of one layer and one chunk of text, and the values are those of the whole model.
 """
 
+import gc
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -181,6 +182,7 @@ class _Walk:
 
     def _load(self, module: nn.Module, prefix: str) -> None:
         """Read the weights whose names begin with `prefix`; what MLX kept of earlier ones goes."""
+        gc.collect()  # parts of a layer refer to themselves and would stay a while
         mx.clear_cache()
         chosen = tuple(self._under(prefix))
         weights = read_weights(self._checkpoint, ParameterPlan(chosen, ()), self._dtype)

@@ -1,6 +1,8 @@
 """Importance measured layer by layer is the whole model's, and conversions take it as it is."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import mlx.core as mx
@@ -115,20 +117,31 @@ def test_the_draft_block_sees_the_next_token(lab):
 
 
 def test_one_layer_is_in_memory_at_a_time(lab, monkeypatch):
-    """Names of layers whose weights are read, in order; none is read twice."""
+    """Each layer is read once, in order, and the one before it is gone by then."""
     from convert import calibrate as module
 
-    asked = []
-    read = module.read_weights
+    asked, layers, alive = [], [], []
+    read, run = module.read_weights, module._Walk._layer
 
     def remembering(checkpoint, plan, dtype):
         names = {one.module.split(".")[2] for one in plan.parameters if ".layers." in one.module}
         asked.append(sorted(names))
+        alive.append(sum(one() is not None for one in layers))
         return read(checkpoint, plan, dtype)
 
+    def counting(walk, layer, *place):
+        layers.append(weakref.ref(layer.self_attn))  # which refers to itself
+        run(walk, layer, *place)
+
     monkeypatch.setattr(module, "read_weights", remembering)
-    calibrate(lab / "source", [lab / "talk.jsonl"], lab / "other.safetensors", Progress())
+    monkeypatch.setattr(module._Walk, "_layer", counting)
+    gc.disable()  # what Python collects by chance would hide a layer that stays
+    try:
+        calibrate(lab / "source", [lab / "talk.jsonl"], lab / "other.safetensors", Progress())
+    finally:
+        gc.enable()
     assert [names for names in asked if names] == [["0"], ["1"], ["2"]]
+    assert len(layers) == 3 and max(alive) == 1
 
 
 @pytest.mark.parametrize("kind", ["gathered", "chosen", "in_order", "sorted"])
