@@ -11,7 +11,7 @@ from tests.kernels.pairwise import pairwise, sizes_id
 
 KERNEL = kernels()["dense_matvec"]
 SIZES = pairwise(
-    M=[1, 3, 8, 9, 128],
+    M=[1, 3, 7, 8, 9, 128],
     width=[1, 131, 256, 520, 4096],
     out=[1, 17, 257, 515],
     dtype=[mx.bfloat16, mx.float32],

@@ -10,8 +10,8 @@ from tests.kernels.host import assert_text_matches, host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
 SIZES = pairwise(
-    B=[1, 2, 3],
-    S=[1, 5, 64],
+    B=[1, 3],
+    S=[1, 7, 128],
     V=[1, 3, 300],
     D=[1, 4, 131, 256, 1032],
     N=[1, 3, 4],
