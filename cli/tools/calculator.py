@@ -75,12 +75,10 @@ def _refusal(node: ast.expr) -> str:
 
 def _kept(value: Any) -> Number:
     """`value` if it is a number of a size we go on with."""
-    if isinstance(value, complex):
-        raise ValueError("the result is no real number")
     if isinstance(value, int):
         _require_bits(value.bit_length())
     elif not isinstance(value, float):
-        raise ValueError("the result is no number")
+        raise ValueError("the result is no real number")
     number: Number = value
     return number
 
@@ -121,17 +119,11 @@ def _rounded(value: Number, digits: Number = 0) -> Number:
     return round(value, places) if places else round(value)
 
 
-def _product(left: Number, right: Number) -> Number:
-    if isinstance(left, int) and isinstance(right, int):
-        _require_bits(left.bit_length() + right.bit_length())
-    return left * right
-
-
 _UNARY: dict[type, Callable[[Number], Number]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 _BINARY: dict[type, Callable[[Number, Number], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
-    ast.Mult: _product,
+    ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,

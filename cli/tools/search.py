@@ -92,17 +92,23 @@ class _Searcher:
             pass_fds=[folder],
             start_new_session=True,  # Ctrl-C is for us, and `stopped` tells
         )
+        with program:
+            try:
+                return self._finished(program, job)
+            finally:
+                program.kill()  # whatever ends the waiting, the search ends with it
+
+    def _finished(self, program: "subprocess.Popen[bytes]", job: bytes) -> tuple[bytes, str]:
         deadline = time.monotonic() + TIMEOUT_S
         ended, given = "", job
-        with program:
-            while True:
-                try:
-                    return program.communicate(given, timeout=_SLICE_S)[0], ended
-                except subprocess.TimeoutExpired:
-                    given = b""
-                if self._stopped() or time.monotonic() > deadline:
-                    ended = "stopped" if self._stopped() else f"stopped after {TIMEOUT_S:g} s"
-                    program.kill()
+        while True:
+            try:
+                return program.communicate(given, timeout=_SLICE_S)[0], ended
+            except subprocess.TimeoutExpired:
+                given = b""
+            if self._stopped() or time.monotonic() > deadline:
+                ended = "stopped" if self._stopped() else f"stopped after {TIMEOUT_S:g} s"
+                program.kill()
 
 
 def _shown(output: bytes, ended: str, pattern: str) -> str:

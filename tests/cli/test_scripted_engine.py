@@ -102,6 +102,32 @@ def test_an_early_end_of_reasoning_brings_the_answer(tmp_path: Path) -> None:
     assert tokenizer.decode([token.id for token in session.stream()][:-1]) == "Four."
 
 
+def test_an_early_end_of_reasoning_chooses_one_answer(tmp_path: Path) -> None:
+    replies = ["<think>a b</think>Left it is.", "<think>a b c d</think>Right it is."]
+    engine, tokenizer = open_scripted(written(tmp_path, {"replies": [replies]}))
+    session = engine.session()
+    controls = tokenizer.control_ids
+    start = [0, controls["<｜Assistant｜>"], controls["<think>"], *tokenizer.encode("a")]
+    session.sync([*start, controls["</think>"]])
+    text = tokenizer.decode([token.id for token in session.stream(temperature=1.0, seed=3)][:-1])
+    assert text == "Left it is."
+
+
+def test_timelines_of_one_engine_do_not_mix(tmp_path: Path) -> None:
+    """One session speaks, another longer one does, and each says its own turn."""
+    replies = ["The first of all of them.", "Second to none of them."]
+    engine, tokenizer = open_scripted(written(tmp_path, {"replies": replies}))
+    controls = tokenizer.control_ids
+    opened = [controls["<｜Assistant｜>"], controls["</think>"]]
+    sessions = [engine.session(), engine.session()]
+    sessions[0].sync([0, *opened])
+    sessions[1].sync([0, *opened, *tokenizer.encode("more"), *opened])
+    streams = [session.stream() for session in sessions]
+    said = [[next(stream).id for stream in streams] for _ in range(4)]
+    texts = [tokenizer.decode(ids) for ids in zip(*said, strict=True)]
+    assert all(reply.startswith(text) for reply, text in zip(replies, texts, strict=True))
+
+
 def test_prompts_are_read_in_chunks_of_the_asked_size(tmp_path: Path) -> None:
     chat = conversation(tmp_path, "Yes.", chunk=50)
     progress = [event.done for event in chat.send("a b " * 60) if isinstance(event, Progress)]

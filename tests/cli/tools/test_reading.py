@@ -70,6 +70,22 @@ def test_always_covers_this_tool_in_this_folder_only(folder: Path) -> None:
     assert len(person.asked) == 3
 
 
+def test_always_covers_a_listing_of_this_folder_only(folder: Path) -> None:
+    (folder.parent / "beside").mkdir()
+    person = Person("a", "n")
+    box = toolbox(folder, person)
+    assert run(box, "list_folder", path="../beside").endswith("is empty.")
+    assert run(box, "list_folder", path="../beside").endswith("is empty.")
+    assert len(person.asked) == 1
+    assert run(box, "list_folder", path="..").startswith("Error")
+
+
+@pytest.mark.parametrize("answer", ["", "x", "f", "yes"])
+def test_only_a_yes_is_a_yes(folder: Path, answer: str) -> None:
+    text = run(toolbox(folder, Person(answer)), "read_file", path="../secret.txt")
+    assert text == "Error: The user did not allow this."
+
+
 def test_another_conversation_asks_again(folder: Path) -> None:
     run(toolbox(folder, Person("a")), "read_file", path="../secret.txt")
     person = Person("n")
