@@ -6,6 +6,7 @@ CheckpointError, a model of another kind in a ConfigError.
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,7 @@ def _read_weight_map(folder: Path) -> dict[str, str]:
                 f"{INDEX_FILE} places {name} in {file!r}, expected a *.safetensors file of the "
                 "same folder; download the index again."
             )
+        weight_map[name] = sys.intern(file)  # a few names for many thousands of tensors
     return weight_map
 
 
@@ -134,7 +136,7 @@ def _read_indexed(folder: Path, weight_map: dict[str, str]) -> dict[str, TensorE
             raise CheckpointError(
                 f"{file} lacks {name}, which {INDEX_FILE} places there; download the file again."
             )
-    return {name: headers[file][name] for name, file in weight_map.items()}
+    return {(entry := headers[file][name]).name: entry for name, file in weight_map.items()}
 
 
 def _numbered_siblings(files: list[str]) -> list[str]:

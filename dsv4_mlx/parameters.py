@@ -9,7 +9,8 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,13 @@ Slot = tuple[int | None, int]
 _WHOLE: Slot = (None, 0)
 
 
-@dataclass(frozen=True)
+@cache
+def _one_object(value: tuple[Any, ...]) -> Any:
+    """`value`, and the same object for each equal one: tensors are many, shapes and slots few."""
+    return value
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """Consecutive rows of one parameter: [..., out, in] `shape`, stored in one or two tensors."""
 
@@ -165,7 +172,8 @@ def _expectations(config: DeepseekV4Config) -> dict[str, _Expected]:
         name = f"{target.module}.weight" if is_scale else target.name
         one = expected.setdefault(name, _Expected(target.module, name.rpartition(".")[2]))
         slots = one.scales if is_scale else one.weights
-        slots[target.expert, target.half] = spec
+        slot = _one_object((target.expert, target.half))
+        slots[slot] = spec._replace(shape=_one_object(spec.shape))
     return expected
 
 
@@ -203,7 +211,7 @@ def _place(expected: dict[str, _Expected], entry: TensorEntry, target: Target | 
             f"{entry.name} in {entry.path.name} is no tensor of the model that config.json "
             "describes; config.json and weights must come from the same checkpoint."
         )
-    slot = (target.expert, target.half)
+    slot = _one_object((target.expert, target.half))
     role = "scales" if kind == "block_scales" else kind
     taken = one.found.get((role, slot)) or one.found.get((role, _WHOLE))
     if taken is None and slot == _WHOLE:
@@ -219,13 +227,13 @@ def _place(expected: dict[str, _Expected], entry: TensorEntry, target: Target | 
             "config.json and weights must come from the same checkpoint."
         )
     _check_form(one, slot, kind, entry)
-    one.found[role, slot] = entry
+    one.found[_one_object((role, slot))] = entry
 
 
 def _logical(spec: TensorSpec) -> Shape:
     """The shape in weights, two of which share a byte of FP4."""
     if spec.dtype == "I8":
-        return (*spec.shape[:-1], 2 * spec.shape[-1])
+        return _one_object((*spec.shape[:-1], 2 * spec.shape[-1]))
     return spec.shape
 
 

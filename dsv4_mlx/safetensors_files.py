@@ -9,10 +9,11 @@ import json
 import math
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -36,7 +37,7 @@ CHUNK_BYTES = 1 << 18
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library and of MLX
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorEntry:
     """Where one tensor lies: `start` is an absolute byte offset in the file at `path`."""
 
@@ -54,17 +55,22 @@ class TensorEntry:
 
     def chunks(self) -> Iterator[bytes]:
         """The tensor's bytes in small pieces."""
-        with open(self.path, "rb") as file:
+        yield from map(bytes, self.views(bytearray(min(self.nbytes, CHUNK_BYTES))))
+
+    def views(self, buffer: bytearray) -> Iterator[memoryview]:
+        """The tensor's bytes in pieces that all lie in `buffer`: each is valid until the next."""
+        view = memoryview(buffer)
+        with open(self.path, "rb", buffering=0) as file:
             file.seek(self.start)
             left = self.nbytes
             while left:
-                chunk = file.read(min(left, CHUNK_BYTES))
-                if not chunk:
+                size = file.readinto(view[: min(left, len(view))])
+                if not size:
                     raise CheckpointError(
                         f"{self.path.name} became shorter while it was read; download it again."
                     )
-                left -= len(chunk)
-                yield chunk
+                left -= size
+                yield view[:size]
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,8 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             f"{path.name} cannot be read ({error.strerror}); download it again."
         ) from error
     header.pop("__metadata__", None)
-    entries = [_entry(path, data_start, name, value) for name, value in header.items()]
+    # Taken out one by one, so that both forms of a large header are never there together.
+    entries = [_entry(path, data_start, name, header.pop(name)) for name in list(header)]
     _check_ranges(path, entries, data_start, size)
     return {entry.name: entry for entry in entries}
 
@@ -145,7 +152,7 @@ def _parse_header(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, obje
             f"{min(MAX_HEADER_BYTES, size - 8)} are possible; download it again."
         )
     try:
-        header = json.loads(file.read(length), object_pairs_hook=_unique_keys)
+        header = json.loads(file.read(length), object_pairs_hook=_Objects())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path.name} has an unreadable header ({error}); download it again."
@@ -159,30 +166,59 @@ def _parse_header(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, obje
     return header, 8 + length
 
 
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    table: dict[str, object] = {}
-    for key, value in pairs:
-        if key in table:
-            raise KeyError(key)
-        table[key] = value
-    return table
+class _Stored(NamedTuple):
+    """What a header says about one tensor, not yet checked."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+class _Objects:
+    """JSON objects of a header without repeated keys, those of tensors as small as they can be.
+
+    The largest release has 145,116 tensors of few shapes: a dict and two lists for each would take
+    most of the memory of a conversion.
+    """
+
+    def __init__(self) -> None:
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def __call__(self, pairs: list[tuple[str, object]]) -> object:
+        table: dict[str, object] = {}
+        for key, value in pairs:
+            if key in table:
+                raise KeyError(key)
+            table[key] = value
+        try:
+            return self._stored(table)
+        except (KeyError, TypeError, ValueError):
+            return table
+
+    def _stored(self, table: dict[str, Any]) -> _Stored:
+        dtype, shape, (start, end) = table["dtype"], tuple(table["shape"]), table["data_offsets"]
+        if _whole(shape):  # only these, for (1.0,) would find (1,) and become it
+            shape = self._shapes.setdefault(shape, shape)
+        return _Stored(sys.intern(dtype), shape, start, end)
+
+
+def _whole(numbers: Iterable[object]) -> bool:
+    return all(type(number) is int and number >= 0 for number in numbers)
 
 
 def _entry(path: Path, data_start: int, name: str, value: object) -> TensorEntry:
-    try:
-        dtype, shape = value["dtype"], tuple(value["shape"])  # type: ignore[index]
-        start, end = value["data_offsets"]  # type: ignore[index]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, start, end))
-    except (KeyError, TypeError, ValueError) as error:
+    if not isinstance(value, _Stored):
         raise CheckpointError(
             f"{path.name}: the header entry of {name} is malformed; download the file again."
-        ) from error
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        )
+    dtype, shape, start, end = value
+    if dtype not in ITEM_BYTES:
         raise CheckpointError(
             f"{path.name}: {name} has dtype {dtype}, which no V4 release uses; "
             "use the official files."
         )
-    if not whole or end - start != ITEM_BYTES[dtype] * math.prod(shape):
+    if not _whole((*shape, start, end)) or end - start != ITEM_BYTES[dtype] * math.prod(shape):
         raise CheckpointError(
             f"{path.name}: {name} of shape {list(shape)} and dtype {dtype} does not fit its "
             f"byte range [{start}, {end}]; download the file again."
