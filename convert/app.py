@@ -15,6 +15,7 @@ from convert.plan import ConversionPlan, plan_conversion
 from convert.progress import Progress, progress_for
 from convert.recipe import NATIVE, SHIPPED
 from convert.report import facts, page, size_text
+from convert.shards import MAX_JOBS
 from convert.verify import LEVELS, verify
 from convert.writer import require_empty, write
 from dsv4_mlx import __version__
@@ -56,7 +57,7 @@ def _guarded(
 
 
 def _convert(options: argparse.Namespace, progress: Progress) -> None:
-    source, destination = options.src, options.dst
+    source, destination, jobs = options.src, options.dst, _jobs(options.jobs)
     if not options.resume and not options.dry_run:
         require_empty(destination)
     checkpoint, parameters = open_source(source, destination)
@@ -87,6 +88,7 @@ def _convert(options: argparse.Namespace, progress: Progress) -> None:
         progress,
         resume=options.resume,
         delete_source=options.delete_source,
+        jobs=jobs,
     )
     progress.say(f"done: {destination}", "done", destination=str(destination))
 
@@ -97,6 +99,14 @@ def _weighted(plan: ConversionPlan, options: argparse.Namespace) -> ConversionPl
     source, parameters = plan.source, plan.parameters
     importance = open_importance(options.importance, source, parameters, not deleting)
     return plan_conversion(source, plan.recipe, parameters=parameters, importance=importance)
+
+
+def _jobs(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_JOBS:
+        raise UsageError(f"--jobs is {text!r}, expected a whole number from 1 to {MAX_JOBS}.")
+    return int(text)
 
 
 def _verify(options: argparse.Namespace, progress: Progress) -> None:
@@ -158,6 +168,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue where an earlier run was stopped"
+    )
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        help="convert N matrices at a time (default: the number of cores, at most 4); the files "
+        "are the same for any N, memory grows with it",
     )
     parser.add_argument(
         "--delete-source",

@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Linux makes pages as large as one write: 256 KiB were measured to cost it half as much time again
+# as this, and 512 KiB three times as much.
+_WRITE_BYTES = 128 << 10
+
 
 class Disk:
     """Writes that are whole or an OSError, and names that appear only when their bytes are safe."""
@@ -11,8 +15,16 @@ class Disk:
         """All of `data` at `offset`."""
         view = memoryview(data).cast("B")
         while view:
-            written = os.pwrite(descriptor, view, offset)
+            written = os.pwrite(descriptor, view[:_WRITE_BYTES], offset)
             view, offset = view[written:], offset + written
+
+    def begin(self, descriptor: int, offset: int, nbytes: int) -> None:
+        """Have the system write these bytes out soon, without waiting, where it can be asked to.
+
+        "Not needed" means that to Linux: what is not on the disk yet is sent there first.
+        """
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, offset, nbytes, os.POSIX_FADV_DONTNEED)
 
     def append(self, path: Path, data: bytes) -> None:
         """Add to the end of a small file and sync it; undone when not all of it fits."""

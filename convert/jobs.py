@@ -15,11 +15,11 @@ import numpy as np
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.parameters import Parameter, Part
 from dsv4_mlx.quantization import BLOCK, GROUP, Storage
-from dsv4_mlx.safetensors_files import TensorEntry, form_bytes
+from dsv4_mlx.safetensors_files import CHUNK_BYTES, NUMPY_DTYPES, TensorEntry, form_bytes
 from dsv4_mlx.scales import packed_scales, row_scales
 
 Piece = tuple[int, bytes | memoryview]
-"""Which of the job's tensors, and the bytes that come next in it."""
+"""Which of the job's tensors, and the bytes that come next in it; valid until the next piece."""
 
 BLOCK_SCALED = "fp8, block scales"
 """FP8 that MLX has no packing for: the loader multiplies it out to bfloat16."""
@@ -100,7 +100,7 @@ def _dense(parameter: Parameter, experts: int) -> _Native:
     entry = parameter.parts[0].weight
     if parameter.field == "tid2eid":
         output = Output(parameter.name, "I32", entry.shape)
-        return [output], lambda: iter([(0, _expert_table(entry, experts))]), "int32"
+        return [output], lambda: _expert_table(entry, experts), "int32"
     output = Output(parameter.name, entry.dtype, entry.shape)
     return [output], lambda: _ranges(0, [entry]), entry.dtype.lower()
 
@@ -142,21 +142,28 @@ def _codes_and_scales(
 ) -> Iterator[Piece]:
     yield from _ranges(0, [part.weight for part in parameter.parts])
     for part in parameter.parts:
-        yield 1, scales(part).tobytes()
+        yield 1, _bytes(scales(part))
 
 
 def _ranges(index: int, entries: list[TensorEntry]) -> Iterator[Piece]:
     """The bytes of the tensors one behind the other: stacking is no more than that."""
+    buffer = bytearray(CHUNK_BYTES)
     for entry in entries:
-        for chunk in entry.chunks():
+        for chunk in entry.views(buffer):
             yield index, chunk
 
 
-def _expert_table(entry: TensorEntry, experts: int) -> bytes:
-    table = entry.read()
-    if table.min() < 0 or table.max() >= experts:
-        raise CheckpointError(
-            f"{entry.name} in {entry.path.name} holds an expert outside 0 to {experts - 1}; "
-            "download the file again."
-        )
-    return table.astype(np.int32).tobytes()
+def _expert_table(entry: TensorEntry, experts: int) -> Iterator[Piece]:
+    for chunk in entry.views(bytearray(CHUNK_BYTES)):
+        table = np.frombuffer(chunk, NUMPY_DTYPES[entry.dtype])
+        if table.min() < 0 or table.max() >= experts:
+            raise CheckpointError(
+                f"{entry.name} in {entry.path.name} holds an expert outside 0 to {experts - 1}; "
+                "download the file again."
+            )
+        yield 0, _bytes(table.astype(np.int32))
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The array's own memory, which may be large, and not a copy."""
+    return np.ascontiguousarray(array).data.cast("B")

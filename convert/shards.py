@@ -1,49 +1,54 @@
-"""Writing one shard: jobs one after the other, each tensor at the offset that the plan gave it."""
+"""Writing one shard: several jobs at a time, each tensor at the offset that the plan gave it."""
 
 import hashlib
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event, Lock
 from typing import Any
 
 from convert.disk import Disk, partial
+from convert.jobs import Job
 from convert.plan import METADATA, Shard
 from convert.progress import Progress
 from dsv4_mlx.safetensors_files import header_bytes
 
-# Written bytes are handed to the disk in steps of this size, so that it never waits for us and the
-# last sync has little left to do.
-_SYNC_BYTES = 256 << 20
+# The disk is given work in steps of this size, so that the last sync has little left to do.
+_STEP_BYTES = 32 << 20
+
+MAX_JOBS = 16
+"""Quantizing to 2 bits takes about 40 MiB for each: so many stay under 1 GB."""
 
 
-class _Tensor:
-    """Where the next bytes of one tensor go, and the hash of those before."""
-
-    def __init__(self, start: int, nbytes: int):
-        self.position, self.end = start, start + nbytes
-        self.digest = hashlib.sha256()
-        self.hashed: Future[None] | None = None
+def default_jobs() -> int:
+    """One for each core, up to the four that a fast disk can keep busy."""
+    return min(4, os.cpu_count() or 1)
 
 
 class ShardWriter:
-    """Hashes and syncs beside the copying; `close` waits for both."""
+    """At most `jobs` parameters are in work at any time.
 
-    def __init__(self, disk: Disk, progress: Progress):
-        self._disk, self._progress = disk, progress
-        self._hasher = ThreadPoolExecutor(1)
-        self._syncer = ThreadPoolExecutor(1)
+    Which thread takes which job decides nothing: offsets are the plan's, and a job is one thread's
+    from its first byte to its last.
+    """
+
+    def __init__(self, disk: Disk, progress: Progress, jobs: int):
+        self._disk, self._progress, self._jobs = disk, progress, jobs
+        self._workers = ThreadPoolExecutor(jobs)
 
     def close(self) -> None:
         """No thread stays behind."""
-        self._hasher.shutdown(cancel_futures=True)
-        self._syncer.shutdown(cancel_futures=True)
+        self._workers.shutdown(cancel_futures=True)
 
     def write(self, shard: Shard, path: Path) -> dict[str, Any]:
         """Write `path`, whole or absent -> what the journal keeps: bytes, hashes, weight errors."""
         temporary = partial(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            tensors = self._fill(descriptor, shard)
+            file = _File(descriptor, shard, self._disk)
+            self._fill(file, shard.jobs)
+            tensors = file.hashes()
             os.fsync(descriptor)
             size = os.fstat(descriptor).st_size
         finally:
@@ -52,40 +57,72 @@ class ShardWriter:
         errors = {job.module: job.error.relative for job in shard.jobs if job.error}
         return {"file": shard.file, "bytes": size, "tensors": tensors, "errors": errors}
 
-    def _fill(self, descriptor: int, shard: Shard) -> dict[str, str]:
-        header = header_bytes(shard.tensors, METADATA)
-        self._disk.write(descriptor, header, 0)
-        places, position = {}, len(header)
-        for tensor in shard.tensors:
-            places[tensor.name] = _Tensor(position, tensor.nbytes)
-            position += tensor.nbytes
-        unsynced, syncing = 0, None
+    def _fill(self, file: "_File", jobs: Iterable[Job]) -> None:
+        """All jobs, the largest first so that none is left alone at the end; the first error."""
+        waiting = iter(sorted(jobs, key=lambda job: -job.nbytes))
+        stopped, lock = Event(), Lock()
+        workers = [
+            self._workers.submit(self._work, file, waiting, lock, stopped)
+            for _ in range(self._jobs)
+        ]
         try:
-            for job in shard.jobs:
-                for index, data in job.pieces():
-                    self._put(descriptor, places[job.outputs[index].name], data)
-                    unsynced += len(data)
-                    if unsynced >= _SYNC_BYTES:
-                        if syncing:
-                            syncing.result()
-                        syncing, unsynced = self._syncer.submit(os.fsync, descriptor), 0
+            done, _ = wait(workers, return_when=FIRST_EXCEPTION)
         finally:
-            if syncing:
-                syncing.result()
-        return {name: _finished(name, place) for name, place in places.items()}
+            stopped.set()
+            wait(workers)
+        for worker in sorted(done, key=lambda worker: worker.exception() is None):
+            worker.result()
 
-    def _put(self, descriptor: int, place: _Tensor, data: bytes | memoryview) -> None:
-        if place.hashed:
-            place.hashed.result()  # one piece may wait to be hashed, not many
-        place.hashed = self._hasher.submit(place.digest.update, data)
-        self._disk.write(descriptor, data, place.position)
-        place.position += len(data)
-        self._progress.advance(len(data))
+    def _work(self, file: "_File", waiting: Iterator[Job], lock: Lock, stopped: Event) -> None:
+        while job := _next(waiting, lock):
+            for index, data in job.pieces():
+                if stopped.is_set():
+                    return
+                file.put(job.outputs[index].name, data)
+                with lock:
+                    self._progress.advance(len(data))
 
 
-def _finished(name: str, place: _Tensor) -> str:
-    if place.position != place.end:
-        raise ValueError(f"{name}: {place.end - place.position} bytes were not produced.")
-    if place.hashed:
-        place.hashed.result()
-    return place.digest.hexdigest()
+def _next(waiting: Iterator[Job], lock: Lock) -> Job | None:
+    with lock:
+        return next(waiting, None)
+
+
+class _Tensor:
+    """Where the next bytes of one tensor go, and the hash of those before."""
+
+    def __init__(self, start: int, nbytes: int):
+        self.position, self.end = start, start + nbytes
+        self.begun = start  # before it the disk was asked to write
+        self.digest = hashlib.sha256()
+
+
+class _File:
+    """A shard that is being filled, in any order of its tensors."""
+
+    def __init__(self, descriptor: int, shard: Shard, disk: Disk):
+        self._descriptor, self._disk = descriptor, disk
+        self._tensors: dict[str, _Tensor] = {}
+        header = header_bytes(shard.tensors, METADATA)
+        disk.write(descriptor, header, 0)
+        position = len(header)
+        for tensor in shard.tensors:
+            self._tensors[tensor.name] = _Tensor(position, tensor.nbytes)
+            position += tensor.nbytes
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        """The next bytes of one tensor; one thread at a time for each tensor."""
+        tensor = self._tensors[name]
+        self._disk.write(self._descriptor, data, tensor.position)
+        tensor.digest.update(data)
+        tensor.position += len(data)
+        if tensor.position - tensor.begun >= _STEP_BYTES:
+            self._disk.begin(self._descriptor, tensor.begun, tensor.position - tensor.begun)
+            tensor.begun = tensor.position
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 by tensor, in the order of the file; ValueError unless each is complete."""
+        for name, tensor in self._tensors.items():
+            if tensor.position != tensor.end:
+                raise ValueError(f"{name}: {tensor.end - tensor.position} bytes were not produced.")
+        return {name: tensor.digest.hexdigest() for name, tensor in self._tensors.items()}

@@ -2,10 +2,13 @@
 
 import hashlib
 from collections.abc import Collection, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+from convert.jobs import Job
+from convert.journal import Journal
 from dsv4_mlx.checkpoint import INDEX_FILE, Checkpoint
 from dsv4_mlx.errors import CheckpointError
 
@@ -31,6 +34,11 @@ def weight_files(source: Checkpoint) -> list[Path]:
     return sorted({entry.path for entry in source.tensors.values()})
 
 
+def files_of(jobs: Iterable[Job]) -> list[Path]:
+    """The shards that `jobs` read, in the order in which they are first needed."""
+    return list(dict.fromkeys(entry.path for job in jobs for entry in job.sources))
+
+
 def require_unchanged(
     source: Checkpoint, before: dict[str, Any], deleted: Collection[str] = ()
 ) -> None:
@@ -47,16 +55,44 @@ def require_unchanged(
         )
 
 
+class SourceHashes:
+    """SHA-256 of the source's shards, as `sha256sum` prints them, computed beside the conversion.
+
+    One thread, and a file only once the conversion reads it too: then the system still has it in
+    memory, and the disk is read once.
+    """
+
+    def __init__(self, source: Checkpoint, journal: Journal):
+        self._journal = journal
+        self._left = set(weight_files(source)) - {source.folder / name for name in journal.hashes}
+        self._stopped = Event()
+        self._thread = ThreadPoolExecutor(1)
+        self._running: dict[Path, Future[str]] = {}
+
+    def begin(self, paths: Iterable[Path]) -> None:
+        """Those of `paths` that were not begun before, in this order."""
+        for path in paths:
+            if path in self._left:
+                self._left.remove(path)
+                self._running[path] = self._thread.submit(sha256_of, path, self._stopped)
+
+    def keep(self, wait: bool) -> None:
+        """Record what is known; with `wait`, all that was begun."""
+        for path, running in list(self._running.items()):
+            if wait or running.done():
+                self._journal.record("source hash", file=path.name, sha256=running.result())
+                del self._running[path]
+
+    def close(self) -> None:
+        """No thread stays behind, and nothing begun is finished."""
+        self._stopped.set()
+        self._thread.shutdown(cancel_futures=True)
+
+
 def sha256_of(path: Path, stopped: Event) -> str:
     """64 hexadecimal digits over a whole file, in small pieces; nothing useful once `stopped`."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while (chunk := file.read(_READ_BYTES)) and not stopped.is_set():
-            digest.update(chunk)
+    digest, piece = hashlib.sha256(), memoryview(bytearray(_READ_BYTES))
+    with open(path, "rb", buffering=0) as file:
+        while (size := file.readinto(piece)) and not stopped.is_set():
+            digest.update(piece[:size])
     return digest.hexdigest()
-
-
-def unhashed(source: Checkpoint, hashes: Iterable[str]) -> list[Path]:
-    """The shards whose hash is not known yet."""
-    known = set(hashes)
-    return [path for path in weight_files(source) if path.name not in known]

@@ -8,10 +8,8 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from convert.card import CARD_FILE, card
@@ -21,8 +19,8 @@ from convert.journal import JOURNAL_FILE, read_journal
 from convert.plan import FORMAT_VERSION, ConversionPlan
 from convert.progress import Progress
 from convert.report import bytes_per_token, free_bytes, size_text
-from convert.shards import ShardWriter
-from convert.sources import identity, require_unchanged, sha256_of, unhashed
+from convert.shards import ShardWriter, default_jobs
+from convert.sources import SourceHashes, files_of, identity, require_unchanged
 from dsv4_mlx import __version__
 from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
@@ -43,9 +41,14 @@ def write(
     *,
     resume: bool = False,
     delete_source: bool = False,
+    jobs: int | None = None,
     disk: Disk | None = None,
 ) -> None:
-    """Run the plan, or what is left of it. UsageError, CheckpointError or OSError."""
+    """Run the plan, or what is left of it. UsageError, CheckpointError or OSError.
+
+    `jobs` parameters are in work at a time; None is what suits the machine. Files do not depend
+    on it.
+    """
     disk = disk or Disk()
     _require_folder(destination)
     if resume and (destination / CONVERSION_FILE).exists():
@@ -59,7 +62,7 @@ def write(
     created = not destination.exists()
     destination.mkdir(parents=True, exist_ok=True)
     with _only_converter(destination):
-        run = _Run(plan, destination, progress, disk, delete_source)
+        run = _Run(plan, destination, progress, disk, delete_source, jobs or default_jobs())
         try:
             run.require_room()
         except UsageError:
@@ -133,11 +136,11 @@ class _Run:
         progress: Progress,
         disk: Disk,
         delete_source: bool,
+        jobs: int,
     ):
         self.plan, self.folder, self.progress, self.disk = plan, folder, progress, disk
         self.journal = read_journal(folder, disk)
-        self.delete_source = delete_source
-        self._hashing: dict[Path, Future[str]] = {}
+        self.delete_source, self.jobs = delete_source, jobs
 
     def require_room(self) -> None:
         """UsageError when the disk cannot hold what is left to be written."""
@@ -157,16 +160,13 @@ class _Run:
 
     def go(self) -> None:
         self._begin()
-        pool, stopped = ThreadPoolExecutor(1), Event()
+        hashes = SourceHashes(self.plan.source, self.journal)
+        writer = ShardWriter(self.disk, self.progress, self.jobs)
         try:
-            self._hashing = {
-                path: pool.submit(sha256_of, path, stopped)
-                for path in unhashed(self.plan.source, self.journal.hashes)
-            }
-            self._write_shards()
+            self._write_shards(writer, hashes)
         finally:
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
+            hashes.close()
+            writer.close()
         companions = self._copy_companions()
         self._put_json(INDEX_FILE, _index(self.plan))
         self._put_json("config.json", self.plan.config)
@@ -199,30 +199,29 @@ class _Run:
         for path in self.folder.rglob("*.partial"):
             path.unlink()
 
-    def _write_shards(self) -> None:
+    def _write_shards(self, writer: ShardWriter, hashes: SourceHashes) -> None:
         done = sum(shard.nbytes for shard in self.plan.files if self._is_written(shard.file))
         self.progress.begin(self.plan.nbytes, done)
         if self.delete_source and not (self.folder / SOURCE_FILE).exists():
             remember(self.plan, self.folder, self.disk)
-        writer = ShardWriter(self.disk, self.progress)
-        try:
-            for shard in self.plan.files:
-                if self._is_written(shard.file):
-                    continue
-                written = writer.write(shard, self.folder / shard.file)
-                self._require_unchanged()
-                self.journal.record("shard", **written)
-                done += shard.nbytes
-                self.progress.say(
-                    f"{shard.file}  {size_text(shard.nbytes)}  {done / self.plan.nbytes:.0%}",
-                    "shard",
-                    file=shard.file,
-                    bytes=written["bytes"],
-                )
-                self._delete(last=False)
-        finally:
-            writer.close()
-        self._delete(last=True)
+        for shard in self.plan.files:
+            hashes.begin(files_of(shard.jobs))
+            if self._is_written(shard.file):
+                continue
+            written = writer.write(shard, self.folder / shard.file)
+            self._require_unchanged()
+            self.journal.record("shard", **written)
+            done += shard.nbytes
+            self.progress.say(
+                f"{shard.file}  {size_text(shard.nbytes)}  {done / self.plan.nbytes:.0%}",
+                "shard",
+                file=shard.file,
+                bytes=written["bytes"],
+            )
+            hashes.keep(wait=self.delete_source)
+            self._delete()
+        hashes.keep(wait=True)
+        self._delete()
 
     def _is_written(self, file: str) -> bool:
         known, path = self.journal.shards.get(file), self.folder / file
@@ -231,15 +230,8 @@ class _Run:
     def _require_unchanged(self) -> None:
         require_unchanged(self.plan.source, self.journal.start["source"], self.journal.deleted)
 
-    def _keep_hashes(self, wait: bool) -> None:
-        """Into the journal; those that are not there yet only with `wait`."""
-        for path, future in list(self._hashing.items()):
-            if wait or future.done():
-                self.journal.record("source hash", file=path.name, sha256=future.result())
-                del self._hashing[path]
-
-    def _delete(self, last: bool) -> None:
-        self._keep_hashes(wait=last or self.delete_source)
+    def _delete(self) -> None:
+        """The source's shards that nothing needs any more, where that was asked for."""
         if not self.delete_source:
             return
         for path in delete_finished(self.plan, self.folder, self.journal):

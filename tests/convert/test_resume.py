@@ -52,7 +52,8 @@ class Killing(Disk):
         super().publish(temporary, final)
 
 plan = plan_conversion(open_checkpoint(sys.argv[1]), max_shard_bytes=int(sys.argv[4]))
-write(plan, Path(sys.argv[2]), Progress(), resume=True, disk=Killing())
+jobs = int(sys.argv[5]) if len(sys.argv) > 5 else None
+write(plan, Path(sys.argv[2]), Progress(), resume=True, jobs=jobs, disk=Killing())
 """
 
 
