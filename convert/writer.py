@@ -145,6 +145,7 @@ class _Run:
     def require_room(self) -> None:
         """UsageError when the disk cannot hold what is left to be written."""
         needed, free = self._room(), free_bytes(self.folder)
+        free += sum(path.stat().st_blocks * 512 for path in self._leftovers())
         if free < needed:
             raise UsageError(
                 f"The conversion needs {size_text(needed)}, but {self.folder} has only "
@@ -157,6 +158,15 @@ class _Run:
             return peak_bytes(self.plan, self.journal)
         left = [shard for shard in self.plan.files if not self._is_written(shard.file)]
         return sum(shard.file_bytes() for shard in left)
+
+    def _leftovers(self) -> list[Path]:
+        """Files of a stopped run that the journal does not tell of: they go and are made anew."""
+        if not self.journal.start:
+            return []
+        unknown = (
+            self.folder / one.file for one in self.plan.files if one.file not in self.journal.shards
+        )
+        return [*self.folder.rglob("*.partial"), *filter(Path.exists, unknown)]
 
     def go(self) -> None:
         self._begin()
@@ -196,7 +206,7 @@ class _Run:
                 f"{self.folder} was begun with another recipe, importance file or program version; "
                 "delete it and convert again."
             )
-        for path in self.folder.rglob("*.partial"):
+        for path in self._leftovers():
             path.unlink()
 
     def _write_shards(self, writer: ShardWriter, hashes: SourceHashes) -> None:
