@@ -1,13 +1,18 @@
 """`python -m benchmarks.convert`: native conversion beside `cp -r SRC DST && sync -f DST`.
 
 Synthetic checkpoints with the tensor shapes of V4-Flash (fewer layers, experts and tokens) are
-copied and converted in turn, ABAB, in one run. Memory is what the converter's process holds itself,
-anonymous and shared, sampled every 10 ms (Linux). The converter hashes source and result beside the
-copying; its time contains that.
+copied and converted in turn in one run: a copy, then the conversion with all its hashes (`whole`),
+without the SHA-256 of the source's files (`no source hash`), and without that of the written
+tensors too (`no hash`). Only the first is what a user gets; the others list the hashing apart.
+Memory is what the converter's process holds itself, anonymous and shared, sampled every 10 ms
+(Linux). A row is the median over the rounds; its share is the median of copy time by conversion
+time within a round.
 """
 
 import argparse
 import json
+import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -17,7 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,10 +45,27 @@ SIZES = {
 }  # fmt: skip
 _SHARD_BYTES = 3 << 30
 _SAMPLE_S = 0.01
+_UNUSUAL = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
 FIELDS = (
-    "size", "bytes", "rounds", "copy_s", "convert_s", "copy_gb_s", "convert_gb_s", "share_of_copy",
-    "peak_mib",
+    "size", "bytes", "rounds", "hashing", "load", "copy_s", "convert_s", "copy_gb_s",
+    "convert_gb_s", "share_of_copy", "cpu_s", "peak_mib",
 )  # fmt: skip
+
+# The command, and what replaces its hashes to see what they cost.
+_WHOLE = "import sys; from convert.app import main; sys.exit(main(sys.argv[1:]))"
+_NO_SOURCE_HASH = "import convert.sources; convert.sources.sha256_of = lambda *_: '0' * 64; "
+_NO_HASH = """
+import types, convert.shards
+class Nothing:
+    def update(self, data): pass
+    def hexdigest(self): return "0" * 64
+convert.shards.hashlib = types.SimpleNamespace(sha256=Nothing)
+"""
+HASHING = {
+    "whole": _WHOLE,
+    "no source hash": _NO_SOURCE_HASH + _WHOLE,
+    "no hash": _NO_SOURCE_HASH + _NO_HASH + _WHOLE,
+}
 
 
 def write_synthetic(folder: Path, config: DeepseekV4Config) -> int:
@@ -90,11 +112,21 @@ def copy_seconds(source: Path, target: Path) -> float:
     return time.perf_counter() - start
 
 
-def convert_seconds(source: Path, target: Path) -> tuple[float, int]:
-    """The command as a person runs it -> seconds, peak bytes of its own memory."""
-    command = [sys.executable, "-m", "convert", str(source), str(target)]
-    start = time.perf_counter()
-    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+class Taken(NamedTuple):
+    """One conversion: seconds on the clock and of processors, peak bytes of its own memory."""
+
+    seconds: float
+    cpu_seconds: float
+    peak: int
+
+
+def convert(source: Path, target: Path, program: str) -> Taken:
+    """One of HASHING, in a process of its own, its start included."""
+    # As a person's Python does: compiled modules are kept.
+    environment = {key: value for key, value in os.environ.items() if key not in _UNUSUAL}
+    command = [sys.executable, "-c", program, str(source), str(target)]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
     peak = [0]
     watcher = threading.Thread(target=_watch, args=(running, peak))
     watcher.start()
@@ -103,7 +135,9 @@ def convert_seconds(source: Path, target: Path) -> tuple[float, int]:
     watcher.join()
     if status:
         raise SystemExit(f"the conversion ended with status {status}")
-    return took, peak[0]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Taken(took, cpu, peak[0])
 
 
 def _watch(running: "subprocess.Popen[bytes]", peak: list[int]) -> None:
@@ -120,31 +154,37 @@ def _watch(running: "subprocess.Popen[bytes]", peak: list[int]) -> None:
         time.sleep(_SAMPLE_S)
 
 
-def measure(size: str, config: DeepseekV4Config, folder: Path, rounds: int) -> dict[str, Any]:
-    """One row: medians of `rounds` copies and conversions in turn."""
+def measure(size: str, config: DeepseekV4Config, folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """A row for each of HASHING."""
     source = folder / "source"
     nbytes = write_synthetic(source, config)
     subprocess.run(["sync", "-f", source], check=True)
-    copies, conversions, peaks = [], [], []
+    copies: list[float] = []
+    taken: dict[str, list[Taken]] = {hashing: [] for hashing in HASHING}
+    load = os.getloadavg()[0]
     for _ in range(rounds):
         copies.append(copy_seconds(source, folder / "copy"))
         shutil.rmtree(folder / "copy")
-        took, peak = convert_seconds(source, folder / "converted")
-        conversions.append(took)
-        peaks.append(peak)
-        shutil.rmtree(folder / "converted")
+        for hashing, program in HASHING.items():
+            taken[hashing].append(convert(source, folder / "converted", program))
+            shutil.rmtree(folder / "converted")
     shutil.rmtree(source)
-    copy, conversion = statistics.median(copies), statistics.median(conversions)
+    common = {"size": size, "bytes": nbytes, "rounds": rounds, "load": round(load, 1)}
+    return [common | _row(nbytes, hashing, copies, taken[hashing]) for hashing in HASHING]
+
+
+def _row(nbytes: int, hashing: str, copies: list[float], taken: list[Taken]) -> dict[str, Any]:
+    copy, conversion = statistics.median(copies), statistics.median(one.seconds for one in taken)
+    shares = [copied / one.seconds for copied, one in zip(copies, taken, strict=True)]
     return {
-        "size": size,
-        "bytes": nbytes,
-        "rounds": rounds,
+        "hashing": hashing,
         "copy_s": round(copy, 2),
         "convert_s": round(conversion, 2),
         "copy_gb_s": round(nbytes / copy / 1e9, 3),
         "convert_gb_s": round(nbytes / conversion / 1e9, 3),
-        "share_of_copy": round(copy / conversion, 2),
-        "peak_mib": round(max(peaks) / 2**20),
+        "share_of_copy": round(statistics.median(shares), 2),
+        "cpu_s": round(statistics.median(one.cpu_seconds for one in taken), 2),
+        "peak_mib": round(max(one.peak for one in taken) / 2**20, 1),
     }
 
 
@@ -153,12 +193,16 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to write; needs three times the size")
+    parser.add_argument("--no-record", action="store_true", help="print only")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for size in options.sizes:
-            rows.append(measure(size, SIZES[size], Path(folder), options.rounds))
-            print(rows[-1], flush=True)
+            measured = measure(size, SIZES[size], Path(folder), options.rounds)
+            print(*measured, sep="\n", flush=True)
+            rows += measured
+    if options.no_record:
+        return
     sizes = " ".join(options.sizes)
     record(
         "convert",
