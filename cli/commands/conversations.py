@@ -26,7 +26,8 @@ def _sessions(chat: "Chat", argument: str) -> None:
 def _line(one: "Summary") -> str:
     cache = "" if one.kv_bytes is None else f"  cache {size(one.kv_bytes)}"
     turns = f"{one.turns} turn{'' if one.turns == 1 else 's'}"
-    return f"{one.name or one.id}  {one.changed:%Y-%m-%d %H:%M}  {turns}{cache}  {one.title}"
+    rest = one.problem or f"{turns}{cache}  {one.title}"
+    return f"{one.name or one.id}  {one.changed:%Y-%m-%d %H:%M}  {rest}"
 
 
 def _names(chat: "Chat") -> list[str]:
@@ -71,7 +72,9 @@ def _export(chat: "Chat", file: str) -> None:
     if exists and chat.surface.ask(Question(f"{path} exists; replace it?")) != "y":
         chat.note("not written")
         return
-    export.write(path, chat.messages(), overwrite=exists)
+    log = chat.branch.log
+    title = (log.name if log else None) or "Conversation"
+    export.write(path, chat.messages(), title=title, overwrite=exists)
     chat.note(f"wrote {path}")
 
 
