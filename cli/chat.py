@@ -260,6 +260,8 @@ class Chat:
             self._toolbox = None
         elif self._toolbox is None and on:
             self._toolbox = self.make_toolbox(self.surface.ask, self._stop.is_set)
+            for problem in self._toolbox.problems():
+                self.view.error(problem)
         self.set("tools", on)
 
     def tool_names(self) -> list[str]:

@@ -251,3 +251,12 @@ def test_the_first_interrupt_stops_the_answer_and_the_second_is_one_as_usual() -
             signal.raise_signal(signal.SIGINT)
     assert stopped == [True]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_server_whose_tools_are_missing_is_said_once(folder: Path) -> None:
+    config = Path(os.environ["DSV4_HOME"], "config.toml")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text('[mcp.lost]\ncommand = "no-such-program"\n', encoding="utf-8")
+    done = chat(folder, "/tools on", "hello")
+    assert done.stderr.count("MCP server") == 1
+    assert "[tools: read_file," in done.stderr
