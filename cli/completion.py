@@ -63,9 +63,10 @@ class PromptCompleter(Completer):
                 )
 
     def _arguments(self, command: str, typed: str) -> Iterator[Completion]:
-        for candidate in self._completions.arguments(command, typed)[:_MOST]:
-            if candidate != typed:
-                yield Completion(candidate, start_position=-len(typed), display=harmless(candidate))
+        candidates = self._completions.arguments(command, typed)
+        fitting = [one for one in candidates if one.startswith(typed) and one != typed]
+        for one in fitting[:_MOST]:
+            yield Completion(one, start_position=-len(typed), display=harmless(one))
 
     def _attachments(self, found: "re.Match[str]") -> Iterator[Completion]:
         quoted = found["quoted"]

@@ -206,10 +206,10 @@ class ScreenLayout:
         return _joined(lines)
 
     def _end(self) -> Point:
-        """The cursor waits behind the question."""
+        """The cursor waits behind the question, on the space that ends it."""
         lines = list(split_lines(self._shown.question()))
         length = sum(len(text) for _, text, *_ in lines[-1]) if lines else 0
-        return Point(x=length, y=max(0, len(lines) - 1))
+        return Point(x=max(0, length - 1), y=max(0, len(lines) - 1))
 
 
 class Chips(Processor):
