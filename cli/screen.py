@@ -63,6 +63,9 @@ class ScreenApplication(Application[None]):
         """
         with self._terminal.one_write():
             if self._is_running and not self._running_in_terminal:
+                # The signal may come later than the change, and what is drawn for another width
+                # could not be erased any more.
+                self._take_size()
                 text = self._pending()
                 if text or self._shrinks():
                     self.renderer.erase(leave_alternate_screen=False)
@@ -76,18 +79,22 @@ class ScreenApplication(Application[None]):
         return drawn is not None and preferred < drawn.height
 
     def _on_resize(self) -> None:
-        """prompt-toolkit erases as many rows as it drew; a terminal that became narrower may have
-        wrapped them into more."""
+        self._redraw()
+
+    def _take_size(self) -> None:
+        """Erase what is drawn if the terminal has another size than it was drawn for.
+
+        prompt-toolkit erases as many rows as it drew; a terminal that became narrower may have
+        wrapped them into more.
+        """
         before = self._terminal.size
         size = self._terminal.measure()
-        drawn = self.renderer.last_rendered_screen
-        if not self._is_running or self._running_in_terminal or size == before:
+        if size == before:
             return
+        drawn = self.renderer.last_rendered_screen
         if drawn is not None and self._reflows and size.columns < before.columns:
             self.renderer._cursor_pos = _wrapped(drawn, self.renderer._cursor_pos, size)
-        with self._terminal.one_write():
-            self.renderer.erase(leave_alternate_screen=False)
-            self._redraw()
+        self.renderer.erase(leave_alternate_screen=False)
 
 
 def _wrapped(drawn: Drawn, cursor: Point, size: Size) -> Point:

@@ -76,7 +76,9 @@ class TerminalSurface:
         self._modes = TerminalModes(environment.stdin)
         self._blocks = (environment.stdout.encoding or "").lower().startswith("utf")
         self._theme = theme
-        self._drawing = Drawing(environment.variables, styled=theme.has_codes)
+        # Two, so that a key is echoed while a long text is being rendered.
+        self._finished = Drawing(environment.variables, styled=theme.has_codes)
+        self._coming = Drawing(environment.variables, styled=theme.has_codes)
         self._prompt = Prompt(history, completions)
         self._prompt.hooks.mode = on_mode
         self._prompt.hooks.unfold = on_unfold
@@ -94,6 +96,7 @@ class TerminalSurface:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._before: list[Callable[[], None]] = []
         self._failure: BaseException | None = None
+        self._terminated = False
         self._frame: asyncio.TimerHandle | None = None
         self._next_frame = 0.0
         self._drawn_live: RenderableType | None = None
@@ -137,7 +140,7 @@ class TerminalSurface:
 
     def show(self, renderable: "RenderableType") -> None:
         """Print once, above the input, for good."""
-        text = self._drawing.text(renderable, self.width)
+        text = self._finished.text(renderable, self.width)
         with self._lock:
             self._printing.append(text)
             if self._live is not None:
@@ -239,9 +242,12 @@ class TerminalSurface:
             self._app.exit()
 
     def _terminate(self, number: int) -> None:
-        """A signal asks for the end; the same one again ends at once."""
-        if self._loop is not None:
+        """A signal asks for the end; a second one ends at once."""
+        if self._terminated and self._loop is not None:
+            self.restore()
             self._loop.remove_signal_handler(number)
+            os.kill(os.getpid(), number)
+        self._terminated = True
         self._prompt.end()
         if number == signal.SIGHUP:
             self._output.lost = True
@@ -316,7 +322,7 @@ class TerminalSurface:
         live, size = self._drawn_live, self.size
         if self._cells_for[0] is not live or self._cells_for[1] != size:
             self._cells_for = (live, size)
-            drawn = self._drawing.cells(live, size.columns, size.rows) if live is not None else []
+            drawn = self._coming.cells(live, size.columns, size.rows) if live is not None else []
             self._cells = drawn
         return self._cells
 
