@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import signal
 import sys
 import termios
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pexpect
@@ -16,7 +18,7 @@ from tests.terminal.screen import Screen
 
 PROGRAM = Path(__file__).with_name("scripted_chat.py")
 SURFACE = Path(__file__).with_name("surface_program.py")
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 PASTE = "\x1b[200~{}\x1b[201~"
 _MODE = re.compile(rb"\x1b\[\?(\d+)([hl])")
 
@@ -68,7 +70,11 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.close(force=True)
+        """End the program, if it did not end, at once."""
+        if not self._child.closed:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self._close()
 
     # What a person sees
 
@@ -119,6 +125,9 @@ class Terminal:
 
     def resize(self, columns: int, lines: int) -> None:
         """Change the size of the window; what was written before arrives before."""
+        with suppress(AssertionError):
+            while self._receive(0):
+                pass
         self.screen.resize(lines, columns)
         self._child.setwinsize(lines, columns)
 
@@ -150,13 +159,19 @@ class Terminal:
         while not self.ended and self._receive():
             pass
         assert self.is_cooked in (True, False)  # remembered beyond the terminal's end
-        self._child.close()
+        self._close()
         status = self._child.exitstatus
         return -self._child.signalstatus if status is None else status
 
-    def _receive(self) -> bool:
+    def _close(self) -> None:
+        # Without the wait pexpect would end a program that is still about to end by itself.
+        with suppress(pexpect.ExceptionPexpect):  # it is waited for already
+            self._child.wait()
+        self._child.close()
+
+    def _receive(self, timeout_s: float = TIMEOUT_S) -> bool:
         try:
-            data = self._child.read_nonblocking(65536, timeout=TIMEOUT_S)
+            data = self._child.read_nonblocking(65536, timeout=timeout_s)
         except pexpect.EOF:
             self.ended = True
             return False
@@ -176,3 +191,13 @@ def scripted_chat(folder: Path, replies: Sequence[str], *arguments: str, **optio
 def surface_program(home: Path, **options) -> Terminal:
     """The small program that shows a `TerminalSurface`; see surface_program.py."""
     return Terminal([sys.executable, SURFACE], home=home, **options)
+
+
+def chat(home: Path, script: dict[str, object], *arguments: str, **options) -> Terminal:
+    """`dsv4-chat` in the folder `home` with a model that says what `script` holds, see
+    dsv4_mlx/testing/script.py."""
+    file = home / "script.json"
+    file.write_text(json.dumps(script), encoding="utf-8")
+    command = [sys.executable, "-m", "cli", "--engine", f"fake:{file}", *arguments]
+    variables = {"PYTHONPATH": str(Path(__file__).parents[2])} | options.pop("variables", {})
+    return Terminal(command, home=home, variables=variables, **options)
