@@ -56,11 +56,11 @@ def _nested(chance: random.Random) -> str:
     marker = chance.choice(["> ", ">", "- ", "1. ", "> - ", "* 1) "])
     if chance.random() < 0.5:
         return marker * 1_000 + "deep\n"
-    return "".join(f"{'  ' * depth}{marker}deep\n" for depth in range(60))
+    return "".join(f"{'  ' * depth}{marker}deep\n" for depth in range(40))
 
 
 def _table(chance: random.Random) -> str:
-    columns, rows = chance.choice([(1, 40), (3, 20), (40, 3), (300, 1)])
+    columns, rows = chance.choice([(1, 20), (3, 10), (30, 2), (120, 1)])
     cell = chance.choice(["x", "", "你好", "`a|b`", "**b", "\\|", "$|x|$", "word " * 9])
     row = "|" + f" {cell} |" * columns
     ragged = "| x " * chance.randint(0, columns + 3)

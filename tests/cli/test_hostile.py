@@ -67,11 +67,11 @@ def test_only_text_and_our_own_styles_reach_the_terminal(seeds: range) -> None:
 
 
 def test_a_terminal_of_almost_no_columns_raises_nothing() -> None:
-    for seed in range(20):
+    for seed in range(10):
         shown(hostile(seed), (3, 2, 1))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_the_work_is_bounded_by_the_text(seed: int) -> None:
     text = hostile(seed)
     assert counted(lambda: shown(text, (80,))) < 100_000 + 500 * len(text)
