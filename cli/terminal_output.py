@@ -8,7 +8,7 @@ ignore the mode, as they must ignore any private mode that they do not know.
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from prompt_toolkit.data_structures import Size
@@ -71,7 +71,15 @@ class TerminalOutput(Vt100_Output):
         try:
             super().flush()
         except (OSError, ValueError):
-            self.lost = True
+            self._lose()
+
+    def _lose(self) -> None:
+        """What the stream still holds goes nowhere, or Python would complain of it at exit."""
+        self.lost = True
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stdout.fileno())
+            os.close(nowhere)
 
     def restore(self) -> None:
         """Leave the terminal as a shell expects it; safe to call twice and after a crash."""

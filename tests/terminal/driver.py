@@ -131,6 +131,13 @@ class Terminal:
         self.screen.resize(lines, columns)
         self._child.setwinsize(lines, columns)
 
+    def hang_up(self) -> int:
+        """Close the window; the program's exit status, negative for a signal."""
+        os.close(self._child.child_fd)
+        _, status = os.waitpid(self.pid, 0)
+        self._child.closed, self.ended = True, True
+        return os.waitstatus_to_exitcode(status)
+
     def kill(self, number: int) -> None:
         """Send a signal to the program."""
         os.kill(self.pid, number)

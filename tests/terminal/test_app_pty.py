@@ -32,7 +32,7 @@ TALK = {
     "context": 65_536,
     "replies": [
         MARKDOWN,
-        {"text": "one word after the other " * 6 + "\n\n", "repeat": 5_000, "delay_ms": 1},
+        {"text": "one word after the other " * 6 + "\n\n", "repeat": 1_000, "delay_ms": 1},
         ["First luck.", "Second luck."],
     ],
 }
@@ -276,6 +276,18 @@ def test_sigterm_in_an_answer_keeps_what_was_said(own) -> None:
     terminal.kill(signal.SIGTERM)
     terminal.wait_for_end()
     assert terminal.is_cooked
+    again = own(*replies, arguments=("--continue",))
+    again.wait_for("1 turn")
+    send(again, "still there?", "Back.")
+    leave(again)
+
+
+def test_a_closed_window_keeps_what_was_said(own) -> None:
+    replies = ({"text": "on and on ", "repeat": 9_000, "delay_ms": 1}, "Back.")
+    terminal = own(*replies)
+    terminal.type("question\r")
+    terminal.wait_for("on and on on and on")
+    assert terminal.hang_up() == 0
     again = own(*replies, arguments=("--continue",))
     again.wait_for("1 turn")
     send(again, "still there?", "Back.")
