@@ -103,7 +103,7 @@ class MarkdownView:
         thinking = self._thinking
         text = thinking.text() if thinking else self._last_reasoning
         if text.strip():
-            self._say(text.strip("\n"), "reasoning")
+            self._say(text.strip("\n") + "\n", "reasoning")
         else:
             self.note("[no reasoning to show]")
 

@@ -93,7 +93,7 @@ def test_folded_reasoning_can_be_read() -> None:
         view.feed(event)
     view.unfold_last()
     assert screen.printed == (
-        "[no reasoning to show]\nthought for 0.0 s\n\nFour.\nHm, a sum.\nOf two.\n"
+        "[no reasoning to show]\nthought for 0.0 s\n\nFour.\nHm, a sum.\nOf two.\n\n"
     )
 
 
