@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
@@ -29,6 +28,7 @@ from cli.completion import Completions
 from cli.drawing import Drawing, Fragments
 from cli.editor import edited
 from cli.environment import Environment
+from cli.frames import Frames
 from cli.keys import key_bindings
 from cli.layout import CONTINUED, PROMPT, ScreenLayout
 from cli.paste import sendable
@@ -47,12 +47,6 @@ if TYPE_CHECKING:
     from cli.theme import Theme
 
 Result = TypeVar("Result")
-
-_FRAME_S = 0.05
-_REST = 3
-"""What is slow to draw is drawn less often: it rests so many times as long as it took."""
-_PAIR_S = 0.1
-"""How long a finished block waits for the live text that takes the place of what it was."""
 
 
 class TerminalSurface:
@@ -85,24 +79,16 @@ class TerminalSurface:
         self._prompt.hooks.editor = lambda: self._start(self._edit)
         self._prompt.hooks.suspend = lambda: self._start(self._suspend)
 
-        self._lock = threading.Lock()
-        self._printing: list[str] = []
-        self._live: RenderableType | None = None
-        self._unpaired_until = 0.0  # text came that may be what the live text still shows
         self._status = Status("", "")
-        self._woken = False
 
         # Only for the drawing thread.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._before: list[Callable[[], None]] = []
         self._failure: BaseException | None = None
         self._terminated = False
-        self._frame: asyncio.TimerHandle | None = None
-        self._next_frame = 0.0
-        self._drawn_live: RenderableType | None = None
         self._cells: list[Fragments] = []
         self._cells_for: tuple[object, Size | None] = (None, None)
 
+        self._frames = Frames(lambda: self._app.draw())
         self._layout = ScreenLayout(self, self._prompt.buffer, self._prompt.pastes.label)
         self._prompt.hooks.asking = self._layout.focus
         self._app = ScreenApplication(
@@ -111,7 +97,7 @@ class TerminalSurface:
             Style.from_dict(dict(theme.prompt_toolkit)),
             input=input or TerminalInput(environment.stdin),
             output=self._output,
-            pending=self._take_printing,
+            pending=self._frames.take,
             reflows=reflows(environment.variables),
         )
         self._app.key_processor.after_key_press += lambda _: self._prompt.note_key()
@@ -140,34 +126,24 @@ class TerminalSurface:
 
     def show(self, renderable: "RenderableType") -> None:
         """Print once, above the input, for good."""
-        text = self._finished.text(renderable, self.width)
-        with self._lock:
-            self._printing.append(text)
-            if self._live is not None:
-                self._unpaired_until = time.monotonic() + _PAIR_S
-        self._wake()
+        self._frames.show(self._finished.text(renderable, self.width))
 
     def live(self, renderable: "RenderableType | None") -> None:
         """Replace what is drawn above the input; `renderable` must not change afterwards."""
-        with self._lock:
-            self._live = renderable
-            self._unpaired_until = 0.0
-        self._wake()
+        self._frames.replace_live(renderable)
 
     def status(self, status: Status) -> None:
         """Replace the status line."""
-        with self._lock:
-            if status == self._status:
-                return
+        if status != self._status:
             self._status = status
-        self._wake()
+            self._frames.wake()
 
     def ask(self, question: Question) -> str:
         """Wait for one of the question's keys; its default when the person leaves."""
         answer: Future[str] = Future()
         if question.details:
             self.show(_details(question))
-        if self._loop is None or not self._call(lambda: self._ask(question, answer)):
+        if self._loop is None or not self._frames.call(lambda: self._ask(question, answer)):
             return question.default
         choice = answer.result()
         self.show(self._answered(question, choice))
@@ -175,7 +151,7 @@ class TerminalSurface:
 
     def prefill(self, text: str) -> None:
         """Put `text` into the input; what was typed there moves into the history."""
-        self._call(lambda: self._prompt.replace(self._prompt.pastes.fold(text)))
+        self._frames.call(lambda: self._prompt.replace(self._prompt.pastes.fold(text)))
 
     def restore(self) -> None:
         """Leave the terminal as a shell expects it, at once and from any thread."""
@@ -195,8 +171,8 @@ class TerminalSurface:
             asyncio.run(self._run(lambda: _settle(outcome, controller)))
         finally:
             self.restore()
-            self._unpaired_until = 0.0
-            self._output.write_raw(self._take_printing())
+            self._frames.settle()
+            self._output.write_raw(self._frames.take())
             self._output.flush()
         if self._failure is not None:
             raise self._failure
@@ -218,8 +194,7 @@ class TerminalSurface:
         thread = threading.Thread(target=control, name="controller", daemon=True)
 
         def begin() -> None:
-            for action in self._before:
-                action()
+            self._frames.begin(loop)
             thread.start()
 
         self._output.paste_on()
@@ -235,7 +210,7 @@ class TerminalSurface:
 
     def _finish(self, finished: asyncio.Event) -> None:
         """The controller returned."""
-        self._unpaired_until = 0.0
+        self._frames.settle()
         finished.set()
         if self._app.is_running and not self._app.is_done:
             self._app.draw()
@@ -260,56 +235,6 @@ class TerminalSurface:
         if self._failure and self._app.is_running and not self._app.is_done:
             self._app.exit(exception=self._failure)
 
-    # Frames
-
-    def _wake(self) -> None:
-        """There is something new to draw; from any thread."""
-        with self._lock:
-            if self._woken:
-                return
-            self._woken = True
-        self._call(self._schedule)
-
-    def _call(self, action: Callable[[], None]) -> bool:
-        """Do `action` on the drawing thread; False where nothing draws."""
-        if self._loop is None:
-            self._before.append(action)  # for the moment when drawing begins
-            return True
-        try:
-            self._loop.call_soon_threadsafe(action)
-        except RuntimeError:  # closed
-            return False
-        return True
-
-    def _schedule(self) -> None:
-        """Draw as soon as the last frame is old enough and finished text is paired with live."""
-        self._woken = False
-        assert self._loop is not None
-        now = time.monotonic()
-        due = max(now, self._next_frame, self._unpaired_until)
-        if self._frame is not None:
-            if self._frame.when() <= due:
-                return
-            self._frame.cancel()
-        self._frame = self._loop.call_at(due, self._draw)
-
-    def _draw(self) -> None:
-        self._frame = None
-        began = time.monotonic()
-        self._app.draw()
-        now = time.monotonic()
-        self._next_frame = max(began + _FRAME_S, now + _REST * (now - began))
-
-    def _take_printing(self) -> str:
-        """Finished text to print with the next drawing, and the live text that goes with it."""
-        with self._lock:
-            if time.monotonic() < self._unpaired_until:
-                return ""
-            text = "".join(self._printing)
-            self._printing.clear()
-            self._drawn_live = self._live
-        return text
-
     # What is drawn: `Shown`
 
     @property
@@ -319,7 +244,7 @@ class TerminalSurface:
 
     def live_lines(self) -> list[Fragments]:
         """The answer that is coming, as many lines as a screen holds."""
-        live, size = self._drawn_live, self.size
+        live, size = self._frames.live, self.size
         if self._cells_for[0] is not live or self._cells_for[1] != size:
             self._cells_for = (live, size)
             drawn = self._coming.cells(live, size.columns, size.rows) if live is not None else []
