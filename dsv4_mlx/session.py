@@ -335,13 +335,17 @@ class Session:
         try:
             logprobs = self._logits - mx.logsumexp(self._logits)
             drawn = sampler(logprobs)
+            chosen = logprobs[drawn]
+            # Evaluated for themselves: one evaluation is waited for as a whole, and the token must
+            # not wait for the step behind it, which computes while the caller shows this token.
+            mx.async_eval(drawn, chosen)  # type: ignore[no-untyped-call]
             output = self.engine.model(drawn.reshape(1, 1), cache=self._cache)
             following = output[0, -1]
-            # The next step computes while the caller shows this token. State is evaluated with
-            # it: parts that no logits depend on would otherwise grow an endless lazy chain.
-            mx.async_eval(drawn, logprobs, following, self._arrays())  # type: ignore[no-untyped-call]
+            # State is evaluated with the logits: parts that none depend on would otherwise grow an
+            # endless lazy chain.
+            mx.async_eval(following, self._arrays())  # type: ignore[no-untyped-call]
             token: int = drawn.item()  # type: ignore[assignment]
-            logprob: float = logprobs[token].item()  # type: ignore[assignment]
+            logprob: float = chosen.item()  # type: ignore[assignment]
         except BaseException:
             self._forget()
             raise
