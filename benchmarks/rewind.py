@@ -4,7 +4,8 @@
 
 Three turns fill the context; then the last is undone and the one before is answered again, until
 the first piece of the answer. Further a fork, and a save, a load and an answer after it. Medians of
-a conversation in chat mode and of one that thinks; the rows go to results/rewind.csv.
+a conversation in chat mode and of one that thinks; the rows go to results/rewind.csv. The CPU's
+seconds tell the work where other programs share the machine.
 """
 
 import argparse
@@ -25,8 +26,8 @@ from dsv4_mlx.loading import load
 
 Result = TypeVar("Result")
 FIELDS = (
-    "model", "mode", "context", "undo", "retry to first token", "tokens read", "fork", "save",
-    "file MB", "load", "resumed to first token",
+    "model", "mode", "context", "undo", "retry to first token", "of it CPU", "tokens read", "fork",
+    "save", "file MB", "load", "resumed to first token",
 )  # fmt: skip
 MODES = (Thinking("chat"), Thinking("thinking", "high"))
 ANSWER_TOKENS = 24
@@ -40,16 +41,17 @@ def timed(work: Callable[[], Result]) -> tuple[float, Result]:
     return time.perf_counter() - start, result
 
 
-def first_token(events: Iterator[Event]) -> tuple[float, int]:
-    """Seconds until the first piece of an answer, and the tokens read before it."""
-    start, read, seconds = time.perf_counter(), 0, None
+def first_token(events: Iterator[Event]) -> tuple[float, float, int]:
+    """Seconds until the first piece of an answer, those of the CPU, and tokens read before it."""
+    start, busy, read = time.perf_counter(), time.process_time(), 0
+    seconds: tuple[float, float] | None = None
     for event in events:
         if isinstance(event, Progress):
             read = event.done
         elif seconds is None:
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start, time.process_time() - busy
     assert seconds is not None
-    return seconds, read
+    return *seconds, read
 
 
 def filled(conversation: Conversation, context: int) -> None:
@@ -67,14 +69,15 @@ def measure(conversation: Conversation, rounds: int, path: Path) -> dict[str, fl
     for _ in range(rounds):
         row: dict[str, float] = {}
         row["undo"], _ = timed(conversation.undo)
-        row["retry to first token"], row["tokens read"] = first_token(conversation.retry())
+        seconds, busy, read = first_token(conversation.retry())
+        row |= {"retry to first token": seconds, "of it CPU": busy, "tokens read": read}
         row["fork"], _ = timed(conversation.fork)
         list(conversation.send("And the dog?"))
         row["save"], _ = timed(lambda: conversation.save_cache(path))
         row["file MB"] = path.stat().st_size / 1e6
         resumed = conversation.fork()
         row["load"], _ = timed(lambda other=resumed: other.load_cache(path))  # type: ignore[misc]
-        seconds, _ = first_token(resumed.send("Who is lazy?"))
+        seconds, *_ = first_token(resumed.send("Who is lazy?"))
         row["resumed to first token"] = row["load"] + seconds
         rows.append(row)
     return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
