@@ -1,12 +1,13 @@
 """Writing one shard: several jobs at a time, each tensor at the offset that the plan gave it."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
+
+import xxhash
 
 from convert.disk import Disk, partial
 from convert.jobs import Job
@@ -94,7 +95,7 @@ class _Tensor:
     def __init__(self, start: int, nbytes: int):
         self.position, self.end = start, start + nbytes
         self.begun = start  # before it the disk was asked to write
-        self.digest = hashlib.sha256()
+        self.digest = xxhash.xxh3_128()
 
 
 class _File:
@@ -121,7 +122,7 @@ class _File:
             tensor.begun = tensor.position
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 by tensor, in the order of the file; ValueError unless each is complete."""
+        """XXH3 by tensor, in the order of the file; ValueError unless each is complete."""
         for name, tensor in self._tensors.items():
             if tensor.position != tensor.end:
                 raise ValueError(f"{name}: {tensor.end - tensor.position} bytes were not produced.")

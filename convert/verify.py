@@ -1,12 +1,13 @@
 """Checks a finished conversion: that it is whole, that its bytes are those that were written, and,
 beside the source, that every value is the source's."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from convert.behaviour import Behaviour, compare
 from convert.card import CARD_FILE, with_behaviour
@@ -54,7 +55,7 @@ def verify(
         return
     progress.begin(sum(entry.nbytes for entry in tensors.values()))
     exact = {output.name for job in _exact_jobs(plan) for output in job.outputs}
-    hashes = {name: sha for name, sha in summary["tensor_sha256"].items() if name not in exact}
+    hashes = {name: sha for name, sha in summary["tensor_xxh3_128"].items() if name not in exact}
     _require_hashes(hashes, tensors, progress)
     for job in _exact_jobs(plan):
         _require_job(job, tensors, progress)
@@ -86,13 +87,13 @@ def read_summary(folder: Path) -> dict[str, Any]:
         )
     try:
         summary = dict(json.loads(path.read_text(encoding="utf-8")))
-        sizes, hashes = dict(summary["file_bytes"]), dict(summary["tensor_sha256"])
+        sizes, hashes = dict(summary["file_bytes"]), dict(summary["tensor_xxh3_128"])
         if not isinstance(summary["recipe"], str):
             raise TypeError("recipe")
         summary["weight_error"] = dict(summary.get("weight_error", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged; convert again.") from error
-    return summary | {"file_bytes": sizes, "tensor_sha256": hashes}
+    return summary | {"file_bytes": sizes, "tensor_xxh3_128": hashes}
 
 
 def _require_files(
@@ -109,7 +110,7 @@ def _require_files(
             raise CheckpointError(f"{path} holds {found}, expected {size} bytes; convert again.")
         if path.suffix == ".safetensors":
             tensors |= read_header(path)
-    if differing := sorted(tensors.keys() ^ summary["tensor_sha256"].keys()):
+    if differing := sorted(tensors.keys() ^ summary["tensor_xxh3_128"].keys()):
         raise CheckpointError(
             f"{differing[0]} is in {folder} or in its {CONVERSION_FILE}, expected in both; convert "
             "again."
@@ -162,7 +163,7 @@ def _require_hashes(
     hashes: dict[str, str], tensors: dict[str, TensorEntry], progress: Progress
 ) -> None:
     for name in hashes:
-        entry, digest = tensors[name], hashlib.sha256()
+        entry, digest = tensors[name], xxhash.xxh3_128()
         for chunk in entry.chunks():
             digest.update(chunk)
             progress.advance(len(chunk))

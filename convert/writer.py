@@ -300,7 +300,7 @@ class _Run:
             "file_bytes": {name: shard["bytes"] for name, shard in shards.items()} | companions,
             "source_sha256": dict(sorted(self.journal.hashes.items())),
             "weight_error": dict(sorted(errors.items())),
-            "tensor_sha256": dict(sorted(tensors.items())),
+            "tensor_xxh3_128": dict(sorted(tensors.items())),
             "set_aside": [entry.name for entry in self.plan.parameters.set_aside],
         }
 
