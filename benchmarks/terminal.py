@@ -156,7 +156,7 @@ class _Terminal:
     on_interrupt = None
 
     def __init__(self) -> None:
-        from cli.drawing import Drawing
+        from cli.screen.drawing import Drawing
 
         self._drawing = Drawing({"TERM": "xterm-256color"})
         self._file = StringIO()

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 from cli import config
 from cli.environment import Environment, ExitStatus
+from cli.kept.prefixes import stored_prefixes
+from cli.kept.private_files import state_home
+from cli.kept.resumed import Resumed
+from cli.kept.sessions import SessionStore
 from cli.models import Models, embedded_model, load_model
 from cli.oneshot import answer, conversation_opener, read_message, write_json_error
 from cli.options import Helped, Options, parse
 from cli.output import Output, json_line
 from cli.preferences import Preferences
-from cli.prefixes import stored_prefixes
-from cli.private_files import state_home
-from cli.resumed import Resumed
-from cli.sessions import SessionStore
 from cli.worker import Worker
 from dsv4_mlx.errors import Dsv4Error, UsageError
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.safe import harmless
-from cli.status import byte_count
+from cli.screen.status import byte_count
 from dsv4_mlx.errors import UsageError
 
 LARGEST = 4 << 20

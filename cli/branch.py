@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cli.session_log import SessionLog
+from cli.kept.session_log import SessionLog
 from dsv4_mlx.chat.conversation import Conversation, Turn
 
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from cli import attachments, shell
 from cli.branch import Branch, count_turns
 from cli.commands import named
-from cli.disk_budget import touch
 from cli.environment import ExitStatus
+from cli.kept.disk_budget import touch
+from cli.kept.session_log import SessionLog
+from cli.kept.session_replay import SessionError
+from cli.kept.sessions import SessionStore
 from cli.models import Model, Models
 from cli.options import Options
 from cli.preferences import Preferences
 from cli.safe import harmless
-from cli.session_log import SessionLog
-from cli.session_replay import SessionError
-from cli.sessions import SessionStore
 from cli.surface import Question, Status, Surface, View
 from dsv4_mlx.chat.conversation import Conversation, Done, Event, Sampling
 from dsv4_mlx.chat.messages import ToolCall

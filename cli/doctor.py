@@ -13,10 +13,10 @@ from platform import python_version
 from typing import Any, cast
 
 from cli.environment import Environment, ExitStatus
+from cli.kept.private_files import state_home
 from cli.machine import WIRED_LIMIT, Machine, read_machine
 from cli.memory import SHORT_CONTEXT, Fit, measure, size
 from cli.output import json_line
-from cli.private_files import state_home
 from cli.safe import harmless
 from dsv4_mlx.about import About, about, device_memory
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config

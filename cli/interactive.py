@@ -9,11 +9,11 @@ from cli.chat import Chat
 from cli.commands import COMMANDS
 from cli.config import Config
 from cli.environment import Environment, ExitStatus
+from cli.kept.private_files import private_folder, state_home
+from cli.kept.sessions import SessionStore
 from cli.models import Model, Models
 from cli.options import Options
 from cli.preferences import Preferences
-from cli.private_files import private_folder, state_home
-from cli.sessions import SessionStore
 from cli.surface import Question, Surface, View
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def _shown(
 
         plain = PlainView(Output(environment), reasoning=reasoning, count=late.count)
         return PlainSurface(environment), plain
-    from cli.completion import Completions
     from cli.renderer import MarkdownView
-    from cli.terminal import TerminalSurface
+    from cli.screen.completion import Completions
+    from cli.screen.terminal import TerminalSurface
     from cli.theme import theme_named
 
     theme = theme_named(options.theme or config.theme, environment.variables)

@@ -11,8 +11,8 @@ from pathlib import Path
 from cli import config
 from cli.commands import GROUPS
 from cli.environment import Environment
-from cli.keys import KEYS
 from cli.options import help_text
+from cli.screen.keys import KEYS
 
 PAGE = Path(__file__).parent.parent / "docs" / "terminal.md"
 

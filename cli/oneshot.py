@@ -16,11 +16,11 @@ from cli.answer_output import (
 from cli.attachments import expand
 from cli.environment import Environment, ExitStatus
 from cli.interrupts import stopping_on_interrupt
+from cli.kept.resumed import Resumed
 from cli.models import Model, Models
 from cli.options import Options
 from cli.output import Output
 from cli.preferences import Preferences
-from cli.resumed import Resumed
 from dsv4_mlx.chat.conversation import Conversation, Event, Prefixes, Turn
 from dsv4_mlx.errors import PromptError, UsageError
 

@@ -13,9 +13,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.environment import Environment
-from cli.paste import sendable
-from cli.quotes import is_open, unquoted
 from cli.safe import harmless
+from cli.screen.paste import sendable
+from cli.screen.quotes import is_open, unquoted
 from cli.surface import Question, Status
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class PlainSurface:
             self._environment.stderr.flush()
 
     def _as_text(self, renderable: "RenderableType") -> str:
-        from cli.drawing import Drawing
+        from cli.screen.drawing import Drawing
 
         return Drawing({}, styled=False).text(renderable, self.width).replace("\r\n", "\n")
 

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cli.live import THINKING_CHARACTERS, OpenBlock, Reading, Thinking
-from cli.markdown_blocks import Block
-from cli.markdown_draw import MarkdownDrawing
-from cli.markdown_stream import MarkdownStream
+from cli.markdown.blocks import Block
+from cli.markdown.draw import MarkdownDrawing
+from cli.markdown.stream import MarkdownStream
 from cli.safe import drawable, harmless
+from cli.screen.live import THINKING_CHARACTERS, OpenBlock, Reading, Thinking
 from cli.surface import Surface
 from cli.theme import Theme
 from cli.wording import budget_note, ending, thought_for, tool_call_lines

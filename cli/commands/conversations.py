@@ -10,7 +10,7 @@ from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from cli.chat import Chat
-    from cli.sessions import Summary
+    from cli.kept.sessions import Summary
 
 
 def _new(chat: "Chat", argument: str) -> None:
@@ -63,7 +63,7 @@ def _rename(chat: "Chat", name: str) -> None:
 
 
 def _export(chat: "Chat", file: str) -> None:
-    from cli import export
+    from cli.kept import export
 
     if not file:
         raise UsageError("/export takes a file that ends in .md, .json or .html.")

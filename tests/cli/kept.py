@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from cli.session_log import SessionLog
-from cli.sessions import Saved, SessionStore
+from cli.kept.session_log import SessionLog
+from cli.kept.sessions import Saved, SessionStore
 from dsv4_mlx.chat.turns import Turn
 
 

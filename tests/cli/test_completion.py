@@ -6,7 +6,7 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from cli.completion import Completions, PromptCompleter, paths
+from cli.screen.completion import Completions, PromptCompleter, paths
 
 COMMANDS = {"undo": "take back", "unfold": "show it", "think": "set the level"}
 

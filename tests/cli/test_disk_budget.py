@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from cli.disk_budget import remove_abandoned, shrink, touch
+from cli.kept.disk_budget import remove_abandoned, shrink, touch
 
 
 def write(folder: Path, **sizes: int) -> list[Path]:

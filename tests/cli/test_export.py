@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from cli import export
+from cli.kept import export
 from dsv4_mlx.chat.messages import parse_messages
 from dsv4_mlx.errors import UsageError
 

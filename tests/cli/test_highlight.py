@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from cli.highlight import Highlighter
+from cli.markdown.highlight import Highlighter
 
 CONSOLE = Console(width=80, _environ={})
 CODE = {

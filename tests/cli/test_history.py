@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import history
-from cli.history import FileHistory
+from cli.screen import history
+from cli.screen.history import FileHistory
 
 
 def test_entries_come_back_newest_first_each_once(tmp_path: Path) -> None:

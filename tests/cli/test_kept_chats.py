@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.kept.sessions import SessionStore
 from cli.options import Options
-from cli.sessions import SessionStore
 from tests.cli.kept import texts
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 
-from cli.markdown_inline import inline_text, mended
+from cli.markdown.inline import inline_text, mended
 from cli.safe import drawable
 from cli.theme import DARK, PLAIN
 from tests.cli.markdown_texts import MARKDOWN

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.markdown_blocks import PIECE_CHARACTERS, TABLE_ROWS, Block
-from cli.markdown_lines import cells
-from cli.markdown_stream import MarkdownStream
+from cli.markdown.blocks import PIECE_CHARACTERS, TABLE_ROWS, Block
+from cli.markdown.lines import cells
+from cli.markdown.stream import MarkdownStream
 from tests.cli.documents import Leaf, document, leaves
 from tests.cli.markdown_texts import ANSWER, MARKDOWN
 

@@ -1,7 +1,7 @@
 """Chips for large pastes, blocks of quotes, and text that can be sent."""
 
-from cli.paste import Pastes, sendable
-from cli.quotes import is_open, unquoted
+from cli.screen.paste import Pastes, sendable
+from cli.screen.quotes import is_open, unquoted
 
 LARGE = "\n".join(f"line {number}" for number in range(2000))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.prefixes import MINIMUM_TOKENS, PrefixStore
+from cli.kept.prefixes import MINIMUM_TOKENS, PrefixStore
 
 TOKENS = list(range(10_000))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.private_files import private_folder, state_home, write_whole
+from cli.kept.private_files import private_folder, state_home, write_whole
 from dsv4_mlx.errors import UsageError
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.completion import Completions
-from cli.prompt import Asked, Prompt
+from cli.screen.completion import Completions
+from cli.screen.prompt import Asked, Prompt
 from cli.surface import Question
 
 

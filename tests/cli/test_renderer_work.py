@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from cli import markdown_draw, markdown_table
-from cli.highlight import Highlighter
-from cli.markdown_stream import MarkdownStream
+from cli.markdown import draw as markdown_draw
+from cli.markdown import table as markdown_table
+from cli.markdown.highlight import Highlighter
+from cli.markdown.stream import MarkdownStream
 from cli.renderer import MarkdownView
 from cli.theme import DARK
 from dsv4_mlx.chat.parsing import TextDelta

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.session_lines import MOST_LINE_BYTES, write_line
-from cli.session_replay import SessionError
-from cli.sessions import Saved, SessionStore
+from cli.kept.session_lines import MOST_LINE_BYTES, write_line
+from cli.kept.session_replay import SessionError
+from cli.kept.sessions import Saved, SessionStore
 from tests.cli.kept import begun, store, texts, turn
 
 ROOT = Path(__file__).parents[2]
@@ -178,7 +178,7 @@ def test_a_message_that_could_not_be_read_again_is_not_written(
 ) -> None:
     log = begun(store(tmp_path), "one")
     before = log.path.read_bytes()
-    monkeypatch.setattr(f"cli.session_log.{limit}", len(before) + 100)
+    monkeypatch.setattr(f"cli.kept.session_log.{limit}", len(before) + 100)
     with pytest.raises(SessionError, match="this is not kept"):
         log.begin_turn("x" * (len(before) + 100))
     assert log.path.read_bytes() == before

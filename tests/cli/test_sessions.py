@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cli.attachments import expand
-from cli.session_replay import SessionError
-from cli.sessions import SessionStore
+from cli.kept.session_replay import SessionError
+from cli.kept.sessions import SessionStore
 from dsv4_mlx.errors import UsageError
 from tests.cli.kept import begun, store, texts, turn
 

@@ -1,6 +1,6 @@
 """The status line at every width."""
 
-from cli.status import byte_count, meter_bar, status_line
+from cli.screen.status import byte_count, meter_bar, status_line
 from cli.surface import Status
 
 FULL = Status(

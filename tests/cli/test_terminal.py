@@ -13,10 +13,10 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.input.base import PipeInput
 from rich.text import Text
 
-from cli.completion import Completions
 from cli.environment import Environment
+from cli.screen.completion import Completions
+from cli.screen.terminal import TerminalSurface
 from cli.surface import Question, Status
-from cli.terminal import TerminalSurface
 from cli.theme import DARK, PLAIN, Theme
 
 LARGE = "\n".join(f"line {number}" for number in range(2000))

@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rich.text import Text
 
-from cli.completion import Completions
 from cli.environment import Environment
+from cli.screen.completion import Completions
+from cli.screen.terminal import TerminalSurface
 from cli.surface import Question, Status
-from cli.terminal import TerminalSurface
 from cli.theme import theme_named
 
 COMMANDS = {"undo": "take the last turn back", "unfold": "show it", "think": "set the level"}

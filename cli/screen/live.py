@@ -7,9 +7,9 @@ the screen is drawn costs nothing.
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cli.markdown_draw import MarkdownDrawing
-from cli.markdown_inline import mended
-from cli.markdown_stream import MarkdownStream
+from cli.markdown.draw import MarkdownDrawing
+from cli.markdown.inline import mended
+from cli.markdown.stream import MarkdownStream
 from cli.safe import drawable
 from cli.theme import Theme
 from cli.wording import about

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cli.disk_budget import remove_abandoned, shrink, touch
-from cli.session_log import SUFFIX, SessionLog, is_open_elsewhere, open_exclusive
-from cli.session_replay import Replay
-from cli.session_summary import Summary, check_name, find, has_name, summarise, with_cache
+from cli.kept.disk_budget import remove_abandoned, shrink, touch
+from cli.kept.session_log import SUFFIX, SessionLog, is_open_elsewhere, open_exclusive
+from cli.kept.session_replay import Replay
+from cli.kept.session_summary import Summary, check_name, find, has_name, summarise, with_cache
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
 

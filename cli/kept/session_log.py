@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from cli.private_files import private_folder, sync_folder
-from cli.session_lines import MOST_BYTES, MOST_LINE_BYTES, write_line
-from cli.session_replay import FORMAT, VERSION, Replay, SessionError, replay
+from cli.kept.private_files import private_folder, sync_folder
+from cli.kept.session_lines import MOST_BYTES, MOST_LINE_BYTES, write_line
+from cli.kept.session_replay import FORMAT, VERSION, Replay, SessionError, replay
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
 

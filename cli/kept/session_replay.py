@@ -13,8 +13,8 @@ Lines of another type come from a newer version: they are passed over, told abou
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cli.kept.session_lines import Line, LineError, raw_lines, read_line
 from cli.safe import exact
-from cli.session_lines import Line, LineError, raw_lines, read_line
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import Dsv4Error, PromptError
 

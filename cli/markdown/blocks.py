@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cli.markdown_lines import Container, Fence
+from cli.markdown.lines import Container, Fence
 
 Kind = Literal["paragraph", "heading", "code", "indented", "math", "table", "rule", "blank"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.kept.private_files import write_whole
 from cli.output import json_line
-from cli.private_files import write_whole
 from cli.safe import harmless
 from dsv4_mlx.errors import UsageError
 
@@ -49,7 +49,7 @@ def writer_for(path: Path) -> Callable[[Sequence[Message], str], str]:
         case ".md":
             return as_markdown
         case ".html":
-            from cli.export_html import as_html  # markdown-it takes a moment to import
+            from cli.kept.export_html import as_html  # markdown-it takes a moment to import
 
             return as_html
     raise UsageError(

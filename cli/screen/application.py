@@ -14,7 +14,7 @@ from prompt_toolkit.layout import Layout
 from prompt_toolkit.layout.screen import Screen as Drawn
 from prompt_toolkit.styles import Style
 
-from cli.terminal_output import TerminalOutput
+from cli.screen.terminal_output import TerminalOutput
 
 
 class ScreenApplication(Application[None]):

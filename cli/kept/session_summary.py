@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cli.kept.session_log import SUFFIX
+from cli.kept.session_replay import NothingKept, Replay, SessionError, replay
 from cli.safe import exact, harmless
-from cli.session_log import SUFFIX
-from cli.session_replay import NothingKept, Replay, SessionError, replay
 from dsv4_mlx.errors import UsageError
 
 MOST_NAME = 80

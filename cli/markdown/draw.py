@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from copy import copy
 from typing import TYPE_CHECKING, Protocol
 
-from cli.highlight import Highlighter
-from cli.markdown_blocks import Block
-from cli.markdown_inline import inline_text
-from cli.markdown_lines import Container
-from cli.markdown_table import Table
+from cli.markdown.blocks import Block
+from cli.markdown.highlight import Highlighter
+from cli.markdown.inline import inline_text
+from cli.markdown.lines import Container
+from cli.markdown.table import Table
 from cli.safe import drawable
 from cli.theme import Theme
 

@@ -24,21 +24,21 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.styles import Style
 from rich.text import Text
 
-from cli.completion import Completions
-from cli.drawing import Drawing, Fragments
-from cli.editor import edited
 from cli.environment import Environment
-from cli.frames import Frames
-from cli.keys import key_bindings
-from cli.layout import CONTINUED, PROMPT, ScreenLayout
-from cli.paste import sendable
-from cli.prompt import Asked, Prompt
-from cli.quotes import unquoted
-from cli.screen import ScreenApplication
-from cli.status import status_line
+from cli.screen.application import ScreenApplication
+from cli.screen.completion import Completions
+from cli.screen.drawing import Drawing, Fragments
+from cli.screen.editor import edited
+from cli.screen.frames import Frames
+from cli.screen.keys import key_bindings
+from cli.screen.layout import CONTINUED, PROMPT, ScreenLayout
+from cli.screen.paste import sendable
+from cli.screen.prompt import Asked, Prompt
+from cli.screen.quotes import unquoted
+from cli.screen.status import status_line
+from cli.screen.terminal_input import TerminalInput, TerminalModes
+from cli.screen.terminal_output import TerminalOutput, reflows
 from cli.surface import Question, Status
-from cli.terminal_input import TerminalInput, TerminalModes
-from cli.terminal_output import TerminalOutput, reflows
 from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:

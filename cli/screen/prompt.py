@@ -10,12 +10,12 @@ from prompt_toolkit.completion import ThreadedCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 
-from cli.completion import Completions, PromptCompleter
-from cli.history import FileHistory
-from cli.paste import Pastes
-from cli.quotes import is_open
 from cli.safe import harmless
-from cli.submissions import Submissions
+from cli.screen.completion import Completions, PromptCompleter
+from cli.screen.history import FileHistory
+from cli.screen.paste import Pastes
+from cli.screen.quotes import is_open
+from cli.screen.submissions import Submissions
 from cli.surface import Question
 
 _TYPING_PAUSE_S = 0.7

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.disk_budget import remove_abandoned, shrink, touch
-from cli.private_files import private_folder, state_home
+from cli.kept.disk_budget import remove_abandoned, shrink, touch
+from cli.kept.private_files import private_folder, state_home
 
 if TYPE_CHECKING:
     from dsv4_mlx.engine import Engine

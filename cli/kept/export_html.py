@@ -15,7 +15,7 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 
-from cli.export import Message, calls_of, reasoning_of, speaker, text_of
+from cli.kept.export import Message, calls_of, reasoning_of, speaker, text_of
 from cli.safe import harmless
 
 _STYLE = """\

@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
+from cli.kept.session_replay import SessionError
+from cli.kept.sessions import SessionStore
 from cli.options import Options
 from cli.preferences import Preferences
-from cli.session_replay import SessionError
-from cli.sessions import SessionStore
 from dsv4_mlx.chat.conversation import Conversation, Turn
 from dsv4_mlx.errors import CacheError, UsageError
 

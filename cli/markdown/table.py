@@ -6,8 +6,8 @@ The columns are fixed by the first rows, so a long table can be drawn piece by p
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cli.markdown_inline import inline_text
-from cli.markdown_lines import cells
+from cli.markdown.inline import inline_text
+from cli.markdown.lines import cells
 from cli.theme import Theme
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ is complete, so the blocks are the same however the text is split into deltas.
 
 from copy import copy
 
-from cli import markdown_lines as lines
-from cli.markdown_blocks import Block, Kind, Leaf
-from cli.markdown_lines import Container
+from cli.markdown import lines
+from cli.markdown.blocks import Block, Kind, Leaf
+from cli.markdown.lines import Container
 
 # A longer line is cut, at a space if there is one.
 LINE_CHARACTERS = 2_000

@@ -34,8 +34,8 @@ from prompt_toolkit.layout.utils import explode_text_fragments
 from prompt_toolkit.utils import get_cwidth
 from prompt_toolkit.widgets import SearchToolbar
 
-from cli.drawing import Fragments
 from cli.safe import harmless
+from cli.screen.drawing import Fragments
 
 PROMPT, CONTINUED = "> ", "  "
 _QUEUED_LINES = 3

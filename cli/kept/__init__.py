@@ -1,0 +1,1 @@
+"""What the chat program keeps on the disk, and what it writes for others."""

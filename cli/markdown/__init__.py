@@ -1,0 +1,1 @@
+"""Markdown while it streams: finished blocks, and the one that is open."""

@@ -1,0 +1,1 @@
+"""The terminal that a conversation is typed and shown on."""
