@@ -5,7 +5,7 @@ sent is carried out before the next is taken. What commands do stands in cli/com
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
@@ -14,26 +14,24 @@ from cli import attachments, shell
 from cli.branch import Branch, count_turns
 from cli.commands import named
 from cli.environment import ExitStatus
-from cli.kept.disk_budget import touch
+from cli.kept.keeping import Keeping
 from cli.kept.session_log import SessionLog
-from cli.kept.session_replay import SessionError
 from cli.kept.sessions import SessionStore
 from cli.models import Model, Models
 from cli.options import Options
 from cli.preferences import Preferences
 from cli.safe import harmless
 from cli.surface import Question, Status, Surface, View
+from cli.tools.use import ToolUse
 from dsv4_mlx.chat.conversation import Conversation, Done, Event, Sampling
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.errors import Dsv4Error, UsageError
 
 if TYPE_CHECKING:
-    from cli.tools.toolbox import Toolbox
+    from cli.tools.use import MakeToolbox
     from dsv4_mlx.chat.prefixes import Prefixes
     from dsv4_mlx.engine import Engine
-
-    MakeToolbox = Callable[[Callable[[Question], str], Callable[[], bool]], Toolbox]
 
 _AUTOSAVE_BYTES = 64 << 20
 """A cache up to this size is written after every answer, a larger one when the person leaves."""
@@ -48,7 +46,7 @@ class Chat:
     models: Models
     model: Model
     preferences: Preferences
-    store: SessionStore | None
+    store: InitVar[SessionStore | None]
     """None keeps nothing."""
     make_toolbox: "MakeToolbox"
     folder: Path
@@ -62,15 +60,17 @@ class Chat:
     editing: int | None = None
     """The turn that the next message replaces."""
     left: bool = False
+    keeping: Keeping = field(init=False)
     _outputs: list[str] = field(default_factory=list)  # of !commands, for the next message
-    _toolbox: "Toolbox | None" = None
+    _tools: ToolUse = field(init=False)
     _done: Done | None = None
     _stop: Flag = field(default_factory=Flag)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, store: SessionStore | None) -> None:
+        self.keeping = Keeping(store, self.note, self.view.error)
         self.branch = self.branches[0]
-        if self.preferences.tools:
-            self.use_tools(True)
+        self._tools = ToolUse(self.make_toolbox, self.surface.ask, self._stop.is_set)
+        self.use_tools(self.preferences.tools)
 
     def run(self) -> ExitStatus:
         """Until /quit, Ctrl-D or a lost terminal; then everything is kept.
@@ -147,16 +147,16 @@ class Chat:
         """One user turn with all its tool calls, kept as far as it came."""
         branch, log = self.branch, self.open_log()
         if log is not None:
-            self._keep(lambda: log.begin_turn(text))
+            self.keeping.write(lambda: log.begin_turn(text))
         try:
             calls = self._show(begin())
             while calls:
                 results = [(call.id, self._use_tool(call)) for call in calls]
                 calls = self._show(self.opened().answer_tools(results))
         finally:
-            self._keep(branch.keep)
+            self.keeping.write(branch.keep)
         if branch.cache_bytes <= _AUTOSAVE_BYTES:
-            self.save_cache(branch)
+            self.keeping.save_cache(branch)
 
     def _show(self, events: Iterator[Event]) -> list[ToolCall]:
         """Show one answer; the tool calls in it that wait for results."""
@@ -178,12 +178,8 @@ class Chat:
         return calls if finished == "tool_calls" else []
 
     def _use_tool(self, call: ToolCall) -> str:
-        if self._toolbox is None:
-            return "Error: no tools are enabled in this conversation."
-        if self._stop.is_set():
-            return "Error: the user stopped this."
         self._show_status(f"tool {call.name}")
-        return self._toolbox.run(call)
+        return self._tools.run(call)
 
     def opened(self) -> Conversation:
         """The conversation of this branch, with the present settings; waits for the model."""
@@ -201,7 +197,7 @@ class Chat:
                 prefixes=self.prefixes(engine),
                 submit=self.models.worker.submit,
             )
-            self._load_cache(branch)
+            self.keeping.load_cache(branch)
         self._apply(branch.conversation)
         return branch.conversation
 
@@ -211,7 +207,7 @@ class Chat:
         conversation.max_tokens = self.preferences.max_tokens
         conversation.budget = self.preferences.budget
         conversation.system = self.preferences.system
-        conversation.tools = tuple(self._toolbox.definitions()) if self._toolbox else ()
+        conversation.tools = self._tools.definitions()
 
     def count(self, text: str) -> int:
         """Tokens of `text`, once there is a conversation."""
@@ -242,32 +238,33 @@ class Chat:
         self.set("think", level)
 
     def next_level(self) -> None:
-        """The next level that this checkpoint can give, as Shift-Tab asks for."""
+        """The next level that this checkpoint can give, as Shift-Tab asks for.
+
+        On the thread that draws: files are the controller's, so the next turn keeps it there.
+        """
         levels = self.model.settings.levels
         start = levels.index(self.thinking.level)
         for step in range(1, len(levels)):
+            level = levels[(start + step) % len(levels)]
             try:
-                self.set_level(levels[(start + step) % len(levels)])
+                self.model.settings.thinking(level)
             except UsageError:
                 continue
+            self.preferences = replace(self.preferences, think=level)
             break
         self._show_status()
 
     def use_tools(self, on: bool) -> None:
         """Let the model use tools from the next turn on, or stop it."""
-        if self._toolbox is not None and not on:
-            self._toolbox.close()
-            self._toolbox = None
-        elif self._toolbox is None and on:
-            self._toolbox = self.make_toolbox(self.surface.ask, self._stop.is_set)
-            for problem in self._toolbox.problems():
-                self.view.error(problem)
-        self.set("tools", on)
+        for problem in self._tools.turn(on):
+            self.view.error(problem)
+        if on != self.preferences.tools:
+            self.set("tools", on)
 
+    @property
     def tool_names(self) -> list[str]:
         """What the model may use now."""
-        definitions = self._toolbox.definitions() if self._toolbox else []
-        return [definition["function"]["name"] for definition in definitions]
+        return self._tools.names()
 
     def switch_model(self, folder: Path) -> None:
         """Go on with another model; the dialogue stays and is read again."""
@@ -283,55 +280,21 @@ class Chat:
 
     # Keeping
 
-    def kept(self) -> SessionStore:
-        """The store; UsageError where nothing is kept."""
-        if self.store is None:
-            raise UsageError("nothing is kept in this run; start without --no-save.")
-        return self.store
-
     def open_log(self) -> SessionLog | None:
-        """The file of this branch, begun now if there was none."""
-        if self.branch.log is None and self.store is not None:
-            self.branch.log = self.store.create(str(self.model.folder))
-            self.branch.log.settings(self.preferences.as_record())
-        return self.branch.log
-
-    def _keep(self, write: Callable[[], None]) -> None:
-        """Write to the conversation's file; on a full disk the conversation goes on all the same,
-        and the next write that succeeds keeps what this one did not."""
-        try:
-            write()
-        except SessionError as error:
-            self.view.error(str(error))
-
-    def save_cache(self, branch: Branch) -> None:
-        """Write the cache of `branch` beside its file; it only saves time."""
-        if self.store is None or not self.store.keeps_caches:
-            return
-        if branch.log is None or not branch.conversation or not branch.turns:
-            return
-        try:
-            branch.conversation.save_cache(branch.log.kv_path)
-            self.store.evict(keep=branch.log)
-        except (Dsv4Error, OSError) as error:
-            self.note(f"the cache was not kept and resuming will read again: {error}")
-
-    def _load_cache(self, branch: Branch) -> None:
-        """Without a file that fits, the first message reads the conversation again."""
-        if branch.log is None or branch.conversation is None or not touch(branch.log.kv_path):
-            return
-        try:
-            branch.conversation.load_cache(branch.log.kv_path)
-        except (Dsv4Error, OSError) as error:
-            self.note(f"the kept cache is not used and the conversation is read again: {error}")
+        """The file of this branch, begun now if there was none; None where nothing is kept."""
+        settings = self.preferences.as_record()
+        return self.keeping.log(self.branch, str(self.model.folder), settings)
 
     def resume(self, name: str, given: Options | None = None) -> None:
         """Go on with a kept conversation; "" is the newest. UsageError if there is none.
 
         What a command line gives stands before what the conversation keeps.
         """
-        store = self.kept()
-        log, saved = store.open(store.find(name))
+        store = self.keeping.require()
+        found = store.find(name)
+        if self.branch.log is not None and self.branch.log.id == found.id:
+            raise UsageError(f"{found.name or found.id} is the conversation that is open.")
+        log, saved = store.open(found)
         turns = saved.turns
         if Path(saved.model) != self.model.folder:
             turns = tuple(turn.without_tokens() for turn in turns)
@@ -355,15 +318,12 @@ class Chat:
     def _close(self, branch: Branch) -> None:
         if branch.log is not None:
             self._show_status("keeping the conversation")
-            self.save_cache(branch)
-            branch.log.close()
-            branch.log = None
+            self.keeping.close(branch, self.preferences.as_record())
 
     def _leave(self) -> None:
         for branch in self.branches:
             self._close(branch)
-        if self._toolbox is not None:
-            self._toolbox.close()
+        self._tools.close()
 
     def messages(self) -> list[dict[str, Any]]:
         """The dialogue as OpenAI-style dictionaries."""
@@ -393,9 +353,8 @@ class Chat:
             self.surface.status(Status("", "", busy=busy))
             return
         status = Status(self.model.name, self.thinking.level, self.model.backend, busy=busy)
-        conversation = self.branch.conversation
-        if conversation is not None:
-            use = conversation.context()
+        if self.branch.conversation is not None:
+            use = self.branch.conversation.context()
             status = replace(
                 status,
                 used_tokens=use.used,

@@ -19,7 +19,7 @@ def _new(chat: "Chat", argument: str) -> None:
 
 
 def _sessions(chat: "Chat", argument: str) -> None:
-    lines = [_line(one) for one in chat.kept().summaries()]
+    lines = [_line(one) for one in chat.keeping.require().summaries()]
     chat.print_lines(lines or ["no conversation is kept yet"])
 
 
@@ -31,7 +31,9 @@ def _line(one: "Summary") -> str:
 
 
 def _names(chat: "Chat") -> list[str]:
-    return [one.name or one.id for one in chat.kept().summaries()] if chat.store else []
+    if not chat.keeping.is_on:
+        return []
+    return [one.name or one.id for one in chat.keeping.require().summaries()]
 
 
 def _load(chat: "Chat", name: str) -> None:
@@ -41,21 +43,21 @@ def _load(chat: "Chat", name: str) -> None:
 
 
 def _save(chat: "Chat", name: str) -> None:
-    chat.kept()
+    chat.keeping.require()
     if not chat.branch.turns:
         raise UsageError("there is nothing to keep yet; send a message first.")
     log = chat.open_log()
     assert log is not None
     if name:
         log.rename(name)
-    chat.save_cache(chat.branch)
+    chat.keeping.save_cache(chat.branch)
     chat.note(f"kept as {log.name or log.id}")
 
 
 def _rename(chat: "Chat", name: str) -> None:
     if not name:
         raise UsageError("/rename takes the new name.")
-    chat.kept()
+    chat.keeping.require()
     log = chat.open_log()
     assert log is not None
     log.rename(name)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def _undo(chat: "Chat", argument: str) -> None:
     text = chat.opened().undo()
-    chat.branch.keep()
+    chat.keeping.write(chat.branch.keep)
     chat.note(f"took back: {short(text)}")
     chat.surface.prefill(text)
 
@@ -46,11 +46,13 @@ def _fork(chat: "Chat", name: str) -> None:
         raise UsageError(f"there is a branch {name!r} already; choose another name.")
     parent = chat.branch
     branch = Branch(name, chat.opened().fork())
-    if parent.log is not None and chat.store is not None:
+    if parent.log is not None:
         whole = f"{parent.log.name}/{name}" if parent.log.name else name
-        branch.log = chat.store.create(str(chat.model.folder), name=whole, parent=parent.log.id)
+        branch.log = chat.keeping.require().create(
+            str(chat.model.folder), name=whole, parent=parent.log.id
+        )
         branch.log.settings(chat.preferences.as_record())
-    branch.keep()
+    chat.keeping.write(branch.keep)
     chat.branches.append(branch)
     chat.branch = branch
     chat.note(f"on branch {name}; /branches {parent.name} goes back")

@@ -260,3 +260,9 @@ def test_a_server_whose_tools_are_missing_is_said_once(folder: Path) -> None:
     done = chat(folder, "/tools on", "hello")
     assert done.stderr.count("MCP server") == 1
     assert "[tools: read_file," in done.stderr
+
+
+def test_the_conversation_that_is_open_cannot_be_loaded(folder: Path) -> None:
+    done = chat(folder, "a", "/rename sums", "/load sums", "b")
+    assert "dsv4-chat: sums is the conversation that is open.\n" in done.stderr
+    assert done.stdout == "b\nb\n"
