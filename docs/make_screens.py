@@ -142,7 +142,7 @@ SCENES = {
 
 def picture(name: str, scene: Scene) -> str:
     """The SVG of one scene."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="project-") as folder:
         for file, text in scene.files.items():
             (Path(folder) / file).write_text(text, encoding="utf-8")
         program = Program(Path(folder), scene.script, *scene.options)
