@@ -268,15 +268,22 @@ class Chat:
 
     def switch_model(self, folder: Path) -> None:
         """Go on with another model; the dialogue stays and is read again."""
-        model = self.models.open(folder)
+        previous = self.model.folder
+        self.model = self.models.open(folder, self._release_model)
         self._show_status("loading the model")
-        model.wait(self._stop)
-        self.model = model
+        try:
+            self.model.wait(self._stop)
+        except BaseException:
+            self.model = self.models.open(previous, self._release_model)
+            raise
+        if self.preferences.think not in (None, *self.model.settings.levels):
+            self.set("think", None)
+
+    def _release_model(self) -> None:
         for branch in self.branches:
             branch.logged = tuple(turn.without_tokens() for turn in branch.turns)
             branch.conversation = None
-        if self.preferences.think not in (None, *model.settings.levels):
-            self.set("think", None)
+        self.model.close()
 
     # Keeping
 

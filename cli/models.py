@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LOOK_S = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass
 class Model:
     """One model, loading or loaded."""
 
@@ -43,6 +43,10 @@ class Model:
         if not self.opening.done() or self.opening.exception() is not None:
             return None
         return self.opening.result()[0].backend
+
+    def close(self) -> None:
+        """Let go of the weights, whoever still holds this."""
+        self.opening = Future()
 
     def failed_with(self, error: BaseException) -> bool:
         """Whether `error` is why it could not be loaded."""
@@ -76,8 +80,9 @@ class Models:
         self._open_model = open_model
         self._snapshot_bytes = snapshot_bytes
 
-    def open(self, folder: Path) -> Model:
-        """Begin to load the checkpoint in `folder`.
+    def open(self, folder: Path, release: Callable[[], None] = lambda: None) -> Model:
+        """Begin to load the checkpoint in `folder`; `release` is called once that is sure, and lets
+        go of the model before it, since two may not fit into memory.
 
         Raises CheckpointError or ConfigError when it is no DeepSeek-V4 checkpoint, and UsageError
         with figures when it cannot fit into this machine's memory.
@@ -90,6 +95,7 @@ class Models:
         from cli import memory
 
         memory.check(folder, kv=self._kv, backend=self._backend)
+        release()
         return Model(folder, settings, self.worker.submit(lambda: self._opened(folder)))
 
     def max_level_note(self, model: Model) -> str:

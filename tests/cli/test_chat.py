@@ -1,8 +1,10 @@
 """The controller on plain lines: messages, commands, what is left on the screen and the disk."""
 
+import gc
 import json
 import os
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,3 +268,25 @@ def test_the_conversation_that_is_open_cannot_be_loaded(folder: Path) -> None:
     done = chat(folder, "a", "/rename sums", "/load sums", "b")
     assert "dsv4-chat: sums is the conversation that is open.\n" in done.stderr
     assert done.stdout == "b\nb\n"
+
+
+def test_two_models_are_never_in_memory_together(folder: Path, tmp_path: Path) -> None:
+    other = write_chat_folder(tmp_path / "other")
+    model = opening("</think>1.", "</think>2.")
+    engines: list[weakref.ref[Any]] = []
+
+    def open_model(path: Path, options: Any) -> Any:
+        gc.collect()
+        assert [engine() for engine in engines if engine() is not None] == []
+        if path == tmp_path / "broken":
+            raise CheckpointError("a shard is missing.")
+        engine, tokenizer = model(path, options)
+        engines.append(weakref.ref(engine))
+        return engine, tokenizer
+
+    write_chat_folder(tmp_path / "broken")
+    lines = ("a", f"/model {other}", "b", f"/model {tmp_path / 'broken'}", "c")
+    done = chat(folder, *lines, model=open_model)
+    assert (done.status, done.stdout) == (0, "1.\n2.\n1.\n")
+    assert "dsv4-chat: a shard is missing.\n" in done.stderr
+    assert len(engines) == 3
