@@ -44,6 +44,10 @@ class Approvals:
         elif answer != "y":
             raise ToolError("The user did not allow this.")
 
+    def forget(self) -> None:
+        """Drop what was always allowed: another conversation begins."""
+        self._always.clear()
+
     def _answer(self, action: Action) -> str:
         lines = tuple(exact(line) for line in action.details)
         choices = (

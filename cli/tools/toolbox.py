@@ -36,7 +36,7 @@ class Toolbox:
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._workspace = Workspace(folder)
-        approvals = Approvals(ask)
+        approvals = self._approvals = Approvals(ask)
         tools = [
             *reading_tools(self._workspace, approvals),
             searching_tool(self._workspace, approvals, stopped),
@@ -67,6 +67,10 @@ class Toolbox:
     def problems(self) -> list[str]:
         """One sentence for each MCP server whose tools are not there."""
         return [characters(problem) for problem in self._servers.problems]
+
+    def forget(self) -> None:
+        """Drop what was always allowed, for MCP tools too: another conversation begins."""
+        self._approvals.forget()
 
     def close(self) -> None:
         """End what runs for the tools."""

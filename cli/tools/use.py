@@ -51,6 +51,11 @@ class ToolUse:
             return "Error: the user stopped this."
         return self._toolbox.run(call)
 
+    def forget(self) -> None:
+        """Drop what was always allowed: another conversation begins."""
+        if self._toolbox is not None:
+            self._toolbox.forget()
+
     def close(self) -> None:
         """End what runs for the tools."""
         if self._toolbox is not None:

@@ -81,6 +81,21 @@ def test_a_call_shows_its_arguments_and_gives_the_text(notes: Toolbox, person: P
 
 
 @needs_mcp
+def test_a_call_that_was_always_allowed_is_asked_about_after_forgetting(tmp_path: Path) -> None:
+    person = Person("a", "n")
+    box = toolbox(tmp_path, person, servers=[real()])
+    try:
+        for _ in range(2):
+            assert run(box, "notes__greet", name="Ada", times=1) == "Hello Ada."
+        assert len(person.asked) == 1
+        box.forget()
+        text = run(box, "notes__greet", name="Ada", times=1)
+        assert text == "Error: The user did not allow this."
+    finally:
+        box.close()
+
+
+@needs_mcp
 def test_a_structured_result_is_text_too(notes: Toolbox) -> None:
     assert json.loads(run(notes, "notes__count", words=["a", "b", "a"])) == {"a": 2, "b": 1}
 
