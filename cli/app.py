@@ -129,7 +129,7 @@ def _run(
     preferences = Preferences.configured(chosen).given(options)
     message = read_message(options, environment)
     models = Models(worker, options, open_model, snapshot_bytes=chosen.snapshot_bytes)
-    model = models.open(options.model or embedded_model())
+    model = models.first(options.model or embedded_model())
     level = model.settings.thinking(preferences.think).level
     if level == "max":
         Output(environment).note(f"[{models.max_level_note(model)}]")

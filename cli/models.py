@@ -31,11 +31,13 @@ class Model:
     folder: Path
     settings: ChatSettings
     opening: "Future[tuple[Engine, Tokenizer]]"
+    title: str = ""
+    """Its name where that is not the folder's."""
 
     @property
     def name(self) -> str:
         """What a person calls it."""
-        return self.folder.resolve().name
+        return self.title or self.folder.resolve().name
 
     @property
     def backend(self) -> str | None:
@@ -79,6 +81,12 @@ class Models:
         self._options = options
         self._open_model = open_model
         self._snapshot_bytes = snapshot_bytes
+        self._script = None if options.engine is None else _script(options.engine)
+
+    def first(self, folder: Path) -> Model:
+        """Begin to load the model that the run starts with: the script that stands in its place, or
+        the one in `folder`. Raises as `open` does."""
+        return self.open(self._script or folder)
 
     def open(self, folder: Path, release: Callable[[], None] = lambda: None) -> Model:
         """Begin to load the checkpoint in `folder`; `release` is called once that is sure, and lets
@@ -87,10 +95,10 @@ class Models:
         Raises CheckpointError or ConfigError when it is no DeepSeek-V4 checkpoint, and UsageError
         with figures when it cannot fit into this machine's memory.
         """
-        options = self._options
-        table = None if options.effort_table == "auto" else cast(EffortTable, options.effort_table)
-        if options.engine is not None:
-            return self._scripted(options.engine, table)
+        asked = self._options.effort_table
+        table = None if asked == "auto" else cast(EffortTable, asked)
+        if folder == self._script:
+            return self._scripted(folder, table, release)
         settings = read_settings(folder, table)
         from cli import memory
 
@@ -116,23 +124,32 @@ class Models:
     def _backend(self) -> str:
         return self._options.backend or "auto"
 
-    def _scripted(self, engine: str, table: EffortTable | None) -> Model:
-        """`fake:FILE`: answers from a script, for demonstrations and tests."""
+    def _scripted(
+        self, file: Path, table: EffortTable | None, release: Callable[[], None]
+    ) -> Model:
+        """Answers from a script, for demonstrations and tests."""
         from dsv4_mlx.testing.script import read_script
         from dsv4_mlx.testing.scripted import open_scripted
 
-        kind, _, file = engine.partition(":")
-        if kind != "fake" or not file:
-            raise UsageError(f"--engine takes fake:FILE, got {engine!r}.")
-        settings = read_settings(embedded_model(), table)
-        settings = replace(settings, context=read_script(file).context)
-        return Model(Path(file), settings, self.worker.submit(lambda: open_scripted(file)))
+        script = read_script(file)
+        settings = replace(script.settings, effort_table=table or script.effort_table)
+        release()
+        opening = self.worker.submit(lambda: open_scripted(file))
+        return Model(file, settings, opening, script.name)
 
     def _opened(self, folder: Path) -> "tuple[Engine, Tokenizer]":
         engine, tokenizer = self._open_model(folder, self._options)
         if self._snapshot_bytes is not None:
             engine.snapshot_bytes = self._snapshot_bytes
         return engine, tokenizer
+
+
+def _script(engine: str) -> Path:
+    """The file of `fake:FILE`; UsageError for anything else."""
+    kind, _, file = engine.partition(":")
+    if kind != "fake" or not file:
+        raise UsageError(f"--engine takes fake:FILE, got {engine!r}.")
+    return Path(file)
 
 
 def embedded_model() -> Path:

@@ -113,7 +113,7 @@ class Scene:
 
 def _answer(program: Program) -> None:
     program.type("How do I read the last lines of a huge file?\r")
-    program.wait_for("endless line", "think high", "tok/s")
+    program.wait_for("endless line", "think low", "tok/s")
 
 
 def _reading(program: Program) -> None:

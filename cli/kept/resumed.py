@@ -5,12 +5,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
-from cli.kept.session_replay import SessionError
+from cli.branch import Branch
+from cli.kept.keeping import Keeping
 from cli.kept.sessions import SessionStore
 from cli.options import Options
 from cli.preferences import Preferences
 from dsv4_mlx.chat.conversation import Conversation, Turn
-from dsv4_mlx.errors import CacheError, UsageError
+from dsv4_mlx.errors import UsageError
 
 Note = Callable[[str], None]
 
@@ -21,11 +22,15 @@ class Resumed(AbstractContextManager["Resumed"]):
     def __init__(self, store: SessionStore, options: Options, note: Note) -> None:
         if not options.keep:
             raise UsageError("--no-save keeps nothing and --continue goes on; choose one of them.")
-        self._store = store
-        self._note = note
         self._log, self._saved = store.open(store.find(options.resume or ""))
-        for sentence in self._saved.notes:
+        self._branch = Branch("main", log=self._log)
+
+        def tell(sentence: str) -> None:
             note(f"[{sentence}]")
+
+        self._keeping = Keeping(store, tell, tell)
+        for sentence in self._saved.notes:
+            tell(sentence)
 
     def preferences(self, preferences: Preferences, options: Options) -> Preferences:
         """How the conversation was led; what a command line gives stands before it."""
@@ -33,24 +38,23 @@ class Resumed(AbstractContextManager["Resumed"]):
 
     def turns(self, folder: Path) -> tuple[Turn, ...]:
         """What was said so far, for the model in `folder`."""
-        if Path(self._saved.model) == folder:
-            return self._saved.turns
-        return tuple(turn.without_tokens() for turn in self._saved.turns)
+        turns = self._saved.turns
+        if Path(self._saved.model) != folder:
+            turns = tuple(turn.without_tokens() for turn in turns)
+        self._branch.logged = turns
+        return turns
 
     def begin(self, conversation: Conversation, text: str) -> None:
         """`text` is about to be sent."""
-        self._keep(lambda: self._log.begin_turn(text))
-        if self._log.kv_path.exists():
-            self._cache("is not used", lambda: conversation.load_cache(self._log.kv_path))
+        self._branch.conversation = conversation
+        self._keeping.write(lambda: self._log.begin_turn(text))
+        self._keeping.load_cache(self._branch)
 
     def end(self, conversation: Conversation) -> None:
         """Keep the answer as far as it came."""
-        if len(conversation.turns) == len(self._saved.turns):
-            return
-        self._keep(lambda: self._log.add_turn(conversation.turns[-1]))
-        if self._store.keeps_caches:
-            self._cache("was not written", lambda: conversation.save_cache(self._log.kv_path))
-            self._store.evict(keep=self._log)
+        if len(conversation.turns) > len(self._saved.turns):
+            self._keeping.write(self._branch.keep)
+            self._keeping.save_cache(self._branch)
 
     def __exit__(
         self,
@@ -59,16 +63,3 @@ class Resumed(AbstractContextManager["Resumed"]):
         traceback: TracebackType | None,
     ) -> None:
         self._log.close()
-
-    def _keep(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except SessionError as error:
-            self._note(f"[{error}]")
-
-    def _cache(self, what: str, act: Callable[[], None]) -> None:
-        """The cache only saves time, so what fails with it is told and nothing more."""
-        try:
-            act()
-        except (CacheError, OSError) as error:
-            self._note(f"[the conversation's cache {what}: {error}]")

@@ -290,3 +290,13 @@ def test_two_models_are_never_in_memory_together(folder: Path, tmp_path: Path) -
     assert (done.status, done.stdout) == (0, "1.\n2.\n1.\n")
     assert "dsv4-chat: a shard is missing.\n" in done.stderr
     assert len(engines) == 3
+
+
+def test_a_model_can_take_the_place_of_a_script(folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.json"
+    script.write_text('{"replies": ["From the script."]}')
+    lines = ("a", f"/model {folder}", "b", f"/model {tmp_path / 'nowhere'}", "c")
+    model = opening("</think>1.", "</think>2.", "</think>3.")
+    done = chat(folder, *lines, model=model, options=("--engine", f"fake:{script}"))
+    assert done.stdout == "From the script.\n2.\n3.\n"
+    assert f"[model {folder}]\n" in done.stderr

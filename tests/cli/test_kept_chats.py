@@ -187,7 +187,7 @@ def test_a_single_message_goes_on_without_its_cache(folder: Path) -> None:
     the_file("*.kv").write_bytes(b"damaged")
     done = once(folder, "b", "--continue")
     assert (done.status, done.stdout) == (0, "2.\n")
-    assert "[the conversation's cache is not used: " in done.stderr
+    assert "[the kept cache is not used and the conversation is read again: " in done.stderr
     assert kept() == [LONG, "b"]
 
 

@@ -242,9 +242,9 @@ def test_a_batch_of_three_copies_no_entries(model: Model) -> None:
         for _ in range(4):
             step(model, cache, len(cache[0].rows))
     # MLX's CPU backend runs ahead of itself, so the worst moment differs from run to run.
-    single = min(allocated_by(lambda: step(model, singles[0], 1)) for _ in range(3))
-    together = min(allocated_by(lambda: step(model, batch, 3)) for _ in range(3))
-    assert together - single < 2 * caches.nbytes(singles[0])
+    single = min(allocated_by(lambda: step(model, singles[0], 1)) for _ in range(8))
+    together = min(allocated_by(lambda: step(model, batch, 3)) for _ in range(8))
+    assert together - single < caches.nbytes(singles[0])
 
 
 def test_reading_entries_copies_nothing(long_cache: list[LayerCache]) -> None:

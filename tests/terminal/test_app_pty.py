@@ -30,6 +30,7 @@ def sky():
 """
 TALK = {
     "context": 65_536,
+    "effort_table": "2026-04",
     "replies": [
         MARKDOWN,
         {"text": "one word after the other " * 6 + "\n\n", "repeat": 1_000, "delay_ms": 1},
@@ -184,7 +185,6 @@ def test_reasoning_ends_at_its_budget(own) -> None:
     terminal = own({"text": "<think>hm and hm ", "repeat": 500}, arguments=("--budget", "30"))
     terminal.type("think\r")
     terminal.wait_for("thought for", "budget")
-    terminal.type("\x03")
     idle(terminal)
 
 
