@@ -67,7 +67,7 @@ def open_source(source: Path, destination: Path) -> tuple[Checkpoint, ParameterP
 
 def delete_finished(plan: ConversionPlan, folder: Path, journal: Journal) -> Iterator[Path]:
     """Remove the source shards that nothing needs any more; yields each."""
-    finished = [shard for shard in plan.files if shard.file in journal.shards]
+    finished = [shard for shard in plan.files if journal.wrote(shard.file)]
     for shard in finished:
         if shard.file not in journal.checked:
             _require_read_back(folder / shard.file, journal.shards[shard.file])
@@ -83,16 +83,21 @@ def delete_finished(plan: ConversionPlan, folder: Path, journal: Journal) -> Ite
 
 def _remove(path: Path) -> None:
     """The file and, in a hub's cache, what the link stands for."""
-    target = path.resolve()
-    path.unlink()
-    if target != path:
-        target.unlink(missing_ok=True)
+    # The link goes last: while it is there, a run after a kill comes here again.
+    path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def _require_read_back(path: Path, written: dict[str, Any]) -> None:
     """CheckpointError unless the disk gives back what was written."""
     _forget_cached(path)
-    for name, entry in read_header(path).items():
+    tensors = read_header(path)
+    for name in sorted(tensors.keys() ^ written["tensors"].keys()):
+        raise CheckpointError(
+            f"{name} is in only one of {path.name} and what was written there; check the disk. The "
+            "source is kept."
+        )
+    for name, entry in tensors.items():
         digest = xxhash.xxh3_128()
         for chunk in entry.chunks():
             digest.update(chunk)

@@ -41,12 +41,18 @@ class Journal:
             self.start = dict(content)
         elif kind == "shard":
             self.shards[content["file"]] = dict(content)
+            self.checked.discard(content["file"])  # written anew, so to be read back anew
         elif kind == "checked":
             self.checked.add(content["file"])
         elif kind == "deleted":
             self.deleted.add(content["file"])
         elif kind == "source hash":
             self.hashes[content["file"]] = content["sha256"]
+
+    def wrote(self, file: str) -> bool:
+        """Whether the shard `file` is there as it was written."""
+        known, path = self.shards.get(file), self.path.with_name(file)
+        return known is not None and path.is_file() and path.stat().st_size == known["bytes"]
 
     def remove(self) -> None:
         """After the mark of success."""

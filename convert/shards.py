@@ -50,7 +50,7 @@ class ShardWriter:
             file = _File(descriptor, shard, self._disk)
             self._fill(file, shard.jobs)
             tensors = file.hashes()
-            os.fsync(descriptor)
+            self._disk.sync(descriptor)
             size = os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)

@@ -217,6 +217,9 @@ class _Run:
         for shard in self.plan.files:
             hashes.begin(files_of(shard.jobs))
             if self._is_written(shard.file):
+                # What an earlier run has written needs its sources no more: their room comes first.
+                hashes.keep(wait=self.delete_source)
+                self._delete()
                 continue
             written = writer.write(shard, self.folder / shard.file)
             self._require_unchanged()
@@ -234,8 +237,7 @@ class _Run:
         self._delete()
 
     def _is_written(self, file: str) -> bool:
-        known, path = self.journal.shards.get(file), self.folder / file
-        return known is not None and path.is_file() and path.stat().st_size == known["bytes"]
+        return self.journal.wrote(file)
 
     def _require_unchanged(self) -> None:
         require_unchanged(self.plan.source, self.journal.start["source"], self.journal.deleted)

@@ -1,5 +1,6 @@
 """`--delete-source` on a disk that holds one copy: nothing is ever in neither folder."""
 
+import errno
 import random
 import shutil
 import signal
@@ -11,7 +12,8 @@ import pytest
 
 from convert.app import main
 from convert.deletion import peak_bytes
-from convert.journal import JOURNAL_FILE
+from convert.disk import Disk
+from convert.journal import JOURNAL_FILE, Journal, read_journal
 from convert.plan import plan_conversion
 from convert.progress import Progress
 from convert.shards import ShardWriter
@@ -188,3 +190,40 @@ def test_base_scales_are_not_read_again(tmp_path):
     assert done.returncode == 0, done.stderr
     write(plan_conversion(open_checkpoint(source), "native", LIMIT), tmp_path / "o2", Progress())
     assert contents(tmp_path / "out") == contents(tmp_path / "o2")
+
+
+def test_deleting_from_a_later_run_on_makes_room_before_the_next_shard(source, whole, tmp_path):
+    """A run without it has filled the disk: what it wrote has to free its sources at once."""
+    copy, folder = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(source, copy)
+
+    class Full(Disk):
+        def publish(self, temporary: Path, final: Path) -> None:
+            if len(list(folder.glob("model-*.safetensors"))) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().publish(temporary, final)
+
+    plan = plan_conversion(open_checkpoint(copy), "native", LIMIT)
+    with pytest.raises(Exception, match=r"space|full|room"):
+        write(plan, folder, Progress(), disk=Full())
+    left: list[int] = []
+
+    class Watching(Disk):
+        def publish(self, temporary: Path, final: Path) -> None:
+            if final.suffix == ".safetensors":
+                left.append(len(list(copy.glob("*.safetensors"))))
+            super().publish(temporary, final)
+
+    write(plan, folder, Progress(), resume=True, delete_source=True, disk=Watching())
+    assert left[0] < len(list(source.glob("*.safetensors")))
+    assert contents(folder) == whole
+    assert list(copy.glob("*.safetensors")) == []
+
+
+def test_a_shard_that_is_written_again_is_read_back_again(tmp_path):
+    journal = Journal(tmp_path / "conversion.journal", Disk())
+    journal.record("shard", file="a.safetensors", bytes=1, tensors={}, errors={})
+    journal.record("checked", file="a.safetensors")
+    assert not journal.wrote("a.safetensors")
+    journal.record("shard", file="a.safetensors", bytes=1, tensors={}, errors={})
+    assert read_journal(tmp_path, Disk()).checked == set()
