@@ -19,18 +19,15 @@ from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import CheckpointError, UsageError
 
 _CONFIG = "config.json"
-_NEEDED = (_CONFIG, INDEX_FILE, "*.safetensors", *COMPANIONS)
+# A pattern without "/" is for files beside config.json; one with it is for all below.
+_NEEDED = (_CONFIG, INDEX_FILE, "*.safetensors", *COMPANIONS, "encoding/*")
 
 
 def fetch(repo: str, folder: Path, progress: Progress, hub: Hub | None = None) -> None:
     """Fetch, compare hashes, and open the result as the converter will."""
     hub = hub or HuggingFace()
     revision, files = hub.files(repo)
-    needed = {
-        name: file
-        for name, file in sorted(files.items())
-        if any(fnmatchcase(name, one) for one in _NEEDED)
-    }
+    needed = {name: file for name, file in sorted(files.items()) if _is_needed(name)}
     if _CONFIG not in needed:
         raise CheckpointError(f"{repo} has no config.json; give the repository of a V4 release.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,6 +49,11 @@ def fetch(repo: str, folder: Path, progress: Progress, hub: Hub | None = None) -
         _require_hash(folder / name, file)
     open_checkpoint(folder)
     progress.say(f"done: {folder}, all hashes are right", "done", destination=str(folder))
+
+
+def _is_needed(name: str) -> bool:
+    patterns = (one for one in _NEEDED if "/" in one or "/" not in name)
+    return any(fnmatchcase(name, one) for one in patterns)
 
 
 def _require_v4(folder: Path) -> None:

@@ -156,7 +156,7 @@ def _sentence(repo: str, error: Exception) -> str:
             f"{repo} is not there or not open to you (the hub answered {status}); check the name, "
             "accept its terms on its page and log in with `hf auth login`."
         )
-    reason = str(error).strip().splitlines()[0].rstrip(".")
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     if response is not None:
         reason = f"{status} for {str(response.url).rpartition('/')[2] or repo}"
     return (

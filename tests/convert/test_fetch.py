@@ -9,9 +9,9 @@ import pytest
 
 from convert.app import main
 from convert.fetch import fetch
-from convert.hub import HubFile
+from convert.hub import HubFile, told
 from convert.progress import Progress
-from dsv4_mlx.errors import CheckpointError, ConfigError
+from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 
 SMALL = TINY.replace(
@@ -48,6 +48,10 @@ def hub(tmp_path) -> FolderHub:
     (folder / "assets").mkdir()
     (folder / "assets" / "film.mp4").write_bytes(b"x" * 100)
     (folder / "model.gguf").touch()
+    (folder / "encoding").mkdir()
+    (folder / "encoding" / "encoding_dsv4.py").write_text("# how it is asked\n")
+    (folder / "original").mkdir()
+    (folder / "original" / "model.safetensors").write_bytes(b"x" * 100)
     return FolderHub(folder)
 
 
@@ -55,6 +59,8 @@ def test_only_what_is_needed_is_fetched_and_it_converts(hub, tmp_path):
     fetch("somebody/V4", tmp_path / "got", Progress(), hub)
     assert not (tmp_path / "got" / "assets").exists()
     assert not (tmp_path / "got" / "model.gguf").exists()
+    assert not (tmp_path / "got" / "original").exists()
+    assert (tmp_path / "got" / "encoding" / "encoding_dsv4.py").is_file()
     assert hub.asked[0] == ["config.json"]
     assert main([str(tmp_path / "got"), str(tmp_path / "out")]) == 0
 
@@ -92,3 +98,11 @@ def test_a_repository_without_config_is_refused(hub, tmp_path):
 def test_what_the_client_refuses_is_a_sentence(tmp_path, capsys):
     assert main(["fetch", "not a name/at all/ever", str(tmp_path / "got")]) == 2
     assert "cannot be fetched (" in capsys.readouterr().err
+
+
+def test_an_error_without_text_is_named():
+    def ask():
+        raise TimeoutError
+
+    with pytest.raises(UsageError, match=r"somebody/V4 cannot be fetched \(TimeoutError\)"):
+        told("somebody/V4", ask)
