@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,14 +37,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(
     options: argparse.Namespace, run: Callable[[argparse.Namespace, Progress], None]
 ) -> int:
+    try:
+        return _ended(options, run)
+    except BrokenPipeError:
+        _silence()
+        return EXIT_ERROR
+
+
+def _ended(options: argparse.Namespace, run: Callable[[argparse.Namespace, Progress], None]) -> int:
     progress = progress_for(options.json)
     try:
         run(options, progress)
+        sys.stdout.flush()
         return 0
     except UsageError as error:
         message, status = str(error), EXIT_USAGE
     except Dsv4Error as error:
         message, status = str(error), EXIT_ERROR
+    except BrokenPipeError:
+        raise  # nobody reads any more
     except OSError as error:
         message, status = _disk_sentence(error), EXIT_ERROR
     except KeyboardInterrupt:
@@ -54,6 +66,17 @@ def _guarded(
         progress.end()
     progress.say(f"error: {message}", "error", text=message)
     return status
+
+
+def _silence() -> None:
+    """Let nothing more be written to a reader that is gone, at exit neither."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def _convert(options: argparse.Namespace, progress: Progress) -> None:

@@ -17,6 +17,15 @@ from dsv4_mlx.errors import CheckpointError
 
 JOURNAL_FILE = "conversion.journal"
 
+# What a line of each kind holds at least.
+_FIELDS: dict[str, dict[str, type]] = {
+    "start": {"plan": str, "source": dict},
+    "shard": {"file": str, "bytes": int, "tensors": dict, "errors": dict},
+    "checked": {"file": str},
+    "deleted": {"file": str},
+    "source hash": {"file": str, "sha256": str},
+}
+
 
 @dataclass
 class Journal:
@@ -76,10 +85,12 @@ def read_journal(folder: Path, disk: Disk) -> Journal:
 
 def _entry(path: Path, line: bytes) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
-        entry["kind"] = str(entry["kind"])
-    except (ValueError, KeyError, TypeError) as error:
+        entry = dict(json.loads(line))
+        for name, expected in _FIELDS.get(str(entry["kind"]), {}).items():
+            if not isinstance(entry[name], expected):
+                raise TypeError(name)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is damaged; delete the folder {path.parent.name} and convert again."
         ) from error
-    return dict(entry)
+    return entry

@@ -267,8 +267,22 @@ def test_a_torn_line_of_the_journal_is_as_if_not_written(source, whole, tmp_path
     assert contents(tmp_path / "out") == whole
 
 
-def test_a_damaged_journal_is_named(source, tmp_path):
+@pytest.mark.parametrize(
+    "line",
+    [
+        "not a journal",
+        "[]",
+        "null",
+        '{"kind": "shard"}',
+        '{"kind": "shard", "file": "a", "bytes": 1, "tensors": [], "errors": {}}',
+        '{"kind": "start"}',
+        '{"kind": "start", "plan": "a"}',
+        '{"kind": "start", "plan": "a", "source": null}',
+        '{"kind": "source hash", "file": "a"}',
+    ],
+)
+def test_a_damaged_journal_is_named(source, tmp_path, line):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / JOURNAL_FILE).write_text("not a journal\n")
+    (tmp_path / "out" / JOURNAL_FILE).write_text(line + "\n")
     with pytest.raises(CheckpointError, match="is damaged; delete"):
         run(source, tmp_path / "out", resume=True)
