@@ -52,7 +52,7 @@ def with_behaviour(page: str, text: Text, found: Behaviour) -> str:
     """The page with what `verify --level behaviour` found on a text; an older row of it goes."""
     before, _, section = page.partition(f"{_BEHAVIOUR}\n")
     name = f"{text.name.replace('|', '/')} ({text.sha256[:12]})"
-    rows = [line for line in section.splitlines() if line.startswith("| ") and "---" not in line]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
     kept = [row for row in rows[1:] if not row.startswith(f"| {name} |")]
     numbers = [f"{found.tokens}", f"{found.perplexity:.4f}", *_compared(found)]
     lines = [

@@ -37,7 +37,7 @@ def read_text(path: Path, tokenizer: Tokenizer) -> Text:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no UTF-8 text; give another file.") from error
     if path.suffix == ".jsonl":
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         timelines = [_conversation(path, number, line, tokenizer) for number, line in lines]
     else:
         timelines = [[tokenizer.bos_id, *tokenizer.encode(text)]]

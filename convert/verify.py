@@ -42,6 +42,8 @@ def verify(
     summary = read_summary(folder)
     if (text is None) == (level == "behaviour"):
         raise UsageError("The level behaviour needs a text, and no other takes one: --text FILE.")
+    if level == "numeric" and source is None:
+        raise UsageError("The level numeric compares with the source; name it with --against.")
     result = open_checkpoint(folder)
     plan_parameters(result)
     tensors = _require_files(folder, summary, result)
@@ -61,9 +63,7 @@ def verify(
         _require_job(job, tensors, progress)
     compared = f"{len(exact)} tensors hold the values of {source}, " if plan else ""
     progress.say(f"lossless: {compared}{len(hashes)} are as they were written", "lossless")
-    if level == "numeric":
-        if plan is None:
-            raise UsageError("The level numeric compares with the source; name it with --against.")
+    if level == "numeric" and plan is not None:
         _require_near(plan, tensors, summary, progress)
 
 

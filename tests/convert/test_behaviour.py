@@ -8,6 +8,9 @@ import pytest
 
 import dsv4_mlx
 from convert.app import main
+from convert.behaviour import Behaviour
+from convert.card import with_behaviour
+from convert.texts import Text
 from dsv4_mlx.loading import load
 
 NANO = Path(dsv4_mlx.__file__).parent / "nano"
@@ -74,6 +77,13 @@ def test_the_card_keeps_what_was_found_on_each_text(tmp_path, text, capsys):
         "0.000000", "100.0%",
     ]  # fmt: skip
     assert main(["verify", str(out), "--against", str(NANO)]) == 0
+
+
+def test_a_row_stays_whatever_its_text_is_called():
+    found = Behaviour(tokens=3, perplexity=2.0)
+    page = with_behaviour("# A card\n", Text("a---b.txt", "0" * 64, ()), found)
+    page = with_behaviour(page, Text("other.txt", "1" * 64, ()), found)
+    assert [row[0].split()[0] for row in rows(page)] == ["a---b.txt", "other.txt"]
 
 
 def test_behaviour_and_text_belong_together(tmp_path, text, capsys):

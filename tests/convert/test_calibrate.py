@@ -351,6 +351,16 @@ def test_wrong_texts_are_one_sentence(lab, tmp_path, name, content, sentence, ca
     assert not (tmp_path / "i.safetensors").exists()
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_a_newline_ends_a_conversation(lab, tmp_path, end):
+    said = "one\u2028two\u2029three\u0085four"
+    line = json.dumps({"messages": [{"role": "user", "content": said}]}, ensure_ascii=False)
+    path = tmp_path / "talk.jsonl"
+    path.write_bytes(f"{line}{end}{end}{line}{end}".encode())
+    [first, second] = read_text(path, Tokenizer(lab / "source")).timelines
+    assert first == second
+
+
 @pytest.mark.parametrize("output", ["importance", "absent/i.safetensors"])
 def test_a_wrong_output_is_refused_before_work(lab, tmp_path, output, capsys):
     arguments = [str(lab / "source"), str(lab / "long.txt"), "-o", str(tmp_path / output)]

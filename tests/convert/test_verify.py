@@ -63,6 +63,11 @@ def test_one_flipped_bit_is_found(folders, tmp_path, name, against, capsys):
     assert f"error: {name} in " in capsys.readouterr().err
 
 
+def test_numeric_without_the_source_is_refused_before_any_work(folders, capsys):
+    assert main(["verify", str(folders[1]), "--level", "numeric"]) == 2
+    assert capsys.readouterr().err.startswith("error: The level numeric compares with the source")
+
+
 def test_lost_and_short_files_are_named(folders, tmp_path, capsys):
     _, out = folders
     for number, change in enumerate((Path.unlink, lambda path: path.write_bytes(b"x"))):
