@@ -28,6 +28,12 @@ _MOST_MARKS = 8
 _MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 _TOO_MANY_MARKS = re.compile(f"([{_MARKS}]{{{_MOST_MARKS}}})[{_MARKS}]+")
 
+# Letters, symbols and marks that are drawn as nothing: fillers of scripts, the empty Braille
+# pattern, the grapheme joiner, and variation selectors, which emoji in prose need.
+_DRAWN_AS_NOTHING = frozenset("\u3164\u115f\u1160\uffa0\u2800\u034f") | frozenset(
+    map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)
+
 
 def harmless(text: str) -> str:
     """`text` without control characters except tab and newline; each is handled on its own, so the
@@ -54,10 +60,9 @@ def exact_lines(text: str) -> list[str]:
 
 
 def _can_be_seen(char: str) -> bool:
-    if char in " \u3164\u115f\u1160\uffa0\u2800":
-        return char == " "  # the others are letters or symbols that are drawn as nothing
-    category = unicodedata.category(char)
-    return category[0] not in "CZ"
+    if char == " ":
+        return True
+    return char not in _DRAWN_AS_NOTHING and unicodedata.category(char)[0] not in "CZ"
 
 
 def _spelled(char: str) -> str:

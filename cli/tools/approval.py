@@ -1,9 +1,9 @@
 """Asking before a tool does something that a person may not want, showing exactly what it is."""
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cli.safe import exact
 from cli.surface import Question
 from cli.tools.tool import ToolError
 
@@ -11,7 +11,6 @@ Ask = Callable[[Question], str]
 
 DETAIL_LINES = 60
 """Lines shown at first; one of the choices shows the rest."""
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Approvals:
         self._always.clear()
 
     def _answer(self, action: Action) -> str:
-        lines = tuple(exact(line) for line in action.details)
+        lines = tuple(exact(line.expandtabs(4)) for line in action.details)
         choices = (
             ("y", "yes"),
             ("n", "no"),
@@ -63,20 +62,6 @@ class Approvals:
             if answer != "f":
                 return answer
         return self._ask(Question(action.question, lines, choices))
-
-
-def exact(text: str) -> str:
-    """`text` on one line, every character that cannot be seen written as an escape."""
-    return "".join(map(_visible, text))
-
-
-def _visible(character: str) -> str:
-    if character in " \t" or unicodedata.category(character) not in _HIDDEN:
-        return character
-    code = ord(character)
-    if character in "\n\r":
-        return "\\n" if character == "\n" else "\\r"
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{{{code:x}}}"
 
 
 def quoted_lines(text: str, mark: str) -> Sequence[str]:

@@ -59,10 +59,10 @@ class Workspace:
         """Where `path` leads, from the working folder on; ToolError if it is no path."""
         if not path or "\0" in path:
             raise ToolError(f"A path must be a text without NUL, got {path!r}.")
-        written = os.path.join(self.folder, os.path.expanduser(path))
         try:
+            written = os.path.join(self.folder, os.path.expanduser(path))
             resolved = Path(os.path.realpath(written))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ToolError(f"{path} is no path that leads anywhere: {error}.") from error
         return Place(resolved, resolved.is_relative_to(self.folder))
 

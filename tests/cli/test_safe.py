@@ -2,6 +2,7 @@
 
 import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,15 @@ def test_exact_text_spells_out_what_a_name_could_hide() -> None:
     assert exact("report\u202etxt.exe") == "report\\u202etxt.exe"
     assert exact("a\u200bb\x1b[2J\nc\ud800\U000e0041") == "a\\u200bb\\x1b[2J\\nc\\ud800\\U000e0041"
     assert exact("Größe 你好.txt") == "Größe 你好.txt"
+
+
+@pytest.mark.parametrize(
+    "char",
+    [*"\u3164\u115f\u1160\uffa0\u2800\u034f\ufe00\ufe0f", "\U000e0100", "\U000e01ef"],
+)
+def test_exact_text_spells_out_what_is_drawn_as_nothing(char: str) -> None:
+    assert exact(f"a{char}b") in (f"a\\u{ord(char):04x}b", f"a\\U{ord(char):08x}b")
+    assert harmless(f"a{char}b") == f"a{char}b"
 
 
 def test_exact_lines_keep_their_lines() -> None:

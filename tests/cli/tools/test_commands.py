@@ -38,7 +38,7 @@ def test_lines_and_escapes_of_a_command_cannot_hide(tmp_path: Path) -> None:
     command = "echo a\nin /safe/folder\nrm -rf x\x1b[1A\u202etxt"
     run(toolbox(tmp_path, person), "run_command", command=command)
     assert person.asked[0].details == (
-        "$ echo a", "$ in /safe/folder", "$ rm -rf x\\x1b[1A\\u{202e}txt", f"in {tmp_path}",
+        "$ echo a", "$ in /safe/folder", "$ rm -rf x\\x1b[1A\\u202etxt", f"in {tmp_path}",
     )  # fmt: skip
 
 

@@ -92,6 +92,16 @@ def test_a_result_is_always_text_that_a_prompt_can_hold(tmp_path: Path) -> None:
     assert text.startswith("Error: ")
 
 
+@pytest.mark.parametrize("path", ["~\ud800x", "~nosuch", "~nosuch/a", "~\ud800/a"])
+def test_a_home_folder_that_nobody_has_is_a_sentence(tmp_path: Path, path: str) -> None:
+    box = toolbox(tmp_path)
+    for tool in ("read_file", "list_folder"):
+        text = run(box, tool, path=path)
+        text.encode("utf-8")
+        assert text.startswith("Error: ")
+    assert run(box, "write_file", path=path, content="a").startswith("Error: ")
+
+
 def test_a_folder_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^Tools need a working folder, and .* cannot be opened"):
         Toolbox(tmp_path / "gone", Person())

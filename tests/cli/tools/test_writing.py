@@ -133,10 +133,13 @@ def test_a_long_difference_is_shown_in_full_when_asked(tmp_path: Path) -> None:
     [
         ("a\x1b[2Jb", "+a\\x1b[2Jb"),
         ("a\rb", "+a\\rb"),
-        ("a\u202eb", "+a\\u{202e}b"),
-        ("a\u200bb", "+a\\u{200b}b"),
-        ("a\u2028+b", "+a\\u{2028}+b"),
+        ("a\u202eb", "+a\\u202eb"),
+        ("a\u200bb", "+a\\u200bb"),
+        ("a\u2028+b", "+a\\u2028+b"),
         ("a\x9b2J", "+a\\x9b2J"),
+        ("a\u3164b\u115f", "+a\\u3164b\\u115f"),
+        ("a\u2800b", "+a\\u2800b"),
+        ("a\u034fb\ufe0f", "+a\\u034fb\\ufe0f"),
     ],
 )
 def test_what_cannot_be_seen_is_shown_as_an_escape(tmp_path: Path, hidden: str, shown: str) -> None:
