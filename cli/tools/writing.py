@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,13 +56,24 @@ class _Writer:
             new = content.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ToolError("The content has half a surrogate pair in it.") from error
-        present = self._present(place)
+        present = self._present(place) if place.is_inside else self._allowed(place, content)
         if present is not None and present.content == new:
             return f"{place} already has this content; nothing was written."
-        self._approvals.require(_action(place, present, content))
+        if place.is_inside:
+            self._approvals.require(_action(place, present, content))
         self._write(place, present, new)
         done = "written" if present is None else "replaced"
         return f"{place} was {done}, {len(new):,} bytes."
+
+    def _allowed(self, place: Place, content: str) -> _Present | None:
+        """`_present` outside the working folder: nothing about it is told without a yes."""
+        try:
+            present = self._present(place)
+        except (ToolError, OSError) as error:
+            self._approvals.require(_hopeless(place, str(error)))
+            raise
+        self._approvals.require(_action(place, present, content))
+        return present
 
     def _present(self, place: Place) -> _Present | None:
         """The file that is there, or None; ToolError when it cannot be replaced."""
@@ -97,13 +108,24 @@ class _Writer:
 def _action(place: Place, present: _Present | None, content: str) -> Action:
     folder = place.folder
     where = "" if place.is_inside else " outside the working folder"
-    where += "" if folder.is_dir() else f", in the new folder {folder}"
+    where += "" if os.path.isdir(folder) else f", in the new folder {folder}"
     details = [str(place), *unified(present.content if present else None, content, str(place))]
+    question = f"replace this file{where}?" if present else f"write a new file{where}?"
+    return _asked(place, question, details)
+
+
+def _hopeless(place: Place, reason: str) -> Action:
+    """Writing where it will fail, which the model may learn only after a yes."""
+    question = "try to write outside the working folder, which will fail, and tell the model why?"
+    return _asked(place, question, [str(place), reason])
+
+
+def _asked(place: Place, question: str, details: Sequence[str]) -> Action:
     return Action(
-        f"replace this file{where}?" if present else f"write a new file{where}?",
+        question,
         tuple(details),
-        f"write files in {folder}, not below it",
-        ("write_file", str(folder)),
+        f"write files in {place.folder}, not below it",
+        ("write_file", str(place.folder)),
     )
 
 

@@ -110,6 +110,48 @@ def test_the_same_content_is_not_asked_about(tmp_path: Path) -> None:
     assert (text.endswith("nothing was written."), person.asked) == (True, [])
 
 
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A working folder `work`, and beside it what a model could want to know about."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "secret").write_text("same", encoding="utf-8")
+    (tmp_path / "large").write_bytes(bytes((1 << 20) + 1))
+    (tmp_path / "sub").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "path", ["secret", "large", "sub", "pipe", "nothing", "secret/a", "sub/a", "no/a"]
+)
+@pytest.mark.parametrize("content", ["same", "other"])
+def test_nothing_about_the_outside_is_told_without_a_yes(
+    outside: Path, path: str, content: str
+) -> None:
+    person = Person("n")
+    box = toolbox(outside / "work", person)
+    text = run(box, "write_file", path=f"../{path}", content=content)
+    assert text == "Error: The user did not allow this."
+    assert len(person.asked) == 1
+    assert person.asked[0].details[0] == f"{outside}/{path}"
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("secret", "already has this content; nothing was written."),
+        ("large", "has more than 1,048,576 bytes; it stays as it is."),
+        ("sub", "is a folder."),
+    ],
+)
+def test_a_yes_tells_about_the_outside(outside: Path, path: str, told: str) -> None:
+    person = Person("y")
+    box = toolbox(outside / "work", person)
+    text = run(box, "write_file", path=f"../{path}", content="same")
+    assert text.removeprefix("Error: ") == f"{outside}/{path} {told}"
+    assert len(person.asked) == 1
+
+
 def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     text = run(toolbox(tmp_path, Person("y")), "write_file", path="sub", content="x")
