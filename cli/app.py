@@ -146,7 +146,9 @@ def _run(
     root = state_home(environment.variables) / "sessions"
     store = SessionStore(root, kv_budget_bytes=chosen.session_kv_bytes)
     resumed = Resumed(store, options, Output(environment).note)
-    preferences = resumed.preferences(preferences, options)
+    preferences, problem = resumed.preferences(preferences, options).fitting(model.settings)
+    if problem is not None:
+        Output(environment).note(f"[{problem}]")
     turns = resumed.turns(model.folder)
     opener = conversation_opener(models, model, preferences, prefixes, turns)
     return answer(message, opener, options, environment, resumed)

@@ -68,13 +68,18 @@ def expand(text: str, folder: Path, count: Callable[[str], int]) -> Expanded:
     return Expanded(shared + typed, shared, tuple(attached))
 
 
+def escaped(text: str) -> str:
+    """`text` as it is typed for `expand` to give it back: what was a file's content names none."""
+    return re.sub(r"(?<!\S)@", r"\\@", text)
+
+
 def _named(text: str, folder: Path) -> Iterator[tuple[str, Path]]:
     """Every file that `text` names, once, with the name to show for it."""
     found: dict[Path, str] = {}
     for mention in _MENTION.finditer(text):
         quoted = mention["quoted"]
         for path in _matching(quoted or mention["bare"], folder, bare=quoted is None):
-            found.setdefault(Path(os.path.abspath(folder / path.expanduser())), _safe(str(path)))
+            found.setdefault(Path(os.path.abspath(folder / _expanded(str(path)))), _safe(str(path)))
     if len(found) > MOST:
         raise UsageError(
             f"the message names {len(found):,} files and may name {MOST}; choose fewer with @."

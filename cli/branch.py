@@ -18,6 +18,9 @@ class Branch:
     """None where nothing is kept, or nothing has been said."""
     logged: tuple[Turn, ...] = ()
     """What the file holds; also the turns of a conversation that is not open yet."""
+    foreign: bool = False
+    """The file names another model: turns are kept there without tokens, which only their own
+    model reads."""
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -32,7 +35,7 @@ class Branch:
             if same == len(turns) < len(self.logged):
                 self.log.rewind(same)
             for index, turn in enumerate(turns[same:], same):
-                self.log.add_turn(turn, keep=index)
+                self.log.add_turn(turn.without_tokens() if self.foreign else turn, keep=index)
         self.logged = turns
 
     @property

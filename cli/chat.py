@@ -106,6 +106,10 @@ class Chat:
             if self.model.failed_with(error):
                 raise
             self.view.error(str(error))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.view.error(f"{error.filename or 'input or output'}: {error.strerror}.")
         self._show_status()
 
     def _carry_out(self, text: str) -> None:
@@ -115,20 +119,22 @@ class Chat:
         elif text.startswith("!"):
             self._run_command(text[1:].strip())
         elif text.strip():
-            self._send(text)
+            self.send(text)
 
-    def _send(self, text: str) -> None:
+    def send(self, text: str) -> None:
+        """A message with the files it names and what commands printed; if it fails, all of that
+        waits for the next one."""
         conversation = self.opened()
         expanded = attachments.expand(text, self.folder, conversation.count)
         for one in expanded.attached:
             self.note(f"attached {one}")
         outputs, number = "".join(self._outputs), self.editing
-        self._outputs, self.editing = [], None
         message, shared = outputs + expanded.text, outputs + expanded.shared
         if number is None:
             self.take_turn(message, lambda: conversation.send(message, shared=shared))
         else:
             self.take_turn(message, lambda: conversation.edit(number, message, shared=shared))
+        self._outputs, self.editing = [], None
 
     def _run_command(self, command: str) -> None:
         if not command:
@@ -163,6 +169,8 @@ class Chat:
         calls: list[ToolCall] = []
         finished = None
         self._show_status("answering")
+        if self._stop.is_set() and self.branch.conversation is not None:
+            self.branch.conversation.cancel()  # it was stopped before this answer began
         self.view.begin()
         try:
             for event in events:
@@ -270,19 +278,25 @@ class Chat:
         """Go on with another model; the dialogue stays and is read again."""
         previous = self.model.folder
         self.model = self.models.open(folder, self._release_model)
+        self._fit_preferences()
         self._show_status("loading the model")
         try:
             self.model.wait(self._stop)
         except BaseException:
             self.model = self.models.open(previous, self._release_model)
+            self._fit_preferences()
             raise
-        if self.preferences.think not in (None, *self.model.settings.levels):
-            self.set("think", None)
+
+    def _fit_preferences(self) -> None:
+        self.preferences, problem = self.preferences.fitting(self.model.settings)
+        if problem is not None:
+            self.note(problem)
 
     def _release_model(self) -> None:
         for branch in self.branches:
             branch.logged = tuple(turn.without_tokens() for turn in branch.turns)
             branch.conversation = None
+            branch.foreign = branch.log is not None
         self.model.close()
 
     # Keeping
@@ -290,7 +304,7 @@ class Chat:
     def open_log(self) -> SessionLog | None:
         """The file of this branch, begun now if there was none; None where nothing is kept."""
         settings = self.preferences.as_record()
-        return self.keeping.log(self.branch, str(self.model.folder), settings)
+        return self.keeping.log(self.branch, self.model.place, settings)
 
     def resume(self, name: str, given: Options | None = None) -> None:
         """Go on with a kept conversation; "" is the newest. UsageError if there is none.
@@ -302,18 +316,19 @@ class Chat:
         if self.branch.log is not None and self.branch.log.id == found.id:
             raise UsageError(f"{found.name or found.id} is the conversation that is open.")
         log, saved = store.open(found)
-        turns = saved.turns
-        if Path(saved.model) != self.model.folder:
+        turns, foreign = saved.turns, saved.model != self.model.place
+        if foreign:
             turns = tuple(turn.without_tokens() for turn in turns)
-        self.begin(Branch(log.name or "main", None, log, turns))
+        self.begin(Branch(log.name or "main", None, log, turns, foreign))
         self.preferences = self.preferences.kept(saved.settings).given(given or Options())
+        self._fit_preferences()
         self.use_tools(self.preferences.tools)
         for note in saved.notes:
             self.note(note)
         self.note(f"{log.name or log.id}: {count_turns(turns)}")
         if saved.unanswered is not None:
             self.note("the last message had no answer yet; it is in the input again")
-            self.surface.prefill(saved.unanswered)
+            self.surface.prefill(attachments.escaped(saved.unanswered))
 
     def begin(self, branch: Branch) -> None:
         """Close what is open, each kept, and go on with `branch` alone."""

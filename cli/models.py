@@ -40,6 +40,11 @@ class Model:
         return self.title or self.folder.resolve().name
 
     @property
+    def place(self) -> str:
+        """Where it is, however the folder was spelled."""
+        return str(self.folder.resolve())
+
+    @property
     def backend(self) -> str | None:
         """What it runs on, once it is loaded."""
         if not self.opening.done() or self.opening.exception() is not None:

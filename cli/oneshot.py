@@ -118,12 +118,13 @@ def answer(
         with stopping_on_interrupt(conversation.cancel):
             if resumed is not None:
                 resumed.begin(conversation, message.text)
+            events = conversation.send(message.text, shared=message.shared)
             try:
-                events = conversation.send(message.text, shared=message.shared)
                 return _write(events, output, options, environment)
             finally:
-                # When the reader has left, the model need not go on.
+                # When the reader has left, the model need not go on; what it said so far is kept.
                 conversation.cancel()
+                events.close()
                 if resumed is not None:
                     resumed.end(conversation)
 

@@ -8,6 +8,7 @@ from cli.config import Config
 from cli.options import Options
 from dsv4_mlx.chat.conversation import Sampling
 from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class Preferences:
             if name in saved and (value is None or _fits(name, value)):
                 changes[name] = value
         return replace(self, **changes)
+
+    def fitting(self, settings: ChatSettings) -> tuple["Preferences", str | None]:
+        """These for another checkpoint, and what of them it cannot give."""
+        try:
+            settings.thinking(self.think)
+        except UsageError as error:
+            return replace(self, think=None), str(error)
+        return self, None
 
     def as_record(self) -> dict[str, Any]:
         """What a conversation's file keeps."""

@@ -1,6 +1,6 @@
 """Commands about conversations and the files that keep them."""
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 from cli.branch import Branch
@@ -69,7 +69,7 @@ def _export(chat: "Chat", file: str) -> None:
 
     if not file:
         raise UsageError("/export takes a file that ends in .md, .json or .html.")
-    path = chat.folder / Path(file).expanduser()
+    path = chat.folder / os.path.expanduser(file)
     exists = path.exists()
     if exists and chat.surface.ask(Question(f"{path} exists; replace it?")) != "y":
         chat.note("not written")

@@ -1,5 +1,6 @@
 """Commands about the program and the model."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ def _quit(chat: "Chat", argument: str) -> None:
 
 def _model(chat: "Chat", argument: str) -> None:
     if argument:
-        chat.switch_model(Path(argument).expanduser())
+        chat.switch_model(Path(os.path.expanduser(argument)))
     chat.note(f"model {chat.model.folder}")
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from cli.attachments import escaped
 from cli.branch import Branch, count_turns
 from cli.commands.command import Command, short
 from dsv4_mlx.errors import UsageError
@@ -12,15 +13,17 @@ if TYPE_CHECKING:
 
 def _undo(chat: "Chat", argument: str) -> None:
     text = chat.opened().undo()
+    chat.editing = None
     chat.keeping.write(chat.branch.keep)
     chat.note(f"took back: {short(text)}")
-    chat.surface.prefill(text)
+    chat.surface.prefill(escaped(text))
 
 
 def _retry(chat: "Chat", argument: str) -> None:
     conversation = chat.opened()
     if not conversation.turns:
         raise UsageError("there is no message to answer again; send one first.")
+    chat.editing = None
     chat.take_turn(conversation.turns[-1].text, conversation.retry)
 
 
@@ -31,12 +34,12 @@ def _edit(chat: "Chat", argument: str) -> None:
     number, text = (int(first), rest.strip()) if first.isdecimal() else (count, argument)
     if not 1 <= number <= count:
         raise UsageError(f"there is no message {number} to edit; this conversation has {count}.")
-    if text:
-        chat.take_turn(text, lambda: conversation.edit(number, text))
-        return
     chat.editing = number
+    if text:
+        chat.send(text)
+        return
     chat.note(f"what you send next takes the place of message {number} and all behind it")
-    chat.surface.prefill(conversation.turns[number - 1].text)
+    chat.surface.prefill(escaped(conversation.turns[number - 1].text))
 
 
 def _fork(chat: "Chat", name: str) -> None:
@@ -49,12 +52,12 @@ def _fork(chat: "Chat", name: str) -> None:
     if parent.log is not None:
         whole = f"{parent.log.name}/{name}" if parent.log.name else name
         branch.log = chat.keeping.require().create(
-            str(chat.model.folder), name=whole, parent=parent.log.id
+            chat.model.place, name=whole, parent=parent.log.id
         )
         branch.log.settings(chat.preferences.as_record())
     chat.keeping.write(branch.keep)
     chat.branches.append(branch)
-    chat.branch = branch
+    chat.branch, chat.editing = branch, None
     chat.note(f"on branch {name}; /branches {parent.name} goes back")
 
 
@@ -62,7 +65,7 @@ def _branches(chat: "Chat", name: str) -> None:
     if name:
         if name not in _names(chat):
             raise UsageError(f"there is no branch {name!r}; /branches lists them.")
-        chat.branch = chat.branches[_names(chat).index(name)]
+        chat.branch, chat.editing = chat.branches[_names(chat).index(name)], None
     chat.print_lines([_line(branch, branch is chat.branch) for branch in chat.branches])
 
 

@@ -39,7 +39,8 @@ class Resumed(AbstractContextManager["Resumed"]):
     def turns(self, folder: Path) -> tuple[Turn, ...]:
         """What was said so far, for the model in `folder`."""
         turns = self._saved.turns
-        if Path(self._saved.model) != folder:
+        self._branch.foreign = self._saved.model != str(folder.resolve())
+        if self._branch.foreign:
             turns = tuple(turn.without_tokens() for turn in turns)
         self._branch.logged = turns
         return turns

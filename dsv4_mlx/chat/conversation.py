@@ -6,8 +6,8 @@ nothing that is kept is read again.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -123,7 +123,7 @@ class Conversation:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, *(dict(message) for turn in self.turns for message in turn.messages)]
 
-    def send(self, text: str, *, shared: str = "") -> Iterator[Event]:
+    def send(self, text: str, *, shared: str = "") -> Generator[Event, None, None]:
         """Answer `text`: events as they happen, Done last. Begins with the first event asked for.
 
         `shared` is the part at the beginning of `text` that other messages are likely to begin
@@ -133,7 +133,7 @@ class Conversation:
         """
         return self._answered(lambda turns: Step(turns, Turn.asking(text), shared))
 
-    def answer_tools(self, results: Sequence[tuple[str, str]]) -> Iterator[Event]:
+    def answer_tools(self, results: Sequence[tuple[str, str]]) -> Generator[Event, None, None]:
         """Go on after Done("tool_calls"), given each call's id and what the tool said.
 
         UsageError when no calls wait or the ids are not theirs.
@@ -148,12 +148,12 @@ class Conversation:
             )
         return self._answered(lambda turns: Step(turns[:-1], turns[-1].with_results(results)))
 
-    def retry(self) -> Iterator[Event]:
+    def retry(self) -> Generator[Event, None, None]:
         """Answer the last question again, with other luck unless sampling is greedy."""
         self._check_turn(len(self.turns))
         return self._answered(lambda turns: Step(turns[:-1], turns[-1].question))
 
-    def edit(self, number: int, text: str, *, shared: str = "") -> Iterator[Event]:
+    def edit(self, number: int, text: str, *, shared: str = "") -> Generator[Event, None, None]:
         """Ask `text` in the place of the user turn `number`, the first being 1; later ones go."""
         self._check_turn(number)
         return self._answered(lambda turns: Step(turns[: number - 1], Turn.asking(text), shared))
@@ -206,7 +206,7 @@ class Conversation:
         if not 1 <= number <= count:
             raise UsageError(f"There is no turn {number}; the conversation has {count}.")
 
-    def _answered(self, step: Callable[[tuple[Turn, ...]], Step]) -> Iterator[Event]:
+    def _answered(self, step: Callable[[tuple[Turn, ...]], Step]) -> Generator[Event, None, None]:
         """The events of one answer; `step` says to what, once the model's thread is free."""
         cancelled = self._cancelled = Flag()
         dialogue, manner = self._dialogue, self._manner()
@@ -218,7 +218,9 @@ class Conversation:
 
         return self._relayed(answer, cancelled)
 
-    def _relayed(self, answer: Callable[[Emit, float], None], cancelled: Flag) -> Iterator[Event]:
+    def _relayed(
+        self, answer: Callable[[Emit, float], None], cancelled: Flag
+    ) -> Generator[Event, None, None]:
         """The events of `answer`, which runs on the model's thread."""
         events: SimpleQueue[Event | None] = SimpleQueue()
         asked_at = time.perf_counter()
@@ -235,6 +237,7 @@ class Conversation:
                 yield event
         finally:
             cancelled.set()
+            wait([job])  # who leaves early finds the dialogue settled
         job.result()
 
     def _manner(self) -> Manner:

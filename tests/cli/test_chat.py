@@ -300,3 +300,55 @@ def test_a_model_can_take_the_place_of_a_script(folder: Path, tmp_path: Path) ->
     done = chat(folder, *lines, model=model, options=("--engine", f"fake:{script}"))
     assert done.stdout == "From the script.\n2.\n3.\n"
     assert f"[model {folder}]\n" in done.stderr
+
+
+def test_a_kept_level_that_this_checkpoint_lacks_is_said_and_left(
+    folder: Path, tmp_path: Path
+) -> None:
+    newer = ("--effort-table", "2026-07-31")
+    chat(folder, "/think low", "a", options=newer)
+    done = chat(folder, "b", "/think", options=("--continue", "--effort-table", "2026-04"))
+    assert done.status == 0
+    assert "none, high, max" in done.stderr.splitlines()[0]
+    assert "[thinking level high; levels: none, high, max]" in done.stderr
+    assert done.stdout == "b\n"
+
+
+def test_turns_of_another_model_are_kept_as_text(folder: Path, tmp_path: Path) -> None:
+    other = write_chat_folder(tmp_path / "other")
+    chat(folder, "a", f"/model {other}", "b", model=opening("</think>1.", "</think>2."))
+    (kept,) = sessions()
+    turns = [json.loads(line) for line in kept.read_text().splitlines()]
+    answers = [line["turn"]["answers"] for line in turns if "turn" in line]
+    assert answers[0] != []
+    assert answers[-1] == []
+
+
+def test_going_elsewhere_forgets_an_edit_that_was_not_sent(folder: Path) -> None:
+    lines = ("a", "b", "/fork idea", "/edit 1", "/branches main", "c", "/export all.json")
+    chat(folder, *lines, model=opening("</think>1.", "</think>2.", "</think>3."))
+    messages = json.loads(Path("all.json").read_text())["messages"]
+    assert [message["content"] for message in messages[::2]] == ["a", "b", "c"]
+
+
+def test_an_edit_attaches_what_it_names(folder: Path, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text("remember the @milk")
+    chat(folder, "a", "/edit 1 read @notes.txt", "/export all.json")
+    (asked, _) = json.loads(Path("all.json").read_text())["messages"]
+    assert "remember the @milk" in asked["content"]
+
+
+def test_what_is_put_back_into_the_input_names_no_file() -> None:
+    from cli.attachments import escaped, expand
+
+    text = "[file content begin]\n@property\n\n[file content end]\nexplain @a.py and me@home"
+    expanded = expand(escaped(text), Path(), len)
+    assert (expanded.text, expanded.attached) == (text, ())
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x.md", "x" * 300 + ".md"])
+def test_a_file_that_cannot_be_written_is_one_sentence(folder: Path, name: str) -> None:
+    done = chat(folder, "a", f"/export {name}", "b")
+    assert (done.status, done.stdout) == (0, "b\nb\n")
+    assert "dsv4-chat: " in done.stderr
+    assert "Traceback" not in done.stderr
