@@ -331,7 +331,9 @@ class Chat:
             self.surface.prefill(attachments.escaped(saved.unanswered))
 
     def begin(self, branch: Branch) -> None:
-        """Close what is open, each kept, and go on with `branch` alone."""
+        """Close what is open, each kept, and go on with `branch` alone; what was allowed for good
+        was allowed in the conversation that ends."""
+        self._tools.forget()
         for one in self.branches:
             self._close(one)
         self.branches, self.branch = [branch], branch

@@ -4,7 +4,16 @@ import random
 from collections.abc import Callable
 
 ESCAPES = [
-    *("\x1b[2J", "\x1b[H", "\x1b[31m", "\x1b[?1049h", "\x1b[6n", "\x1b[>c", "\x1bc", "\x1b(0"),
+    *(
+        "\x1b[2J",
+        "\x1b[H",
+        "\x1b[38;5;201m",
+        "\x1b[?1049h",
+        "\x1b[6n",
+        "\x1b[>c",
+        "\x1bc",
+        "\x1b(0",
+    ),
     *("\x1b]0;owned\x07", "\x1b]52;c;cm0gLXJm\x07", "\x1b]8;;http://evil/\x1b\\x\x1b]8;;\x1b\\"),
     *("\x1bP+q\x1b\\", "\x1b_G\x1b\\", "\x1b^x\x1b\\", "\x1b[200~", "\x1b[8;1;1t", "\x1b#8"),
     *("\x9b2J", "\x9d52;c;eA==\x9c", "\x90q\x9c", "\x85", "\x08" * 9, "\r", "\x0b", "\x0c"),
@@ -12,7 +21,7 @@ ESCAPES = [
     *("\ufeff", "\U000e0041", "\u2028"),
 ]
 INFOS = [
-    *("python", "py\x1b[31m", "{.python .numberLines}", "`", "x" * 300, "console", "html"),
+    *("python", "py\x1b[38;5;201m", "{.python .numberLines}", "`", "x" * 300, "console", "html"),
     *("diff", "c++", "../../etc/passwd", "\u202e", "python title=`a`", "{", "}", ",", "\ud800"),
 ]
 CODE = [

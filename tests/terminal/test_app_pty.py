@@ -192,7 +192,11 @@ def test_an_engine_error_is_one_sentence_and_the_talk_goes_on(own) -> None:
     terminal = own({"text": "half an", "error": "The engine ran out of memory."}, "Better.")
     send(terminal, "go", "dsv4-chat: The engine ran out of memory.")
     assert "Traceback" not in terminal.whole_text
-    send(terminal, "again", "dsv4-chat")
+    assert terminal.whole_text.count("half an") == 1
+    terminal.type("again\r")  # the failed turn is no turn, so the same reply comes once more
+    terminal.wait_until(lambda: terminal.whole_text.count("half an") == 2, "an answer")
+    idle(terminal)
+    assert terminal.whole_text.count("dsv4-chat: ") == 1
     leave(terminal)
 
 
