@@ -11,14 +11,14 @@ from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
 
 from cli import attachments, shell
-from cli.branch import Branch, count_turns
+from cli.branch import Branch
+from cli.chat_status import status_of
 from cli.commands import named
 from cli.environment import ExitStatus
 from cli.kept.keeping import Keeping
 from cli.kept.session_log import SessionLog
 from cli.kept.sessions import SessionStore
 from cli.models import Model, Models
-from cli.options import Options
 from cli.preferences import Preferences
 from cli.safe import harmless
 from cli.surface import Question, Status, Surface, View
@@ -287,6 +287,12 @@ class Chat:
             self._fit_preferences()
             raise
 
+    def use_preferences(self, preferences: Preferences) -> None:
+        """Go on with all of these, as far as this checkpoint can give them."""
+        self.preferences = preferences
+        self._fit_preferences()
+        self.use_tools(self.preferences.tools)
+
     def _fit_preferences(self) -> None:
         self.preferences, problem = self.preferences.fitting(self.model.settings)
         if problem is not None:
@@ -305,30 +311,6 @@ class Chat:
         """The file of this branch, begun now if there was none; None where nothing is kept."""
         settings = self.preferences.as_record()
         return self.keeping.log(self.branch, self.model.place, settings)
-
-    def resume(self, name: str, given: Options | None = None) -> None:
-        """Go on with a kept conversation; "" is the newest. UsageError if there is none.
-
-        What a command line gives stands before what the conversation keeps.
-        """
-        store = self.keeping.require()
-        found = store.find(name)
-        if self.branch.log is not None and self.branch.log.id == found.id:
-            raise UsageError(f"{found.name or found.id} is the conversation that is open.")
-        log, saved = store.open(found)
-        turns, foreign = saved.turns, saved.model != self.model.place
-        if foreign:
-            turns = tuple(turn.without_tokens() for turn in turns)
-        self.begin(Branch(log.name or "main", None, log, turns, foreign))
-        self.preferences = self.preferences.kept(saved.settings).given(given or Options())
-        self._fit_preferences()
-        self.use_tools(self.preferences.tools)
-        for note in saved.notes:
-            self.note(note)
-        self.note(f"{log.name or log.id}: {count_turns(turns)}")
-        if saved.unanswered is not None:
-            self.note("the last message had no answer yet; it is in the input again")
-            self.surface.prefill(attachments.escaped(saved.unanswered))
 
     def begin(self, branch: Branch) -> None:
         """Close what is open, each kept, and go on with `branch` alone; what was allowed for good
@@ -376,20 +358,7 @@ class Chat:
         if not self.status_line:
             self.surface.status(Status("", "", busy=busy))
             return
-        status = Status(self.model.name, self.thinking.level, self.model.backend, busy=busy)
-        if self.branch.conversation is not None:
-            use = self.branch.conversation.context()
-            status = replace(
-                status,
-                used_tokens=use.used,
-                context_tokens=use.limit,
-                window_bytes=use.window_bytes,
-                compressed_bytes=use.compressed_bytes,
-                index_bytes=use.index_bytes,
-            )
-        if self._done is not None:
-            timing = self._done.timing
-            status = replace(
-                status, tokens_per_s=timing.tokens_per_s, first_token_s=timing.first_token_s
-            )
-        self.surface.status(status)
+        conversation = self.branch.conversation
+        use = None if conversation is None else conversation.context()
+        status = status_of(self.model, self.thinking.level, use, self._done)
+        self.surface.status(replace(status, busy=busy))

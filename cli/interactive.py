@@ -14,6 +14,7 @@ from cli.kept.sessions import SessionStore
 from cli.models import Model, Models
 from cli.options import Options
 from cli.preferences import Preferences
+from cli.resuming import resume
 from cli.surface import Question, Surface, View
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def talk(
         config.status_line,
     )
     if options.resume is not None:
-        chat.resume(options.resume, given=options)
+        resume(chat, options.resume, given=options)
     return surface.run(chat.run)
 
 

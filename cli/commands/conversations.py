@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from cli.branch import Branch
 from cli.commands.command import Command, size
+from cli.resuming import resume
 from cli.surface import Question
 from dsv4_mlx.errors import UsageError
 
@@ -39,7 +40,7 @@ def _names(chat: "Chat") -> list[str]:
 def _load(chat: "Chat", name: str) -> None:
     if not name:
         raise UsageError("/load takes a name or an id; /sessions lists them.")
-    chat.resume(name)
+    resume(chat, name)
 
 
 def _save(chat: "Chat", name: str) -> None:
@@ -80,15 +81,6 @@ def _export(chat: "Chat", file: str) -> None:
     chat.note(f"wrote {path}")
 
 
-def _copy(chat: "Chat", argument: str) -> None:
-    from cli import clipboard
-
-    answers = [m for m in chat.messages() if m["role"] == "assistant" and m.get("content")]
-    if not answers:
-        raise UsageError("there is no answer to copy yet.")
-    chat.note(clipboard.copy(answers[-1]["content"]))
-
-
 COMMANDS = (
     Command("new", "", "begin a new conversation; this one is kept", _new),
     Command("sessions", "", "list the conversations that are kept", _sessions),
@@ -96,5 +88,4 @@ COMMANDS = (
     Command("save", "[NAME]", "keep the cache now, and name the conversation", _save),
     Command("rename", "NAME", "name the conversation", _rename),
     Command("export", "FILE", "write it as .md, .json or .html", _export),
-    Command("copy", "", "copy the last answer to the clipboard", _copy),
 )

@@ -60,6 +60,16 @@ def detabbed(line: str) -> str:
     return margin[0].expandtabs(4) + line[margin.end() :]
 
 
+def behind_columns(line: str, columns: int) -> str:
+    """`line` without its first columns, its tabs as they are; half a tab is spaces."""
+    column = 0
+    for place, character in enumerate(line):
+        if column >= columns:
+            return " " * (column - columns) + line[place:]
+        column += 4 - column % 4 if character == "\t" else 1
+    return " " * (column - columns)
+
+
 def indent_of(line: str) -> int:
     """Leading spaces."""
     return len(line) - len(line.lstrip(" "))

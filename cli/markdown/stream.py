@@ -98,8 +98,8 @@ class MarkdownStream:
         if self._is_cut:
             self._more_of_a_line(line, raw)
             return
-        depth, rest = self._descend(lines.detabbed(line))
         leaf = self._leaf
+        depth, rest = self._descend(lines.detabbed(line), leaf)
         if leaf and leaf.is_verbatim and self._goes_on(leaf, depth, rest):
             self._verbatim(leaf, rest, raw)
         elif not rest.strip():
@@ -122,17 +122,20 @@ class MarkdownStream:
 
     # Containers
 
-    def _descend(self, line: str) -> tuple[int, str]:
+    def _descend(self, line: str, leaf: Leaf | None) -> tuple[int, str]:
         """How many of the open containers `line` stands in, and what is left of it."""
+        is_forgotten = leaf is not None and leaf.is_verbatim and leaf.is_moved_in is False
         for depth, container in enumerate(self._containers):
+            if is_forgotten and not container.is_quote:
+                return depth, line  # its indent is its own, see `_goes_on`
             if container.is_quote:
                 rest = lines.after_quote(line)
                 if rest is None:
                     return depth, line
                 line = rest
-            elif line.strip():
-                if lines.indent_of(line) < container.indent:
-                    return depth, line
+            elif line.strip() and lines.indent_of(line) < container.indent:
+                return depth, line
+            else:
                 line = line[container.indent :]
         return len(self._containers), line
 
@@ -271,7 +274,10 @@ class MarkdownStream:
         if leaf.fence.closed_by(line):
             self._close()
         else:
-            self._grow(leaf, leaf.fence.content(line))
+            # With the tabs that it has: they are the code's own.
+            whole = raw.removesuffix("\n")
+            columns = len(lines.detabbed(whole)) - len(leaf.fence.content(line))
+            self._grow(leaf, lines.behind_columns(whole, columns))
 
     def _math(self, leaf: Leaf, line: str, raw: str) -> None:
         if not line.strip():

@@ -162,3 +162,10 @@ def test_a_table_ends_the_paragraph_of_an_item_that_it_is_not_in() -> None:
         ("paragraph", "item"),
         ("table", "| 1 | 2 |"),
     ]
+
+
+def test_code_that_is_not_moved_into_its_item_keeps_its_indent() -> None:
+    stream = MarkdownStream()
+    text = "1. see\n\n   ```python\ndef f():\n    return 1\n```\n"
+    code = [*stream.feed(text), *stream.finish()][-1]
+    assert code.lines == ("def f():", "    return 1")

@@ -1,0 +1,28 @@
+"""What the status line tells about a conversation."""
+
+from dataclasses import replace
+
+from cli.models import Model
+from cli.surface import Status
+from dsv4_mlx.chat.conversation import ContextUse, Done
+
+
+def status_of(model: Model, level: str, use: ContextUse | None, done: Done | None) -> Status:
+    """The status of `model` at a thinking level; `use` of a conversation that is open, `done` of
+    the last answer."""
+    status = Status(model.name, level, model.backend)
+    if use is not None:
+        status = replace(
+            status,
+            used_tokens=use.used,
+            context_tokens=use.limit,
+            window_bytes=use.window_bytes,
+            compressed_bytes=use.compressed_bytes,
+            index_bytes=use.index_bytes,
+        )
+    if done is not None:
+        timing = done.timing
+        status = replace(
+            status, tokens_per_s=timing.tokens_per_s, first_token_s=timing.first_token_s
+        )
+    return status

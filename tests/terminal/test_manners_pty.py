@@ -1,0 +1,61 @@
+"""What makes the prompt pleasant, on a terminal: copying code, and what else a person looks for."""
+
+import base64
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.terminal.driver import Terminal, chat
+from tests.terminal.test_app_pty import send
+
+pytestmark = pytest.mark.terminal
+
+CODE = """\
+<think>Two ways.</think>Compile it:
+
+```make
+all:
+\tcc -o sky sky.c
+```
+
+1. or run it
+
+   ```python
+   print("sky")
+   ```
+"""
+SCRIPT = {"context": 65_536, "effort_table": "2026-04", "replies": [CODE, "No code here."]}
+_COPIED = re.compile(rb"\x1b\]52;c;([A-Za-z0-9+/=]*)\x07")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("manners")
+
+
+@pytest.fixture
+def shared(borrowed: Callable[..., Terminal], folder: Path) -> Terminal:
+    """A program at a new conversation."""
+    terminal = borrowed("manners", lambda: chat(folder, SCRIPT))
+    terminal.type("/new\r")
+    terminal.wait_for("[new conversation]")
+    return terminal
+
+
+def copied(terminal: Terminal) -> str:
+    """What was last put into the clipboard."""
+    return base64.b64decode(_COPIED.findall(terminal.received)[-1]).decode()
+
+
+def test_code_goes_into_the_clipboard_as_it_is(shared: Terminal) -> None:
+    send(shared, "how is it built?", "or run it")
+    send(shared, "/copy code", "code block 2 of 2, python, 1 line: sent to the terminal")
+    assert copied(shared) == 'print("sky")'
+    send(shared, "/copy code 1", "code block 1 of 2, make, 2 lines: sent")
+    assert copied(shared) == "all:\n\tcc -o sky sky.c"
+    send(shared, "/copy code 3", "there is no code block 3; the last answer has 2.")
+    send(shared, "and now?", "No code here.")
+    send(shared, "/copy code", "the last answer has no code block")
+    assert copied(shared) == "all:\n\tcc -o sky sky.c"
