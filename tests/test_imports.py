@@ -19,6 +19,7 @@ CLI_SEES = (
     "costs",
     "engine",
     "errors",
+    "file_systems",
     "loading",
     "machines",
     "testing",
