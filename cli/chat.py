@@ -23,7 +23,7 @@ from cli.preferences import Preferences
 from cli.safe import harmless
 from cli.surface import Question, Status, Surface, View
 from cli.tools.use import ToolUse
-from dsv4_mlx.chat.conversation import Conversation, Done, Event, Sampling
+from dsv4_mlx.chat.conversation import Conversation, Done, Event, Progress, Sampling
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.errors import Dsv4Error, UsageError
@@ -62,6 +62,7 @@ class Chat:
     left: bool = False
     keeping: Keeping = field(init=False)
     _outputs: list[str] = field(default_factory=list)  # of !commands, for the next message
+    _heard: bool = False  # something of the answer to this message came
     _tools: ToolUse = field(init=False)
     _done: Done | None = None
     _stop: Flag = field(default_factory=Flag)
@@ -123,9 +124,24 @@ class Chat:
 
     def send(self, text: str) -> None:
         """A message with the files it names and what commands printed; if it fails, all of that
-        waits for the next one."""
+        waits for the next one, and what was typed is in the input again or in the history."""
+        self._heard = False
+        try:
+            self._send(text)
+        except Dsv4Error:
+            if not self._heard:
+                self.surface.give_back()
+            raise
+
+    def _send(self, text: str) -> None:
         conversation = self.opened()
-        expanded = attachments.expand(text, self.folder, conversation.count)
+        if "@" in text:
+            self._show_status("reading files")
+        expanded = attachments.expand(
+            text, self.folder, conversation.count, stopped=self._stop.is_set
+        )
+        for note in expanded.notes:
+            self.note(note)
         for one in expanded.attached:
             self.note(f"attached {one}")
         outputs, number = "".join(self._outputs), self.editing
@@ -174,6 +190,7 @@ class Chat:
         self.view.begin()
         try:
             for event in events:
+                self._heard = self._heard or not isinstance(event, Progress)
                 if isinstance(event, ToolCall):
                     calls.append(event)
                 elif isinstance(event, Done):

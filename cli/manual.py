@@ -30,8 +30,10 @@ ends. The line above the input tells the thinking level, the model, how full the
 per second, the time to the first token and the backend.
 
 `@path`, `@"a path with spaces"` and `@src/*.py` attach files to the message, and `!command` sends
-what a command prints along with the next message, after asking. A message that begins with a slash
-or `!` needs a space before it; lines between `\"\"\"` are one message.
+what a command prints along with the next message, after asking. A word with an @ that names no file
+stays text, and a note says so; `\\@` is an @ in any case. Patterns follow no links to folders; one
+message may attach 200 files and 4 MiB. A message that begins with a slash or `!` needs a space
+before it; lines between `\"\"\"` are one message.
 
 Ctrl-C stops the answer within a token and keeps what was said. `/undo`, `/retry`, `/edit` and
 `/fork` go back in the model's cache, which keeps the state of earlier turns (`snapshot_budget` in

@@ -48,14 +48,18 @@ def read_message(
     Piped text stands first, then the files that are named with @, then what is asked about them:
     other questions about the same texts then share their beginning, and it is read once.
     """
-    asked = " ".join(part for part in (*options.words, options.prompt) if part and part.strip())
+    prompt = options.prompt if options.prompt and options.prompt.strip() else ""
+    asked = bool(options.words or prompt)
     if options.prompt is None and not asked and environment.reads_terminal:
         if options.json:
             raise UsageError("--json needs a message: give -p TEXT or text on stdin.")
         return None
     piped = "" if environment.reads_terminal else _read_piped(environment)
     # Nobody sees the files' sizes here, so nobody counts their tokens.
-    expanded = expand(asked, folder, lambda text: 0)
+    files = [word.removeprefix("@") for word in options.words]
+    expanded = expand(prompt, folder, lambda text: 0, files=files)
+    for note in expanded.notes:
+        Output(environment).note(f"[{note}]")
     if not piped.strip() and not asked:
         raise PromptError("the message is empty: give -p TEXT or text on stdin.")
     if not piped.strip() or not asked:

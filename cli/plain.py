@@ -106,6 +106,9 @@ class PlainSurface:
         """Lines cannot be filled in; the text is there to be copied."""
         self._write(f"[to send again, changed]\n{harmless(text)}\n")
 
+    def give_back(self) -> None:
+        """Nothing is lost here: what was typed stands above, or in the file it comes from."""
+
     # Lines
 
     def _read_message(self) -> str | None:

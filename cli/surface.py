@@ -95,6 +95,11 @@ class Surface(Protocol):
         """Put `text` into the input, for the person to change and send."""
         ...
 
+    def give_back(self) -> None:
+        """Put what was submitted last back into the input, since it was not sent; where something
+        else was begun there, it stays in the history."""
+        ...
+
 
 class View(Protocol):
     """How one answer becomes visible, event by event."""

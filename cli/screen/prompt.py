@@ -177,6 +177,12 @@ class Prompt:
             self.buffer.append_to_history()
         self.buffer.set_document(Document(text), bypass_readonly=True)
 
+    def give_back(self, text: str) -> None:
+        """Put what was submitted back, unless something else is there or waits; the history has
+        it in any case."""
+        if not self.buffer.text and not self.submissions.pending:
+            self.buffer.set_document(Document(text), bypass_readonly=True)
+
     def note_key(self) -> None:
         """A key was handled."""
         self._last_key = self._clock()

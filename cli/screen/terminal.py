@@ -80,6 +80,7 @@ class TerminalSurface:
         self._prompt.hooks.suspend = lambda: self._start(self._suspend)
 
         self._status = Status("", "")
+        self._taken = ""  # what was submitted last, as it stood in the input
 
         # Only for the drawing thread.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -121,6 +122,7 @@ class TerminalSurface:
     def submissions(self) -> Iterator[str]:
         """What the person sends, one text at a time; ends with Ctrl-D or a lost terminal."""
         while (text := self._prompt.submissions.next()) is not None:
+            self._taken = text
             self.show(self._echo(text))
             yield sendable(unquoted(self._prompt.pastes.expand(text)))
 
@@ -152,6 +154,11 @@ class TerminalSurface:
     def prefill(self, text: str) -> None:
         """Put `text` into the input; what was typed there moves into the history."""
         self._frames.call(lambda: self._prompt.replace(self._prompt.pastes.fold(text)))
+
+    def give_back(self) -> None:
+        """Put what was submitted last back into the input, unless something else is there."""
+        text = self._taken
+        self._frames.call(lambda: self._prompt.give_back(text))
 
     def restore(self) -> None:
         """Leave the terminal as a shell expects it, at once and from any thread."""

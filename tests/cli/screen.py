@@ -73,6 +73,8 @@ class Screen:
 
     def prefill(self, text: str) -> None: ...
 
+    def give_back(self) -> None: ...
+
     def run(self, controller: Any) -> None:
         controller()
 

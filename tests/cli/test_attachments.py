@@ -1,11 +1,16 @@
 """Files behind @: what goes along, in which form, and what is refused in one sentence."""
 
+import contextlib
+import glob
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cli import attachments
+from cli import attachments, patterns
 from cli.attachments import Attached, Expanded, expand
 from dsv4_mlx.errors import UsageError
 
@@ -86,11 +91,29 @@ def test_line_ends_and_byte_order_marks_are_no_content(tmp_path: Path) -> None:
     assert expand("@a", tmp_path, count).shared == block("a", "one\ntwo")
 
 
-def test_missing_files_are_refused(tmp_path: Path) -> None:
-    assert refusal("@none.py", tmp_path) == (
-        f"no file is called none.py in {tmp_path}; put a backslash before the @ to send it as text."
-    )
-    assert refusal("@*.py", tmp_path).startswith("no files match *.py in ")
+def test_a_word_that_names_no_file_stays_text_and_is_told(tmp_path: Path) -> None:
+    for text, note in (
+        ("what does @dataclass do?", f"@dataclass names no file in {tmp_path} and goes as text"),
+        ("how do I install @types/node?", "@types/node? names no file in "),
+        ('@"two words" and @*.py', '@"two words" and @*.py name no file in '),
+        ("@a @b @c @d @e", "@a, @b, @c and 2 more name no file in "),
+        ("@none @none", "@none names no file in "),
+    ):
+        expanded = expand(text, tmp_path, count)
+        assert (expanded.text, expanded.shared, expanded.attached) == (text, "", ())
+        (told,) = expanded.notes
+        assert told.startswith(note)
+
+
+def test_files_that_are_asked_for_have_to_be_there(tmp_path: Path) -> None:
+    (tmp_path / "two words").write_text("x")
+    expanded = expand("why?", tmp_path, count, files=["two words"])
+    assert expanded.text == block("two words", "x") + "@two words why?"
+    with pytest.raises(UsageError) as caught:
+        expand("", tmp_path, count, files=["none.py"])
+    assert str(caught.value) == f"no file is called none.py in {tmp_path}."
+    with pytest.raises(UsageError, match=r"^no files match \*\.py in "):
+        expand("", tmp_path, count, files=["*.py"])
 
 
 def test_folders_are_refused(tmp_path: Path) -> None:
@@ -126,7 +149,11 @@ def test_all_files_together_have_a_limit(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "b").write_text("123456")
     assert len(expand("@a", tmp_path, count).attached) == 1
     assert refusal("@a @b", tmp_path) == (
-        "b has 6 bytes and one message may attach 10; attach a part of it."
+        "the files up to b have 12 bytes and one message may attach 10; attach fewer."
+    )
+    (tmp_path / "b").write_text("12345678901")
+    assert refusal("@a @b", tmp_path) == (
+        "b has 11 bytes and one message may attach 10; attach a part of it."
     )
 
 
@@ -142,3 +169,161 @@ def test_names_are_made_safe(tmp_path: Path) -> None:
     (attached,) = expand("@a*", tmp_path, count).attached
     assert attached.path.isprintable()
     assert len(attached.path.splitlines()) == 1
+
+
+def test_every_name_of_a_file_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("1")
+    (tmp_path / "link.py").symlink_to("a.py")
+    os.link(tmp_path / "a.py", tmp_path / "hard.py")
+    expanded = expand(f"@a.py @link.py @hard.py @*.py @../{tmp_path.name}*/a.py", tmp_path, count)
+    assert [one.path for one in expanded.attached] == ["a.py"]
+
+
+def test_a_link_that_is_named_is_followed_and_one_that_is_matched_is_not(tmp_path: Path) -> None:
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "deep" / "a.py").write_text("1")
+    (tmp_path / "link").symlink_to("real")
+    (names,) = expand("@link/**/*.py", tmp_path, count).attached
+    assert names.path == "link/deep/a.py"
+    assert expand("@*/deep/*.py", tmp_path, count).attached[0].path == "real/deep/a.py"
+    assert expand("@l*/**/*.py", tmp_path, count).attached == ()
+
+
+def test_what_is_no_text_is_left_out_of_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "b.png").write_bytes(b"\0")
+    (tmp_path / "c.txt").write_bytes(b"\xff")
+    os.mkfifo(tmp_path / "d")
+    expanded = expand("@*", tmp_path, count)
+    assert [one.path for one in expanded.attached] == ["a.txt"]
+    assert expanded.notes == ("left out, since no text or unreadable: b.png and c.txt",)
+    (tmp_path / "a.txt").unlink()
+    assert refusal("@*", tmp_path) == "b.png is a binary file; only text can be attached."
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "c.py").write_text("1")
+    scandir = os.scandir
+
+    def refusing(path: str):
+        if path.endswith("/a/"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    expanded = expand("@**/*.py", tmp_path, count)
+    assert [one.path for one in expanded.attached] == ["c.py"]
+    assert expanded.notes == (f"not looked into, since unreadable: {tmp_path}/a/",)
+
+
+def test_names_that_are_looked_at_have_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patterns, "MOST_NAMES", 10)
+    for number in range(9):
+        (tmp_path / f"{number}.txt").write_text("x")
+    assert len(expand("@1.*", tmp_path, count).attached) == 1
+    assert refusal("@*.py @1.*", tmp_path) == (
+        "@1.* looks at more than 10 names; begin the pattern with the folder that the files are in."
+    )
+
+
+def test_looking_and_reading_can_be_stopped(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}.txt").write_text("x")
+    for steps in (0, 1, 3, 100):
+        left = iter(range(steps))
+        with pytest.raises(KeyboardInterrupt):
+            expand("@*", tmp_path, count, stopped=lambda: next(left, None) is None)  # noqa: B023
+
+
+def test_a_file_that_became_another_kind_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replaced between the look at it and the opening of it: nothing waits, nothing is read."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("x")
+    opened = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: opened(tmp_path / "pipe", flags))
+    assert refusal("@file", tmp_path) == "file is not a regular file and cannot be attached."
+
+
+def test_a_file_that_grows_while_it_is_read_has_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attachments, "LARGEST", 4)
+    (tmp_path / "log").write_text("")
+    monkeypatch.setattr(os, "read", lambda descriptor, count: b"line\n")
+    assert refusal("@log", tmp_path) == (
+        "log has 5 bytes and one message may attach 4; attach a part of it."
+    )
+
+
+def test_names_of_any_bytes_can_be_typed(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.txt", b'a"b.txt', b"it's.txt", b"a\\b.txt", b"\xf0\x9f\x98\x80.txt"):
+        (tmp_path / os.fsdecode(name)).write_text("x")
+        for typed in (f"@{os.fsdecode(name)}", f"see @{os.fsdecode(name)}, please"):
+            expanded = expand(typed, tmp_path, count)
+            assert len(expanded.attached) == 1
+            expanded.text.encode()
+    (tmp_path / 'a "b" c').write_text("x")
+    assert len(expand(r'@"a \"b\" c"', tmp_path, count).attached) == 1
+
+
+def test_no_word_is_worth_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for word in ("a\0b", "~nobody/x", "~nobody/*", "x" * 5000, "x" * 5000 + "/*", "[", "a/" * 3000):
+        expanded = expand(f"@{word}", tmp_path, count)
+        assert (expanded.text, expanded.attached) == (f"@{word}", ())
+        assert len(expanded.notes) == 1
+    assert "loop cannot be read" in refusal("@loop", tmp_path)
+    assert expand("@loop/*", tmp_path, count).attached == ()
+
+
+# Patterns in any tree
+
+NAMES = st.sampled_from(["a", "b", ".h", "x.py", "y.py", "two words"])
+PARTS = st.sampled_from(["a", "b", ".h", "*", "**", "*.py", "?", "[ab]*", ".*", "x.py", ".", "n*n"])
+PLACES = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> tuple[dict[str, str], dict[str, str]]:
+    """Files with what they hold, and links with where they lead."""
+    files = draw(st.dictionaries(PLACES, st.sampled_from(["one", "two"]), max_size=6))
+    links = draw(st.dictionaries(PLACES, st.sampled_from([".", "..", "a", "b/a"]), max_size=2))
+    return files, links
+
+
+def grow(folder: Path, files: dict[str, str], links: dict[str, str]) -> None:
+    for name, content in files.items():
+        with contextlib.suppress(OSError):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content)
+    for name, target in links.items():
+        with contextlib.suppress(OSError):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(target)
+
+
+@settings(max_examples=60, deadline=None)
+@given(trees(), st.lists(PARTS, min_size=1, max_size=4).map("/".join))
+def test_patterns_find_what_a_shell_finds_and_no_file_twice(
+    tree: tuple[dict[str, str], dict[str, str]], pattern: str
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(os.path.realpath(name))
+        grow(folder, *tree)
+        try:
+            found = expand(f'@"{pattern}"', folder, count)
+        except UsageError as error:
+            assert "is a folder" in str(error) or "cannot be read" in str(error)
+            return
+        names = [one.path for one in found.attached]
+        assert len({(folder / one).resolve() for one in names}) == len(names)
+        if not tree[1] and not (folder / pattern).exists():
+            shell = glob.glob(pattern, root_dir=folder, recursive=True)
+            assert names == sorted({os.path.normpath(f) for f in shell if (folder / f).is_file()})

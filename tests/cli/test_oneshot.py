@@ -91,9 +91,15 @@ def test_files_come_before_what_is_asked_and_piped_text_before_them(
 
 
 def test_a_file_that_is_not_there_stops_before_the_model_is_asked(folder: Path) -> None:
-    done = run("--model", folder, "-p", "Read @absent.txt", open_model=opening("No."))
+    done = run("--model", folder, "@absent.txt", "-p", "Read it", open_model=opening("No."))
     assert (done.status, done.stdout) == (2, "")
     assert done.stderr.startswith("dsv4-chat: no file is called absent.txt in")
+
+
+def test_a_word_with_an_at_sign_is_text_unless_it_names_a_file(folder: Path) -> None:
+    done = run("--model", folder, "-p", "what is @dataclass?", open_model=opening("</think>So."))
+    assert (done.status, done.stdout) == (0, "So.\n")
+    assert done.stderr.startswith("[@dataclass? names no file in ")
 
 
 def test_an_answer_can_come_at_once(folder: Path) -> None:
