@@ -7,11 +7,12 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test slow parity nvrtc lint check bench report screens clean
+.PHONY: help chat test processors slow parity nvrtc lint check bench report screens clean
 
 help:
 	@echo "make chat    chat with the embedded model (ARGS='--model PATH' for another)"
 	@echo "make test    the plain test suite"
+	@echo "make processors  the numeric tests with the sums of two other processors (Linux)"
 	@echo "make slow    the long tests"
 	@echo "make parity  live comparison with transformers (installs torch)"
 	@echo "make nvrtc   compile the CUDA texts (installs NVIDIA's compiler, Linux)"
@@ -27,6 +28,9 @@ chat: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ARGS)
+
+processors: $(VENV)/.installed-test
+	$(BIN)/python -m tests.processors $(ARGS)
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -2,7 +2,8 @@
 
 Groups that a machine cannot run (no torch, no Apple GPU) are skipped and counted with the reason.
 DSV4_REQUIRE names groups that must run here, `DSV4_REQUIRE=parity,metal`: a missing one ends the
-run. `--update-golden` rewrites what the `golden` fixture compares with; read the difference.
+run. DSV4_SUMS=1, or any number, adds up float32 products in another order (CONTRIBUTING.md).
+`--update-golden` rewrites what the `golden` fixture compares with; read the difference.
 """
 
 import importlib.util
@@ -20,7 +21,10 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from dsv4_mlx import blas
+from tests import other_sums
 
+if os.environ.get("DSV4_SUMS"):
+    other_sums.load(int(os.environ["DSV4_SUMS"]))
 blas.ensure_fast_blas()
 
 import hypothesis
@@ -80,9 +84,14 @@ def pytest_report_header() -> list[str]:
 
     packages = ("mlx", "mlx-lm", "transformers", "torch")
     return [
-        f"backend: {registry.plan('auto').backend}; BLAS: {blas.name()}",
+        f"backend: {registry.plan('auto').backend}; BLAS: {blas.name()}{_shuffled()}",
         "references: " + ", ".join(f"{name} {_version(name)}" for name in packages),
     ]
+
+
+def _shuffled() -> str:
+    number = os.environ.get("DSV4_SUMS")
+    return f", its sums shuffled (order {number})" if number else ""
 
 
 def _version(package: str) -> str:

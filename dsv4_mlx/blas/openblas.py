@@ -22,11 +22,16 @@ class OpenBlas:
     shim: ctypes.CDLL
 
     def describe(self) -> str:
-        """Version and threads as the library itself reports them."""
+        """Version, kernels and threads as the library itself reports them."""
         threads = self.library.scipy_openblas_get_num_threads()
         plural = "" if threads == 1 else "s"
         version = _config(self.library.scipy_openblas_get_config)
-        return f"{version} (scipy-openblas32, {threads} thread{plural})"
+        kernels = f"{self.kernel_type()} kernels"
+        return f"{version} (scipy-openblas32, {kernels}, {threads} thread{plural})"
+
+    def kernel_type(self) -> str:
+        """The processor whose kernels answer, as OPENBLAS_CORETYPE spells it."""
+        return _text(self.library.scipy_openblas_get_corename)
 
     def answers_mlx(self) -> bool:
         """Whether a product of MLX's CPU backend arrives here; multiplies two 2x2 matrices."""
@@ -100,5 +105,9 @@ def _global_blas() -> str | None:
 
 def _config(query: "ctypes._NamedFuncPointer") -> str:
     """'OpenBLAS 0.3.34' and the rest of the version, from OpenBLAS's own configuration text."""
+    return " ".join(_text(query).split()[:2])
+
+
+def _text(query: "ctypes._NamedFuncPointer") -> str:
     query.restype = ctypes.c_char_p
-    return " ".join(query().decode().split()[:2])
+    return str(query().decode())

@@ -4,6 +4,7 @@ The order of imports matters here, so most of it runs in processes of its own.
 """
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -74,7 +75,18 @@ def test_the_import_hook_loads_openblas_before_mlx() -> None:
 def test_the_threads_are_the_users_choice() -> None:
     for wanted, phrase in (("1", "1 thread"), ("2", "2 threads")):
         found = run(NAME, OPENBLAS_NUM_THREADS=wanted)
-        assert found.endswith(f"(scipy-openblas32, {phrase})")
+        assert found.endswith(f" kernels, {phrase})")
+
+
+@linux
+def test_the_name_says_whose_kernels_answer() -> None:
+    """Not those asked for where OpenBLAS has none of that name."""
+    own = run(NAME).split("(")[1]
+    assert own.startswith("scipy-openblas32, ") and " kernels, " in own
+    assert run(NAME, OPENBLAS_CORETYPE="Nobody").split("(")[1] == own
+    if platform.machine() == "x86_64":
+        named = run(NAME, OPENBLAS_CORETYPE="Nehalem")
+        assert "(scipy-openblas32, Nehalem kernels, " in named
 
 
 @linux
