@@ -8,6 +8,7 @@ from convert.plan import ConversionPlan
 from convert.report import bytes_per_token, contexts, kind_of, kinds, memory_needed, size_text
 from convert.texts import Text
 from dsv4_mlx.machines import GIB, MACS
+from dsv4_mlx.paths import printable
 
 CARD_FILE = "CARD.md"
 _BEHAVIOUR = "## Behaviour"
@@ -45,13 +46,13 @@ def card(plan: ConversionPlan, file_bytes: Mapping[str, int], errors: Mapping[st
         verdicts = "".join(f" {mac.verdict(size)} |" for size in memory.values())
         ceiling = mac.bandwidth_gb_s * 1e9 / per_token
         lines.append(f"| {mac.name} |{verdicts} {ceiling:.1f} tokens/s |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def with_behaviour(page: str, text: Text, found: Behaviour) -> str:
     """The page with what `verify --level behaviour` found on a text; an older row of it goes."""
     before, _, section = page.partition(f"{_BEHAVIOUR}\n")
-    name = f"{text.name.replace('|', '/')} ({text.sha256[:12]})"
+    name = f"{printable(text.name).replace('|', '/')} ({text.sha256[:12]})"
     rows = [line for line in section.splitlines() if line.startswith("| ")]
     kept = [row for row in rows[1:] if not row.startswith(f"| {name} |")]
     numbers = [f"{found.tokens}", f"{found.perplexity:.4f}", *_compared(found)]

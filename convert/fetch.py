@@ -17,6 +17,7 @@ from convert.writer import COMPANIONS
 from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.system_files import is_system_file
 
 _CONFIG = "config.json"
 # A pattern without "/" is for files beside config.json; one with it is for all below.
@@ -53,7 +54,8 @@ def fetch(repo: str, folder: Path, progress: Progress, hub: Hub | None = None) -
 
 def _is_needed(name: str) -> bool:
     patterns = (one for one in _NEEDED if "/" in one or "/" not in name)
-    return any(fnmatchcase(name, one) for one in patterns)
+    ours = not any(map(is_system_file, name.split("/")))
+    return ours and any(fnmatchcase(name, one) for one in patterns)
 
 
 def _require_v4(folder: Path) -> None:

@@ -4,6 +4,8 @@ import json
 import sys
 from typing import Any
 
+from convert.output import emit, tell
+
 
 class Progress:
     """Silent; the base of the others."""
@@ -25,7 +27,7 @@ class Lines(Progress):
     """Plain lines on stderr."""
 
     def say(self, line: str, event: str = "note", **content: Any) -> None:
-        print(line, file=sys.stderr, flush=True)
+        tell(line)
 
 
 class Events(Progress):
@@ -48,14 +50,14 @@ class Events(Progress):
         self._write(event, **(content or {"text": line}))
 
     def _write(self, event: str, **content: Any) -> None:
-        print(json.dumps({"event": event, **content}, ensure_ascii=False), flush=True)
+        emit(json.dumps({"event": event, **content}))
 
 
 def progress_for(json_events: bool) -> Progress:
     """The one that suits what is on the other end."""
     if json_events:
         return Events()
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         return Lines()
     from convert.screen import Screen  # rich is loaded only where there is something to draw on
 

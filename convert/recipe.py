@@ -20,6 +20,7 @@ from typing import Any
 
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.parameters import Parameter
+from dsv4_mlx.paths import user_path
 from dsv4_mlx.quantization import AFFINE_BITS, AFFINE_GROUPS, Packing, Storage
 
 NATIVE = "native"
@@ -88,7 +89,7 @@ def read_recipe(name: str) -> Recipe:
     """A shipped recipe by name, or the one in a TOML file; UsageError says what is wrong."""
     if name == NATIVE:
         return Recipe(NATIVE, "every value as released: FP4 experts as mxfp4, FP8 as mxfp8")
-    path = _SHIPPED / f"{name}.toml" if name in SHIPPED else Path(name)
+    path = _SHIPPED / f"{name}.toml" if name in SHIPPED else user_path(name)
     if path.suffix != ".toml":
         raise UsageError(
             f"recipe is {name!r}, expected one of: {', '.join(SHIPPED)}, or a file *.toml."

@@ -1,5 +1,6 @@
-"""How far a conversion is, drawn on a terminal."""
+"""How far a conversion is, drawn on a terminal; one that is gone holds up nothing."""
 
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from convert.progress import Progress
+from dsv4_mlx.paths import printable
 
 
 class Screen(Progress):
@@ -31,13 +33,16 @@ class Screen(Progress):
 
     def begin(self, nbytes: int, done: int = 0) -> None:
         self._bar.update(self._task, total=nbytes, completed=done)
-        self._bar.start()
+        with suppress(OSError):
+            self._bar.start()
 
     def advance(self, nbytes: int) -> None:
         self._bar.advance(self._task, nbytes)
 
     def say(self, line: str, event: str = "note", **content: Any) -> None:
-        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with suppress(OSError):
+            self._bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def end(self) -> None:
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.stop()

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.system_files import is_system_file, without_system_files
 
 # The files beside the weights that a reader of the model needs, as glob patterns.
 COMPANIONS = (
@@ -67,7 +68,8 @@ def write(
             run.require_room()
         except UsageError:
             if created:
-                destination.rmdir()
+                with suppress(OSError):  # a system may have put something there already
+                    destination.rmdir()
             raise
         if run.journal.start and not resume:
             require_empty(destination)
@@ -75,8 +77,8 @@ def write(
 
 
 def require_empty(destination: Path) -> None:
-    """UsageError unless a new conversion may begin there."""
-    if not destination.is_dir() or not any(destination.iterdir()):
+    """UsageError unless a new conversion may begin there: what systems leave there is nothing."""
+    if not destination.is_dir() or not without_system_files(destination.iterdir()):
         return
     if (destination / CONVERSION_FILE).exists():
         raise UsageError(f"{destination} is not empty; delete it or give another folder.")
@@ -91,6 +93,11 @@ def require_empty(destination: Path) -> None:
 
 
 def _require_folder(destination: Path) -> None:
+    if destination.is_symlink() and not destination.exists():
+        raise UsageError(
+            f"{destination} is a link to {os.readlink(destination)}, which is not there; make that "
+            "folder or give another."
+        )
     if destination.exists() and not destination.is_dir():
         raise UsageError(f"{destination} is a file; give a folder that does not exist yet.")
 
@@ -192,7 +199,8 @@ class _Run:
     def _begin(self) -> None:
         """A new journal, or a check that the old one tells of this very conversion."""
         if not self.journal.start:
-            stray = [path.name for path in self.folder.iterdir() if path.name != JOURNAL_FILE]
+            found = without_system_files(self.folder.iterdir())
+            stray = [path.name for path in found if path.name != JOURNAL_FILE]
             if any(not name.endswith(".partial") for name in stray):
                 require_empty(self.folder)
             start = {"plan": self.plan.digest(), "source": identity(self.plan.source)}
@@ -271,7 +279,8 @@ class _Run:
 
     def _put_json(self, name: str, content: object) -> None:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        self.disk.put(self.folder / name, text.encode())
+        # Names of files may hold bytes that are no UTF-8: as JSON spells them, \udcff.
+        self.disk.put(self.folder / name, text.encode(errors="backslashreplace"))
 
     def _verify(self) -> str:
         """Reopen the result as the loader would; gives its fingerprint."""
@@ -309,7 +318,10 @@ class _Run:
 
 def _companions(source: Path) -> Iterator[Path]:
     for pattern in COMPANIONS:
-        yield from (path for path in source.glob(pattern) if path.is_file())
+        for path in source.glob(pattern):
+            names = path.relative_to(source).parts
+            if path.is_file() and not any(map(is_system_file, names)):
+                yield path
 
 
 def _index(plan: ConversionPlan) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.paths import user_path
 from dsv4_mlx.safetensors_files import TensorEntry, read_header
+from dsv4_mlx.system_files import without_system_files
 
 INDEX_FILE = "model.safetensors.index.json"
 CONVERSION_FILE = "conversion.json"
@@ -40,7 +42,7 @@ class Checkpoint:
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read config.json and all headers; CheckpointError or ConfigError says what is wrong."""
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder} is not a folder; expected one with config.json and *.safetensors files."
@@ -75,7 +77,7 @@ def _read_json(path: Path) -> dict[str, object]:
 def _read_tensors(folder: Path) -> dict[str, TensorEntry]:
     if (folder / INDEX_FILE).is_file():
         return _read_indexed(folder, _read_weight_map(folder))
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    files = _weight_files(folder, "model*.safetensors") or _weight_files(folder, "*.safetensors")
     if not files:
         _require_no_other_format(folder)
         raise CheckpointError(
@@ -95,9 +97,13 @@ def _read_tensors(folder: Path) -> dict[str, TensorEntry]:
     return tensors
 
 
+def _weight_files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(without_system_files(folder.glob(pattern)))
+
+
 def _require_no_other_format(folder: Path) -> None:
     for pattern, form in _OTHER_FORMATS.items():
-        if other := next(folder.glob(pattern), None):
+        if other := next(iter(_weight_files(folder, pattern)), None):
             raise CheckpointError(
                 f"{other.name} is {form}, expected the release's *.safetensors files; download "
                 "those."

@@ -17,6 +17,7 @@ from dsv4_mlx.errors import BackendError, CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.parameters import Parameter, ParameterPlan, Part, plan_parameters
+from dsv4_mlx.paths import utf8_spelling
 from dsv4_mlx.quantization import GROUP, SCALE_BYTES, Storage, dequantize_blocks
 from dsv4_mlx.safetensors_files import TensorEntry
 from dsv4_mlx.scales import packed_scales, row_scales
@@ -139,7 +140,8 @@ class _Reader:
     def __call__(self, entry: TensorEntry) -> mx.array:
         """The stored elements; 8-bit floats come as uint8."""
         if entry.path not in self._files:
-            tensors = mx.load(str(entry.path))
+            with utf8_spelling(entry.path) as name:
+                tensors = mx.load(name, format="safetensors")
             assert isinstance(tensors, dict)  # what a safetensors file gives
             self._files[entry.path] = tensors
         # Taken out, so that the file's table does not keep what was read alive.

@@ -1,6 +1,5 @@
 """`python -m convert` as a person meets it: exit status, one sentence, progress lines."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,15 +83,3 @@ def test_disk_errors_are_told(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("convert.app.write", fail)
     assert main([str(source), str(tmp_path / "out")]) == 1
     assert "No space left on device" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("option", ["--json", "--dry-run"])
-def test_a_reader_that_is_gone_is_no_traceback(option, source, tmp_path):
-    reading, writing = os.pipe()
-    os.close(reading)
-    command = [sys.executable, "-m", "convert", str(source), str(tmp_path / "out"), option]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=root)
-    os.close(writing)
-    assert done.returncode == 1
-    assert done.stderr == ""
