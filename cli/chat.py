@@ -377,5 +377,8 @@ class Chat:
             return
         conversation = self.branch.conversation
         use = None if conversation is None else conversation.context()
-        status = status_of(self.model, self.thinking.level, use, self._done)
+        level = self.thinking.level
+        if self.preferences.budget == 0 and level != "none":
+            level += " (budget 0)"
+        status = status_of(self.model, level, use, self._done)
         self.surface.status(replace(status, busy=busy))

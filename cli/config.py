@@ -14,6 +14,7 @@ from typing import Any, Literal
 from cli.environment import Environment, ExitStatus
 from cli.options import BACKENDS, KV_CHOICES, LEVELS
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.sampling import RANGES, Range
 
 GB = 10**9
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": GB, "TB": 10**12, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -43,6 +44,9 @@ class Config:
     thinking: str | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     max_tokens: int | None = None
     budget: int | None = None
     system: str | None = None
@@ -196,6 +200,14 @@ def _whole(least: int) -> Callable[[Any], int]:
     return read
 
 
+def _within(range_: Range) -> Callable[[Any], Any]:
+    def read(value: Any) -> float:
+        _require(value in range_)
+        return value if range_.whole else float(value)
+
+    return read
+
+
 def _size(value: Any) -> int:
     """Bytes of a text like `20 GB`."""
     number, _, unit = _text(value).strip().partition(" ")
@@ -207,6 +219,11 @@ def _size(value: Any) -> int:
 
 def _folder(value: object) -> Path | None:
     return Path(_text(value)).expanduser() if value != "" else None
+
+
+def _sampled(name: str, help_: str) -> Setting:
+    expected = f"auto or {RANGES[name]}"
+    return Setting(name, '"auto"', help_, expected, _none_for("auto", _within(RANGES[name])))
 
 
 _A_SIZE = 'a size like "20 GB" or "512 MiB"'
@@ -222,11 +239,13 @@ SETTINGS = (
     Setting("thinking", '"auto"', f"Thinking level: {', '.join(LEVELS)}, as far as the checkpoint"
             " has it; auto is its default.", f"auto, {', '.join(LEVELS)}",
             _none_for("auto", _one_of(*LEVELS))),
-    Setting("temperature", '"auto"', "Sampling temperature, 0 is greedy; auto is what the"
-            " checkpoint says.", "auto or a number from 0 on", _none_for("auto", _at_least(0))),
-    Setting("top_p", '"auto"', "Share of the likeliest tokens to draw from; auto is what the"
-            " checkpoint says.", "auto or a number above 0, at most 1",
-            _none_for("auto", _at_least(0, 1, above=True))),
+    _sampled("temperature", "Sampling temperature, 0 is greedy; auto is what the checkpoint says."),
+    _sampled("top_p", "Share of the likeliest tokens to draw from; auto is what the checkpoint"
+             " says."),
+    _sampled("min_p", "How likely a token must be to be drawn, the likeliest being 1."),
+    _sampled("top_k", "How many of the likeliest tokens to draw from; 0 is all of them."),
+    _sampled("repetition_penalty", "Above 1, what was said already, the prompt's words too, becomes"
+             " less likely."),
     Setting("max_tokens", '"unlimited"', "Longest reply in tokens, reasoning included.",
             "unlimited or a whole number from 1 on", _none_for("unlimited", _whole(1))),
     Setting("budget", '"unlimited"', "Most tokens of reasoning before an answer.",

@@ -71,9 +71,31 @@ disk that is full end with status 1.
 """
 
 
+_SAMPLING = """\
+## How answers are drawn
+
+The settings have transformers' names and meanings; `auto` is what the checkpoint's
+`generation_config.json` says, else temperature 1 and no filter. What acts on the next token, in
+this order:
+
+1. `repetition_penalty`: a score above 0 is divided by it and one below multiplied, once for every
+   token that the model has read or said in this conversation, instructions, questions and files
+   among them. 1 changes nothing, and little above it, such as 1.05, is much. What `/undo` takes
+   back does not count.
+2. `top_p` leaves the fewest of the likeliest tokens whose shares reach it.
+3. `min_p` leaves those at least so likely, the likeliest being 1.
+4. `top_k` leaves the so many likeliest; 0 is all. Equals of the last one that stays, stay too.
+5. `temperature` flattens or sharpens what is left; at 0 the likeliest token is taken.
+
+The likeliest token always stays. The order of the filters is mlx-lm's, and each share is of the
+whole distribution. With `--seed` an answer repeats. A reasoning budget of 0 is no reasoning, as
+with `--think none`.
+"""
+
+
 def page() -> str:
     """The whole page."""
-    sections = [_HEAD, _keys(), _commands(), _KEPT, _ONCE, _options(), _settings()]
+    sections = [_HEAD, _keys(), _commands(), _KEPT, _ONCE, _SAMPLING, _options(), _settings()]
     return "\n".join(sections)
 
 

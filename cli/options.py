@@ -1,7 +1,6 @@
 """The command line of `dsv4-chat`: parsing, checking, help."""
 
 import argparse
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import IO, Literal, NoReturn
 
 from cli.environment import Environment
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.sampling import RANGES, Range
 
 _USAGE = "dsv4-chat [options] [-p TEXT] [@FILE ...] | doctor | config"
 _DESCRIPTION = """\
@@ -36,6 +36,14 @@ LEVELS = ("none", "low", "high", "max")
 EFFORT_TABLES = ("auto", "2026-04", "2026-07-31")
 BACKENDS = ("auto", "metal", "cuda", "cpu")
 KV_CHOICES = ("compact", "bf16")
+
+_SAMPLING = (
+    ("--temp", "temperature", "T", "0 is greedy"),
+    ("--top-p", "top_p", "P", "share of the likeliest tokens to draw from"),
+    ("--min-p", "min_p", "P", "only tokens so likely, the likeliest being 1"),
+    ("--top-k", "top_k", "K", "only the K likeliest tokens; 0 is all"),
+    ("--repetition-penalty", "repetition_penalty", "R", "above 1 avoids what was said"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,9 @@ class Options:
     theme: str | None = None
     reasoning: str | None = None
     path: bool = False
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     words: tuple[str, ...] = ()
     """A subcommand, or files to attach."""
 
@@ -145,8 +156,8 @@ def _parser(environment: Environment) -> _Parser:
         help="meaning of the levels; auto reads it off the checkpoint",
     )
     add("--max-tokens", type=_whole(1), metavar="N", help="longest reply, reasoning included")
-    add("--temp", dest="temperature", type=_number(0, None), metavar="T", help="0 is greedy")
-    add("--top-p", type=_number(None, 1), metavar="P", help="above 0, at most 1")
+    for option, name, metavar, meaning in _SAMPLING:
+        add(option, dest=name, type=_within(RANGES[name]), metavar=metavar, help=meaning)
     add("--seed", type=_whole(0), metavar="N", help="makes sampling repeatable")
     add("--backend", choices=BACKENDS, help="where the model runs")
     add(
@@ -169,7 +180,7 @@ def _parser(environment: Environment) -> _Parser:
         help="go on with a conversation, by name or id; /sessions lists them",
     )
     add("--no-save", dest="keep", action="store_false", help="keep nothing of this run")
-    add("--budget", type=_whole(1), metavar="N", help="reasoning tokens before it must answer")
+    add("--budget", type=_whole(0), metavar="N", help="reasoning tokens before it must answer")
     add("--tools", action=argparse.BooleanOptionalAction, help="let the model use tools")
     add("--engine", metavar="fake:FILE", help="answers from a script instead of a model")
     add("--no-stream", dest="stream", action="store_false", help="print the answer when complete")
@@ -196,20 +207,12 @@ def _whole(minimum: int) -> Callable[[str], int]:
     return convert
 
 
-def _number(minimum: float | None, maximum: float | None) -> Callable[[str], float]:
-    """From `minimum` on, or above zero when it is None, up to `maximum`."""
-
+def _within(range_: Range) -> Callable[[str], float]:
     def convert(text: str) -> float:
         try:
-            value = float(text)
+            return range_.read(text)
         except ValueError:
-            value = math.nan
-        low_enough = value > 0 if minimum is None else value >= minimum
-        if not (math.isfinite(value) and low_enough and (maximum is None or value <= maximum)):
-            wanted = "a number above 0" if minimum is None else f"a number from {minimum:g} on"
-            most = "" if maximum is None else f", at most {maximum:g}"
-            raise argparse.ArgumentTypeError(f"expected {wanted}{most}, found {text!r}")
-        return value
+            raise argparse.ArgumentTypeError(f"expected {range_}, found {text!r}") from None
 
     return convert
 

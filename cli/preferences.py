@@ -9,6 +9,7 @@ from cli.options import Options
 from dsv4_mlx.chat.conversation import Sampling
 from dsv4_mlx.chat.settings import ChatSettings
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.sampling import RANGES, Range
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,15 @@ class Preferences:
     max_tokens: int | None = None
     budget: int | None = None
     tools: bool = False
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
 
     @classmethod
     def configured(cls, config: Config) -> "Preferences":
         """What the configuration file says."""
-        return cls(
-            config.thinking,
-            config.system,
-            config.temperature,
-            config.top_p,
-            max_tokens=config.max_tokens,
-            budget=config.budget,
-            tools=config.tools,
-        )
+        said = {name: getattr(config, name) for name in asdict(cls()) if hasattr(config, name)}
+        return cls(**said | {"think": config.thinking})
 
     def given(self, options: Options) -> "Preferences":
         """These, with what a command line says in their place."""
@@ -65,11 +62,9 @@ class Preferences:
 
     def sampling(self, settings: ChatSettings) -> Sampling:
         """How tokens are drawn with a checkpoint's settings behind these."""
-        return Sampling(
-            settings.temperature if self.temperature is None else self.temperature,
-            settings.top_p if self.top_p is None else self.top_p,
-            self.seed,
-        )
+        said = {name: getattr(self, name) for name in RANGES}
+        chosen = {name: value for name, value in said.items() if value is not None}
+        return replace(settings.sampling, seed=self.seed, **chosen)
 
 
 def _fits(name: str, value: object) -> bool:
@@ -77,12 +72,4 @@ def _fits(name: str, value: object) -> bool:
         return isinstance(value, str)
     if name == "tools":
         return isinstance(value, bool)
-    if isinstance(value, bool):
-        return False
-    match name:
-        case "temperature":
-            return isinstance(value, int | float) and 0 <= value <= 100
-        case "top_p":
-            return isinstance(value, int | float) and 0 < value <= 1
-        case _:
-            return isinstance(value, int) and 0 <= value < 1 << 63
+    return value in RANGES.get(name, Range(0, whole=True))

@@ -13,7 +13,16 @@ import mlx.core as mx
 
 from dsv4_mlx import session_file
 from dsv4_mlx.errors import CacheError, PromptError, UsageError
-from dsv4_mlx.generation import FinishReason, Sampler, Token, make_sampler
+from dsv4_mlx.generation import (
+    FinishReason,
+    RepetitionPenalty,
+    Sampler,
+    Steer,
+    Token,
+    make_penalty,
+    make_sampler,
+    steered,
+)
 from dsv4_mlx.prompt_cache import CacheSnapshot, PromptCache
 from dsv4_mlx.session_file import SavedSession
 
@@ -24,8 +33,6 @@ if TYPE_CHECKING:
 Cache = list[Any]
 OnProgress = Callable[[int, int], None]
 """Called with (tokens read, tokens to read); tokens the timeline already held are not counted."""
-Steer = Callable[[], int | None]
-"""Asked before each token is drawn; a token id is taken instead of drawing one."""
 SAVED_PLACE_BYTES = 1 << 28
 _CLEAR_EVERY = 256
 
@@ -117,6 +124,8 @@ class Session:
         top_p: float = 1.0,
         min_p: float = 0.0,
         seed: int | None = None,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
         sampler: Sampler | None = None,
         stop_ids: Collection[int] | None = None,
         cancel: "Flag | None" = None,
@@ -125,19 +134,21 @@ class Session:
         """Generate up to ``max_tokens`` tokens, by default until EOS or the end of the context.
 
         A stop token is yielded too, as the last one. Closing the iterator or setting ``cancel``
-        leaves the timeline exactly at the tokens yielded. ``sampler`` takes the place of the
-        sampling options, and a token that ``steer`` gives takes the place of a draw. PromptError
-        when there is no prompt yet.
+        leaves the timeline exactly at the tokens yielded. The penalty counts the tokens of the
+        timeline, the prompt's too. ``sampler`` takes the place of the other sampling options, and a
+        token that ``steer`` gives takes the place of a draw. PromptError when there is no prompt
+        yet.
         """
-        sampler = sampler or make_sampler(temperature, top_p, min_p, seed)
+        sampler = sampler or make_sampler(temperature, top_p, min_p, seed, top_k)
+        sampler = steered(sampler, steer)
         stops = {self.engine.config.eos_token_id} if stop_ids is None else set(stop_ids)
         if max_tokens is not None and max_tokens < 0:
             raise UsageError(f"max_tokens must be 0 or more, got {max_tokens}.")
         if not self._tokens:
             raise PromptError("There is no prompt to continue; sync one first.")
         self._edition += 1
-        sampler = sampler if steer is None else _steered(sampler, steer)
-        return self._generate(max_tokens, sampler, stops, cancel, self._edition)
+        penalty = make_penalty(repetition_penalty, self._tokens)
+        return self._generate(max_tokens, sampler, penalty, stops, cancel, self._edition)
 
     def rewind(self, offset: int) -> int:
         """Shorten the timeline to ``offset`` tokens without reading anything; where it stands then.
@@ -308,6 +319,7 @@ class Session:
         self,
         max_tokens: int | None,
         sampler: Sampler,
+        penalty: RepetitionPenalty | None,
         stops: set[int],
         cancel: "Flag | None",
         edition: int,
@@ -321,7 +333,7 @@ class Session:
                 return
             if edition != self._edition:
                 raise UsageError("This stream has ended: its session has moved on since.")
-            token, logprob = self._step(sampler)
+            token, logprob = self._step(sampler, penalty)
             finish = _finish(token in stops, number == limit)
             yield Token(token, logprob, finish)
             if finish is not None:
@@ -329,12 +341,12 @@ class Session:
             if number % _CLEAR_EVERY == 0:
                 mx.clear_cache()
 
-    def _step(self, sampler: Sampler) -> tuple[int, float]:
+    def _step(self, sampler: Sampler, penalty: RepetitionPenalty | None) -> tuple[int, float]:
         """Draw a token and start on the one behind it; the timeline ends at the drawn one."""
         assert self._logits is not None
         try:
             logprobs = self._logits - mx.logsumexp(self._logits)
-            drawn = sampler(logprobs)
+            drawn = sampler(logprobs) if penalty is None else penalty.draw(self._logits, sampler)
             chosen = logprobs[drawn]
             # Evaluated for themselves: one evaluation is waited for as a whole, and the token must
             # not wait for the step behind it, which computes while the caller shows this token.
@@ -357,16 +369,6 @@ class Session:
     def _arrays(self) -> list[mx.array]:
         """Every array of the state that has to be evaluated."""
         return self.engine.caches.evaluated(self._cache)
-
-
-def _steered(sampler: Sampler, steer: Steer) -> Sampler:
-    """``sampler``, but for the tokens that ``steer`` decides."""
-
-    def draw(logprobs: mx.array) -> mx.array:
-        token = steer()
-        return sampler(logprobs) if token is None else mx.array(token)
-
-    return draw
 
 
 def _finish(stopped: bool, full: bool) -> FinishReason | None:

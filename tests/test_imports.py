@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("metal_kernels", "dsv4_mlx", "convert", "cli")
 BY_HAND = {"mlx_lm", "transformers", "torch"}
-# What the terminal may know of the model: its engine and sessions, its text, its errors; and the
-# engine that follows a script.
+# What the terminal may know of the model: its engine and sessions, its settings of sampling, its
+# text, its errors; and the engine that follows a script.
 CLI_SEES = (
     "about",
     "chat",
@@ -24,6 +24,7 @@ CLI_SEES = (
     "file_systems",
     "loading",
     "machines",
+    "sampling",
     "testing",
     "tokenizer",
     "weight_bytes",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from cli.commands.command import Command, number, whole
 from cli.options import REASONING
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.sampling import RANGES
 
 if TYPE_CHECKING:
     from cli.chat import Chat
@@ -17,15 +18,20 @@ def _think(chat: "Chat", argument: str) -> None:
         chat.note(chat.models.max_level_note(chat.model))
     levels = ", ".join(chat.model.settings.levels)
     chat.note(f"thinking level {chat.thinking.level}; levels: {levels}")
+    if chat.preferences.budget == 0 and chat.thinking.level != "none":
+        chat.note("the reasoning budget is 0, so there is none; /budget off lifts it")
 
 
 def _budget(chat: "Chat", argument: str) -> None:
     if argument:
-        chat.set("budget", None if argument == "off" else whole(argument, "budget"))
-    budget = chat.preferences.budget
-    chat.note(
-        "no limit on reasoning" if budget is None else f"reasoning ends near {budget:,} tokens"
-    )
+        chat.set("budget", None if argument == "off" else whole(argument, "budget", least=0))
+    chat.note(_budget_words(chat.preferences.budget))
+
+
+def _budget_words(budget: int | None) -> str:
+    if budget == 0:
+        return "no reasoning: its budget is 0"
+    return "no limit on reasoning" if budget is None else f"reasoning ends near {budget:,} tokens"
 
 
 def _reasoning(chat: "Chat", argument: str) -> None:
@@ -42,20 +48,27 @@ def _system(chat: "Chat", argument: str) -> None:
     chat.note("no system message" if system is None else f"system message: {system}")
 
 
-def _temperature(chat: "Chat", argument: str) -> None:
-    if argument:
-        chat.set("temperature", number(argument, "temp", least=0, most=100))
-    value = chat.sampling.temperature
-    chat.note(f"temperature {value:g}" + (": always the likeliest token" if value == 0 else ""))
+def _sampled(command: str, summary: str, letter: str, words: str, name: str = "") -> Command:
+    """The command of one number of sampling; `auto` takes the checkpoint's again."""
+    name = name or command
+
+    def action(chat: "Chat", argument: str) -> None:
+        if argument:
+            value = None if argument == "auto" else number(argument, command, RANGES[name])
+            chat.set(name, value)
+        found = getattr(chat.sampling, name)
+        meaning = _MEANINGS.get((name, found), "")
+        chat.note(f"{words} {found:g}" + (f": {meaning}" if meaning else ""))
+
+    return Command(command, f"[{letter}|auto]", summary, action, lambda chat: ("auto",))
 
 
-def _top_p(chat: "Chat", argument: str) -> None:
-    if argument:
-        value = number(argument, "top_p", least=0, most=1)
-        if value == 0:
-            raise UsageError("/top_p takes a number above 0 and at most 1, got 0.")
-        chat.set("top_p", value)
-    chat.note(f"top-p {chat.sampling.top_p:g}")
+_MEANINGS = {
+    ("temperature", 0): "always the likeliest token",
+    ("top_k", 0): "no limit",
+    ("min_p", 0): "no limit",
+    ("repetition_penalty", 1): "none",
+}
 
 
 def _seed(chat: "Chat", argument: str) -> None:
@@ -98,8 +111,17 @@ COMMANDS = (
         lambda chat: REASONING,
     ),
     Command("system", "[TEXT|off]", "show or set the system message", _system),
-    Command("temp", "[T]", "sampling temperature; 0 is greedy", _temperature),
-    Command("top_p", "[P]", "sample from the likeliest tokens that reach P", _top_p),
+    _sampled("temp", "sampling temperature; 0 is greedy", "T", "temperature", "temperature"),
+    _sampled("top_p", "sample from the likeliest tokens that reach P", "P", "top-p"),
+    _sampled("min_p", "drop tokens below P times the likeliest", "P", "min-p"),
+    _sampled("top_k", "sample from the K likeliest tokens; 0 is all", "K", "top-k"),
+    _sampled(
+        "penalty",
+        "above 1 avoids what was said already",
+        "R",
+        "repetition penalty",
+        "repetition_penalty",
+    ),
     Command("seed", "[N|off]", "make sampling repeatable", _seed),
     Command("max", "[N|off]", "longest answer in tokens, reasoning included", _max),
     Command("tools", "[on|off]", "let the model use tools", _tools, lambda chat: ("on", "off")),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.sampling import Range
 
 if TYPE_CHECKING:
     from cli.chat import Chat
@@ -30,15 +31,12 @@ class Command:
         return f"/{self.name} {self.argument}".rstrip()
 
 
-def number(text: str, name: str, *, least: float, most: float) -> float:
+def number(text: str, name: str, range_: Range) -> float:
     """`text` as a number in a range; UsageError with the range."""
     try:
-        value = float(text)
+        return range_.read(text)
     except ValueError:
-        value = float("nan")
-    if not least <= value <= most:
-        raise UsageError(f"/{name} takes a number from {least:g} to {most:g}, got {text!r}.")
-    return value
+        raise UsageError(f"/{name} takes {range_}, got {text!r}.") from None
 
 
 def whole(text: str, name: str, *, least: int = 1) -> int:

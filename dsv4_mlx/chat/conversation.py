@@ -90,7 +90,8 @@ class Conversation:
         prefixes: Prefixes | None = None,
         submit: Submit | None = None,
     ) -> None:
-        """`max_tokens` bounds one reply, reasoning included, and `budget` its reasoning.
+        """`max_tokens` bounds one reply, reasoning included, and `budget` its reasoning; a budget
+        of 0 is no reasoning, as without thinking.
 
         `tools` are definitions as OpenAI's interface takes them.
         """
@@ -241,8 +242,10 @@ class Conversation:
         job.result()
 
     def _manner(self) -> Manner:
+        # Without reasoning the release writes another prompt than with reasoning cut to nothing.
+        thinking = Thinking("chat") if self.budget == 0 else self.thinking
         return Manner(
-            self.thinking,
+            thinking,
             self.system,
             tuple(self.tools),
             self.sampling,

@@ -7,7 +7,7 @@ What the session holds need not match: it reads what is missing and goes back wh
 import time
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING
@@ -184,15 +184,13 @@ class Dialogue:
         return session, read
 
     def _generate(self, session: "Session", reply: Reply, manner: Manner, cancelled: Flag) -> None:
-        seed, self._answers = manner.sampling.seed, self._answers + 1
-        stream = session.stream(
-            manner.max_tokens,
-            temperature=manner.sampling.temperature,
-            top_p=manner.sampling.top_p,
+        sampling, luck = manner.sampling, self._answers
+        self._answers += 1
+        if sampling.seed is not None:
             # Another seed for every answer, or each would begin with the same luck.
-            seed=None if seed is None else seed + self._answers - 1,
-            cancel=cancelled,
-            steer=reply.steer,
+            sampling = replace(sampling, seed=sampling.seed + luck)
+        stream = session.stream(
+            manner.max_tokens, **asdict(sampling), cancel=cancelled, steer=reply.steer
         )
         reply.write(stream)
 

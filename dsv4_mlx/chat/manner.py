@@ -5,15 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsv4_mlx.chat.settings import Thinking
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. Temperature 0 is greedy; None is a new seed every time."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int | None = None
+from dsv4_mlx.sampling import Sampling
 
 
 @dataclass(frozen=True)

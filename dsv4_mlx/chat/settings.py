@@ -1,13 +1,15 @@
 """What a checkpoint folder says about chatting with it: thinking levels, context, sampling."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from dsv4_mlx.chat.effort import EffortTable, ThinkingMode, detect_effort_table, effort_levels
+from dsv4_mlx.chat.generation_config import sampling_of
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.sampling import Sampling
 
 MAX_LEVEL_CONTEXT: Final = 384 * 1024
 """Tokens of context that the model card asks for at level max."""
@@ -51,8 +53,7 @@ class ChatSettings:
 
     effort_table: EffortTable
     context: int  # tokens, prompt and reply together
-    temperature: float = 1.0
-    top_p: float = 1.0
+    sampling: Sampling = field(default=Sampling())
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -87,22 +88,10 @@ def read_settings(folder: Path, effort_table: EffortTable | None = None) -> Chat
     Raises CheckpointError or ConfigError when there is no readable DeepSeek-V4 config.json.
     """
     config = DeepseekV4Config.from_dict(_read_json(folder / "config.json"))
-    temperature, top_p = _sampling(folder / "generation_config.json")
+    path = folder / "generation_config.json"
+    sampling = sampling_of(_read_json(path) if path.is_file() else {}, path)
     table = effort_table or detect_effort_table(folder)
-    return ChatSettings(table, config.max_position_embeddings, temperature, top_p)
-
-
-def _sampling(path: Path) -> tuple[float, float]:
-    """Temperature and top-p; 1.0 and 1.0, as the model card says, where the file is silent."""
-    stored = _read_json(path) if path.is_file() else {}
-    temperature = 0.0 if stored.get("do_sample") is False else stored.get("temperature", 1.0)
-    return _number(path, "temperature", temperature), _number(path, "top_p", stored.get("top_p", 1))
-
-
-def _number(path: Path, name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(f"{path}: {name} must be a number and is {value!r}; correct it.")
-    return float(value)
+    return ChatSettings(table, config.max_position_embeddings, sampling)
 
 
 def _read_json(path: Path) -> dict[str, object]:

@@ -76,12 +76,17 @@ def test_reasoning_without_an_end_is_closed_hard(tokenizer: Tokenizer) -> None:
     assert reasoning_tokens(tokenizer, events) == done.usage.reasoning_tokens == 72
 
 
-def test_a_budget_of_nothing_skips_reasoning(tokenizer: Tokenizer) -> None:
+def test_a_budget_of_nothing_is_no_thinking(tokenizer: Tokenizer) -> None:
     conversation = talk(tokenizer, LONG, thinking=THINKING, budget=0, max_tokens=20)
     events, done = answer(conversation, "go")
-    assert events[0] == BudgetReached("soft", 0)
-    assert isinstance(events[1], TextDelta)
+    assert all(isinstance(event, TextDelta) for event in events)
     assert (done.usage.reasoning_tokens, done.usage.completion_tokens) == (0, 20)
+    unthinking = talk(tokenizer, LONG, thinking=CHAT, max_tokens=20)
+    assert answer(unthinking, "go")[0] == events
+    timelines = [one._dialogue._session.tokens for one in (conversation, unthinking)]
+    assert timelines[0] == timelines[1]
+    conversation.budget = None
+    assert any(isinstance(event, ReasoningDelta) for event in answer(conversation, "on")[0])
 
 
 def test_reasoning_that_ends_by_itself_is_left_alone(tokenizer: Tokenizer) -> None:

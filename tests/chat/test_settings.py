@@ -6,6 +6,7 @@ import pytest
 
 from dsv4_mlx.chat.settings import ChatSettings, Thinking, read_settings, thinking_at
 from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
+from dsv4_mlx.sampling import RANGES, Sampling
 from tests.cli.scripted import write_chat_folder
 
 
@@ -15,26 +16,40 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_context_is_the_models(folder: Path) -> None:
-    assert read_settings(folder) == ChatSettings("2026-04", 8192, 0.0, 1.0)
+    assert read_settings(folder) == ChatSettings("2026-04", 8192, Sampling(0.0))
 
 
 @pytest.mark.parametrize(
-    ("stored", "temperature", "top_p"),
+    ("stored", "sampling"),
     [
-        (None, 1.0, 1.0),
-        ("{}", 1.0, 1.0),
-        ('{"do_sample": true, "temperature": 0.6, "top_p": 0.95}', 0.6, 0.95),
-        ('{"do_sample": false, "temperature": 0.6}', 0.0, 1.0),
+        (None, Sampling(1.0, 1.0)),
+        ("{}", Sampling(1.0, 1.0)),
+        ('{"do_sample": true, "temperature": 0.6, "top_p": 0.95}', Sampling(0.6, 0.95)),
+        ('{"do_sample": false, "temperature": 0.6}', Sampling(0.0)),
+        ('{"top_k": 20, "min_p": 0.1}', Sampling(top_k=20, min_p=0.1)),
+        ('{"repetition_penalty": 1.05, "temperature": 1}', Sampling(repetition_penalty=1.05)),
+        ('{"top_k": -1, "min_p": null, "repetition_penalty": null}', Sampling()),
+        ('{"top_k": 40.0, "temperature": null, "top_p": null}', Sampling(top_k=40)),
     ],
 )
 def test_sampling_comes_from_the_generation_config(
-    folder: Path, stored: str | None, temperature: float, top_p: float
+    folder: Path, stored: str | None, sampling: Sampling
 ) -> None:
     (folder / "generation_config.json").unlink()
     if stored is not None:
         (folder / "generation_config.json").write_text(stored, encoding="utf-8")
-    settings = read_settings(folder)
-    assert (settings.temperature, settings.top_p) == (temperature, top_p)
+    assert read_settings(folder).sampling == sampling
+
+
+@pytest.mark.parametrize("found", ["-0.5", '"much"', "true", "[]", "NaN", "-Infinity", "1e999"])
+@pytest.mark.parametrize("name", list(RANGES))
+def test_sampling_out_of_range_is_named(folder: Path, name: str, found: str) -> None:
+    file = folder / "generation_config.json"
+    file.write_text(f'{{"{name}": {found}}}', encoding="utf-8")
+    with pytest.raises(CheckpointError) as refusal:
+        read_settings(folder)
+    assert str(refusal.value).startswith(f"{file}: ")
+    assert name in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +57,11 @@ def test_sampling_comes_from_the_generation_config(
     [
         ("generation_config.json", "[]", "holds a list, expected an object"),
         ("generation_config.json", "{", "is not valid JSON"),
-        ("generation_config.json", '{"top_p": "most"}', "top_p must be a number and is 'most'"),
+        (
+            "generation_config.json",
+            '{"top_p": "most"}',
+            "top_p must be a number above 0, at most 1 and is 'most'",
+        ),
         ("config.json", "nonsense", "is not valid JSON"),
     ],
 )

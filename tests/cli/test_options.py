@@ -20,11 +20,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_option_has_its_place() -> None:
     line = (
         "--model m -p hi --system s --think low --effort-table 2026-07-31 --max-tokens 9 "
-        "--temp 0.5 --top-p 0.9 --seed 3 --backend cpu --kv bf16 --json --version"
+        "--temp 0.5 --top-p 0.9 --seed 3 --backend cpu --kv bf16 --json --version "
+        "--top-k 40 --min-p 0.05 --repetition-penalty 1.1 --budget 0"
     )
     assert parse(line.split(), Environment()) == Options(
-        Path("m"), "hi", "s", "low", "2026-07-31", 9, 0.5, 0.9, 3, "cpu", "bf16", True, True
-    )
+        Path("m"), "hi", "s", "low", "2026-07-31", 9, 0.5, 0.9, 3, "cpu", "bf16", True, True,
+        top_k=40, min_p=0.05, repetition_penalty=1.1, budget=0,
+    )  # fmt: skip
     assert parse([], Environment()) == Options()
 
 
@@ -38,6 +40,13 @@ def test_every_option_has_its_place() -> None:
         ("--temp nan", "argument --temp: expected a number from 0 on, found 'nan'"),
         ("--top-p 0", "argument --top-p: expected a number above 0, at most 1, found '0'"),
         ("--top-p 1.5", "argument --top-p: expected a number above 0, at most 1, found '1.5'"),
+        ("--top-p 1e-400", "argument --top-p: expected a number above 0, at most 1"),
+        ("--top-k -1", "argument --top-k: expected a whole number from 0 on, found '-1'"),
+        ("--top-k 1.5", "argument --top-k: expected a whole number from 0 on, found '1.5'"),
+        ("--min-p 1.1", "argument --min-p: expected a number from 0 to 1, found '1.1'"),
+        ("--repetition-penalty 0", "expected a number above 0, found '0'"),
+        ("--repetition-penalty inf", "expected a number above 0, found 'inf'"),
+        ("--temp inf", "argument --temp: expected a number from 0 on, found 'inf'"),
         ("--backend tpu", "argument --backend: invalid choice: 'tpu'"),
         ("--sys x", "unrecognized arguments: --sys"),
         ("hello", "expected @FILE, doctor or config, found 'hello'"),

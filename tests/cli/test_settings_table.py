@@ -1,0 +1,80 @@
+"""Every setting of a conversation can be given everywhere, or there is a reason why not."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from cli.commands import COMMANDS, GROUPS
+from cli.config import SETTINGS, Config, parsed
+from cli.environment import Environment
+from cli.options import Options, help_text, parse
+from cli.preferences import Preferences
+from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.sampling import RANGES, Sampling
+from tests.cli.test_config import FILE
+
+PLACES = {
+    # preference: (key of the configuration, option, command)
+    "think": ("thinking", "--think", "think"),
+    "system": ("system", "--system", "system"),
+    "temperature": ("temperature", "--temp", "temp"),
+    "top_p": ("top_p", "--top-p", "top_p"),
+    "min_p": ("min_p", "--min-p", "min_p"),
+    "top_k": ("top_k", "--top-k", "top_k"),
+    "repetition_penalty": ("repetition_penalty", "--repetition-penalty", "penalty"),
+    "seed": (None, "--seed", "seed"),  # one for all conversations would make them all alike
+    "max_tokens": ("max_tokens", "--max-tokens", "max"),
+    "budget": ("budget", "--budget", "budget"),
+    "tools": ("tools", "--tools", "tools"),
+}
+SHOWN_ONLY = {"reasoning"}
+"""Commands about answers that change how they look, which no conversation keeps."""
+
+VALUES = {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "top_k": 7, "repetition_penalty": 1.1}
+
+
+def test_every_preference_has_its_row() -> None:
+    assert set(PLACES) == {field.name for field in fields(Preferences)}
+
+
+@pytest.mark.parametrize("name", list(PLACES))
+def test_a_setting_has_a_key_an_option_and_a_command(name: str) -> None:
+    key, option, command = PLACES[name]
+    known = {setting.key: setting.field for setting in SETTINGS}
+    assert key is None or (known[key] == key and hasattr(Config(), key))
+    assert f"  {option}" in help_text(Environment()) and hasattr(Options(), name)
+    assert command in COMMANDS
+
+
+def test_no_command_about_answers_is_left_out() -> None:
+    rows = {command for _, _, command in PLACES.values()}
+    assert {command.name for command in GROUPS["Answers"]} == rows | SHOWN_ONLY
+
+
+def test_the_ranges_are_those_of_sampling() -> None:
+    named = {field.name for field in fields(Sampling)}
+    assert set(RANGES) == named - {"seed"} == set(VALUES)
+    assert all(getattr(Sampling(), name) in RANGES[name] for name in RANGES)
+
+
+@pytest.mark.parametrize("name", list(VALUES))
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_checkpoint(name: str) -> None:
+    checkpoint = ChatSettings("2026-04", 4096, replace(Sampling(), **{name: VALUES[name]}))
+    silent = Preferences.configured(Config())
+    assert getattr(silent.sampling(checkpoint), name) == VALUES[name]
+    lower = replace(Sampling(), **{name: 1})
+    written = Preferences.configured(parsed(f"{name} = 1", FILE))
+    assert written.sampling(checkpoint) == lower
+    options = parse([PLACES[name][1], str(VALUES[name])], Environment())
+    assert (
+        getattr(written.given(options).sampling(ChatSettings("2026-04", 4096)), name)
+        == VALUES[name]
+    )
+
+
+@pytest.mark.parametrize("name", list(VALUES))
+def test_a_kept_value_comes_back_and_one_that_does_not_fit_is_left(name: str) -> None:
+    saved = replace(Preferences(), **{name: VALUES[name]}).as_record()
+    assert getattr(Preferences().kept(saved), name) == VALUES[name]
+    for wrong in (-1, "1", True, float("nan"), float("inf"), 10**400, [1]):
+        assert getattr(Preferences().kept({name: wrong}), name) is None
