@@ -32,7 +32,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from tests import extras
 from tests.kernels import nvrtc
+from tests.metalhost import ToolchainError, toolchain
 
 GOLDEN = Path(__file__).parent / "golden"
 LEFT_OUT: Counter[str] = Counter()
@@ -107,6 +109,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for group, reason in reasons.items():
             if item.get_closest_marker(group):
                 item.add_marker(pytest.mark.skip(reason=f"{group}: {reason}"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    for marker in item.iter_markers("needs"):
+        if extras.wanted(marker.args[0]):
+            _aloud(item, marker.args[0])
+    return (yield)
+
+
+def _aloud(item: pytest.Item, extra: str) -> None:
+    """Install an extra, before the time limit of a test begins, so that a person sees it."""
+    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+    with item.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        reporter.write_line("")
+        reporter.write_line(extras.announcement(extra))
+        extras.install(extra)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    return (yield from _where_texts_run())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    return (yield from _where_texts_run())
+
+
+def _where_texts_run() -> Iterator[None]:
+    """Metal texts run on some machines alone; elsewhere a test that meets one is skipped."""
+    try:
+        return (yield)
+    except ToolchainError:
+        if reason := toolchain.unsupported():
+            pytest.skip(reason)
+        raise
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -18,6 +18,8 @@ from tests.kernels import float64_kernels as twins
 from tests.kernels.float64_kernels import Rounding, float64
 from tests.kernels.host import assert_text_matches
 
+pytestmark = pytest.mark.needs("metalhost")
+
 PAGE = Path(__file__).parents[2] / "docs" / "add_a_kernel.md"
 NAME = "scale_rows"
 FIRST_LINES = {

@@ -9,6 +9,8 @@ from metal_kernels.embed_streams import KERNEL
 from tests.kernels.host import assert_text_matches, host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
+pytestmark = pytest.mark.needs("metalhost")
+
 SIZES = pairwise(
     B=[1, 3],
     S=[1, 7, 128],

@@ -9,6 +9,8 @@ from metal_kernels.registry import kernels
 from tests.kernels.host import assert_text_matches, host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
+pytestmark = pytest.mark.needs("metalhost")
+
 SWIGLU, EXPERT_SUM = kernels()["swiglu"], kernels()["expert_sum"]
 SWIGLU_SIZES = pairwise(
     R=[1, 3, 7, 128],

@@ -10,6 +10,8 @@ from metal_kernels import formats
 from metal_kernels.sources import ROOT
 from tests.metalhost import checking, metal_kernel
 
+pytestmark = pytest.mark.needs("metalhost")
+
 HEADER = (ROOT / "formats.metal").read_text(encoding="utf-8")
 LATENTS = [(512, 64), (192, 64), (64, 64), (160, 32), (66, 2), (100, 36)]
 KEYS = [32, 64, 128]

@@ -15,6 +15,8 @@ from tests.kernels.compare import assert_matches
 from tests.kernels.host import host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
+pytestmark = pytest.mark.needs("metalhost")
+
 SEEDS = range(5)
 NAMES = ("hc_pre", "hc_post", "hc_post_pre", "hc_head")
 Arguments = dict[str, Any]

@@ -12,6 +12,8 @@ from tests.kernels import host
 from tests.kernels.host import host_plan
 from tests.metalhost import MetalHostError
 
+pytestmark = pytest.mark.needs("metalhost")
+
 TEXT = "dense_matvec"
 
 

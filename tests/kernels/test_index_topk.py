@@ -16,6 +16,8 @@ from tests.kernels.compare import assert_matches
 from tests.kernels.host import host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
+pytestmark = pytest.mark.needs("metalhost")
+
 INFINITE, NAN = float("inf"), float("nan")
 STORAGES = ("float32", "bfloat16", "compact")
 CASES = [pytest.param(case, id=case.id) for case in KERNEL.cases]

@@ -16,6 +16,8 @@ from metal_kernels.contract import Case, ContractError, Kernel
 from metal_kernels.registry import NAMES, bind, kernels
 from tests.kernels.host import assert_text_matches
 
+pytestmark = pytest.mark.needs("metalhost")
+
 
 def shares_a_letter(kernel: Kernel) -> bool:
     letters = [letter for shape in kernel.inputs.values() for letter in {*shape.split()}]

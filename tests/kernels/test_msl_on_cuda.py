@@ -16,6 +16,8 @@ from tests.kernels.compare import assert_matches
 from tests.kernels.cuda_host import cuda_host_plan
 from tests.kernels.cuda_signature import UTILS, UTILS_TEXT, cuda_source, recorded
 
+pytestmark = pytest.mark.needs("metalhost")
+
 FUNCTIONS = [
     "float half_of(float x) { return x / 2; }",
     "inline uint key(float x) {\n  if (x > 0) { return 1; }\n  return 0;\n}",

@@ -12,6 +12,8 @@ from metal_kernels.registry import kernels
 from tests.kernels.host import assert_text_matches, host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
+pytestmark = pytest.mark.needs("metalhost")
+
 QKV, Q, COMPRESS = (kernels()[name] for name in ("qkv_prepare", "q_prepare", "compress"))
 # Rounded or not, and how rows are stored: bytes hold rounded rows only.
 FORMS = [

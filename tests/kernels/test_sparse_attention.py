@@ -16,6 +16,8 @@ from tests.kernels.float64_kernels import FLOAT64, Rounding, float64
 from tests.kernels.host import host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
+pytestmark = pytest.mark.needs("metalhost")
+
 KERNEL = kernels()["sparse_attention"]
 STORAGES = ("float32", "bfloat16", "compact")
 # A single key weighs 1, which needs no rounding.

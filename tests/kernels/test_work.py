@@ -8,6 +8,8 @@ from tests.kernels.host import host_plan
 from tests.kernels.work import ALLOWED, Work, charge, counted_seconds, counting
 from tests.metalhost.launch import Counts
 
+pytestmark = pytest.mark.needs("metalhost")
+
 
 def products(mode: str, rows: int = 1) -> Work:
     """The work of one product."""

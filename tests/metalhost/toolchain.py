@@ -50,14 +50,26 @@ class CompileFailed(Exception):
     """The compiler refused; the argument is what it said."""
 
 
-@functools.cache
-def toolchain() -> Toolchain:
+def unsupported() -> str | None:
+    """Why texts cannot run on this machine, whatever is installed; None where they can."""
     machine = (platform.system(), platform.machine())
     if machine != ("Linux", "x86_64") or sys.byteorder != "little":
-        raise ToolchainError(f"metalhost runs on Linux x86-64, not on {' '.join(machine)}")
+        return f"metalhost runs on Linux x86-64, not on {' '.join(machine)}"
     if not all(flag in _cpu_flags() for flag in ("avx2", "f16c", "fma")):
-        raise ToolchainError("metalhost needs a CPU with AVX2, F16C and FMA")
-    found = _named_clang() or _zig() or _system_clang()
+        return "metalhost needs a CPU with AVX2, F16C and FMA"
+    return None
+
+
+def installed() -> Toolchain | None:
+    """The compiler that this machine has; None for none."""
+    return _named_clang() or _zig() or _system_clang()
+
+
+@functools.cache
+def toolchain() -> Toolchain:
+    if reason := unsupported():
+        raise ToolchainError(reason)
+    found = installed()
     if found is None:
         raise ToolchainError(
             f"metalhost needs `pip install ziglang` or clang {OLDEST_CLANG} or newer on the PATH"

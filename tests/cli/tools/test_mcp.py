@@ -1,6 +1,5 @@
 """MCP servers: their tools beside ours, asking, trust, and servers that misbehave."""
 
-import importlib.util
 import json
 import sys
 import threading
@@ -16,9 +15,7 @@ from cli.tools.toolbox import Toolbox
 from tests.cli.tools.asking import Person, run, toolbox
 
 HERE = Path(__file__).parent
-needs_mcp = pytest.mark.skipif(
-    importlib.util.find_spec("mcp") is None, reason='needs the package mcp: pip install "mcp>=2.1"'
-)
+needs_mcp = pytest.mark.needs("mcp")
 
 
 def real(**options: object) -> Server:

@@ -4,7 +4,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from tests.metalhost import MetalHostError
 from tests.metalhost.tests.support import launch, values
+
+pytestmark = pytest.mark.needs("metalhost")
 
 BOTH = pytest.mark.parametrize("mode", ["checked", "fast"])
 SUBNORMAL = 1e-39
@@ -37,7 +40,7 @@ def test_a_flushed_launch_leaves_the_processor_as_it_was():
 
 
 def test_a_flushed_launch_that_fails_does_too():
-    with pytest.raises(Exception, match="out of bounds"):
+    with pytest.raises(MetalHostError, match="out of bounds"):
         results("checked", "a[5]", flushed=True)
     assert (np.array([SUBNORMAL], np.float32) * np.float32(0.5))[0] > 0
 

@@ -6,6 +6,8 @@ import pytest
 from tests.metalhost import MetalHostError
 from tests.metalhost.tests.support import launch, values
 
+pytestmark = pytest.mark.needs("metalhost")
+
 OPERATIONS = {
     "fetch_add": lambda old, x: old + x,
     "fetch_sub": lambda old, x: old - x,

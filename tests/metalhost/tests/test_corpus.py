@@ -18,6 +18,8 @@ if not version("mlx-lm").startswith("0.32."):
 
 import mlx_lm.utils
 
+pytestmark = pytest.mark.needs("metalhost")
+
 
 @pytest.fixture(scope="module")
 def theirs() -> Callable[[str], ModuleType]:

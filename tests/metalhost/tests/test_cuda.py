@@ -7,6 +7,8 @@ import pytest
 from tests.metalhost import MetalHostError, checking, cuda_kernel
 from tests.metalhost.tests.support import numbers, values
 
+pytestmark = pytest.mark.needs("metalhost")
+
 START = """unsigned i = threadIdx.x, g = blockIdx.x * blockDim.x + threadIdx.x;
 __shared__ float b[64];
 """  # lines 1 and 2

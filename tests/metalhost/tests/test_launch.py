@@ -13,6 +13,8 @@ from tests.metalhost import MetalHostError, ToolchainError, checking, metal_kern
 from tests.metalhost import launch as launching
 from tests.metalhost.tests.support import launch, numbers, values
 
+pytestmark = pytest.mark.needs("metalhost")
+
 ATTRIBUTES = """
 uint3 g = thread_position_in_grid;
 uint at = (g.z * 3 + g.y) * 70 + g.x;
@@ -202,6 +204,7 @@ def test_work_is_counted_alike_in_every_order(order):
 
 
 def test_a_missing_toolchain_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(toolchain, "unsupported", lambda: None)
     monkeypatch.setattr(toolchain, "_zig", lambda: None)
     monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
     monkeypatch.delenv("METALHOST_CLANG", raising=False)
@@ -210,6 +213,7 @@ def test_a_missing_toolchain_is_one_sentence(monkeypatch):
 
 
 def test_another_machine_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(toolchain.platform, "system", lambda: "Linux")
     monkeypatch.setattr(toolchain.platform, "machine", lambda: "aarch64")
     with pytest.raises(ToolchainError, match="x86-64, not on Linux aarch64"):
         toolchain.toolchain.__wrapped__()
@@ -224,6 +228,7 @@ assert out.sum().item() == 32 * 42
 
 
 def test_processes_share_an_empty_cache(tmp_path, monkeypatch):
+    toolchain.toolchain()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def start(_):

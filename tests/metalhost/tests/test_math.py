@@ -6,6 +6,8 @@ import pytest
 
 from tests.metalhost.tests.support import launch, numbers, values
 
+pytestmark = pytest.mark.needs("metalhost")
+
 # Expression of x and y: model. Domains: x and y lie in (0.1, 0.9).
 FUNCTIONS = {
     "exp(x)": np.exp,

@@ -7,6 +7,8 @@ import pytest
 from tests.metalhost import MetalHostError
 from tests.metalhost.tests.support import launch, numbers, values
 
+pytestmark = pytest.mark.needs("metalhost")
+
 
 def test_elements_lie_where_steel_puts_them():
     """MLX: qid = lane / 4, row (qid & 4) + lane / 2 % 4, columns (qid & 2) * 2 + lane % 2 * 2."""

@@ -7,6 +7,8 @@ from tests.metalhost import MetalHostError, report
 from tests.metalhost.tests import planted, refused
 from tests.metalhost.tests.support import launch
 
+pytestmark = pytest.mark.needs("metalhost")
+
 
 def attempt(case: planted.Case, order: str | int = "ascending") -> mx.array:
     size, dtype = case.output

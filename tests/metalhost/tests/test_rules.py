@@ -6,6 +6,8 @@ import pytest
 from tests.metalhost import MetalHostError, checking
 from tests.metalhost.tests.support import launch
 
+pytestmark = pytest.mark.needs("metalhost")
+
 ONE = {"out": ((1,), mx.float32)}
 
 

@@ -7,6 +7,8 @@ import pytest
 from tests.metalhost import MetalHostError
 from tests.metalhost.tests.support import launch, numbers, values
 
+pytestmark = pytest.mark.needs("metalhost")
+
 FOLDS = ["simd_sum", "simd_product", "simd_min", "simd_max"]
 SCANS = [
     f"simd_prefix_{kind}_{op}" for kind in ("inclusive", "exclusive") for op in ("sum", "product")

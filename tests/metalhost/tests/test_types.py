@@ -7,6 +7,8 @@ import pytest
 from tests.metalhost import MetalHostError
 from tests.metalhost.tests.support import launch, numbers, values
 
+pytestmark = pytest.mark.needs("metalhost")
+
 
 def scalars(*expressions: str, header: str = "", dtype: mx.Dtype = mx.float32, **more) -> list:
     """The values of expressions, computed by one thread."""

@@ -1,6 +1,6 @@
 """Whole models on the CUDA sources, executed on this CPU, against the references.
 
-Rounded numerics are the Metal texts' business (tests/model/test_metal_plan.py): these are the same
+Rounded numerics are the Metal texts' business (tests/plans/test_metal_plan.py): these are the same
 texts, and here the calls between them and the model count.
 """
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.kernels.cuda_host import cuda_host_plan
-from tests.model.test_metal_plan import assert_same_logits, folder_of
+from tests.plans.test_metal_plan import assert_same_logits, folder_of
+
+pytestmark = pytest.mark.needs("metalhost")
 
 
 @pytest.mark.parametrize("name", ["tiny", "nano"])

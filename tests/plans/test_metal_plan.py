@@ -23,6 +23,8 @@ from metal_kernels.registry import KernelPlan
 from tests.kernels.host import host_plan
 from tests.model import running
 
+pytestmark = pytest.mark.needs("metalhost")
+
 CLOSE = 1e-4
 LAYER_BOUND = 2.0**-7
 

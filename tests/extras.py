@@ -1,0 +1,73 @@
+"""Packages that only some tests need come just before the first of these.
+
+`@pytest.mark.needs("mcp")` names an extra of pyproject.toml. `make test` sets DSV4_INSTALL, and
+then a missing one is installed, outside the time limit of any test; without it, and where
+installing fails, the tests themselves say what they lack.
+"""
+
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.metalhost import toolchain
+
+PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+
+
+@dataclass(frozen=True)
+class Extra:
+    purpose: str
+    size: str
+    present: Callable[[], bool]
+
+
+def _compiler() -> bool:
+    """Whether metalhost has a compiler, or runs nowhere on this machine."""
+    return toolchain.unsupported() is not None or toolchain.installed() is not None
+
+
+EXTRAS = {
+    "mcp": Extra(
+        "tools of MCP servers",
+        "6 MB to fetch, 28 MB installed",
+        lambda: importlib.util.find_spec("mcp") is not None,
+    ),
+    "metalhost": Extra(
+        "zig's clang, which compiles Metal texts for this CPU",
+        "101 MB to fetch, 411 MB installed",
+        _compiler,
+    ),
+}
+_TRIED: set[str] = set()
+
+
+def wanted(name: str) -> bool:
+    """Whether the extra is to be installed now: asked for, missing and not yet tried."""
+    return (
+        bool(os.environ.get("DSV4_INSTALL")) and name not in _TRIED and not EXTRAS[name].present()
+    )
+
+
+def announcement(name: str) -> str:
+    return f"==> For the tests that come now, {EXTRAS[name].purpose}: {EXTRAS[name].size}"
+
+
+def install(name: str) -> None:
+    """pip installs what pyproject.toml lists for `name`; what pip says is shown."""
+    _TRIED.add(name)
+    subprocess.run([sys.executable, "-m", "pip", "install", *requirements(name)], check=False)
+    importlib.invalidate_caches()
+
+
+def requirements(name: str) -> list[str]:
+    """The lines of an extra, with their conditions."""
+    extras: dict[str, list[str]] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    return extras[name]
