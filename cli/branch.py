@@ -21,6 +21,8 @@ class Branch:
     foreign: bool = False
     """The file names another model: turns are kept there without tokens, which only their own
     model reads."""
+    told_full: bool = False
+    """It was said that its context is nearly full."""
 
     @property
     def turns(self) -> tuple[Turn, ...]:

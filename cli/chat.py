@@ -10,10 +10,11 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
 
-from cli import attachments, shell
+from cli import attachments
 from cli.branch import Branch
 from cli.chat_status import status_of
 from cli.commands import named
+from cli.commands.compact import look_at_fullness
 from cli.environment import ExitStatus
 from cli.kept.keeping import Keeping
 from cli.kept.session_log import SessionLog
@@ -21,9 +22,10 @@ from cli.kept.sessions import SessionStore
 from cli.models import Model, Models
 from cli.preferences import Preferences
 from cli.safe import harmless
-from cli.surface import Question, Status, Surface, View
+from cli.surface import Status, Surface, View
 from cli.tools.use import ToolUse
-from dsv4_mlx.chat.conversation import Conversation, Done, Event, Progress, Sampling
+from cli.typed_command import run_command
+from dsv4_mlx.chat.conversation import Conversation, Done, Event, Progress, Sampling, Turn
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.errors import Dsv4Error, UsageError
@@ -54,6 +56,8 @@ class Chat:
     prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None
     """The caches of what messages begin with, for a model."""
     status_line: bool = True
+    auto_compact: bool = False
+    """Compact by itself when the context is nearly full."""
     branches: list[Branch] = field(default_factory=lambda: [Branch("main")])
     branch: Branch = field(init=False)
     """The one that goes on."""
@@ -61,16 +65,18 @@ class Chat:
     """The turn that the next message replaces."""
     left: bool = False
     keeping: Keeping = field(init=False)
-    _outputs: list[str] = field(default_factory=list)  # of !commands, for the next message
+    outputs: list[str] = field(default_factory=list)
+    """Of !commands, for the next message."""
     _heard: bool = False  # something of the answer to this message came
     _tools: ToolUse = field(init=False)
     _done: Done | None = None
+    _answering: Conversation | None = None
     _stop: Flag = field(default_factory=Flag)
 
     def __post_init__(self, store: SessionStore | None) -> None:
         self.keeping = Keeping(store, self.note, self.view.error)
         self.branch = self.branches[0]
-        self._tools = ToolUse(self.make_toolbox, self.surface.ask, self._stop.is_set)
+        self._tools = ToolUse(self.make_toolbox, self.surface.ask, self.is_stopped)
         self.use_tools(self.preferences.tools)
 
     def run(self) -> ExitStatus:
@@ -92,8 +98,13 @@ class Chat:
     def interrupt(self) -> None:
         """Ctrl-C while busy; from any thread, and from signal handlers."""
         self._stop.set()
-        if self.branch.conversation is not None:
-            self.branch.conversation.cancel()
+        for conversation in (self.branch.conversation, self._answering):
+            if conversation is not None:
+                conversation.cancel()
+
+    def is_stopped(self) -> bool:
+        """Whether Ctrl-C was pressed since the present text was taken."""
+        return self._stop.is_set()
 
     # What is sent
 
@@ -101,6 +112,8 @@ class Chat:
         self._stop.clear()
         try:
             self._carry_out(text)
+            if not self._stop.is_set():
+                look_at_fullness(self)
         except KeyboardInterrupt:
             self.note("stopped")
         except Dsv4Error as error:
@@ -118,7 +131,7 @@ class Chat:
             name, _, argument = text[1:].partition(" ")
             named(name.strip()).action(self, argument.strip())
         elif text.startswith("!"):
-            self._run_command(text[1:].strip())
+            run_command(self, text[1:].strip())
         elif text.strip():
             self.send(text)
 
@@ -138,30 +151,19 @@ class Chat:
         if "@" in text:
             self._show_status("reading files")
         expanded = attachments.expand(
-            text, self.folder, conversation.count, stopped=self._stop.is_set
+            text, self.folder, conversation.count, stopped=self.is_stopped
         )
         for note in expanded.notes:
             self.note(note)
         for one in expanded.attached:
             self.note(f"attached {one}")
-        outputs, number = "".join(self._outputs), self.editing
+        outputs, number = "".join(self.outputs), self.editing
         message, shared = outputs + expanded.text, outputs + expanded.shared
         if number is None:
             self.take_turn(message, lambda: conversation.send(message, shared=shared))
         else:
             self.take_turn(message, lambda: conversation.edit(number, message, shared=shared))
-        self._outputs, self.editing = [], None
-
-    def _run_command(self, command: str) -> None:
-        if not command:
-            raise UsageError("! takes a command, for example !git diff.")
-        if self.surface.ask(Question("run this command?", (f"$ {command}",))) != "y":
-            self.note("not run")
-            return
-        ran = shell.run(command, self.folder, stopped=self._stop.is_set)
-        self.print_lines(ran.text.splitlines(), at_most=20)
-        self._outputs.append(f"$ {command}\n{ran.text.rstrip()}\n[exit status {ran.status}]\n\n")
-        self.note("the output goes along with your next message")
+        self.outputs, self.editing = [], None
 
     # Answers
 
@@ -171,26 +173,32 @@ class Chat:
         if log is not None:
             self.keeping.write(lambda: log.begin_turn(text))
         try:
-            calls = self._show(begin())
+            calls = self.show(self.opened(), begin())
             while calls:
                 results = [(call.id, self._use_tool(call)) for call in calls]
-                calls = self._show(self.opened().answer_tools(results))
+                conversation = self.opened()
+                calls = self.show(conversation, conversation.answer_tools(results))
         finally:
             self.keeping.write(branch.keep)
         if branch.cache_bytes <= _AUTOSAVE_BYTES:
             self.keeping.save_cache(branch)
 
-    def _show(self, events: Iterator[Event]) -> list[ToolCall]:
-        """Show one answer; the tool calls in it that wait for results."""
+    def show(
+        self, conversation: Conversation, events: Iterator[Event], busy: str = "answering"
+    ) -> list[ToolCall]:
+        """Show one answer of `conversation`; the tool calls in it that wait for results."""
         calls: list[ToolCall] = []
         finished = None
-        self._show_status("answering")
-        if self._stop.is_set() and self.branch.conversation is not None:
-            self.branch.conversation.cancel()  # it was stopped before this answer began
+        self._answering = conversation
+        self._show_status(busy)
+        if self._stop.is_set():
+            conversation.cancel()  # it was stopped before this answer began
         self.view.begin()
         try:
             for event in events:
                 self._heard = self._heard or not isinstance(event, Progress)
+                if self._stop.is_set():
+                    conversation.cancel()  # a generator may begin the answer only here
                 if isinstance(event, ToolCall):
                     calls.append(event)
                 elif isinstance(event, Done):
@@ -198,6 +206,7 @@ class Chat:
                     finished = event.finish_reason
                 self.view.feed(event)
         finally:
+            self._answering = None
             self.view.end()
         self._show_status()
         return calls if finished == "tool_calls" else []
@@ -212,19 +221,23 @@ class Chat:
         if branch.conversation is None:
             if not self.model.opening.done():
                 self._show_status("loading the model")
-            engine, tokenizer = self.model.wait(self._stop)
-            branch.conversation = Conversation(
-                engine,
-                tokenizer,
-                thinking=self.thinking,
-                effort_table=self.model.settings.effort_table,
-                turns=branch.logged,
-                prefixes=self.prefixes(engine),
-                submit=self.models.worker.submit,
-            )
+            branch.conversation = self.conversation(branch.logged)
             self.keeping.load_cache(branch)
         self._apply(branch.conversation)
         return branch.conversation
+
+    def conversation(self, turns: Sequence[Turn]) -> Conversation:
+        """One that begins with `turns`; waits for the model."""
+        engine, tokenizer = self.model.wait(self._stop)
+        return Conversation(
+            engine,
+            tokenizer,
+            thinking=self.thinking,
+            effort_table=self.model.settings.effort_table,
+            turns=turns,
+            prefixes=self.prefixes(engine),
+            submit=self.models.worker.submit,
+        )
 
     def _apply(self, conversation: Conversation) -> None:
         conversation.thinking = self.thinking
@@ -336,7 +349,7 @@ class Chat:
         for one in self.branches:
             self._close(one)
         self.branches, self.branch = [branch], branch
-        self._outputs, self.editing, self._done = [], None, None
+        self.outputs, self.editing, self._done = [], None, None
 
     def _close(self, branch: Branch) -> None:
         if branch.log is not None:

@@ -54,6 +54,7 @@ class Config:
     backend: str = "auto"
     tools: bool = False
     status_line: bool = True
+    auto_compact: bool = False
     plain: bool = False
     session_kv_bytes: int = 20 * GB
     snapshot_bytes: int = 1 << 30
@@ -260,6 +261,8 @@ SETTINGS = (
             _switch),
     Setting("status_line", "true", "Whether the line above the input tells how things stand.", _ON,
             _switch),
+    Setting("auto_compact", "false", "Whether /compact runs by itself when the context is nearly"
+            " full.", _ON, _switch),
     Setting("plain", "false", "Plain lines instead of a redrawn screen, for screen readers.", _ON,
             _switch),
     Setting("session_budget", '"20 GB"', "Disk for the caches of kept conversations; the least"

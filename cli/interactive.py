@@ -69,6 +69,7 @@ def talk(
         folder,
         prefixes,
         config.status_line,
+        config.auto_compact,
     )
     if options.resume is not None:
         resume(chat, options.resume, given=options)

@@ -38,6 +38,14 @@ before it; lines between `\"\"\"` are one message.
 Ctrl-C stops the answer within a token and keeps what was said. `/undo`, `/retry`, `/edit` and
 `/fork` go back in the model's cache, which keeps the state of earlier turns (`snapshot_budget` in
 the configuration): what is kept is not read again.
+
+`/compact` lets the model summarise the older turns and goes on, in a copy, with that summary and
+the last two turns, or fewer where they take more than a quarter of the context. The conversation as
+it was stays a branch and a file of its own, and a summary that is stopped or fails changes nothing.
+A note tells when the context is four fifths full; `auto_compact` then does it without being asked.
+
+`/copy code` copies the last fenced block of the last answer, `/copy code 2` the second, without the
+fences.
 """
 
 _KEPT = """\

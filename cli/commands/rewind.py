@@ -1,10 +1,13 @@
 """Commands that go back: the cache returns to a turn, and nothing that is kept is read again."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cli.attachments import escaped
 from cli.branch import Branch, count_turns
 from cli.commands.command import Command, short
+from dsv4_mlx.chat.compaction import stands_for
+from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -12,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def _undo(chat: "Chat", argument: str) -> None:
-    text = chat.opened().undo()
+    conversation = chat.opened()
+    _check(conversation.turns[-1:])
+    text = conversation.undo()
     chat.editing = None
     chat.keeping.write(chat.branch.keep)
     chat.note(f"took back: {short(text)}")
@@ -23,6 +28,7 @@ def _retry(chat: "Chat", argument: str) -> None:
     conversation = chat.opened()
     if not conversation.turns:
         raise UsageError("there is no message to answer again; send one first.")
+    _check(conversation.turns[-1:])
     chat.editing = None
     chat.take_turn(conversation.turns[-1].text, conversation.retry)
 
@@ -34,12 +40,22 @@ def _edit(chat: "Chat", argument: str) -> None:
     number, text = (int(first), rest.strip()) if first.isdecimal() else (count, argument)
     if not 1 <= number <= count:
         raise UsageError(f"there is no message {number} to edit; this conversation has {count}.")
+    _check(conversation.turns[number - 1 : number])
     chat.editing = number
     if text:
         chat.send(text)
         return
     chat.note(f"what you send next takes the place of message {number} and all behind it")
     chat.surface.prefill(escaped(conversation.turns[number - 1].text))
+
+
+def _check(turns: Sequence[Turn]) -> None:
+    """UsageError for a summary: nobody asked it, and all before it would be lost with it."""
+    if any(map(stands_for, turns)):
+        raise UsageError(
+            "that turn is the summary of what came before; /branches or /load goes back to all "
+            "of it."
+        )
 
 
 def _fork(chat: "Chat", name: str) -> None:

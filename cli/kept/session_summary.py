@@ -51,7 +51,7 @@ def summarise(path: Path) -> Summary | None:
     return Summary(
         id=path.name.removesuffix(SUFFIX),
         name=session.name,
-        title=_title(session.title),
+        title=title_of(session.title),
         model=session.model,
         changed=datetime.fromtimestamp(status.st_mtime, UTC),
         turns=len(session.turns),
@@ -117,7 +117,8 @@ def _one_line(text: str) -> str:
     return " ".join(harmless(text).split())
 
 
-def _title(text: str) -> str:
+def title_of(text: str) -> str:
+    """The first words of a first message, on one line and harmless to show."""
     if text.startswith(_FILE_BEGINS):  # what was typed stands behind the files
         text = text.rpartition(_FILE_ENDS)[2] or text
     # A message may hold a whole book; its beginning is enough to split.

@@ -185,6 +185,11 @@ class Conversation:
         """Tokens of `text`; for any thread, also while the model answers."""
         return len(self._tokenizer.encode(text))
 
+    def prompt_tokens(self, turns: Sequence[Turn], text: str = "") -> int:
+        """Tokens of the prompt that asks `text` after `turns`, whether or not it would fit."""
+        manner = self._manner()
+        return self._submit(lambda: self._dialogue.prompt_tokens(turns, text, manner)).result()
+
     def context(self) -> ContextUse:
         """How full the context was when the last turn ended; for any thread."""
         return self._dialogue.use

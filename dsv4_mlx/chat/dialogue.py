@@ -114,6 +114,10 @@ class Dialogue:
         self.turns, self._session, self._answers = (), None, 0
         self._measure()
 
+    def prompt_tokens(self, turns: Sequence[Turn], text: str, manner: Manner) -> int:
+        """How many tokens the prompt has that asks `text` after `turns`."""
+        return len(self._writer.write([*turns, Turn.asking(text)], manner).tokens)
+
     def save(self, path: str | Path) -> None:
         """Write the session's state with its places; CacheError when there is none."""
         if self._session is None:

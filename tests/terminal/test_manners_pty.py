@@ -59,3 +59,34 @@ def test_code_goes_into_the_clipboard_as_it_is(shared: Terminal) -> None:
     send(shared, "and now?", "No code here.")
     send(shared, "/copy code", "the last answer has no code block")
     assert copied(shared) == "all:\n\tcc -o sky sky.c"
+
+
+COMPACT = {
+    "context": 65_536,
+    "effort_table": "2026-04",
+    "replies": [
+        {"text": "<think>hm</think>one two ", "repeat": 80},
+        {"text": "They counted words. ", "repeat": 12, "delay_ms": 10},
+        "Third.",
+        "On we go.",
+    ],
+}
+
+
+def test_a_conversation_is_compacted_and_the_original_stays(tmp_path: Path) -> None:
+    with chat(tmp_path, COMPACT, "--think", "none") as terminal:
+        terminal.wait_for_line(">")
+        for text in ("count", "again", "and then?"):
+            send(terminal, text)
+        terminal.type("/compact\r")
+        terminal.wait_for("[summarising 1 of 3 turns]\n\nThey counted words. They")
+        terminal.type("\x03")
+        terminal.wait_for("stopped; nothing was changed.")
+        send(terminal, "/branches", "* main  3 turns  and then?")
+        terminal.type("\x0c")
+        send(terminal, "/compact the number of words", "a summary stands for 1 turn")
+        send(terminal, "what now?", "On we go.")
+        send(
+            terminal, "/branches main", "* main  3 turns  and then?", "compact  4 turns  what now?"
+        )
+        send(terminal, "and here?", "On we go.")
