@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 from cli.options import Options
 from cli.worker import Worker
-from dsv4_mlx.chat.effort import EffortTable
+from dsv4_mlx.chat.effort import EffortTable, find_effort_table
 from dsv4_mlx.chat.settings import ChatSettings, max_context_sentence, read_settings
 from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
+from dsv4_mlx.releases import name_of
 
 if TYPE_CHECKING:
     from dsv4_mlx.costs import Kv
@@ -37,7 +38,16 @@ class Model:
     @property
     def name(self) -> str:
         """What a person calls it."""
-        return self.title or self.folder.resolve().name
+        return self.title or name_of(self.folder)
+
+    @property
+    def assumed(self) -> str | None:
+        """What nothing in a folder of the person's own says, and was assumed."""
+        if self.title or self.folder == embedded_model():
+            return None
+        found = find_effort_table(self.folder)
+        differs = found.table != self.settings.effort_table  # so it was given
+        return None if differs or found.known_by != "assumed" else found.sentence
 
     @property
     def place(self) -> str:

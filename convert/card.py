@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from convert.behaviour import Behaviour
 from convert.plan import ConversionPlan
+from convert.read_as import ReadAs
 from convert.report import bytes_per_token, contexts, kind_of, kinds, memory_needed, size_text
 from convert.texts import Text
 from dsv4_mlx.machines import GIB, MACS
@@ -14,18 +15,24 @@ CARD_FILE = "CARD.md"
 _BEHAVIOUR = "## Behaviour"
 
 
-def card(plan: ConversionPlan, file_bytes: Mapping[str, int], errors: Mapping[str, float]) -> str:
+def card(
+    plan: ConversionPlan,
+    source: ReadAs,
+    file_bytes: Mapping[str, int],
+    errors: Mapping[str, float],
+) -> str:
     """The page; `file_bytes` are those of the shards, `errors` relative ones by module."""
     per_token = bytes_per_token(plan)
     memory = {label: memory_needed(plan, size) for label, size in contexts(plan).items()}
     heads = "".join(f" {label} |" for label in memory)
     lines = [
-        f"# DeepSeek-V4, recipe {plan.recipe.name}",
+        f"# {source.title}, recipe {plan.recipe.name}",
         "",
         f"{plan.recipe.description}. Written by dsv4-mlx.",
         "",
         f"- Weights: {sum(file_bytes.values())} bytes in {len(file_bytes)} files.",
         f"- One token reads {size_text(per_token)} of weights.",
+        f"- {source.effort.sentence[:1].upper()}{source.effort.sentence[1:]}.",
         *_importance_lines(plan),
         "",
         "| matrices | format | bytes | bits per weight | weight error, mean | worst |",

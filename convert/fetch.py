@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from threading import Event
 
+from convert.disk import Disk
 from convert.hub import Hub, HubFile, HuggingFace
 from convert.progress import Progress
 from convert.report import free_bytes, size_text
@@ -17,6 +18,7 @@ from convert.writer import COMPANIONS
 from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.releases import FETCHED_FILE
 from dsv4_mlx.system_files import is_system_file
 
 _CONFIG = "config.json"
@@ -49,6 +51,8 @@ def fetch(repo: str, folder: Path, progress: Progress, hub: Hub | None = None) -
     for name, file in needed.items():
         _require_hash(folder / name, file)
     open_checkpoint(folder)
+    noted = json.dumps({"repository": repo, "revision": revision}, indent=2) + "\n"
+    Disk().put(folder / FETCHED_FILE, noted.encode())
     progress.say(f"done: {folder}, all hashes are right", "done", destination=str(folder))
 
 

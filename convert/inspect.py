@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from convert.jobs import sources_of
+from convert.read_as import read_as
 from convert.report import kind_of, size_text
 from convert.verify import read_summary
+from dsv4_mlx.chat.effort import FoundTable
 from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
 from dsv4_mlx.parameters import plan_parameters
 from dsv4_mlx.quantization import Storage
@@ -17,6 +19,7 @@ def describe(path: Path) -> dict[str, Any]:
     """Facts for programs. CheckpointError or ConfigError when it is no V4 that we read."""
     checkpoint = open_checkpoint(path)
     plan = plan_parameters(checkpoint)
+    source = read_as(checkpoint.folder)
     config, entries = checkpoint.config, checkpoint.tensors.values()
     made: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     for one in plan.parameters:
@@ -27,6 +30,8 @@ def describe(path: Path) -> dict[str, Any]:
         numbers[1] += sum(entry.nbytes for entry in sources_of(one))
     facts = {
         "folder": str(checkpoint.folder),
+        "release": source.release,
+        "effort_table": dict(vars(source.effort)),
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "experts": config.n_routed_experts,
@@ -56,7 +61,8 @@ def page(facts: dict[str, Any]) -> list[str]:
     kind = f"converted, recipe {made['recipe']}, by {made['written_by']}" if made else "official"
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in sorted(facts["dtypes"].items()))
     return [
-        f"{facts['folder']}: DeepSeek-V4, {kind}",
+        f"{facts['folder']}: {facts['release'] or 'DeepSeek-V4'}, {kind}",
+        FoundTable(**facts["effort_table"]).sentence,
         f"{facts['layers']} layers, {facts['hidden_size']} wide, {facts['experts']} experts, "
         f"context {facts['context']}, drafts: {facts['drafts']}",
         f"{facts['tensors']} tensors in {facts['files']} files, {facts['bytes']} bytes "

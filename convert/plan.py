@@ -19,6 +19,7 @@ from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.naming import is_draft
 from dsv4_mlx.parameters import Parameter, ParameterPlan, plan_parameters
+from dsv4_mlx.paths import is_utf8
 from dsv4_mlx.quantization import PACKINGS, Packing, Storage
 from dsv4_mlx.safetensors_files import aligned, header_bytes
 
@@ -112,6 +113,7 @@ def plan_conversion(
     rules = read_recipe(recipe) if isinstance(recipe, str) else recipe
     if (source.folder / CONVERSION_FILE).exists():
         raise UsageError(f"{source.folder} is already converted; give the official folder.")
+    _require_names(source)
     parameters = parameters or plan_parameters(source)
     require_used(rules, parameters.parameters)
     packings = {
@@ -140,6 +142,15 @@ def plan_conversion(
         _config(source, parameters.parameters, packings),
         importance.facts if importance else None,
     )
+
+
+def _require_names(source: Checkpoint) -> None:
+    """The journal and conversion.json name the source's files, and JSON is UTF-8."""
+    for path in {entry.path for entry in source.tensors.values()}:
+        if not is_utf8(path.name):
+            raise UsageError(
+                f"{path} has a name that is no UTF-8, expected one that is; rename the file."
+            )
 
 
 def _require_each_once(source: Checkpoint, jobs: Iterable[Job]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.parameters import Parameter
-from dsv4_mlx.paths import user_path
+from dsv4_mlx.paths import printable, user_path
 from dsv4_mlx.quantization import AFFINE_BITS, AFFINE_GROUPS, Packing, Storage
 
 NATIVE = "native"
@@ -100,7 +100,7 @@ def read_recipe(name: str) -> Recipe:
         raise UsageError(f"The recipe {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise UsageError(f"The recipe {path} is not valid TOML: {error}.") from error
-    return recipe_of(path.stem, content)
+    return recipe_of(printable(path.stem), content)
 
 
 def recipe_of(name: str, content: dict[str, Any]) -> Recipe:

@@ -8,7 +8,9 @@ from typing import Any
 
 from convert.jobs import BLOCK_SCALED, Job
 from convert.plan import ConversionPlan
+from convert.read_as import read_as
 from dsv4_mlx import machines
+from dsv4_mlx.chat.effort import FoundTable
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.machines import GIB, MACS
 from dsv4_mlx.naming import is_draft, repeats_backbone
@@ -103,6 +105,7 @@ def facts(plan: ConversionPlan, destination: Path) -> dict[str, Any]:
     return {
         "source": str(plan.source.folder),
         "destination": str(destination),
+        **read_as(plan.source.folder).facts(),
         "recipe": plan.recipe.name,
         "importance": plan.importance,
         "source_tensors": len(entries),
@@ -144,6 +147,7 @@ def page(plan: ConversionPlan, destination: Path) -> list[str]:
     data = facts(plan, destination)
     return [
         f"{data['source']} -> {destination}, recipe {plan.recipe.name}: {plan.recipe.description}",
+        f"read as {data['release'] or 'DeepSeek-V4'}, {_effort(data)}",
         *_importance_line(plan),
         f"source: {data['source_tensors']} tensors, {data['source_bytes']} bytes; "
         f"each is used once, {len(data['set_aside'])} of them kept aside in {plan.drafts.file}",
@@ -157,6 +161,10 @@ def page(plan: ConversionPlan, destination: Path) -> list[str]:
         f"disk: {size_text(data['disk_needed'])} needed, {size_text(data['disk_free'])} free",
         *_memory_lines(data),
     ]
+
+
+def _effort(data: dict[str, Any]) -> str:
+    return FoundTable(**data["effort_table"]).sentence
 
 
 def _importance_line(plan: ConversionPlan) -> list[str]:

@@ -18,6 +18,7 @@ from convert.disk import Disk
 from convert.journal import JOURNAL_FILE, read_journal
 from convert.plan import FORMAT_VERSION, ConversionPlan
 from convert.progress import Progress
+from convert.read_as import read_as
 from convert.report import bytes_per_token, free_bytes, size_text
 from convert.shards import ShardWriter, default_jobs
 from convert.sources import SourceHashes, files_of, identity, require_unchanged
@@ -26,6 +27,7 @@ from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.paths import is_utf8
 from dsv4_mlx.system_files import is_system_file, without_system_files
 
 # The files beside the weights that a reader of the model needs, as glob patterns.
@@ -148,6 +150,7 @@ class _Run:
         self.plan, self.folder, self.progress, self.disk = plan, folder, progress, disk
         self.journal = read_journal(folder, disk)
         self.delete_source, self.jobs = delete_source, jobs
+        self.read_as = read_as(plan.source.folder, self.journal.start.get("read_as"))
 
     def require_room(self) -> None:
         """UsageError when the disk cannot hold what is left to be written."""
@@ -192,6 +195,8 @@ class _Run:
         digest = self._verify()
         self.progress.say("verified: every tensor is in its place", "verified")
         self._put_json(CONVERSION_FILE, self._summary(companions, digest))
+        if self.read_as.effort.known_by == "assumed":
+            self.progress.say(self.read_as.effort.sentence, "assumed", **self.read_as.facts())
         self.journal.remove()
         (self.folder / SOURCE_FILE).unlink(missing_ok=True)
         self.disk.sync_folder(self.folder)
@@ -206,7 +211,7 @@ class _Run:
             start = {"plan": self.plan.digest(), "source": identity(self.plan.source)}
             if self.plan.exact:
                 start["fingerprint"] = fingerprint(self.plan.source, self.plan.parameters)
-            self.journal.record("start", version=__version__, **start)
+            self.journal.record("start", version=__version__, read_as=self.read_as.facts(), **start)
             return
         self._require_unchanged()
         if self.journal.start["plan"] != self.plan.digest():
@@ -267,20 +272,21 @@ class _Run:
             target.parent.mkdir(parents=True, exist_ok=True)
             content = path.read_bytes()
             self.disk.put(target, content)
-            sizes[name.as_posix()] = len(content)
+            if is_utf8(str(name)):  # JSON can say no other
+                sizes[name.as_posix()] = len(content)
         return sizes
 
     def _put_card(self) -> dict[str, int]:
         shards = [self.journal.shards[shard.file] for shard in self.plan.files]
         errors = {name: error for shard in shards for name, error in shard["errors"].items()}
-        text = card(self.plan, {shard["file"]: shard["bytes"] for shard in shards}, errors).encode()
+        sizes = {shard["file"]: shard["bytes"] for shard in shards}
+        text = card(self.plan, self.read_as, sizes, errors).encode()
         self.disk.put(self.folder / CARD_FILE, text)
         return {CARD_FILE: len(text)}
 
     def _put_json(self, name: str, content: object) -> None:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        # Names of files may hold bytes that are no UTF-8: as JSON spells them, \udcff.
-        self.disk.put(self.folder / name, text.encode(errors="backslashreplace"))
+        self.disk.put(self.folder / name, text.encode())
 
     def _verify(self) -> str:
         """Reopen the result as the loader would; gives its fingerprint."""
@@ -302,6 +308,7 @@ class _Run:
         return {
             "format_version": FORMAT_VERSION,
             "written_by": f"dsv4-mlx {__version__}",
+            **self.read_as.facts(),
             "recipe": self.plan.recipe.name,
             "rules": self.plan.recipe.as_rules(),
             "importance": self.plan.importance,

@@ -14,12 +14,11 @@ from pathlib import Path
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.paths import user_path
+from dsv4_mlx.releases import CONVERSION_FILE as CONVERSION_FILE
 from dsv4_mlx.safetensors_files import TensorEntry, read_header
 from dsv4_mlx.system_files import without_system_files
 
 INDEX_FILE = "model.safetensors.index.json"
-CONVERSION_FILE = "conversion.json"
-"""Written last by `convert`, so its presence means that the folder is whole."""
 
 _NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 

@@ -39,20 +39,26 @@ def _literal(path: Path) -> Path:
     return path.absolute() if path.parts[:1] and path.parts[0].startswith("~") else path
 
 
+def is_utf8(text: str) -> bool:
+    """Whether it has a UTF-8 form: names of files may hold bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextmanager
 def utf8_spelling(path: Path) -> Iterator[str]:
     """The name of a file for libraries that take UTF-8 alone, as MLX, while they open it."""
+    if is_utf8(str(path)):
+        yield str(path)
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        name = str(path)
-        name.encode()
-    except UnicodeEncodeError:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            yield f"/dev/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-    else:
-        yield name
+        yield f"/dev/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def printable(text: str) -> str:

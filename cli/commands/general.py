@@ -24,6 +24,8 @@ def _model(chat: "Chat", argument: str) -> None:
     if argument:
         chat.switch_model(Path(os.path.expanduser(argument)))
     chat.note(f"model {chat.model.folder}")
+    if assumed := chat.model.assumed:
+        chat.note(assumed)
 
 
 def _context(chat: "Chat", argument: str) -> None:

@@ -4,15 +4,28 @@ The first release knows "high" (no prefix) and "max"; the checkpoints of 31 July
 scale to "low" (no prefix), "high" (the text that "max" had before) and a new "max".
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from dsv4_mlx.chat.messages import ChatError
+from dsv4_mlx.releases import conversion_facts, release_of
 
 EffortTable = Literal["2026-04", "2026-07-31"]
 ThinkingMode = Literal["chat", "thinking"]
 
 EFFORT_TABLES: Final[tuple[EffortTable, ...]] = get_args(EffortTable)
+_FIRST, _LATER = EFFORT_TABLES
+
+KnownBy = Literal["encoder", "template", "name", "assumed"]
+_REASONS: Final[dict[KnownBy, str]] = {
+    "encoder": "as the encoder of the release says",
+    "template": "as the chat template says",
+    "name": "as the release's name says",
+    "assumed": "assumed, for no encoder and no name of a release says which; `dsv4-chat "
+    "--effort-table` takes the other",
+}
 
 _ABSOLUTE = (
     "Reasoning Effort: Absolute maximum with no shortcuts permitted.\n"
@@ -70,27 +83,57 @@ def _listed(table: EffortTable) -> str:
     return ", ".join(effort_levels(table))
 
 
+@dataclass(frozen=True)
+class FoundTable:
+    """The table of a checkpoint, and what says so."""
+
+    table: EffortTable
+    known_by: KnownBy
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        return f"effort table {self.table}, {_REASONS[self.known_by]}"
+
+
 def detect_effort_table(folder: str | Path) -> EffortTable:
-    """The table of a checkpoint: its own encoder says it, else its name, else the first release.
+    """The table of a checkpoint; `find_effort_table` tells how it is known."""
+    return find_effort_table(folder).table
+
+
+def find_effort_table(folder: str | Path) -> FoundTable:
+    """The table of a checkpoint: its own encoder or template says it, else the conversion that
+    wrote it, else a release's own name; else the first release's is assumed.
 
     The draft tensors say nothing: the June release has them and the first table.
     """
     folder = Path(folder)
     encoder = folder / "encoding" / "encoding_dsv4.py"
-    if any(_MARK in _text(source) for source in (encoder, folder / "chat_template.jinja")):
-        return "2026-07-31"
-    has_other_encoder = encoder.is_file()
-    is_named = any("0731" in name for name in _names(folder))
-    return "2026-07-31" if is_named and not has_other_encoder else "2026-04"
+    if encoder.is_file():
+        return FoundTable(_LATER if _MARK in _text(encoder) else _FIRST, "encoder")
+    if _MARK in _text(folder / "chat_template.jinja"):
+        return FoundTable(_LATER, "template")
+    recorded = table_in(conversion_facts(folder))
+    if recorded is not None and recorded.known_by != "assumed":
+        return recorded
+    if release := release_of(folder):
+        return FoundTable(_LATER if release.endswith("-0731") else _FIRST, "name")
+    return recorded or FoundTable(_FIRST, "assumed")
+
+
+def table_in(facts: Mapping[str, Any]) -> FoundTable | None:
+    """What a conversion read its source as, by its facts; None where they do not say."""
+    found = facts.get("effort_table")
+    if not isinstance(found, dict):
+        return None
+    table, known_by = found.get("table"), found.get("known_by")
+    if table not in EFFORT_TABLES or known_by not in _REASONS:
+        return None
+    return FoundTable(table, known_by)
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _names(folder: Path) -> list[str]:
-    """The folder's name and, in a download cache, the repository's ("models--owner--name")."""
-    names: list[str] = []
-    for path in (folder.absolute(), folder.resolve()):
-        names += [path.name, *(part for part in path.parts if part.startswith("models--"))]
-    return names
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -118,6 +118,7 @@ def test_conversion_json_has_the_listed_keys(lab):
     assert list(summary) == list(listed)
     assert listed["format_version"] == str(FORMAT_VERSION)
     assert codes(listed["importance"]) == set(summary["importance"])
+    assert codes(listed["effort_table"]) >= set(summary["effort_table"])
 
 
 def test_the_journal_has_the_listed_kinds_and_keys(lab):

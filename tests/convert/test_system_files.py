@@ -11,6 +11,7 @@ from convert.app import main
 from convert.fetch import fetch
 from convert.progress import Progress
 from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
+from dsv4_mlx.releases import FETCHED_FILE
 from dsv4_mlx.system_files import is_system_file
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from tests.convert.small import SMALL, contents
@@ -114,7 +115,7 @@ def test_companions_are_not_fetched(release, tmp_path):
     leave(folder, set(FILES))
     leave(folder / "encoding", {"._encoding_dsv4.py", ".DS_Store"})
     fetch("somebody/V4", tmp_path / "got", Progress(), FolderHub(folder))
-    assert contents(tmp_path / "got").keys() == contents(release).keys()
+    assert contents(tmp_path / "got").keys() == {*contents(release), FETCHED_FILE}
 
 
 @pytest.mark.parametrize("name", FOLDERS + FILES)
