@@ -1,9 +1,13 @@
 """`dsv4-chat doctor`: what this machine, this installation and this terminal are good for.
 
-Everything is read from the machine itself; nothing is sent and nothing is looked up elsewhere.
+Everything is read from the machine itself; nothing is sent and nothing is looked up elsewhere. The
+JSON line is what goes into a report of a fault: everything that decides what the program does here,
+and no name of a home folder.
 """
 
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -66,7 +70,10 @@ def run(
     """Print the report, as one JSON line with `json`; ERROR when it found a problem."""
     found = report(environment, model, backend=backend, kv=kv)
     if json:
-        environment.stdout.write(json_line({**found.facts, "problems": list(found.problems)}))
+        facts = {**found.facts, "problems": list(found.problems)}
+        if home := environment.variables.get("HOME", "").rstrip("/"):
+            facts = without_home(facts, home)
+        environment.stdout.write(json_line(facts))
     else:
         for subject, line in (*found.lines, *(("problem", text) for text in found.problems)):
             environment.stdout.write(harmless(f"{subject:{_WIDTH}} {line}") + "\n")
@@ -95,6 +102,17 @@ def report(
     _disk(page, environment)
     _terminal(page, environment)
     return Report(page.facts, tuple(page.lines), tuple(page.problems))
+
+
+def without_home(value: Any, home: str) -> Any:
+    """`value`, a tree of JSON, with the folder `home` written as ~ wherever a text names it."""
+    if isinstance(value, str):
+        return re.sub(re.escape(home) + r"(?![\w-])", "~", value)
+    if isinstance(value, Mapping):
+        return {key: without_home(inner, home) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_home(inner, home) for inner in value]
+    return value
 
 
 def _installation(page: _Page, backend: str) -> About | None:
@@ -130,11 +148,15 @@ def _kernel_lines(kernels: Mapping[str, str]) -> Iterator[str]:
 
 def _machine(page: _Page, machine: Machine, backend: str) -> None:
     cores = "" if machine.cores is None else f", {machine.cores} cores"
-    page.add(
-        "machine",
-        {"system": machine.system, "chip": machine.chip, "cores": machine.cores},
-        f"{machine.chip}{cores}, {machine.system}",
-    )
+    release = platform.mac_ver()[0] or platform.release()
+    facts: dict[str, Any] = {
+        "system": machine.system,
+        "release": release,
+        "architecture": platform.machine(),
+        "chip": machine.chip,
+        "cores": machine.cores,
+    }
+    page.add("machine", facts, f"{machine.chip}{cores}, {machine.system} {release}")
     limit = machine.limit(backend)
     facts = {
         "bytes": machine.memory,

@@ -129,3 +129,22 @@ def test_nothing_touches_the_network(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     assert run(environment, folder, backend="cpu") == 0
+
+
+def test_the_line_that_people_paste_names_no_home_folder(environment: Environment) -> None:
+    home = f"{environment.variables['DSV4_HOME']}"
+    variables = {**environment.variables, "HOME": home, "DSV4_HOME": f"{home}/kept"}
+    environment = replace(environment, variables=variables)
+    run(environment, Path(home, "models", "none"), backend="cpu", json=True)
+    line = environment.stdout.getvalue()
+    assert home not in line
+    facts = json.loads(line)
+    assert facts["disk"]["folder"] == "~/kept"
+    assert any("~/models/none" in problem for problem in facts["problems"])
+    assert {"release", "architecture"} <= facts["machine"].keys()
+
+
+def test_a_folder_that_only_begins_like_the_home_folder_keeps_its_name() -> None:
+    value = {"a": ["/home/ann/x", "/home/anna/x", "/home/ann: missing."], "b": 1}
+    expected = {"a": ["~/x", "/home/anna/x", "~: missing."], "b": 1}
+    assert doctor.without_home(value, "/home/ann") == expected
