@@ -24,6 +24,7 @@ CLI_SEES = (
     "file_systems",
     "loading",
     "machines",
+    "releases",
     "sampling",
     "testing",
     "tokenizer",
