@@ -6,6 +6,7 @@ lazy arrays to the thread that made them, and it runs every answer.
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from cli.oneshot import answer, conversation_opener, read_message, write_json_er
 from cli.options import Helped, Options, parse
 from cli.output import Output, json_line
 from cli.preferences import Preferences
+from cli.standard_output import OutputError, let_go
 from cli.worker import Worker
 from dsv4_mlx.errors import Dsv4Error, UsageError
 
@@ -47,8 +49,9 @@ def main(
         status = _flushed(status, environment)
     except BrokenPipeError:
         # The reader left, as `head` does: not worth a sentence.
-        _silence(environment)
         status = ExitStatus.ERROR
+    for stream in (environment.stdout, environment.stderr):
+        let_go(stream)
     if not worker.ends_within(_PATIENCE_S):
         # Half-way through loading gigabytes there is nothing to save and no reason to wait.
         os._exit(status)
@@ -71,11 +74,12 @@ def _guarded(
     except UsageError as error:
         return _fail(str(error), ExitStatus.USAGE, options, environment)
     except Dsv4Error as error:
+        if isinstance(error, OutputError):
+            let_go(environment.stdout)  # it is said once
         return _fail(str(error), ExitStatus.ERROR, options, environment)
     except BrokenPipeError:
         raise
     except OSError as error:
-        _silence(environment)
         sentence = f"{error.filename or 'input or output'}: {error.strerror}."
         return _fail(sentence, ExitStatus.ERROR, options, environment)
 
@@ -84,11 +88,8 @@ def _flushed(status: ExitStatus, environment: Environment) -> ExitStatus:
     """`status`, once everything is written; a full disk shows only now when little was said."""
     try:
         environment.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _silence(environment)
-        return _fail(f"stdout: {error.strerror}.", ExitStatus.ERROR, Options(), environment)
+    except OutputError as error:
+        return _fail(str(error), status or ExitStatus.ERROR, Options(), environment)
     return status
 
 
@@ -96,7 +97,8 @@ def _fail(
     sentence: str, status: ExitStatus, options: Options, environment: Environment
 ) -> ExitStatus:
     if options.json:
-        write_json_error(sentence, environment)
+        with suppress(OSError):  # stdout may be full as well
+            write_json_error(sentence, environment)
     Output(environment).error(sentence)
     return status
 
@@ -149,7 +151,7 @@ def _run(
     preferences, problem = resumed.preferences(preferences, options).fitting(model.settings)
     if problem is not None:
         Output(environment).note(f"[{problem}]")
-    turns = resumed.turns(model.folder)
+    turns = resumed.turns(model.place)
     opener = conversation_opener(models, model, preferences, prefixes, turns)
     return answer(message, opener, options, environment, resumed)
 
@@ -169,14 +171,3 @@ def _print_version(options: Options, environment: Environment) -> ExitStatus:
     lines += [f"blas {facts.blas}"]
     environment.stdout.write("\n".join(lines) + "\n")
     return ExitStatus.OK
-
-
-def _silence(environment: Environment) -> None:
-    """Let nothing more be written to a reader that is gone or a full disk, at exit neither."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (environment.stdout, environment.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(null, stream.fileno())
-    os.close(null)

@@ -14,6 +14,7 @@ from cli.mentions import Named, Names, escaped, listed, unescaped
 from cli.patterns import Walk
 from cli.screen.paste import sendable
 from cli.screen.status import byte_count
+from cli.texts import decoded
 from dsv4_mlx.errors import UsageError
 
 __all__ = ["Attached", "Expanded", "escaped", "expand"]
@@ -182,10 +183,10 @@ def _decoded(data: bytes, name: str) -> str:
     if b"\0" in data:
         raise _NoText(f"{name} is a binary file; only text can be attached.")
     try:
-        text = data.decode("utf-8-sig")
+        text = decoded(data)
     except UnicodeDecodeError as error:
         raise _NoText(
             f"{name} is not UTF-8 text (byte {error.start}); convert it first, "
             "for example with iconv."
         ) from error
-    return text.replace("\r\n", "\n").removesuffix("\n")
+    return text.removesuffix("\n")

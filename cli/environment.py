@@ -4,6 +4,7 @@ Everything the program knows about its surroundings is here, so a test hands in 
 dictionary and sees all that a person would see.
 """
 
+import errno
 import os
 import select
 import sys
@@ -13,6 +14,8 @@ from enum import IntEnum
 from io import TextIOWrapper, UnsupportedOperation
 from typing import TextIO
 
+from cli.standard_output import checked, closed_output
+from cli.texts import decoded
 from dsv4_mlx.errors import UsageError
 
 
@@ -30,9 +33,9 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _process_output(stream: TextIO | None) -> TextIO:
-    """A stream of this process that takes any text; a closed one takes it nowhere."""
+    """A stream of this process that takes any text, if it takes any at all."""
     if stream is None:
-        return open(os.devnull, "w", encoding="utf-8")
+        return closed_output()
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?"
     return stream
@@ -47,7 +50,7 @@ class Environment:
     """Streams and variables of one run; every attribute can be replaced."""
 
     stdin: TextIO = field(default_factory=lambda: _process_input(sys.stdin))
-    stdout: TextIO = field(default_factory=lambda: _process_output(sys.stdout))
+    stdout: TextIO = field(default_factory=lambda: checked(_process_output(sys.stdout)))
     stderr: TextIO = field(default_factory=lambda: _process_output(sys.stderr))
     variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
@@ -85,15 +88,18 @@ class Environment:
         return not select.select([descriptor], [], [], seconds)[0]
 
     def read_text(self) -> str:
-        """All of stdin as UTF-8 text, "" when there is none.
+        """All of stdin as UTF-8 text, "" when there is none; a byte order mark and CRLF as in a
+        file.
 
-        Raises UsageError for bytes that are not UTF-8.
+        Raises UsageError for bytes that are not UTF-8, or that cannot be read.
         """
         binary = getattr(self.stdin, "buffer", None)
-        if binary is None:
-            return self.stdin.read()
         try:
-            return str(binary.read(), "utf-8")
+            return decoded(self.stdin.read().encode() if binary is None else binary.read())
+        except OSError as error:
+            closed = error.errno == errno.EBADF
+            reason = "it was not opened for reading" if closed else error.strerror
+            raise UsageError(f"stdin cannot be read: {reason}.") from error
         except UnicodeDecodeError as error:
             raise UsageError(
                 f"stdin must be UTF-8 text and byte {error.start} is not; "

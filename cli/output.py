@@ -5,6 +5,7 @@ reach a terminal.
 """
 
 import json
+from contextlib import suppress
 from typing import Any, TextIO
 
 from cli.environment import Environment
@@ -23,7 +24,10 @@ _JSON_ESCAPES = {
 
 
 class Output:
-    """Writes one conversation for a person: answer on stdout, reasoning and notes on stderr."""
+    """Writes one conversation for a person: answer on stdout, reasoning and notes on stderr.
+
+    An answer that cannot be written is an error; what nobody can read on stderr is none.
+    """
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -44,14 +48,14 @@ class Output:
         self._close_line(stderr=False)
         safe = harmless(text)
         shown = f"{_DIM}{safe}{_PLAIN}" if safe and self._environment.has_styles else safe
-        self._write(self._environment.stderr, shown, 0)
+        self._tell(shown)
         if safe:
             self._stderr_column = _column_after(safe, self._stderr_column)
 
     def note(self, sentence: str) -> None:
         """One line on stderr, on a line of its own."""
         self.close_lines()
-        self._write(self._environment.stderr, harmless(sentence) + "\n", 0)
+        self._tell(harmless(sentence) + "\n")
 
     def error(self, sentence: str) -> None:
         """One line on stderr that says what failed."""
@@ -63,7 +67,7 @@ class Output:
             self._close_line(stderr=True)
             self._close_line(stderr=False)
             self._clear_transient()
-            self._write(self._environment.stderr, text, 0)
+            self._tell(text)
             self._transient = len(text)
 
     def close_lines(self) -> None:
@@ -75,14 +79,19 @@ class Output:
     def _clear_transient(self) -> None:
         if self._transient:
             # Spaces instead of an escape code, so that NO_COLOR means no escape codes at all.
-            self._write(self._environment.stderr, f"\r{' ' * self._transient}\r", 0)
+            self._tell(f"\r{' ' * self._transient}\r")
             self._transient = 0
 
     def _close_line(self, *, stderr: bool) -> None:
         if stderr and self._stderr_column:
-            self._stderr_column = self._write(self._environment.stderr, "\n", 0)
+            self._tell("\n")
+            self._stderr_column = 0
         elif not stderr and self._stdout_column:
             self._stdout_column = self._write(self._environment.stdout, "\n", 0)
+
+    def _tell(self, text: str) -> None:
+        with suppress(OSError):
+            self._write(self._environment.stderr, text, 0)
 
     @staticmethod
     def _write(stream: TextIO, text: str, column: int) -> int:

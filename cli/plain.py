@@ -17,6 +17,7 @@ from cli.safe import harmless
 from cli.screen.paste import sendable
 from cli.screen.quotes import is_open, unquoted
 from cli.surface import Question, Status
+from cli.texts import MARK
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,6 +43,7 @@ class PlainSurface:
         if isinstance(environment.stdin, TextIOWrapper):
             environment.stdin.reconfigure(errors="replace")
         self._reading = False
+        self._begins = True  # nothing was read yet
         self._ended = False
         self._armed = False  # Ctrl-C was pressed once at this prompt
 
@@ -137,6 +139,8 @@ class PlainSurface:
             if self._environment.reads_terminal:
                 self._write("\n")  # the shell's prompt begins a line
             return None
+        if self._begins:
+            self._begins, line = False, line.removeprefix(MARK)
         return line.removesuffix("\n").removesuffix("\r")
 
     def _wants_to_leave(self) -> bool:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from cli.texts import decoded
 from dsv4_mlx.errors import UsageError
 
 _DEFAULT = "vi"
@@ -24,7 +25,7 @@ def edited(text: str, variables: Mapping[str, str]) -> str | None:
             status = subprocess.call([*shlex.split(command), str(file)])
             if status != 0:
                 return None
-            return file.read_bytes().decode("utf-8", "replace").removesuffix("\n")
+            return decoded(file.read_bytes(), "replace").removesuffix("\n")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise UsageError(
