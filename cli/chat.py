@@ -22,6 +22,7 @@ from cli.kept.sessions import SessionStore
 from cli.models import Model, Models
 from cli.preferences import Preferences
 from cli.safe import harmless
+from cli.standard_output import OutputError
 from cli.surface import Status, Surface, View
 from cli.tools.use import ToolUse
 from cli.typed_command import run_command
@@ -116,12 +117,12 @@ class Chat:
                 look_at_fullness(self)
         except KeyboardInterrupt:
             self.note("stopped")
+        except (BrokenPipeError, OutputError):
+            raise  # nobody can read the answers
         except Dsv4Error as error:
             if self.model.failed_with(error):
                 raise
             self.view.error(str(error))
-        except BrokenPipeError:
-            raise
         except OSError as error:
             self.view.error(f"{error.filename or 'input or output'}: {error.strerror}.")
         self._show_status()
@@ -267,8 +268,8 @@ class Chat:
     def set(self, name: str, value: Any) -> None:
         """Change one preference, in the conversation's file as well."""
         self.preferences = replace(self.preferences, **{name: value})
-        if self.branch.log is not None:
-            self.branch.log.settings(self.preferences.as_record())
+        if (log := self.branch.log) is not None:
+            self.keeping.write(lambda: log.settings(self.preferences.as_record()))
 
     def set_level(self, level: str) -> None:
         """UsageError for a level that this checkpoint or its context cannot give."""

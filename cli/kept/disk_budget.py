@@ -1,5 +1,7 @@
 """Files that only save time, kept under a number of bytes: the least recently used go first.
 
+When a file was used, its own time tells, unless somebody knows better.
+
 Several programs may do this in one folder at once, so a file that is gone already is no surprise,
 and one that somebody has open stays readable to them after it was removed.
 """
@@ -8,7 +10,9 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 _ABANDONED_AFTER_S = 3600.0
 
@@ -30,13 +34,23 @@ def touch(path: Path) -> bool:
 
 
 def shrink(
-    paths: Iterable[Path], budget_bytes: int, in_use: Callable[[Path], bool] = lambda path: False
+    paths: Iterable[Path],
+    budget_bytes: int,
+    in_use: Callable[[Path], bool] = lambda path: False,
+    used: Callable[[Path], datetime] | None = None,
 ) -> list[Path]:
     """Remove files, the longest unused first, until the rest fits; what was removed.
 
-    A file that is `in_use` stays, whatever it weighs.
+    A file that is `in_use` stays, whatever it weighs. `used` tells when a file was used last.
     """
-    files = sorted(filter(None, map(_seen, paths)), key=lambda file: file.used_ns)
+
+    def last_used(file: _File) -> Any:
+        return file.used_ns if used is None else used(file.path)
+
+    files = list(filter(None, map(_seen, paths)))
+    if sum(file.nbytes for file in files) <= budget_bytes:
+        return []
+    files.sort(key=last_used)
     held = sum(file.nbytes for file in files)
     removed = []
     for file in files:

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cli.branch import Branch
-from cli.kept.disk_budget import touch
-from cli.kept.session_log import SessionLog
+from cli.kept.session_log import SessionLog, WriteError
 from cli.kept.session_replay import SessionError
 from cli.kept.sessions import SessionStore
 from dsv4_mlx.errors import Dsv4Error, UsageError
@@ -24,6 +23,9 @@ class Keeping:
         self._store = store
         self._tell = tell
         self._fail = fail
+        self._cache_problem = ""
+        if store is not None:
+            store.files.tell = tell
 
     def require(self) -> SessionStore:
         """The store; UsageError where nothing is kept."""
@@ -47,9 +49,12 @@ class Keeping:
 
     def write(self, action: Callable[[], None]) -> None:
         """Write to a conversation's file; on a full disk the conversation goes on all the same, and
-        the next write that succeeds keeps what this one did not."""
+        the next write that succeeds keeps what this one did not. It is said once."""
         try:
             action()
+        except WriteError as error:
+            if not error.again:
+                self._fail(str(error))
         except SessionError as error:
             self._fail(str(error))
 
@@ -62,15 +67,19 @@ class Keeping:
         try:
             branch.conversation.save_cache(branch.log.kv_path)
             self._store.evict(keep=branch.log)
+            self._cache_problem = ""
         except (Dsv4Error, OSError) as error:
-            self._tell(f"the cache was not kept and resuming will read again: {error}")
+            if self._cache_problem != str(error):
+                self._tell(f"the cache was not kept and resuming will read again: {error}")
+            self._cache_problem = str(error)
 
     def load_cache(self, branch: Branch) -> None:
         """Without a file that fits, the first message reads the conversation again."""
-        if branch.log is None or branch.conversation is None or not touch(branch.log.kv_path):
+        log = branch.log
+        if log is None or branch.conversation is None or not log.kv_path.exists():
             return
         try:
-            branch.conversation.load_cache(branch.log.kv_path)
+            branch.conversation.load_cache(log.kv_path)
         except (Dsv4Error, OSError) as error:
             self._tell(f"the kept cache is not used and the conversation is read again: {error}")
 

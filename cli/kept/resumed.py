@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import TracebackType
 
 from cli.branch import Branch
@@ -22,13 +21,13 @@ class Resumed(AbstractContextManager["Resumed"]):
     def __init__(self, store: SessionStore, options: Options, note: Note) -> None:
         if not options.keep:
             raise UsageError("--no-save keeps nothing and --continue goes on; choose one of them.")
-        self._log, self._saved = store.open(store.find(options.resume or ""))
-        self._branch = Branch("main", log=self._log)
 
         def tell(sentence: str) -> None:
             note(f"[{sentence}]")
 
         self._keeping = Keeping(store, tell, tell)
+        self._log, self._saved = store.open(store.find(options.resume or ""))
+        self._branch = Branch("main", log=self._log)
         for sentence in self._saved.notes:
             tell(sentence)
 
@@ -36,10 +35,10 @@ class Resumed(AbstractContextManager["Resumed"]):
         """How the conversation was led; what a command line gives stands before it."""
         return preferences.kept(self._saved.settings).given(options)
 
-    def turns(self, folder: Path) -> tuple[Turn, ...]:
-        """What was said so far, for the model in `folder`."""
+    def turns(self, place: str) -> tuple[Turn, ...]:
+        """What was said so far, for the model in this place."""
         turns = self._saved.turns
-        self._branch.foreign = self._saved.model != str(folder.resolve())
+        self._branch.foreign = self._saved.model != place
         if self._branch.foreign:
             turns = tuple(turn.without_tokens() for turn in turns)
         self._branch.logged = turns

@@ -1,30 +1,40 @@
-"""One session's file while it is written: a line per fact, on the disk before the program goes on.
+"""One session while it is written: a line per fact, on the disk before the program goes on.
 
 Lines are only ever added. What a kill left behind the last finished line is cut off with the next
-write; damage before that is copied beside first, so nothing that was kept is lost by going on.
+write; damage before that is copied beside first, so nothing that was kept is lost by going on. A
+file that is lost while it is open is written anew from memory.
 """
 
-import fcntl
-import os
-import shutil
-import stat
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
-from cli.kept.private_files import private_folder, sync_folder
+from cli.kept.session_file import Lost, SessionFile, keep_beside
 from cli.kept.session_lines import MOST_BYTES, MOST_LINE_BYTES, write_line
 from cli.kept.session_replay import FORMAT, VERSION, Replay, SessionError, replay
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.file_systems import FileSystem
 
 SUFFIX = ".jsonl"
-_PROBES = 5
 
 Record = tuple[str, dict[str, Any]]
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The time now."""
+    return datetime.now(UTC)
+
+
+class WriteError(SessionError):
+    """A session that could not be written; `again` if that is so since an earlier error."""
+
+    def __init__(self, message: str, again: bool) -> None:
+        super().__init__(message)
+        self.again = again
 
 
 class SessionLog:
@@ -33,16 +43,31 @@ class SessionLog:
     The file appears with the first message, so leaving at once leaves nothing behind.
     """
 
-    def __init__(self, path: Path, *, check_name: Callable[[str], str] = str) -> None:
-        """`check_name` gives the name as it is kept, or raises UsageError."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        files: FileSystem | None = None,
+        check_name: Callable[[str, str], str] = lambda name, id: name,
+        new_path: Callable[[], Path] | None = None,
+        clock: Clock = utc_now,
+    ) -> None:
+        """`check_name` gives the name of the session with an id as it is kept, or raises
+        UsageError; `new_path` gives a place for a session that cannot go on where it is."""
         self.path = path
         self.name: str | None = None
+        self._files = files or FileSystem()
         self._check_name = check_name
-        self._file: BinaryIO | None = None
+        self._new_path = new_path or (lambda: path)
+        self._clock = clock
+        self._file: SessionFile | None = None
         self._waiting: list[Record] = []
-        self._lines = self._end_byte = self._turns = 0
+        self._lines = self._end_byte = 0
+        self._begun: dict[str, Any] = {}
         self._settings: dict[str, Any] = {}
-        self._damaged = False
+        self._turns: list[Turn] = []
+        self._unanswered: str | None = None
+        self._damaged = self._failed = False
 
     @property
     def id(self) -> str:
@@ -54,21 +79,27 @@ class SessionLog:
         """Where the cache of this session is kept; it only saves time."""
         return self.path.with_suffix(".kv")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a file, which other programs leave alone."""
+        return self._file is not None
+
     def begin_turn(self, text: str) -> None:
         """A message is sent: kept before the answer begins."""
         self._write("question", {"text": text})
+        self._unanswered = text
 
     def add_turn(self, turn: Turn, *, keep: int | None = None) -> None:
         """A question and its answer. `keep` earlier turns stay, all unless told: an answer that
         replaces others is one line, so there is no moment at which neither is kept."""
-        kept = self._turns if keep is None else self._within(keep)
+        kept = len(self._turns) if keep is None else self._within(keep)
         self._write("turn", {"keep": kept, "turn": turn.to_json()})
-        self._turns = kept + 1
+        self._turns, self._unanswered = [*self._turns[:kept], turn], None
 
     def rewind(self, keep: int) -> None:
         """The first `keep` turns stay."""
         self._write("rewind", {"keep": self._within(keep)})
-        self._turns = keep
+        self._turns, self._unanswered = self._turns[:keep], None
 
     def settings(self, settings: dict[str, Any]) -> None:
         """What was set, as JSON values; keys that are not given stay as they are."""
@@ -83,7 +114,7 @@ class SessionLog:
 
     def rename(self, name: str) -> None:
         """Call the session `name`. Raises UsageError for one that cannot be used."""
-        checked = self._check_name(name)
+        checked = self._check_name(name, self.id)
         self._note("name", {"name": checked})
         self.name = checked
 
@@ -108,29 +139,40 @@ class SessionLog:
 
     def begin(self, model: str, parent: str | None) -> None:
         """A new session; its first line waits for the first message."""
-        fields = {"format": FORMAT, "version": VERSION, "model": model, "parent": parent}
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._waiting.append(("session", {**fields, "created": now}))
+        self._begun = {"format": FORMAT, "version": VERSION, "model": model, "parent": parent}
+        self._begun["created"] = self._clock().isoformat(timespec="seconds")
+        self._waiting.append(("session", self._begun))
 
     def resume(self) -> Replay:
-        """Open the session that is there, read it, and go on behind its last good line."""
-        file = open_exclusive(self.path)
+        """Open the session that is there, read it, and go on behind its last good line; in a file
+        of its own where the old one may only be read."""
+        file = SessionFile.open(self.path, self._files)
         try:
-            session = replay(file, self.path, whole=True)
+            session = replay(file.file, self.path, whole=True)
         except BaseException:
             file.close()
             raise
-        self._file, self.name = file, session.name
-        self._lines, self._end_byte = session.lines, session.end_byte
-        self._turns, self._settings = len(session.turns), dict(session.settings)
-        self._damaged = bool(session.damage)
+        self._take(session)
+        if file.is_writable:
+            self._file = file
+        else:
+            file.close()
+            self._move(f"{self.path} may only be read")
         return session
+
+    def _take(self, session: Replay) -> None:
+        self.begin(session.model, session.parent)
+        self._waiting = []
+        self.name, self._settings = session.name, dict(session.settings)
+        self._lines, self._end_byte = session.lines, session.end_byte
+        self._turns = [turn for turn in session.turns if turn is not None]
+        self._unanswered, self._damaged = session.unanswered, bool(session.damage)
 
     # Writing
 
     def _within(self, keep: int) -> int:
-        if not 0 <= keep <= self._turns:
-            raise UsageError(f"expected 0 to {self._turns} turns to keep, found {keep}.")
+        if not 0 <= keep <= len(self._turns):
+            raise UsageError(f"expected 0 to {len(self._turns)} turns to keep, found {keep}.")
         return keep
 
     def _note(self, kind: str, fields: dict[str, Any]) -> None:
@@ -141,26 +183,30 @@ class SessionLog:
             self._write(kind, fields)
 
     def _write(self, kind: str, fields: dict[str, Any]) -> None:
-        records = [*self._waiting, (kind, fields)]
-        lines = [write_line(self._lines + 1 + i, *record) for i, record in enumerate(records)]
+        self._find_again()
+        records, now = [*self._waiting, (kind, fields)], self._clock()
+        lines = [write_line(self._lines + 1 + i, *record, now) for i, record in enumerate(records)]
         self._check_sizes(lines)
         try:
             self._append(b"".join(lines))
         except OSError as error:
-            raise SessionError(
+            again, self._failed = self._failed, True
+            raise WriteError(
                 f"{self.path} cannot be written: {error.strerror}; what is said from here on is "
-                "not kept until that changes."
+                "not kept until that changes.",
+                again,
             ) from error
-        self._waiting = []
+        self._waiting, self._failed = [], False
         self._lines += len(lines)
         self._end_byte += sum(map(len, lines))
 
     def _append(self, content: bytes) -> None:
-        file = self._file = self._file or create_exclusive(self.path)
+        if self._file is None:
+            self._file = SessionFile.create(self.path, self._files)
         if self._damaged:
-            _keep_beside(self.path)
+            keep_beside(self.path, self._files)
             self._damaged = False
-        _append(file, self._end_byte, content)
+        self._file.append(content, self._end_byte)
 
     def _check_sizes(self, lines: list[bytes]) -> None:
         longest, total = max(map(len, lines)), self._end_byte + sum(map(len, lines))
@@ -171,88 +217,36 @@ class SessionLog:
                 "session."
             )
 
+    # Lost files
 
-def open_exclusive(path: Path) -> BinaryIO:
-    """The session file `path` for reading and writing, locked against every other program."""
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise SessionError(f"expected a session file at {path}, found no regular file; move it.")
-    file = _open(path, os.O_RDWR)
-    try:
-        _lock(file, path)
-        if not os.fstat(file.fileno()).st_nlink:
-            raise SessionError(f"session {path.stem} was just deleted by another program.")
-        os.fchmod(file.fileno(), 0o600)
-    except BaseException:
-        file.close()
-        raise
-    return file
+    def _find_again(self) -> None:
+        """Have the whole session written anew where its file was lost."""
+        lost = None if self._file is None else self._file.lost()
+        if lost is Lost.REMOVED:
+            self._anew()
+            self._files.tell(f"{self.path} was removed; the conversation is written there again.")
+        elif lost is Lost.CHANGED:
+            self._move(f"{self.path} was changed by another program")
 
+    def _move(self, reason: str) -> None:
+        """Leave the file as it is, and go on with the same session in another one."""
+        self.path, self.name = self._new_path(), None
+        self._anew()
+        self._files.tell(f"{reason}; the conversation goes on as {self.id}.")
 
-def create_exclusive(path: Path) -> BinaryIO:
-    """A new session file of mode 0600, locked."""
-    private_folder(path.parent)
-    file = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    _lock(file, path)
-    sync_folder(path.parent)
-    return file
+    def _anew(self) -> None:
+        self.close()
+        self._waiting, self._lines, self._end_byte = list(self._records()), 0, 0
+        self._damaged = False
 
-
-def is_open_elsewhere(path: Path) -> bool:
-    """Whether some program, this one as well, has the session at `path` open."""
-    try:
-        open_exclusive(path).close()
-    except SessionError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _open(path: Path, flags: int) -> BinaryIO:
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    return open(descriptor, "r+b", closefd=True)
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    for _ in range(_PROBES):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            # Perhaps only `is_open_elsewhere` of another program, which takes an instant.
-            time.sleep(0.01)
-    raise SessionError(
-        f"session {path.stem} is open, here or in another program; leave it there first."
-    )
-
-
-def _append(file: BinaryIO, end_byte: int, content: bytes) -> None:
-    """Write `content` at `end_byte`, cutting what lies behind; on the disk when this returns.
-
-    After a failure, a full disk for example, the file ends where it did.
-    """
-    descriptor = file.fileno()
-    os.ftruncate(descriptor, end_byte)
-    try:
-        view, place = memoryview(content), end_byte
-        while view:
-            written = os.pwrite(descriptor, view, place)
-            view, place = view[written:], place + written
-        os.fsync(descriptor)
-    except OSError:
-        os.ftruncate(descriptor, end_byte)
-        raise
-
-
-def _keep_beside(path: Path) -> Path:
-    """Copy a damaged file before it is cut, under a name that is still free."""
-    names = (f"{path.name}.damaged{number}" for number in ["", *(f"-{n}" for n in range(2, 1000))])
-    copy = next(place for name in names if not (place := path.with_name(name)).exists())
-    partial = path.with_name(f".{copy.name}.partial")
-    shutil.copyfile(path, partial)
-    partial.chmod(0o600)
-    with open(partial, "rb+") as file:
-        os.fsync(file.fileno())
-    os.rename(partial, copy)
-    sync_folder(path.parent)
-    return copy
+    def _records(self) -> Iterator[Record]:
+        """All that the session is."""
+        yield "session", self._begun
+        if self.name is not None:
+            yield "name", {"name": self.name}
+        if self._settings:
+            yield "settings", {"settings": dict(self._settings)}
+        for number, turn in enumerate(self._turns):
+            yield "turn", {"keep": number, "turn": turn.to_json()}
+        if self._unanswered is not None:
+            yield "question", {"text": self._unanswered}

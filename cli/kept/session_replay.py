@@ -10,6 +10,7 @@
 Lines of another type come from a newer version: they are passed over, told about, and stay.
 """
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,6 +52,8 @@ class Replay:
         """Where the next line goes: behind the last good one."""
         self.damage = ""
         """Why reading ended before the last line, empty when it did not."""
+        self.changed: datetime | None = None
+        """When the last line was written, as far as lines tell."""
         self.newer: list[str] = []
         """Types of lines that this version does not know."""
         self._whole = whole
@@ -75,7 +78,7 @@ class Replay:
                 self.unanswered = None
             case kind:
                 self.newer += [] if kind in self.newer else [kind]
-        self.lines = line.number
+        self.lines, self.changed = line.number, line.at or self.changed
 
     def _begin(self, fields: dict[str, Any]) -> None:
         if fields.get("format") != FORMAT:
@@ -84,6 +87,7 @@ class Replay:
             raise LineError("was written by a newer version of this program")
         parent = None if fields.get("parent") is None else _shown(fields, "parent")
         self.model, self.parent = _shown(fields, "model"), parent
+        self.changed = _time(fields.get("created"))
 
     def _ask(self, text: str) -> None:
         self.unanswered = text
@@ -138,6 +142,15 @@ def _text(fields: dict[str, Any], key: str) -> str:
 def _shown(fields: dict[str, Any], key: str) -> str:
     """A short text for lists and notes, with nothing in it that cannot be seen."""
     return exact(_text(fields, key))[:_MOST_SHOWN]
+
+
+def _time(value: object) -> datetime | None:
+    """A time that an older version wrote."""
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return time if time is not None and time.tzinfo is not None else None
 
 
 def _object(fields: dict[str, Any], key: str) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from cli.kept.session_log import SUFFIX
 from cli.kept.session_replay import NothingKept, Replay, SessionError, replay
+from cli.kept.session_times import NEVER, began
 from cli.safe import exact, harmless
 from dsv4_mlx.errors import UsageError
 
@@ -28,6 +29,7 @@ class Summary:
     """The first words of the first message."""
     model: str
     changed: datetime
+    """When its last record was written."""
     turns: int
     kv_bytes: int | None
     parent: str | None
@@ -39,7 +41,6 @@ class Summary:
 def summarise(path: Path) -> Summary | None:
     """All but the size of the cache file; None for a file that is gone or has nothing in it."""
     try:
-        status = path.stat()
         with open(path, "rb") as file:
             session, problem = replay(file, path, whole=False), None
     except (FileNotFoundError, NothingKept):
@@ -53,7 +54,7 @@ def summarise(path: Path) -> Summary | None:
         name=session.name,
         title=title_of(session.title),
         model=session.model,
-        changed=datetime.fromtimestamp(status.st_mtime, UTC),
+        changed=session.changed or began(path.stem) or NEVER,
         turns=len(session.turns),
         kv_bytes=None,
         parent=session.parent,

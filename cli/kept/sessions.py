@@ -6,6 +6,7 @@
 A cache file that is missing, damaged or of another model costs a prefill and nothing else.
 """
 
+import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -13,13 +14,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
-from cli.kept.disk_budget import remove_abandoned, shrink, touch
-from cli.kept.session_log import SUFFIX, SessionLog, is_open_elsewhere, open_exclusive
-from cli.kept.session_replay import Replay
+from cli.kept.disk_budget import remove_abandoned, shrink
+from cli.kept.session_file import SessionFile
+from cli.kept.session_log import SUFFIX, Clock, SessionLog, utc_now
+from cli.kept.session_replay import Replay, SessionError
 from cli.kept.session_summary import Summary, check_name, find, has_name, summarise, with_cache
+from cli.kept.session_times import last_record
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.file_systems import FileSystem
 
 _ID = re.compile(r"[0-9a-z-]{1,64}")
 _LETTERS = "abcdefghjkmnpqrstvwxyz23456789"
@@ -42,9 +47,20 @@ class Saved:
 class SessionStore:
     """The sessions in the folder `root`, with at most `kv_budget_bytes` of cache files."""
 
-    def __init__(self, root: Path, *, kv_budget_bytes: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        kv_budget_bytes: int,
+        files: FileSystem | None = None,
+        clock: Clock = utc_now,
+    ) -> None:
+        """`files` tells what the disk lacks, and what became of files that were open."""
+        self.files = files or FileSystem()
         self._root = root
         self._kv_budget_bytes = kv_budget_bytes
+        self._clock = clock
+        self._logs: WeakSet[SessionLog] = WeakSet()
         self._known: dict[Path, tuple[tuple[int, int], Summary]] = {}
 
     @property
@@ -56,21 +72,21 @@ class SessionStore:
         self, model: str, *, name: str | None = None, parent: str | None = None
     ) -> SessionLog:
         """A new session; it appears on the disk with its first message."""
-        log = self._log(new_id())
+        log = self._log(self._new_id())
         log.begin(model, parent)
         if name is not None:
             log.rename(name)
         return log
 
     def open(self, summary: Summary) -> tuple[SessionLog, Saved]:
-        """Go on with a session, whose cache file counts as used.
+        """Go on with a session.
 
         SessionError when another program has it open, or it is no session at all; any other damage
         is told in `notes`, and what stood before it is there.
         """
         log = self._log(summary.id)
+        self._require_closed(log.path)
         session = log.resume()
-        touch(log.kv_path)
         turns = tuple(turn for turn in session.turns if turn is not None)
         notes = tuple(_notes(log.path, session))
         return log, Saved(
@@ -80,9 +96,13 @@ class SessionStore:
     def delete(self, summary: Summary) -> None:
         """Remove a session that no program has open, with its cache file."""
         log = self._log(summary.id)
-        with open_exclusive(log.path):
+        self._require_closed(log.path)
+        file = SessionFile.open(log.path, self.files)
+        try:
             log.kv_path.unlink(missing_ok=True)
             log.path.unlink()
+        finally:
+            file.close()
 
     def summaries(self) -> list[Summary]:
         """All sessions, the one that changed last first."""
@@ -91,7 +111,8 @@ class SessionStore:
 
     def newest(self) -> Summary:
         """What `--continue` goes on with: the session that changed last and can be read."""
-        for path in sorted(self._paths(), key=_changed_ns, reverse=True):
+        newest_first = sorted(((last_record(path), path) for path in self._paths()), reverse=True)
+        for _, path in newest_first:
             summary = summarise(path)
             if summary is not None and summary.problem is None:
                 return summary
@@ -105,22 +126,58 @@ class SessionStore:
         return find(self.summaries(), name_or_id) if name_or_id.strip() else self.newest()
 
     def evict(self, keep: SessionLog | None = None) -> None:
-        """Remove the cache files that were not used for longest until the rest fits the budget;
-        never the one of `keep`, or of another session that is open."""
+        """Remove the cache files of the sessions that changed longest ago until the rest fits the
+        budget; never the one of `keep`, or of another session that is open."""
         remove_abandoned(self._root.glob(".*.safetensors"))
 
         def in_use(path: Path) -> bool:
             kept = keep is not None and path == keep.kv_path
-            return kept or is_open_elsewhere(path.with_suffix(SUFFIX))
+            return kept or self._is_open(path.with_suffix(SUFFIX))
 
-        shrink(self._root.glob("*.kv"), self._kv_budget_bytes, in_use)
+        def changed(path: Path) -> datetime:
+            return last_record(path.with_suffix(SUFFIX))
+
+        shrink(self._root.glob("*.kv"), self._kv_budget_bytes, in_use, changed)
 
     # Inside
 
     def _log(self, id: str) -> SessionLog:
-        return SessionLog(
-            self._root / f"{id}{SUFFIX}", check_name=lambda name: self._free_name(name, id)
+        log = SessionLog(
+            self._path(id),
+            files=self.files,
+            check_name=self._free_name,
+            new_path=lambda: self._path(self._new_id()),
+            clock=self._clock,
         )
+        self._logs.add(log)
+        return log
+
+    def _new_id(self) -> str:
+        """An id that sorts by time, with letters that nobody confuses."""
+        now = self._clock().astimezone(UTC)
+        letters = "".join(secrets.choice(_LETTERS) for _ in range(6))
+        return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{letters}"
+
+    def _path(self, id: str) -> Path:
+        return self._root / f"{id}{SUFFIX}"
+
+    def _require_closed(self, path: Path) -> None:
+        """What a lock is for, where there are none: SessionError for a session of this program."""
+        if any(log.is_open and log.path == path for log in self._logs):
+            raise SessionError(
+                f"session {path.stem} is open, here or in another program; leave it there first."
+            )
+
+    def _is_open(self, path: Path) -> bool:
+        """Whether some program, this one as well, has the session at `path` open."""
+        try:
+            self._require_closed(path)
+            SessionFile.open(path, self.files).close()
+        except SessionError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def _free_name(self, name: str, id: str) -> str:
         """`name` as it is kept; UsageError when it cannot be one or another session has it."""
@@ -130,8 +187,13 @@ class SessionStore:
         return checked
 
     def _paths(self) -> list[Path]:
-        files = self._root.glob(f"*{SUFFIX}")
-        return [path for path in files if _ID.fullmatch(path.stem) and path.is_file()]
+        try:
+            with os.scandir(self._root) as entries:
+                names = [entry.name for entry in entries if entry.is_file()]
+        except OSError:  # nothing was kept yet, or it cannot be reached now
+            return []
+        ids = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+        return [self._path(id) for id in ids if _ID.fullmatch(id)]
 
     def _each(self) -> Iterator[Summary]:
         """Summaries in no order; only files that changed since the last time are read."""
@@ -144,13 +206,6 @@ class SessionStore:
                     continue
                 known = self._known[path] = state, summary
             yield with_cache(known[1], path)
-
-
-def new_id() -> str:
-    """An id that sorts by time, with letters that nobody confuses."""
-    now = datetime.now(UTC)
-    letters = "".join(secrets.choice(_LETTERS) for _ in range(6))
-    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{letters}"
 
 
 def _notes(path: Path, session: Replay) -> Iterator[str]:
@@ -173,7 +228,3 @@ def _state(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size
-
-
-def _changed_ns(path: Path) -> int:
-    return (_state(path) or (0, 0))[0]

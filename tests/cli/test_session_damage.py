@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,7 @@ def test_a_damaged_line_is_named_and_the_file_is_kept_beside(written: Path) -> N
 
 def test_lines_of_a_newer_version_stay_and_are_told(written: Path) -> None:
     lines = written.read_bytes().splitlines(keepends=True)
-    added = write_line(len(lines) + 1, "mood", {"value": 7})
+    added = write_line(len(lines) + 1, "mood", {"value": 7}, datetime.now(UTC))
     written.write_bytes(b"".join([*lines, added]))
     saved = opened(written)
     assert saved is not None and len(saved.turns) == 2
@@ -158,7 +159,7 @@ def test_lines_of_a_newer_version_stay_and_are_told(written: Path) -> None:
 def test_a_newer_version_of_the_file_is_refused(written: Path) -> None:
     lines = written.read_bytes().splitlines(keepends=True)
     fields = {"format": "dsv4-chat session", "version": 2, "model": "", "created": ""}
-    written.write_bytes(b"".join([write_line(1, "session", fields), *lines[1:]]))
+    written.write_bytes(b"".join([write_line(1, "session", fields, datetime.now(UTC)), *lines[1:]]))
     with pytest.raises(SessionError, match="written by a newer version"):
         go_on(written)
 

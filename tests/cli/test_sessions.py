@@ -11,7 +11,7 @@ from cli.attachments import expand
 from cli.kept.session_replay import SessionError
 from cli.kept.sessions import SessionStore
 from dsv4_mlx.errors import UsageError
-from tests.cli.kept import begun, store, texts, turn
+from tests.cli.kept import Clock, begun, store, texts, turn
 
 
 def reopened(sessions: SessionStore, name: str = ""):
@@ -124,9 +124,10 @@ def test_ids_sort_by_time(tmp_path: Path) -> None:
 
 
 def test_the_newest_is_what_changed_last(tmp_path: Path) -> None:
-    sessions = store(tmp_path)
+    sessions = store(tmp_path, clock=Clock())
     one, two = begun(sessions, "one"), begun(sessions, "two")
-    os.utime(two.path, (0, 0))
+    one.add_turn(turn("later"))
+    os.utime(two.path, (1_900_000_000, 1_900_000_000))
     assert sessions.newest().id == sessions.find("").id == one.id
     assert [summary.id for summary in sessions.summaries()] == [one.id, two.id]
 
@@ -267,25 +268,27 @@ def test_a_deleted_session_is_gone_with_its_cache(tmp_path: Path) -> None:
 
 
 def cached(sessions: SessionStore, used: int, size: int = 10):
-    """A closed session whose cache file was last used at this second."""
+    """A closed session with a cache file whose own times say nothing."""
     with begun(sessions, "one") as log:
         log.kv_path.write_bytes(b"x" * size)
-        os.utime(log.kv_path, (used, used))
+        os.utime(log.kv_path, (9 - used, 9 - used))
     return log
 
 
-def test_the_cache_files_that_were_not_used_for_longest_go_first(tmp_path: Path) -> None:
-    sessions = store(tmp_path, kv_budget_bytes=20)
+def test_the_caches_of_sessions_that_changed_longest_ago_go_first(tmp_path: Path) -> None:
+    sessions = store(tmp_path, kv_budget_bytes=20, clock=Clock())
     logs = [cached(sessions, used) for used in (1, 2, 3)]
     sessions.evict()
     assert [log.kv_path.exists() for log in logs] == [False, True, True]
     assert all(log.path.exists() for log in logs)
 
 
-def test_opening_a_session_uses_its_cache(tmp_path: Path) -> None:
-    sessions = store(tmp_path, kv_budget_bytes=20)
+def test_going_on_with_a_session_keeps_its_cache(tmp_path: Path) -> None:
+    sessions = store(tmp_path, kv_budget_bytes=20, clock=Clock())
     logs = [cached(sessions, used) for used in (1, 2, 3)]
-    reopened(sessions, logs[0].id)
+    log, _ = sessions.open(sessions.find(logs[0].id))
+    log.begin_turn("again")
+    log.close()
     sessions.evict()
     assert [log.kv_path.exists() for log in logs] == [True, False, True]
 
