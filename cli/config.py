@@ -5,6 +5,7 @@ The command line wins over the file.
 """
 
 import math
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cli.environment import Environment, ExitStatus
+from cli.kept.private_files import NoHome, config_home
 from cli.options import BACKENDS, KV_CHOICES, LEVELS
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.paths import user_path
 from dsv4_mlx.sampling import RANGES, Range
 
 GB = 10**9
@@ -63,23 +66,16 @@ class Config:
 
 
 def config_path(environment: Environment) -> Path:
-    """Where the file is or would be."""
-    variables = environment.variables
-    if home := variables.get("DSV4_HOME"):
-        return Path(home).expanduser() / "config.toml"
-    base = variables.get("XDG_CONFIG_HOME", "")
-    # The XDG standard asks to ignore relative paths.
-    folder = Path(base) if Path(base).is_absolute() else _home(variables) / ".config"
-    return folder / "dsv4" / "config.toml"
-
-
-def _home(variables: Mapping[str, str]) -> Path:
-    return Path(variables["HOME"]) if variables.get("HOME") else Path.home()
+    """Where the file is or would be; NoHome where there is no place for it."""
+    return config_home(environment.variables) / "config.toml"
 
 
 def load(environment: Environment) -> Config:
     """The file's settings, defaults where it is silent; UsageError says which entry is wrong."""
-    path = config_path(environment)
+    try:
+        path = config_path(environment)
+    except NoHome:
+        return Config()
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -120,8 +116,12 @@ def commented() -> str:
 
 def print_config(environment: Environment, *, path: bool = False) -> ExitStatus:
     """`dsv4-chat config`: the commented defaults; with `path`, where the file is."""
+    stdout = environment.stdout
     text = f"{config_path(environment)}\n" if path else commented()
-    environment.stdout.write(text)
+    if stdout.isatty() or not hasattr(stdout, "buffer"):
+        stdout.write(text)
+    else:  # for another program, which wants the very bytes of a path
+        stdout.buffer.write(os.fsencode(text))
     return ExitStatus.OK
 
 
@@ -144,6 +144,8 @@ class Setting:
     def value(self, found: object, path: Path) -> Any:
         try:
             return self.read(found)
+        except UsageError as error:
+            raise UsageError(f"{path}: {self.key}: {error}") from error
         except (ValueError, TypeError, OverflowError) as error:
             raise UsageError(
                 f"{path}: {self.key} must be {self.expected}, found {found!r}."
@@ -219,7 +221,13 @@ def _size(value: Any) -> int:
 
 
 def _folder(value: object) -> Path | None:
-    return Path(_text(value)).expanduser() if value != "" else None
+    return user_path(_text(value)) if value != "" else None
+
+
+def _program(value: object) -> str:
+    """A program's name, looked for as a shell does, or its path."""
+    name = _text(value)
+    return str(user_path(name)) if name.startswith("~") else name
 
 
 def _sampled(name: str, help_: str) -> Setting:
@@ -293,7 +301,7 @@ _SERVERS = """\
 # MCP servers
 
 _SERVER_SETTINGS = {
-    "command": ("a program's name or path", lambda value: _text(value)),
+    "command": ("a program's name or path", _program),
     "args": ("a list of texts", lambda value: _texts(value)),
     "env": ("a table of texts", lambda value: _texts_by_name(value)),
     "trust": (_ON, _switch),

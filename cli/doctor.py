@@ -17,7 +17,7 @@ from platform import python_version
 from typing import Any, cast
 
 from cli.environment import Environment, ExitStatus
-from cli.kept.private_files import state_home
+from cli.kept.private_files import NoHome, state_home
 from cli.machine import WIRED_LIMIT, Machine, read_machine
 from cli.memory import SHORT_CONTEXT, Fit, measure, size
 from cli.output import json_line
@@ -252,11 +252,26 @@ def _wider(config: DeepseekV4Config, backend: str) -> int:
 
 
 def _disk(page: _Page, environment: Environment) -> None:
-    folder = state_home(environment.variables)
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(existing).free
+    try:
+        folder = state_home(environment.variables)
+    except NoHome as error:
+        page.add("disk", {"folder": None, "free_bytes": None}, "conversations are not kept")
+        page.problems.append(str(error))
+        return
+    free = _free_bytes(folder)
     page.add("disk", {"folder": str(folder), "free_bytes": free},
-             f"{size(free)} free for conversations in {folder}")  # fmt: skip
+             f"{'unknown' if free is None else size(free)} free for conversations in {folder}"
+    )  # fmt: skip
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """What the disk of `folder`, or of the nearest folder above it, has left."""
+    for place in (folder, *folder.parents):
+        try:
+            return shutil.disk_usage(place).free
+        except OSError:
+            continue
+    return None
 
 
 def _terminal(page: _Page, environment: Environment) -> None:

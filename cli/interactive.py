@@ -9,13 +9,14 @@ from cli.chat import Chat
 from cli.commands import COMMANDS
 from cli.config import Config
 from cli.environment import Environment, ExitStatus
-from cli.kept.private_files import private_folder, state_home
+from cli.kept.private_files import NoHome, state_home
 from cli.kept.sessions import SessionStore
 from cli.models import Model, Models
 from cli.options import Options
 from cli.preferences import Preferences
 from cli.resuming import resume
 from cli.surface import Question, Surface, View
+from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from cli.tools.toolbox import Toolbox
@@ -55,29 +56,51 @@ def talk(
     prefixes: "Callable[[Engine], Prefixes | None]",
 ) -> ExitStatus:
     """Open the prompt until the person leaves."""
-    root, folder, late = state_home(environment.variables), Path.cwd(), _Late()
+    folder, late = _working_folder(), _Late()
+    root, problem = _root(environment)
     surface, view = _shown(environment, options, config, root, late)
-    store = SessionStore(root / "sessions", kv_budget_bytes=config.session_kv_bytes)
+    store = None
+    if root is not None and options.keep:
+        store = SessionStore(root / "sessions", kv_budget_bytes=config.session_kv_bytes)
     chat = late.chat = Chat(
         surface,
         view,
         models,
         model,
         preferences,
-        store if options.keep else None,
+        store,
         lambda ask, stopped: _toolbox(folder, ask, stopped, config),
         folder,
         prefixes,
         config.status_line,
         config.auto_compact,
     )
+    if problem and options.keep:
+        chat.note(f"nothing of this run is kept: {problem}")
     if options.resume is not None:
         resume(chat, options.resume, given=options)
     return surface.run(chat.run)
 
 
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"the working folder cannot be found: {error.strerror}; start in another one."
+        ) from error
+
+
+def _root(environment: Environment) -> tuple[Path | None, str]:
+    """Where conversations are kept, and why there is no such place."""
+    try:
+        return state_home(environment.variables), ""
+    except NoHome as error:
+        return None, str(error)
+
+
 def _shown(
-    environment: Environment, options: Options, config: Config, root: Path, late: _Late
+    environment: Environment, options: Options, config: Config, root: Path | None, late: _Late
 ) -> tuple[Surface, View]:
     reasoning = options.reasoning or config.reasoning
     if options.plain or config.plain or not environment.edits_lines:
@@ -96,7 +119,7 @@ def _shown(
     surface = TerminalSurface(
         environment,
         theme,
-        history=private_folder(root) / "history",
+        history=None if root is None else root / "history",
         completions=Completions(
             {name: command.summary for name, command in COMMANDS.items()}, late.arguments
         ),

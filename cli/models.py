@@ -13,6 +13,7 @@ from cli.worker import Worker
 from dsv4_mlx.chat.effort import EffortTable, find_effort_table
 from dsv4_mlx.chat.settings import ChatSettings, max_context_sentence, read_settings
 from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
+from dsv4_mlx.paths import user_path
 from dsv4_mlx.releases import name_of
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class Model:
 
     @property
     def place(self) -> str:
-        """Where it is, however the folder was spelled."""
-        return str(self.folder.resolve())
+        """Where it is, however the folder was spelled; bytes that are no UTF-8 as `\\udcff`."""
+        return str(self.folder.resolve()).encode("utf-8", "backslashreplace").decode()
 
     @property
     def backend(self) -> str | None:
@@ -164,7 +165,7 @@ def _script(engine: str) -> Path:
     kind, _, file = engine.partition(":")
     if kind != "fake" or not file:
         raise UsageError(f"--engine takes fake:FILE, got {engine!r}.")
-    return Path(file)
+    return user_path(file)
 
 
 def embedded_model() -> Path:

@@ -8,6 +8,7 @@ from typing import IO, Literal, NoReturn
 
 from cli.environment import Environment
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.paths import user_path
 from dsv4_mlx.sampling import RANGES, Range
 
 _USAGE = "dsv4-chat [options] [-p TEXT] [@FILE ...] | doctor | config"
@@ -145,7 +146,7 @@ def _check_words(options: Options) -> None:
 def _parser(environment: Environment) -> _Parser:
     parser = _Parser(environment)
     add = parser.add_argument
-    add("--model", type=Path, metavar="PATH", help="checkpoint folder, official or converted")
+    add("--model", type=user_path, metavar="PATH", help="checkpoint folder, official or converted")
     add("-p", dest="prompt", metavar="TEXT", help="answer this message and leave")
     add("--system", metavar="TEXT", help="system message of the conversation")
     add("--think", choices=LEVELS, help="thinking level; the checkpoint has its default")

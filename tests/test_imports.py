@@ -26,6 +26,7 @@ CLI_SEES = (
     "machines",
     "releases",
     "sampling",
+    "paths",
     "testing",
     "tokenizer",
     "weight_bytes",

@@ -1,6 +1,5 @@
 """Commands about conversations and the files that keep them."""
 
-import os
 from typing import TYPE_CHECKING
 
 from cli.branch import Branch
@@ -8,6 +7,7 @@ from cli.commands.command import Command, size
 from cli.resuming import resume
 from cli.surface import Question
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.paths import user_path
 
 if TYPE_CHECKING:
     from cli.chat import Chat
@@ -70,7 +70,7 @@ def _export(chat: "Chat", file: str) -> None:
 
     if not file:
         raise UsageError("/export takes a file that ends in .md, .json or .html.")
-    path = chat.folder / os.path.expanduser(file)
+    path = chat.folder / user_path(file)
     exists = path.exists()
     if exists and chat.surface.ask(Question(f"{path} exists; replace it?")) != "y":
         chat.note("not written")

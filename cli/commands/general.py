@@ -1,10 +1,9 @@
 """Commands about the program and the model."""
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.commands.command import Command, size
+from dsv4_mlx.paths import user_path
 
 if TYPE_CHECKING:
     from cli.chat import Chat
@@ -22,7 +21,7 @@ def _quit(chat: "Chat", argument: str) -> None:
 
 def _model(chat: "Chat", argument: str) -> None:
     if argument:
-        chat.switch_model(Path(os.path.expanduser(argument)))
+        chat.switch_model(user_path(argument))
     chat.note(f"model {chat.model.folder}")
     if assumed := chat.model.assumed:
         chat.note(assumed)

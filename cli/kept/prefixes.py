@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.kept.disk_budget import remove_abandoned, shrink, touch
-from cli.kept.private_files import private_folder, state_home
+from cli.kept.private_files import NoHome, private_folder, state_home
+from dsv4_mlx.file_systems import FileSystem
 
 if TYPE_CHECKING:
     from dsv4_mlx.engine import Engine
@@ -54,7 +55,7 @@ class PrefixStore:
         """Where to store `tokens` as a prefix; None when they are there or not worth it."""
         if len(tokens) < self._minimum_tokens or not self._budget_bytes:
             return None
-        private_folder(self._root)
+        private_folder(self._root, FileSystem())
         self.shrink()
         path = self._root / self._names(tokens, [len(tokens)])[0]
         return None if touch(path) else path
@@ -81,9 +82,13 @@ class PrefixStore:
 
 def stored_prefixes(
     variables: Mapping[str, str], budget_bytes: int, kv: str
-) -> "Callable[[Engine], PrefixStore]":
-    """A function that gives the stored prefixes of an engine's model, its cache kept as `kv`."""
-    root = state_home(variables) / "prefixes"
+) -> "Callable[[Engine], PrefixStore | None]":
+    """A function that gives the stored prefixes of an engine's model, its cache kept as `kv`; None
+    where there is no folder for them."""
+    try:
+        root = state_home(variables) / "prefixes"
+    except NoHome:
+        return lambda engine: None
 
     def of(engine: "Engine") -> PrefixStore:
         return PrefixStore(root, budget_bytes, f"{engine.model.fingerprint} {kv}")

@@ -3,22 +3,30 @@
 import json
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit.history import History
+
+from cli.kept.private_files import private_folder, write_whole
+from dsv4_mlx.documents import DocumentError, parse_json
+from dsv4_mlx.file_systems import FileSystem
 
 KEPT = 2_000
 """Entries that are offered; the file is cut to them when it has twice as many."""
 _LONGEST = 100_000
 """Characters; a longer message is not worth keeping here, conversations keep it."""
+_MOST_BYTES = 64 << 20
+"""Of a file; its end is read."""
 
 
 class FileHistory(History):
-    """prompt-toolkit's history on a file that may be missing, damaged or not writable."""
+    """prompt-toolkit's history on a file that may be missing, damaged or not writable; None keeps
+    it in memory alone."""
 
     def __init__(
         self,
-        file: Path,
+        file: Path | None,
         *,
         fold: Callable[[str], str] = str,
         expand: Callable[[str], str] = str,
@@ -35,7 +43,7 @@ class FileHistory(History):
         if len(entries) > 2 * KEPT:
             self._rewrite(entries[-KEPT:])
         newest_first = dict.fromkeys(reversed(entries[-KEPT:]))
-        return [self._fold(entry) for entry in newest_first]
+        return [self._fold(entry) for entry in newest_first if entry]
 
     def append_string(self, string: str) -> None:
         """Remember `string`; the same text again moves to the end."""
@@ -46,42 +54,59 @@ class FileHistory(History):
     def store_string(self, string: str) -> None:
         """Append to the file; a history that cannot be kept is no reason to stop."""
         text = self._expand(string)
-        if len(text) > _LONGEST:
+        if self._file is None or len(text) > _LONGEST:
             return
-        try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            line = json.dumps(text).encode("ascii") + b"\n"
+        with suppress(OSError):
+            private_folder(self._file.parent, FileSystem())
             descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 # One write, so that two programs never mix their lines.
-                os.write(descriptor, line)
+                os.write(descriptor, _line(text))
             finally:
                 os.close(descriptor)
-        except OSError:
-            pass
 
     def _entries(self) -> list[str]:
+        lines = self._lines()
+        found = [_decoded(line) for line in lines]
+        entries = [entry for entry in found if entry is not None]
+        if len(entries) < len(lines):
+            self._set_aside(entries)
+        return entries
+
+    def _lines(self) -> list[bytes]:
+        if self._file is None or not self._file.is_file():
+            return []
         try:
-            lines = self._file.read_bytes().splitlines()
+            with open(self._file, "rb") as file:
+                beginning = max(0, file.seek(0, os.SEEK_END) - _MOST_BYTES)
+                file.seek(beginning)
+                lines = file.read(_MOST_BYTES).splitlines()
         except OSError:
             return []
-        return [entry for line in lines if (entry := _decoded(line))]
+        # The first of a part is cut somewhere.
+        return [line for line in lines[1 if beginning else 0 :] if line.strip()]
+
+    def _set_aside(self, entries: list[str]) -> None:
+        """Begin anew with what can be read; the damaged file stays under another name."""
+        assert self._file is not None
+        with suppress(OSError):
+            os.rename(self._file, self._file.with_name(f"{self._file.name}.damaged"))
+            write_whole(self._file, b"".join(map(_line, entries)))
 
     def _rewrite(self, entries: list[str]) -> None:
-        new = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-        try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in entries)
-            os.replace(new, self._file)
-        except OSError:
-            new.unlink(missing_ok=True)
+        assert self._file is not None
+        with suppress(OSError):
+            write_whole(self._file, b"".join(map(_line, entries)), overwrite=True)
+
+
+def _line(entry: str) -> bytes:
+    return json.dumps(entry).encode("ascii") + b"\n"
 
 
 def _decoded(line: bytes) -> str | None:
     """A torn or foreign line is nobody's message."""
     try:
-        entry = json.loads(line)
-    except ValueError:
+        entry = parse_json(line)
+    except DocumentError:
         return None
     return entry if isinstance(entry, str) else None

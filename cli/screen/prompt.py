@@ -51,7 +51,7 @@ class Prompt:
 
     def __init__(
         self,
-        history: Path,
+        history: Path | None,
         completions: Completions,
         *,
         clock: Callable[[], float] = time.monotonic,

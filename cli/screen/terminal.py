@@ -57,7 +57,7 @@ class TerminalSurface:
         environment: Environment,
         theme: "Theme",
         *,
-        history: Path,
+        history: Path | None,
         completions: Completions,
         on_mode: Callable[[], None] | None = None,
         on_unfold: Callable[[], None] | None = None,
