@@ -212,9 +212,11 @@ def _without_generation_prompt(prompt: Prompt) -> Prompt:
 def parse_tool_call(text: str, tools: Any = None) -> list[dict[str, Any]]:
     """The calls in the inside of a tool-calls block, as mlx-lm's server asks for them.
 
-    Raises ValueError when there is none.
+    mlx-lm hands over text, in which every spelling of a control token counts as that token;
+    `tools` are the request's definitions. Raises ValueError when there is no call.
     """
-    parser = ReplyParser("chat")
+    known = [tool for tool in tools or () if isinstance(tool, dict)]
+    parser = ReplyParser("chat", tools=known)
     events = parser.feed(f"<{DSML}tool_calls>{text}</{DSML}tool_calls>") + parser.finish()
     calls = [event for event in events if isinstance(event, ToolCall)]
     if not calls:

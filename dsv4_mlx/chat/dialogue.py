@@ -158,6 +158,7 @@ class Dialogue:
             manner.thinking,
             emit,
             budget=ReasoningBudget(manner.budget),
+            tools=manner.tools,
             calls_before=step.calls,
         )
         started_at = time.perf_counter()

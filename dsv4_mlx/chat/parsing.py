@@ -1,24 +1,26 @@
-"""A reply's text, as it streams, to reasoning, answer and tool calls.
+"""A reply, as it streams, to reasoning, answer and tool calls.
 
-`ReplyParser` gives the same events however the text is split: what could still become a marker is
-held back until it is decided. It reads what models really write; with `strict`, `close` also holds
-the whole reply to the letter of the release's parser.
+`ReplyParser` gives the same events however the reply is split: what could still become a marker is
+held back until it is decided. It is fed text in which control tokens are marks, see `chat.marks`;
+where a reply is known as text only, every spelling of a control token counts as that token. It
+reads what models really write; with `strict`, `close` also holds the whole reply to the letter of
+the release's parser.
 
 Read leniently: a missing `</think>`, `string` attribute, end token or closing of a call or block;
 other spellings of the block; truncated closings; calls before `</think>` or without a block; text
 around calls; stray `<think>` and `</think>`. What cannot be read as a call stays in the answer.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Final, get_args
+from typing import Any, get_args
 
 from dsv4_mlx.chat.effort import ThinkingMode
+from dsv4_mlx.chat.markers import BODY, PROSE, VALUE, Kind
+from dsv4_mlx.chat.marks import MARKED, SpelledMarks, spelled_out
 from dsv4_mlx.chat.messages import AssistantDict, ChatError, ToolCall
+from dsv4_mlx.chat.schema import ToolSchemas
 from dsv4_mlx.chat.strict import parse_strict
-from dsv4_mlx.chat.tokens import DSML, END_THINK, EOS, THINK
 from dsv4_mlx.chat.tool_calls import lenient_call
 
 __all__ = [
@@ -71,71 +73,6 @@ def merge_deltas(events: Iterable[Event]) -> list[Event]:
     return merged
 
 
-class _Kind(Enum):
-    """What a marker means."""
-
-    THINK = auto()
-    END_THINK = auto()
-    EOS = auto()
-    BLOCK = auto()
-    BLOCK_END = auto()
-    INVOKE = auto()
-    INVOKE_END = auto()
-    PARAMETER = auto()
-    PARAMETER_END = auto()
-
-
-class _Markers:
-    """A set of strings, none the beginning of another, looked for in a growing text."""
-
-    def __init__(self, kinds: Mapping[str, _Kind]) -> None:
-        self.kinds = kinds
-        self._any = re.compile("|".join(re.escape(marker) for marker in kinds))
-        self._longest = max(map(len, kinds))
-        self._beginnings = {marker[:end] for marker in kinds for end in range(1, len(marker))}
-
-    def search(self, text: str) -> re.Match[str] | None:
-        return self._any.search(text)
-
-    def undecided(self, text: str) -> int:
-        """Where the end of `text` may be the beginning of a marker; len(text) if nowhere."""
-        starts = range(max(0, len(text) - self._longest + 1), len(text))
-        return next((start for start in starts if text[start:] in self._beginnings), len(text))
-
-
-_BLOCK_NAMES = ("tool_calls", "toolcalls", "tool_call", "tool", "function_calls")
-
-
-def _all(texts: Iterable[str], kind: _Kind) -> dict[str, _Kind]:
-    return dict.fromkeys(texts, kind)
-
-
-def _after_newlines(text: str) -> list[str]:
-    """The release puts an empty line before calls; as far as it is there, it belongs to them."""
-    return [text, "\n" + text, "\n\n" + text]
-
-
-def _truncated(name: str, shortest: int) -> list[str]:
-    return [f"</{DSML}{name[:end]}>" for end in range(shortest, len(name) + 1)]
-
-
-_BLOCK_ENDS = _all((f"</{DSML}{name}>" for name in _BLOCK_NAMES), _Kind.BLOCK_END)
-_PROSE: Final = _Markers(
-    {THINK: _Kind.THINK, END_THINK: _Kind.END_THINK, EOS: _Kind.EOS}
-    | _all(
-        (form for name in _BLOCK_NAMES for form in _after_newlines(f"<{DSML}{name}>")), _Kind.BLOCK
-    )
-    | _all(_after_newlines(f"<{DSML}invoke"), _Kind.INVOKE)
-    | _BLOCK_ENDS
-)
-_BODY: Final = _Markers(
-    {EOS: _Kind.EOS, f"<{DSML}parameter": _Kind.PARAMETER, f"<{DSML}invoke": _Kind.INVOKE}
-    | _all(_truncated("invoke", 3), _Kind.INVOKE_END)
-    | _BLOCK_ENDS
-)
-_VALUE: Final = _Markers(_all(_truncated("parameter", 5), _Kind.PARAMETER_END))
-
-
 class _Call:
     """A call while it is being written: its text, and the same text taken apart."""
 
@@ -143,11 +80,11 @@ class _Call:
         self.raw = [marker.lstrip("\n")]
         self.head: list[str] = []
         self.parameters: list[list[str]] = []
-        self.markers = _BODY
+        self.markers = BODY
 
     def text(self, text: str) -> None:
         self.raw.append(text)
-        if self.markers is _VALUE:
+        if self.markers is VALUE:
             self.parameters[-1].append(text)
         elif not self.parameters:
             self.head.append(text)
@@ -155,21 +92,35 @@ class _Call:
     def parameter(self, marker: str) -> None:
         self.raw.append(marker)
         self.parameters.append([])
-        self.markers = _VALUE
+        self.markers = VALUE
 
     def end_parameter(self, marker: str) -> None:
         self.raw.append(marker)
-        self.markers = _BODY
+        self.markers = BODY
 
 
 class ReplyParser:
-    """Feed it the reply piece by piece, then `finish` for what was held back, then `close`."""
+    """Feed it the reply piece by piece, then `finish` for what was held back, then `close`.
 
-    def __init__(self, thinking_mode: ThinkingMode, *, strict: bool = False) -> None:
+    `spelled` are the control tokens that count where their letters stand, all of them for a reply
+    that is known as text only; others are markup where their mark stands. `tools` are the
+    definitions whose schemas say what an argument is.
+    """
+
+    def __init__(
+        self,
+        thinking_mode: ThinkingMode,
+        *,
+        strict: bool = False,
+        spelled: Collection[str] = MARKED,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         if thinking_mode not in get_args(ThinkingMode):
             raise ChatError(f"thinking_mode must be 'chat' or 'thinking', got {thinking_mode!r}.")
         self._mode: ThinkingMode = thinking_mode
         self._strict = strict
+        self._spelled = SpelledMarks(spelled)
+        self._schemas = ToolSchemas(() if strict else tools)
         self._reasons = thinking_mode == "thinking"
         self._call: _Call | None = None
         self._in_block = False
@@ -190,14 +141,12 @@ class ReplyParser:
 
     def feed(self, text: str) -> list[Event]:
         """The events that `text` decides. Never raises."""
-        self._fed.append(text)
-        self._buffer += text
-        while self._consume_marker():
-            pass
+        self._read(self._spelled.add(text))
         return self._take()
 
     def finish(self) -> list[Event]:
         """The reply has ended: the events that were still undecided."""
+        self._read(self._spelled.finish())
         rest, self._buffer = self._buffer, ""
         if self._call:
             self._call.raw.append(rest)
@@ -208,9 +157,9 @@ class ReplyParser:
 
     def close(self) -> AssistantDict:
         """The whole reply as a message; with `strict`, ChatError where it is malformed."""
+        self.finish()
         if self._strict:
             return parse_strict("".join(self._fed), self._mode)
-        self.finish()
         calls = [event.to_dict() for event in self._events if isinstance(event, ToolCall)]
         return {
             "role": "assistant",
@@ -222,6 +171,12 @@ class ReplyParser:
     def _joined(self, kind: type[TextDelta] | type[ReasoningDelta]) -> str:
         return "".join(event.text for event in self._events if isinstance(event, kind))
 
+    def _read(self, marked: str) -> None:
+        self._fed.append(marked)
+        self._buffer += marked
+        while self._consume_marker():
+            pass
+
     def _take(self) -> list[Event]:
         new, self._new = merge_deltas(self._new), []
         self._events += new
@@ -229,7 +184,7 @@ class ReplyParser:
 
     def _consume_marker(self) -> bool:
         """Passes the text before the next marker on, then the marker; False without one."""
-        markers = self._call.markers if self._call else _PROSE
+        markers = self._call.markers if self._call else PROSE
         match = markers.search(self._buffer)
         start = match.start() if match else markers.undecided(self._buffer)
         text, self._buffer = self._buffer[:start], self._buffer[match.end() if match else start :]
@@ -257,23 +212,24 @@ class ReplyParser:
             self._after_tool = text.isspace()
             self._layout = text if self._after_tool else ""
         if not self._after_tool:
+            text = spelled_out(text)
             self._new.append(ReasoningDelta(text) if self._reasons else TextDelta(text))
 
-    def _in_prose(self, kind: _Kind, marker: str) -> None:
+    def _in_prose(self, kind: Kind, marker: str) -> None:
         match kind:
-            case _Kind.END_THINK if self._reasons:
+            case Kind.END_THINK if self._reasons:
                 self._reasons = False
-            case _Kind.THINK if self._opens_reasoning():
+            case Kind.THINK if self._opens_reasoning():
                 self._reasons = True
-            case _Kind.THINK | _Kind.END_THINK if self._previous in ("`", '"', "'"):
+            case Kind.THINK | Kind.END_THINK if self._previous in ("`", '"', "'"):
                 self._prose(marker)  # it is being talked about
-            case _Kind.BLOCK_END if not self._in_block:
+            case Kind.BLOCK_END if not self._in_block:
                 self._prose(marker)
-            case _Kind.BLOCK | _Kind.BLOCK_END:
+            case Kind.BLOCK | Kind.BLOCK_END:
                 self._reasons = False
-                self._in_block = kind is _Kind.BLOCK
+                self._in_block = kind is Kind.BLOCK
                 self._end_tool()
-            case _Kind.INVOKE:
+            case Kind.INVOKE:
                 self._reasons = False
                 self._call = _Call(marker)
             case _:  # a stray thinking marker or the end token, neither of which is text
@@ -283,25 +239,25 @@ class ReplyParser:
         """In chat mode a reply may begin with reasoning all the same."""
         return self._mode == "chat" and not self._has_text
 
-    def _in_call(self, call: _Call, kind: _Kind, marker: str) -> None:
+    def _in_call(self, call: _Call, kind: Kind, marker: str) -> None:
         match kind:
-            case _Kind.PARAMETER:
+            case Kind.PARAMETER:
                 call.parameter(marker)
-            case _Kind.PARAMETER_END:
+            case Kind.PARAMETER_END:
                 call.end_parameter(marker)
-            case _Kind.INVOKE_END:
+            case Kind.INVOKE_END:
                 call.raw.append(marker)
                 self._end_call(call)
-            case _Kind.INVOKE | _Kind.BLOCK_END | _Kind.EOS:
+            case Kind.INVOKE | Kind.BLOCK_END | Kind.EOS:
                 self._end_call(call)
                 self._in_prose(kind, marker)
             case _:
                 raise AssertionError(kind)
 
     def _end_call(self, call: _Call) -> None:
-        parameters = ["".join(parts) for parts in call.parameters]
-        raw = "".join(call.raw)
-        read = lenient_call("".join(call.head), parameters, raw, unwrap=not self._strict)
+        parameters = [spelled_out("".join(parts)) for parts in call.parameters]
+        head, raw = spelled_out("".join(call.head)), spelled_out("".join(call.raw))
+        read = lenient_call(head, parameters, raw, self._schemas)
         if read is None:
             self._abandon_call()
             return

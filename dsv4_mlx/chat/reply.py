@@ -1,13 +1,14 @@
 """One reply while it is generated: its tokens, and the events its text gives."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dsv4_mlx.chat.budget import TAIL, ReasoningBudget
 from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
 from dsv4_mlx.chat.events import BudgetReached, Event, FinishReason, Timing
+from dsv4_mlx.chat.marks import MarkedTokens, spelled_out
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReplyParser
 from dsv4_mlx.chat.settings import Thinking
@@ -38,6 +39,7 @@ class Reply:
         emit: Callable[[Event], None],
         *,
         budget: ReasoningBudget | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
         calls_before: int = 0,
     ) -> None:
         self.generated = 0
@@ -48,8 +50,8 @@ class Reply:
         self._tokenizer = tokenizer
         self._end_think = tokenizer.control_ids[END_THINK]
         self._finish: FinishReason = "cancelled"
-        self._parser = ReplyParser(thinking.mode)
-        self._detokenizer = tokenizer.detokenizer()
+        self._marked = MarkedTokens(tokenizer)
+        self._parser = ReplyParser(thinking.mode, spelled=self._marked.spelled, tools=tools)
         self._budget = budget or ReasoningBudget()
         self._tail = ""
         self._calls = calls_before
@@ -85,7 +87,7 @@ class Reply:
 
     def close(self) -> Said:
         """The whole reply, and why it ended."""
-        self._feed(self._detokenizer.finish())
+        self._feed(self._marked.finish())
         self._pass_on(self._parser.finish())
         message: dict[str, Any] = dict(self._parser.close())
         calls = zip(self._ids, message["tool_calls"], strict=True)
@@ -99,8 +101,8 @@ class Reply:
         self._tokens.append(token)
         if self._parser.reasons and token != self._end_think:
             self.reasoning_tokens += 1
-        text = self._detokenizer.add(token)
-        self._tail = (self._tail + text)[-TAIL:]
+        text = self._marked.add(token)
+        self._tail = (self._tail + spelled_out(text))[-TAIL:]
         self._feed(text)
 
     def _feed(self, text: str) -> None:

@@ -7,37 +7,38 @@ order of the checks are the release's, so that both accept the same texts.
 import re
 
 from dsv4_mlx.chat.effort import ThinkingMode
+from dsv4_mlx.chat.marks import MARKED, mark, spelled_out
 from dsv4_mlx.chat.messages import AssistantDict, ChatError, ToolCall, to_json
-from dsv4_mlx.chat.tokens import BOS, DSML, END_THINK, EOS, THINK
+from dsv4_mlx.chat.tokens import DSML, END_THINK, EOS
 
-_BLOCK = f"\n\n<{DSML}tool_calls"
-_BLOCK_END = f"</{DSML}tool_calls>"
-_INVOKE = f"<{DSML}invoke"
-_INVOKE_END = f"</{DSML}invoke"
-_PARAMETER = f"<{DSML}parameter"
-_PARAMETER_END = f"/{DSML}parameter"
+_EOS, _END_THINK, _DSML = mark(EOS), mark(END_THINK), mark(DSML)
+_BLOCK = f"\n\n<{_DSML}tool_calls"
+_BLOCK_END = f"</{_DSML}tool_calls>"
+_INVOKE = f"<{_DSML}invoke"
+_INVOKE_END = f"</{_DSML}invoke"
+_PARAMETER = f"<{_DSML}parameter"
+_PARAMETER_END = f"/{_DSML}parameter"
 _NAME = re.compile(r'^\s*name="(.*?)">\n$', re.DOTALL)
 _PARAMETER_PARTS = re.compile(r'^ name="(.*?)" string="(true|false)">(.*?)<$', re.DOTALL)
-_FORBIDDEN = (BOS, EOS, THINK, END_THINK, DSML)
 
 
-def parse_strict(text: str, thinking_mode: ThinkingMode) -> AssistantDict:
-    """The message that `text`, a whole reply with its end token, stands for; ChatError."""
-    reader = _Reader(text)
+def parse_strict(marked: str, thinking_mode: ThinkingMode) -> AssistantDict:
+    """The message of a whole reply with its end token, control tokens as marks; ChatError."""
+    reader = _Reader(marked)
     reasoning = ""
     if thinking_mode == "thinking":
-        reasoning = reader.until(END_THINK, _BLOCK)
-        _expect(reader.stop == END_THINK, f"{END_THINK} after the reasoning", reader.rest())
-    content = reader.until(EOS, _BLOCK)
+        reasoning = reader.until(_END_THINK, _BLOCK)
+        _expect(reader.stop == _END_THINK, f"{END_THINK} after the reasoning", reader.rest())
+    content = reader.until(_EOS, _BLOCK)
     _expect(reader.stop is not None, f"{EOS} at the end", "")
     calls: list[ToolCall] = []
     if reader.stop == _BLOCK:
         calls = _block(reader)
-        after = reader.until(EOS)
+        after = reader.until(_EOS)
         _expect(not after, f"nothing between the tool calls and {EOS}", after)
     _expect(reader.at_end, f"nothing after {EOS}", reader.rest())
-    for token in _FORBIDDEN:
-        _expect(token not in content + "\0" + reasoning, f"no {token} in its text", token)
+    for token in MARKED:
+        _expect(mark(token) not in content + reasoning, f"no {token} in its text", token)
     return {
         "role": "assistant",
         "content": content,
@@ -78,7 +79,7 @@ def _block(reader: _Reader) -> list[ToolCall]:
         _expect(separator == ">\n", "a line end between tool calls", separator)
         if reader.stop == _BLOCK_END:
             break
-        _expect(reader.stop is not None, f"{_INVOKE} or {_BLOCK_END}", "")
+        _expect(reader.stop is not None, spelled_out(f"{_INVOKE} or {_BLOCK_END}"), "")
         calls.append(_call(reader))
     return calls
 
@@ -95,7 +96,7 @@ def _call(reader: _Reader) -> ToolCall:
         arguments[key] = value
         separator = reader.until(_PARAMETER, _INVOKE_END)
         _expect(separator == ">\n", "a line end between parameters", separator)
-    return ToolCall(name[1], write_arguments(arguments))
+    return ToolCall(spelled_out(name[1]), write_arguments(arguments))
 
 
 def _parameter(text: str) -> tuple[str, str]:
@@ -103,7 +104,7 @@ def _parameter(text: str) -> tuple[str, str]:
     match = _PARAMETER_PARTS.search(text)
     if match is None:
         raise _refusal('name="..." string="true|false" and a value after parameter', text)
-    key, is_string, value = match.groups()
+    key, is_string, value = map(spelled_out, match.groups())
     return key, to_json(value) if is_string == "true" else value
 
 
@@ -118,5 +119,5 @@ def _expect(is_met: bool, expected: str, found: str) -> None:
 
 
 def _refusal(expected: str, found: str) -> ChatError:
-    shown = repr(found[:60]) if found else "nothing"
+    shown = repr(spelled_out(found)[:60]) if found else "nothing"
     return ChatError(f"The reply should have {expected}, found {shown}; parse it without strict.")

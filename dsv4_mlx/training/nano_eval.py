@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.chat.encoding import encode_messages
+from dsv4_mlx.chat.marks import MarkedTokens
 from dsv4_mlx.chat.parsing import ReplyParser
 from dsv4_mlx.engine import Engine
 from dsv4_mlx.training import nano_data
@@ -28,8 +29,11 @@ def answer(
     session = Engine(model).session()
     session.sync(tokenizer.encode(encode_messages(messages, thinking_mode=thinking_mode)))
     ids = [token.id for token in session.stream(max_tokens=_MAX_TOKENS)]
-    parser = ReplyParser(thinking_mode)
-    parser.feed(tokenizer.decode(ids))  # the parser knows EOS
+    marked = MarkedTokens(tokenizer)
+    parser = ReplyParser(thinking_mode, spelled=marked.spelled)
+    for token in ids:
+        parser.feed(marked.add(token))  # the parser knows EOS
+    parser.feed(marked.finish())
     return str(parser.close()["content"])
 
 

@@ -210,10 +210,10 @@ LENIENT = {
         message(f'Write `{THINK}` and "{END_THINK}".'),
     ),
     "stray tag after the end token": (f'"a"{EOS}{END_THINK}', "chat", message('"a"')),
-    "wrapped arguments": (
+    "an argument called arguments": (
         OPEN + CALL.replace('"k" string="true">v', '"arguments" string="false">{"a": 1}') + CLOSE,
         "chat",
-        message("", "", ("f", '{"a": 1}')),
+        message("", "", ("f", '{"arguments": {"a": 1}}')),
     ),
     "arguments as one JSON object": (
         OPEN + INVOKE + '{"a": 1}' + INVOKED + CLOSE,
@@ -356,8 +356,7 @@ def test_parsing_undoes_encoding(content, reasoning, calls, mode):
     context = [{"role": "user", "content": "q"}]
     text = str(encode_messages([reply], thinking_mode=mode, context=context))
     assert parse(text, mode, strict=True) == reply
-    if all(list(values) != ["arguments"] for _, values in calls):
-        assert parse(text, mode) == reply
+    assert parse(text, mode) == reply
     assert parse(text.removesuffix(EOS), mode)["content"] == content
 
 

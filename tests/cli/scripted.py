@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.options import Options
 from dsv4_mlx.chat.encoding import Prompt, Segment
-from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, EOS, THINK
+from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, EOS, THINK
 from dsv4_mlx.config import FLASH
 from dsv4_mlx.engine import Engine
 from dsv4_mlx.testing.fake import FakeModel, fake_engine, scripted
@@ -27,11 +27,10 @@ def write_chat_folder(folder: Path, *, context: int = FLASH.max_position_embeddi
 
 
 def reply_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Tokens of a reply in which `<think>` and `</think>` are control tokens."""
-    pieces = re.split(f"({THINK}|{END_THINK})", text)
-    return tokenizer.encode(
-        Prompt([Segment(piece, piece in (THINK, END_THINK)) for piece in pieces])
-    )
+    """Tokens of a reply in which `<think>`, `</think>` and `｜DSML｜` are control tokens."""
+    controls = (THINK, END_THINK, DSML)
+    pieces = re.split("(" + "|".join(controls) + ")", text)
+    return tokenizer.encode(Prompt([Segment(piece, piece in controls) for piece in pieces]))
 
 
 def scripted_engine(
