@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cli.kept.session_log import SessionLog
 from dsv4_mlx.chat.conversation import Conversation, Turn
@@ -28,6 +29,11 @@ class Branch:
     def turns(self) -> tuple[Turn, ...]:
         """The turns as they stand."""
         return self.logged if self.conversation is None else self.conversation.turns
+
+    def messages(self, system: str | None) -> list[dict[str, Any]]:
+        """The dialogue as OpenAI-style dictionaries, behind a system message."""
+        first = [] if system is None else [{"role": "system", "content": system}]
+        return [*first, *(dict(message) for turn in self.turns for message in turn.messages)]
 
     def keep(self) -> None:
         """Bring the file to what the conversation holds."""

@@ -32,6 +32,7 @@ from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.errors import Dsv4Error, UsageError
 
 if TYPE_CHECKING:
+    from cli.kept.session_search import Hit
     from cli.tools.use import MakeToolbox
     from dsv4_mlx.chat.prefixes import Prefixes
     from dsv4_mlx.engine import Engine
@@ -64,6 +65,7 @@ class Chat:
     """The one that goes on."""
     editing: int | None = None
     """The turn that the next message replaces."""
+    found: list["Hit"] = field(default_factory=list)  # by the last /search
     left: bool = False
     keeping: Keeping = field(init=False)
     outputs: list[str] = field(default_factory=list)
@@ -361,13 +363,6 @@ class Chat:
         for branch in self.branches:
             self._close(branch)
         self._tools.close()
-
-    def messages(self) -> list[dict[str, Any]]:
-        """The dialogue as OpenAI-style dictionaries."""
-        system = self.preferences.system
-        first = [] if system is None else [{"role": "system", "content": system}]
-        turns = self.branch.turns
-        return [*first, *(dict(message) for turn in turns for message in turn.messages)]
 
     # Showing
 

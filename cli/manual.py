@@ -44,6 +44,10 @@ the last two turns, or fewer where they take more than a quarter of the context.
 it was stays a branch and a file of its own, and a summary that is stopped or fails changes nothing.
 A note tells when the context is four fifths full; `auto_compact` then does it without being asked.
 
+`/search TEXT` finds the turns of all kept conversations that have every word of TEXT, whatever the
+case of letters, in what was asked and answered and in what tools were called with and gave; `/found
+N` opens one and shows the turn. Of a very large history the newest 256 MiB are searched.
+
 `/copy code` copies the last fenced block of the last answer, `/copy code 2` the second, without the
 fences.
 """

@@ -1,6 +1,6 @@
 """The slash commands: one table that controller, completion, help and documentation read."""
 
-from cli.commands import answers, compact, conversations, copying, general, rewind
+from cli.commands import answers, compact, conversations, copying, general, rewind, search
 from cli.commands.command import Command
 from dsv4_mlx.errors import UsageError
 
@@ -8,7 +8,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "General": general.COMMANDS,
     "Answers": answers.COMMANDS,
     "Rewind": (*rewind.COMMANDS, *compact.COMMANDS),
-    "Conversations": (*conversations.COMMANDS, *copying.COMMANDS),
+    "Conversations": (*conversations.COMMANDS, *search.COMMANDS, *copying.COMMANDS),
 }
 COMMANDS = {command.name: command for group in GROUPS.values() for command in group}
 

@@ -77,7 +77,7 @@ def _export(chat: "Chat", file: str) -> None:
         return
     log = chat.branch.log
     title = (log.name if log else None) or "Conversation"
-    export.write(path, chat.messages(), title=title, overwrite=exists)
+    export.write(path, chat.branch.messages(chat.preferences.system), title=title, overwrite=exists)
     chat.note(f"wrote {path}")
 
 

@@ -23,7 +23,11 @@ def _copy(chat: "Chat", argument: str) -> None:
 
 
 def _last_answer(chat: "Chat") -> str:
-    answers = [m for m in chat.messages() if m["role"] == "assistant" and m.get("content")]
+    answers = [
+        m
+        for m in chat.branch.messages(chat.preferences.system)
+        if m["role"] == "assistant" and m.get("content")
+    ]
     if not answers:
         raise UsageError("there is no answer to copy yet.")
     return str(answers[-1]["content"])

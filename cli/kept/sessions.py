@@ -93,6 +93,10 @@ class SessionStore:
             turns, session.settings, session.name, session.unanswered, session.model, notes
         )
 
+    def path(self, summary: Summary) -> Path:
+        """The file of a session."""
+        return self._root / f"{summary.id}{SUFFIX}"
+
     def delete(self, summary: Summary) -> None:
         """Remove a session that no program has open, with its cache file."""
         log = self._log(summary.id)

@@ -66,7 +66,7 @@ COMPACT = {
     "effort_table": "2026-04",
     "replies": [
         {"text": "<think>hm</think>one two ", "repeat": 80},
-        {"text": "They counted words. ", "repeat": 12, "delay_ms": 10},
+        {"text": "They counted words. ", "repeat": 12, "delay_ms": 5},
         "Third.",
         "On we go.",
     ],
@@ -90,3 +90,19 @@ def test_a_conversation_is_compacted_and_the_original_stays(tmp_path: Path) -> N
             terminal, "/branches main", "* main  3 turns  and then?", "compact  4 turns  what now?"
         )
         send(terminal, "and here?", "On we go.")
+
+
+def test_what_was_said_is_found_and_opened(shared: Terminal) -> None:
+    send(shared, "where do zebras live?", "or run it")
+    send(shared, "and okapis?", "No code here.")
+    send(shared, "/new", "[new conversation]")
+    shared.type("\x0c")
+    send(shared, "/search ZEBRAS compile", "turn 1", "you: where do zebras live?", "/found N opens")
+    assert any(
+        cell.bold and cell.underscore and cell.data == "z"
+        for row in shared.screen.buffer.values()
+        for cell in row.values()
+    )
+    send(shared, "/found 1", "> where do zebras live?", "turn 1 of 2; the conversation goes on")
+    send(shared, "/branches", "2 turns  and okapis?")
+    send(shared, "/search no such animal", "no turn that is kept has all of no such animal")
