@@ -2,12 +2,11 @@
 
 Protocol, one JSON value per line. First out: {"engine", "load_s"}. In: {"prefill": n} or
 {"decode": n}; out: {"seconds": [...], "peak_bytes": ...}. Seconds are per token for decode and
-for the whole prompt for prefill. `peak_bytes` is the largest resident size of the process.
+for the whole prompt for prefill. `peak_bytes` is the largest resident size of this program.
 """
 
 import argparse
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.memory import peak_bytes
 
 Engine = tuple[Callable[[list[int]], None], Callable[[], None]]
 """`prefill(tokens)` starts a new timeline, `decode()` adds one greedy token to it."""
@@ -175,9 +176,7 @@ def main() -> None:
             seconds = [_timed(lambda n=order["prefill"]: prefill(tokens[:n]))]
         else:
             seconds = [_timed(decode) for _ in range(order["decode"])]
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        _answer({"seconds": seconds, "peak_bytes": peak})
+        _answer({"seconds": seconds, "peak_bytes": peak_bytes()})
 
 
 def _timed(action: Callable[[], None]) -> float:
