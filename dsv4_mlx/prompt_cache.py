@@ -34,11 +34,15 @@ class Place:
 
 
 class PromptCache:
-    """Places in the order of their offsets, at most ``budget_bytes`` of snapshots."""
+    """Places in the order of their offsets, at most ``budget_bytes`` of snapshots.
+
+    Beside them one moment is held for a while, such as the beginning of what is being read.
+    """
 
     def __init__(self, budget_bytes: int):
         self.budget_bytes = budget_bytes
         self._places: list[Place] = []
+        self._held: CacheSnapshot | None = None
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -61,7 +65,19 @@ class PromptCache:
     def nearest(self, offset: int) -> CacheSnapshot | None:
         """The latest snapshot at or before ``offset``."""
         found = [p.snapshot for p in self._places if p.offset <= offset and p.snapshot is not None]
-        return found[-1] if found else None
+        latest = found[-1] if found else None
+        held = self._held
+        if held is None or held.offset > offset:
+            return latest
+        return latest if latest is not None and latest.offset >= held.offset else held
+
+    def hold(self, snapshot: CacheSnapshot) -> None:
+        """Hold this moment in the place of the one that was held."""
+        self._held = snapshot
+
+    def release(self) -> None:
+        """Hold none."""
+        self._held = None
 
     def latest(self, budget_bytes: int) -> list[CacheSnapshot]:
         """The latest snapshots that fit into ``budget_bytes``, in the order of their offsets."""
@@ -76,6 +92,8 @@ class PromptCache:
     def drop_behind(self, offset: int) -> None:
         """Forget the places behind ``offset``: the timeline no longer goes there."""
         self._places = [place for place in self._places if place.offset <= offset]
+        if self._held is not None and self._held.offset > offset:
+            self._held = None
 
     def copy(self) -> "PromptCache":
         """The same places for a fork; snapshots are shared."""

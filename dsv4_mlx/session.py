@@ -5,7 +5,6 @@ grow, ``rewind`` shortens it without reading anything.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,9 @@ from dsv4_mlx.generation import (
     make_sampler,
     steered,
 )
-from dsv4_mlx.prompt_cache import CacheSnapshot, PromptCache
+from dsv4_mlx.prompt_cache import PromptCache
 from dsv4_mlx.session_file import SavedSession
+from dsv4_mlx.session_values import SessionSnapshot, Sync
 
 if TYPE_CHECKING:
     from dsv4_mlx.cache import CacheBytes
@@ -37,38 +37,12 @@ SAVED_PLACE_BYTES = 1 << 28
 _CLEAR_EVERY = 256
 
 
-@dataclass(frozen=True)
-class Sync:
-    """What ``Session.sync`` did: tokens it found in the timeline and tokens it read."""
-
-    reused: int
-    read: int
-    cancelled: bool
-
-
-@dataclass(frozen=True)
-class SessionSnapshot:
-    """One point of a timeline, good for ``restore`` as long as it is held."""
-
-    tokens: tuple[int, ...]
-    state: CacheSnapshot
-    logits: mx.array
-    """Float32 [V], for the token that follows."""
-
-    @property
-    def offset(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def nbytes(self) -> int:
-        return self.state.nbytes + self.logits.nbytes
-
-
 class Session:
     """One timeline: token ids, the model's state after them, and the logits that follow.
 
     Between calls the state has consumed a prefix of ``tokens``, normally all of them. It lags
-    only after a failure, and whoever needs it reads the rest again first.
+    only after a failure, which takes it back to the last moment that was complete: a place, or
+    the beginning of the chunk that was being read. Whoever needs the rest reads it again first.
     """
 
     def __init__(self, engine: "Engine"):
@@ -160,6 +134,11 @@ class Session:
             self._rewind(offset, offset)
         self._tokens = self._tokens[: self._consumed]
         return self._consumed
+
+    def hold(self) -> None:
+        """Let ``rewind`` return here, until the next such moment; as cheap as a snapshot."""
+        if self._consumed:
+            self._turns.hold(self.engine.caches.snapshot(self._cache))
 
     def snapshot(self) -> SessionSnapshot:
         """This point of the timeline: the fixed-size state, and counts for all that grows."""
@@ -256,7 +235,28 @@ class Session:
     def _remember(self) -> None:
         """Take a snapshot here, unless there is one or nothing to remember."""
         if self._consumed and not self._turns.holds(self._consumed):
+            try:
+                mx.eval(self._arrays())  # generating leaves it under way, and it might fail yet
+            except BaseException:
+                self._recover()
+                raise
             self._turns.add(self.engine.caches.snapshot(self._cache))
+
+    def _recover(self) -> None:
+        """After a failure: return to the latest place whose state exists; without one, forget.
+
+        What was held while generating does not count: it may have been under way itself.
+        """
+        while (snapshot := self._turns.nearest(self._consumed)) is not None:
+            try:
+                self.engine.caches.restore(self._cache, snapshot)
+                mx.eval(self._arrays())
+            except Exception:
+                self._turns.drop_behind(snapshot.offset - 1)
+                continue
+            self._consumed, self._logits = snapshot.offset, None
+            return
+        self._forget()
 
     def _forget(self) -> None:
         """Drop the state but not the tokens: the next call reads them again."""
@@ -282,11 +282,13 @@ class Session:
             if self._consumed == stops[-1]:
                 stops.pop()
                 self._remember()
+            self.hold()
             # Behind the last stop only the last token is left.
             end = min(self._consumed + self.engine.prefill_chunk, stops[-1] if stops else last + 1)
             self._consume(target[self._consumed : end], logits=end == len(target))
             self._tokens += target[len(self._tokens) : end]
             report(end - start, len(target) - start)
+        self._turns.release()
         mx.clear_cache()
 
     def _consume(self, tokens: list[int], logits: bool) -> None:
@@ -297,7 +299,7 @@ class Session:
             self._logits = output[0, -1] if logits else None
             mx.eval(self._arrays(), self._logits if logits else [])
         except BaseException:
-            self._forget()
+            self._recover()
             raise
         self._consumed += len(tokens)
 
@@ -359,7 +361,8 @@ class Session:
             token: int = drawn.item()  # type: ignore[assignment]
             logprob: float = chosen.item()  # type: ignore[assignment]
         except BaseException:
-            self._forget()
+            self._turns.release()  # what was held while generating may be under way itself
+            self._recover()
             raise
         self._tokens.append(token)
         self._consumed += 1

@@ -28,7 +28,7 @@ from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import PromptError
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.tokenizer import Tokenizer
-from tests.chat.talking import CHAT, THINKING, answer, talk
+from tests.chat.talking import CHAT, THINKING, answer, read_by, talk
 from tests.cli.scripted import scripted_engine
 
 
@@ -337,3 +337,15 @@ def test_importing_conversations_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_an_error_in_the_middle_of_an_answer_costs_no_reading(tokenizer: Tokenizer) -> None:
+    conversation = talk(tokenizer, "One.", "Two " * 100, "Three.")
+    answer(conversation, "a long question " * 50)
+    used = conversation.context().used
+    conversation._dialogue._engine.model.fail_at = used + 150
+    with pytest.raises(RuntimeError):
+        list(conversation.send("b " * 20))
+    read, done = read_by(conversation, conversation.send("c"))
+    assert done.usage.cached_tokens == used
+    assert read == done.usage.prompt_tokens - used < 20
