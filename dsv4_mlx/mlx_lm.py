@@ -11,12 +11,13 @@ and, with it, transformers: that takes seconds, so nothing else waits for it.
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import mlx_lm.cli
 import mlx_lm.models.cache
+import mlx_lm.server
 import mlx_lm.utils
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -26,6 +27,14 @@ from dsv4_mlx.chat.effort import EffortTable, detect_effort_table
 from dsv4_mlx.chat.encoding import Prompt, encode_messages
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReplyParser
+from dsv4_mlx.chat.requests import (
+    REQUEST_FIELDS,
+    check_messages,
+    check_template_fields,
+    level_asked,
+    read_messages,
+    template_options,
+)
 from dsv4_mlx.chat.settings import thinking_at
 from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, THINK
 from dsv4_mlx.checkpoint import open_checkpoint
@@ -40,6 +49,8 @@ MODEL_TYPE = "deepseek_v4"
 _load_other_model: Callable[..., Any] = mlx_lm.utils.load_model
 _load_other_tokenizer: Callable[..., Any] = mlx_lm.utils.load_tokenizer
 _folder_of_repository: Callable[..., Path] = mlx_lm.utils.hf_repo_to_path
+_other_chat_request: Callable[..., Any] = mlx_lm.server.APIHandler.handle_chat_completions
+_tokenize_other: Callable[..., Any] = mlx_lm.server.ResponseGenerator._tokenize
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,10 @@ def register() -> None:
     # mlx-lm's loader knows neither the release's formats nor our strictness, so folders of ours
     # are read by `dsv4_mlx.loading`. Its other functions look both names up when they run.
     vars(mlx_lm.utils).update(load_model=load_model, load_tokenizer=load_tokenizer)
+    # Its server hands on no field of a request that says how to think.
+    server: Any = mlx_lm.server
+    server.APIHandler.handle_chat_completions = _chat_request
+    server.ResponseGenerator._tokenize = _tokenize
 
 
 def load_model(
@@ -163,18 +178,28 @@ class ChatTokenizer(TokenizerWrapper):
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-        enable_thinking: bool = True,
-        reasoning_effort: str | None = None,
+        enable_thinking: object = None,
+        thinking: object = None,
+        reasoning_effort: object = None,
         drop_thinking: bool = True,
         effort_table: EffortTable | None = None,
+        **unknown: Any,
     ) -> RenderedPrompt:
-        """The official encoder's prompt; `reasoning_effort` is a level of `dsv4-chat --think`."""
+        """The official encoder's prompt. Messages, switches and efforts are spelled as other
+        programs do, see `dsv4_mlx.chat.requests`. UsageError for a word that means no level.
+        """
+        check_template_fields(
+            {"drop_thinking": drop_thinking, "effort_table": effort_table, **unknown}
+        )
         table = effort_table or self._effort_table
-        thinking = thinking_at(reasoning_effort if enable_thinking else "none", table)
+        switches = (("enable_thinking", enable_thinking), ("thinking", thinking))
+        level = level_asked(table, switches, [("reasoning_effort", reasoning_effort)])
+        chosen = thinking_at(level, table)
+        messages = read_messages(messages)
         prompt = encode_messages(
             _with_tools(_unfinished(messages) if continue_final_message else messages, tools),
-            thinking_mode=thinking.mode,
-            reasoning_effort=thinking.effort,
+            thinking_mode=chosen.mode,
+            reasoning_effort=chosen.effort,
             drop_thinking=drop_thinking,
             effort_table=table,
         )
@@ -183,6 +208,30 @@ class ChatTokenizer(TokenizerWrapper):
         rendered = RenderedPrompt(prompt)
         rendered.prompt = prompt
         return rendered
+
+
+def _chat_request(handler: Any) -> Any:
+    """mlx-lm's `handle_chat_completions`; its request remembers what it says about thinking.
+
+    What is raised here and in `_tokenize` becomes the body of the server's answer.
+    """
+    body = handler.body
+    check_messages(body.get("messages"))
+    request = _other_chat_request(handler)
+    request.thinking = {name: body[name] for name in REQUEST_FIELDS if name in body}
+    return request
+
+
+def _tokenize(generator: Any, tokenizer: Any, request: Any, args: Any) -> Any:
+    """mlx-lm's `_tokenize`; for our model a request's messages and wishes are put in our words."""
+    if isinstance(tokenizer, ChatTokenizer) and request.request_type == "chat":
+        asked = {
+            **getattr(request, "thinking", {}),
+            "chat_template_kwargs": args.chat_template_kwargs,
+        }
+        args = replace(args, chat_template_kwargs=template_options(asked))
+        request = replace(request, messages=read_messages(request.messages))
+    return _tokenize_other(generator, tokenizer, request, args)
 
 
 def _with_tools(

@@ -190,8 +190,11 @@ def test_the_template_is_the_official_encoder(tokenizer, official: Path) -> None
     assert text == str(encode_messages(messages))
     assert tokenizer.encode(text, add_special_tokens=False) == official_tokens()
     assert template(messages, add_generation_prompt=False) == official_tokens()[:-2]
-    with pytest.raises(UsageError, match="none, high, max"):
-        template(messages, reasoning_effort="low")
+    assert template(messages, reasoning_effort="low") == template(messages)
+    with pytest.raises(UsageError, match=r"none, .*, high, xhigh, max.*, got 'extreme'"):
+        template(messages, reasoning_effort="extreme")
+    with pytest.raises(UsageError, match=r"The chat template takes thinking, .*, got 'style'"):
+        template(messages, style="short")
 
 
 def test_a_reply_can_be_continued(tokenizer) -> None:
@@ -299,6 +302,10 @@ def test_the_server_command_answers_alone_and_in_a_batch(
             replies = list(clients.map(answered, questions))
         for reply, question in zip(replies, questions, strict=True):
             assert reply.startswith(expected(question))
+        unknown = {"messages": HI, "reasoning_effort": "extreme"}
+        with pytest.raises(AssertionError, match="reasoning_effort must be one of none, off"):
+            ask(url, unknown, server, log)
+        assert answered("Hi there").startswith(expected("Hi there"))
     finally:
         server.terminate()
         server.wait(timeout=30)
