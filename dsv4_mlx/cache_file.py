@@ -21,6 +21,8 @@ import mlx.core as mx
 from dsv4_mlx import cache_seal
 from dsv4_mlx.cache import LayerCache, Snapshot, layout_named, moment
 from dsv4_mlx.errors import CacheError, CheckpointError
+from dsv4_mlx.file_systems import FileSystem
+from dsv4_mlx.paths import utf8_spelling
 from dsv4_mlx.safetensors_files import read_header
 
 if TYPE_CHECKING:
@@ -68,15 +70,17 @@ def save(
         "details": json.dumps(dict(metadata or {})),
         "checksum": cache_seal.OPEN,
     }
-    path = Path(path)
+    path, files = Path(path), FileSystem()
     # MLX appends .safetensors to any other ending.
     partial = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
     try:
         os.close(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
-        mx.save_safetensors(str(partial), arrays, header)
+        with utf8_spelling(partial.parent) as folder:
+            mx.save_safetensors(f"{folder}/{partial.name}", arrays, header)
         cache_seal.close(partial)
-        _sync(partial)
-        os.replace(partial, path)
+        with open(partial, "rb") as file:
+            files.sync(file.fileno(), partial)
+        files.replace(partial, path)
     except RuntimeError as error:
         # MLX's own word for a full disk.
         raise CacheError(f"{path} could not be written ({error}); free disk space") from error
@@ -92,14 +96,6 @@ def _fixed_arrays(place: Snapshot) -> dict[str, mx.array]:
         for name, array in (("window", row.window), ("open", row.open_rows))
         if array is not None
     }
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load(
@@ -198,8 +194,9 @@ def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
     try:
         read_header(path)  # checks every byte range against the file's length
         cache_seal.check(path)
-        arrays, header = mx.load(str(path), format="safetensors", return_metadata=True)
-        mx.eval(list(arrays.values()))
+        with utf8_spelling(path) as name:
+            arrays, header = mx.load(name, format="safetensors", return_metadata=True)
+            mx.eval(list(arrays.values()))
     except (CheckpointError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).rstrip(".").split("; download")[0]
         raise CacheError(

@@ -1,5 +1,6 @@
 """Cache files: what is loaded continues bit for bit, what does not fit is refused in a sentence."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dsv4_mlx import cache_seal
 from dsv4_mlx.cache import LayerCache
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.model import Model
+from tests.files.lacking import NO_REPLACE, NO_SYNC, lacking, named
 from tests.model import running, small
 
 CONFIG = small.config(
@@ -114,6 +116,33 @@ def test_an_empty_cache_is_saved_too(model: Model, tmp_path: Path) -> None:
 def test_files_are_private_and_leave_nothing_beside_them(saved: Path) -> None:
     assert saved.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in saved.parent.iterdir()] == ["cache"]
+
+
+@pytest.mark.parametrize("folder", [b"other-\xff", b"\xfe\xff \n", "Grüße".encode("latin-1")])
+def test_a_folder_whose_name_is_no_utf8_holds_caches(
+    model: Model, tmp_path: Path, folder: bytes
+) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + folder), "cache.kv")
+    try:
+        path.parent.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    for _ in range(2):
+        caches.save(path, grown(model), fingerprint=MARK, tokens=PROMPT.tolist())
+    assert caches.load(path, model=model, fingerprint=MARK)[1] == PROMPT.tolist()
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("failing", [*NO_REPLACE, *NO_SYNC], ids=named)
+def test_whatever_a_disk_lacks_a_cache_is_written(
+    model: Model, saved: Path, failing: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking(monkeypatch, *failing)
+    cache = model.make_cache()
+    running.feed(model, cache, [PROMPT[:7]])
+    caches.save(saved, cache, fingerprint=MARK, tokens=PROMPT[:7].tolist())
+    assert caches.load(saved, model=model, fingerprint=MARK)[1] == PROMPT[:7].tolist()
+    assert list(saved.parent.iterdir()) == [saved]
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_the_older_file(model: Model, saved: Path) -> None:
