@@ -6,7 +6,6 @@ The command line wins over the file.
 
 import math
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ from typing import Any, Literal
 from cli.environment import Environment, ExitStatus
 from cli.kept.private_files import NoHome, config_home
 from cli.options import BACKENDS, KV_CHOICES, LEVELS
+from dsv4_mlx.documents import DocumentError, content_of, parse_toml, shown
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.paths import user_path
 from dsv4_mlx.sampling import RANGES, Range
 
+_MOST_BYTES = 1 << 20
 GB = 10**9
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": GB, "TB": 10**12, "MIB": 1 << 20, "GIB": 1 << 30}
 
@@ -77,22 +78,22 @@ def load(environment: Environment) -> Config:
     except NoHome:
         return Config()
     try:
-        text = path.read_text(encoding="utf-8")
+        content = content_of(path, _MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return Config()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} must be UTF-8 text and byte {error.start} is not.") from error
-    return parsed(text, path)
+    except DocumentError as error:
+        raise UsageError(f"{path} {error}; correct it.") from error
+    return parsed(content, path)
 
 
-def parsed(text: str, path: Path) -> Config:
+def parsed(text: bytes | str, path: Path) -> Config:
     """The settings in `text`, the content of the file `path`."""
     try:
-        content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}.") from error
+        content = parse_toml(text)
+    except DocumentError as error:
+        raise UsageError(f"{path} {error}; correct it.") from error
     servers = _servers(content.pop("mcp", {}), path)
     known = {setting.key: setting for setting in SETTINGS}
     values: dict[str, Any] = {}
@@ -148,7 +149,7 @@ class Setting:
             raise UsageError(f"{path}: {self.key}: {error}") from error
         except (ValueError, TypeError, OverflowError) as error:
             raise UsageError(
-                f"{path}: {self.key} must be {self.expected}, found {found!r}."
+                f"{path}: {self.key} must be {self.expected}, found {shown(found)}."
             ) from error
 
 

@@ -6,6 +6,7 @@ import math
 from cli.safe import exact
 from dsv4_mlx.chat.conversation import BudgetReached, Done
 from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.documents import DocumentError, parse_json
 
 _MOST_LINES = 12
 _MOST_CHARACTERS = 400
@@ -55,8 +56,8 @@ def tool_call_lines(call: ToolCall) -> list[str]:
 
 def _arguments(call: ToolCall) -> list[str]:
     try:
-        read = json.loads(call.arguments)
-    except (ValueError, RecursionError):
+        read = parse_json(call.arguments)
+    except DocumentError:
         read = None
     if not isinstance(read, dict):
         return _lines(call.arguments)

@@ -19,6 +19,7 @@ from convert.plan import ConversionPlan, Shard
 from convert.sources import weight_files
 from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.documents import MOST_BYTES, content_of, parse_object
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.parameters import ParameterPlan, plan_parameters
 from dsv4_mlx.quantization import Storage
@@ -49,7 +50,7 @@ def open_source(source: Path, destination: Path) -> tuple[Checkpoint, ParameterP
         checkpoint = open_checkpoint(source)
         return checkpoint, plan_parameters(checkpoint)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_object(content_of(path, 4 * MOST_BYTES))  # the largest release has 30 MB
         tensors = {
             name: TensorEntry(name, dtype, tuple(shape), source / file, start, nbytes)
             for name, dtype, shape, file, start, nbytes in content["tensors"]

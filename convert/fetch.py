@@ -17,6 +17,7 @@ from convert.sources import sha256_of
 from convert.writer import COMPANIONS
 from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.documents import read_object
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.releases import FETCHED_FILE
 from dsv4_mlx.system_files import is_system_file
@@ -63,11 +64,7 @@ def _is_needed(name: str) -> bool:
 
 
 def _require_v4(folder: Path) -> None:
-    try:
-        keys = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{folder / _CONFIG} is not valid JSON.") from error
-    DeepseekV4Config.from_dict(keys)
+    DeepseekV4Config.from_dict(read_object(folder / _CONFIG))
 
 
 def _is_there(path: Path, file: HubFile) -> bool:

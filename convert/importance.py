@@ -22,10 +22,17 @@ from convert.sources import sha256_of
 from dsv4_mlx import __version__
 from dsv4_mlx.checkpoint import Checkpoint
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.documents import LFS_PROBLEM
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.parameters import Parameter, ParameterPlan
-from dsv4_mlx.safetensors_files import TensorEntry, plan_array, read_header, write_file
+from dsv4_mlx.safetensors_files import (
+    TensorEntry,
+    plan_array,
+    read_header,
+    read_whole_header,
+    write_file,
+)
 
 FORMAT, VERSION = "dsv4-mlx importance", "1"
 METADATA = ("format", "version", "written_by", "fingerprint", "tokens", "texts", "data_sha256")
@@ -166,12 +173,11 @@ def _metadata(path: Path) -> dict[str, str]:
         "calibrate`."
     )
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, 100_000_000)))
-        found = dict(header["__metadata__"])
+        found = read_whole_header(path)[1]
         count = int(found["tokens"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except CheckpointError as error:
+        raise error if LFS_PROBLEM in str(error) else wrong from error
+    except (ValueError, KeyError) as error:
         raise wrong from error
     if (found.get("format"), found.get("version")) != (FORMAT, VERSION) or count < 1:
         raise wrong

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.disk import Disk
+from dsv4_mlx.documents import parse_object
 from dsv4_mlx.errors import CheckpointError
 
 JOURNAL_FILE = "conversion.journal"
@@ -85,7 +86,7 @@ def read_journal(folder: Path, disk: Disk) -> Journal:
 
 def _entry(path: Path, line: bytes) -> dict[str, Any]:
     try:
-        entry = dict(json.loads(line))
+        entry = parse_object(line)
         for name, expected in _FIELDS.get(str(entry["kind"]), {}).items():
             if not isinstance(entry[name], expected):
                 raise TypeError(name)

@@ -12,17 +12,18 @@ experts and other entries.
 """
 
 import re
-import tomllib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from dsv4_mlx.documents import read_toml
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.parameters import Parameter
 from dsv4_mlx.paths import printable, user_path
 from dsv4_mlx.quantization import AFFINE_BITS, AFFINE_GROUPS, Packing, Storage
 
+_MOST_BYTES = 1 << 20
 NATIVE = "native"
 _SHIPPED = Path(__file__).parent / "recipes"
 SHIPPED = (NATIVE, "q8", "q6", "q4", "q3", "q2")
@@ -94,12 +95,7 @@ def read_recipe(name: str) -> Recipe:
         raise UsageError(
             f"recipe is {name!r}, expected one of: {', '.join(SHIPPED)}, or a file *.toml."
         )
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"The recipe {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise UsageError(f"The recipe {path} is not valid TOML: {error}.") from error
+    content = read_toml(path, error=UsageError, most_bytes=_MOST_BYTES)
     return recipe_of(printable(path.stem), content)
 
 

@@ -5,11 +5,11 @@ official encoder takes them, and perhaps "thinking_mode". Each begins with BOS, 
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsv4_mlx.chat.encoding import encode_messages
+from dsv4_mlx.documents import parse_object
 from dsv4_mlx.errors import PromptError, UsageError
 from dsv4_mlx.tokenizer import Tokenizer
 
@@ -49,7 +49,7 @@ def read_text(path: Path, tokenizer: Tokenizer) -> Text:
 
 def _conversation(path: Path, number: int, line: str, tokenizer: Tokenizer) -> list[int]:
     try:
-        entry = json.loads(line)
+        entry = parse_object(line)
         mode = entry.get("thinking_mode", "chat")
         return tokenizer.encode(encode_messages(entry["messages"], thinking_mode=mode))
     except (ValueError, KeyError, TypeError, AttributeError, PromptError) as error:

@@ -1,7 +1,6 @@
 """Checks a finished conversion: that it is whole, that its bytes are those that were written, and,
 beside the source, that every value is the source's."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from convert.quantized import measured
 from convert.recipe import recipe_of
 from convert.texts import Text
 from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
+from dsv4_mlx.documents import read_object
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.parameters import plan_parameters
 from dsv4_mlx.safetensors_files import TensorEntry, read_header
@@ -85,13 +85,13 @@ def read_summary(folder: Path) -> dict[str, Any]:
             f"{folder} is no finished conversion: it has no {CONVERSION_FILE}; give the folder "
             "that a conversion wrote."
         )
+    summary = read_object(path, cure="convert again")
     try:
-        summary = dict(json.loads(path.read_text(encoding="utf-8")))
         sizes, hashes = dict(summary["file_bytes"]), dict(summary["tensor_xxh3_128"])
         if not isinstance(summary["recipe"], str):
             raise TypeError("recipe")
         summary["weight_error"] = dict(summary.get("weight_error", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged; convert again.") from error
     return summary | {"file_bytes": sizes, "tensor_xxh3_128": hashes}
 

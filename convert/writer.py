@@ -24,6 +24,7 @@ from convert.shards import ShardWriter, default_jobs
 from convert.sources import SourceHashes, files_of, identity, require_unchanged
 from dsv4_mlx import __version__
 from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
+from dsv4_mlx.documents import DocumentError, content_of, parse_object
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.parameters import plan_parameters
@@ -106,9 +107,8 @@ def _require_folder(destination: Path) -> None:
 
 def _require_same(plan: ConversionPlan, destination: Path) -> None:
     try:
-        made = json.loads((destination / CONVERSION_FILE).read_text(encoding="utf-8"))
-        plan_made = made.get("plan")
-    except (OSError, ValueError, AttributeError) as error:
+        plan_made = parse_object(content_of(destination / CONVERSION_FILE)).get("plan")
+    except (OSError, DocumentError) as error:
         raise CheckpointError(
             f"{destination / CONVERSION_FILE} cannot be read; delete the folder and convert again."
         ) from error

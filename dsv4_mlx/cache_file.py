@@ -20,6 +20,7 @@ import mlx.core as mx
 
 from dsv4_mlx import cache_seal
 from dsv4_mlx.cache import LayerCache, Snapshot, layout_named, moment
+from dsv4_mlx.documents import DocumentError, parse_json
 from dsv4_mlx.errors import CacheError, CheckpointError
 from dsv4_mlx.file_systems import FileSystem
 from dsv4_mlx.paths import utf8_spelling
@@ -161,8 +162,8 @@ def _offsets(path: Path, arrays: dict[str, mx.array], length: int) -> list[int]:
 def _details(path: Path, text: str) -> dict[str, str]:
     """The caller's dictionary."""
     try:
-        details = json.loads(text)
-    except (ValueError, RecursionError):
+        details = parse_json(text)
+    except DocumentError:
         details = None
     if not isinstance(details, dict) or not all(isinstance(v, str) for v in details.values()):
         raise CacheError(f"expected details of text in {path} but found others; delete the file")

@@ -4,7 +4,6 @@ Accepts the official folder as downloaded and folders written by `convert`. Dama
 CheckpointError, a model of another kind in a ConfigError.
 """
 
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.documents import read_object
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.paths import user_path
 from dsv4_mlx.releases import CONVERSION_FILE as CONVERSION_FILE
@@ -51,26 +51,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             f"{folder} is not a model folder: it has no config.json; give the folder that "
             "holds the downloaded or converted model."
         )
-    keys = _read_json(folder / "config.json")
+    keys = read_object(folder / "config.json")
     config = DeepseekV4Config.from_dict(keys)
     tensors = _read_tensors(folder)
     return Checkpoint(folder, keys, _as_stored(config, keys, tensors), tensors)
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path.name} is not valid JSON ({error}); download it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path.name} holds a {type(content).__name__}, expected an object; download it again."
-        )
-    return content
 
 
 def _read_tensors(folder: Path) -> dict[str, TensorEntry]:
@@ -110,7 +94,7 @@ def _require_no_other_format(folder: Path) -> None:
 
 
 def _read_weight_map(folder: Path) -> dict[str, str]:
-    weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
+    weight_map = read_object(folder / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{INDEX_FILE} has no weight_map; download it again.")
     for name, file in weight_map.items():

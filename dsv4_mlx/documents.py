@@ -10,12 +10,12 @@ import codecs
 import json
 import math
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dsv4_mlx.errors import CheckpointError, Dsv4Error
+from dsv4_mlx.paths import printable
 
 MOST_DEPTH = 100
 """Lists and tables inside each other; no file of ours or of a release has a tenth of it."""
@@ -64,9 +64,11 @@ def parse_object(content: bytes | str) -> dict[str, Any]:
 
 def parse_toml(content: bytes | str) -> dict[str, Any]:
     """The table that `content` spells; DocumentError says what is wrong with it."""
+    import tomllib  # only here: most runs read no TOML
+
     raw = _utf8(content)
     try:
-        table = tomllib.loads(raw.decode("utf-8"), parse_float=_finite)
+        table = tomllib.loads(raw.decode("utf-8"), parse_float=_toml_float)
         _require_shallow(table)
         _require_doubles(table)
     except DocumentError:
@@ -133,10 +135,10 @@ def _read(
     try:
         return parse(content_of(path, most_bytes))
     except OSError as problem:
-        raise error(f"{path} cannot be read ({problem.strerror}); {cure}.") from problem
+        raise error(f"{printable(str(path))} cannot be read ({problem.strerror}); {cure}.") from problem
     except DocumentError as problem:
         cure = LFS_CURE if str(problem) == LFS_PROBLEM else cure
-        raise error(f"{path} {problem}; {cure}.") from problem
+        raise error(f"{printable(str(path))} {problem}; {cure}.") from problem
 
 
 def kind_of(value: object) -> str:
@@ -180,7 +182,8 @@ def _utf8(content: bytes | str) -> bytes:
         content = content.removeprefix(codecs.BOM_UTF8)
         content.decode("utf-8")
     except UnicodeError as error:
-        raise DocumentError("is no UTF-8 text") from error
+        place = f" (byte {error.start})" if isinstance(error, UnicodeDecodeError) else ""
+        raise DocumentError(f"is no UTF-8 text{place}") from error
     return content
 
 
@@ -210,6 +213,11 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise DocumentError(f"holds the number {_cut(text)}, which is beyond every double")
     return number
+
+
+def _toml_float(text: str) -> float:
+    # TOML has words for these, and who asks for the value says what it should be.
+    return float(text) if text.strip("+-") in ("inf", "nan") else _finite(text)
 
 
 def _whole(text: str) -> int:
@@ -262,7 +270,7 @@ def _require_doubles(table: dict[str, Any]) -> None:
         value = left.pop()
         if isinstance(value, dict | list):
             left += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, int) and as_double(value) is None:
+        elif type(value) is int and as_double(value) is None:
             raise DocumentError("holds a number that is beyond every double")
 
 

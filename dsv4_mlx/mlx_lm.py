@@ -8,7 +8,6 @@ converted ones, and no code is put into either. This is the only module of ours 
 and, with it, transformers: that takes seconds, so nothing else waits for it.
 """
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ from dsv4_mlx.chat.settings import thinking_at
 from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, THINK
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.documents import parse_json
 from dsv4_mlx.errors import Dsv4Error, UsageError
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.tokenizer import Tokenizer
@@ -270,7 +270,7 @@ def parse_tool_call(text: str, tools: Any = None) -> list[dict[str, Any]]:
     calls = [event for event in events if isinstance(event, ToolCall)]
     if not calls:
         raise ValueError(f"No tool call in {text[:60]!r}.")
-    return [{"name": call.name, "arguments": json.loads(call.arguments)} for call in calls]
+    return [{"name": call.name, "arguments": parse_json(call.arguments)} for call in calls]
 
 
 def main() -> None:

@@ -12,11 +12,22 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from dsv4_mlx.documents import (
+    LFS_CURE,
+    LFS_PROBLEM,
+    DocumentError,
+    is_lfs_pointer,
+    kind_of,
+    parse_json,
+    shown,
+    unique,
+)
 from dsv4_mlx.errors import CheckpointError
 
 # Bytes per element. F4, F8_E5M2 and F64 are absent: no V4 release holds them.
@@ -118,6 +129,11 @@ def plan_array(name: str, dtype: str, array: np.ndarray) -> TensorPlan:
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """The tensors of one file, checked against its length; CheckpointError names the damage."""
+    return read_whole_header(path)[0]
+
+
+def read_whole_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """The tensors and the metadata of one file; CheckpointError names the damage."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -126,21 +142,18 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         raise CheckpointError(
             f"{path.name} cannot be read ({error.strerror}); download it again."
         ) from error
-    header.pop("__metadata__", None)
+    metadata = _metadata(path, header)
     # Taken out one by one, so that both forms of a large header are never there together.
     entries = [_entry(path, data_start, name, header.pop(name)) for name in list(header)]
     _check_ranges(path, entries, data_start, size)
-    return {entry.name: entry for entry in entries}
+    return {entry.name: entry for entry in entries}, metadata
 
 
-def _parse_header(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, object], int]:
+def _parse_header(path: Path, file: BufferedReader, size: int) -> tuple[dict[str, object], int]:
     prefix = file.read(8)
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-    if prefix == b"version ":
-        raise CheckpointError(
-            f"{path.name} is a Git LFS pointer instead of the file itself; fetch it with "
-            "`git lfs pull`."
-        )
+    if is_lfs_pointer(prefix + file.peek(64)):
+        raise CheckpointError(f"{path.name} {LFS_PROBLEM}; {LFS_CURE}.")
     if length < 2:
         raise CheckpointError(
             f"{path.name} is no safetensors file: it holds {size} bytes and no header; "
@@ -152,18 +165,29 @@ def _parse_header(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, obje
             f"{min(MAX_HEADER_BYTES, size - 8)} are possible; download it again."
         )
     try:
-        header = json.loads(file.read(length), object_pairs_hook=_Objects())
-    except (ValueError, RecursionError) as error:
+        header = parse_json(file.read(length), _Objects())
+    except DocumentError as error:
         raise CheckpointError(
-            f"{path.name} has an unreadable header ({error}); download it again."
-        ) from error
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path.name} lists {error.args[0]} twice; download it again."
+            f"{path.name} has a header that {error}; download it again."
         ) from error
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path.name} has a header that is no table; download it again.")
+        raise CheckpointError(
+            f"{path.name} has a header that holds {kind_of(header)}, expected an object; download "
+            "it again."
+        )
     return header, 8 + length
+
+
+def _metadata(path: Path, header: dict[str, object]) -> dict[str, str]:
+    """What the writer said about the file, taken out of its header: texts by name."""
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
+    if isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values()):
+        return metadata
+    raise CheckpointError(
+        f"{path.name}: __metadata__ is {shown(metadata)}, expected an object of texts; download "
+        "the file again."
+    )
 
 
 class _Stored(NamedTuple):
@@ -186,11 +210,7 @@ class _Objects:
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def __call__(self, pairs: list[tuple[str, object]]) -> object:
-        table: dict[str, object] = {}
-        for key, value in pairs:
-            if key in table:
-                raise KeyError(key)
-            table[key] = value
+        table = unique(pairs)
         try:
             return self._stored(table)
         except (KeyError, TypeError, ValueError):

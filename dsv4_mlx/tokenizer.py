@@ -16,6 +16,7 @@ import tokenizers
 
 from dsv4_mlx.chat.encoding import Prompt, Segment
 from dsv4_mlx.chat.tokens import BOS, EOS, REQUIRED
+from dsv4_mlx.documents import read_object
 from dsv4_mlx.errors import CheckpointError, PromptError
 
 _NO_TEXT = "\N{REPLACEMENT CHARACTER}".encode()
@@ -147,16 +148,11 @@ class Detokenizer:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise CheckpointError(
             f"{path.parent} has no tokenizer.json; download the checkpoint's tokenizer files too."
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}; download it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object; download it again.")
+        )
+    content = read_object(path)
     decoder = content.get("decoder")
     if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
         raise CheckpointError(

@@ -9,8 +9,6 @@ it gives values or LineError.
 """
 
 import codecs
-import json
-import math
 import re
 import zlib
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 from cli.output import json_line
+from dsv4_mlx.documents import DocumentError, parse_object
 
 MOST_LINE_BYTES = 64 << 20
 """A turn that fills a context of a million tokens has about a fifth of it."""
@@ -51,14 +50,9 @@ class Line:
     def fields(self) -> dict[str, Any]:
         """Everything the line says; LineError for what is no JSON."""
         try:
-            fields = json.loads(self._content, parse_constant=_refuse_constant, parse_float=_finite)
-            # Half a surrogate pair has no UTF-8 form, and its escape is JSON all the same.
-            if b"\\u" in self._content:
-                json.dumps(fields, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:
+            return parse_object(self._content)
+        except DocumentError as error:
             raise LineError("is no JSON that this program writes") from error
-        assert isinstance(fields, dict)
-        return fields
 
 
 def write_line(number: int, kind: str, fields: dict[str, Any], at: datetime) -> bytes:
@@ -113,14 +107,3 @@ def raw_lines(file: BinaryIO) -> Iterator[bytes]:
         yield raw[:-1]
     if len(raw) > MOST_LINE_BYTES:
         raise LineError(f"has more than {MOST_LINE_BYTES:,} bytes")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value

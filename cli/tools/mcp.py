@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cli.config import Server
 from cli.tools.approval import Action, Approvals
 from cli.tools.tool import Tool, ToolError, bounded, characters
+from dsv4_mlx.documents import DocumentError, parse_object
 
 if TYPE_CHECKING:
     import mcp_types
@@ -163,7 +164,10 @@ def tool_name(server: str, tool: str) -> str:
 def _schema(found: Mapping[str, Any]) -> dict[str, Any]:
     """The schema as plain JSON; one that would fill the prompt is left to the server to check."""
     text = characters(json.dumps(found, ensure_ascii=False))
-    schema: dict[str, Any] = json.loads(text) if len(text) <= _LARGEST_SCHEMA else {}
+    try:
+        schema = parse_object(text) if len(text) <= _LARGEST_SCHEMA else {}
+    except DocumentError:  # too deep, or with numbers that no prompt could hold
+        schema = {}
     return schema if schema.get("type") == "object" else {"type": "object"}
 
 

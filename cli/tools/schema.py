@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cli.tools.tool import ToolError
+from dsv4_mlx.documents import DocumentError, parse_object
 
 _DEEPEST = 32
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -37,11 +38,9 @@ _LIMITS: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
 def read_arguments(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments in `text`; ToolError if it is no JSON object that fits `schema`."""
     try:
-        arguments = json.loads(text or "{}", parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise ToolError(f"The arguments must be a JSON object: {error}.") from error
-    if not isinstance(arguments, dict):
-        raise ToolError(f"The arguments must be a JSON object, got {_shown(arguments)}.")
+        arguments = parse_object(text or "{}")
+    except DocumentError as error:
+        raise ToolError(f"The arguments must be a JSON object: the text {error}.") from error
     check(arguments, schema)
     return arguments
 
@@ -121,7 +120,3 @@ def _under(place: str, key: object) -> str:
 def _shown(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")

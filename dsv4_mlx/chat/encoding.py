@@ -4,7 +4,6 @@ A prompt is a list of segments: control segments are single control tokens that 
 every other segment is text, whatever it spells. `str(prompt)` joins them.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +35,7 @@ from dsv4_mlx.chat.tokens import (
     THINK,
     USER,
 )
+from dsv4_mlx.documents import DocumentError, parse_json
 
 TOOLS_TEMPLATE = f"""\
 ## Tools
@@ -275,8 +275,8 @@ def _block_text(block: TextBlock | ToolResult) -> str:
 def _arguments(call: ToolCall) -> dict[str, Any]:
     """The parameters of a call; text that is no JSON is one parameter named `arguments`."""
     try:
-        arguments = json.loads(call.arguments)
-    except (ValueError, RecursionError):
+        arguments = parse_json(call.arguments)
+    except DocumentError:
         return {"arguments": call.arguments}
     if not isinstance(arguments, dict):
         raise ChatError(

@@ -1,6 +1,5 @@
 """What a checkpoint folder says about chatting with it: thinking levels, context, sampling."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -8,6 +7,7 @@ from typing import Final
 from dsv4_mlx.chat.effort import EffortTable, ThinkingMode, detect_effort_table, effort_levels
 from dsv4_mlx.chat.generation_config import sampling_of
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.documents import read_object
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.sampling import Sampling
 
@@ -87,25 +87,18 @@ def read_settings(folder: Path, effort_table: EffortTable | None = None) -> Chat
 
     Raises CheckpointError or ConfigError when there is no readable DeepSeek-V4 config.json.
     """
-    config = DeepseekV4Config.from_dict(_read_json(folder / "config.json"))
+    config = _config(folder)
     path = folder / "generation_config.json"
-    sampling = sampling_of(_read_json(path) if path.is_file() else {}, path)
+    sampling = sampling_of(read_object(path) if path.is_file() else {}, path)
     table = effort_table or detect_effort_table(folder)
     return ChatSettings(table, config.max_position_embeddings, sampling)
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def _config(folder: Path) -> DeepseekV4Config:
+    path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(
-            f"{path.parent} is not a model folder: it has no {path.name}; give the folder that "
-            "holds the downloaded or converted model."
+            f"{folder} is not a model folder: it has no {path.name}; give the folder that holds "
+            "the downloaded or converted model."
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}, expected an object; download it again."
-        )
-    return content
+    return DeepseekV4Config.from_dict(read_object(path))

@@ -10,7 +10,6 @@ model called it a string. Without a schema the attribute alone decides, and with
 whatever is JSON is JSON.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from dsv4_mlx.chat.messages import ToolCall, to_json
 from dsv4_mlx.chat.schema import Schema, ToolSchemas
 from dsv4_mlx.chat.strict import write_arguments
+from dsv4_mlx.documents import DocumentError, parse_json
 
 _VALUE = r"""(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))"""
 # First the release's own form, in which a name may hold anything, then the lenient one.
@@ -143,12 +143,7 @@ def _object(text: str) -> dict[str, Any] | None:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        parse_json(text)
+    except DocumentError:
         return False
     return True
-
-
-def _refuse(constant: str) -> None:
-    """NaN and Infinity, which Python reads and other JSON parsers do not."""
-    raise ValueError(constant)

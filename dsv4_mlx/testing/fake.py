@@ -18,6 +18,7 @@ import numpy as np
 
 from dsv4_mlx.cache import CacheBytes
 from dsv4_mlx.config import FLASH, DeepseekV4Config
+from dsv4_mlx.documents import content_of, parse_json
 from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import CacheError
 
@@ -95,7 +96,7 @@ class FakeCaches:
         self, path: str | Path, *, model: Any, fingerprint: str
     ) -> tuple[list[FakeCache], list[int], dict[str, str], list[FakeSnapshot]]:
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = parse_json(content_of(Path(path)))
             found, history, tokens, metadata, offsets = content
         except (OSError, TypeError, ValueError) as error:
             raise CacheError(f"{path} is damaged ({error}); delete it.") from error

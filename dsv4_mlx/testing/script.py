@@ -22,6 +22,7 @@ from typing import Any
 from dsv4_mlx.chat.effort import EFFORT_TABLES, EffortTable
 from dsv4_mlx.chat.settings import ChatSettings
 from dsv4_mlx.chat.tokens import END_THINK, THINK
+from dsv4_mlx.documents import DocumentError, content_of, parse_json
 from dsv4_mlx.errors import UsageError
 
 _LEAST_CONTEXT = 16
@@ -96,11 +97,11 @@ def read_script(path: str | Path) -> Script:
     """The script in the file `path`; UsageError with one sentence if it is none."""
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(content_of(path))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; give a script of replies.") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not valid JSON: {error}.") from error
+    except DocumentError as error:
+        raise UsageError(f"{path} {error}; correct it.") from error
     return _script(content, _Where(path))
 
 

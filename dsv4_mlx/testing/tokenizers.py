@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dsv4_mlx.chat.tokens import BOS, EOS, PAD, V4_TOKENS
+from dsv4_mlx.documents import parse_object
 from dsv4_mlx.errors import UsageError
 
 _BYTES = 256
@@ -56,7 +57,7 @@ def write_tokenizer(
     tokenizer = _train(list(corpus), vocab_size, control_tokens)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    stored = json.loads(tokenizer.to_str())
+    stored = parse_object(tokenizer.to_str())
     for added in stored["added_tokens"]:  # the trainer marks every control token special
         added["special"] = added["content"] in (BOS, EOS, PAD)
     _write_json(folder / "tokenizer.json", stored)

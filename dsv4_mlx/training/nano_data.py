@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ import numpy as np
 from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.chat.encoding import Prompt, encode_messages
 from dsv4_mlx.chat.tokens import ASSISTANT, EOS
+from dsv4_mlx.documents import parse_toml
 from dsv4_mlx.tokenizer import Tokenizer
 
 ELSEWHERE = 0.1  # questions teach the language, so they count a little
@@ -134,7 +134,7 @@ class Turn:
 @lru_cache(maxsize=1)
 def source() -> dict[str, Any]:
     """The parsed `nano_help.toml`."""
-    return tomllib.loads(resources.files(__package__).joinpath("nano_help.toml").read_text("utf-8"))
+    return parse_toml(resources.files(__package__).joinpath("nano_help.toml").read_bytes())
 
 
 @lru_cache(maxsize=1)

@@ -17,6 +17,7 @@ import mlx.core as mx
 from mlx.utils import tree_unflatten
 
 from dsv4_mlx.config import FLASH, DeepseekV4Config
+from dsv4_mlx.documents import read_object
 from dsv4_mlx.model import Model
 from dsv4_mlx.moe import TopKRouter
 from dsv4_mlx.numerics import Numerics
@@ -176,7 +177,7 @@ def train(
 
 def _answer_greedily(path: Path) -> None:
     """The release samples at temperature 1; so small a model then says what it did not learn."""
-    settings = json.loads(path.read_text())
+    settings = read_object(path)
     kept = {name: settings[name] for name in ("bos_token_id", "eos_token_id")}
     path.write_text(json.dumps(kept | {"do_sample": False}, indent=2) + "\n")
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from dsv4_mlx.documents import parse_object
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.training.muon import AdamW, Muon, Parameters
 
@@ -113,7 +114,7 @@ class Trainer:
                 f"{path.name} holds another model's training state; "
                 "remove it to start again, or train the model it was made with."
             )
-        state = json.loads(metadata["trainer"])
+        state = parse_object(metadata["trainer"])
         self.parameters, self.buffers = groups["parameters"], groups["buffers"]
         self.muon.state, self.adamw.state = groups["muon"], groups["adamw"]
         self.steps, self.adamw.steps = state["steps"], state["adamw_steps"]

@@ -177,7 +177,12 @@ def test_truncation_and_padding_settings_are_not_obeyed(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "named"),
-    [(None, "no tokenizer.json"), ("{", "not valid JSON"), ("[]", "JSON object"), ("{}", "byte")],
+    [
+        (None, "no tokenizer.json"),
+        ("{", "not valid JSON"),
+        ("[]", "expected an object"),
+        ("{}", "byte"),
+    ],
 )
 def test_folder_without_a_tokenizer_is_refused(tmp_path, content, named):
     if content is not None:

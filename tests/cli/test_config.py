@@ -94,7 +94,10 @@ def test_the_command_prints_the_file_or_its_path() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("theme = ", "config.toml is not valid TOML: Invalid value (at end of document)."),
+        (
+            "theme = ",
+            "config.toml is not valid TOML (Invalid value (at end of document)); correct it.",
+        ),
         ("thema = 1", "config.toml: 'thema' is no setting; the settings are model, theme,"),
         ("theme = 'red'", "config.toml: theme must be auto, dark, light or plain, found 'red'."),
         ("theme = 1", "config.toml: theme must be auto, dark, light or plain, found 1."),
@@ -128,5 +131,5 @@ def test_a_wrong_entry_is_one_sentence(text: str, sentence: str) -> None:
 
 def test_a_file_that_is_no_text_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(b"theme = '\xff'")
-    with pytest.raises(UsageError, match="must be UTF-8 text and byte 9 is not"):
+    with pytest.raises(UsageError, match=r"is no UTF-8 text \(byte 9\); correct it"):
         load(environment(DSV4_HOME=str(tmp_path)))

@@ -174,7 +174,7 @@ def test_a_wrong_script_is_one_sentence(tmp_path: Path, content: object, sentenc
 
 def test_a_script_that_is_no_json_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "script.json").write_bytes(b'{"replies": [\xff]}')
-    with pytest.raises(UsageError, match="is not valid JSON"):
+    with pytest.raises(UsageError, match="is no UTF-8 text"):
         read_script(tmp_path / "script.json")
     with pytest.raises(UsageError, match="No such file"):
         read_script(tmp_path / "missing.json")

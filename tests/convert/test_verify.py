@@ -91,7 +91,8 @@ def test_a_damaged_summary_is_named(folders, tmp_path, content, capsys):
     shutil.copytree(out, tmp_path / "copy")
     (tmp_path / "copy" / CONVERSION_FILE).write_text(content)
     assert main(["verify", str(tmp_path / "copy")]) == 1
-    assert f"{CONVERSION_FILE} is damaged" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{CONVERSION_FILE} " in error and error.endswith("convert again.\n")
 
 
 def test_an_unfinished_folder_is_refused(folders, capsys):

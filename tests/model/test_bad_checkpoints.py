@@ -153,9 +153,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "huge header": (huge_header, "claims a header of 1152921504606846976 bytes"),
     "header is not JSON": (
         file_written(SHARD, struct.pack("<Q", 4) + b"nope"),
-        "unreadable header",
+        "a header that is not valid JSON",
     ),
-    "header lists a name twice": (doubled_key, r"lists embed\.weight twice"),
+    "header lists a name twice": (doubled_key, r"the key 'embed\.weight' twice"),
     "overlapping tensors": (header_changed(overlapping), "overlaps the tensor before it"),
     "offsets do not fit the shape": (
         header_changed(lambda header: header["embed.weight"].update(shape=[1, 1])),

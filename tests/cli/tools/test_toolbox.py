@@ -39,7 +39,7 @@ def test_the_encoder_takes_the_definitions(tmp_path: Path) -> None:
     [
         ("fly", "{}", "There is no tool 'fly'; the tools are read_file,"),
         ("calculator", "2+2", "The arguments must be a JSON object: "),
-        ("calculator", "[1]", "The arguments must be a JSON object, got [1]."),
+        ("calculator", "[1]", "The arguments must be a JSON object: the text holds a list"),
         ("calculator", "[" * 100_000, "The arguments must be a JSON object: "),
         ("calculator", "", "The argument expression is missing."),
         ("calculator", '{"expression": 4}', "The argument expression must be a string, got 4."),
