@@ -135,7 +135,9 @@ def _read(
     try:
         return parse(content_of(path, most_bytes))
     except OSError as problem:
-        raise error(f"{printable(str(path))} cannot be read ({problem.strerror}); {cure}.") from problem
+        raise error(
+            f"{printable(str(path))} cannot be read ({problem.strerror}); {cure}."
+        ) from problem
     except DocumentError as problem:
         cure = LFS_CURE if str(problem) == LFS_PROBLEM else cure
         raise error(f"{printable(str(path))} {problem}; {cure}.") from problem
