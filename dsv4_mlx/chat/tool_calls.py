@@ -10,6 +10,7 @@ model called it a string. Without a schema the attribute alone decides, and with
 whatever is JSON is JSON.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -89,21 +90,21 @@ def _read(text: str, kind: str | None, schema: Schema | None) -> str:
     """The value of one parameter as JSON text."""
     if schema is not None:
         for reading in _readings(text, kind):
-            if schema.allows(json.loads(reading)):
+            if schema.allows(parse_json(reading)):
                 return reading
     return to_json(text) if kind == "true" or not _is_json(text) else text
 
 
 def _readings(text: str, kind: str | None) -> Iterator[str]:
     """Everything that `text` may mean, as JSON text; first what the attribute says."""
-    value = json.loads(text) if kind != "true" and _is_json(text) else None
+    value = parse_json(text) if kind != "true" and _is_json(text) else None
     # Quotes without an attribute belong to the string: the release writes strings bare.
     if kind == "true" or (kind is None and isinstance(value, str)):
         yield to_json(text)
     if _is_json(text):
         yield text
     yield to_json(text)
-    if _is_json(text) and isinstance(value := json.loads(text), str) and _is_json(value):
+    if _is_json(text) and isinstance(value := parse_json(text), str) and _is_json(value):
         yield value
     if (word := text.strip().lower()) in _WORDS:
         yield _WORDS[word]
@@ -123,7 +124,7 @@ def _refitted(value: object, schema: Schema | None) -> object:
     if schema is None or schema.allows(value):
         return value
     if isinstance(value, str):
-        return json.loads(_read(value, "true", schema))
+        return parse_json(_read(value, "true", schema))
     written = _dumped(value)
     return written if written is not None and schema.allows(written) else value
 
@@ -137,7 +138,7 @@ def _dumped(value: object) -> str | None:
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    found = json.loads(text) if text.lstrip().startswith("{") and _is_json(text) else None
+    found = parse_json(text) if text.lstrip().startswith("{") and _is_json(text) else None
     return found if isinstance(found, dict) else None
 
 
