@@ -11,12 +11,12 @@ Programs spell how hard a model should think in many ways. All of them come down
 What turns reasoning off wins over an effort. Any other word is refused with the list.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from dsv4_mlx.chat.effort import EFFORT_TABLES, EffortTable, effort_levels
 from dsv4_mlx.chat.messages import ChatError, parse_messages
+from dsv4_mlx.documents import DocumentError, parse_json
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.sampling import shown
 
@@ -199,7 +199,7 @@ def _call(call: Any) -> Any:
     if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
         return call
     try:
-        arguments = json.loads(function["arguments"])
-    except (ValueError, RecursionError):
+        arguments = parse_json(function["arguments"])
+    except DocumentError:
         arguments = {"arguments": function["arguments"]}
     return {**call, "function": {**function, "arguments": arguments}}
