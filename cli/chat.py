@@ -23,7 +23,7 @@ from cli.models import Model, Models
 from cli.preferences import Preferences
 from cli.safe import harmless
 from cli.standard_output import OutputError
-from cli.surface import Status, Surface, View
+from cli.surface import Status, Surface, Verbatim, View
 from cli.tools.use import ToolUse
 from cli.typed_command import run_command
 from dsv4_mlx.chat.conversation import Conversation, Done, Event, Progress, Sampling, Turn
@@ -130,7 +130,9 @@ class Chat:
         self._show_status()
 
     def _carry_out(self, text: str) -> None:
-        if text.startswith("/"):
+        if isinstance(text, Verbatim):
+            self.send(text)
+        elif text.startswith("/"):
             name, _, argument = text[1:].partition(" ")
             named(name.strip()).action(self, argument.strip())
         elif text.startswith("!"):
@@ -144,7 +146,7 @@ class Chat:
         self._heard = False
         try:
             self._send(text)
-        except Dsv4Error:
+        except (Dsv4Error, OSError):
             if not self._heard:
                 self.surface.give_back()
             raise

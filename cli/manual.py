@@ -33,7 +33,8 @@ per second, the time to the first token and the backend.
 what a command prints along with the next message, after asking. A word with an @ that names no file
 stays text, and a note says so; `\\@` is an @ in any case. Patterns follow no links to folders; one
 message may attach 200 files and 4 MiB. A message that begins with a slash or `!` needs a space
-before it; lines between `\"\"\"` are one message.
+before it; lines between `\"\"\"` are one message. Pasted text is text, whatever it begins with; a
+long paste is drawn as one label, and an @ in it names no file.
 
 Ctrl-C stops the answer within a token and keeps what was said. `/undo`, `/retry`, `/edit` and
 `/fork` go back in the model's cache, which keeps the state of earlier turns (`snapshot_budget` in

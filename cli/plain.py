@@ -4,18 +4,20 @@ Nothing is redrawn and no control code is written. Messages are lines of stdin; 
 and what is shown for good stand on stderr, since stdout belongs to the answers.
 """
 
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from io import TextIOWrapper
+from io import TextIOWrapper, UnsupportedOperation
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.environment import Environment
+from cli.mentions import escaped
 from cli.safe import harmless
-from cli.screen.paste import sendable
-from cli.screen.quotes import is_open, unquoted
+from cli.screen.paste import Pastes
+from cli.screen.quotes import is_open, submitted
 from cli.surface import Question, Status
 from cli.texts import MARK
 
@@ -26,6 +28,8 @@ Result = TypeVar("Result")
 
 PROMPT, CONTINUED = "> ", "  "
 _WIDTH = 80
+_AT_ONCE_S = 0.05
+"""Nobody types a second line so soon after the first."""
 _HINT = "[Ctrl-C again to leave]"
 _LEAVE = Question("leave?", default="n")
 
@@ -46,6 +50,7 @@ class PlainSurface:
         self._begins = True  # nothing was read yet
         self._ended = False
         self._armed = False  # Ctrl-C was pressed once at this prompt
+        self._pastes = Pastes()
 
     @property
     def width(self) -> int:
@@ -61,7 +66,7 @@ class PlainSurface:
                 return controller()
 
     def submissions(self) -> Iterator[str]:
-        """One line at a time, or several between three double quotes."""
+        """One line at a time, several between three double quotes, or all that is pasted."""
         while not self._ended:
             try:
                 text = self._read_message()
@@ -73,7 +78,7 @@ class PlainSurface:
                 return
             self._armed = False
             if text.strip():
-                yield sendable(unquoted(text))
+                yield submitted(text, self._pastes)
 
     def show(self, renderable: "RenderableType") -> None:
         """Write once, as text alone."""
@@ -106,7 +111,7 @@ class PlainSurface:
 
     def prefill(self, text: str) -> None:
         """Lines cannot be filled in; the text is there to be copied."""
-        self._write(f"[to send again, changed]\n{harmless(text)}\n")
+        self._write(f"[to send again, changed]\n{harmless(escaped(text))}\n")
 
     def give_back(self) -> None:
         """Nothing is lost here: what was typed stands above, or in the file it comes from."""
@@ -114,20 +119,46 @@ class PlainSurface:
     # Lines
 
     def _read_message(self) -> str | None:
-        text = self._read_line(PROMPT)
-        while text is not None and is_open(text):
-            line = self._read_line(CONTINUED)
-            if line is None:
-                return None
-            text += f"\n{line}"
+        """A message as an editor's input would hold it; a paste waits for Enter, as it does there,
+        since its last line may be without one."""
+        text, is_pasted = self._read_lines(PROMPT)
+        while text is not None and (is_pasted or is_open(text)):
+            if is_pasted and not is_open(text):
+                lines = self._pastes.expand(text).count("\n") + 1
+                self._write(f"[pasted {lines:,} lines; Enter sends them]\n")
+            more, is_pasted = self._read_lines(CONTINUED)
+            if more is None:
+                return None if is_open(text) else text
+            text += f"\n{more}"
         return text
+
+    def _read_lines(self, prompt: str) -> tuple[str | None, bool]:
+        """One line, or the lines that come at once, which somebody pasted; whether they are. What
+        was typed before the prompt came at once as well, and is lines as they were typed."""
+        was_typed_ahead = self._waits(0)
+        line = self._read_line(prompt)
+        if line is None or was_typed_ahead or not self._waits(_AT_ONCE_S):
+            return line, False
+        lines = [line]
+        while self._waits(_AT_ONCE_S) and (line := self._read_line("")) is not None:
+            lines.append(line)
+        return self._pastes.take("\n".join(lines)), True
+
+    def _waits(self, seconds: float) -> bool:
+        """Whether a line is there, or comes within so long, on a terminal."""
+        if not self._environment.reads_terminal or self._ended:
+            return False
+        try:
+            return bool(select.select([self._environment.stdin], [], [], seconds)[0])
+        except (OSError, UnsupportedOperation):
+            return False
 
     def _read_line(self, prompt: str) -> str | None:
         """One line without its end; None when there is none any more."""
         self._reading = True  # before the prompt: who sees it may press Ctrl-C at once
         try:
             self._write(prompt)
-            line = self._environment.stdin.readline()
+            line = "" if self._ended else self._environment.stdin.readline()
         except _Ended:
             line = ""
         except OSError:  # the terminal is gone

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from cli import attachments
 from cli.branch import Branch, count_turns
 from cli.options import Options
 from dsv4_mlx.errors import UsageError
@@ -36,4 +35,4 @@ def _tell(chat: "Chat", saved: "Saved", sentence: str) -> None:
     chat.note(sentence)
     if saved.unanswered is not None:
         chat.note("the last message had no answer yet; it is in the input again")
-        chat.surface.prefill(attachments.escaped(saved.unanswered))
+        chat.surface.prefill(saved.unanswered)

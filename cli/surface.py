@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+class Verbatim(str):
+    """A submitted text that is a message whatever it begins with: pasted, or between quotes."""
+
+
 @dataclass(frozen=True)
 class Status:
     """What the status line tells; None is not known yet and is left out."""
@@ -68,7 +72,11 @@ class Surface(Protocol):
         ...
 
     def submissions(self) -> Iterator[str]:
-        """What the person sends, one text at a time; ends with Ctrl-D or a lost terminal."""
+        """What the person sends, one text at a time; ends with Ctrl-D or a lost terminal.
+
+        What was typed and may be a command is a plain string, all else `Verbatim`; in either an @
+        that names no file by its meaning has a backslash before it.
+        """
         ...
 
     def show(self, renderable: "RenderableType") -> None:
@@ -92,7 +100,8 @@ class Surface(Protocol):
         ...
 
     def prefill(self, text: str) -> None:
-        """Put `text` into the input, for the person to change and send."""
+        """Put a message into the input, for the person to change and send; sent as it is, it is
+        that message again: no command, and no word of it names a file."""
         ...
 
     def give_back(self) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cli.attachments import escaped
 from cli.branch import Branch, count_turns
 from cli.commands.command import Command, short
 from dsv4_mlx.chat.compaction import stands_for
@@ -21,7 +20,7 @@ def _undo(chat: "Chat", argument: str) -> None:
     chat.editing = None
     chat.keeping.write(chat.branch.keep)
     chat.note(f"took back: {short(text)}")
-    chat.surface.prefill(escaped(text))
+    chat.surface.prefill(text)
 
 
 def _retry(chat: "Chat", argument: str) -> None:
@@ -46,7 +45,7 @@ def _edit(chat: "Chat", argument: str) -> None:
         chat.send(text)
         return
     chat.note(f"what you send next takes the place of message {number} and all behind it")
-    chat.surface.prefill(escaped(conversation.turns[number - 1].text))
+    chat.surface.prefill(conversation.turns[number - 1].text)
 
 
 def _check(turns: Sequence[Turn]) -> None:

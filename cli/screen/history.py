@@ -1,4 +1,7 @@
-"""What was sent before, in a file for its owner alone: one JSON string on each line."""
+"""What was sent before, in a file for its owner alone: one JSON value on each line.
+
+A string is what was typed; with pastes in it, it is a list as cli/screen/paste.py describes.
+"""
 
 import json
 import os
@@ -9,6 +12,7 @@ from pathlib import Path
 from prompt_toolkit.history import History
 
 from cli.kept.private_files import private_folder, write_whole
+from cli.screen.paste import Parts, is_parts, length
 from dsv4_mlx.documents import DocumentError, parse_json
 from dsv4_mlx.file_systems import FileSystem
 
@@ -28,22 +32,22 @@ class FileHistory(History):
         self,
         file: Path | None,
         *,
-        fold: Callable[[str], str] = str,
-        expand: Callable[[str], str] = str,
+        restored: Callable[[Parts], str] = str,
+        parts: Callable[[str], Parts] = str,
     ) -> None:
-        """`fold` makes an entry short enough to be edited, `expand` undoes that."""
+        """`restored` gives the input for an entry, `parts` the entry for an input."""
         super().__init__()
         self._file = file
-        self._fold = fold
-        self._expand = expand
+        self._restored = restored
+        self._parts = parts
 
     def load_history_strings(self) -> Iterable[str]:
         """Newest first, each text once."""
         entries = self._entries()
         if len(entries) > 2 * KEPT:
             self._rewrite(entries[-KEPT:])
-        newest_first = dict.fromkeys(reversed(entries[-KEPT:]))
-        return [self._fold(entry) for entry in newest_first if entry]
+        newest_first = reversed(entries[-KEPT:])
+        return list(dict.fromkeys(self._restored(entry) for entry in newest_first if entry))
 
     def append_string(self, string: str) -> None:
         """Remember `string`; the same text again moves to the end."""
@@ -53,19 +57,19 @@ class FileHistory(History):
 
     def store_string(self, string: str) -> None:
         """Append to the file; a history that cannot be kept is no reason to stop."""
-        text = self._expand(string)
-        if self._file is None or len(text) > _LONGEST:
+        parts = self._parts(string)
+        if self._file is None or length(parts) > _LONGEST:
             return
         with suppress(OSError):
             private_folder(self._file.parent, FileSystem())
             descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 # One write, so that two programs never mix their lines.
-                os.write(descriptor, _line(text))
+                os.write(descriptor, _line(parts))
             finally:
                 os.close(descriptor)
 
-    def _entries(self) -> list[str]:
+    def _entries(self) -> list[Parts]:
         lines = self._lines()
         found = [_decoded(line) for line in lines]
         entries = [entry for entry in found if entry is not None]
@@ -86,27 +90,27 @@ class FileHistory(History):
         # The first of a part is cut somewhere.
         return [line for line in lines[1 if beginning else 0 :] if line.strip()]
 
-    def _set_aside(self, entries: list[str]) -> None:
+    def _set_aside(self, entries: list[Parts]) -> None:
         """Begin anew with what can be read; the damaged file stays under another name."""
         assert self._file is not None
         with suppress(OSError):
             os.rename(self._file, self._file.with_name(f"{self._file.name}.damaged"))
             write_whole(self._file, b"".join(map(_line, entries)))
 
-    def _rewrite(self, entries: list[str]) -> None:
+    def _rewrite(self, entries: list[Parts]) -> None:
         assert self._file is not None
         with suppress(OSError):
             write_whole(self._file, b"".join(map(_line, entries)), overwrite=True)
 
 
-def _line(entry: str) -> bytes:
+def _line(entry: Parts) -> bytes:
     return json.dumps(entry).encode("ascii") + b"\n"
 
 
-def _decoded(line: bytes) -> str | None:
+def _decoded(line: bytes) -> Parts | None:
     """A torn or foreign line is nobody's message."""
     try:
         entry = parse_json(line)
     except DocumentError:
         return None
-    return entry if isinstance(entry, str) else None
+    return entry if is_parts(entry) else None

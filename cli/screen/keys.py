@@ -34,6 +34,10 @@ class Actions(Protocol):
         """Ctrl-C."""
         ...
 
+    def can_leave(self) -> bool:
+        """Ctrl-D leaves."""
+        ...
+
     def leave(self) -> None:
         """Ctrl-D at an empty prompt."""
         ...
@@ -86,7 +90,6 @@ def key_bindings(actions: Actions, buffer: Buffer) -> KeyBindings:
 
 def _bind_input(keys: KeyBindings, actions: Actions, buffer: Buffer) -> None:
     typing = has_focus(buffer)
-    empty = Condition(lambda: not buffer.text)
     chosen = Condition(lambda: _has_choice(buffer))
 
     @keys.add("enter", filter=typing & ~chosen)
@@ -107,7 +110,7 @@ def _bind_input(keys: KeyBindings, actions: Actions, buffer: Buffer) -> None:
     def _(event: KeyPressEvent) -> None:
         actions.interrupt()
 
-    @keys.add("c-d", filter=typing & empty)
+    @keys.add("c-d", filter=typing & Condition(actions.can_leave))
     def _(event: KeyPressEvent) -> None:
         actions.leave()
 
@@ -172,6 +175,10 @@ def _bind_question(keys: KeyBindings, actions: Actions) -> None:
     @keys.add(Keys.Any, filter=asking, eager=True)
     def _(event: KeyPressEvent) -> None:
         actions.answer(event.data)
+
+    @keys.add(Keys.BracketedPaste, filter=asking, eager=True)
+    def _(event: KeyPressEvent) -> None:
+        actions.paste(event.data)  # text for the input, and no answer
 
     @keys.add("enter", filter=asking, eager=True)
     @keys.add("escape", filter=asking, eager=True)

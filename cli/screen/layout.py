@@ -227,9 +227,13 @@ class Chips(Processor):
         for fragment in given:
             label = self._label(fragment[1])
             starts.append(position)
-            fragments.append((f"{fragment[0]} class:chip", label) if label else fragment)
-            position += len(label or fragment[1])
-        if position == len(given):
+            if label is None:
+                fragments.append(fragment)
+            else:
+                folded = " class:chip" if len(label) > 1 else ""
+                fragments.append((fragment[0] + folded, label))
+            position += len(fragment[1] if label is None else label)
+        if fragments == given:
             return Transformation(transformation_input.fragments)
         starts.append(position)
 

@@ -64,7 +64,7 @@ class Prompt:
         """Another program has the terminal, and Ctrl-C is its own."""
         self.buffer = Buffer(
             multiline=True,
-            history=FileHistory(history, fold=self.pastes.fold, expand=self.pastes.expand),
+            history=FileHistory(history, restored=self.pastes.restored, parts=self.pastes.parts),
             completer=ThreadedCompleter(PromptCompleter(completions)),
             complete_while_typing=True,
             on_text_changed=lambda _: self._disarm(),
@@ -72,6 +72,7 @@ class Prompt:
         self._clock = clock
         self._last_key = clock()
         self._armed = False  # Ctrl-C was pressed once at this empty prompt
+        self._given_back = ""
 
     # Keys
 
@@ -182,6 +183,11 @@ class Prompt:
         it in any case."""
         if not self.buffer.text and not self.submissions.pending:
             self.buffer.set_document(Document(text), bypass_readonly=True)
+            self._given_back = text
+
+    def can_leave(self) -> bool:
+        """Nothing is in the input but what was put back there and not touched."""
+        return self.buffer.text in ("", self._given_back)
 
     def note_key(self) -> None:
         """A key was handled."""

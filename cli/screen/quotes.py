@@ -1,5 +1,8 @@
 '''Messages of several lines between """, where Enter only begins a new line.'''
 
+from cli.screen.paste import Pastes, sendable
+from cli.surface import Verbatim
+
 _QUOTES = '"""'
 
 
@@ -17,3 +20,11 @@ def unquoted(text: str) -> str:
     if not begun.startswith(_QUOTES) or is_open(text):
         return text
     return begun[len(_QUOTES) : -len(_QUOTES)].removeprefix("\n").removesuffix("\n")
+
+
+def submitted(text: str, pastes: Pastes) -> str:
+    """What is sent for the input `text`: a plain string where a typed character begins a command,
+    else `Verbatim`."""
+    if text.startswith(("/", "!")):
+        return sendable(pastes.expand(text))
+    return Verbatim(sendable(pastes.sent(unquoted(text))))

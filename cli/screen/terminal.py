@@ -34,7 +34,7 @@ from cli.screen.keys import key_bindings
 from cli.screen.layout import CONTINUED, PROMPT, ScreenLayout
 from cli.screen.paste import sendable
 from cli.screen.prompt import Asked, Prompt
-from cli.screen.quotes import unquoted
+from cli.screen.quotes import submitted
 from cli.screen.status import status_line
 from cli.screen.terminal_input import TerminalInput, TerminalModes
 from cli.screen.terminal_output import TerminalOutput, reflows
@@ -124,7 +124,7 @@ class TerminalSurface:
         while (text := self._prompt.submissions.next()) is not None:
             self._taken = text
             self.show(self._echo(text))
-            yield sendable(unquoted(self._prompt.pastes.expand(text)))
+            yield submitted(text, self._prompt.pastes)
 
     def show(self, renderable: "RenderableType") -> None:
         """Print once, above the input, for good."""
@@ -153,7 +153,7 @@ class TerminalSurface:
 
     def prefill(self, text: str) -> None:
         """Put `text` into the input; what was typed there moves into the history."""
-        self._frames.call(lambda: self._prompt.replace(self._prompt.pastes.fold(text)))
+        self._frames.call(lambda: self._prompt.replace(self._prompt.pastes.literal(text)))
 
     def give_back(self) -> None:
         """Put what was submitted last back into the input, unless something else is there."""
@@ -295,7 +295,7 @@ class TerminalSurface:
         except UsageError as error:
             self.show(Text(str(error), style=self._theme.style("error")))
             return
-        if changed is not None:
+        if changed is not None and changed != text:  # unchanged, what was pasted stays text
             folded = pastes.fold(changed)
             buffer.set_document(Document(folded, len(folded)))
 

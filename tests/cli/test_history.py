@@ -9,6 +9,9 @@ import pytest
 
 from cli.screen import history
 from cli.screen.history import FileHistory
+from cli.screen.paste import Pastes
+from cli.screen.quotes import submitted
+from cli.surface import Verbatim
 
 
 def test_entries_come_back_newest_first_each_once(tmp_path: Path) -> None:
@@ -25,9 +28,27 @@ def test_the_file_is_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
+def test_what_was_pasted_comes_back_as_pasted(tmp_path: Path) -> None:
+    file = tmp_path / "history"
+    pastes, later = Pastes(), Pastes()
+    large = "\n".join("line" for _ in range(20))
+    for text in (
+        pastes.take("/quit"),
+        f"see {pastes.take(large)} and {pastes.take(large)}!",
+        "/new",
+    ):
+        FileHistory(file, parts=pastes.parts).store_string(text)
+    entries = list(FileHistory(file, restored=later.restored).load_history_strings())
+    sent = [submitted(entry, later) for entry in entries]
+    assert sent == ["/new", f"see {large} and {large}!", "/quit"]
+    assert [isinstance(text, Verbatim) for text in sent] == [False, True, True]
+    assert later.labels(entries[1]) == "see [pasted 20 lines] and [pasted 20 lines]!"
+
+
 def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
     file = tmp_path / "history"
-    file.write_bytes(b'"one"\n{"a": 1}\n\xff\xfe\n"to\n12\n"two"\n"torn')
+    damage = b'[1]\n[{"pasted": 2}]\n[{"pasted": "x", "y": 1}]\n' + b"[" * 100_000
+    file.write_bytes(b'"one"\n{"a": 1}\n\xff\xfe\n"to\n12\n' + damage + b'\n"two"\n"torn')
     assert list(FileHistory(file).load_history_strings()) == ["two", "one"]
 
 

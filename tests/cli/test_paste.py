@@ -1,7 +1,16 @@
-"""Chips for large pastes, blocks of quotes, and text that can be sent."""
+"""Pasted text is text: chips for large pastes, stand-ins for what would mean something if typed."""
 
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from cli.attachments import expand
 from cli.screen.paste import Pastes, sendable
-from cli.screen.quotes import is_open, unquoted
+from cli.screen.quotes import is_open, submitted, unquoted
+from cli.surface import Verbatim
 
 LARGE = "\n".join(f"line {number}" for number in range(2000))
 
@@ -29,10 +38,13 @@ def test_two_pastes_are_two_chips_and_the_same_one_is_one() -> None:
     assert first == again != second
 
 
-def test_a_pasted_character_never_becomes_an_older_paste() -> None:
+def test_a_pasted_character_never_becomes_another_paste() -> None:
     pastes = Pastes()
+    early = pastes.take("a\U00100000b")
     chip = pastes.take(LARGE)
-    assert pastes.expand(pastes.take(f"a{chip}b")) == "a\ufffdb"
+    late = pastes.take(f"a{chip}b")
+    assert pastes.expand(early) == pastes.labels(early) == "a\U00100000b"
+    assert pastes.expand(late) == pastes.labels(late) == f"a{chip}b"
 
 
 def test_bytes_that_were_no_text_can_be_sent() -> None:
@@ -49,3 +61,66 @@ def test_the_message_is_what_stands_between_the_quotes() -> None:
     assert unquoted('"""\na\n\nb\n"""') == "a\n\nb"
     assert unquoted('"""a"""') == "a"
     assert unquoted(' "quoted" ') == ' "quoted" '
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent", "is_message"),
+    [
+        ("/help", "/help", False),
+        ("!ls", "!ls", False),
+        ('"""/help"""', "/help", True),
+        (" /help", " /help", True),
+        ("hello", "hello", True),
+    ],
+)
+def test_only_a_typed_character_begins_a_command(typed: str, sent: str, is_message: bool) -> None:
+    text = submitted(typed, Pastes())
+    assert (text, isinstance(text, Verbatim)) == (sent, is_message)
+
+
+@pytest.mark.parametrize("text", ["/quit", "!rm -r .", '"""doc"""', '"""open', "\\@x", "\\\\@x @y"])
+def test_what_is_put_back_is_the_same_message_again(text: str, tmp_path: Path) -> None:
+    pastes = Pastes()
+    put_back = pastes.literal(text)
+    assert pastes.labels(put_back) == text
+    again = submitted(put_back, pastes)
+    assert isinstance(again, Verbatim)
+    assert expand(again, tmp_path, len).text == text
+
+
+# Any paste at all
+
+CHARACTERS = st.one_of(
+    st.sampled_from(
+        ['"', '"""', "/", "!", "@", "\\", "\\@", "\n", " ", "\t", "a", "é", "\x1b", "\0"]
+    ),
+    st.characters(exclude_characters="\r"),
+    st.sampled_from(["\U00100000", "\U0010fffd", "\ud800", "x" * 1001, "\n" * 10]),
+)
+PASTES = st.lists(CHARACTERS, max_size=12).map("".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["", "see ", "x"]), PASTES), min_size=1, max_size=3))
+@example([("", '"""Doc.\n\nx = 1\n')])
+@example([("", "/etc/hosts is wrong")])
+@example([("", "  indented\n\n")])
+@example([("", "\\@x \\\\@y")])
+@example([("", '""'), ("", '"')])
+@example([("", "\\"), ("", "@x")])
+def test_what_is_pasted_is_sent_as_it_is(pieces: list[tuple[str, str]]) -> None:
+    pastes = Pastes()
+    typed = "".join(before + pastes.take(pasted) for before, pasted in pieces)
+    whole = "".join(before + pasted for before, pasted in pieces)
+    assert not is_open(typed)
+    text = submitted(typed, pastes)
+    assert isinstance(text, Verbatim)
+    with contextlib.suppress(UnicodeEncodeError):
+        whole.encode()
+        assert expand(text, Path("/nowhere"), len).text == whole
+        assert pastes.labels(typed) == whole or len(typed) < len(whole)
+    assert pastes.expand(Pastes.restored(pastes, pastes.parts(typed))) == whole
+    elsewhere = Pastes()
+    again = elsewhere.restored(pastes.parts(typed))
+    assert elsewhere.expand(again) == whole
+    assert isinstance(submitted(again, elsewhere), Verbatim)
