@@ -76,13 +76,14 @@ def test_expand_equals_the_oracle(numerics: Numerics) -> None:
 
 def test_official_rounds_the_collapsed_input_before_its_norm() -> None:
     (official, split), (plain, _) = (connection(4, n) for n in (Numerics.OFFICIAL, Numerics.PLAIN))
-    streams = random(1, 6, 4, D, seed=3)
+    streams = random(1, 64, 4, D, seed=3)
     pre, _, _ = split(streams[0])
     u = v4.round_bf16(np.einsum("sn,snd->sd", pre, streams[0]))
     rounded, post, comb = official.collapse(array(streams), mx.ones(D))
-    # A sum next to the middle of two bf16 numbers may be rounded the other way in float32.
-    differs = np.abs(np.array(rounded)[0] - v4.rms_norm(u, 1.0, EPS)) > 1e-4
-    assert differs.mean() < 0.01
+    # A float32 sum, off by 3e-7 of itself, is rounded the other way once in ten thousand values,
+    # and its row of 48 then has another norm: one row in two hundred. Without the rounding, all.
+    differs = (np.abs(np.array(rounded)[0] - v4.rms_norm(u, 1.0, EPS)) > 1e-4).any(axis=1)
+    assert differs.mean() < 0.1
     exact, post_plain, comb_plain = plain.collapse(array(streams), mx.ones(D))
     assert mx.array_equal(post, post_plain) and mx.array_equal(comb, comb_plain)
     assert 1e-4 < mx.abs(rounded - exact).max().item() < 2**-6

@@ -62,12 +62,18 @@ def test_plain_output_equals_the_oracle(hashed: bool, rows: int) -> None:
 
 
 def test_official_output_is_rounded_once_to_bf16() -> None:
-    ours, layer = pair(numerics=Numerics.OFFICIAL)
+    """Equal wherever float32 noise cannot decide the rounding, else between both outcomes."""
+    ours, _ = pair(numerics=Numerics.OFFICIAL)
+    _, plain = pair()
     x, tokens = v4.round_bf16(inputs(40)), small.TOKENS[:40]
-    expected, _ = v4._moe(layer, x, tokens, None)
+    exact, (_, _, margins) = v4._moe(plain, x, tokens, None)
+    assert (margins > 1e-5).all()
     found = np.array(ours.layers[0].mlp(array(x[None]), mx.array(tokens[None]))[0], np.float64)
     np.testing.assert_array_equal(found, v4.round_bf16(found))
-    assert (np.abs(found - expected) > 1e-6).mean() < 2e-3
+    noise = 1e-5 * np.abs(exact).max()  # three times what plain outputs may be off by
+    low, high = v4.round_bf16(exact - noise), v4.round_bf16(exact + noise)
+    assert (low == high).mean() > 0.9
+    assert ((low <= found) & (found <= high)).all()
 
 
 def test_batch_shape_and_order_are_kept() -> None:

@@ -1,7 +1,7 @@
 """The model with the official roundings is the float64 oracle written from the paper alone.
 
 A choice of experts or entries that hangs on the last place would make everything after it
-arbitrary, so the model runs with the oracle's choices and its own are compared separately.
+arbitrary, so the model runs with the oracle's choices; test_oracle_choices.py compares its own.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,6 @@ LENGTH = 300
 LAYER_BOUND = 2.0**-7
 EARLY = 32  # tokens
 NUDGES, NUDGE = 4, 1e-6  # as float32 sums of a few hundred terms differ from float64 ones
-CLEAR_MARGIN = 1e-3
 
 
 class Case:
@@ -61,16 +60,23 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 class Chosen:
-    """What the model's own router and indexer chose while the oracle's choices ran."""
+    """What the model's own router and indexer chose while the oracle's choices ran, and from what
+    the router chose."""
 
     def __init__(self) -> None:
         self._experts: list[np.ndarray] = []
+        self._routed: list[np.ndarray] = []
         self.entries: list[np.ndarray] = []  # per query, ascending
 
     @property
     def experts(self) -> np.ndarray:
         """[S, k], ascending."""
         return np.concatenate(self._experts)
+
+    @property
+    def routed(self) -> np.ndarray:
+        """[S, D], what the router was given."""
+        return np.concatenate(self._routed)
 
 
 @contextmanager
@@ -83,6 +89,7 @@ def oracle_choices(model: Model, block: BlockResult):
         nonlocal position
         experts, _ = own_router(x, weight, bias, k=k, scaling=scaling)
         chosen._experts.append(np.array(experts))
+        chosen._routed.append(np.array(x))
         forced = mx.array(block.experts[position : position + len(x)].astype(np.uint32))
         position += len(x)
         return forced, normalised_weights(expert_scores(x, weight), forced, scaling)
@@ -126,61 +133,6 @@ def test_every_layer_given_the_oracles_streams(case: Case, number: int, chunk: i
     assert (errors[:EARLY] == 0).mean() >= 0.25
 
 
-@pytest.mark.parametrize("number", range(2, 6))  # the first two route by table
-def test_clear_choices_of_experts_are_the_oracles(case: Case, number: int) -> None:
-    block, ours = case.oracle.layers[number], own_choices(case, number).experts
-    moved, _ = moved_by_noise(case, number)
-    clear = (block.expert_margins > CLEAR_MARGIN) & ~moved
-    equal = (ours == np.sort(block.experts, axis=1)).all(axis=1)
-    check_choices(number, clear, equal, np.ones(LENGTH, bool))
-
-
-@pytest.mark.parametrize("number", [1, 3, 5])
-def test_clear_choices_of_entries_are_the_oracles(case: Case, number: int) -> None:
-    block, ours = case.oracle.layers[number], own_choices(case, number).entries
-    contested = np.isfinite(block.index_margins)  # more entries visible than selected
-    _, moved = moved_by_noise(case, number)
-    clear = contested & (block.index_margins > CLEAR_MARGIN) & ~moved
-    pairs = zip(ours, block.index_selected, strict=True)
-    check_choices(number, clear, np.array([np.array_equal(*pair) for pair in pairs]), contested)
-
-
-def check_choices(number: int, clear: np.ndarray, equal: np.ndarray, contested: np.ndarray) -> None:
-    """Rows [S] each. One in a hundred may differ although the oracle's margin is clear: float32
-    noise carries a value over the border between two bfloat16 or FP4 numbers, which moves a score
-    by more than the margin. Most such rows show it in `moved_by_noise`, a few do not."""
-    differing = np.flatnonzero(clear & ~equal)
-    left_out = contested.sum() - clear.sum()
-    print(f"layer {number}: {left_out} rows left out, rows {differing} differ")
-    assert clear.sum() >= 0.85 * contested.sum()
-    assert len(differing) <= max(1, 0.01 * clear.sum())
-
-
-def own_choices(case: Case, number: int) -> Chosen:
-    """The model's own experts and entries in a layer given the oracle's streams."""
-    streams = mx.array(case.inputs[number].astype(np.float32))[None]
-    with oracle_choices(case.model, case.oracle.layers[number]) as chosen:
-        mx.eval(case.run_layer(number, streams, case.new_cache(number)))
-    return chosen
-
-
-def moved_by_noise(case: Case, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [S] where the oracle itself takes other experts, or entries, for a noisy input."""
-    rng, block = np.random.default_rng(0), case.oracle.layers[number]
-    experts, entries = np.zeros(LENGTH, bool), np.zeros(LENGTH, bool)
-    for _ in range(NUDGES):
-        other = v4_numpy.run_block(
-            *(case.config, case.weights, number, nudged(case.inputs[number], rng), case.tokens),
-            official=True,
-            selection=block.index_selected,
-        )
-        experts |= (np.sort(other.experts, axis=1) != np.sort(block.experts, axis=1)).any(axis=1)
-        if block.index_selected is not None:
-            pairs = zip(other.index_selected, block.index_selected, strict=True)
-            entries |= [not np.array_equal(*pair) for pair in pairs]
-    return experts, entries
-
-
 def forced_model_logits(case: Case, run: Callable[[int, mx.array], mx.array]) -> np.ndarray:
     """Logits [S, V] of the whole model on its own streams with the oracle's choices."""
     streams = mx.array(case.inputs[0].astype(np.float32))[None]
@@ -208,36 +160,31 @@ def nudged_oracle_logits(case: Case, seed: int) -> np.ndarray:
     ).logits
 
 
-def lead(logits: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """By how much token `best` [S] beats every other one: logits [S, V] -> [S]."""
-    rows, others = np.arange(len(best)), logits.copy()
-    others[rows, best] = -np.inf
-    return logits[rows, best] - others.max(axis=1)
-
-
 def test_the_whole_model_prefers_the_oracles_tokens(case: Case) -> None:
-    """Rounding amplifies noise: rows where float32 noise halves the lead of the oracle's own
-    favourite are left out, and the logits may differ as much as that noise makes them."""
+    check_preferred(case)
+
+
+def check_preferred(case: Case) -> None:
+    """Rounding amplifies noise: the logits may differ as much as float32 noise makes the oracle's
+    own differ. A token whose lead is twice the most that noise moved any logit stays the best."""
     caches = case.model.make_cache()
     logits = forced_model_logits(case, lambda n, x: case.run_layer(n, x, caches[n]))
-    expected, best = case.oracle.logits, case.oracle.logits.argmax(axis=1)
+    expected = case.oracle.logits
     noisy = [nudged_oracle_logits(case, seed) for seed in range(NUDGES)]
-    shaken = np.min([lead(other, best) for other in noisy], axis=0)
-    settled = shaken > lead(expected, best) / 2
-    agreement = (logits.argmax(axis=1) == best)[settled].mean()
-    print(f"{(~settled).sum()} of {LENGTH} rows left out, {agreement:.1%} of the others agree")
-    assert settled.mean() >= 0.85
-    assert agreement >= 0.99
+    moved = max(np.abs(other - expected).max() for other in noisy)
+    second, best = np.sort(expected, axis=1)[:, -2:].T
+    clear = best - second > 2 * moved
+    print(f"noise moves a logit by {moved:.2f}, the model by {np.abs(logits - expected).max():.2f}")
+    print(f"{clear.mean():.1%} of the rows have a clear favourite")
+    assert clear.mean() >= 0.4
+    assert (logits.argmax(axis=1) == expected.argmax(axis=1))[clear].all()
     noise = max(running.mean_kl(expected, other) for other in noisy)
+    print(f"mean KL {running.mean_kl(expected, logits):.1e}, of noise {noise:.1e}")
     assert running.mean_kl(expected, logits) <= 2 * noise
 
 
 @pytest.mark.slow
 def test_nano_prefers_the_oracles_tokens() -> None:
-    """A trained model on a text, every row counted."""
+    """A trained model on a text."""
     text = (running.GOLDEN.parent / "help" / "dsv4-chat.txt").read_text(encoding="utf-8")
-    case = Case(running.NANO, Tokenizer(running.NANO).encode(text)[:LENGTH])
-    caches = case.model.make_cache()
-    logits = forced_model_logits(case, lambda n, x: case.run_layer(n, x, caches[n]))
-    agreement = (logits.argmax(axis=1) == case.oracle.logits.argmax(axis=1)).mean()
-    assert agreement >= 0.99
+    check_preferred(Case(running.NANO, Tokenizer(running.NANO).encode(text)[:LENGTH]))
