@@ -14,6 +14,7 @@ from typing import Any, Literal
 from cli.environment import Environment, ExitStatus
 from cli.kept.private_files import NoHome, config_home
 from cli.options import BACKENDS, KV_CHOICES, LEVELS
+from cli.output import Output
 from dsv4_mlx.documents import DocumentError, content_of, parse_toml, shown
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.paths import user_path
@@ -82,6 +83,9 @@ def load(environment: Environment) -> Config:
     except (FileNotFoundError, NotADirectoryError):
         return Config()
     except OSError as error:
+        if not os.access(path.parent, os.X_OK):  # the home of somebody else, as sudo leaves it
+            Output(environment).note(f"[{path} cannot be reached: {error.strerror}; defaults hold]")
+            return Config()
         raise UsageError(f"{path}: {error.strerror}.") from error
     except DocumentError as error:
         raise UsageError(f"{path} {error}; correct it.") from error

@@ -33,10 +33,11 @@ class Protection(Enum):
 # that there are none.
 _HELD = {errno.EACCES}
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
-_NO_REPLACE = {
+NO_REPLACE = {
     *(errno.EACCES, errno.EBUSY, errno.EEXIST, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP),
     *(errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV),
 }
+"""What a file system answers that cannot put a file in the place of another."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -102,7 +103,7 @@ class FileSystem:
         try:
             os.replace(temporary, final)
         except OSError as error:
-            if error.errno not in _NO_REPLACE or not _are_files(temporary, final):
+            if error.errno not in NO_REPLACE or not _are_files(temporary, final):
                 raise
             self._lacks(Protection.REPLACE, final)
             self._copy_over(temporary, final)

@@ -1,5 +1,6 @@
 """Keeping the branches of one run: what goes wrong with a file is said, and ends nothing."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +77,7 @@ class Keeping:
     def load_cache(self, branch: Branch) -> None:
         """Without a file that fits, the first message reads the conversation again."""
         log = branch.log
-        if log is None or branch.conversation is None or not log.kv_path.exists():
+        if log is None or branch.conversation is None or not os.path.exists(log.kv_path):
             return
         try:
             branch.conversation.load_cache(log.kv_path)

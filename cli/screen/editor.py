@@ -18,16 +18,15 @@ def edited(text: str, variables: Mapping[str, str]) -> str | None:
     Blocks, and the editor has the terminal meanwhile. Raises UsageError when it cannot be started.
     """
     command = variables.get("VISUAL") or variables.get("EDITOR") or _DEFAULT
-    with tempfile.TemporaryDirectory(prefix="dsv4-chat-") as folder:  # mode 0700
-        file = Path(folder, "message.md")
-        file.write_text(text + "\n", encoding="utf-8")
-        try:
-            status = subprocess.call([*shlex.split(command), str(file)])
-            if status != 0:
+    try:
+        with tempfile.TemporaryDirectory(prefix="dsv4-chat-") as folder:  # mode 0700
+            file = Path(folder, "message.md")
+            file.write_bytes(f"{text}\n".encode("utf-8", "replace"))
+            if subprocess.call([*shlex.split(command), str(file)]) != 0:
                 return None
             return decoded(file.read_bytes(), "replace").removesuffix("\n")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise UsageError(
-                f"the editor {command!r} does not start: {reason}; set VISUAL or EDITOR."
-            ) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(
+            f"the editor {command!r} does not start: {reason}; set VISUAL or EDITOR."
+        ) from error

@@ -78,7 +78,7 @@ class FileHistory(History):
         return entries
 
     def _lines(self) -> list[bytes]:
-        if self._file is None or not self._file.is_file():
+        if self._file is None or not os.path.isfile(self._file):
             return []
         try:
             with open(self._file, "rb") as file:

@@ -3,13 +3,16 @@
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cli.tools.approval import Action, Approvals
 from cli.tools.difference import unified
 from cli.tools.tool import Tool, ToolError, parameters
 from cli.tools.workspace import Place, Workspace, sentence
+from dsv4_mlx.file_systems import NO_REPLACE, FileSystem
 
 LARGEST_TEXT = 1 << 20
 """Characters of a file that the model writes, and bytes of one that it replaces."""
@@ -97,7 +100,7 @@ class _Writer:
             _write_new(partial, new, present.mode if present else 0o666, folder)
             if _identity_in(folder, place.path.name) != (present.identity if present else None):
                 raise ToolError(f"{place} changed meanwhile; nothing was written.")
-            os.replace(partial, place.path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            _give_name(partial, place.path.name, folder)
         except OSError as error:
             raise sentence(error, place) from error
         finally:
@@ -133,10 +136,29 @@ def _write_new(name: str, content: bytes, mode: int, folder: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     with open(os.open(name, flags, 0o666, dir_fd=folder), "wb") as file:
         if mode != 0o666:
-            os.fchmod(file.fileno(), mode)
+            with suppress(OSError):  # a file system without modes
+                os.fchmod(file.fileno(), mode)
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        FileSystem().sync(file.fileno(), Path(name))
+
+
+def _give_name(partial: str, name: str, folder: int) -> None:
+    """Rename over what is there; where that cannot be done, what is there moves aside first."""
+    try:
+        os.replace(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return
+    except OSError as error:
+        if error.errno not in NO_REPLACE or _identity_in(folder, name) is None:
+            raise
+    aside = f"{partial}.old"
+    os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+    try:
+        os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+        raise
+    os.unlink(aside, dir_fd=folder)
 
 
 def _identity_in(folder: int, name: str) -> tuple[int, ...] | None:

@@ -133,3 +133,40 @@ def test_a_file_that_is_no_text_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(b"theme = '\xff'")
     with pytest.raises(UsageError, match=r"is no UTF-8 text \(byte 9\); correct it"):
         load(environment(DSV4_HOME=str(tmp_path)))
+
+
+def test_a_home_that_cannot_be_entered_leaves_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `sudo -u` leaves somebody else's HOME; root may enter it, so the refusal is imitated."""
+
+    def closed(path: Path, most_bytes: int) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("cli.config.content_of", closed)
+    around = environment(HOME=str(tmp_path))
+    (tmp_path / ".config" / "dsv4").mkdir(parents=True)
+    with pytest.raises(UsageError, match="Permission denied"):
+        load(around)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert load(around) == Config()
+    said = around.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "cannot be reached: Permission denied; defaults hold" in said
+
+
+@pytest.mark.parametrize("value", ["~nobody-of-this-name/x", "~nobody-of-this-name"])
+@pytest.mark.parametrize(
+    "text", ['model = "{}"', '[mcp.notes]\ncommand = "{}"'], ids=["model", "mcp"]
+)
+def test_the_home_of_nobody_is_named_with_file_and_key(text: str, value: str) -> None:
+    with pytest.raises(UsageError, match=r"/config\.toml: (model|mcp\.notes\.command): .*~nobody"):
+        parsed(text.format(value), Path("/config.toml"))
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    text = 'model = "~/m"\n[mcp.notes]\ncommand = "~/bin/notes"\nargs = ["~/notes"]\n'
+    found = parsed(text, Path("/config.toml"))
+    assert found.model == Path("/home/ada/m")
+    assert found.servers[0].command == "/home/ada/bin/notes"
+    assert found.servers[0].arguments == ("~/notes",), "what is no path of ours stays"

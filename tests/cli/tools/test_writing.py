@@ -1,5 +1,6 @@
 """Writing files: what is shown before, what is written after, and what stays as it is."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 
 from cli.tools.difference import unified
 from tests.cli.tools.asking import Person, run, toolbox
+from tests.files.lacking import NO_MODES, NO_REPLACE, NO_SYNC, lacking, named, refused
+
+NO_RENAME_OVER = [failing for failing in NO_REPLACE if failing[0] == "rename over a file"]
 
 
 def test_a_new_file_is_shown_whole_and_written_after_a_yes(tmp_path: Path) -> None:
@@ -203,3 +207,35 @@ def test_a_difference_of_many_different_lines_leaves_nothing_out() -> None:
 
 def test_a_file_that_is_no_text_is_replaced_with_its_size_shown() -> None:
     assert unified(b"\xff\xfe", "new\n", "x") == ["[now 2 bytes that are no text]", "+new"]
+
+
+@pytest.mark.parametrize("failing", [*NO_MODES, *NO_SYNC, *NO_RENAME_OVER], ids=named)
+def test_whatever_a_disk_lacks_a_file_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: tuple[str, int]
+) -> None:
+    (tmp_path / "a.txt").write_text("old", encoding="utf-8")
+    (tmp_path / "a.txt").chmod(0o640)
+    if failing in NO_RENAME_OVER:
+        refused(monkeypatch, os, "replace", failing[1])
+    else:
+        lacking(monkeypatch, *failing)
+    text = run(toolbox(tmp_path, Person("y")), "write_file", path="a.txt", content="new")
+    assert text == f"{tmp_path}/a.txt was replaced, 3 bytes."
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "new"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_rename_that_fails_altogether_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("old", encoding="utf-8")
+    refused(monkeypatch, os, "replace", errno.EEXIST)
+
+    def is_new(name: str, *_: object, **__: object) -> bool:
+        return name.endswith(".partial")
+
+    refused(monkeypatch, os, "rename", errno.EIO, is_new)
+    text = run(toolbox(tmp_path, Person("y")), "write_file", path="a.txt", content="new")
+    assert text == f"Error: {tmp_path}/a.txt: Input/output error."
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
