@@ -60,8 +60,18 @@ Every conversation is a file of JSON lines in `$DSV4_HOME/sessions`, else
 `~/.local/state/dsv4/sessions`, written line by line as things are said, so that nothing finished is
 ever lost. Beside it lies a cache file that only saves time: with it, `--continue`, `--resume NAME`
 and `/load NAME` read nothing again. Cache files are bounded (`session_budget` in the
-configuration); the ones not used for longest go first. `--no-save` keeps nothing. All files are
-readable by their owner only, nothing is sent anywhere, and nothing is fetched.
+configuration); those of the conversations that changed longest ago go first. `--no-save` keeps
+nothing. Nothing is sent anywhere, and nothing is fetched.
+
+Files and folders that the program makes are readable by their owner only; what was there before
+keeps its mode, so a home folder that a group shares stays shared. The newest conversation is the
+one whose own last record is newest, whatever a copy or a backup made of the files' times.
+
+A conversation whose file is removed while it is open is written there again, and one whose file
+another program changed goes on in a file of its own. Where nothing can be written, or there is no
+home folder, the program goes on in memory. A file system that has no locks or modes, cannot sync,
+rename over a file or link is used without; each of these is said once. A damaged history or
+conversation file is set aside beside the new one as `NAME.damaged`, with all that can be read kept.
 """
 
 _ONCE = """\
@@ -79,8 +89,15 @@ something failed.
 `--no-stream` writes an answer when it is complete, and nothing of one that fails. `--raw` changes
 nothing of it on the way into a pipe or a file and adds no line end; on a terminal, control
 characters are made harmless all the same. A single message is kept nowhere, except with
-`--continue` or `--resume NAME`: then it goes on with that conversation. A reader that leaves and a
-disk that is full end with status 1.
+`--continue` or `--resume NAME`: then it goes on with that conversation.
+
+Text on stdin is UTF-8; a byte order mark and CRLF are taken as in attached files and in what an
+editor saves. A stdout that is full or closed ends any run with one sentence on stderr and status 1;
+a reader that leaves early, as `head` does, ends it with status 1 and no sentence. An answer is
+whole though stderr cannot be written.
+
+`~` and `~user` are home folders in every path: of options, of the configuration, of commands and
+behind an @. Paths may hold any bytes.
 """
 
 
