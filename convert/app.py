@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from convert import inspect, options
 from convert.deletion import SOURCE_FILE, open_source
+from convert.destination import require_empty
 from convert.fetch import fetch
 from convert.fit import fit_sentence, fitting_plan, shipped_plans
 from convert.importance import open_importance
@@ -16,7 +17,7 @@ from convert.progress import Progress, progress_for
 from convert.report import facts, page, size_text
 from convert.shards import MAX_JOBS
 from convert.verify import verify
-from convert.writer import require_empty, write
+from convert.writer import write
 from dsv4_mlx.checkpoint import CONVERSION_FILE
 from dsv4_mlx.errors import Dsv4Error, UsageError
 from dsv4_mlx.paths import printable
@@ -87,8 +88,7 @@ def _convert(chosen: Namespace, progress: Progress) -> None:
     if chosen.importance:
         plan = _weighted(plan, chosen)
     if chosen.dry_run:
-        data = facts(plan, destination)
-        emit(json.dumps(data, indent=2) if chosen.json else _page(page(plan, destination)))
+        _dry_run(plan, chosen)
         return
     count, aside = len(plan.parameters.parameters), len(plan.parameters.set_aside)
     progress.say(
@@ -108,6 +108,12 @@ def _convert(chosen: Namespace, progress: Progress) -> None:
         jobs=jobs,
     )
     progress.say(f"done: {destination}", "done", destination=str(destination))
+
+
+def _dry_run(plan: ConversionPlan, chosen: Namespace) -> None:
+    describe = facts if chosen.json else page
+    found = describe(plan, chosen.dst, delete_source=chosen.delete_source)
+    emit(json.dumps(found, indent=2) if chosen.json else _page(found))
 
 
 def _weighted(plan: ConversionPlan, chosen: Namespace) -> ConversionPlan:

@@ -21,11 +21,13 @@ from convert.importance import MIN_TOKENS, Measured, blocks_of, few_rows, save
 from convert.observed import Sums, observe, see
 from convert.progress import Progress
 from convert.recipe import quantizable
-from convert.report import free_bytes, size_text
+from convert.report import size_text
+from convert.room import free_bytes
 from convert.texts import Text, read_text
 from dsv4_mlx.cache import LayerCache
 from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.file_systems import FileSystem
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.loading import EMBEDDING, dense_dtype, pack_layers, read_weights
 from dsv4_mlx.model import DecoderLayer, Model
@@ -50,15 +52,17 @@ def calibrate(source: Path, texts: Sequence[Path], output: Path, progress: Progr
     timelines = [timeline for text in read for timeline in text.timelines]
     _require_lengths(checkpoint, timelines)
     tokens, needed = sum(map(len, timelines)), _scratch_bytes(checkpoint, timelines)
-    if free_bytes(output) < needed:
+    free = free_bytes(output)
+    if free is not None and free < needed:
         raise UsageError(
             f"The streams of {tokens} tokens need {size_text(needed)}, but {output.parent} has "
-            f"only {size_text(free_bytes(output))} free; give less text or another place."
+            f"only {size_text(free)} free; give less text or another place."
         )
     progress.say(f"calibrating on {tokens} tokens; scratch: {size_text(needed)}", tokens=tokens)
     with tempfile.TemporaryFile(dir=output.parent) as file:
         found = _Walk(checkpoint, plan, timelines, file, progress).run()
-    save(output, found, fingerprint(checkpoint, plan), map(_described, read))
+    files = FileSystem(progress.say)
+    save(output, found, fingerprint(checkpoint, plan), map(_described, read), files)
     few, experts = few_rows(found)
     progress.say(
         f"done: {output}; {few} of {experts} experts saw fewer than {MIN_TOKENS} tokens and will "

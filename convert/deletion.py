@@ -15,7 +15,7 @@ import xxhash
 
 from convert.disk import Disk
 from convert.journal import Journal
-from convert.plan import ConversionPlan, Shard
+from convert.plan import ConversionPlan
 from convert.sources import weight_files
 from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.config import DeepseekV4Config
@@ -71,7 +71,7 @@ def delete_finished(plan: ConversionPlan, folder: Path, journal: Journal) -> Ite
     finished = [shard for shard in plan.files if journal.wrote(shard.file)]
     for shard in finished:
         if shard.file not in journal.checked:
-            _require_read_back(folder / shard.file, journal.shards[shard.file])
+            require_read_back(folder / shard.file, journal.shards[shard.file], journal.disk)
             journal.record("checked", file=shard.file)
     used = {entry.name for shard in finished for job in shard.jobs for entry in job.sources}
     waiting = {entry.path for entry in plan.source.tensors.values() if entry.name not in used}
@@ -89,9 +89,9 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _require_read_back(path: Path, written: dict[str, Any]) -> None:
+def require_read_back(path: Path, written: dict[str, Any], disk: Disk) -> None:
     """CheckpointError unless the disk gives back what was written."""
-    _forget_cached(path)
+    disk.forget(path)
     tensors = read_header(path)
     for name in sorted(tensors.keys() ^ written["tensors"].keys()):
         raise CheckpointError(
@@ -107,40 +107,3 @@ def _require_read_back(path: Path, written: dict[str, Any]) -> None:
                 f"{name} in {path.name} was not read back as it was written; check the disk. The "
                 "source is kept."
             )
-
-
-def _forget_cached(path: Path) -> None:
-    """Ask the system to read from the disk, where it can be asked."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-
-
-def peak_bytes(plan: ConversionPlan, journal: Journal | None = None) -> int:
-    """The most room that the rest of the conversion needs at one time while the source shrinks."""
-    done = journal.shards if journal else {}
-    left: dict[Path, int] = {}
-    for entry in plan.source.tensors.values():
-        left[entry.path] = left.get(entry.path, 0) + 1
-    sizes: dict[Path, int] = {}
-    for path in left:
-        sizes[path] = path.stat().st_size if path.exists() else 0
-    needed = peak = 0
-    for shard in plan.files:
-        if shard.file not in done:
-            needed += shard.file_bytes()
-            peak = max(peak, needed)
-        needed -= sum(sizes[path] for path in _emptied(shard, left))
-    return peak
-
-
-def _emptied(shard: Shard, left: dict[Path, int]) -> Iterator[Path]:
-    for job in shard.jobs:
-        for entry in job.sources:
-            left[entry.path] -= 1
-            if left[entry.path] == 0:
-                yield entry.path

@@ -12,7 +12,8 @@ from threading import Event
 from convert.disk import Disk
 from convert.hub import Hub, HubFile, HuggingFace
 from convert.progress import Progress
-from convert.report import free_bytes, size_text
+from convert.report import size_text
+from convert.room import free_bytes
 from convert.sources import sha256_of
 from convert.writer import COMPANIONS
 from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
@@ -41,10 +42,11 @@ def fetch(repo: str, folder: Path, progress: Progress, hub: Hub | None = None) -
     _require_v4(folder)
     missing = {name: file for name, file in needed.items() if not _is_there(folder / name, file)}
     left = sum(file.size - _arrived(folder / name, file) for name, file in missing.items())
-    if free_bytes(folder) < left:
+    free = free_bytes(folder)
+    if free is not None and free < left:
         raise UsageError(
-            f"{repo} needs {size_text(left)} more, but {folder} has only "
-            f"{size_text(free_bytes(folder))} free."
+            f"{repo} needs {size_text(left)} more, but {folder} has only {size_text(free)} free; "
+            "make room or give a folder on another disk."
         )
     progress.say(f"{repo} at {revision[:12]}: {len(needed)} files, {size_text(left)} to fetch")
     progress.begin(sum(file.size for file in missing.values()))
@@ -53,7 +55,7 @@ def fetch(repo: str, folder: Path, progress: Progress, hub: Hub | None = None) -
         _require_hash(folder / name, file)
     open_checkpoint(folder)
     noted = json.dumps({"repository": repo, "revision": revision}, indent=2) + "\n"
-    Disk().put(folder / FETCHED_FILE, noted.encode())
+    Disk(progress.say).put(folder / FETCHED_FILE, noted.encode())
     progress.say(f"done: {folder}, all hashes are right", "done", destination=str(folder))
 
 
@@ -75,8 +77,8 @@ def _is_there(path: Path, file: HubFile) -> bool:
 
 
 def _arrived(path: Path, file: HubFile) -> int:
-    partial = file.partial(path)
-    return partial.stat().st_size if partial.is_file() else 0
+    arrived = file.partial(path)
+    return arrived.stat().st_size if arrived.is_file() else 0
 
 
 def _git_sha1(path: Path) -> str:

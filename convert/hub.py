@@ -4,7 +4,6 @@ The client's `snapshot_download` throws half a file away when it is stopped (2.4
 V4-Flash has 3.5 GB). Its `http_get` continues one, so what has arrived is kept in a file of ours.
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import BinaryIO, Protocol, TypeVar
 
+from convert.disk import partial
 from convert.progress import Progress
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.file_systems import FileSystem
 
 Answer = TypeVar("Answer")
 _FILES_AT_A_TIME = 4
@@ -29,7 +30,7 @@ class HubFile:
 
     def partial(self, path: Path) -> Path:
         """Where the first bytes of exactly this file wait for the others."""
-        return path.with_name(f"{path.name}.{(self.sha256 or self.git_sha1 or '')[:16]}.partial")
+        return partial(path, f".{(self.sha256 or self.git_sha1 or '')[:16]}")
 
 
 class Hub(Protocol):
@@ -89,8 +90,8 @@ def _fetch_one(url: str, path: Path, file: HubFile, arrivals: "_Arrivals") -> No
     from huggingface_hub.utils import build_hf_headers
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.partial(path)
-    with open(partial, "ab") as kept:
+    arrived = file.partial(path)
+    with open(arrived, "ab") as kept:
         there = kept.tell()
         if there > file.size:
             kept.truncate(there := 0)
@@ -106,14 +107,14 @@ def _fetch_one(url: str, path: Path, file: HubFile, arrivals: "_Arrivals") -> No
                 expected_size=file.size,
                 displayed_filename=path.name,
             )
-    os.replace(partial, path)
+    arrivals.files.replace(arrived, path)
 
 
 class _Arrivals:
     """Bytes that came, from several threads; once `stopped`, writing any more fails."""
 
     def __init__(self, progress: Progress):
-        self.stopped = Event()
+        self.stopped, self.files = Event(), FileSystem(progress.say)
         self._progress, self._lock = progress, Lock()
 
     def count(self, nbytes: int) -> None:

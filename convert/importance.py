@@ -24,6 +24,7 @@ from dsv4_mlx.checkpoint import Checkpoint
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.documents import LFS_PROBLEM
 from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.file_systems import FileSystem
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.parameters import Parameter, ParameterPlan
 from dsv4_mlx.safetensors_files import (
@@ -71,7 +72,11 @@ def blocks_of(parameter: Parameter, config: DeepseekV4Config) -> int:
 
 
 def save(
-    path: Path, found: Mapping[str, Measured], source: str, texts: Iterable[Mapping[str, Any]]
+    path: Path,
+    found: Mapping[str, Measured],
+    source: str,
+    texts: Iterable[Mapping[str, Any]],
+    files: FileSystem | None = None,
 ) -> None:
     """Write the file, whole or not at all; `source` is the fingerprint of the weights."""
     arrays = dict(_arrays(found))
@@ -89,7 +94,7 @@ def save(
     plans = [
         plan_array(name, dtypes[name.rpartition(".")[2]], array) for name, array in arrays.items()
     ]
-    write_file(path, plans, metadata)
+    write_file(path, plans, metadata, files)
 
 
 def _arrays(found: Mapping[str, Measured]) -> Iterator[tuple[str, np.ndarray]]:

@@ -6,7 +6,6 @@ is marked finished.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +79,7 @@ def read_journal(folder: Path, disk: Disk) -> Journal:
         entry = _entry(journal.path, line)
         journal._take(entry.pop("kind"), entry)
     if len(whole) < len(content):
-        os.truncate(journal.path, len(whole))
+        disk.put(journal.path, whole)
     return journal
 
 

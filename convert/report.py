@@ -1,6 +1,5 @@
 """A plan as facts and as a page: sizes, formats, disk, memory and the speed that memory allows."""
 
-import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from convert.jobs import BLOCK_SCALED, Job
 from convert.plan import ConversionPlan
 from convert.read_as import read_as
+from convert.room import free_bytes, room_needed
 from dsv4_mlx import machines
 from dsv4_mlx.chat.effort import FoundTable
 from dsv4_mlx.config import DeepseekV4Config
@@ -91,14 +91,18 @@ def memory_needed(plan: ConversionPlan, context: int) -> int:
     return machines.memory_needed(plan.source.config, loaded_bytes(plan), context)
 
 
-def free_bytes(path: Path) -> int:
-    """Free space where `path` is or will be."""
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    return shutil.disk_usage(existing).free
+def room_sentence(needed: int, folder: Path, free: int) -> str:
+    """Why nothing is begun."""
+    return (
+        f"The conversion needs {size_text(needed)}, but {folder} has only {size_text(free)} free; "
+        "make room or give a folder on another disk."
+    )
 
 
-def facts(plan: ConversionPlan, destination: Path) -> dict[str, Any]:
-    """Everything that the page says, for programs."""
+def facts(
+    plan: ConversionPlan, destination: Path, *, delete_source: bool = False
+) -> dict[str, Any]:
+    """Everything that the page says, for programs; `delete_source` makes room on the way."""
     entries = plan.source.tensors.values()
     per_token = bytes_per_token(plan)
     memory = {label: memory_needed(plan, context) for label, context in contexts(plan).items()}
@@ -115,7 +119,7 @@ def facts(plan: ConversionPlan, destination: Path) -> dict[str, Any]:
         "bytes": plan.nbytes,
         "kinds": [vars(kind) for kind in kinds(plan)],
         "set_aside": {entry.name: _why(entry.name) for entry in plan.parameters.set_aside},
-        "disk_needed": sum(shard.file_bytes() for shard in plan.files),
+        "disk_needed": room_needed(plan, destination, delete_source=delete_source),
         "disk_free": free_bytes(destination),
         "bytes_per_token": per_token,
         "memory_needed": memory,
@@ -142,9 +146,9 @@ def _why(name: str) -> str:
     return "a draft stage (DSpark) that this program does not run"
 
 
-def page(plan: ConversionPlan, destination: Path) -> list[str]:
+def page(plan: ConversionPlan, destination: Path, *, delete_source: bool = False) -> list[str]:
     """The plan for people."""
-    data = facts(plan, destination)
+    data = facts(plan, destination, delete_source=delete_source)
     return [
         f"{data['source']} -> {destination}, recipe {plan.recipe.name}: {plan.recipe.description}",
         f"read as {data['release'] or 'DeepSeek-V4'}, {_effort(data)}",
@@ -158,9 +162,17 @@ def page(plan: ConversionPlan, destination: Path) -> list[str]:
             f"{8 * kind.nbytes / kind.weights:6.2f} bits per weight"
             for kind in kinds(plan)
         ),
-        f"disk: {size_text(data['disk_needed'])} needed, {size_text(data['disk_free'])} free",
+        _disk_line(data, plan, delete_source),
         *_memory_lines(data),
     ]
+
+
+def _disk_line(data: dict[str, Any], plan: ConversionPlan, delete_source: bool) -> str:
+    needed, free = data["disk_needed"], data["disk_free"]
+    whole = sum(shard.file_bytes() for shard in plan.files)
+    freed = f", {size_text(whole - needed)} come from the source meanwhile" if delete_source else ""
+    there = "the file system does not tell how much is" if free is None else size_text(free)
+    return f"disk: {size_text(needed)} needed{freed}, {there} free"
 
 
 def _effort(data: dict[str, Any]) -> str:

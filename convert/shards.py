@@ -45,12 +45,13 @@ class ShardWriter:
     def write(self, shard: Shard, path: Path) -> dict[str, Any]:
         """Write `path`, whole or absent -> what the journal keeps: bytes, hashes, weight errors."""
         temporary = partial(path)
+        path.unlink(missing_ok=True)  # one that is not whole, or it would not be written again
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
             file = _File(descriptor, shard, self._disk)
             self._fill(file, shard.jobs)
             tensors = file.hashes()
-            self._disk.sync(descriptor)
+            self._disk.sync(descriptor, temporary)
             size = os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)

@@ -72,7 +72,7 @@ def _remember(folder: Path, text: Text, found: Behaviour, progress: Progress) ->
     path = folder / CARD_FILE
     try:
         page = path.read_text(encoding="utf-8") if path.exists() else ""
-        Disk().put(path, with_behaviour(page, text, found).encode())
+        Disk(progress.say).put(path, with_behaviour(page, text, found).encode())
     except OSError as error:
         progress.say(f"{path} stays as it was: {error.strerror}", "note")
 

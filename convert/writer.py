@@ -4,27 +4,27 @@ At any moment a folder without conversion.json is unfinished, and one with it is
 anywhere, a resumed run ends with the same bytes.
 """
 
-import fcntl
+import errno
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from convert.card import CARD_FILE, card
-from convert.deletion import SOURCE_FILE, delete_finished, peak_bytes, remember
+from convert.deletion import SOURCE_FILE, delete_finished, remember, require_read_back
+from convert.destination import only_converter, require_empty, require_folder, require_same
 from convert.disk import Disk
 from convert.journal import JOURNAL_FILE, read_journal
 from convert.plan import FORMAT_VERSION, ConversionPlan
 from convert.progress import Progress
 from convert.read_as import read_as
-from convert.report import bytes_per_token, free_bytes, size_text
+from convert.report import bytes_per_token, room_sentence, size_text
+from convert.room import free_bytes, room_needed
 from convert.shards import ShardWriter, default_jobs
 from convert.sources import SourceHashes, files_of, identity, require_unchanged
 from dsv4_mlx import __version__
 from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
-from dsv4_mlx.documents import DocumentError, content_of, parse_object
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.parameters import plan_parameters
@@ -36,6 +36,9 @@ COMPANIONS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
     "chat_template*", "*.jinja", "LICENSE*", "encoding/**/*",
 )  # fmt: skip
+
+# How disks refuse a name: too long for them, or made of what they cannot write.
+_NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 
 
 def write(
@@ -54,9 +57,10 @@ def write(
     on it.
     """
     disk = disk or Disk()
-    _require_folder(destination)
+    disk.files.tell = progress.say
+    require_folder(destination)
     if resume and (destination / CONVERSION_FILE).exists():
-        _require_same(plan, destination)
+        require_same(plan, destination)
         for name in (JOURNAL_FILE, SOURCE_FILE):
             (destination / name).unlink(missing_ok=True)
         progress.say(f"{destination} is finished already", "finished")
@@ -65,7 +69,7 @@ def write(
         require_empty(destination)
     created = not destination.exists()
     destination.mkdir(parents=True, exist_ok=True)
-    with _only_converter(destination):
+    with only_converter(destination, disk.files):
         run = _Run(plan, destination, progress, disk, delete_source, jobs or default_jobs())
         try:
             run.require_room()
@@ -77,62 +81,6 @@ def write(
         if run.journal.start and not resume:
             require_empty(destination)
         run.go()
-
-
-def require_empty(destination: Path) -> None:
-    """UsageError unless a new conversion may begin there: what systems leave there is nothing."""
-    if not destination.is_dir() or not without_system_files(destination.iterdir()):
-        return
-    if (destination / CONVERSION_FILE).exists():
-        raise UsageError(f"{destination} is not empty; delete it or give another folder.")
-    if (destination / JOURNAL_FILE).exists():
-        raise UsageError(
-            f"{destination} is not empty and no finished conversion: {JOURNAL_FILE} says how far "
-            "it came; continue with --resume or delete the folder."
-        )
-    raise UsageError(
-        f"{destination} is not empty and no finished conversion; delete it or give another folder."
-    )
-
-
-def _require_folder(destination: Path) -> None:
-    if destination.is_symlink() and not destination.exists():
-        raise UsageError(
-            f"{destination} is a link to {os.readlink(destination)}, which is not there; make that "
-            "folder or give another."
-        )
-    if destination.exists() and not destination.is_dir():
-        raise UsageError(f"{destination} is a file; give a folder that does not exist yet.")
-
-
-def _require_same(plan: ConversionPlan, destination: Path) -> None:
-    try:
-        plan_made = parse_object(content_of(destination / CONVERSION_FILE)).get("plan")
-    except (OSError, DocumentError) as error:
-        raise CheckpointError(
-            f"{destination / CONVERSION_FILE} cannot be read; delete the folder and convert again."
-        ) from error
-    if plan_made != plan.digest():
-        raise UsageError(
-            f"{destination} holds a finished conversion of another source, recipe or importance "
-            "file; give another folder."
-        )
-
-
-@contextmanager
-def _only_converter(folder: Path) -> Iterator[None]:
-    """Hold the folder; UsageError when another process does. A kill releases it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"Another converter is writing to {folder}; wait for it or stop it."
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class _Run:
@@ -154,20 +102,15 @@ class _Run:
 
     def require_room(self) -> None:
         """UsageError when the disk cannot hold what is left to be written."""
-        needed, free = self._room(), free_bytes(self.folder)
+        free = free_bytes(self.folder)
+        if free is None:
+            return
         free += sum(path.stat().st_blocks * 512 for path in self._leftovers())
+        needed = room_needed(
+            self.plan, self.folder, delete_source=self.delete_source, journal=self.journal
+        )
         if free < needed:
-            raise UsageError(
-                f"The conversion needs {size_text(needed)}, but {self.folder} has only "
-                f"{size_text(free)} free."
-            )
-
-    def _room(self) -> int:
-        same_disk = self.plan.source.folder.stat().st_dev == self.folder.stat().st_dev
-        if self.delete_source and same_disk:
-            return peak_bytes(self.plan, self.journal)
-        left = [shard for shard in self.plan.files if not self._is_written(shard.file)]
-        return sum(shard.file_bytes() for shard in left)
+            raise UsageError(room_sentence(needed, self.folder, free))
 
     def _leftovers(self) -> list[Path]:
         """Files of a stopped run that the journal does not tell of: they go and are made anew."""
@@ -192,11 +135,11 @@ class _Run:
         self._put_json("config.json", self.plan.config)
         companions |= self._put_card()
         self._require_unchanged()
+        if self.read_as.effort.known_by == "assumed":
+            self.progress.say(self.read_as.effort.sentence, "assumed", **self.read_as.facts())
         digest = self._verify()
         self.progress.say("verified: every tensor is in its place", "verified")
         self._put_json(CONVERSION_FILE, self._summary(companions, digest))
-        if self.read_as.effort.known_by == "assumed":
-            self.progress.say(self.read_as.effort.sentence, "assumed", **self.read_as.facts())
         self.journal.remove()
         (self.folder / SOURCE_FILE).unlink(missing_ok=True)
         self.disk.sync_folder(self.folder)
@@ -265,16 +208,31 @@ class _Run:
             )
 
     def _copy_companions(self) -> dict[str, int]:
-        sizes = {}
+        sizes: dict[str, int] = {}
         for path in sorted(set(_companions(self.plan.source.folder))):
             name = path.relative_to(self.plan.source.folder)
-            target = self.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            content = path.read_bytes()
-            self.disk.put(target, content)
+            if problem := self._copied(path, name, sizes):
+                self.progress.say(f"{path} is left out: {problem}.")
+                continue
             if is_utf8(str(name)):  # JSON can say no other
-                sizes[name.as_posix()] = len(content)
+                sizes[name.as_posix()] = path.stat().st_size
         return sizes
+
+    def _copied(self, path: Path, name: Path, copied: Mapping[str, int]) -> str | None:
+        """Copy a file that is no weight; why not, where the disk cannot hold one of that name."""
+        target = self.folder / name
+        for other in copied:
+            alike = other.casefold() == name.as_posix().casefold()
+            if alike and target.exists() and target.samefile(self.folder / other):
+                return f"the disk of {self.folder} does not tell its name from {other}"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.disk.put(target, path.read_bytes())
+        except OSError as error:
+            if error.errno not in _NO_SUCH_NAME:
+                raise
+            return f"the disk of {self.folder} takes no such name ({error.strerror})"
+        return None
 
     def _put_card(self) -> dict[str, int]:
         shards = [self.journal.shards[shard.file] for shard in self.plan.files]
@@ -292,12 +250,29 @@ class _Run:
         """Reopen the result as the loader would; gives its fingerprint."""
         result = open_checkpoint(self.folder)
         digest = fingerprint(result, plan_parameters(result))
-        if self.plan.exact and digest != self.journal.start["fingerprint"]:
+        if not self.plan.exact:
+            return digest
+        expected = self._source_fingerprint()
+        if expected is None:
+            for shard in self.plan.files:
+                if shard.file not in self.journal.checked:
+                    written = self.journal.shards[shard.file]
+                    require_read_back(self.folder / shard.file, written, self.disk)
+        elif digest != expected:
             raise CheckpointError(
                 f"{self.folder} does not hold what {self.plan.source.folder} holds; check the disk "
                 "and convert again."
             )
         return digest
+
+    def _source_fingerprint(self) -> str | None:
+        """As the journal has it; where it lacks it, as long as all of the source is there."""
+        noted = self.journal.start.get("fingerprint")
+        if isinstance(noted, str):
+            return noted
+        if self.journal.deleted:
+            return None
+        return fingerprint(self.plan.source, self.plan.parameters)
 
     def _summary(self, companions: dict[str, int], digest: str) -> dict[str, Any]:
         shards = {shard.file: self.journal.shards[shard.file] for shard in self.plan.files}

@@ -29,6 +29,7 @@ from dsv4_mlx.documents import (
     unique,
 )
 from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.file_systems import FileSystem
 
 # Bytes per element. F4, F8_E5M2 and F64 are absent: no V4 release holds them.
 ITEM_BYTES = {
@@ -262,19 +263,25 @@ def _check_ranges(path: Path, entries: list[TensorEntry], data_start: int, size:
 
 
 def write_file(
-    path: Path, tensors: Iterable[TensorPlan], metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Iterable[TensorPlan],
+    metadata: Mapping[str, str] | None = None,
+    files: FileSystem | None = None,
 ) -> int:
-    """Write one file through a temporary name, so `path` is whole or absent; returns its bytes."""
-    tensors = aligned(tensors)
+    """Write one file through a temporary name, so `path` is whole or absent; returns its bytes.
+
+    `files` tells what its file system lacks.
+    """
+    tensors, files = aligned(tensors), files or FileSystem()
     temporary = path.with_name(path.name + ".partial")
     with open(temporary, "wb") as file:
         file.write(header_bytes(tensors, metadata))
         for tensor in tensors:
             _write_tensor(file, tensor)
         file.flush()
-        os.fsync(file.fileno())
+        files.sync(file.fileno(), temporary)
         size = file.tell()
-    os.replace(temporary, path)
+    files.replace(temporary, path)
     return size
 
 

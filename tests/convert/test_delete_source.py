@@ -1,6 +1,8 @@
 """`--delete-source` on a disk that holds one copy: nothing is ever in neither folder."""
 
 import errno
+import json
+import os
 import random
 import shutil
 import signal
@@ -11,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from convert.app import main
-from convert.deletion import peak_bytes
+from convert.deletion import open_source
 from convert.disk import Disk
 from convert.journal import JOURNAL_FILE, Journal, read_journal
 from convert.plan import plan_conversion
 from convert.progress import Progress
+from convert.room import room_needed
 from convert.shards import ShardWriter
 from convert.writer import write
 from dsv4_mlx.checkpoint import open_checkpoint
@@ -70,7 +73,12 @@ print(-left)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("source"), SMALL, shards=6)
+    """With draft stages, which are kept as they are."""
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("source"), SMALL, shards=6, dspark=True)
+
+
+def test_the_source_has_draft_tensors(source):
+    assert plan_conversion(open_checkpoint(source), "native", LIMIT).drafts.jobs
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +104,8 @@ def held(source: Path, original: Path, out: Path) -> None:
     """Every tensor is in a whole shard of the source or, through its job, of the destination."""
     there = {name for path in source.glob("*.safetensors") for name in read_header(path)}
     made = {name for path in out.glob("*.safetensors") for name in read_header(path)}
-    for job in plan_conversion(open_checkpoint(original), "native", LIMIT).jobs:
+    plan = plan_conversion(open_checkpoint(original), "native", LIMIT)
+    for job in (job for shard in plan.files for job in shard.jobs):  # drafts too
         converted = {output.name for output in job.outputs} <= made
         assert converted or {entry.name for entry in job.sources} <= there, job.module
 
@@ -180,7 +189,71 @@ def test_a_hub_cache_loses_the_blobs_too(source, tmp_path):
 def test_less_room_is_needed_while_the_source_shrinks(source, tmp_path):
     plan = plan_conversion(open_checkpoint(source), "native", LIMIT)
     largest = max(shard.file_bytes() for shard in plan.files)
-    assert largest <= peak_bytes(plan) < sum(shard.file_bytes() for shard in plan.files)
+    whole = sum(shard.file_bytes() for shard in plan.files)
+    assert largest <= room_needed(plan, tmp_path / "out", delete_source=True) < whole
+    assert room_needed(plan, tmp_path / "out") == whole
+
+
+def test_a_plan_subtracts_what_the_source_frees(source, tmp_path, capsys):
+    """As the conversion itself does, which then runs on a disk of that size."""
+    shutil.copytree(source, tmp_path / "source")
+    arguments = [str(tmp_path / "source"), str(tmp_path / "a" / "b"), "--dry-run", "--json"]
+    needed = []
+    for options in ([], ["--delete-source"]):
+        assert main([*arguments, *options]) == 0
+        needed.append(json.loads(capsys.readouterr().out)["disk_needed"])
+    plan = plan_conversion(open_checkpoint(tmp_path / "source"))
+    assert needed == [
+        sum(shard.file_bytes() for shard in plan.files),
+        room_needed(plan, tmp_path, delete_source=True),
+    ]
+    assert needed[1] < needed[0]
+    assert main([*arguments[:3], "--delete-source"]) == 0
+    assert f"{(needed[0] - needed[1]) / 1e6:.1f} MB come from the source" in capsys.readouterr().out
+
+
+def test_a_file_with_another_name_frees_nothing(source, tmp_path):
+    """Its bytes stay, under that name."""
+    shutil.copytree(source, tmp_path / "source")
+    for path in (tmp_path / "source").glob("*.safetensors"):
+        os.link(path, tmp_path / path.name)
+    plan = plan_conversion(open_checkpoint(tmp_path / "source"), "native", LIMIT)
+    whole = sum(shard.file_bytes() for shard in plan.files)
+    assert room_needed(plan, tmp_path / "out", delete_source=True) == whole
+
+
+def without_fingerprint(folder: Path) -> None:
+    """As journals of another version may be, or damaged ones."""
+    path = folder / JOURNAL_FILE
+    first, *rest = path.read_text().splitlines(keepends=True)
+    start = json.loads(first)
+    del start["fingerprint"]
+    path.write_text("".join([json.dumps(start) + "\n", *rest]))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.parametrize(
+    ("before", "after"), [(False, False), (False, True), (True, True), (True, False)]
+)
+def test_a_journal_without_fingerprint_is_gone_on_with(
+    before, after, share, source, whole, tmp_path
+):
+    copy, out = shutil.copytree(source, tmp_path / "source"), tmp_path / "out"
+    plan = plan_conversion(open_checkpoint(copy), "native", LIMIT)
+
+    class Full(Disk):
+        def publish(self, temporary: Path, final: Path) -> None:
+            if final.name == plan.shards[round(share * len(plan.shards))].file:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().publish(temporary, final)
+
+    with pytest.raises(OSError):
+        write(plan, out, Progress(), delete_source=before, disk=Full())
+    without_fingerprint(out)
+    kept, parameters = open_source(copy, out)
+    again = plan_conversion(kept, "native", LIMIT, parameters)
+    write(again, out, Progress(), resume=True, delete_source=after)
+    assert contents(out) == whole
 
 
 def test_base_scales_are_not_read_again(tmp_path):

@@ -259,7 +259,7 @@ def test_bad_values_stop_the_conversion(tmp_path):
 
 def test_a_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
     source = small(tmp_path / "source")
-    usage = SimpleNamespace(free=1000)
+    usage = SimpleNamespace(free=1000, total=1 << 40)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(UsageError, match=r"only 0\.0 MB free"):
         convert(source, tmp_path / "out")

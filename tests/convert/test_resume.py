@@ -61,6 +61,7 @@ class Full(Disk):
     """Has no room left after so many operations."""
 
     def __init__(self, operations: float):
+        super().__init__()
         self.left = operations
 
     def _count(self):
