@@ -9,6 +9,7 @@ hold, half a surrogate pair, NaN or Infinity. Its values are asked for with ``fi
 import codecs
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +109,9 @@ def content_of(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     if path.exists() and not path.is_file():
         raise DocumentError("is no file")  # a folder, or a pipe that nobody writes to
     with open(path, "rb") as file:
-        content = file.read(most_bytes + 1)
+        # What is asked for is allocated at once; a file of the system tells no size.
+        size = os.fstat(file.fileno()).st_size or most_bytes
+        content = file.read(min(size, most_bytes) + 1)
     if len(content) > most_bytes:
         raise DocumentError(f"has more than the {most_bytes:,} bytes that are read")
     if is_lfs_pointer(content):
