@@ -15,6 +15,7 @@ from cli.models import Model, Models
 from cli.options import Options
 from cli.preferences import Preferences
 from cli.resuming import resume
+from cli.screen.terminal_modes import TerminalModes
 from cli.surface import Question, Surface, View
 from dsv4_mlx.errors import UsageError
 
@@ -56,9 +57,30 @@ def talk(
     prefixes: "Callable[[Engine], Prefixes | None]",
 ) -> ExitStatus:
     """Open the prompt until the person leaves."""
+    if options.plain or config.plain or not environment.edits_lines:
+        return _talk(environment, options, config, models, model, preferences, prefixes, None)
+    modes = TerminalModes(environment.stdin)
+    modes.hush()
+    try:
+        return _talk(environment, options, config, models, model, preferences, prefixes, modes)
+    finally:
+        modes.restore()
+
+
+def _talk(
+    environment: Environment,
+    options: Options,
+    config: Config,
+    models: Models,
+    model: Model,
+    preferences: Preferences,
+    prefixes: "Callable[[Engine], Prefixes | None]",
+    modes: TerminalModes | None,
+) -> ExitStatus:
+    """On the terminal whose `modes` are given, or on plain lines."""
     folder, late = _working_folder(), _Late()
     root, problem = _root(environment)
-    surface, view = _shown(environment, options, config, root, late)
+    surface, view = _shown(environment, options, config, root, late, modes)
     store = None
     if root is not None and options.keep:
         store = SessionStore(root / "sessions", kv_budget_bytes=config.session_kv_bytes)
@@ -100,10 +122,15 @@ def _root(environment: Environment) -> tuple[Path | None, str]:
 
 
 def _shown(
-    environment: Environment, options: Options, config: Config, root: Path | None, late: _Late
+    environment: Environment,
+    options: Options,
+    config: Config,
+    root: Path | None,
+    late: _Late,
+    modes: TerminalModes | None,
 ) -> tuple[Surface, View]:
     reasoning = options.reasoning or config.reasoning
-    if options.plain or config.plain or not environment.edits_lines:
+    if modes is None:
         from cli.output import Output
         from cli.plain import PlainSurface
         from cli.plain_view import PlainView
@@ -125,6 +152,7 @@ def _shown(
         ),
         on_mode=late.next_level,
         on_unfold=late.unfold,
+        modes=modes,
     )
     return surface, MarkdownView(surface, theme, reasoning=reasoning, count=late.count)
 

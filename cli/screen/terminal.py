@@ -21,6 +21,9 @@ from prompt_toolkit.data_structures import Size
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input import Input
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.key_binding import KeyPress
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.styles import Style
 from rich.text import Text
 
@@ -36,7 +39,8 @@ from cli.screen.paste import sendable
 from cli.screen.prompt import Asked, Prompt
 from cli.screen.quotes import submitted
 from cli.screen.status import status_line
-from cli.screen.terminal_input import TerminalInput, TerminalModes
+from cli.screen.terminal_input import TerminalInput
+from cli.screen.terminal_modes import TerminalModes
 from cli.screen.terminal_output import TerminalOutput, reflows
 from cli.surface import Question, Status
 from dsv4_mlx.errors import UsageError
@@ -61,13 +65,15 @@ class TerminalSurface:
         completions: Completions,
         on_mode: Callable[[], None] | None = None,
         on_unfold: Callable[[], None] | None = None,
+        modes: TerminalModes | None = None,
         input: Input | None = None,
     ) -> None:
         """`on_mode` and `on_unfold` are called for Shift-Tab and Ctrl-O, on the drawing thread;
-        `input` replaces the terminal's keys in tests."""
+        `modes` are of the terminal before this program touched it; `input` replaces the terminal's
+        keys in tests."""
         self._variables = environment.variables
         self._output = TerminalOutput(environment.stdout, environment.variables)
-        self._modes = TerminalModes(environment.stdin)
+        self._modes = modes or TerminalModes(environment.stdin)
         self._blocks = (environment.stdout.encoding or "").lower().startswith("utf")
         self._theme = theme
         # Two, so that a key is echoed while a long text is being rendered.
@@ -201,6 +207,7 @@ class TerminalSurface:
         thread = threading.Thread(target=control, name="controller", daemon=True)
 
         def begin() -> None:
+            store_typeahead(self._app.input, self._typed_ahead())
             self._frames.begin(loop)
             thread.start()
 
@@ -306,16 +313,30 @@ class TerminalSurface:
     @asynccontextmanager
     async def _lent(self) -> AsyncIterator[None]:
         """Another program has the terminal; what comes meanwhile is shown afterwards."""
-        async with in_terminal():
-            self._prompt.lent = True
-            self._output.paste_off()
-            self._output.flush()
-            try:
-                yield
-            finally:
-                self._prompt.lent = False
-                self._output.paste_on()
-                self._output.measure()
+        keys: list[KeyPress] = []
+        try:
+            async with in_terminal():
+                self._prompt.lent = True
+                self._output.paste_off()
+                self._output.flush()
+                try:
+                    yield
+                finally:
+                    self._prompt.lent = False
+                    self._output.paste_on()
+                    self._output.measure()
+                    keys = self._typed_ahead()
+        finally:
+            self._app.key_processor.feed_multiple(keys)
+            self._app.key_processor.process_keys()
+
+    def _typed_ahead(self) -> list[KeyPress]:
+        """Keys from before the prompt was there."""
+        source = self._app.input
+        keys = source.read_typed_ahead() if isinstance(source, TerminalInput) else []
+        if keys and keys[-1].key != Keys.ControlM:
+            self._output.write_raw("\r\x1b[K")  # where the terminal itself echoed them
+        return keys
 
     # Text of ours
 

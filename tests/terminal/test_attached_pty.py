@@ -26,17 +26,27 @@ def talk(borrowed, folder: Path) -> Terminal:
     return borrowed("attached", lambda: chat(folder, {"replies": [["Answered."]]}))
 
 
+def idle(talk: Terminal) -> None:
+    """Until the prompt waits and nothing is busy."""
+
+    def waits() -> bool:
+        rows = talk.text.splitlines()
+        return talk.line == ">" and rows[-2].startswith("think ")
+
+    talk.wait_until(waits, "waiting prompt")
+
+
 def test_a_circle_of_links_has_an_end(talk: Terminal) -> None:
     talk.type("explain @circle/**/*.py\r")
     talk.wait_for("[attached circle/one.py (5 B, ", "Answered.")
-    talk.wait_for_line(">")
+    idle(talk)
     assert talk.text.count("[attached") == 1
 
 
 def test_a_word_that_names_no_file_is_sent_as_text(talk: Terminal) -> None:
     talk.type("what does @dataclass do?\r")
     talk.wait_for("[@dataclass names no file in ", "Answered.")
-    talk.wait_for_line(">")
+    idle(talk)
 
 
 def test_a_message_that_cannot_be_sent_is_in_the_input_again(talk: Terminal) -> None:
@@ -45,7 +55,7 @@ def test_a_message_that_cannot_be_sent_is_in_the_input_again(talk: Terminal) -> 
     talk.wait_for_line("> explain @src")
     talk.type("/*\r")
     talk.wait_for("> explain @src/*\n", "@src/* names no file in ", "Answered.")
-    talk.wait_for_line(">")
+    idle(talk)
 
 
 def test_what_was_begun_meanwhile_stays_and_the_message_is_in_the_history(talk: Terminal) -> None:

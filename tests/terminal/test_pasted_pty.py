@@ -21,9 +21,19 @@ def talk(borrowed, folder: Path) -> Terminal:
     return borrowed("pasted", lambda: chat(folder, {"replies": [["Answered."]]}))
 
 
+def idle(talk: Terminal) -> None:
+    """Until the prompt waits and nothing is busy."""
+
+    def waits() -> bool:
+        rows = talk.text.splitlines()
+        return talk.line == ">" and rows[-2].startswith("think ")
+
+    talk.wait_until(waits, "waiting prompt")
+
+
 def answered(talk: Terminal, number: int = 1) -> None:
     talk.wait_until(lambda: talk.text.count("Answered.") == number, "answer")
-    talk.wait_for_line(">")
+    idle(talk)
 
 
 def test_a_docstring_is_sent_with_enter(talk: Terminal) -> None:
@@ -49,7 +59,7 @@ def test_a_pasted_command_is_a_message_now_and_from_the_history(talk: Terminal) 
     talk.wait_for("run this command?")
     talk.type("n")
     talk.wait_for("[not run]")
-    talk.wait_for_line(">")
+    idle(talk)
 
 
 def test_undo_puts_a_pasted_command_back_as_text(talk: Terminal) -> None:
@@ -73,6 +83,7 @@ def test_a_paste_while_it_answers_waits_in_the_input(own_stream: Terminal) -> No
     talk.wait_for('  queued: """open ⏎ /quit')
     talk.type("\x03")
     talk.wait_for('> """open\n  /quit\n', "Answered.")
+    idle(talk)
 
 
 @pytest.fixture
