@@ -77,7 +77,8 @@ def _export(chat: "Chat", file: str) -> None:
         return
     log = chat.branch.log
     title = (log.name if log else None) or "Conversation"
-    export.write(path, chat.branch.messages(chat.preferences.system), title=title, overwrite=exists)
+    messages, files = chat.branch.messages(chat.preferences.system), chat.keeping.files
+    export.write(path, messages, title=title, overwrite=exists, files=files)
     chat.note(f"wrote {path}")
 
 

@@ -14,6 +14,7 @@ from cli.kept.private_files import write_whole
 from cli.output import json_line
 from cli.safe import harmless
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.file_systems import FileSystem
 
 Message = Mapping[str, Any]
 
@@ -28,8 +29,9 @@ def write(
     title: str = "Conversation",
     reasoning: bool = True,
     overwrite: bool = False,
+    files: FileSystem | None = None,
 ) -> None:
-    """Write `messages` to `path`, whole or not at all, with mode 0600.
+    """Write `messages` to `path`, whole or not at all; a new file with mode 0600.
 
     Raises UsageError for another ending than .md, .json or .html, and for a file that exists unless
     `overwrite`.
@@ -38,7 +40,8 @@ def write(
     kept = messages if reasoning else [_without_reasoning(message) for message in messages]
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give the name of a file in it.")
-    write_whole(path, writer(kept, title).encode("utf-8", "replace"), overwrite=overwrite)
+    text = writer(kept, title).encode("utf-8", "replace")
+    write_whole(path, text, overwrite=overwrite, files=files)
 
 
 def writer_for(path: Path) -> Callable[[Sequence[Message], str], str]:

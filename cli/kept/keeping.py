@@ -9,6 +9,7 @@ from cli.kept.session_log import SessionLog, WriteError
 from cli.kept.session_replay import SessionError
 from cli.kept.sessions import SessionStore
 from dsv4_mlx.errors import Dsv4Error, UsageError
+from dsv4_mlx.file_systems import FileSystem
 
 
 class Keeping:
@@ -25,8 +26,9 @@ class Keeping:
         self._tell = tell
         self._fail = fail
         self._cache_problem = ""
-        if store is not None:
-            store.files.tell = tell
+        self.files = FileSystem() if store is None else store.files
+        """For all that this run writes; says what a disk lacks."""
+        self.files.tell = tell
 
     def require(self) -> SessionStore:
         """The store; UsageError where nothing is kept."""
@@ -64,6 +66,8 @@ class Keeping:
         if self._store is None or not self._store.keeps_caches:
             return
         if branch.log is None or branch.conversation is None or not branch.turns:
+            return
+        if not branch.log.is_open:  # what cannot be kept needs no cache
             return
         try:
             branch.conversation.save_cache(branch.log.kv_path)

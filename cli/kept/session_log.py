@@ -68,6 +68,7 @@ class SessionLog:
         self._turns: list[Turn] = []
         self._unanswered: str | None = None
         self._damaged = self._failed = False
+        self._found = ""  # what became of a lost file, told once the session is written anew
 
     @property
     def id(self) -> str:
@@ -199,6 +200,9 @@ class SessionLog:
         self._waiting, self._failed = [], False
         self._lines += len(lines)
         self._end_byte += sum(map(len, lines))
+        if self._found:
+            self._files.tell(self._found)
+            self._found = ""
 
     def _append(self, content: bytes) -> None:
         if self._file is None:
@@ -223,19 +227,18 @@ class SessionLog:
         """Have the whole session written anew where its file was lost."""
         lost = None if self._file is None else self._file.lost()
         if lost is Lost.REMOVED:
-            self._anew()
-            self._files.tell(f"{self.path} was removed; the conversation is written there again.")
+            self._anew(f"{self.path} was removed; the conversation is written there again.")
         elif lost is Lost.CHANGED:
             self._move(f"{self.path} was changed by another program")
 
     def _move(self, reason: str) -> None:
         """Leave the file as it is, and go on with the same session in another one."""
         self.path, self.name = self._new_path(), None
-        self._anew()
-        self._files.tell(f"{reason}; the conversation goes on as {self.id}.")
+        self._anew(f"{reason}; the conversation goes on as {self.id}.")
 
-    def _anew(self) -> None:
+    def _anew(self, found: str) -> None:
         self.close()
+        self._found = found
         self._waiting, self._lines, self._end_byte = list(self._records()), 0, 0
         self._damaged = False
 

@@ -3,6 +3,7 @@
 `Model` answers turn after turn and counts the tokens it reads, so a test sees what was read again.
 """
 
+import errno
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from cli.options import Options
 from tests.cli.kept import texts
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder
+from tests.files.lacking import lacking
 
 ROOT = Path(__file__).parents[2]
 LONG = "word " * 300 + "end"
@@ -311,3 +313,15 @@ def test_the_embedded_model_goes_on_as_if_never_left(workplace: Path) -> None:
     assert first.splitlines(keepends=True) == whole[: len(first.splitlines())]
     assert first + second == "".join(whole)
     assert the_file("*.kv").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_export_says_once_what_its_disk_lacks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat(folder, "a")
+    lacking(monkeypatch, "rename over a file", errno.EEXIST)
+    Path("talk.md").write_text("mine")
+    lines = ("/export talk.md", "y", "/export talk.md", "y")
+    done = chat(folder, *lines, options=("--continue",))
+    assert "1." in Path("talk.md").read_text()
+    assert done.stderr.count("does not put one file in the place of another") == 1

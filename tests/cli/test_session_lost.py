@@ -154,6 +154,21 @@ def test_a_folder_that_comes_back_gets_everything(
     assert texts(reopened(tmp_path)) == ["one", "two"]
 
 
+def test_what_became_of_a_file_is_told_once_it_is_written_anew(
+    sessions: SessionStore, told: list[str], tmp_path: Path
+) -> None:
+    log = begun(sessions, "one")
+    shutil.rmtree(log.path.parent)
+    log.path.parent.write_text("no folder")
+    with pytest.raises(SessionError, match="is not kept until that changes"):
+        log.begin_turn("two")
+    assert told == []
+    log.path.parent.unlink()
+    log.begin_turn("two")
+    assert len(told) == 1 and "was removed; the conversation is written there again" in told[0]
+    log.close()
+
+
 def test_what_is_not_kept_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "sessions").write_text("no folder")
     notes: list[str] = []
