@@ -5,11 +5,11 @@ Field names are the keys of the official config.json; the other spellings of tha
 translated in ``config_spellings``. What a model of these sizes costs is in ``costs``.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
+from dsv4_mlx.documents import as_double, shown
 from dsv4_mlx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,10 +101,13 @@ class DeepseekV4Config:
     num_nextn_predict_layers: int
     bos_token_id: int
     eos_token_id: int
+    """The token that ends a message in prompts; see `stop_token_ids`."""
     expert_dtype: Literal["fp4", "fp8"] = "fp4"
     """How routed experts are stored; the first Flash config omits the key and means fp4."""
     initializer_range: float = 0.02
     dspark: DSpark | None = None
+    other_stop_ids: tuple[int, ...] = ()
+    """Further tokens that end a reply, where a checkpoint lists several."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -156,6 +159,11 @@ class DeepseekV4Config:
         """Multi-token prediction blocks of the kind the paper describes; DSpark has none."""
         return self.num_nextn_predict_layers if self.draft_kind == "mtp" else 0
 
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end a reply."""
+        return (self.eos_token_id, *self.other_stop_ids)
+
     def layer_ratio(self, layer: int) -> int:
         """Compress ratio of backbone layer ``layer``; a prediction block after them has 0."""
         if layer < 0 or layer >= self.num_hidden_layers + self.num_mtp_layers:
@@ -174,18 +182,33 @@ class DeepseekV4Config:
 _MAY_BE_ZERO = {"num_hash_layers", "num_nextn_predict_layers", "bos_token_id", "eos_token_id"}
 
 
+# Far beyond every release; what is larger would take memory or time before any file contradicts it.
+_MOST = {
+    "hc_mult": 64,
+    "hc_sinkhorn_iters": 1_000,
+    "max_position_embeddings": 1 << 40,
+    "n_routed_experts": 1 << 14,
+    "num_hidden_layers": 1 << 10,
+    "num_nextn_predict_layers": 64,
+}
+_MOST_OF_OTHERS = 1 << 24
+
+
 def _require_int(name: str, value: object, *, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} is {value!r}; expected a whole number.")
+        raise ConfigError(f"{name} is {shown(value)}; expected a whole number.")
     if value < minimum:
-        raise ConfigError(f"{name} is {value}; expected {minimum} or more.")
+        raise ConfigError(f"{name} is {shown(value)}; expected {minimum} or more.")
+    most = _MOST.get(name, _MOST_OF_OTHERS)
+    if value > most:
+        raise ConfigError(f"{name} is {shown(value)}; expected {most} or less.")
 
 
 def _require_float(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{name} is {value!r}; expected a number.")
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{name} is {value}; expected a finite number above zero.")
+        raise ConfigError(f"{name} is {shown(value)}; expected a number.")
+    if not ((number := as_double(value)) and number > 0):
+        raise ConfigError(f"{name} is {shown(value)}; expected a finite number above zero.")
 
 
 def _check_types(config: DeepseekV4Config) -> None:
@@ -196,21 +219,23 @@ def _check_types(config: DeepseekV4Config) -> None:
         elif field.type is float:
             _require_float(field.name, value)
     if config.expert_dtype not in ("fp4", "fp8"):
-        raise ConfigError(f"expert_dtype is {config.expert_dtype!r}; expected 'fp4' or 'fp8'.")
+        raise ConfigError(f"expert_dtype is {shown(config.expert_dtype)}; expected 'fp4' or 'fp8'.")
+    for token in config.other_stop_ids:
+        _require_int("eos_token_id", token, minimum=0)
     for name, kind in (("rope_scaling", RopeScaling), ("dspark", DSpark)):
         value = getattr(config, name)
         if value is not None and not isinstance(value, kind):
-            raise ConfigError(f"{name} is {value!r}; expected a {kind.__name__} or None.")
+            raise ConfigError(f"{name} is {shown(value)}; expected a {kind.__name__} or None.")
 
 
 def _check_schedule(config: DeepseekV4Config) -> None:
     ratios, layers = config.compress_ratios, config.num_hidden_layers
     if not isinstance(ratios, tuple):
-        raise ConfigError(f"compress_ratios is {ratios!r}; expected one number per layer.")
+        raise ConfigError(f"compress_ratios is {shown(ratios)}; expected one number per layer.")
     for layer, ratio in enumerate(ratios):
         if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio not in COMPRESS_RATIOS:
             raise ConfigError(
-                f"compress_ratios[{layer}] is {ratio!r}; DeepSeek-V4 knows only 0, 4 and 128."
+                f"compress_ratios[{layer}] is {shown(ratio)}; DeepSeek-V4 knows only 0, 4 and 128."
             )
     if len(ratios) < layers:
         raise ConfigError(
@@ -221,7 +246,7 @@ def _check_schedule(config: DeepseekV4Config) -> None:
         raise ConfigError(f"num_hash_layers is {config.num_hash_layers}, with {layers} layers.")
     if any(config.draft_ratios[: config.num_mtp_layers]):
         raise ConfigError(
-            f"compress_ratios gives the prediction blocks {list(config.draft_ratios)}; "
+            f"compress_ratios gives the prediction blocks {shown(list(config.draft_ratios))}; "
             "a DeepSeek-V4 prediction block has ratio 0."
         )
 
@@ -242,8 +267,8 @@ def _check_relations(config: DeepseekV4Config) -> None:
             c.n_shared_experts != 1,
         f"bos_token_id ({c.bos_token_id}) is outside the vocabulary of {c.vocab_size}.":
             c.bos_token_id >= c.vocab_size,
-        f"eos_token_id ({c.eos_token_id}) is outside the vocabulary of {c.vocab_size}.":
-            c.eos_token_id >= c.vocab_size,
+        f"eos_token_id ({max(c.stop_token_ids)}) is outside the vocabulary of {c.vocab_size}.":
+            max(c.stop_token_ids) >= c.vocab_size,
     }  # fmt: skip
     for sentence, broken in problems.items():
         if broken:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 
 from dsv4_mlx.config import DeepseekV4Config, DSpark, RopeScaling
+from dsv4_mlx.config_ignored import IGNORED
 from dsv4_mlx.config_translations import (
     Keys,
     agree,
@@ -21,48 +22,29 @@ from dsv4_mlx.config_translations import (
     from_transformers,
     rope_type,
 )
+from dsv4_mlx.documents import as_double, shown
 from dsv4_mlx.errors import ConfigError
-
-# Said of the training set-up, of Python classes or of files: nothing the forward pass depends on.
-_IGNORED = frozenset(
-    (
-        "_name_or_path",
-        "architectures",
-        "attention_dropout",
-        "auto_map",
-        "chunk_size_feed_forward",
-        "dtype",
-        "id2label",
-        "is_encoder_decoder",
-        "label2id",
-        "name_or_path",
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "pad_token_id",
-        "problem_type",
-        "quantization",
-        "return_dict",
-        "router_aux_loss_coef",
-        "router_jitter_noise",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    )
-)
+from dsv4_mlx.fields import Fields, without_nulls
 
 # Fixed by the architecture: a file may spell them, with this value only.
 _FIXED: Keys = {
     "attention_bias": False,
+    "first_k_dense_replace": 0,
     "hidden_act": "silu",
     "mlp_bias": False,
     "model_type": "deepseek_v4",
+    "moe_layer_freq": 1,
+    "n_group": 1,
     "norm_topk_prob": True,
     "num_key_value_heads": 1,
     "scoring_func": "sqrtsoftplus",
     "tie_word_embeddings": False,
+    "topk_group": 1,
     "topk_method": "noaux_tc",
 }
+
+# Of those, what other models' programs add and no release has.
+_NOT_WRITTEN = ("first_k_dense_replace", "mlp_bias", "moe_layer_freq", "n_group", "topk_group")
 
 _DSPARK = {
     "dspark_block_size": "block_size",
@@ -76,7 +58,7 @@ def read(source: Mapping[str, object]) -> DeepseekV4Config:
     """The config that ``source``, a parsed config.json in any spelling, describes."""
     if not isinstance(source, Mapping):
         raise ConfigError(f"config.json holds a {type(source).__name__}; expected an object.")
-    keys: Keys = dict(source)
+    keys: Keys = without_nulls(source)
     _refuse_other_models(keys)
     from_inference_code = "dim" in keys and "n_layers" in keys
     return _read_official((from_inference if from_inference_code else from_transformers)(keys))
@@ -85,10 +67,13 @@ def read(source: Mapping[str, object]) -> DeepseekV4Config:
 def write(config: DeepseekV4Config) -> Keys:
     """The official config.json of ``config``."""
     keys: Keys = {"architectures": ["DeepseekV4ForCausalLM"], **_FIXED}
-    del keys["mlp_bias"]
+    for name in _NOT_WRITTEN:
+        del keys[name]
     for field in fields(config):
-        if field.name not in ("rope_scaling", "dspark"):
+        if field.name not in ("rope_scaling", "dspark", "other_stop_ids"):
             keys[field.name] = getattr(config, field.name)
+    if config.other_stop_ids:
+        keys["eos_token_id"] = list(config.stop_token_ids)
     keys["compress_ratios"] = list(config.compress_ratios)
     keys["rope_scaling"] = None
     if config.rope_scaling is not None:
@@ -114,18 +99,18 @@ def _refuse_other_models(keys: Keys) -> None:
             "compressed entries, delayed hyper-connections and Engram tables are missing here."
         )
     if model_type is not None and model_type != "deepseek_v4":
-        raise ConfigError(f"model_type is {model_type!r}; this program runs 'deepseek_v4'.")
+        raise ConfigError(f"model_type is {shown(model_type)}; this program runs 'deepseek_v4'.")
     architectures = keys.get("architectures")
     if architectures is not None and architectures != ["DeepseekV4ForCausalLM"]:
         raise ConfigError(
-            f"architectures is {architectures!r}; this program runs DeepseekV4ForCausalLM."
+            f"architectures is {shown(architectures)}; this program runs DeepseekV4ForCausalLM."
         )
     if keys.get("vision_n_layers") == 0:
         keys.pop("vision_n_layers")
     vision = sorted(key for key in keys if key.startswith(("vision_", "image_")))
     if vision:
         raise ConfigError(
-            f"This is a vision model ({', '.join(vision)}); image input and its routing are "
+            f"This is a vision model ({', '.join(vision[:3])}); image input and its routing are "
             "missing here."
         )
     _check_quantization(keys)
@@ -134,14 +119,15 @@ def _refuse_other_models(keys: Keys) -> None:
 def _check_quantization(keys: Keys) -> None:
     """Accept the release's FP8 scheme or none; take transformers' ``expert_dtype`` out of it."""
     scheme = keys.pop("quantization_config", None)
-    if scheme is None:
+    # mlx-lm writes its own key a second time under the name of transformers.
+    if scheme is None or scheme == keys.get("quantization"):
         return
     scheme = as_object("quantization_config", scheme)
     method = scheme.pop("quant_method", None)
     if method != "fp8" or "moe_quant_algo" in scheme:
-        found = scheme.get("moe_quant_algo", method)
+        found = scheme.get("moe_quant_algo", method or scheme)
         raise ConfigError(
-            f"quantization_config says {found!r}; this program reads the release's own 'fp8' "
+            f"quantization_config says {shown(found)}; this program reads the release's own 'fp8' "
             "files (FP4 or FP8 experts), so use the official checkpoint."
         )
     expert_dtype = scheme.pop("expert_dtype", None)
@@ -157,13 +143,14 @@ def _check_quantization(keys: Keys) -> None:
     if "weight_block_size" not in scheme:
         raise ConfigError("quantization_config has no weight_block_size; expected [128, 128].")
     for key, value in scheme.items():
-        if key == "modules_to_not_convert":  # the stored dtypes say the same, exactly
+        # What is not converted is what the stored dtypes say, exactly.
+        if key in ("modules_to_not_convert", "ignored_layers") or key.startswith("_"):
             continue
         if key not in allowed:
-            raise ConfigError(f"quantization_config has the unknown key {key!r}.")
+            raise ConfigError(f"quantization_config has the unknown key {shown(key)}.")
         if value not in allowed[key]:
             raise ConfigError(
-                f"quantization_config.{key} is {value!r}; DeepSeek-V4 has {allowed[key][0]!r}."
+                f"quantization_config.{key} is {shown(value)}; DeepSeek-V4 has {allowed[key][0]!r}."
             )
 
 
@@ -171,17 +158,19 @@ def _read_official(keys: Keys) -> DeepseekV4Config:
     for name, value in _FIXED.items():
         found = keys.pop(name, value)
         if found != value or isinstance(found, bool) != isinstance(value, bool):
-            raise ConfigError(f"{name} is {found!r}; DeepSeek-V4 has {value!r}.")
+            raise ConfigError(f"{name} is {shown(found)}; DeepSeek-V4 has {value!r}.")
     keys["dspark"] = _read_dspark(keys)
     keys["rope_scaling"] = _read_rope_scaling(keys.get("rope_scaling"))
     keys["compress_ratios"] = _read_ratios(keys)
-    keys["eos_token_id"] = _read_eos(keys)
+    keys |= _read_eos(keys)
     known = {field.name: field for field in fields(DeepseekV4Config)}
     values = {name: keys.pop(name) for name in known if keys.get(name) is not None}
-    left = sorted(key for key in keys if key not in _IGNORED and key not in known)
+    left = sorted(
+        key for key in keys if key not in IGNORED and key not in known and not key.startswith("_")
+    )
     if left:
         raise ConfigError(
-            f"config.json has the unknown key {left[0]!r}; it may describe a later model, so "
+            f"config.json has the unknown key {shown(left[0])}; it may describe a later model, so "
             "nothing is assumed about it."
         )
     for name, field in known.items():
@@ -201,9 +190,10 @@ def _read_ratios(keys: Keys) -> tuple[int, ...]:
     return tuple(as_list("compress_ratios", ratios))
 
 
-def _read_eos(keys: Keys) -> object:
-    eos = keys.get("eos_token_id")
-    return eos[0] if isinstance(eos, list) and len(eos) == 1 else eos
+def _read_eos(keys: Keys) -> Keys:
+    """The first of the tokens that end a reply, and the others."""
+    eos = Fields(keys, "config.json", error=ConfigError).ids("eos_token_id")
+    return {"eos_token_id": eos[0], "other_stop_ids": eos[1:]} if eos else {}
 
 
 def _read_dspark(keys: Keys) -> DSpark | None:
@@ -232,12 +222,12 @@ def _read_rope_scaling(source: object) -> RopeScaling | None:
     if kind == "default" and not values:
         return None
     if kind != "yarn":
-        raise ConfigError(f"rope_scaling is of type {kind!r}; DeepSeek-V4 has 'yarn'.")
+        raise ConfigError(f"rope_scaling is of type {shown(kind)}; DeepSeek-V4 has 'yarn'.")
     known = {field.name for field in fields(RopeScaling)}
     if set(values) != known:
         wrong = sorted(set(values) ^ known)[0]
         raise ConfigError(
-            f"rope_scaling: {wrong!r} is {'missing' if wrong in known else 'unknown'}."
+            f"rope_scaling: {shown(wrong)} is {'missing' if wrong in known else 'unknown'}."
         )
     return RopeScaling(**_with_floats(values, RopeScaling))
 
@@ -246,6 +236,8 @@ def _with_floats(values: Keys, kind: type) -> Keys:
     """Whole numbers in real-valued fields become floats; anything else is left to be checked."""
     real = {field.name for field in fields(kind) if field.type is float}
     return {
-        name: float(value) if name in real and type(value) is int else value
+        name: number
+        if name in real and type(value) is int and (number := as_double(value)) is not None
+        else value
         for name, value in values.items()
     }

@@ -7,7 +7,9 @@ Both work on parsed keys and rename or fold them; what the values may be is chec
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+from dsv4_mlx.documents import shown
 from dsv4_mlx.errors import ConfigError
+from dsv4_mlx.fields import without_nulls
 
 Keys = dict[str, Any]
 
@@ -99,7 +101,7 @@ def _fold_layer_types(keys: Keys) -> None:
     for name, rate in rates.items():
         if rate != _LAYER_TYPES.get(name):
             raise ConfigError(
-                f"compress_rates.{name} is {rate!r}; DeepSeek-V4 knows "
+                f"compress_rates.{name} is {shown(rate)}; DeepSeek-V4 knows "
                 f"{_LAYER_TYPES.get(name, 'no such layer type')}."
             )
     types = keys.pop("layer_types", None)
@@ -108,14 +110,17 @@ def _fold_layer_types(keys: Keys) -> None:
     types = as_list("layer_types", types)
     unknown = [name for name in types if not isinstance(name, str) or name not in _LAYER_TYPES]
     if unknown:
-        raise ConfigError(f"layer_types names {unknown[0]!r}; expected {', '.join(_LAYER_TYPES)}.")
+        raise ConfigError(
+            f"layer_types names {shown(unknown[0])}; expected {', '.join(_LAYER_TYPES)}."
+        )
     ratios = [_LAYER_TYPES[name] for name in types]
     given = keys.get("compress_ratios")
     if given is not None and as_list("compress_ratios", given)[: len(ratios)] != ratios:
         raise ConfigError("layer_types and compress_ratios disagree; keep the right one.")
     # transformers lists the backbone only; a prediction block is ratio 0 in every V4.
     drafts = keys.get("num_nextn_predict_layers")
-    keys.setdefault("compress_ratios", ratios + [0] * (drafts if isinstance(drafts, int) else 0))
+    count = min(drafts, len(ratios)) if isinstance(drafts, int) else 0
+    keys.setdefault("compress_ratios", ratios + [0] * count)
 
 
 def _fold_mlp_layer_types(keys: Keys) -> None:
@@ -155,7 +160,7 @@ def _fold_partial_rotary_factor(keys: Keys) -> None:
     if factor is None or not isinstance(head_dim, int):
         return
     if not _is_number(factor):
-        raise ConfigError(f"partial_rotary_factor is {factor!r}; expected a number.")
+        raise ConfigError(f"partial_rotary_factor is {shown(factor)}; expected a number.")
     # Truncated, as transformers does it; the key itself, where present, is exact.
     rope = keys.setdefault("qk_rope_head_dim", int(head_dim * factor))
     if isinstance(rope, int) and abs(rope - head_dim * factor) >= 1:
@@ -167,28 +172,30 @@ def _fold_partial_rotary_factor(keys: Keys) -> None:
 def agree(keys: Keys, name: str, value: object) -> None:
     """Set ``name``, or check that the file says the same in both places."""
     if keys.setdefault(name, value) != value:
-        raise ConfigError(f"{name} is given twice, as {keys[name]!r} and {value!r}.")
+        raise ConfigError(f"{name} is given twice, as {shown(keys[name])} and {shown(value)}.")
 
 
 def rope_type(parameters: Keys) -> object:
     """Take out ``type`` and ``rope_type``, two names of one thing."""
     kinds = [parameters.pop(key) for key in ("type", "rope_type") if key in parameters]
     if len(kinds) == 2 and kinds[0] != kinds[1]:
-        raise ConfigError(f"rope is said to be of two types, {kinds[0]!r} and {kinds[1]!r}.")
+        raise ConfigError(
+            f"rope is said to be of two types, {shown(kinds[0])} and {shown(kinds[1])}."
+        )
     return kinds[0] if kinds else "default"
 
 
 def as_object(name: str, value: object) -> Keys:
-    """A copy of a JSON object."""
+    """A copy of a JSON object, without what is null."""
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{name} is {value!r}; expected an object.")
-    return dict(value)
+        raise ConfigError(f"{name} is {shown(value)}; expected an object.")
+    return without_nulls(value)
 
 
 def as_list(name: str, value: object) -> list[Any]:
     """A copy of a JSON array."""
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{name} is {value!r}; expected a list.")
+        raise ConfigError(f"{name} is {shown(value)}; expected a list.")
     return list(value)
 
 
