@@ -24,6 +24,7 @@ from cli.preferences import Preferences
 from cli.standard_output import OutputError, let_go
 from cli.worker import Worker
 from dsv4_mlx.errors import Dsv4Error, UsageError
+from dsv4_mlx.hub_cache import snapshot_sentence
 
 if TYPE_CHECKING:
     from cli.models import OpenModel
@@ -131,7 +132,10 @@ def _run(
     preferences = Preferences.configured(chosen).given(options)
     message = read_message(options, environment)
     models = Models(worker, options, open_model, snapshot_bytes=chosen.snapshot_bytes)
-    model = models.first(options.model or embedded_model())
+    folder = options.model or embedded_model()
+    model = models.first(folder)
+    if options.engine is None and (chosen_one := snapshot_sentence(folder, model.folder)):
+        Output(environment).note(f"[{chosen_one}]")
     level = model.settings.thinking(preferences.think).level
     if level == "max":
         Output(environment).note(f"[{models.max_level_note(model)}]")

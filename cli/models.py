@@ -13,6 +13,7 @@ from cli.worker import Worker
 from dsv4_mlx.chat.effort import EffortTable, find_effort_table
 from dsv4_mlx.chat.settings import ChatSettings, max_context_sentence, read_settings
 from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
+from dsv4_mlx.hub_cache import model_folder
 from dsv4_mlx.paths import user_path
 from dsv4_mlx.releases import name_of
 
@@ -111,6 +112,7 @@ class Models:
         Raises CheckpointError or ConfigError when it is no DeepSeek-V4 checkpoint, and UsageError
         with figures when it cannot fit into this machine's memory.
         """
+        folder = folder if folder == self._script else model_folder(folder)
         asked = self._options.effort_table
         table = None if asked == "auto" else cast(EffortTable, asked)
         if folder == self._script:

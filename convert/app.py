@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from convert import inspect, options
 from convert.deletion import SOURCE_FILE, open_source
@@ -20,6 +21,7 @@ from convert.verify import verify
 from convert.writer import write
 from dsv4_mlx.checkpoint import CONVERSION_FILE
 from dsv4_mlx.errors import Dsv4Error, UsageError
+from dsv4_mlx.hub_cache import model_folder, snapshot_sentence
 from dsv4_mlx.paths import printable
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -75,7 +77,8 @@ def _unfinished(
 
 
 def _convert(chosen: Namespace, progress: Progress) -> None:
-    source, destination, jobs = chosen.src, chosen.dst, _jobs(chosen.jobs)
+    destination, jobs = chosen.dst, _jobs(chosen.jobs)
+    source = _located(chosen.src, progress, silent=chosen.dry_run and chosen.json)
     if not chosen.resume and not chosen.dry_run:
         require_empty(destination)
     checkpoint, parameters = open_source(source, destination)
@@ -116,6 +119,15 @@ def _dry_run(plan: ConversionPlan, chosen: Namespace) -> None:
     emit(json.dumps(found, indent=2) if chosen.json else _page(found))
 
 
+def _located(path: Path, progress: Progress, silent: bool = False) -> Path:
+    """The model's folder; of a repository in a hub's cache a snapshot, which is said."""
+    folder = model_folder(path)
+    sentence = snapshot_sentence(path, folder)
+    if sentence is not None and not silent:
+        progress.say(sentence, "snapshot", folder=str(folder))
+    return folder
+
+
 def _weighted(plan: ConversionPlan, chosen: Namespace) -> ConversionPlan:
     """The same plan with the importance file; one of another checkpoint is refused."""
     deleting = (chosen.dst / SOURCE_FILE).exists()  # the source may be gone in part
@@ -148,7 +160,7 @@ def _page(lines: Iterable[str]) -> str:
 def _calibrate(chosen: Namespace, progress: Progress) -> None:
     from convert.calibrate import calibrate
 
-    calibrate(chosen.src, chosen.texts, chosen.output, progress)
+    calibrate(_located(chosen.src, progress), chosen.texts, chosen.output, progress)
 
 
 def _fetch(chosen: Namespace, progress: Progress) -> None:

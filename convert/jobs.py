@@ -101,8 +101,9 @@ def _dense(parameter: Parameter, experts: int) -> _Native:
     if parameter.field == "tid2eid":
         output = Output(parameter.name, "I32", entry.shape)
         return [output], lambda: _expert_table(entry, experts), "int32"
-    output = Output(parameter.name, entry.dtype, entry.shape)
-    return [output], lambda: _ranges(0, [entry]), entry.dtype.lower()
+    entries = [part.weight for part in parameter.parts]  # several where experts are multiplied out
+    output = Output(parameter.name, entry.dtype, parameter.shape)
+    return [output], lambda: _ranges(0, entries), entry.dtype.lower()
 
 
 def _block_fp8(parameter: Parameter, experts: int) -> _Native:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.documents import read_object
+from dsv4_mlx.documents import read_object, shown
 from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.fields import Fields
+from dsv4_mlx.hub_cache import model_folder
 from dsv4_mlx.paths import user_path
 from dsv4_mlx.releases import CONVERSION_FILE as CONVERSION_FILE
 from dsv4_mlx.safetensors_files import TensorEntry, read_header
@@ -40,8 +42,11 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Read config.json and all headers; CheckpointError or ConfigError says what is wrong."""
-    folder = user_path(path)
+    """Read config.json and all headers; CheckpointError or ConfigError says what is wrong.
+
+    Of a repository in a hub's cache it is the newest snapshot.
+    """
+    folder = model_folder(user_path(path))
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder} is not a folder; expected one with config.json and *.safetensors files."
@@ -52,7 +57,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             "holds the downloaded or converted model."
         )
     keys = read_object(folder / "config.json")
-    config = DeepseekV4Config.from_dict(keys)
+    config = _with_stops(folder, DeepseekV4Config.from_dict(keys))
     tensors = _read_tensors(folder)
     return Checkpoint(folder, keys, _as_stored(config, keys, tensors), tensors)
 
@@ -97,12 +102,15 @@ def _read_weight_map(folder: Path) -> dict[str, str]:
     weight_map = read_object(folder / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{INDEX_FILE} has no weight_map; download it again.")
-    for name, file in weight_map.items():
+    for name, written in weight_map.items():
+        file = written
+        while isinstance(file, str) and file.startswith("./"):
+            file = file[2:].lstrip("/")
         inside = isinstance(file, str) and Path(file).name == file and "\\" not in file
         if not inside or not file.endswith(".safetensors"):
             raise CheckpointError(
-                f"{INDEX_FILE} places {name} in {file!r}, expected a *.safetensors file of the "
-                "same folder; download the index again."
+                f"{INDEX_FILE} places {name} in {shown(written)}, expected a *.safetensors file of "
+                "the same folder; download the index again."
             )
         weight_map[name] = sys.intern(file)  # a few names for many thousands of tensors
     return weight_map
@@ -151,11 +159,27 @@ def _require_files(folder: Path, files: list[str]) -> None:
         )
 
 
+def _with_stops(folder: Path, config: DeepseekV4Config) -> DeepseekV4Config:
+    """The config with the further tokens that generation_config.json ends a reply at."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return config
+    found = Fields(read_object(path), path).ids("eos_token_id")
+    others = [*config.other_stop_ids, *found]
+    kept = tuple(dict.fromkeys(one for one in others if one != config.eos_token_id))
+    if any(one >= config.vocab_size for one in kept):
+        raise CheckpointError(
+            f"{path}: eos_token_id is {shown(list(found))}, expected ids below the vocabulary's "
+            f"{config.vocab_size}; correct it."
+        )
+    return config.replace(other_stop_ids=kept) if kept != config.other_stop_ids else config
+
+
 def _as_stored(
     config: DeepseekV4Config, keys: Mapping[str, object], tensors: Mapping[str, TensorEntry]
 ) -> DeepseekV4Config:
     """The config corrected by what the files hold where config.json leaves it open."""
-    if "expert_dtype" not in keys and config.expert_dtype == "fp4":
+    if keys.get("expert_dtype") is None and config.expert_dtype == "fp4":
         expert = tensors.get("layers.0.ffn.experts.0.w1.weight")
         if expert is not None and expert.dtype == "F8_E4M3":
             config = config.replace(expert_dtype="fp8")

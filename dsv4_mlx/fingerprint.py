@@ -17,7 +17,8 @@ def fingerprint(checkpoint: Checkpoint, plan: ParameterPlan) -> str:
     official folder and its converted form have the same fingerprint. Not a checksum: a damaged
     byte between the samples goes unnoticed.
     """
-    digest = hashlib.sha256(json.dumps(checkpoint.config.to_dict(), sort_keys=True).encode())
+    config = checkpoint.config.replace(other_stop_ids=())  # they decide no value
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
     for parameter in sorted(plan.parameters, key=lambda parameter: parameter.name):
         described = (parameter.name, parameter.shape, parameter.storage.value)
         digest.update(repr(described).encode())

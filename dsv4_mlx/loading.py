@@ -108,7 +108,9 @@ def read_weights(
     """Evaluated arrays of all parameters by name, matrices in `dtype` where they are unpacked."""
     reader = _Reader()
     for parameter in plan.parameters:
-        if parameter.storage is Storage.DENSE:
+        if parameter.storage is Storage.DENSE and len(parameter.parts) > 1:
+            array = _unpacked(reader, parameter, dtype)
+        elif parameter.storage is Storage.DENSE:
             array = _dense(reader, parameter, dtype, checkpoint.config.n_routed_experts)
         elif parameter.storage is Storage.BLOCK_FP8:
             array = _multiplied_out(reader, parameter, dtype)
@@ -140,8 +142,13 @@ class _Reader:
     def __call__(self, entry: TensorEntry) -> mx.array:
         """The stored elements; 8-bit floats come as uint8."""
         if entry.path not in self._files:
-            with utf8_spelling(entry.path) as name:
-                tensors = mx.load(name, format="safetensors")
+            try:
+                with utf8_spelling(entry.path) as name:
+                    tensors = mx.load(name, format="safetensors")
+            except (RuntimeError, OSError) as error:
+                raise CheckpointError(
+                    f"{entry.path.name} cannot be read ({error}); download it again."
+                ) from error
             assert isinstance(tensors, dict)  # what a safetensors file gives
             self._files[entry.path] = tensors
         # Taken out, so that the file's table does not keep what was read alive.
@@ -214,6 +221,12 @@ def _multiplied_out(reader: _Reader, parameter: Parameter, dtype: mx.Dtype) -> m
         dequantize_blocks(reader(part.weight), mx.array(row_scales(part))).astype(dtype)
         for part in parameter.parts
     )
+    return _stacked(pieces, parameter, parameter.shape[-1], dtype)
+
+
+def _unpacked(reader: _Reader, parameter: Parameter, dtype: mx.Dtype) -> mx.array:
+    """Parts that are stored multiplied out: their bfloat16 values, as `dtype`."""
+    pieces = (reader(part.weight).astype(dtype) for part in parameter.parts)
     return _stacked(pieces, parameter, parameter.shape[-1], dtype)
 
 

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from dsv4_mlx.affine_packings import affine_packings
 from dsv4_mlx.checkpoint import Checkpoint
 from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.naming import Target, is_draft, repeats_backbone, translate
 from dsv4_mlx.quantization import (
-    AFFINE_BITS,
-    AFFINE_GROUPS,
     GROUP,
     PACKINGS,
     SCALE_BYTES,
@@ -107,7 +106,14 @@ class _Expected:
 
     @property
     def packed(self) -> bool:
+        """Whether the release packs it, or a conversion did."""
         return bool(self.scales) or self.affine is not None
+
+    @property
+    def unpacked(self) -> bool:
+        """Whether it was multiplied out to bfloat16, as some re-uploads of the release are."""
+        weights = (entry for (role, _), entry in self.found.items() if role == "weight")
+        return self.packed and any(entry.dtype == "BF16" for entry in weights)
 
     @cached_property
     def fp4(self) -> bool:
@@ -131,7 +137,7 @@ def plan_parameters(
     `storages` by parameter, where they are known, saves reading scales.
     """
     expected = _expectations(checkpoint.config)
-    for module, packing in _affine_packings(checkpoint.keys).items():
+    for module, packing in affine_packings(checkpoint.keys).items():
         if f"{module}.weight" in expected:
             expected[f"{module}.weight"].affine = packing
     blocks = _draft_blocks(checkpoint.tensors)
@@ -144,23 +150,6 @@ def plan_parameters(
     known = storages or {}
     parameters = tuple(_parameter(one, known.get(name)) for name, one in expected.items())
     return ParameterPlan(parameters, tuple(set_aside))
-
-
-def _affine_packings(keys: Mapping[str, object]) -> dict[str, Packing]:
-    """What config.json says about matrices that `convert` packed in affine groups, by module."""
-    entries = keys.get("quantization")
-    found: dict[str, Packing] = {}
-    for module, packing in entries.items() if isinstance(entries, dict) else ():
-        if not isinstance(packing, dict) or packing.get("mode") != "affine":
-            continue
-        bits, group = packing.get("bits"), packing.get("group_size")
-        if bits not in AFFINE_BITS or group not in AFFINE_GROUPS:
-            raise CheckpointError(
-                f"config.json packs {module} with {bits} bits in groups of {group}, expected "
-                f"{AFFINE_BITS} and {AFFINE_GROUPS}; convert again."
-            )
-        found[module] = {"group_size": group, "bits": bits, "mode": "affine"}
-    return found
 
 
 def _expectations(config: DeepseekV4Config) -> dict[str, _Expected]:
@@ -260,6 +249,8 @@ def _forms(one: _Expected, slot: Slot, kind: str) -> Iterator[tuple[str, Shape]]
     if not one.packed:
         spec = one.weights[slot]
         yield spec.dtype, spec.shape
+        if spec.dtype == "BF16" and len(spec.shape) == 1:
+            yield "F32", spec.shape  # norms, which are float32 once they are loaded
         if spec.dtype == "I64":
             yield "I32", spec.shape
         return
@@ -271,6 +262,10 @@ def _forms(one: _Expected, slot: Slot, kind: str) -> Iterator[tuple[str, Shape]]
             yield "U32", (*lead, rows, width)
             return
         yield from ((dtype, (*lead, rows, groups)) for dtype in ("BF16", "F32"))
+        return
+    if kind == "weight" and one.affine is None:
+        yield from _packed_forms(one, shape)
+        yield "BF16", shape
         return
     per_block = (*lead, -(-rows // 128), -(-columns // 128))
     per_row = (*lead, rows, columns // GROUP)
@@ -284,7 +279,11 @@ def _forms(one: _Expected, slot: Slot, kind: str) -> Iterator[tuple[str, Shape]]
     elif kind == "scales":
         yield from ((dtype, per_block) for dtype in ("F8_E8M0", "F32", "U8"))
         yield "U8", per_row
-    elif one.fp4:
+
+
+def _packed_forms(one: _Expected, shape: Shape) -> Iterator[tuple[str, Shape]]:
+    *lead, rows, columns = shape
+    if one.fp4:
         yield "I8", (*lead, rows, columns // 2)
         yield "U8", (*lead, rows, columns // 2)
         yield "U32", (*lead, rows, columns // 8)
@@ -315,7 +314,9 @@ def _row_order(slot: Slot) -> tuple[int, int]:
 
 
 def _require_complete(one: _Expected, slots: list[Slot]) -> None:
-    roles = [("weight", one.weights, True), ("scales", one.scales, one.packed)]
+    _require_one_form(one)
+    has_scales = one.packed and not one.unpacked
+    roles = [("weight", one.weights, True), ("scales", one.scales, has_scales)]
     roles.append(("biases", {}, one.affine is not None))
     for role, specs, needed in roles:
         missing = [slot for slot in slots if needed and (role, slot) not in one.found]
@@ -330,10 +331,24 @@ def _require_complete(one: _Expected, slots: list[Slot]) -> None:
         )
 
 
+def _require_one_form(one: _Expected) -> None:
+    """What is multiplied out is so in all its parts, and has no scales left to multiply with."""
+    if not one.unpacked:
+        return
+    others = [
+        entry for (role, _), entry in one.found.items() if role != "weight" or entry.dtype != "BF16"
+    ]
+    if others:
+        raise CheckpointError(
+            f"{others[0].name} in {others[0].path.name} belongs to a packed matrix, but "
+            f"{one.module} is also there in BF16; keep the files of one checkpoint only."
+        )
+
+
 def _storage(one: _Expected, parts: tuple[Part, ...]) -> Storage:
     if one.affine is not None:
         return Storage.AFFINE
-    if not one.packed:
+    if not one.packed or one.unpacked:
         return Storage.DENSE
     if one.fp4:
         return Storage.MXFP4

@@ -115,7 +115,7 @@ class Session:
         """
         sampler = sampler or make_sampler(temperature, top_p, min_p, seed, top_k)
         sampler = steered(sampler, steer)
-        stops = {self.engine.config.eos_token_id} if stop_ids is None else set(stop_ids)
+        stops = set(self.engine.config.stop_token_ids if stop_ids is None else stop_ids)
         if max_tokens is not None and max_tokens < 0:
             raise UsageError(f"max_tokens must be 0 or more, got {max_tokens}.")
         if not self._tokens:

@@ -154,15 +154,28 @@ def _read(path: Path) -> dict[str, Any]:
         )
     content = read_object(path)
     decoder = content.get("decoder")
-    if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
+    if not _is_byte_level(decoder):
         raise CheckpointError(
             f"{path} is no byte-level tokenizer; use the tokenizer of a DeepSeek-V4 release."
         )
     return content
 
 
+def _is_byte_level(decoder: object) -> bool:
+    """Whether tokens are bytes in letters: alone, or in a sequence beside what only joins them."""
+    if not isinstance(decoder, dict):
+        return False
+    if decoder.get("type") != "Sequence":
+        return decoder.get("type") == "ByteLevel"
+    parts = decoder.get("decoders")
+    others = [one for one in (parts if isinstance(parts, list) else []) if not _is_byte_level(one)]
+    joins = all(isinstance(one, dict) and one.get("type") == "Fuse" for one in others)
+    return isinstance(parts, list) and joins and len(others) < len(parts)
+
+
 def _added_tokens(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
-    added = content.get("added_tokens", [])
+    added = content.get("added_tokens")
+    added = [] if added is None else added
     if isinstance(added, list) and all(map(_is_added_token, added)):
         return added
     raise CheckpointError(
@@ -173,7 +186,8 @@ def _added_tokens(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]
 def _is_added_token(token: object) -> bool:
     if not isinstance(token, dict):
         return False
-    return isinstance(token.get("id"), int) and isinstance(token.get("content"), str)
+    index = token.get("id")
+    return type(index) is int and 0 <= index < 2**31 and isinstance(token.get("content"), str)
 
 
 def _plain_tokenizer(content: Mapping[str, Any], path: Path) -> tokenizers.Tokenizer:
@@ -185,7 +199,9 @@ def _plain_tokenizer(content: Mapping[str, Any], path: Path) -> tokenizers.Token
     plain = {**content, "added_tokens": [], "truncation": None, "padding": None}
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(plain))
-    except Exception as error:  # the library raises nothing narrower
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # nothing narrower is raised, and a panic is no Exception
         raise CheckpointError(f"{path} is damaged: {error}; download it again.") from error
 
 

@@ -22,6 +22,7 @@ CLI_SEES = (
     "errors",
     "fields",
     "file_systems",
+    "hub_cache",
     "loading",
     "machines",
     "releases",

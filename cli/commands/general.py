@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from cli.commands.command import Command, size
+from dsv4_mlx.hub_cache import snapshot_sentence
 from dsv4_mlx.paths import user_path
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ def _quit(chat: "Chat", argument: str) -> None:
 
 def _model(chat: "Chat", argument: str) -> None:
     if argument:
-        chat.switch_model(user_path(argument))
+        chat.switch_model(asked := user_path(argument))
+        if taken := snapshot_sentence(asked, chat.model.folder):
+            chat.note(taken)
     chat.note(f"model {chat.model.folder}")
     if assumed := chat.model.assumed:
         chat.note(assumed)

@@ -9,6 +9,7 @@ from dsv4_mlx.chat.generation_config import sampling_of
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.documents import read_object
 from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.hub_cache import model_folder
 from dsv4_mlx.sampling import Sampling
 
 MAX_LEVEL_CONTEXT: Final = 384 * 1024
@@ -87,6 +88,7 @@ def read_settings(folder: Path, effort_table: EffortTable | None = None) -> Chat
 
     Raises CheckpointError or ConfigError when there is no readable DeepSeek-V4 config.json.
     """
+    folder = model_folder(folder)
     config = _config(folder)
     path = folder / "generation_config.json"
     sampling = sampling_of(read_object(path) if path.is_file() else {}, path)

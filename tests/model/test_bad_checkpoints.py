@@ -191,12 +191,32 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         rf"{WQ_A}\.weight .* shape \[95, 128\], expected F8_E4M3",
     ),
     "wrong dtype": (
-        replaced("norm.weight", "F32", np.ones(128, np.float32)),
-        r"norm\.weight .* has dtype F32 .* expected BF16",
+        replaced("norm.weight", "F16", np.ones(128, np.float16)),
+        r"norm\.weight .* has dtype F16 .* expected BF16 or F32",
     ),
-    "unpacked FP8 matrix": (
+    "unpacked FP8 matrix with scales": (
         replaced(f"{WQ_A}.weight", "BF16", np.zeros((96, 128), np.uint16)),
-        rf"{WQ_A}\.weight .* has dtype BF16",
+        rf"{WQ_A}\.scale .* belongs to a packed matrix, but .*q_a_proj is also there in BF16",
+    ),
+    "one expert unpacked": (
+        replaced(f"{EXPERT}.weight", "BF16", np.zeros((96, 128), np.uint16)),
+        r"belongs to a packed matrix, but .*gate_up_proj is also there in BF16",
+    ),
+    "nested metadata": (
+        header_changed(lambda header: header.update(__metadata__={"a": {"b": []}})),
+        "__metadata__ is .*, expected an object of texts",
+    ),
+    "deep header": (
+        file_written(SHARD, struct.pack("<Q", 200_000) + b"[" * 200_000),
+        "a header that .* nests deeper than 100 levels",
+    ),
+    "Git LFS pointer of the index": (
+        file_written(INDEX_FILE, b"version https://git-lfs.github.com/spec/v1"),
+        f"{INDEX_FILE} is a Git LFS pointer .* `git lfs pull`",
+    ),
+    "Git LFS pointer of config.json": (
+        file_written("config.json", b"version https://git-lfs.github.com/spec/v1"),
+        r"config\.json is a Git LFS pointer .* `git lfs pull`",
     ),
     "NaN scale of FP8": (
         replaced(f"{WQ_A}.scale", "F8_E8M0", np.full((1, 1), 255, np.uint8)),
