@@ -1,6 +1,5 @@
 """The keys of a terminal."""
 
-import os
 import select
 
 from prompt_toolkit.input.vt100 import Vt100Input, raw_mode

@@ -103,7 +103,9 @@ def test_nothing_is_echoed_twice_and_the_terminal_is_as_before(terminal: tuple[i
         modes = TerminalModes(stdin)
         modes.hush()
         os.write(keyboard, b"quiet\r")
+        assert os.read(reader, 100) == b"quiet\n"
         modes.remember()
         modes.restore()
         os.write(keyboard, b"loud\r")
+        assert os.read(reader, 100) == b"loud\n"
     assert os.read(keyboard, 100) == b"loud\r\n"
