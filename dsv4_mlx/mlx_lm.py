@@ -10,7 +10,7 @@ and, with it, transformers: that takes seconds, so nothing else waits for it.
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,13 @@ import mlx_lm.server
 import mlx_lm.utils
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from dsv4_mlx import loading, model
+from dsv4_mlx import loading, mlx_lm_server, model
 from dsv4_mlx.cache import LayerCache
 from dsv4_mlx.chat.effort import EffortTable, detect_effort_table
 from dsv4_mlx.chat.encoding import Prompt, encode_messages
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReplyParser
-from dsv4_mlx.chat.requests import (
-    REQUEST_FIELDS,
-    check_messages,
-    check_template_fields,
-    level_asked,
-    read_messages,
-    template_options,
-)
+from dsv4_mlx.chat.requests import check_template_fields, level_asked, read_messages
 from dsv4_mlx.chat.settings import thinking_at
 from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, THINK
 from dsv4_mlx.checkpoint import open_checkpoint
@@ -49,8 +42,6 @@ MODEL_TYPE = "deepseek_v4"
 _load_other_model: Callable[..., Any] = mlx_lm.utils.load_model
 _load_other_tokenizer: Callable[..., Any] = mlx_lm.utils.load_tokenizer
 _folder_of_repository: Callable[..., Path] = mlx_lm.utils.hf_repo_to_path
-_other_chat_request: Callable[..., Any] = mlx_lm.server.APIHandler.handle_chat_completions
-_tokenize_other: Callable[..., Any] = mlx_lm.server.ResponseGenerator._tokenize
 
 
 @dataclass(frozen=True)
@@ -82,10 +73,7 @@ def register() -> None:
     # mlx-lm's loader knows neither the release's formats nor our strictness, so folders of ours
     # are read by `dsv4_mlx.loading`. Its other functions look both names up when they run.
     vars(mlx_lm.utils).update(load_model=load_model, load_tokenizer=load_tokenizer)
-    # Its server hands on no field of a request that says how to think.
-    server: Any = mlx_lm.server
-    server.APIHandler.handle_chat_completions = _chat_request
-    server.ResponseGenerator._tokenize = _tokenize
+    mlx_lm_server.teach(mlx_lm.server, lambda tokenizer: isinstance(tokenizer, ChatTokenizer))
 
 
 def load_model(
@@ -208,30 +196,6 @@ class ChatTokenizer(TokenizerWrapper):
         rendered = RenderedPrompt(prompt)
         rendered.prompt = prompt
         return rendered
-
-
-def _chat_request(handler: Any) -> Any:
-    """mlx-lm's `handle_chat_completions`; its request remembers what it says about thinking.
-
-    What is raised here and in `_tokenize` becomes the body of the server's answer.
-    """
-    body = handler.body
-    check_messages(body.get("messages"))
-    request = _other_chat_request(handler)
-    request.thinking = {name: body[name] for name in REQUEST_FIELDS if name in body}
-    return request
-
-
-def _tokenize(generator: Any, tokenizer: Any, request: Any, args: Any) -> Any:
-    """mlx-lm's `_tokenize`; for our model a request's messages and wishes are put in our words."""
-    if isinstance(tokenizer, ChatTokenizer) and request.request_type == "chat":
-        asked = {
-            **getattr(request, "thinking", {}),
-            "chat_template_kwargs": args.chat_template_kwargs,
-        }
-        args = replace(args, chat_template_kwargs=template_options(asked))
-        request = replace(request, messages=read_messages(request.messages))
-    return _tokenize_other(generator, tokenizer, request, args)
 
 
 def _with_tools(

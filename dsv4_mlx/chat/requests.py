@@ -18,7 +18,7 @@ from dsv4_mlx.chat.effort import EFFORT_TABLES, EffortTable, effort_levels
 from dsv4_mlx.chat.messages import ChatError, parse_messages
 from dsv4_mlx.documents import DocumentError, parse_json
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import shown
+from dsv4_mlx.sampling import RANGES, Range, shown
 
 _LEVELS: Final[Mapping[str, tuple[str, ...]]] = {
     "none": ("none", "off", "no", "disabled", "minimal"),
@@ -203,3 +203,29 @@ def _call(call: Any) -> Any:
     except DocumentError:
         arguments = {"arguments": function["arguments"]}
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+# Numbers
+
+
+def check_generation(request: Mapping[str, Any]) -> None:
+    """UsageError for what says how to generate and would only fail once the reply has begun."""
+    stop, seed = request.get("stop"), request.get("seed")
+    words = stop if isinstance(stop, list) else [stop]
+    if stop is not None and not all(isinstance(word, str) for word in words):
+        raise UsageError(f"stop must be a text or a list of texts, got {shown(stop)}.")
+    if seed is not None and seed not in _SEEDS:
+        raise UsageError(f"seed must be {_SEEDS}, got {shown(seed)}.")
+    for name in _NUMBERS:
+        value = request.get(name, 0.0)
+        # What is no number has been refused, and 0 means off for all of them.
+        if isinstance(value, int | float) and value != 0 and value not in _range(name):
+            raise UsageError(f"{name} must be {_range(name)}, got {shown(value)}.")
+
+
+_SEEDS: Final = Range(0, whole=True)
+_NUMBERS: Final = (*RANGES, "presence_penalty", "frequency_penalty")
+
+
+def _range(name: str) -> Range:
+    return RANGES.get(name, Range(-1e30, 1e30))

@@ -6,14 +6,18 @@ The server's own handler runs in this process, up to the place where a model wou
 import io
 import json
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dsv4_mlx.chat.encoding import encode_messages
+from dsv4_mlx.chat.messages import ChatError
 from dsv4_mlx.tokenizer import Tokenizer
 from tests.cli.scripted import write_chat_folder
 
@@ -26,12 +30,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ask(folder: Path):
+def ask(served):
     """`ask(body)`: the prompt's token ids, or the sentence in the server's answer."""
+    return served.ask
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path):
     from dsv4_mlx import mlx_lm
 
     mlx_lm.register()
-    return Served(mlx_lm.load_tokenizer(folder)).ask
+    return Served(mlx_lm.load_tokenizer(folder))
 
 
 class Served:
@@ -51,15 +60,23 @@ class Served:
     def generate(self, request: Any, args: Any, progress_callback: Any) -> Any:
         tokenize = self._server.ResponseGenerator._tokenize
         self.prompt = tokenize(self, self._tokenizer, request, args)[0]
+        self.sampler = self._server._make_sampler(args, self._tokenizer)
+        self.processors = self._server._make_logits_processors(args)
         raise RuntimeError("There is no model here.")
 
-    def ask(self, body: object, *, server: dict[str, Any] | None = None) -> list[int] | str:
+    def ask(
+        self,
+        body: object,
+        *,
+        server: dict[str, Any] | None = None,
+        path: str = "/v1/chat/completions",
+    ) -> list[int] | str:
         self.prompt, self.cli_args.chat_template_args = None, server or {}
         handler = self._server.APIHandler.__new__(self._server.APIHandler)
-        sent = json.dumps(body).encode()
+        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
         vars(handler).update(
             response_generator=self, rfile=io.BytesIO(sent), wfile=io.BytesIO(), created=0,
-            path="/v1/chat/completions", headers={"Content-Length": str(len(sent))},
+            path=path, headers={"Content-Length": str(len(sent))},
             request_version="HTTP/1.0", requestline="", system_fingerprint="",
             log_request=lambda *_: None,
         )  # fmt: skip
@@ -203,6 +220,15 @@ def test_a_request_wins_over_what_the_server_was_started_with(
          "messages[0]: this model reads parts of type 'text' only, got 'image_url'."),
         ({"messages": [{"role": "assistant", "tool_calls": ["x"]}]}, "messages[0]: tool_calls mu"),
         ({"tools": 5}, "messages[0]: tools must be a list of dictionaries"),
+        ({"stop": 5}, "stop must be a text or a list of texts, got 5."),
+        ({"stop": ["x", 1]}, "stop must be a text or a list of texts, got ['x', 1]."),
+        ({"seed": -1}, "seed must be a whole number from 0 on, got -1."),
+        ({"seed": 10**30}, "seed must be a whole number from 0 on, got 1000"),
+        ({"temperature": float("nan")}, "temperature must be a number from 0 on, got nan."),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty must be a number above 0"),
+        ({"frequency_penalty": float("nan")}, "frequency_penalty must be a number from -1e+30"),
+        ({"logit_bias": {"9999999": 1}}, "logit_bias takes token ids from 0 to "),
+        ({"logit_bias": {"-1": 1}}, "logit_bias takes token ids from 0 to "),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_answered_with_a_sentence(
@@ -218,6 +244,74 @@ def test_arguments_that_are_no_json_are_one_argument(ask, official) -> None:
 
     assert ask({"messages": said("{no json")}) == official(said("{no json"))
     assert ask({"messages": said('{"a": [1, null]}')}) == official(said({"a": [1, None]}))
+
+
+@pytest.mark.parametrize("body", [b"\xff{}", b"[" * 200_000, b"9" * 5000, b"{", b"[]", b""])
+def test_a_body_that_cannot_be_read_is_answered_too(ask, body: bytes) -> None:
+    assert " " in str(ask(body))
+
+
+@pytest.mark.parametrize("prompt", [None, "", 5, [], ["a"]])
+def test_a_completion_needs_a_text(ask, prompt: object) -> None:
+    assert str(ask({"prompt": prompt}, path="/v1/completions")).startswith("prompt must be a text")
+
+
+def test_a_completion_is_the_text_alone(ask, folder: Path) -> None:
+    tokens = ask({"prompt": "Hi there", "top_k": 10**9}, path="/v1/completions")
+    assert Tokenizer(folder).decode(tokens).endswith("Hi there")
+
+
+# Numbers
+
+POSITIVE = st.floats(0, allow_infinity=False) | st.sampled_from(
+    [5e-324, 1e-46, 1e-40, 1e-7, 0.5, 1.0, 1e30, 1e40, 1.7e308]
+)
+
+
+@pytest.fixture(scope="module")
+def uncompiled() -> Iterator[None]:
+    """mlx-lm compiles its filters anew for every number they are given."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+SHARES = st.floats(0, 1) | st.sampled_from([0.0, 5e-324, 1e-46, 1e-40, 1.0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {"temperature": POSITIVE},
+        optional={
+            "top_p": SHARES,
+            "min_p": SHARES,
+            "top_k": st.integers(0, 2**63 - 1) | st.sampled_from([1, 2, 300, 2**31]),
+            "repetition_penalty": POSITIVE,
+        },
+    )
+)
+@example({"temperature": 1.0, "top_p": 1e-46})
+@example({"temperature": 1.0, "top_k": 10**6})
+@example({"temperature": 5e-324})
+@example({"temperature": 1e40, "min_p": 1.0})
+@example({"temperature": 1.0, "repetition_penalty": 1e-46})
+def test_mlx_lms_sampler_gives_a_token_for_all_numbers(
+    uncompiled, served, body: dict[str, Any]
+) -> None:
+    prompt = served.ask({"messages": HI, **body})
+    assert isinstance(prompt, list)
+    size = len(served._tokenizer._tokenizer)
+    logits = mx.where(mx.arange(size) == 7, 30.0, mx.arange(size) % 5 - 2.0)[None]
+    penalised = mx.array(logits)
+    for process in served.processors:
+        penalised = process(mx.array(prompt), penalised)
+    assert mx.isfinite(penalised).all().item()
+    logprobs = penalised - mx.logsumexp(penalised, axis=-1, keepdims=True)
+    token = served.sampler(logprobs).item()
+    assert 0 <= token < size
+    if (body.get("top_p", 1) or 1) < 0.5 and not body.get("repetition_penalty"):
+        assert token == 7
 
 
 # All together
@@ -259,7 +353,7 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(BODIES)
 @example({"messages": [{"role": "developer", "content": "x"}, *HI], "reasoning_effort": "low"})
 @example({"messages": [*HI, {"role": "assistant", "reasoning": "Hm."}], "thinking": True})
@@ -271,7 +365,11 @@ def test_every_request_has_a_prompt_or_a_sentence(ask, official, body: dict[str,
         assert "Error" not in answer and "unexpected keyword" not in answer
         return
     written = [in_our_words(message) for message in body["messages"]]
-    assert answer in [official(written, level) for level in ("none", "high", "max")]
+    prompts = []
+    for level in ("none", "high", "max"):
+        with suppress(ChatError):  # at some levels the encoder leaves what it cannot read
+            prompts.append(official(written, level))
+    assert answer in prompts
 
 
 def in_our_words(message: dict[str, Any]) -> dict[str, Any]:
