@@ -12,7 +12,7 @@ from typing import Any
 from cli.environment import Environment, ExitStatus
 from cli.output import Output, json_line
 from cli.plain_view import PlainView
-from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, Progress
+from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, LoopNoticed, Progress
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
@@ -22,6 +22,7 @@ _TYPES = {
     TextDelta: "text_delta",
     ToolCall: "tool_call",
     BudgetReached: "budget_reached",
+    LoopNoticed: "loop_noticed",
     Done: "done",
 }
 
@@ -101,6 +102,8 @@ def as_record(event: Event) -> dict[str, Any]:
         fields = {"name": event.name, "arguments": event.arguments}
     if isinstance(event, Done):
         fields["timing"] = _timing(event)
+        if event.stop_text is None:
+            del fields["stop_text"]
     return {"type": _TYPES[type(event)], **fields}
 
 

@@ -249,6 +249,8 @@ class Chat:
         conversation.sampling = self.sampling
         conversation.max_tokens = self.preferences.max_tokens
         conversation.budget = self.preferences.budget
+        conversation.stop = self.preferences.stop
+        conversation.loops = self.preferences.loop
         conversation.system = self.preferences.system
         conversation.tools = self._tools.definitions()
 

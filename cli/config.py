@@ -15,6 +15,7 @@ from cli.environment import Environment, ExitStatus
 from cli.kept.private_files import NoHome, config_home
 from cli.options import BACKENDS, KV_CHOICES, LEVELS
 from cli.output import Output
+from dsv4_mlx.chat.loops import LOOPS, Loops
 from dsv4_mlx.documents import DocumentError, content_of, parse_toml, shown
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.paths import user_path
@@ -54,6 +55,8 @@ class Config:
     repetition_penalty: float | None = None
     max_tokens: int | None = None
     budget: int | None = None
+    stop: tuple[str, ...] = ()
+    loop: Loops = "notice"
     system: str | None = None
     kv: Literal["compact", "bf16"] = "compact"
     backend: str = "auto"
@@ -225,6 +228,12 @@ def _size(value: Any) -> int:
     return int(size)
 
 
+def _stop_texts(value: object) -> tuple[str, ...]:
+    texts = _texts(value)
+    _require("" not in texts)
+    return texts
+
+
 def _folder(value: object) -> Path | None:
     return user_path(_text(value)) if value != "" else None
 
@@ -264,6 +273,10 @@ SETTINGS = (
             "unlimited or a whole number from 1 on", _none_for("unlimited", _whole(1))),
     Setting("budget", '"unlimited"', "Most tokens of reasoning before an answer.",
             "unlimited or a whole number from 0 on", _none_for("unlimited", _whole(0))),
+    Setting("stop", "[]", "Texts that end an answer where they would come, such as [\"\\nUser:\"].",
+            "a list of texts that are not empty", _stop_texts),
+    Setting("loop", '"notice"', "What happens when reasoning or an answer says the same without"
+            " end: notice, stop or off.", ", ".join(LOOPS), _one_of(*LOOPS)),
     Setting("system", '""', "System message of new conversations; empty is none.", "a text",
             _none_for("", _text)),
     Setting("kv", '"compact"', "How the cache keeps entries: compact or bf16; both hold the same"

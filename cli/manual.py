@@ -49,6 +49,18 @@ A note tells when the context is four fifths full; `auto_compact` then does it w
 case of letters, in what was asked and answered and in what tools were called with and gave; `/found
 N` opens one and shows the turn. Of a very large history the newest 256 MiB are searched.
 
+`/stop TEXT` ends answers where TEXT would come, and `/stop` shows what is set; each adds one,
+`/stop off` forgets them, and `--stop TEXT` may be given more than once. `\\n`, `\\t` and `\\\\` are
+read as a line end, a tab and a backslash, and quotes around TEXT keep spaces at its ends. A stop
+text counts in the answer alone, never in reasoning or in a tool call. The conversation goes on from
+what was shown: the tokens up to there, and the part of the token in which TEXT began as text.
+
+A note says once when reasoning or an answer runs in a loop: when its last tokens are one passage of
+up to 512 tokens, said without any change 64 times in a row and for 1,024 tokens. A passage of 64
+tokens or more that is no single line needs 8 times. Lists, tables and code that repeat their shape
+are no loop, nor are lines that only count. With `/loop stop` or `--loop stop` the reasoning or the
+answer is ended then, with `off` nothing happens.
+
 `/copy code` copies the last fenced block of the last answer, `/copy code 2` the second, without the
 fences.
 """
@@ -83,8 +95,9 @@ _ONCE = """\
 The answer goes to stdout, everything else to stderr. Piped text and files come before the question,
 and what many questions begin with is kept as a cache file: a second question about the same text
 reads only the rest (`cached_tokens` of the `done` event tells). `--json` gives one event per line:
-`progress`, `reasoning_delta`, `text_delta`, `tool_call`, `budget_reached`, `done`, and `error` when
-something failed.
+`progress`, `reasoning_delta`, `text_delta`, `tool_call`, `budget_reached`, `loop_noticed`, `done`,
+and `error` when something failed. The `finish_reason` of `done` is `stop` (the model's own end),
+`length`, `cancelled`, `tool_calls`, `stop_text` (`stop_text` says which) or `loop`.
 
 `--no-stream` writes an answer when it is complete, and nothing of one that fails. `--raw` changes
 nothing of it on the way into a pipe or a file and adds no line end; on a terminal, control

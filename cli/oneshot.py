@@ -98,6 +98,8 @@ def conversation_opener(
             sampling=preferences.sampling(model.settings),
             max_tokens=preferences.max_tokens,
             budget=preferences.budget,
+            stop=preferences.stop,
+            loops=preferences.loop,
             turns=turns,
             prefixes=prefixes(engine),
             submit=models.worker.submit,

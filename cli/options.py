@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import IO, Literal, NoReturn
 
 from cli.environment import Environment
+from dsv4_mlx.chat.loops import LOOPS, Loops
+from dsv4_mlx.chat.stops import unescaped
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.paths import user_path
 from dsv4_mlx.sampling import RANGES, Range
@@ -79,6 +81,8 @@ class Options:
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    stop: tuple[str, ...] | None = None
+    loop: Loops | None = None
     words: tuple[str, ...] = ()
     """A subcommand, or files to attach."""
 
@@ -122,11 +126,19 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: list[str], environment: Environment) -> Options:
     """The options in `arguments`. Raises UsageError, or Helped once help is printed."""
     given = vars(_parser(environment).parse_intermixed_args(arguments))
-    options = Options(**given | {"words": tuple(given["words"])})
+    stop = None if given["stop"] is None else tuple(map(_stop_text, given["stop"]))
+    options = Options(**given | {"words": tuple(given["words"]), "stop": stop})
     for name, text in (("-p", options.prompt), ("--system", options.system)):
         _require_text(name, text)
     _check_words(options)
     return options
+
+
+def _stop_text(text: str) -> str:
+    _require_text("--stop", text)
+    if not text:
+        raise UsageError("--stop takes a text of at least one character, got an empty one.")
+    return unescaped(text)
 
 
 def help_text(environment: Environment) -> str:
@@ -182,6 +194,13 @@ def _parser(environment: Environment) -> _Parser:
     )
     add("--no-save", dest="keep", action="store_false", help="keep nothing of this run")
     add("--budget", type=_whole(0), metavar="N", help="reasoning tokens before it must answer")
+    add(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help="ends the answer where TEXT would come; may be given again",
+    )
+    add("--loop", choices=LOOPS, help="what happens when a reply says the same without end")
     add("--tools", action=argparse.BooleanOptionalAction, help="let the model use tools")
     add("--engine", metavar="fake:FILE", help="answers from a script instead of a model")
     add("--no-stream", dest="stream", action="store_false", help="print the answer when complete")

@@ -57,6 +57,15 @@ class Output:
         self.close_lines()
         self._tell(harmless(sentence) + "\n")
 
+    def aside(self, sentence: str) -> None:
+        """One line on stderr in the middle of an answer, which a pipe or a file gets unbroken."""
+        if self._environment.stdout.isatty():
+            self.note(sentence)
+            return
+        self._clear_transient()
+        self._close_line(stderr=True)
+        self._write(self._environment.stderr, harmless(sentence) + "\n", 0)
+
     def error(self, sentence: str) -> None:
         """One line on stderr that says what failed."""
         self.note(f"dsv4-chat: {sentence}")

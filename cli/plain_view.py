@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from cli.output import Output
-from cli.wording import budget_note, ending, thought_for, tool_call_lines
-from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, Progress
+from cli.wording import budget_note, ending, loop_note, thought_for, tool_call_lines
+from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, LoopNoticed, Progress
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
@@ -58,6 +58,8 @@ class PlainView:
                     self._output.note(line)
             case BudgetReached():
                 self._output.note(budget_note(event))
+            case LoopNoticed():
+                self._output.aside(loop_note(event))
             case Done():
                 self._end_reasoning(event.usage.reasoning_tokens)
                 self.end()

@@ -7,6 +7,7 @@ from typing import Any
 from cli.config import Config
 from cli.options import Options
 from dsv4_mlx.chat.conversation import Sampling
+from dsv4_mlx.chat.loops import LOOPS, Loops
 from dsv4_mlx.chat.settings import ChatSettings
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.sampling import RANGES, Range
@@ -27,6 +28,9 @@ class Preferences:
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer where they would come."""
+    loop: Loops = "notice"
 
     @classmethod
     def configured(cls, config: Config) -> "Preferences":
@@ -41,11 +45,12 @@ class Preferences:
 
     def kept(self, saved: Mapping[str, Any]) -> "Preferences":
         """These, with what a kept conversation says; names and types that do not fit are left."""
-        changes = {}
+        changes: dict[str, Any] = {}
         for name, default in asdict(Preferences()).items():
             value = saved.get(name, default)
-            if name in saved and (value is None or _fits(name, value)):
-                changes[name] = value
+            is_none = value is None and default is None
+            if name in saved and (is_none or _fits(name, value)):
+                changes[name] = tuple(value) if name == "stop" else value
         return replace(self, **changes)
 
     def fitting(self, settings: ChatSettings) -> tuple["Preferences", str | None]:
@@ -72,4 +77,8 @@ def _fits(name: str, value: object) -> bool:
         return isinstance(value, str)
     if name == "tools":
         return isinstance(value, bool)
+    if name == "stop":
+        return isinstance(value, list | tuple) and all(isinstance(v, str) and v for v in value)
+    if name == "loop":
+        return value in LOOPS
     return value in RANGES.get(name, Range(0, whole=True))

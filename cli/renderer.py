@@ -15,8 +15,8 @@ from cli.safe import drawable, harmless
 from cli.screen.live import THINKING_CHARACTERS, OpenBlock, Reading, Thinking
 from cli.surface import Surface
 from cli.theme import Theme
-from cli.wording import budget_note, ending, thought_for, tool_call_lines
-from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, Progress
+from cli.wording import budget_note, ending, loop_note, thought_for, tool_call_lines
+from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, LoopNoticed, Progress
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
@@ -75,6 +75,8 @@ class MarkdownView:
                 self._tool_call(event)
             case BudgetReached():
                 self._budget_reached(event)
+            case LoopNoticed():
+                self.note(loop_note(event))
             case Done():
                 self._end_reasoning(event.usage.reasoning_tokens)
                 self._end_text()

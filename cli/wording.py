@@ -4,8 +4,9 @@ import json
 import math
 
 from cli.safe import exact
-from dsv4_mlx.chat.conversation import BudgetReached, Done
+from dsv4_mlx.chat.conversation import BudgetReached, Done, LoopNoticed
 from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.chat.stops import escaped
 from dsv4_mlx.documents import DocumentError, parse_json
 
 _MOST_LINES = 12
@@ -32,6 +33,10 @@ def ending(done: Done) -> str:
     """What is said about an answer that did not end by itself, else nothing."""
     if done.finish_reason == "length":
         return f"[stopped after {done.usage.completion_tokens:,} tokens, the limit]"
+    if done.finish_reason == "stop_text":
+        return f'[ended before the stop text "{exact(escaped(done.stop_text or ""))}"]'
+    if done.finish_reason == "loop":
+        return "[ended, since it repeated itself]"
     return "[stopped]" if done.finish_reason == "cancelled" else ""
 
 
@@ -44,6 +49,15 @@ def budget_note(event: BudgetReached) -> str:
     """How reasoning came to its end before the model thought it should."""
     how = "ended" if event.kind == "soft" else "cut off"
     return f"[reasoning {how} after {event.tokens:,} tokens, its budget]"
+
+
+def loop_note(event: LoopNoticed) -> str:
+    """That a reply says the same again and again."""
+    size = "token" if event.period == 1 else f"{event.period} tokens"
+    return (
+        f"[the {event.part} runs in a loop: the same {size}, {event.repeats} times in a row; "
+        "Ctrl-C ends it, /loop stop does by itself]"
+    )
 
 
 def tool_call_lines(call: ToolCall) -> list[str]:

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from cli.commands.command import Command, number, whole
 from cli.options import REASONING
+from dsv4_mlx.chat.loops import LOOPS
+from dsv4_mlx.chat.stops import escaped, unescaped
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.sampling import RANGES
 
@@ -85,6 +87,34 @@ def _max(chat: "Chat", argument: str) -> None:
     chat.note("no limit but the context" if limit is None else f"at most {limit:,} tokens")
 
 
+def _stop(chat: "Chat", argument: str) -> None:
+    texts = chat.preferences.stop
+    if argument == "off":
+        chat.set("stop", ())
+    elif argument:
+        # Quotes keep spaces at the ends, and the word off.
+        is_quoted = len(argument) > 1 and argument[0] == argument[-1] == '"'
+        text = unescaped(argument[1:-1] if is_quoted else argument)
+        if not text:
+            raise UsageError("/stop takes a text of at least one character, or off.")
+        chat.set("stop", texts if text in texts else (*texts, text))
+    shown = ", ".join(f'"{escaped(text)}"' for text in chat.preferences.stop)
+    chat.note(f"answers end before {shown}" if shown else "no stop texts")
+
+
+def _loop(chat: "Chat", argument: str) -> None:
+    if argument and argument not in LOOPS:
+        raise UsageError(f"/loop takes {', '.join(LOOPS)} or nothing, got {argument!r}.")
+    if argument:
+        chat.set("loop", argument)
+    meanings = {
+        "notice": "a note says so",
+        "stop": "it is ended",
+        "off": "nothing happens",
+    }
+    chat.note(f"when a reply says the same without end, {meanings[chat.preferences.loop]}")
+
+
 def _tools(chat: "Chat", argument: str) -> None:
     if argument not in ("", "on", "off"):
         raise UsageError(f"/tools takes on, off or nothing, got {argument!r}.")
@@ -124,5 +154,19 @@ COMMANDS = (
     ),
     Command("seed", "[N|off]", "make sampling repeatable", _seed),
     Command("max", "[N|off]", "longest answer in tokens, reasoning included", _max),
+    Command(
+        "stop",
+        "[TEXT|off]",
+        "end answers before TEXT; \\n is a line end, off forgets all of them",
+        _stop,
+        lambda chat: ("off",),
+    ),
+    Command(
+        "loop",
+        "[notice|stop|off]",
+        "what happens when a reply says the same without end",
+        _loop,
+        lambda chat: LOOPS,
+    ),
     Command("tools", "[on|off]", "let the model use tools", _tools, lambda chat: ("on", "off")),
 )

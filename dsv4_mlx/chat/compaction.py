@@ -81,6 +81,7 @@ class Compaction:
         self._covered = 0
         # The person's limits are for answers; this has its own.
         conversation.max_tokens, conversation.budget = self._room, self._room // 2
+        conversation.stop = ()  # a summary may say them
 
     @property
     def is_unfinished(self) -> bool:

@@ -22,10 +22,12 @@ from dsv4_mlx.chat.events import (
     Done,
     Event,
     FinishReason,
+    LoopNoticed,
     Progress,
     Timing,
     Usage,
 )
+from dsv4_mlx.chat.loops import Loops
 from dsv4_mlx.chat.manner import Manner, Sampling
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
@@ -46,6 +48,7 @@ __all__ = [
     "Done",
     "Event",
     "FinishReason",
+    "LoopNoticed",
     "Manner",
     "Prefixes",
     "Progress",
@@ -85,6 +88,8 @@ class Conversation:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         budget: int | None = None,
+        stop: Sequence[str] = (),
+        loops: Loops = "notice",
         tools: Sequence[Mapping[str, Any]] = (),
         turns: Sequence[Turn] = (),
         prefixes: Prefixes | None = None,
@@ -93,7 +98,9 @@ class Conversation:
         """`max_tokens` bounds one reply, reasoning included, and `budget` its reasoning; a budget
         of 0 is no reasoning, as without thinking.
 
-        `tools` are definitions as OpenAI's interface takes them.
+        `tools` are definitions as OpenAI's interface takes them. An answer ends before any of the
+        texts `stop`, see `chat.stops`; `loops` is what happens when a reply repeats itself without
+        end, see `chat.loops`.
         """
         # Effective from the next turn.
         self.thinking = thinking
@@ -101,6 +108,8 @@ class Conversation:
         self.sampling = sampling or Sampling()
         self.max_tokens = max_tokens
         self.budget = budget
+        self.stop = stop
+        self.loops = loops
         self.tools = tools
         self._tokenizer = tokenizer
         self._submit: Submit = submit or ThreadPoolExecutor(1, "conversation").submit
@@ -256,4 +265,6 @@ class Conversation:
             self.sampling,
             self.max_tokens,
             self.budget,
+            tuple(self.stop),
+            self.loops,
         )

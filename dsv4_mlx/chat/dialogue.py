@@ -159,6 +159,8 @@ class Dialogue:
             emit,
             budget=ReasoningBudget(manner.budget),
             tools=manner.tools,
+            stop=manner.stop,
+            loops=manner.loops,
             calls_before=step.calls,
         )
         started_at = time.perf_counter()
@@ -167,10 +169,13 @@ class Dialogue:
         if not read.cancelled:
             self._generate(session, reply, manner, cancelled)
         said = reply.close()
+        if said.stop_text is not None:
+            session.rewind(len(prompt.tokens) + said.kept)
         turn = step.turn.answered(said.message, said.thought, said.answer)
         self.turns = (*step.kept, turn)
         count = Usage(len(prompt.tokens), read.reused, reply.generated, reply.reasoning_tokens)
-        return Done(said.finish_reason, count, reply.timing(step.asked_at, prefill_s))
+        timing = reply.timing(step.asked_at, prefill_s)
+        return Done(said.finish_reason, count, timing, said.stop_text)
 
     def _read(
         self, prompt: PromptTokens, shared: Collection[int], cancelled: Flag, emit: Emit
@@ -197,7 +202,7 @@ class Dialogue:
         stream = session.stream(
             manner.max_tokens, **asdict(sampling), cancel=cancelled, steer=reply.steer
         )
-        reply.write(stream)
+        reply.write(stream, session.hold)
 
     def _measure(self) -> None:
         limit, session = self._engine.max_context, self._session

@@ -10,7 +10,9 @@ from typing import Literal
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
-FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
+FinishReason = Literal["stop", "length", "cancelled", "tool_calls", "stop_text", "loop"]
+"""`stop` is the model's own end; `stop_text` one of the texts that end an answer, `loop` an answer
+that repeated itself and was to end then."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,15 @@ class BudgetReached:
 
     kind: Literal["soft", "hard"]
     tokens: int
+
+
+@dataclass(frozen=True)
+class LoopNoticed:
+    """This part of the reply says the same `period` tokens for the `repeats`-th time in a row."""
+
+    part: Literal["reasoning", "answer"]
+    period: int
+    repeats: int
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,8 @@ class Done:
     finish_reason: FinishReason
     usage: Usage
     timing: Timing = field(default=Timing(), compare=False)
+    stop_text: str | None = None
+    """The text that ended the answer, for `stop_text`."""
 
 
-Event = Progress | ReasoningDelta | TextDelta | ToolCall | BudgetReached | Done
+Event = Progress | ReasoningDelta | TextDelta | ToolCall | BudgetReached | LoopNoticed | Done

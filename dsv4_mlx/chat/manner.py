@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dsv4_mlx.chat.loops import Loops
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.sampling import Sampling
 
@@ -18,6 +19,8 @@ class Manner:
     sampling: Sampling = field(default=Sampling())
     max_tokens: int | None = None
     budget: int | None = None
+    stop: tuple[str, ...] = ()
+    loops: Loops = "notice"
 
     def system_messages(self) -> list[dict[str, Any]]:
         """The message that opens the prompt, tool definitions in it; none if there is nothing."""

@@ -47,6 +47,11 @@ class SpelledMarks:
         self._damaged = {ord(_MARKS[token]): "\N{REPLACEMENT CHARACTER}" for token in spelled}
         self._held = ""
 
+    @property
+    def holds(self) -> bool:
+        """Whether some text waits for what follows."""
+        return bool(self._held)
+
     def add(self, text: str) -> str:
         """What `text` decides."""
         text = self._any.sub(

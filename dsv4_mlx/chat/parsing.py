@@ -20,6 +20,7 @@ from dsv4_mlx.chat.markers import BODY, PROSE, VALUE, Kind
 from dsv4_mlx.chat.marks import MARKED, SpelledMarks, spelled_out
 from dsv4_mlx.chat.messages import AssistantDict, ChatError, ToolCall
 from dsv4_mlx.chat.schema import ToolSchemas
+from dsv4_mlx.chat.stops import StopTexts
 from dsv4_mlx.chat.strict import parse_strict
 from dsv4_mlx.chat.tool_calls import lenient_call
 
@@ -104,7 +105,8 @@ class ReplyParser:
 
     `spelled` are the control tokens that count where their letters stand, all of them for a reply
     that is known as text only; others are markup where their mark stands. `tools` are the
-    definitions whose schemas say what an argument is.
+    definitions whose schemas say what an argument is. Where one of the texts `stop` appears in the
+    answer the reply ends, whatever is fed; see `chat.stops`.
     """
 
     def __init__(
@@ -114,12 +116,14 @@ class ReplyParser:
         strict: bool = False,
         spelled: Collection[str] = MARKED,
         tools: Sequence[Mapping[str, Any]] = (),
+        stop: Sequence[str] = (),
     ) -> None:
         if thinking_mode not in get_args(ThinkingMode):
             raise ChatError(f"thinking_mode must be 'chat' or 'thinking', got {thinking_mode!r}.")
         self._mode: ThinkingMode = thinking_mode
         self._strict = strict
         self._spelled = SpelledMarks(spelled)
+        self._stops = StopTexts(stop)
         self._schemas = ToolSchemas(() if strict else tools)
         self._reasons = thinking_mode == "thinking"
         self._call: _Call | None = None
@@ -139,6 +143,17 @@ class ReplyParser:
         """Whether what comes next is reasoning, as far as the text so far tells."""
         return self._reasons
 
+    @property
+    def stopped(self) -> str | None:
+        """The stop text that ended the answer."""
+        return self._stops.met
+
+    @property
+    def waits(self) -> bool:
+        """Whether something that was fed is still undecided, or belongs to a call."""
+        held = self._buffer or self._layout or self._spelled.holds or self._stops.holds
+        return bool(held or self._call)
+
     def feed(self, text: str) -> list[Event]:
         """The events that `text` decides. Never raises."""
         self._read(self._spelled.add(text))
@@ -153,6 +168,7 @@ class ReplyParser:
             self._abandon_call()
         else:
             self._prose(rest)
+        self._flush()
         return self._take()
 
     def close(self) -> AssistantDict:
@@ -172,6 +188,8 @@ class ReplyParser:
         return "".join(event.text for event in self._events if isinstance(event, kind))
 
     def _read(self, marked: str) -> None:
+        if self.stopped is not None:
+            return
         self._fed.append(marked)
         self._buffer += marked
         while self._consume_marker():
@@ -192,7 +210,9 @@ class ReplyParser:
             self._call.text(text)
         else:
             self._prose(text)
-        if match is None:
+        if self.stopped is not None:
+            self._buffer = ""
+        if match is None or self.stopped is not None:
             return False
         kind = markers.kinds[match[0]]
         if self._call:
@@ -212,10 +232,22 @@ class ReplyParser:
             self._after_tool = text.isspace()
             self._layout = text if self._after_tool else ""
         if not self._after_tool:
-            text = spelled_out(text)
-            self._new.append(ReasoningDelta(text) if self._reasons else TextDelta(text))
+            self._say(spelled_out(text))
+
+    def _say(self, text: str) -> None:
+        if self._reasons:
+            self._new.append(ReasoningDelta(text))
+        elif shown := self._stops.add(text):
+            self._new.append(TextDelta(shown))
+
+    def _flush(self) -> None:
+        """The answer is interrupted: no stop text goes on behind what comes now."""
+        if held := self._stops.finish():
+            self._new.append(TextDelta(held))
 
     def _in_prose(self, kind: Kind, marker: str) -> None:
+        if kind in (Kind.BLOCK, Kind.INVOKE):
+            self._flush()
         match kind:
             case Kind.END_THINK if self._reasons:
                 self._reasons = False
@@ -269,7 +301,9 @@ class ReplyParser:
         """What was taken for a call is text of the answer."""
         assert self._call is not None
         raw, self._call = "".join(self._call.raw), None
+        stops, self._stops = self._stops, StopTexts()  # it was written as a call
         self._prose(raw)
+        self._stops = stops
 
     def _end_tool(self) -> None:
         self._after_tool, self._layout = True, ""

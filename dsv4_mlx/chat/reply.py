@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dsv4_mlx.chat.budget import TAIL, ReasoningBudget
 from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
-from dsv4_mlx.chat.events import BudgetReached, Event, FinishReason, Timing
+from dsv4_mlx.chat.events import BudgetReached, Event, FinishReason, LoopNoticed, Timing
+from dsv4_mlx.chat.loops import Loops, LoopWatch
 from dsv4_mlx.chat.marks import MarkedTokens, spelled_out
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReplyParser
@@ -21,12 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Said:
-    """A finished reply: as a message, and as the tokens of its reasoning and of its answer."""
+    """A finished reply: as a message, and as the tokens of its reasoning and of its answer.
+
+    Of the tokens that were generated the first `kept` are among them; a stop text, and what came
+    behind it, is not.
+    """
 
     message: dict[str, Any]
     thought: tuple[int, ...]
     answer: tuple[int, ...]
     finish_reason: FinishReason
+    kept: int
+    stop_text: str | None = None
 
 
 class Reply:
@@ -40,6 +47,8 @@ class Reply:
         *,
         budget: ReasoningBudget | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
+        stop: Sequence[str] = (),
+        loops: Loops = "notice",
         calls_before: int = 0,
     ) -> None:
         self.generated = 0
@@ -51,15 +60,24 @@ class Reply:
         self._end_think = tokenizer.control_ids[END_THINK]
         self._finish: FinishReason = "cancelled"
         self._marked = MarkedTokens(tokenizer)
-        self._parser = ReplyParser(thinking.mode, spelled=self._marked.spelled, tools=tools)
+        self._parser = ReplyParser(
+            thinking.mode, spelled=self._marked.spelled, tools=tools, stop=stop
+        )
+        self._may_stop = bool(stop)
+        self._loops = loops
+        self._watch: LoopWatch | None = None
+        self._watched: Literal["reasoning", "answer"] | None = None
         self._budget = budget or ReasoningBudget()
         self._tail = ""
         self._calls = calls_before
         self._ids: list[str] = []
         self._emit = emit
 
-    def write(self, stream: "Iterator[Token]") -> None:
-        """Take every token of `stream`."""
+    def write(self, stream: "Iterator[Token]", hold: Callable[[], None] | None = None) -> None:
+        """Take the tokens of `stream`, up to where a stop text or a loop ends the reply.
+
+        `hold` is called where what was generated may have to be returned to.
+        """
         for token in stream:
             self._last_at = time.perf_counter()
             self._first_at = self._first_at or self._last_at
@@ -67,11 +85,17 @@ class Reply:
             self._finish = token.finish or self._finish
             if token.finish != "stop":
                 self._add(token.id)
+            if self._finish in ("stop_text", "loop"):
+                return
+            if hold and self._may_stop and not (self._parser.reasons or self._parser.waits):
+                hold()
 
     def steer(self) -> int | None:
         """`</think>` when the reasoning has to end before the next token."""
         if not self._parser.reasons:
             return None
+        if self._watched == "reasoning" and self._watch is None and self._loops == "stop":
+            return self._end_think
         kind = self._budget.due(self.reasoning_tokens, self._tail)
         if kind is None:
             return None
@@ -89,13 +113,20 @@ class Reply:
         """The whole reply, and why it ended."""
         self._feed(self._marked.finish())
         self._pass_on(self._parser.finish())
+        self._note_stop()
         message: dict[str, Any] = dict(self._parser.close())
         calls = zip(self._ids, message["tool_calls"], strict=True)
         message["tool_calls"] = [{"id": name, **call} for name, call in calls]
-        if self._finish == "stop" and message["tool_calls"]:
+        if self._finish in ("stop", "stop_text") and message["tool_calls"]:
             self._finish = "tool_calls"
         thought, answer = self._parts(message)
-        return Said(message, tuple(thought), tuple(answer), self._finish)
+        kept = len(self._tokens)
+        if self._parser.stopped is not None:
+            answer = _cut(answer, message, self._tokenizer)
+            between = [self._end_think] * bool(thought or self._thinks)
+            kept = _common([*thought, *between, *answer], self._tokens)
+        stop_text = self._parser.stopped
+        return Said(message, tuple(thought), tuple(answer), self._finish, kept, stop_text)
 
     def _add(self, token: int) -> None:
         self._tokens.append(token)
@@ -103,7 +134,30 @@ class Reply:
             self.reasoning_tokens += 1
         text = self._marked.add(token)
         self._tail = (self._tail + spelled_out(text))[-TAIL:]
+        is_loop = self._loops != "off" and self._repeats(token, text)
         self._feed(text)
+        self._note_stop()
+        if is_loop and self._finish != "stop_text":
+            self._note_loop()
+
+    def _note_stop(self) -> None:
+        if self._parser.stopped is not None:
+            self._finish = "stop_text"
+
+    def _repeats(self, token: int, text: str) -> bool:
+        """Whether the part of the reply that this token belongs to has begun to loop."""
+        part: Literal["reasoning", "answer"] = "reasoning" if self._parser.reasons else "answer"
+        if part != self._watched:
+            self._watched, self._watch = part, LoopWatch()
+        return self._watch is not None and self._watch.add(token, text)
+
+    def _note_loop(self) -> None:
+        """Said once for each part."""
+        assert self._watch is not None and self._watched is not None
+        self._emit(LoopNoticed(self._watched, self._watch.period, self._watch.repeats))
+        self._watch = None
+        if self._loops == "stop" and self._watched == "answer":
+            self._finish = "loop"
 
     def _feed(self, text: str) -> None:
         self._pass_on(self._parser.feed(text))
@@ -138,3 +192,29 @@ def written(message: dict[str, Any], tokenizer: "Tokenizer") -> list[int]:
     frame = (Segment(BOS, True), Segment(EOS, True))
     segments = encode_messages([message]).segments
     return tokenizer.encode(Prompt([part for part in segments if part not in frame]))
+
+
+def _cut(tokens: Sequence[int], message: dict[str, Any], tokenizer: "Tokenizer") -> list[int]:
+    """The tokens of an answer that was cut short, of which `tokens` are what was generated.
+
+    As generated as far as they lie before the cut; the part of the token in which it lies is
+    encoded anew, as text.
+    """
+    shown = message["content"].encode("utf-8", "replace")
+    kept = end = size = 0
+    for count, token in enumerate(tokens, 1):
+        size += len(tokenizer.token_bytes(token))
+        if size > len(shown):
+            break
+        if size == len(shown) or shown[size] & 0xC0 != 0x80:  # never half a character
+            kept, end = count, size
+    cut = [*tokens[:kept], *tokenizer.encode(shown[end:].decode())]
+    # Layout and markers that are no text, or calls before the cut: then the message is written.
+    is_all = not message["tool_calls"] and tokenizer.decode(cut) == message["content"]
+    return cut if is_all else written(message, tokenizer)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    shorter = min(len(one), len(other))
+    return next((place for place, (mine, theirs) in pairs if mine != theirs), shorter)

@@ -227,6 +227,40 @@ def test_the_limit_is_told(folder: Path) -> None:
     assert done == Run(0, "…\n", "[stopped after 3 tokens, the limit]\n")
 
 
+def test_stop_texts_end_the_answer_and_are_told(folder: Path) -> None:
+    options = ("--model", folder, "-p", "x", "--stop", "END", "--stop", r"\n\n")
+    reply = "END of it.</think>One.\nTwo.\n\nThree. END"
+    done = run(*options, open_model=opening(reply))
+    assert done == Run(0, "One.\nTwo.\n", 'END of it.\n[ended before the stop text "\\n\\n"]\n')
+    for name in ("--raw", "--no-stream", "--plain"):
+        assert run(*options, name, open_model=opening(reply)).stdout.rstrip("\n") == "One.\nTwo."
+
+
+def test_json_says_which_stop_text_was_met(folder: Path) -> None:
+    options = ("--model", folder, "-p", "x", "--think", "none", "--json", "--stop", "END")
+    *_, done = map(json.loads, run(*options, open_model=opening("aENDb")).stdout.splitlines())
+    assert (done["finish_reason"], done["stop_text"]) == ("stop_text", "END")
+
+
+@pytest.mark.parametrize("wanted", [("", "expected|takes a text"), ("x\udcff", "must be UTF-8")])
+def test_a_stop_text_that_is_none_is_refused(folder: Path, wanted) -> None:
+    done = run("--model", folder, "-p", "x", "--stop", wanted[0], open_model=opening("a"))
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and "--stop" in done.stderr
+
+
+def test_a_loop_is_told_and_can_be_ended(folder: Path) -> None:
+    options = ("--model", folder, "-p", "x", "--think", "none")
+    loop = "go on " * 520
+    told = run(*options, open_model=opening(loop))
+    assert told.stdout == loop + "\n"
+    assert told.stderr.startswith("[the answer runs in a loop: the same ")
+    ended = run(*options, "--loop", "stop", open_model=opening(loop))
+    assert 0 < len(ended.stdout) < len(loop)
+    assert ended.stderr.splitlines()[1:] == ["[ended, since it repeated itself]"]
+    assert run(*options, "--loop", "off", open_model=opening(loop)).stderr == ""
+
+
 def test_an_error_is_one_sentence(folder: Path) -> None:
     def open_model(path: Path, options: Options):
         raise CheckpointError("model-00002-of-00002.safetensors is missing; download it again.")

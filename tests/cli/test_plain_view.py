@@ -7,7 +7,7 @@ import pytest
 from cli.environment import Environment
 from cli.output import Output
 from cli.plain_view import PlainView
-from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, Progress, Usage
+from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, LoopNoticed, Progress, Usage
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 from tests.cli.running import Stream
@@ -89,3 +89,25 @@ def test_long_and_broken_arguments_are_cut_short() -> None:
 def test_a_budget_is_told_where_the_reasoning_ends() -> None:
     events = [ReasoningDelta("Hm"), BudgetReached("soft", 9), TextDelta("4")]
     assert viewed(events) == ("4\n", "Hm\n[reasoning ended after 9 tokens, its budget]\n")
+
+
+def test_a_loop_in_an_answer_is_noted_beside_it() -> None:
+    """What goes to stdout stays unbroken."""
+    events = [TextDelta("go on "), LoopNoticed("answer", 3, 400), TextDelta("and on")]
+    stdout, stderr = viewed(events)
+    assert stdout == "go on and on\n"
+    assert stderr == (
+        "[the answer runs in a loop: the same 3 tokens, 400 times in a row; Ctrl-C ends it, "
+        "/loop stop does by itself]\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("done", "told"),
+    [
+        (Done("stop_text", USAGE, stop_text="a\n"), '[ended before the stop text "a\\n"]\n'),
+        (Done("loop", USAGE), "[ended, since it repeated itself]\n"),
+    ],
+)
+def test_why_an_answer_ended_is_told(done: Done, told: str) -> None:
+    assert viewed([TextDelta("x"), done])[1] == told

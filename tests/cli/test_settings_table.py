@@ -25,6 +25,8 @@ PLACES = {
     "seed": (None, "--seed", "seed"),  # one for all conversations would make them all alike
     "max_tokens": ("max_tokens", "--max-tokens", "max"),
     "budget": ("budget", "--budget", "budget"),
+    "stop": ("stop", "--stop", "stop"),
+    "loop": ("loop", "--loop", "loop"),
     "tools": ("tools", "--tools", "tools"),
 }
 SHOWN_ONLY = {"reasoning"}
