@@ -5,6 +5,7 @@ The command line wins over the file.
 """
 
 import math
+import re
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from dsv4_mlx.sampling import RANGES, Range
 
 _MOST_BYTES = 1 << 20
 GB = 10**9
+_SIZE = re.compile(r"([0-9.]+(?:[eE][0-9]+)?)\s*([A-Za-z]+)", re.ASCII)
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": GB, "TB": 10**12, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
@@ -220,10 +222,11 @@ def _within(range_: Range) -> Callable[[Any], Any]:
 
 
 def _size(value: Any) -> int:
-    """Bytes of a text like `20 GB`."""
-    number, _, unit = _text(value).strip().partition(" ")
-    _require(unit.strip().upper() in _UNITS)
-    size = _at_least(0)(float(number)) * _UNITS[unit.strip().upper()]
+    """Bytes of a text like `20 GB`, `20GB` or `1.5 gib`."""
+    found = _SIZE.fullmatch(_text(value).strip())
+    number, unit = found.groups() if found else ("", "")
+    _require(unit.upper() in _UNITS)
+    size = _at_least(0)(float(number)) * _UNITS[unit.upper()]
     _require(size < 1 << 63)
     return int(size)
 

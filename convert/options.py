@@ -37,6 +37,7 @@ def parser() -> Parser:
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
         "--fit",
+        type=lambda text: "".join(text.split()).upper(),
         choices=MEMORIES,
         help="take the most exact recipe that runs on a Mac with this memory",
     )

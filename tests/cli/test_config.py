@@ -129,6 +129,17 @@ def test_a_wrong_entry_is_one_sentence(text: str, sentence: str) -> None:
     assert str(error.value).startswith(sentence)
 
 
+@pytest.mark.parametrize("text", ["20 GB", "20GB", " 20  gb ", "20.0Gb", "2e1 GB", "20000 MB"])
+def test_a_size_is_written_with_or_without_a_space(text: str) -> None:
+    assert parsed(f"session_budget = '{text}'", FILE).session_kv_bytes == 20 * 10**9
+
+
+@pytest.mark.parametrize("text", ["20", "GB", "-1 GB", "nan GB", "1 2 GB", "1e999 GB", "..GB", ""])
+def test_what_is_no_size_is_one_sentence(text: str) -> None:
+    with pytest.raises(UsageError, match="session_budget must be a size like"):
+        parsed(f"session_budget = '{text}'", FILE)
+
+
 def test_a_file_that_is_no_text_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(b"theme = '\xff'")
     with pytest.raises(UsageError, match=r"is no UTF-8 text \(byte 9\); correct it"):

@@ -12,6 +12,7 @@ from convert.app import main
 from convert.card import CARD_FILE
 from convert.fit import fitting_plan, longest_context, shipped_plans
 from convert.lowbit import pack, quantize
+from convert.options import parser
 from convert.quantized import unpacked
 from convert.recipe import SHIPPED, read_recipe
 from convert.report import bytes_per_token, loaded_bytes, memory_needed
@@ -317,3 +318,14 @@ def test_fit_converts_with_what_it_chose(source, tmp_path, capsys):
     assert "64GB: recipe native" in capsys.readouterr().err
     headers = [read_header(path) for path in (tmp_path / "out").glob("model-*.safetensors")]
     assert any("lm_head.weight" in header for header in headers)
+
+
+@pytest.mark.parametrize("memory", ["64GB", "64 GB", "64gb", " 64  Gb "])
+def test_a_memory_is_written_with_or_without_a_space(memory: str) -> None:
+    assert parser().parse_args(["src", "dst", "--fit", memory]).fit == "64GB"
+
+
+def test_another_memory_is_refused_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["src", "dst", "--fit", "65 GB"])
+    assert "invalid choice: '65GB'" in capsys.readouterr().err
