@@ -6,8 +6,10 @@ needs the memory of one layer and one chunk of text, and the values are those of
 """
 
 import gc
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,7 +61,7 @@ def calibrate(source: Path, texts: Sequence[Path], output: Path, progress: Progr
             f"only {size_text(free)} free; give less text or another place."
         )
     progress.say(f"calibrating on {tokens} tokens; scratch: {size_text(needed)}", tokens=tokens)
-    with tempfile.TemporaryFile(dir=output.parent) as file:
+    with _scratch(output.parent) as file:
         found = _Walk(checkpoint, plan, timelines, file, progress).run()
     files = FileSystem(progress.say)
     save(output, found, fingerprint(checkpoint, plan), map(_described, read), files)
@@ -73,6 +75,19 @@ def calibrate(source: Path, texts: Sequence[Path], output: Path, progress: Progr
         experts=experts,
         experts_by_mean=few,
     )
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[BinaryIO]:
+    """A file that is gone in the end, after a kill too where the disk removes files in use."""
+    descriptor, name = tempfile.mkstemp(".partial", "calibrate-", folder)
+    try:
+        with open(descriptor, "w+b") as file:
+            with suppress(OSError):
+                os.unlink(name)
+            yield file
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def _require_file_name(output: Path) -> None:

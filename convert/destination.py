@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from convert.journal import JOURNAL_FILE
@@ -44,12 +45,15 @@ def require_folder(destination: Path) -> None:
 def require_same(plan: ConversionPlan, destination: Path) -> None:
     """UsageError unless the finished conversion there is the one that is asked for."""
     try:
-        plan_made = parse_object(content_of(destination / CONVERSION_FILE)).get("plan")
+        made = parse_object(content_of(destination / CONVERSION_FILE))
     except (OSError, DocumentError) as error:
         raise CheckpointError(
             f"{destination / CONVERSION_FILE} cannot be read; delete the folder and convert again."
         ) from error
-    if plan_made != plan.digest():
+    name = made.get("recipe")
+    if isinstance(name, str):  # a file of rules may have another name now
+        plan = replace(plan, recipe=replace(plan.recipe, name=name))
+    if made.get("plan") != plan.digest():
         raise UsageError(
             f"{destination} holds a finished conversion of another source, recipe or importance "
             "file; give another folder."

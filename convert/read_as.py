@@ -3,7 +3,6 @@
 A folder's name may tell it, and a result has another name, so it is found once, at the beginning.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,11 @@ class ReadAs:
         return {"release": self.release, "effort_table": dict(vars(self.effort))}
 
 
-def read_as(folder: Path, noted: Mapping[str, Any] | None = None) -> ReadAs:
+def read_as(folder: Path, noted: Any = None) -> ReadAs:
     """What the folder says and, where it does not, the name of a release; `noted` are the facts of
     an earlier run, from when the folder may have been called otherwise."""
-    effort = table_in(noted or {})
-    if noted is None or effort is None:
+    effort = table_in(noted) if isinstance(noted, dict) else None
+    if effort is None:
         return ReadAs(release_of(folder), find_effort_table(folder))
     release = noted.get("release")
     return ReadAs(release if isinstance(release, str) else None, effort)

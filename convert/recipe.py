@@ -91,7 +91,7 @@ def read_recipe(name: str) -> Recipe:
     if name == NATIVE:
         return Recipe(NATIVE, "every value as released: FP4 experts as mxfp4, FP8 as mxfp8")
     path = _SHIPPED / f"{name}.toml" if name in SHIPPED else user_path(name)
-    if path.suffix != ".toml":
+    if path.suffix.lower() != ".toml":
         raise UsageError(
             f"recipe is {name!r}, expected one of: {', '.join(SHIPPED)}, or a file *.toml."
         )

@@ -1,7 +1,8 @@
 """Texts for calibration and comparison as token ids, one timeline each.
 
-A file is one text, or with the ending .jsonl one conversation per line: {"messages": [...]} as the
-official encoder takes them, and perhaps "thinking_mode". Each begins with BOS, as in training.
+A byte order mark is dropped and CRLF is a newline, as in what a chat is given. A file is one text,
+or with the ending .jsonl one conversation per line: {"messages": [...]} as the official encoder
+takes them, and perhaps "thinking_mode". Each begins with BOS, as in training.
 """
 
 import hashlib
@@ -31,12 +32,12 @@ def read_text(path: Path, tokenizer: Tokenizer) -> Text:
     """UsageError when it is no UTF-8, holds no conversation where it should, or is too short."""
     try:
         content = path.read_bytes()
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no UTF-8 text; give another file.") from error
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         timelines = [_conversation(path, number, line, tokenizer) for number, line in lines]
     else:

@@ -8,6 +8,7 @@ import errno
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +152,19 @@ class _Run:
             stray = [path.name for path in found if path.name != JOURNAL_FILE]
             if any(not name.endswith(".partial") for name in stray):
                 require_empty(self.folder)
-            start = {"plan": self.plan.digest(), "source": identity(self.plan.source)}
+            start: dict[str, Any] = {
+                "plan": self.plan.digest(),
+                "source": identity(self.plan.source),
+            }
             if self.plan.exact:
                 start["fingerprint"] = fingerprint(self.plan.source, self.plan.parameters)
-            self.journal.record("start", version=__version__, read_as=self.read_as.facts(), **start)
+            start |= {"recipe": self.plan.recipe.name, "read_as": self.read_as.facts()}
+            self.journal.record("start", version=__version__, **start)
             return
         self._require_unchanged()
+        if isinstance(name := self.journal.start.get("recipe"), str):
+            # A file of rules may have been renamed since; the digest tells whether they changed.
+            self.plan = replace(self.plan, recipe=replace(self.plan.recipe, name=name))
         if self.journal.start["plan"] != self.plan.digest():
             raise UsageError(
                 f"{self.folder} was begun with another recipe, importance file or program version; "

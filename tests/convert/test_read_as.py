@@ -2,18 +2,24 @@
 
 import json
 import shutil
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cli.models import Model
 from convert.app import main
 from convert.fetch import fetch
 from convert.progress import Progress
+from convert.texts import read_text
 from dsv4_mlx.chat import detect_effort_table
+from dsv4_mlx.chat.settings import read_settings
 from dsv4_mlx.checkpoint import CONVERSION_FILE
+from dsv4_mlx.releases import name_of
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
+from dsv4_mlx.tokenizer import Tokenizer
 from tests.convert.small import SMALL, contents
 from tests.convert.test_fetch import FolderHub
 
@@ -131,3 +137,55 @@ def test_fetching_notes_the_repository(files, tmp_path):
     noted = json.loads((tmp_path / "got" / "fetched.json").read_text())
     assert noted == {"repository": "somebody/V4", "revision": "0123456789abcdef"}
     assert contents(tmp_path / "got").keys() == {*contents(files), "fetched.json"}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_recipe_that_is_renamed_meanwhile_goes_on(finished, files, tmp_path, monkeypatch):
+    """Its rules decide, not its name; other rules are refused."""
+    rules = '[[matrices]]\nmatch = ["lm_head"]\nbits = {bits}\ngroup_size = 64\n'
+    for name, bits in (("own", 4), ("renamed", 4), ("other", 8)):
+        (tmp_path / f"{name}.toml").write_text(rules.format(bits=bits))
+
+    def convert(name: str, out: str, *options: str) -> int:
+        recipe = str(tmp_path / f"{name}.toml")
+        return main([str(files), str(tmp_path / out), "--recipe", recipe, *options])
+
+    assert convert("own", "whole") == 0
+    if finished:
+        assert convert("own", "out") == 0
+    else:
+        with monkeypatch.context() as patched:
+            patched.setattr("convert.writer._Run._copy_companions", lambda self: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                convert("own", "out")
+    assert convert("other", "out", "--resume") == 2
+    assert convert("renamed", "out", "--resume") == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_mark_and_the_ends_of_lines_are_no_part_of_a_text(files, tmp_path):
+    for name, content in (("plain", b"one\ntwo\n"), ("windows", b"\xef\xbb\xbfone\r\ntwo\r\n")):
+        (tmp_path / name).write_bytes(content)
+    tokenizer = Tokenizer(files)
+    plain, windows = (read_text(tmp_path / name, tokenizer) for name in ("plain", "windows"))
+    assert plain.timelines == windows.timelines
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "assumed"),
+    [("Model-0731", APRIL, True), ("Model-0731", JULY, False), ("V4-Flash-0731", JULY, False)],
+)
+def test_the_chat_tells_what_was_assumed(name, table, assumed, files, tmp_path):
+    """Not where the person said it or the name of a release does."""
+    folder = shutil.copytree(files, tmp_path / name)
+    model = Model(folder, read_settings(folder, table), Future())
+    assert model.name == name
+    assert bool(model.assumed) is assumed
+    assert "effort table 2026-04, assumed" in (model.assumed or "effort table 2026-04, assumed")
+
+
+def test_a_revision_is_no_name(files, tmp_path):
+    folder = in_a_cache(files, tmp_path, "DeepSeek-V4-Flash-0731")
+    (tmp_path / "link").symlink_to(folder)
+    for place in (folder, tmp_path / "link"):
+        assert name_of(place) == "DeepSeek-V4-Flash-0731"
