@@ -17,6 +17,7 @@ from cli.preferences import Preferences
 from cli.resuming import resume
 from cli.screen.terminal_modes import TerminalModes
 from cli.surface import Question, Surface, View
+from cli.welcome import HINT, WELCOME, is_first
 from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,6 +98,9 @@ def _talk(
         config.status_line,
         config.auto_compact,
     )
+    if model.is_embedded and is_first(root):
+        for line in WELCOME:
+            view.note(line)
     if problem and options.keep:
         chat.note(f"nothing of this run is kept: {problem}")
     if options.resume is not None:
@@ -153,6 +157,7 @@ def _shown(
         on_mode=late.next_level,
         on_unfold=late.unfold,
         modes=modes,
+        hint=HINT,
     )
     return surface, MarkdownView(surface, theme, reasoning=reasoning, count=late.count)
 

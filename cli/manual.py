@@ -27,7 +27,8 @@ stdin it answers once and leaves. In a shell, `make chat ARGS='…'` hands optio
 The input is always there: what is typed while the model answers is sent when it is done. An answer
 is drawn block by block and stays in the terminal's own history; reasoning folds to one line when it
 ends. The line above the input tells the thinking level, the model, how full the context is, tokens
-per second, the time to the first token and the backend.
+per second, the time to the first token and the backend. Until something has been said, nano's first
+lines say what it is and how to get Flash; the dim hint in the empty input goes with the first key.
 
 `@path`, `@"a path with spaces"` and `@src/*.py` attach files to the message, and `!command` sends
 what a command prints along with the next message, after asking. A word with an @ that names no file

@@ -43,9 +43,14 @@ class Model:
         return self.title or name_of(self.folder)
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether it is the one that comes with the program."""
+        return not self.title and self.folder == embedded_model()
+
+    @property
     def assumed(self) -> str | None:
         """What nothing in a folder of the person's own says, and was assumed."""
-        if self.title or self.folder == embedded_model():
+        if self.title or self.is_embedded:
             return None
         found = find_effort_table(self.folder)
         differs = found.table != self.settings.effort_table  # so it was given

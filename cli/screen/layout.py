@@ -25,6 +25,7 @@ from prompt_toolkit.layout import (
 from prompt_toolkit.layout.controls import BufferControl
 from prompt_toolkit.layout.dimension import Dimension
 from prompt_toolkit.layout.processors import (
+    AfterInput,
     Processor,
     TabsProcessor,
     Transformation,
@@ -73,7 +74,11 @@ class ScreenLayout:
     """The containers, and the heights they may take."""
 
     def __init__(
-        self, shown: Shown, buffer: Buffer, chip_label: Callable[[str], str | None]
+        self,
+        shown: Shown,
+        buffer: Buffer,
+        chip_label: Callable[[str], str | None],
+        placeholder: Callable[[], str] = lambda: "",
     ) -> None:
         self._shown = shown
         self._buffer = buffer
@@ -81,7 +86,14 @@ class ScreenLayout:
         self.search_buffer = search.search_buffer
         control = BufferControl(
             buffer,
-            input_processors=[Chips(chip_label), TabsProcessor(char1=" ", char2=" ")],
+            input_processors=[
+                Chips(chip_label),
+                TabsProcessor(char1=" ", char2=" "),
+                AfterInput(
+                    lambda: cut(placeholder(), shown.size.columns - len(PROMPT) - 1),
+                    style="class:note",
+                ),
+            ],
             search_buffer_control=search.control,
             preview_search=True,
         )

@@ -54,8 +54,11 @@ class Prompt:
         history: Path | None,
         completions: Completions,
         *,
+        hint: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`hint` stands in the empty input until the first key changes it."""
+        self.placeholder = hint
         self.pastes = Pastes()
         self.submissions = Submissions()
         self.hooks = Hooks()
@@ -67,7 +70,7 @@ class Prompt:
             history=FileHistory(history, restored=self.pastes.restored, parts=self.pastes.parts),
             completer=ThreadedCompleter(PromptCompleter(completions)),
             complete_while_typing=True,
-            on_text_changed=lambda _: self._disarm(),
+            on_text_changed=lambda _: self._changed(),
         )
         self._clock = clock
         self._last_key = clock()
@@ -229,6 +232,10 @@ class Prompt:
     def _focus(self, asking: bool) -> None:
         if self.hooks.asking is not None:
             self.hooks.asking(asking)
+
+    def _changed(self) -> None:
+        self.placeholder = ""
+        self._disarm()
 
     def _disarm(self) -> None:
         self._armed = False

@@ -66,11 +66,12 @@ class TerminalSurface:
         on_mode: Callable[[], None] | None = None,
         on_unfold: Callable[[], None] | None = None,
         modes: TerminalModes | None = None,
+        hint: str = "",
         input: Input | None = None,
     ) -> None:
         """`on_mode` and `on_unfold` are called for Shift-Tab and Ctrl-O, on the drawing thread;
-        `modes` are of the terminal before this program touched it; `input` replaces the terminal's
-        keys in tests."""
+        `modes` are of the terminal before this program touched it; `hint` stands in the empty
+        input; `input` replaces the terminal's keys in tests."""
         self._variables = environment.variables
         self._output = TerminalOutput(environment.stdout, environment.variables)
         self._modes = modes or TerminalModes(environment.stdin)
@@ -79,7 +80,7 @@ class TerminalSurface:
         # Two, so that a key is echoed while a long text is being rendered.
         self._finished = Drawing(environment.variables, styled=theme.has_codes)
         self._coming = Drawing(environment.variables, styled=theme.has_codes)
-        self._prompt = Prompt(history, completions)
+        self._prompt = Prompt(history, completions, hint=hint if theme.has_codes else "")
         self._prompt.hooks.mode = on_mode
         self._prompt.hooks.unfold = on_unfold
         self._prompt.hooks.editor = lambda: self._start(self._edit)
@@ -96,7 +97,9 @@ class TerminalSurface:
         self._cells_for: tuple[object, Size | None] = (None, None)
 
         self._frames = Frames(lambda: self._app.draw())
-        self._layout = ScreenLayout(self, self._prompt.buffer, self._prompt.pastes.label)
+        self._layout = ScreenLayout(
+            self, self._prompt.buffer, self._prompt.pastes.label, lambda: self._prompt.placeholder
+        )
         self._prompt.hooks.asking = self._layout.focus
         self._app = ScreenApplication(
             self._layout.layout,

@@ -14,6 +14,7 @@ from pathlib import Path
 import pexpect
 import pyte
 
+from cli.welcome import HINT
 from tests.terminal.screen import Screen
 
 PROGRAM = Path(__file__).with_name("scripted_chat.py")
@@ -90,8 +91,8 @@ class Terminal:
 
     @property
     def line(self) -> str:
-        """The line of the cursor."""
-        return self.screen.rows[self.screen.cursor.y]
+        """The line of the cursor, without the hint that stands where nothing is typed yet."""
+        return self.screen.rows[self.screen.cursor.y].removesuffix(f" {HINT}")
 
     @property
     def pid(self) -> int:

@@ -2,11 +2,13 @@
 
 import base64
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from cli.welcome import HINT, WELCOME
 from tests.terminal.driver import Terminal, chat
 from tests.terminal.test_app_pty import send
 
@@ -106,3 +108,22 @@ def test_what_was_said_is_found_and_opened(shared: Terminal) -> None:
     send(shared, "/found 1", "> where do zebras live?", "turn 1 of 2; the conversation goes on")
     send(shared, "/branches", "2 turns  and okapis?")
     send(shared, "/search no such animal", "no turn that is kept has all of no such animal")
+
+
+def test_a_first_start_says_what_this_is_and_hints_in_the_input(tmp_path: Path) -> None:
+    variables = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "cli"]
+    with Terminal(command, home=tmp_path, columns=100, variables=variables) as terminal:
+        terminal.wait_for(*WELCOME, f"> {HINT}")
+        assert terminal.screen.buffer[terminal.screen.cursor.y][2].fg == "brightblack"
+        assert terminal.screen.cursor.x == 2
+        terminal.resize(20, 24)
+        terminal.wait_for("> Ask something, o…")
+        terminal.resize(100, 24)
+        terminal.wait_for(f"> {HINT}")
+        terminal.type("h")
+        terminal.wait_until(lambda: HINT not in terminal.text, "input without a hint")
+        terminal.type("\x7f")
+        terminal.wait_until(lambda: terminal.line == ">", "empty input")
+        send(terminal, "/help copy", "/copy [code [N]]")
+        assert HINT not in terminal.text
