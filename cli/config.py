@@ -5,8 +5,8 @@ The command line wins over the file.
 """
 
 import math
-import re
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,6 +9,7 @@ import os
 import select
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from io import TextIOWrapper, UnsupportedOperation
@@ -36,13 +37,23 @@ def _process_output(stream: TextIO | None) -> TextIO:
     """A stream of this process that takes any text, if it takes any at all."""
     if stream is None:
         return closed_output()
+    _block(stream)
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?"
     return stream
 
 
 def _process_input(stream: TextIO | None) -> TextIO:
-    return open(os.devnull, encoding="utf-8") if stream is None else stream
+    if stream is None:
+        return open(os.devnull, encoding="utf-8")
+    _block(stream)
+    return stream
+
+
+def _block(stream: TextIO) -> None:
+    """Wait where a pipe is full or empty: some programs hand on pipes that answer with an error."""
+    with suppress(OSError, ValueError):
+        os.set_blocking(stream.fileno(), True)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from cli.branch import Branch
 from cli.commands.command import Command, size
+from cli.kept.session_times import NEVER
 from cli.resuming import resume
 from cli.surface import Question
 from dsv4_mlx.errors import UsageError
@@ -28,7 +29,9 @@ def _line(one: "Summary") -> str:
     cache = "" if one.kv_bytes is None else f"  cache {size(one.kv_bytes)}"
     turns = f"{one.turns} turn{'' if one.turns == 1 else 's'}"
     rest = one.problem or f"{turns}{cache}  {one.title}"
-    return f"{one.name or one.id}  {one.changed:%Y-%m-%d %H:%M}  {rest}"
+    # A file that is no session may tell no time.
+    when = "" if one.changed == NEVER else f"  {one.changed:%Y-%m-%d %H:%M}"
+    return f"{one.name or one.id}{when}  {rest}"
 
 
 def _names(chat: "Chat") -> list[str]:

@@ -325,3 +325,11 @@ def test_an_export_says_once_what_its_disk_lacks(
     done = chat(folder, *lines, options=("--continue",))
     assert "1." in Path("talk.md").read_text()
     assert done.stderr.count("does not put one file in the place of another") == 1
+
+
+def test_a_file_that_tells_no_time_is_listed_without_one(folder: Path) -> None:
+    chat(folder, "a")
+    (home() / "notes.jsonl").write_text("hello\n")
+    listed = chat(folder, "/sessions").stderr
+    assert "notes  " in listed and "0001-" not in listed and " 1-01-01" not in listed
+    assert "is no session that can be read" in listed

@@ -11,7 +11,7 @@ import pytest
 
 from cli.app import main
 from cli.attachments import expand
-from cli.environment import Environment
+from cli.environment import Environment, _process_input, _process_output
 from cli.oneshot import read_message
 from cli.options import Options
 from cli.plain import PlainSurface
@@ -119,6 +119,16 @@ def test_an_input_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> 
         )
         assert main(["--model", str(folder)], environment=environment) == 2
     assert "stdin cannot be read" in environment.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+def test_pipes_that_answer_with_an_error_are_waited_for() -> None:
+    """As some programs hand them on; a long answer, or a short wait, would end in one."""
+    reading, writing = os.pipe()
+    for descriptor in (reading, writing):
+        os.set_blocking(descriptor, False)
+    with open(reading) as source, open(writing, "w") as target:
+        assert _process_input(source) is source and _process_output(target) is target
+        assert os.get_blocking(reading) and os.get_blocking(writing)
 
 
 # What goes out
