@@ -31,7 +31,7 @@ from dsv4_mlx.safetensors_files import (
     TensorEntry,
     plan_array,
     read_header,
-    read_whole_header,
+    read_metadata,
     write_file,
 )
 
@@ -178,7 +178,7 @@ def _metadata(path: Path) -> dict[str, str]:
         "calibrate`."
     )
     try:
-        found = read_whole_header(path)[1]
+        found = read_metadata(path)
         count = int(found["tokens"])
     except CheckpointError as error:
         raise error if LFS_PROBLEM in str(error) else wrong from error

@@ -135,19 +135,30 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 
 def read_whole_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """The tensors and the metadata of one file; CheckpointError names the damage."""
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            header, data_start = _parse_header(path, file, size)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.name} cannot be read ({error.strerror}); download it again."
-        ) from error
+    header, data_start, size = _open_header(path)
     metadata = _metadata(path, header)
     # Taken out one by one, so that both forms of a large header are never there together.
     entries = [_entry(path, data_start, name, header.pop(name)) for name in list(header)]
     _check_ranges(path, entries, data_start, size)
     return {entry.name: entry for entry in entries}, metadata
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata alone, of a file that may be cut short behind its header."""
+    header, _, _ = _open_header(path)
+    return _metadata(path, header)
+
+
+def _open_header(path: Path) -> tuple[dict[str, object], int, int]:
+    """The header, where the data begins and where the file ends."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return *_parse_header(path, file, size), size
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.name} cannot be read ({error.strerror}); download it again."
+        ) from error
 
 
 def _parse_header(path: Path, file: BufferedReader, size: int) -> tuple[dict[str, object], int]:
