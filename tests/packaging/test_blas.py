@@ -141,3 +141,12 @@ def test_two_streams_may_multiply_at_once() -> None:
     mx.eval(results)
     for result in results:
         np.testing.assert_allclose(np.array(result), a @ b, rtol=1e-3, atol=1e-3)
+
+
+@linux
+def test_shuffled_sums_are_right_and_differ_in_their_last_bits() -> None:
+    """What DSV4_SUMS gives the tests: one order per number, the same in every process."""
+    shuffled = "from tests import other_sums\nother_sums.load({number})\n"
+    bits = "\nprint(np.array(mx.array(left[0]) @ mx.array(right[0])).tobytes().hex())"
+    found = [run(shuffled.format(number=n) + PRODUCTS + bits).splitlines()[-1] for n in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]
