@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from dsv4_mlx.documents import as_double, shown
 from dsv4_mlx.errors import UsageError
 
 
@@ -22,13 +23,12 @@ class Range:
     whole: bool = False
 
     def __contains__(self, value: object) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        number = as_double(value)
+        # Whole is what 63 bits hold, since it travels through files and other programs.
+        if number is None or (self.whole and not (isinstance(value, int) and value < 1 << 63)):
             return False
-        if self.whole:
-            # What 63 bits hold, since it travels through files and other programs.
-            return isinstance(value, int) and self.least <= value <= self.most and value < 1 << 63
-        low_enough = value > self.least if self.above else value >= self.least
-        return low_enough and value <= self.most and _is_finite(value)
+        low_enough = number > self.least if self.above else number >= self.least
+        return low_enough and number <= self.most
 
     def __str__(self) -> str:
         """What fits, as in "expected a number from 0 on"."""
@@ -48,13 +48,6 @@ class Range:
 
     def _up_to(self, words: str) -> str:
         return "" if math.isinf(self.most) else f"{words}{self.most:g}"
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
 
 
 RANGES: Final[Mapping[str, Range]] = {
@@ -90,9 +83,3 @@ def check(name: str, value: float) -> None:
     """UsageError for a value of the setting `name` outside its range."""
     if value not in RANGES[name]:
         raise UsageError(f"{name} must be {RANGES[name]}, got {shown(value)}.")
-
-
-def shown(value: object) -> str:
-    """A value for a sentence, which a number of a thousand digits would drown."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"
