@@ -21,6 +21,7 @@ from cli.welcome import HINT, WELCOME, is_first
 from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
+    from cli.screen.drafts import Drafts
     from cli.tools.toolbox import Toolbox
     from dsv4_mlx.chat.prefixes import Prefixes
     from dsv4_mlx.engine import Engine
@@ -38,6 +39,11 @@ class _Late:
 
     def count(self, text: str) -> int:
         return self.chat.count(text) if self.chat is not None else 0
+
+    def conversation(self) -> str:
+        """The id of the one that is open, "" for a new one."""
+        log = self.chat.branch.log if self.chat is not None else None
+        return log.id if log is not None else ""
 
     def next_level(self) -> None:
         if self.chat is not None:
@@ -156,10 +162,18 @@ def _shown(
         ),
         on_mode=late.next_level,
         on_unfold=late.unfold,
+        drafts=_drafts(root if options.keep else None, late),
         modes=modes,
         hint=HINT,
     )
     return surface, MarkdownView(surface, theme, reasoning=reasoning, count=late.count)
+
+
+def _drafts(root: Path | None, late: _Late) -> "Drafts":
+    from cli.screen.drafts import Drafts
+
+    folder = None if root is None else root / "drafts"
+    return Drafts(folder, _working_folder(), late.conversation)
 
 
 def _toolbox(

@@ -73,8 +73,9 @@ Every conversation is a file of JSON lines in `$DSV4_HOME/sessions`, else
 `~/.local/state/dsv4/sessions`, written line by line as things are said, so that nothing finished is
 ever lost. Beside it lies a cache file that only saves time: with it, `--continue`, `--resume NAME`
 and `/load NAME` read nothing again. Cache files are bounded (`session_budget` in the
-configuration); those of the conversations that changed longest ago go first. `--no-save` keeps
-nothing. Nothing is sent anywhere, and nothing is fetched.
+configuration); those of the conversations that changed longest ago go first. What stands in the
+input when the terminal or the program is lost is offered once to the next program in the same
+folder. `--no-save` keeps nothing. Nothing is sent anywhere, and nothing is fetched.
 
 Files and folders that the program makes are readable by their owner only; what was there before
 keeps its mode, so a home folder that a group shares stays shared. The newest conversation is the

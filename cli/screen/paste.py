@@ -81,7 +81,8 @@ class Pastes:
         return "".join([*pieces, whole[end:]])
 
     def parts(self, text: str) -> Parts:
-        """`text` as it can be kept and `restored`."""
+        """`text` as it can be kept and `restored`, valid Unicode."""
+        text = sendable(text)
         parts: list[str | dict[str, str]] = []
         typed = ""
         for character in text:
@@ -89,7 +90,8 @@ class Pastes:
             if pasted is None:
                 typed += character
                 continue
-            parts += [typed, {"pasted": pasted}] if typed else [{"pasted": pasted}]
+            part = {"pasted": sendable(pasted)}
+            parts += [typed, part] if typed else [part]
             typed = ""
         return [*parts, *([typed] if typed else [])] if parts else typed
 

@@ -42,6 +42,8 @@ class Hooks:
     unfold: Callable[[], None] | None = None
     editor: Callable[[], None] | None = None
     suspend: Callable[[], None] | None = None
+    changed: Callable[[], None] | None = None
+    """The text of the input is another."""
     asking: Callable[[bool], None] | None = None
     """With True when a question comes up, with False when it is answered."""
 
@@ -192,6 +194,20 @@ class Prompt:
         """Nothing is in the input but what was put back there and not touched."""
         return self.buffer.text in ("", self._given_back)
 
+    def offer(self, text: str) -> bool:
+        """Put a draft into the input; where something stands there, into the history, and False."""
+        if self.buffer.text:
+            self.buffer.history.append_string(text)
+            return False
+        self.buffer.set_document(Document(text), bypass_readonly=True)
+        return True
+
+    @property
+    def unsent(self) -> str:
+        """What a lost terminal would take along: the input, and what waits before it."""
+        texts = [*self.submissions.untaken(), "" if self.can_leave() else self.buffer.text]
+        return "\n".join(text for text in texts if text)
+
     def note_key(self) -> None:
         """A key was handled."""
         self._last_key = self._clock()
@@ -236,6 +252,7 @@ class Prompt:
     def _changed(self) -> None:
         self.placeholder = ""
         self._disarm()
+        _call(self.hooks.changed)
 
     def _disarm(self) -> None:
         self._armed = False

@@ -68,6 +68,11 @@ class Submissions:
         """The controller works at a text."""
         return self._taken
 
+    def untaken(self) -> list[str]:
+        """What was sent and the controller did not take."""
+        with self._changed:
+            return list(self._queue)
+
     def waiting(self) -> list[str]:
         """What was sent ahead; a text that an idle controller is about to take is not."""
         with self._changed:

@@ -30,6 +30,8 @@ from rich.text import Text
 from cli.environment import Environment
 from cli.screen.application import ScreenApplication
 from cli.screen.completion import Completions
+from cli.screen.draft_keeper import DraftKeeper
+from cli.screen.drafts import Drafts
 from cli.screen.drawing import Drawing, Fragments
 from cli.screen.editor import edited
 from cli.screen.frames import Frames
@@ -65,13 +67,15 @@ class TerminalSurface:
         completions: Completions,
         on_mode: Callable[[], None] | None = None,
         on_unfold: Callable[[], None] | None = None,
+        drafts: Drafts | None = None,
         modes: TerminalModes | None = None,
         hint: str = "",
         input: Input | None = None,
     ) -> None:
         """`on_mode` and `on_unfold` are called for Shift-Tab and Ctrl-O, on the drawing thread;
-        `modes` are of the terminal before this program touched it; `hint` stands in the empty
-        input; `input` replaces the terminal's keys in tests."""
+        `drafts` keeps what is not sent yet; `modes` are of the terminal before this program
+        touched it; `hint` stands in the empty input; `input` replaces the terminal's keys in
+        tests."""
         self._variables = environment.variables
         self._output = TerminalOutput(environment.stdout, environment.variables)
         self._modes = modes or TerminalModes(environment.stdin)
@@ -86,6 +90,7 @@ class TerminalSurface:
         self._prompt.hooks.editor = lambda: self._start(self._edit)
         self._prompt.hooks.suspend = lambda: self._start(self._suspend)
 
+        self._draft = DraftKeeper(self._prompt, drafts or Drafts(), self._note)
         self._status = Status("", "")
         self._taken = ""  # what was submitted last, as it stood in the input
 
@@ -210,8 +215,10 @@ class TerminalSurface:
         thread = threading.Thread(target=control, name="controller", daemon=True)
 
         def begin() -> None:
-            store_typeahead(self._app.input, self._typed_ahead())
+            keys = self._typed_ahead()
+            store_typeahead(self._app.input, keys)
             self._frames.begin(loop)
+            self._draft.begin(loop, typed_ahead=bool(keys))
             thread.start()
 
         self._output.paste_on()
@@ -222,6 +229,7 @@ class TerminalSurface:
         finally:
             # Whatever ended the drawing, the controller may still save what it has.
             self._prompt.end()
+            self._draft.end()
             self.restore()
             await finished.wait()
 
@@ -240,6 +248,7 @@ class TerminalSurface:
             self._loop.remove_signal_handler(number)
             os.kill(os.getpid(), number)
         self._terminated = True
+        self._draft.keep_now()
         self._prompt.end()
         if number == signal.SIGHUP:
             self._output.lost = True
@@ -348,6 +357,9 @@ class TerminalSurface:
         shown = self._prompt.pastes.labels(text).replace("\n", f"\n{CONTINUED}")
         style = self._theme.style
         return Text.assemble((PROMPT, style("prompt")), (shown, style("user")))
+
+    def _note(self, sentence: str) -> None:
+        self.show(Text(sentence, style=self._theme.style("note")))
 
     def _answered(self, question: Question, choice: str) -> Text:
         meaning = dict(question.choices).get(choice, choice)
