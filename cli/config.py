@@ -6,7 +6,6 @@ The command line wins over the file.
 
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,9 @@ from dsv4_mlx.documents import DocumentError, content_of, parse_toml, shown
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.paths import user_path
 from dsv4_mlx.sampling import RANGES, Range
+from dsv4_mlx.sizes import GB, bytes_of
 
 _MOST_BYTES = 1 << 20
-GB = 10**9
-_SIZE = re.compile(r"([0-9.]+(?:[eE][0-9]+)?)\s*([A-Za-z]+)", re.ASCII)
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": GB, "TB": 10**12, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -223,12 +220,7 @@ def _within(range_: Range) -> Callable[[Any], Any]:
 
 def _size(value: Any) -> int:
     """Bytes of a text like `20 GB`, `20GB` or `1.5 gib`."""
-    found = _SIZE.fullmatch(_text(value).strip())
-    number, unit = found.groups() if found else ("", "")
-    _require(unit.upper() in _UNITS)
-    size = _at_least(0)(float(number)) * _UNITS[unit.upper()]
-    _require(size < 1 << 63)
-    return int(size)
+    return bytes_of(_text(value))
 
 
 def _stop_texts(value: object) -> tuple[str, ...]:

@@ -8,8 +8,24 @@ from dsv4_mlx.checkpoint import Checkpoint
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.machines import GIB, default_limit, raised_limit
 from dsv4_mlx.parameters import ParameterPlan
+from dsv4_mlx.sizes import bytes_of
 
 MEMORIES = ("64GB", "96GB", "128GB", "192GB", "256GB", "512GB")
+
+
+def memory_of(text: str) -> str:
+    """The memory that `text` means: `64 GB`, `64gb` and `64 GiB` are one; else `text` itself."""
+    try:
+        size = bytes_of(text)
+    except ValueError:
+        return text
+    same = (one for one in MEMORIES if size in (_bytes(one), bytes_of(one)))
+    return next(same, text)
+
+
+def _bytes(memory: str) -> int:
+    """Of a Mac that is sold with it."""
+    return int(memory.removesuffix("GB")) * GIB
 
 
 def shipped_plans(source: Checkpoint, parameters: ParameterPlan) -> list[ConversionPlan]:
@@ -22,7 +38,7 @@ def fitting_plan(plans: list[ConversionPlan], memory: str) -> ConversionPlan:
 
     A recipe that fits as macOS comes is preferred to a more exact one that needs a raised limit.
     """
-    size = int(memory.removesuffix("GB")) * GIB
+    size = _bytes(memory)
     for limit in (default_limit(size), raised_limit(size)):
         for plan in plans:
             if memory_needed(plan, min(contexts(plan).values())) <= limit:
@@ -42,7 +58,7 @@ def longest_context(plan: ConversionPlan, limit: int) -> int:
 
 def fit_sentence(plan: ConversionPlan, memory: str) -> str:
     """What was chosen and which context that leaves."""
-    size = int(memory.removesuffix("GB")) * GIB
+    size = _bytes(memory)
     default = longest_context(plan, default_limit(size))
     raised = longest_context(plan, raised_limit(size))
     return (

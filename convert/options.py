@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from convert.fit import MEMORIES
+from convert.fit import MEMORIES, memory_of
 from convert.output import emit
 from convert.recipe import NATIVE, SHIPPED
 from convert.verify import LEVELS
@@ -37,7 +37,7 @@ def parser() -> Parser:
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
         "--fit",
-        type=lambda text: "".join(text.split()).upper(),
+        type=memory_of,
         choices=MEMORIES,
         help="take the most exact recipe that runs on a Mac with this memory",
     )

@@ -27,6 +27,7 @@ CLI_SEES = (
     "machines",
     "releases",
     "sampling",
+    "sizes",
     "paths",
     "testing",
     "tokenizer",
