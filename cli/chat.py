@@ -71,7 +71,7 @@ class Chat:
     outputs: list[str] = field(default_factory=list)
     """Of !commands, for the next message."""
     _heard: bool = False  # something of the answer to this message came
-    _tools: ToolUse = field(init=False)
+    tools: ToolUse = field(init=False)
     _done: Done | None = None
     _answering: Conversation | None = None
     _stop: Flag = field(default_factory=Flag)
@@ -79,7 +79,7 @@ class Chat:
     def __post_init__(self, store: SessionStore | None) -> None:
         self.keeping = Keeping(store, self.note, self.view.error)
         self.branch = self.branches[0]
-        self._tools = ToolUse(self.make_toolbox, self.surface.ask, self.is_stopped)
+        self.tools = ToolUse(self.make_toolbox, self.surface.ask, self.is_stopped)
         self.use_tools(self.preferences.tools)
 
     def run(self) -> ExitStatus:
@@ -218,7 +218,7 @@ class Chat:
 
     def _use_tool(self, call: ToolCall) -> str:
         self._show_status(f"tool {call.name}")
-        return self._tools.run(call)
+        return self.tools.run(call)
 
     def opened(self) -> Conversation:
         """The conversation of this branch, with the present settings; waits for the model."""
@@ -252,7 +252,7 @@ class Chat:
         conversation.stop = self.preferences.stop
         conversation.loops = self.preferences.loop
         conversation.system = self.preferences.system
-        conversation.tools = self._tools.definitions()
+        conversation.tools = self.tools.definitions()
 
     def count(self, text: str) -> int:
         """Tokens of `text`, once there is a conversation."""
@@ -301,7 +301,7 @@ class Chat:
 
     def use_tools(self, on: bool) -> None:
         """Let the model use tools from the next turn on, or stop it."""
-        for problem in self._tools.turn(on):
+        for problem in self.tools.turn(on):
             self.view.error(problem)
         if on != self.preferences.tools:
             self.set("tools", on)
@@ -309,7 +309,7 @@ class Chat:
     @property
     def tool_names(self) -> list[str]:
         """What the model may use now."""
-        return self._tools.names()
+        return self.tools.names()
 
     def switch_model(self, folder: Path) -> None:
         """Go on with another model; the dialogue stays and is read again."""
@@ -352,7 +352,8 @@ class Chat:
     def begin(self, branch: Branch) -> None:
         """Close what is open, each kept, and go on with `branch` alone; what was allowed for good
         was allowed in the conversation that ends."""
-        self._tools.forget()
+        for sentence in self.tools.forget():
+            self.note(sentence)
         for one in self.branches:
             self._close(one)
         self.branches, self.branch = [branch], branch
@@ -366,7 +367,7 @@ class Chat:
     def _leave(self) -> None:
         for branch in self.branches:
             self._close(branch)
-        self._tools.close()
+        self.tools.leave()
 
     # Showing
 

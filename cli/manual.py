@@ -37,6 +37,10 @@ message may attach 200 files and 4 MiB. A message that begins with a slash or `!
 before it; lines between `\"\"\"` are one message. Pasted text is text, whatever it begins with; a
 long paste is drawn as one label, and an @ in it names no file.
 
+What a command leaves running in the background is named, and ended with the conversation; so is
+what the model's `run_command` leaves. A process that begins a session of its own (`setsid`) stays;
+on Linux it is named as well.
+
 Ctrl-C stops the answer within a token and keeps what was said. `/undo`, `/retry`, `/edit` and
 `/fork` go back in the model's cache, which keeps the state of earlier turns (`snapshot_budget` in
 the configuration): what is kept is not read again.

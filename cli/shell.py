@@ -1,6 +1,7 @@
 """One shell command of the person's own, with what it prints as text."""
 
 import os
+import secrets
 import selectors
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.background import VARIABLE, Background
 from dsv4_mlx.errors import UsageError
 
 TIMEOUT_S = 60.0
@@ -26,6 +28,8 @@ class Ran:
     """What it printed, stdout and stderr as they came; its last line says why it was ended."""
     status: int
     """Its exit status, 128 + N for signal N as shells count."""
+    left: tuple[str, ...] = ()
+    """Sentences about what it left running."""
 
 
 def run(
@@ -34,12 +38,15 @@ def run(
     timeout_s: float = TIMEOUT_S,
     *,
     stopped: Callable[[], bool] = lambda: False,
+    background: Background | None = None,
 ) -> Ran:
     """Run `command` in `folder` without a terminal and without input.
 
     It is ended, with everything it started, after `timeout_s`, when it prints more than LARGEST
-    bytes, and when `stopped` says so. Raises UsageError when there is no shell to run it.
+    bytes, and when `stopped` says so. What it leaves running is remembered by `background`, which
+    ends it later. Raises UsageError when there is no shell to run it.
     """
+    mark = secrets.token_hex(8)
     try:
         program = subprocess.Popen(
             ["/bin/sh", "-c", command],
@@ -47,6 +54,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            env={**os.environ, VARIABLE: mark},
             # Of its own, so that it can be ended whole, and cannot reach for our terminal.
             start_new_session=True,
         )
@@ -61,7 +69,9 @@ def run(
     if reason == "time":
         reason = f"stopped after {timeout_s:g} s"
     text = _text(output, reason)
-    return Ran(text, _STOPPED if reason else status if status >= 0 else 128 - status)
+    left = background.look(program.pid, mark) if background is not None else []
+    status = _STOPPED if reason else status if status >= 0 else 128 - status
+    return Ran(text, status, tuple(left))
 
 
 def _read(

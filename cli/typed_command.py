@@ -17,7 +17,9 @@ def run_command(chat: "Chat", command: str) -> None:
     if chat.surface.ask(Question("run this command?", (f"$ {command}",))) != "y":
         chat.note("not run")
         return
-    ran = shell.run(command, chat.folder, stopped=chat.is_stopped)
+    ran = shell.run(command, chat.folder, stopped=chat.is_stopped, background=chat.tools.background)
     chat.print_lines(ran.text.splitlines(), at_most=20)
+    for sentence in ran.left:
+        chat.note(sentence)
     chat.outputs.append(f"$ {command}\n{ran.text.rstrip()}\n[exit status {ran.status}]\n\n")
     chat.note("the output goes along with your next message")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cli.background import Background
 from cli.shell import run
 from cli.tools.approval import Action, Approvals, quoted_lines
 from cli.tools.tool import Tool, characters, middle_cut, parameters
@@ -13,17 +14,23 @@ LONGEST_TIMEOUT_S = 600
 _LONGEST_COMMAND = 8_000
 
 
-def command_tool(workspace: Workspace, approvals: Approvals, stopped: Callable[[], bool]) -> Tool:
+def command_tool(
+    workspace: Workspace,
+    approvals: Approvals,
+    stopped: Callable[[], bool],
+    background: Background,
+) -> Tool:
     """`run_command`."""
 
     def run_command(arguments: Mapping[str, Any]) -> str:
         command = arguments["command"]
         approvals.require(_action(command, workspace))
         timeout_s = float(arguments.get("timeout_s", TIMEOUT_S))
-        ran = run(command, workspace.folder, timeout_s, stopped=stopped)
+        ran = run(command, workspace.folder, timeout_s, stopped=stopped, background=background)
         text = middle_cut(characters(ran.text))
         newline = "" if not text or text.endswith("\n") else "\n"
-        return f"{text}{newline}[exit status {ran.status}]"
+        left = "".join(f"\n[{characters(sentence)}]" for sentence in ran.left)
+        return f"{text}{newline}[exit status {ran.status}]{left}"
 
     return Tool(
         "run_command",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.background import Background
 from cli.config import Server
 from cli.surface import Question
 from cli.tools.approval import Approvals
@@ -37,12 +38,13 @@ class Toolbox:
     ) -> None:
         self._workspace = Workspace(folder)
         approvals = self._approvals = Approvals(ask)
+        self._background = Background()
         tools = [
             *reading_tools(self._workspace, approvals),
             searching_tool(self._workspace, approvals, stopped),
             _calculator(),
             writing_tool(self._workspace, approvals),
-            command_tool(self._workspace, approvals, stopped),
+            command_tool(self._workspace, approvals, stopped, self._background),
         ]
         self._servers = Servers(servers, approvals, self._workspace.folder, stopped)
         self._tools: dict[str, Tool] = {tool.name: tool for tool in (*tools, *self._servers.tools)}
@@ -68,12 +70,15 @@ class Toolbox:
         """One sentence for each MCP server whose tools are not there."""
         return [characters(problem) for problem in self._servers.problems]
 
-    def forget(self) -> None:
-        """Drop what was always allowed, for MCP tools too: another conversation begins."""
+    def forget(self) -> list[str]:
+        """Drop what was always allowed, for MCP tools too, and end what commands left running:
+        another conversation begins. Sentences about what was ended."""
         self._approvals.forget()
+        return self._background.end()
 
     def close(self) -> None:
         """End what runs for the tools."""
+        self._background.end()
         self._servers.close()
         self._workspace.close()
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from cli.background import Background
 from cli.surface import Question
 from dsv4_mlx.chat.messages import ToolCall
 
@@ -25,6 +26,8 @@ class ToolUse:
         self._ask = ask
         self._stopped = stopped
         self._toolbox: Toolbox | None = None
+        self.background = Background()
+        """What the person's own commands left running."""
 
     def turn(self, on: bool) -> list[str]:
         """Turn tools on or off; what kept some of them from being there."""
@@ -51,13 +54,19 @@ class ToolUse:
             return "Error: the user stopped this."
         return self._toolbox.run(call)
 
-    def forget(self) -> None:
-        """Drop what was always allowed: another conversation begins."""
-        if self._toolbox is not None:
-            self._toolbox.forget()
+    def forget(self) -> list[str]:
+        """Drop what was always allowed, and end what commands left running: another conversation
+        begins. Sentences about what was ended."""
+        ended = self.background.end()
+        return ended if self._toolbox is None else [*ended, *self._toolbox.forget()]
+
+    def leave(self) -> None:
+        """End everything: the program ends."""
+        self.background.end()
+        self.close()
 
     def close(self) -> None:
-        """End what runs for the tools."""
+        """End what runs for the model's tools."""
         if self._toolbox is not None:
             self._toolbox.close()
             self._toolbox = None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.background import processes
 from cli.welcome import HINT, WELCOME
 from tests.terminal.driver import Terminal, chat
 from tests.terminal.test_app_pty import send
@@ -127,3 +128,14 @@ def test_a_first_start_says_what_this_is_and_hints_in_the_input(tmp_path: Path) 
         terminal.wait_until(lambda: terminal.line == ">", "empty input")
         send(terminal, "/help copy", "/copy [code [N]]")
         assert HINT not in terminal.text
+
+
+def test_what_a_command_leaves_running_ends_with_the_conversation(shared: Terminal) -> None:
+    shared.type("!sleep 1000 >/dev/null & echo number $!\r")
+    shared.wait_until(lambda: shared.line.startswith("run this command?"), "question")
+    shared.type("y")
+    shared.wait_for("[goes on until this conversation ends: ", "along with your next message]")
+    (number,) = re.findall(r"^number (\d+)$", shared.text, re.MULTILINE)
+    assert int(number) in {one.pid for one in processes()}
+    send(shared, "/new", "[ended with the conversation: ", f"({number})]")
+    assert int(number) not in {one.pid for one in processes()}
