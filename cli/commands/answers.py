@@ -157,14 +157,14 @@ COMMANDS = (
     Command(
         "stop",
         "[TEXT|off]",
-        "end answers before TEXT; \\n is a line end, off forgets all of them",
+        "end answers before TEXT (\\n is a line end)",
         _stop,
         lambda chat: ("off",),
     ),
     Command(
         "loop",
         "[notice|stop|off]",
-        "what happens when a reply says the same without end",
+        "what happens when a reply repeats without end",
         _loop,
         lambda chat: LOOPS,
     ),
