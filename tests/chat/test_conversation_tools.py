@@ -173,6 +173,30 @@ def test_a_result_stays_text(tokenizer: Tokenizer) -> None:
     assert sum(token in controls for token in new) == 3  # user, assistant, thinking tag
 
 
+TYPED = {
+    "type": "object",
+    "properties": {"count": {"type": "integer"}, "at": {"type": "string"}},
+}
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_arguments_follow_the_schema_of_the_tool(tokenizer: Tokenizer, wrapped: bool) -> None:
+    """As the conversation has the definition at that time, with OpenAI's wrapping or without."""
+    call = "".join(
+        f'<{DSML}parameter name="{name}" string="{kind}">{text}</{DSML}parameter>\n'
+        for name, kind, text in (("count", "true", "5"), ("at", "false", "[1]"))
+    )
+    reply = f'<{DSML}invoke name="look">\n{call}</{DSML}invoke>'
+    conversation = talk(tokenizer, reply, reply)
+    function = {"name": "look", "parameters": TYPED}
+    conversation.tools = [{"type": "function", "function": function} if wrapped else function]
+    (event,), _ = answer(conversation, "go")
+    assert json.loads(event.arguments) == {"count": 5, "at": "[1]"}
+    conversation.tools = []
+    (event,), _ = answer(conversation, "go")
+    assert json.loads(event.arguments) == {"count": "5", "at": [1]}
+
+
 MALFORMED = [
     f"<{DSML}tool_calls>\n<{DSML}invoke>\n</{DSML}invoke>\n</{DSML}tool_calls>",
     f'<{DSML}invoke name="look">\nnot JSON\n</{DSML}invoke>',

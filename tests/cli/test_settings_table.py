@@ -1,5 +1,6 @@
 """Every setting of a conversation can be given everywhere, or there is a reason why not."""
 
+import json
 from dataclasses import fields, replace
 
 import pytest
@@ -10,6 +11,7 @@ from cli.environment import Environment
 from cli.options import Options, help_text, parse
 from cli.preferences import Preferences
 from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.errors import UsageError
 from dsv4_mlx.sampling import RANGES, Sampling
 from tests.cli.test_config import FILE
 
@@ -80,3 +82,22 @@ def test_a_kept_value_comes_back_and_one_that_does_not_fit_is_left(name: str) ->
     assert getattr(Preferences().kept(saved), name) == VALUES[name]
     for wrong in (-1, "1", True, float("nan"), float("inf"), 10**400, [1]):
         assert getattr(Preferences().kept({name: wrong}), name) is None
+
+
+def test_stop_texts_come_from_the_file_the_command_line_or_what_was_kept() -> None:
+    written = Preferences.configured(parsed('stop = ["END", "\\n\\n"]\nloop = "stop"', FILE))
+    assert (written.stop, written.loop) == (("END", "\n\n"), "stop")
+    given = parse(["--stop", r"a\n", "--stop", "b", "--loop", "off"], Environment())
+    assert (written.given(given).stop, written.given(given).loop) == (("a\n", "b"), "off")
+    assert written.given(parse([], Environment())) == written
+    kept = json.loads(json.dumps(written.as_record()))
+    assert Preferences().kept(kept) == written
+
+
+@pytest.mark.parametrize("wrong", ["END", [""], [1], None, {"a": 1}, [None], 3, True, [["a"]]])
+def test_stop_texts_that_are_none_are_refused_or_left(wrong: object) -> None:
+    assert Preferences().kept({"stop": wrong, "loop": wrong}) == Preferences()
+    if wrong not in (None, [None]):
+        value = "{a = 1}" if isinstance(wrong, dict) else json.dumps(wrong)
+        with pytest.raises(UsageError, match=r"stop must be a list of texts that are not empty"):
+            parsed(f"stop = {value}", FILE)
