@@ -29,7 +29,7 @@ def mark(token: str) -> str:
 
 def spelled_out(marked: str) -> str:
     """Text with every mark as the letters of its token."""
-    return marked.translate(_SPELLINGS)
+    return marked if marked.isascii() else marked.translate(_SPELLINGS)
 
 
 class SpelledMarks:
@@ -54,6 +54,8 @@ class SpelledMarks:
 
     def add(self, text: str) -> str:
         """What `text` decides."""
+        if not self._beginnings:  # tokens tell all of it
+            return text
         text = self._any.sub(
             lambda match: _MARKS[match[0]], self._held + text.translate(self._damaged)
         )

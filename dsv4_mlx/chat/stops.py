@@ -36,14 +36,15 @@ class StopTexts:
 
     def add(self, text: str) -> str:
         """What of the answer so far can be shown now; what may become a stop text waits."""
+        if not self._texts:
+            return text
         text = self._held + text
         ends = [(text.find(stop) + len(stop), -len(stop)) for stop in self._texts if stop in text]
         if ends:
             end, negative = min(ends)
             self._held, self.met = "", text[end + negative : end]
             return text[: end + negative]
-        longest = len(self._texts[0]) if self._texts else 1
-        starts = range(max(0, len(text) - longest + 1), len(text))
+        starts = range(max(0, len(text) - len(self._texts[0]) + 1), len(text))
         start = next((at for at in starts if text[at:] in self._beginnings), len(text))
         self._held = text[start:]
         return text[:start]
