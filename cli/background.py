@@ -76,15 +76,16 @@ class Background:
         return [f"ended with the conversation: {_named(ended)}"] if ended else []
 
     def _ours(self) -> list[Process]:
-        """Those of our sessions. A number may be another's session by now: it is ours when one in
-        it was seen before or carries the mark."""
-        running = [one for one in processes() if one.session in self._left]
+        """Those that were said to end, and the others of our sessions. A number may be another's
+        session by now: it is ours when one in it was said or carries the mark."""
+        running = processes()
+        said = {one for left in self._left.values() for one in left.seen}
         sure = {one.session for one in running if self._is_known(one)}
-        return [one for one in running if one.session in sure]
+        return [one for one in running if one.session in sure or (one.pid, one.started) in said]
 
     def _is_known(self, one: Process) -> bool:
-        left = self._left[one.session]
-        return one.mark == left.mark or (one.pid, one.started) in left.seen
+        left = self._left.get(one.session)
+        return left is not None and (one.mark == left.mark or (one.pid, one.started) in left.seen)
 
 
 def processes() -> list[Process]:

@@ -66,10 +66,11 @@ def test_a_process_with_a_session_of_its_own_is_named_and_stays(
     ran = run(f"setsid {SLEEP} >/dev/null 2>&1 & echo", tmp_path, background=left)
     named = re.findall(r"\((\d+)\)", " ".join(ran.left))
     left.end()
-    # Where setsid came too late, it was still in the session of its command.
+    # Where setsid came late, it was still in the session of its command, and what is said holds.
+    stays = "goes on, also when this conversation ends: " in " ".join(ran.left)
     for pid in map(int, named):
-        if alive(pid):
-            assert "goes on, also when this conversation ends: " in " ".join(ran.left)
+        assert alive(pid) == stays
+        if stays:
             os.kill(pid, 9)
 
 
