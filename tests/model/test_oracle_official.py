@@ -128,9 +128,25 @@ def test_every_layer_given_the_oracles_streams(case: Case, number: int, chunk: i
         ]
         errors = relative_errors(mx.concatenate(outputs, axis=1), block.streams)
     assert errors.max() <= LAYER_BOUND
-    # A missing or an extra rounding moves every token. The first ones tell: a key that float32
-    # noise rounded the other way reaches all later ones, how many depends on the BLAS.
-    assert (errors[:EARLY] == 0).mean() >= 0.25
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_most_early_tokens_are_the_oracles_bit_for_bit(case: Case, number: int) -> None:
+    """A missing or an extra rounding moves nearly every token of every text. Float32 noise rounds a
+    value the other way now and then; where that is a key, all later tokens have it, so this looks
+    at the first tokens of many texts, and at the median: no single key decides it."""
+    equal = []
+    for first in range(0, LENGTH - EARLY + 1, EARLY):
+        streams, tokens = (a[first : first + EARLY] for a in (case.inputs[number], case.tokens))
+        block = v4_numpy.run_block(
+            case.config, case.weights, number, streams, tokens, official=True
+        )
+        inputs = mx.array(streams.astype(np.float32))[None], mx.array(tokens)[None]
+        with oracle_choices(case.model, block):
+            ours = case.model.layers[number](*inputs, case.new_cache(number))
+            equal.append((relative_errors(ours, block.streams) == 0).mean())
+    print(f"layer {number}: equal shares {np.round(np.sort(equal), 2)}")
+    assert np.median(equal) >= 0.25
 
 
 def forced_model_logits(case: Case, run: Callable[[int, mx.array], mx.array]) -> np.ndarray:
