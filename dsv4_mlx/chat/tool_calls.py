@@ -143,6 +143,9 @@ def _object(text: str) -> dict[str, Any] | None:
 
 
 def _is_json(text: str) -> bool:
+    """Whether `text` is JSON as it stands; at the beginning of a file a mark may come before it."""
+    if text.startswith("\N{ZERO WIDTH NO-BREAK SPACE}"):
+        return False
     try:
         parse_json(text)
     except DocumentError:
