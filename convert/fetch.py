@@ -17,8 +17,7 @@ from convert.room import free_bytes
 from convert.sources import sha256_of
 from convert.writer import COMPANIONS
 from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
-from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.documents import read_object
+from dsv4_mlx.config_file import read_config
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.releases import FETCHED_FILE
 from dsv4_mlx.system_files import is_system_file
@@ -39,7 +38,7 @@ def fetch(repo: str, folder: Path, progress: Progress, hub: Hub | None = None) -
     if not _is_there(folder / _CONFIG, needed[_CONFIG]):
         first = {_CONFIG: needed[_CONFIG]}
         hub.download(repo, revision, first, folder, Progress())
-    _require_v4(folder)
+    read_config(folder)
     missing = {name: file for name, file in needed.items() if not _is_there(folder / name, file)}
     left = sum(file.size - _arrived(folder / name, file) for name, file in missing.items())
     free = free_bytes(folder)
@@ -63,10 +62,6 @@ def _is_needed(name: str) -> bool:
     patterns = (one for one in _NEEDED if "/" in one or "/" not in name)
     ours = not any(map(is_system_file, name.split("/")))
     return ours and any(fnmatchcase(name, one) for one in patterns)
-
-
-def _require_v4(folder: Path) -> None:
-    DeepseekV4Config.from_dict(read_object(folder / _CONFIG))
 
 
 def _is_there(path: Path, file: HubFile) -> bool:

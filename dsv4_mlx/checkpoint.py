@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_file import read_config
 from dsv4_mlx.documents import read_object, shown
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.fields import Fields
@@ -51,13 +52,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder} is not a folder; expected one with config.json and *.safetensors files."
         )
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} is not a model folder: it has no config.json; give the folder that "
-            "holds the downloaded or converted model."
-        )
-    keys = read_object(folder / "config.json")
-    config = _with_stops(folder, DeepseekV4Config.from_dict(keys))
+    keys, described = read_config(folder)
+    config = _with_stops(folder, described)
     tensors = _read_tensors(folder)
     return Checkpoint(folder, keys, _as_stored(config, keys, tensors), tensors)
 

@@ -190,6 +190,7 @@ _MOST = {
     "n_routed_experts": 1 << 14,
     "num_hidden_layers": 1 << 10,
     "num_nextn_predict_layers": 64,
+    "sliding_window": 1 << 16,
 }
 _MOST_OF_OTHERS = 1 << 24
 

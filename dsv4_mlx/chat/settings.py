@@ -6,9 +6,9 @@ from typing import Final
 
 from dsv4_mlx.chat.effort import EffortTable, ThinkingMode, detect_effort_table, effort_levels
 from dsv4_mlx.chat.generation_config import sampling_of
-from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_file import read_config
 from dsv4_mlx.documents import read_object
-from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.errors import UsageError
 from dsv4_mlx.hub_cache import model_folder
 from dsv4_mlx.sampling import Sampling
 
@@ -89,18 +89,8 @@ def read_settings(folder: Path, effort_table: EffortTable | None = None) -> Chat
     Raises CheckpointError or ConfigError when there is no readable DeepSeek-V4 config.json.
     """
     folder = model_folder(folder)
-    config = _config(folder)
+    _, config = read_config(folder)
     path = folder / "generation_config.json"
     sampling = sampling_of(read_object(path) if path.is_file() else {}, path)
     table = effort_table or detect_effort_table(folder)
     return ChatSettings(table, config.max_position_embeddings, sampling)
-
-
-def _config(folder: Path) -> DeepseekV4Config:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} is not a model folder: it has no {path.name}; give the folder that holds "
-            "the downloaded or converted model."
-        )
-    return DeepseekV4Config.from_dict(read_object(path))

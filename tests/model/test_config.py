@@ -275,6 +275,7 @@ REFUSED = {
     "a negative eos": (flash(eos_token_id=[1, -1]), "eos_token_id"),
     "more experts than memory": (flash(n_routed_experts=10**9), "n_routed_experts"),
     "more blocks than memory": (flash(num_nextn_predict_layers=10**12), "num_nextn_predict_layers"),
+    "a window beyond memory": (flash(sliding_window=1 << 24), "sliding_window"),
     "rounds without end": (flash(hc_sinkhorn_iters=10**9), "hc_sinkhorn_iters"),
     "a number beyond every double": (flash(rope_theta=10**400), "rope_theta"),
     "another program's packing": (
