@@ -2,7 +2,9 @@
 
 Everything is a function of a `Shown`, asked at each redraw; nothing here keeps state. The parts
 give way to one another so that the whole is never higher than the screen: the input keeps a line,
-then come the status and the menu, and the live text gets what is left.
+then come the status and the menu, and the live text gets what is left. Where the terminal wraps
+rows anew when it becomes narrower, that is as much as still fits a screen of a quarter of the
+width: rows that scroll off can never be erased.
 """
 
 from collections.abc import Callable
@@ -43,6 +45,8 @@ _QUEUED_LINES = 3
 _MENU_LINES = 6
 _SMALL = 6
 """Rows; a screen that low shows no status line."""
+_NARROWEST = 20
+"""Columns; nobody makes a terminal narrower in one step."""
 
 
 class Shown(Protocol):
@@ -79,8 +83,14 @@ class ScreenLayout:
         buffer: Buffer,
         chip_label: Callable[[str], str | None],
         placeholder: Callable[[], str] = lambda: "",
+        *,
+        reflows: bool = True,
     ) -> None:
+        """`reflows`: the terminal wraps rows anew when it becomes narrower."""
         self._shown = shown
+        self._reflows = reflows
+        self._measured: list[Fragments] = []
+        self._widths: list[int] = []
         self._buffer = buffer
         search = SearchToolbar(ignore_case=True)
         self.search_buffer = search.search_buffer
@@ -164,11 +174,38 @@ class ScreenLayout:
         return min(len(state.completions), most) if state and not self._shown.question() else 0
 
     def _live_height(self) -> int:
+        lines = self._shown.live_lines()
+        if not lines:
+            return 0
         asked = self._question if self._shown.question() else self._input
         own = asked.preferred_height(self._shown.size.columns, self._room).preferred
         others = own + self._status_height() + self._queued_height() + self._menu_height()
-        searching = int(self.layout.is_searching)
-        return max(0, min(len(self._shown.live_lines()), self._room - others - searching))
+        left = self._room - others - int(self.layout.is_searching)
+        most = max(0, min(len(lines), left))
+        return self._fitting_once_narrower(lines, most, own) if self._reflows else most
+
+    def _fitting_once_narrower(self, lines: list[Fragments], most: int, own: int) -> int:
+        """How many of the last lines, up to `most` and one at least, fit above the rest once every
+        row is wrapped; `own` rows belong to the input."""
+        columns = self._shown.size.columns
+        narrow = max(_NARROWEST, -(-columns // 4))
+        if lines is not self._measured:
+            self._measured = lines
+            self._widths = [sum(get_cwidth(text) for _, text in line) for line in lines]
+        if all(width <= narrow for width in self._widths[len(lines) - most :]):
+            return most
+        typed = columns if own > 1 else get_cwidth(self._buffer.text) + len(PROMPT)
+        rest = [typed] * own + [columns] * self._queued_height()
+        if self._status_height():
+            rest.append(sum(get_cwidth(part[1]) for part in self._status_text()))
+        left = self._room - self._menu_height() - sum(_wrapped(width, narrow) for width in rest)
+        count = 0
+        for width in reversed(self._widths):
+            left -= _wrapped(width, narrow)
+            if left < 0:
+                break
+            count += 1
+        return min(most, max(1, count))
 
     # Texts
 
@@ -267,6 +304,11 @@ def cut(text: str, width: int) -> str:
     while text and get_cwidth(text) > width - 1:
         text = text[:-1]
     return text + "…" if width > 0 else ""
+
+
+def _wrapped(width: int, columns: int) -> int:
+    """Rows that so many cells take."""
+    return max(1, -(-width // columns))
 
 
 def _line_prefix(line: int, wrapped: int) -> StyleAndTextTuples:

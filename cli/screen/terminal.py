@@ -103,7 +103,11 @@ class TerminalSurface:
 
         self._frames = Frames(lambda: self._app.draw())
         self._layout = ScreenLayout(
-            self, self._prompt.buffer, self._prompt.pastes.label, lambda: self._prompt.placeholder
+            self,
+            self._prompt.buffer,
+            self._prompt.pastes.label,
+            lambda: self._prompt.placeholder,
+            reflows=reflows(environment.variables),
         )
         self._prompt.hooks.asking = self._layout.focus
         self._app = ScreenApplication(

@@ -89,6 +89,14 @@ class Program:
         self.surface.live(None)
         self.say("tall is over")
 
+    def do_wide(self, argument: str) -> None:
+        """A live text of so many full lines until Ctrl-C."""
+        line = "wide " * (self.surface.width // 5)
+        self.surface.live(Text("\n".join([line] * int(argument))))
+        self.stop.wait()
+        self.surface.live(None)
+        self.say("done with it")
+
     def do_count(self, argument: str) -> None:
         """So many lines at once."""
         for number in range(1, int(argument) + 1):
