@@ -49,6 +49,7 @@ class Meeting(Disk):
     """Writes of the shards wait for each other until two have met."""
 
     def __init__(self):
+        super().__init__()
         self._barrier = threading.Barrier(2)
         self.met = False
 
@@ -70,6 +71,7 @@ class Counting(Disk):
     """Keeps the largest number of writes that were under way at one time."""
 
     def __init__(self):
+        super().__init__()
         self._lock, self._now, self.most = threading.Lock(), 0, 0
 
     def write(self, descriptor, data, offset):
