@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from dsv4_mlx.chat.settings import read_settings
 from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
 from dsv4_mlx.config import FLASH, DeepseekV4Config
+from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.fingerprint import fingerprint
+from dsv4_mlx.generation import Token
 from dsv4_mlx.hub_cache import model_folder, snapshot_sentence
 from dsv4_mlx.loading import load, load_model
 from dsv4_mlx.numerics import Numerics
@@ -247,6 +249,26 @@ def test_further_end_tokens_leave_kept_caches_valid(plain: Path, tmp_path: Path)
     assert found[0].config != found[1].config
     first, second = (fingerprint(one, plan_parameters(one)) for one in found)
     assert first == second
+
+
+def test_a_reply_ends_at_each_of_them(plain: Path, tmp_path: Path) -> None:
+    def reply(folder: Path) -> list[Token]:
+        session = Engine(load(folder, dtype=mx.float32, backend="cpu")[0]).session()
+        session.sync([0, 5, 6, 7])
+        return list(session.stream(12))
+
+    shutil.copytree(plain, tmp_path / "copy")
+    whole = reply(plain)
+    chosen = whole[3].id
+    for file in ("generation_config.json", "config.json"):
+        json_changed(
+            tmp_path / "copy" / file, lambda content: content.update(eos_token_id=[1, chosen])
+        )
+        found = reply(tmp_path / "copy")
+        place = [token.id for token in whole].index(chosen)
+        assert [token.id for token in found] == [token.id for token in whole[: place + 1]]
+        assert found[-1].finish == "stop"
+        shutil.copy(plain / file, tmp_path / "copy" / file)
 
 
 @pytest.mark.parametrize("ids", [[1, 512], 600, -1, "1", [None], [[1]], True, 10**300])
