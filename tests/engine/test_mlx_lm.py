@@ -142,7 +142,7 @@ def test_rows_may_leave_a_batch_at_different_times(plain: Engine, tokenizer) -> 
     assert batch.texts == expected
 
 
-def test_a_saved_prompt_cache_continues_identically(plain: Engine, tmp_path: Path) -> None:
+def test_a_saved_prompt_cache_continues_identically(plain: Engine, door, tmp_path: Path) -> None:
     from mlx_lm.generate import generate_step
     from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_prompt_cache
 
