@@ -49,10 +49,17 @@ def own(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
 
 
 def send(terminal: Terminal, text: str, *answer: str) -> None:
-    """Send and wait for `answer` and the prompt behind it."""
+    """Send and wait for `answer`, and until all that belongs to it is kept."""
     terminal.type(f"{text}\r")
     terminal.wait_for(f"> {text}", *answer)
-    terminal.wait_until(lambda: terminal.line.startswith(">"), "waiting prompt")
+    settle(terminal)
+
+
+def settle(terminal: Terminal) -> None:
+    """Until another command is carried out, which waits for all before it."""
+    before = rows(terminal).count("of 65,536 tokens;")
+    terminal.type("/context\r")
+    terminal.wait_until(lambda: rows(terminal).count("of 65,536 tokens;") > before, "the context")
 
 
 def rows(terminal: Terminal) -> str:
@@ -187,9 +194,7 @@ def test_a_folder_that_others_share_stays_as_it_is(odd: Terminal, folder: Path) 
 
 
 def test_a_damaged_history_is_set_aside_and_stops_no_start(odd: Terminal, folder: Path) -> None:
-    odd.type("\x1b[A")
-    odd.wait_until(lambda: odd.line.startswith("> ") and len(odd.line) > 2, "what was said")
-    odd.type("\x03")
+    send(odd, "one", "First.")
     home = folder / "shared"
     assert (home / "history").read_bytes().startswith(b'"said before"\n')
     assert b"[[[" not in (home / "history").read_bytes()
@@ -203,7 +208,7 @@ def test_an_editor_that_writes_as_other_systems_do_changes_no_character(
     odd.wait_for("> one\n  two")
     odd.type("\r")
     odd.wait_for("First.")
-    odd.wait_until(lambda: odd.line.startswith(">"), "waiting prompt")
+    settle(odd)
     text = sessions(folder / "shared")[-1].read_text()
     assert '"text": "one\\ntwo"' in text
 
@@ -220,7 +225,7 @@ def test_without_any_home_it_talks_and_says_what_is_not_kept(
         send(terminal, "one", "First.")
         send(terminal, "two", "Second.")
         assert rows(terminal).count("nothing of this run is kept") == 1
-        terminal.type("\x1b[A")
+        terminal.type("\x1b[A\x1b[A")
         terminal.wait_for_line("> two")
     assert not [path for path in tmp_path.rglob("*") if path.name in ("sessions", "history")]
 
