@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import attachments
 from cli.branch import Branch
-from cli.chat_status import status_of
+from cli.chat_status import level_after, status_of
 from cli.commands import named
 from cli.commands.compact import look_at_fullness
 from cli.environment import ExitStatus
@@ -29,7 +29,7 @@ from cli.typed_command import run_command
 from dsv4_mlx.chat.conversation import Conversation, Done, Event, Progress, Sampling, Turn
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.settings import Thinking
-from dsv4_mlx.errors import Dsv4Error, UsageError
+from dsv4_mlx.errors import Dsv4Error
 
 if TYPE_CHECKING:
     from cli.kept.session_search import Hit
@@ -252,7 +252,7 @@ class Chat:
         conversation.stop = self.preferences.stop
         conversation.loops = self.preferences.loop
         conversation.system = self.preferences.system
-        conversation.tools = self.tools.definitions()
+        conversation.tools = self.tool_definitions()
 
     def count(self, text: str) -> int:
         """Tokens of `text`, once there is a conversation."""
@@ -287,29 +287,25 @@ class Chat:
 
         On the thread that draws: files are the controller's, so the next turn keeps it there.
         """
-        levels = self.model.settings.levels
-        start = levels.index(self.thinking.level)
-        for step in range(1, len(levels)):
-            level = levels[(start + step) % len(levels)]
-            try:
-                self.model.settings.thinking(level)
-            except UsageError:
-                continue
-            self.preferences = replace(self.preferences, think=level)
-            break
+        level = level_after(self.model.settings, self.thinking.level)
+        self.preferences = replace(self.preferences, think=level)
         self._show_status()
 
     def use_tools(self, on: bool) -> None:
         """Let the model use tools from the next turn on, or stop it."""
-        for problem in self.tools.turn(on):
-            self.view.error(problem)
+        self.tools.turn(on)
         if on != self.preferences.tools:
             self.set("tools", on)
 
-    @property
-    def tool_names(self) -> list[str]:
-        """What the model may use now."""
-        return self.tools.names()
+    def tool_definitions(self) -> tuple[dict[str, Any], ...]:
+        """What the model may use now; waits for servers that are starting, until Ctrl-C."""
+        if is_late := self.tools.is_starting:
+            self._show_status("starting tools")
+        for problem in self.tools.problems():
+            self.view.error(problem)
+        if is_late and not self.is_stopped():
+            self.note(f"{len(self.tools.definitions())} tools are there now")
+        return self.tools.definitions()
 
     def switch_model(self, folder: Path) -> None:
         """Go on with another model; the dialogue stays and is read again."""

@@ -1,10 +1,12 @@
-"""What the status line tells about a conversation."""
+"""What the status line tells about a conversation, and the thinking level that it cycles."""
 
 from dataclasses import replace
 
 from cli.models import Model
 from cli.surface import Status
 from dsv4_mlx.chat.conversation import ContextUse, Done
+from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.errors import UsageError
 
 
 def status_of(model: Model, level: str, use: ContextUse | None, done: Done | None) -> Status:
@@ -26,3 +28,17 @@ def status_of(model: Model, level: str, use: ContextUse | None, done: Done | Non
             status, tokens_per_s=timing.tokens_per_s, first_token_s=timing.first_token_s
         )
     return status
+
+
+def level_after(settings: ChatSettings, level: str) -> str:
+    """The next level that this checkpoint can give, in a circle."""
+    levels = settings.levels
+    start = levels.index(level)
+    for step in range(1, len(levels)):
+        following = levels[(start + step) % len(levels)]
+        try:
+            settings.thinking(following)
+        except UsageError:
+            continue
+        return following
+    return level

@@ -41,6 +41,9 @@ What a command leaves running in the background is named, and ended with the con
 what the model's `run_command` leaves. A process that begins a session of its own (`setsid`) stays;
 on Linux it is named as well.
 
+MCP servers start while the prompt is there already; the first message waits for their tools, at
+most 30 seconds or a longer `timeout_s`, and Ctrl-C ends the waiting.
+
 Ctrl-C stops the answer within a token and keeps what was said. `/undo`, `/retry`, `/edit` and
 `/fork` go back in the model's cache, which keeps the state of earlier turns (`snapshot_budget` in
 the configuration): what is kept is not read again.

@@ -120,7 +120,7 @@ def _tools(chat: "Chat", argument: str) -> None:
         raise UsageError(f"/tools takes on, off or nothing, got {argument!r}.")
     if argument:
         chat.use_tools(argument == "on")
-    names = chat.tool_names
+    names = [one["function"]["name"] for one in chat.tool_definitions()]
     chat.note(f"tools: {', '.join(names)}" if names else "no tools; /tools on enables them")
 
 

@@ -139,3 +139,24 @@ def test_what_a_command_leaves_running_ends_with_the_conversation(shared: Termin
     assert int(number) in {one.pid for one in processes()}
     send(shared, "/new", "[ended with the conversation: ", f"({number})]")
     assert int(number) not in {one.pid for one in processes()}
+
+
+@pytest.mark.needs("mcp")
+def test_a_slow_server_delays_no_prompt_and_ends_with_the_program(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "config.toml").write_text(
+        'tools = true\n[mcp.slow]\ncommand = "/bin/sh"\n'
+        'args = ["-c", "echo $$ >number; exec cat >nowhere"]\n'
+    )
+    variables = {"DSV4_HOME": str(state)}
+    with chat(tmp_path, {"replies": ["Yes."]}, variables=variables) as terminal:
+        terminal.wait_for_line(">")
+        terminal.type("hello\r")
+        terminal.wait_for("starting tools")
+        number = tmp_path / "number"
+        terminal.type("\x04\x04")  # now, not when it is answered
+        assert terminal.wait_for_end() == 0
+        assert not number.exists() or int(number.read_text()) not in {
+            one.pid for one in processes()
+        }
