@@ -109,7 +109,7 @@ CALLS = st.sampled_from(
 
 
 @LINUX
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(call=CALLS, first=st.integers(0, 30), times=st.sampled_from([1, 3, 10**9]),
        resume=st.booleans())  # fmt: skip
 def test_whichever_call_fails(call, first, times, resume, release, whole, tmp_path_factory, capsys):
@@ -131,7 +131,7 @@ def test_whichever_call_fails(call, first, times, resume, release, whole, tmp_pa
 
 
 @LINUX
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(call=CALLS, first=st.integers(0, 40), times=st.sampled_from([1, 10**9]))
 def test_whichever_call_fails_while_the_source_goes(
     call, first, times, release, whole, tmp_path_factory, capsys

@@ -68,7 +68,7 @@ def fetched(files: Path, root: Path, release: str) -> Path:
 PLACES = st.sampled_from([in_a_folder, behind_a_link, in_a_cache, fetched])
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=24, deadline=None, suppress_health_check=list(HealthCheck))
 @given(release=st.sampled_from(list(RELEASES)), place=PLACES, name=NAMES, other=NAMES,
        resumed=st.booleans())  # fmt: skip
 def test_a_conversion_keeps_what_its_source_is(

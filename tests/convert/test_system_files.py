@@ -51,7 +51,7 @@ def leave(folder: Path, names: set[str]) -> None:
             (folder / name).write_bytes(APPLE_DOUBLE)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(left=st.sets(st.sampled_from(FOLDERS + FILES), min_size=1), resume=st.booleans())
 def test_a_folder_with_nothing_but_such_files_is_empty(
     left, resume, release, converted, tmp_path_factory
@@ -74,7 +74,7 @@ def test_what_somebody_put_there_stays(name, resume, release, tmp_path, capsys):
     assert contents(tmp_path / "out") == before
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(indexed=st.booleans(), shard=st.sampled_from(["model-", "", "weights-"]))
 def test_a_source_copied_by_a_mac_is_read_as_it_is(indexed, shard, release, tmp_path_factory):
     """Every file has its companion, shards of any name and folders too."""
