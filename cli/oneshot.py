@@ -13,7 +13,6 @@ from cli.answer_output import (
     write_json_error,
     write_text,
 )
-from cli.attachments import expand
 from cli.environment import Environment, ExitStatus
 from cli.interrupts import stopping_on_interrupt
 from cli.kept.resumed import Resumed
@@ -48,6 +47,8 @@ def read_message(
     Piped text stands first, then the files that are named with @, then what is asked about them:
     other questions about the same texts then share their beginning, and it is read once.
     """
+    from cli.attachments import expand
+
     prompt = options.prompt if options.prompt and options.prompt.strip() else ""
     asked = bool(options.words or prompt)
     if options.prompt is None and not asked and environment.reads_terminal:
