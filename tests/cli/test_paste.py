@@ -119,8 +119,9 @@ def test_what_is_pasted_is_sent_as_it_is(pieces: list[tuple[str, str]]) -> None:
         whole.encode()
         assert expand(text, Path("/nowhere"), len).text == whole
         assert pastes.labels(typed) == whole or len(typed) < len(whole)
-    assert pastes.expand(Pastes.restored(pastes, pastes.parts(typed))) == whole
+    kept = sendable(whole)  # half a surrogate pair can neither be kept nor sent
+    assert pastes.expand(pastes.restored(pastes.parts(typed))) == kept
     elsewhere = Pastes()
     again = elsewhere.restored(pastes.parts(typed))
-    assert elsewhere.expand(again) == whole
+    assert elsewhere.expand(again) == kept
     assert isinstance(submitted(again, elsewhere), Verbatim)
