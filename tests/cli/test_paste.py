@@ -1,10 +1,11 @@
 """Pasted text is text: chips for large pastes, stand-ins for what would mean something if typed."""
 
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from cli.attachments import expand
@@ -112,6 +113,7 @@ def test_what_is_pasted_is_sent_as_it_is(pieces: list[tuple[str, str]]) -> None:
     pastes = Pastes()
     typed = "".join(before + pastes.take(pasted) for before, pasted in pieces)
     whole = "".join(before + pasted for before, pasted in pieces)
+    assume(not re.search(r'(?<!\S)@"?[/~]', whole))  # names a folder that every machine has
     assert not is_open(typed)
     text = submitted(typed, pastes)
     assert isinstance(text, Verbatim)
