@@ -328,4 +328,4 @@ def test_a_memory_is_written_with_or_without_a_space(memory: str) -> None:
 def test_another_memory_is_refused_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["src", "dst", "--fit", "65 GB"])
-    assert "invalid choice: '65GB'" in capsys.readouterr().err
+    assert "invalid choice: '65 GB'" in capsys.readouterr().err
