@@ -9,18 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cli.tools.tool import ToolError
+from dsv4_mlx.chat.schema import TYPES, is_of_type
 from dsv4_mlx.documents import DocumentError, parse_object
 
 _DEEPEST = 32
-_TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "boolean": (bool,),
-    "number": (int, float),
-    "integer": (int,),
-    "null": (type(None),),
-}
 _ARTICLES = {
     "object": "an object",
     "array": "an array",
@@ -68,19 +60,11 @@ def check(value: Any, schema: Mapping[str, Any], place: str = "", depth: int = 0
 
 def _check_type(value: Any, wanted: Any, name: str) -> None:
     kinds = [wanted] if isinstance(wanted, str) else wanted
-    if not isinstance(kinds, list) or not all(kind in _TYPES for kind in kinds):
+    if not isinstance(kinds, list) or not all(kind in TYPES for kind in kinds):
         return
-    if not any(_is(value, kind) for kind in kinds):
+    if not any(is_of_type(value, kind) for kind in kinds):
         listed = " or ".join(_ARTICLES.get(kind, f"a {kind}") for kind in kinds)
         raise ToolError(f"{name} must be {listed}, got {_shown(value)}.")
-
-
-def _is(value: Any, kind: str) -> bool:
-    if isinstance(value, bool):
-        return kind == "boolean"
-    if kind == "integer" and isinstance(value, float):
-        return value.is_integer()
-    return isinstance(value, _TYPES[kind])
 
 
 def _check_object(value: dict[str, Any], schema: Mapping[str, Any], place: str, depth: int) -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 _DEEPEST = 32
-_TYPES: dict[str, tuple[type, ...]] = {
+TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
     "string": (str,),
@@ -20,6 +20,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "null": (type(None),),
 }
+"""JSON schema's names of types, and what they are in Python."""
 
 
 class ToolSchemas:
@@ -140,8 +141,8 @@ def _target(content: Mapping[str, Any], root: object) -> object:
 def _keywords_allow(content: Mapping[str, Any], value: object) -> bool:
     kinds = content.get("type", _implied_type(content))
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    is_known = isinstance(kinds, list) and all(isinstance(k, str) and k in _TYPES for k in kinds)
-    if is_known and not any(_is(value, kind) for kind in kinds):
+    is_known = isinstance(kinds, list) and all(isinstance(k, str) and k in TYPES for k in kinds)
+    if is_known and not any(is_of_type(value, kind) for kind in kinds):
         return False
     choices = content.get("enum")
     if isinstance(choices, list) and not any(_equal(value, choice) for choice in choices):
@@ -156,12 +157,13 @@ def _implied_type(content: Mapping[str, Any]) -> str | None:
     return "array" if "items" in content else None
 
 
-def _is(value: object, kind: str) -> bool:
+def is_of_type(value: object, kind: str) -> bool:
+    """Whether a value of JSON is of a type of TYPES; true is no number, 2.0 is an integer."""
     if isinstance(value, bool):
         return kind == "boolean"
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
-    return isinstance(value, _TYPES[kind])
+    return isinstance(value, TYPES[kind])
 
 
 def _equal(one: object, other: object) -> bool:
