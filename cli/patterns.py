@@ -73,7 +73,7 @@ def _split(pattern: str) -> tuple[str, tuple[str, ...]]:
     first = next(index for index, part in enumerate(parts) if is_pattern(part))
     rest = [part.strip("/") for part in parts[first:]]
     kept = [part for part in rest if part not in ("", ".")]
-    if pattern.endswith("/"):
+    if pattern.endswith(("/", "/.")):
         kept.append("")  # asks for folders, and none of them is a file
     folded = [
         part

@@ -326,4 +326,7 @@ def test_patterns_find_what_a_shell_finds_and_no_file_twice(
         assert len({(folder / one).resolve() for one in names}) == len(names)
         if not tree[1] and not (folder / pattern).exists():
             shell = glob.glob(pattern, root_dir=folder, recursive=True)
-            assert names == sorted({os.path.normpath(f) for f in shell if (folder / f).is_file()})
+            # As texts: a Path drops the slash of "a/", which is no file.
+            files = [one for one in shell if os.path.isfile(os.path.join(folder, one))]
+            expected = sorted({os.path.normpath(one) for one in files})
+            assert [os.path.normpath(one) for one in names] == expected
