@@ -290,9 +290,9 @@ EOS = small.CONFIG["eos_token_id"]
 
 def eos_never_read(patch: pytest.MonkeyPatch) -> None:
     def make(step):
-        def wrong(self, sampler):
+        def wrong(self, sampler, penalty):
             moment = caches.snapshot(self._cache)
-            token, logprob = step(self, sampler)
+            token, logprob = step(self, sampler, penalty)
             if token == EOS:
                 caches.restore(self._cache, moment)
             return token, logprob
@@ -304,8 +304,8 @@ def eos_never_read(patch: pytest.MonkeyPatch) -> None:
 
 def eos_read_twice(patch: pytest.MonkeyPatch) -> None:
     def make(step):
-        def wrong(self, sampler):
-            token, logprob = step(self, sampler)
+        def wrong(self, sampler, penalty):
+            token, logprob = step(self, sampler, penalty)
             if token == EOS:
                 self.engine.model(mx.array([[EOS]]), self._cache)
             return token, logprob
@@ -317,8 +317,8 @@ def eos_read_twice(patch: pytest.MonkeyPatch) -> None:
 
 def eos_missing_from_the_timeline(patch: pytest.MonkeyPatch) -> None:
     def make(step):
-        def wrong(self, sampler):
-            token, logprob = step(self, sampler)
+        def wrong(self, sampler, penalty):
+            token, logprob = step(self, sampler, penalty)
             if token == EOS:
                 self._tokens.pop()
             return token, logprob

@@ -71,10 +71,15 @@ def own(tmp_path: Path) -> Callable[..., Terminal]:
 
 
 def send(terminal: Terminal, text: str, *answer: str) -> None:
-    """Send and wait until `answer` is there and the prompt waits again."""
+    """Send and wait until `answer` is there below it and the prompt waits again."""
     terminal.type(f"{text}\r")
     terminal.wait_for(f"> {text}")
-    terminal.wait_for(*answer)
+
+    def is_answered() -> bool:
+        below = terminal.text.rpartition(f"> {text}")[2]
+        return all(part in below for part in answer)
+
+    terminal.wait_until(is_answered, " and ".join(answer))
     idle(terminal)
 
 

@@ -66,7 +66,7 @@ def test_the_penalty_takes_any_number_above_0(shared: Terminal) -> None:
 
 def test_a_budget_of_0_is_an_answer_without_reasoning(shared: Terminal) -> None:
     send(shared, "/budget 0", "[no reasoning: its budget is 0]")
-    send(shared, "which colour?", "> which colour?\n\nBlue, mostly blue.")
+    send(shared, "which colour?", "\n\nBlue, mostly blue.")
     shared.wait_for("think high (budget 0)")
     send(shared, "/think", "[the reasoning budget is 0, so there is none; /budget off lifts it]")
     send(shared, "/budget off", "[no limit on reasoning]")
