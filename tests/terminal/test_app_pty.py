@@ -76,8 +76,10 @@ def send(terminal: Terminal, text: str, *answer: str) -> None:
     terminal.wait_for(f"> {text}")
 
     def is_answered() -> bool:
-        below = terminal.text.rpartition(f"> {text}")[2]
-        return all(part in below for part in answer)
+        # The first such line, since what cannot be sent stands in the input again; none when the
+        # answer has moved it off the screen.
+        _, line, below = terminal.text.partition(f"> {text}")
+        return all(part in (below if line else terminal.text) for part in answer)
 
     terminal.wait_until(is_answered, " and ".join(answer))
     idle(terminal)
