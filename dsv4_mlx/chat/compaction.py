@@ -82,6 +82,7 @@ class Compaction:
         # The person's limits are for answers; this has its own.
         conversation.max_tokens, conversation.budget = self._room, self._room // 2
         conversation.stop = ()  # a summary may say them
+        conversation.loops = "stop"
 
     @property
     def is_unfinished(self) -> bool:
@@ -124,6 +125,8 @@ class Compaction:
             raise UsageError(
                 f"the summary did not end within {self._room:,} tokens; nothing was changed."
             )
+        if finish == "loop":
+            raise UsageError("the summary ran in a loop; nothing was changed.")
         if finish == "tool_calls" or message.get("tool_calls"):
             raise UsageError("the model called a tool and wrote no summary; nothing was changed.")
         if not str(message.get("content") or "").strip():

@@ -195,6 +195,14 @@ def test_one_turn_that_fills_the_context_can_be_compacted() -> None:
     assert (result.summarised, len(result.turns)) == (1, 1)
 
 
+@pytest.mark.parametrize("loops", ["notice", "stop", "off"])
+def test_a_summary_that_runs_in_a_loop_is_none(loops: str) -> None:
+    history = [turn("word " * 1_500) for _ in range(4)]
+    conversation = talk(history, ScriptedReply("no end ", repeat=1_500), loops=loops)
+    with pytest.raises(UsageError, match="ran in a loop; nothing was changed"):
+        compacted(conversation)
+
+
 def test_the_summary_is_asked_for_behind_what_the_cache_holds() -> None:
     conversation = talk([], ScriptedReply("words " * 30))
     for text in "abcd":
