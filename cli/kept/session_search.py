@@ -154,7 +154,7 @@ def _standing(file: BinaryIO, stopped: Callable[[], bool]) -> list[tuple[Line, b
 
 def _may_have(raw: bytes, words: Sequence[str]) -> bool:
     """Whether a turn's line is worth parsing: cheap, and never wrong about a line that has them."""
-    if not raw.isascii():
+    if not raw.isascii() or b"\\u" in raw:  # a character may stand there escaped
         return True
     line = raw.lower()
     return all(

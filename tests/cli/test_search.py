@@ -32,6 +32,7 @@ PIECES = [
         "🙂",
     ),
     *('"quoted"', "back\\slash", "a\nb", "tab\there", "\x1b[2J", ".*", "(", "x" * 200, "a", "\x00"),
+    *("a\u2066b", "del\x7fete"),  # escaped in a file
     "no such word",
 ]
 TEXT = st.lists(st.sampled_from(PIECES), max_size=5).map(" ".join)
@@ -135,6 +136,13 @@ def test_the_newest_comes_first_and_a_fork_repeats_nothing(tmp_path: Path) -> No
         ("first", 3),
         ("second", 2),
     ]
+
+
+@pytest.mark.parametrize("word", ["a\u2066b", "del\x7fete", "\x90"])
+def test_what_a_file_holds_escaped_is_found(tmp_path: Path, word: str) -> None:
+    sessions = store(tmp_path)
+    begun(sessions, f"see {word} there")
+    assert len(search(sessions, word).hits) == 1
 
 
 def test_damaged_files_are_passed_over_and_what_stands_before_damage_is_found(
