@@ -38,14 +38,15 @@ TEXTS = [
 
 
 def submitted(folder: Path, *pieces: bytes) -> list[str]:
-    """What arrives when a person's terminal sends `pieces` and then goes away."""
+    """What arrives when a person's terminal sends `pieces`; whatever they leave in the input is
+    cleared by Ctrl-C, so that Ctrl-D leaves. A closed terminal would make what is not taken yet a
+    draft."""
     with create_pipe_input() as keys:
         running = Running(keys, folder / "history", DARK)
 
         def control() -> list[str]:
-            for piece in pieces:
+            for piece in (*pieces, b"\x03\x04"):
                 keys.send_bytes(piece)
-            keys.close()
             return list(running.surface.submissions())
 
         return running.surface.run(control)
