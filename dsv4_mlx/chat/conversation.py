@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from dsv4_mlx.chat.answer_settings import AnswerSettings, Sampling
 from dsv4_mlx.chat.dialogue import ContextUse, Dialogue, Emit, Step
 from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.chat.events import (
@@ -28,7 +29,6 @@ from dsv4_mlx.chat.events import (
     Usage,
 )
 from dsv4_mlx.chat.loops import Loops
-from dsv4_mlx.chat.manner import Manner, Sampling
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 from dsv4_mlx.chat.prefixes import Prefixes
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dsv4_mlx.tokenizer import Tokenizer
 
 __all__ = [
+    "AnswerSettings",
     "BudgetReached",
     "ContextUse",
     "Conversation",
@@ -49,7 +50,6 @@ __all__ = [
     "Event",
     "FinishReason",
     "LoopNoticed",
-    "Manner",
     "Prefixes",
     "Progress",
     "ReasoningDelta",
@@ -171,8 +171,8 @@ class Conversation:
     def undo(self) -> str:
         """Forget the last turn and return what was asked; UsageError when there is none."""
         self._check_turn(len(self.turns))
-        manner = self._manner()
-        return self._submit(lambda: self._dialogue.undo(manner)).result()
+        settings = self._settings()
+        return self._submit(lambda: self._dialogue.undo(settings)).result()
 
     def fork(self) -> "Conversation":
         """A second conversation that begins with this one; what is common is stored once."""
@@ -196,8 +196,8 @@ class Conversation:
 
     def prompt_tokens(self, turns: Sequence[Turn], text: str = "") -> int:
         """Tokens of the prompt that asks `text` after `turns`, whether or not it would fit."""
-        manner = self._manner()
-        return self._submit(lambda: self._dialogue.prompt_tokens(turns, text, manner)).result()
+        settings = self._settings()
+        return self._submit(lambda: self._dialogue.prompt_tokens(turns, text, settings)).result()
 
     def context(self) -> ContextUse:
         """How full the context was when the last turn ended; for any thread."""
@@ -224,11 +224,11 @@ class Conversation:
     def _answered(self, step: Callable[[tuple[Turn, ...]], Step]) -> Generator[Event, None, None]:
         """The events of one answer; `step` says to what, once the model's thread is free."""
         cancelled = self._cancelled = Flag()
-        dialogue, manner = self._dialogue, self._manner()
+        dialogue, settings = self._dialogue, self._settings()
 
         def answer(emit: Emit, asked_at: float) -> None:
             dialogue.answer(
-                replace(step(dialogue.turns), asked_at=asked_at), manner, cancelled, emit
+                replace(step(dialogue.turns), asked_at=asked_at), settings, cancelled, emit
             )
 
         return self._relayed(answer, cancelled)
@@ -255,10 +255,10 @@ class Conversation:
             wait([job])  # who leaves early finds the dialogue settled
         job.result()
 
-    def _manner(self) -> Manner:
+    def _settings(self) -> AnswerSettings:
         # Without reasoning the release writes another prompt than with reasoning cut to nothing.
         thinking = Thinking("chat") if self.budget == 0 else self.thinking
-        return Manner(
+        return AnswerSettings(
             thinking,
             self.system,
             tuple(self.tools),

@@ -12,9 +12,9 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING
 
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.budget import ReasoningBudget
 from dsv4_mlx.chat.events import Done, Event, Progress, Usage
-from dsv4_mlx.chat.manner import Manner
 from dsv4_mlx.chat.prefixes import Prefixes, keep, stable_length, started, wanted
 from dsv4_mlx.chat.prompting import PromptTokens, PromptWriter
 from dsv4_mlx.chat.reply import Reply
@@ -79,21 +79,21 @@ class Dialogue:
         self._session: Session | None = None
         self._answers = len(turns)  # ever begun: each has a luck of its own
 
-    def answer(self, step: Step, manner: Manner, cancelled: Flag, emit: Emit) -> None:
+    def answer(self, step: Step, settings: AnswerSettings, cancelled: Flag, emit: Emit) -> None:
         """Generate the reply that `step` asks for; Done is the last event."""
-        prompt, shared = self._prompt(step, manner)
+        prompt, shared = self._prompt(step, settings)
         try:
-            done = self._replied(step, prompt, shared, manner, cancelled, emit)
+            done = self._replied(step, prompt, shared, settings, cancelled, emit)
         finally:
             self._measure()
         emit(done)
         if self._session is not None:
             keep(self._session, shared)
 
-    def undo(self, manner: Manner) -> str:
+    def undo(self, settings: AnswerSettings) -> str:
         """Forget the last turn, and return to where it began; what was asked in it."""
         *kept, last = self.turns
-        start = self._writer.write([*kept, Turn.asking("")], manner)
+        start = self._writer.write([*kept, Turn.asking("")], settings)
         end = start.boundaries[-1]
         # Written in another mode the timeline goes another way; the next answer finds its place.
         if self._session is not None and self._session.tokens[:end] == start.tokens[:end]:
@@ -114,9 +114,9 @@ class Dialogue:
         self.turns, self._session, self._answers = (), None, 0
         self._measure()
 
-    def prompt_tokens(self, turns: Sequence[Turn], text: str, manner: Manner) -> int:
+    def prompt_tokens(self, turns: Sequence[Turn], text: str, settings: AnswerSettings) -> int:
         """How many tokens the prompt has that asks `text` after `turns`."""
-        return len(self._writer.write([*turns, Turn.asking(text)], manner).tokens)
+        return len(self._writer.write([*turns, Turn.asking(text)], settings).tokens)
 
     def save(self, path: str | Path) -> None:
         """Write the session's state with its places; CacheError when there is none."""
@@ -131,12 +131,12 @@ class Dialogue:
         self._session = session
         self._measure()
 
-    def _prompt(self, step: Step, manner: Manner) -> tuple[PromptTokens, dict[int, Path]]:
+    def _prompt(self, step: Step, settings: AnswerSettings) -> tuple[PromptTokens, dict[int, Path]]:
         """The prompt, and the beginnings of it to keep for other prompts: length and path."""
         if self._prefixes is None or step.kept:
-            return self._writer.write(step.turns, manner), {}
-        alone = self._writer.write([Turn.asking(step.shared)], manner) if step.shared else None
-        prompt = self._writer.write(step.turns, manner)
+            return self._writer.write(step.turns, settings), {}
+        alone = self._writer.write([Turn.asking(step.shared)], settings) if step.shared else None
+        prompt = self._writer.write(step.turns, settings)
         lengths = {prompt.boundaries[0]}  # the system part
         if alone is not None:
             shared = alone.tokens[: alone.question_end]
@@ -148,26 +148,26 @@ class Dialogue:
         step: Step,
         prompt: PromptTokens,
         shared: Collection[int],
-        manner: Manner,
+        settings: AnswerSettings,
         cancelled: Flag,
         emit: Emit,
     ) -> Done:
         """Read the prompt, generate the reply and keep it; places lie at `shared` lengths too."""
         reply = Reply(
             self._tokenizer,
-            manner.thinking,
+            settings.thinking,
             emit,
-            budget=ReasoningBudget(manner.budget),
-            tools=manner.tools,
-            stop=manner.stop,
-            loops=manner.loops,
+            budget=ReasoningBudget(settings.budget),
+            tools=settings.tools,
+            stop=settings.stop,
+            loops=settings.loops,
             calls_before=step.calls,
         )
         started_at = time.perf_counter()
         session, read = self._read(prompt, shared, cancelled, emit)
         prefill_s = time.perf_counter() - started_at
         if not read.cancelled:
-            self._generate(session, reply, manner, cancelled)
+            self._generate(session, reply, settings, cancelled)
         said = reply.close()
         if said.stop_text is not None:
             session.rewind(len(prompt.tokens) + said.kept)
@@ -193,14 +193,16 @@ class Dialogue:
         )
         return session, read
 
-    def _generate(self, session: "Session", reply: Reply, manner: Manner, cancelled: Flag) -> None:
-        sampling, luck = manner.sampling, self._answers
+    def _generate(
+        self, session: "Session", reply: Reply, settings: AnswerSettings, cancelled: Flag
+    ) -> None:
+        sampling, luck = settings.sampling, self._answers
         self._answers += 1
         if sampling.seed is not None:
             # Another seed for every answer, or each would begin with the same luck.
             sampling = replace(sampling, seed=sampling.seed + luck)
         stream = session.stream(
-            manner.max_tokens, **asdict(sampling), cancel=cancelled, steer=reply.steer
+            settings.max_tokens, **asdict(sampling), cancel=cancelled, steer=reply.steer
         )
         reply.write(stream, session.hold)
 

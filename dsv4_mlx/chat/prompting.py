@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
-from dsv4_mlx.chat.manner import Manner
 from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, REQUIRED, THINK, USER
 from dsv4_mlx.chat.turns import Tokens, Turn
 
@@ -43,12 +43,12 @@ class PromptWriter:
         other._known = dict(self._known)
         return other
 
-    def write(self, turns: Sequence[Turn], manner: Manner) -> PromptTokens:
+    def write(self, turns: Sequence[Turn], settings: AnswerSettings) -> PromptTokens:
         """The prompt that asks for an answer to the last of `turns`. ChatError if there is none."""
         prompt = encode_messages(
-            [*manner.system_messages(), *(m for turn in turns for m in turn.messages)],
-            thinking_mode=manner.thinking.mode,
-            reasoning_effort=manner.thinking.effort,
+            [*settings.system_messages(), *(m for turn in turns for m in turn.messages)],
+            thinking_mode=settings.thinking.mode,
+            reasoning_effort=settings.thinking.effort,
             effort_table=self._effort_table,
         )
         return self.tokens(prompt, [reply for turn in turns for reply in turn.said()])

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4_mlx.chat import parse
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
-from dsv4_mlx.chat.manner import Manner
 from dsv4_mlx.chat.marks import MarkedTokens
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, ReplyParser, TextDelta, merge_deltas
@@ -105,9 +105,9 @@ def test_what_was_said_fits_the_next_prompt(tokenizer: Tokenizer, reasoning, con
     ids = written(tokenizer, reasoning, content, values)
     _, said = replied(tokenizer, ids)
     turn = Turn.asking("q").answered(said.message, said.thought, said.answer)
-    manner = Manner(THINKING, tools=[{"name": "look"}])  # with tools old reasoning stays
+    asked = AnswerSettings(THINKING, tools=[{"name": "look"}])  # with tools old reasoning stays
     prompts = [
-        PromptWriter(tokenizer, "2026-07-31").write([one, Turn.asking("r")], manner).tokens
+        PromptWriter(tokenizer, "2026-07-31").write([one, Turn.asking("r")], asked).tokens
         for one in (turn, turn.without_tokens(), Turn.from_json(turn.to_json()))
     ]
     start = max(i for i, t in enumerate(prompts[0][:-1]) if t == tokenizer.control_ids[THINK]) + 1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsv4_mlx.chat.conversation import Conversation, Manner, Turn
+from dsv4_mlx.chat.conversation import AnswerSettings, Conversation, Turn
 from dsv4_mlx.chat.prefixes import stable_length
 from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.tokenizer import Tokenizer
@@ -130,10 +130,10 @@ TEXT = st.text(st.sampled_from("ab1. \n\t\r-_é你"), max_size=40)
 def test_the_border_does_not_depend_on_what_follows(
     tokenizer: Tokenizer, shared: str, one: str, other: str
 ) -> None:
-    writer, manner = PromptWriter(tokenizer, "2026-04"), Manner(CHAT)
+    writer, settings = PromptWriter(tokenizer, "2026-04"), AnswerSettings(CHAT)
 
     def tokens(text: str) -> list[int]:
-        prompt = writer.write([Turn.asking(text)], manner)
+        prompt = writer.write([Turn.asking(text)], settings)
         return prompt.tokens[: prompt.question_end]
 
     shared = f"a line\n{shared}\nthe last line\n"

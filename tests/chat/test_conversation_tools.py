@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dsv4_mlx.chat.conversation import Manner, Turn
+from dsv4_mlx.chat.conversation import AnswerSettings, Turn
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
@@ -248,10 +248,10 @@ WITH_TURNS = [
 @pytest.mark.parametrize("case", WITH_TURNS, ids=lambda case: case["id"])
 def test_prompts_of_turns_are_the_golden_ones(tokenizer: Tokenizer, case) -> None:
     system, *messages = case["messages"]
-    manner = Manner(
+    settings = AnswerSettings(
         Thinking(case["kwargs"]["thinking_mode"], case["kwargs"].get("reasoning_effort")),
         system["content"],
         system.get("tools", ()),
     )
-    written = PromptWriter(tokenizer, "2026-07-31").write([Turn(tuple(messages))], manner)
+    written = PromptWriter(tokenizer, "2026-07-31").write([Turn(tuple(messages))], settings)
     assert tokenizer.decode(written.tokens) == case["expected_0731"]

@@ -29,7 +29,7 @@ def length_before(conversation: Conversation, number: int) -> int:
     """Prompt tokens before user turn `number`, as a later prompt has them."""
     turns = [*conversation.turns[: number - 1], Turn.asking("")]
     writer = conversation._dialogue._writer.fork()
-    return writer.write(turns, conversation._manner()).boundaries[-1]
+    return writer.write(turns, conversation._settings()).boundaries[-1]
 
 
 @BOTH

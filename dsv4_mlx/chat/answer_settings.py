@@ -1,4 +1,4 @@
-"""How answers are asked for: what a person may change between two turns."""
+"""What a person may change between two turns, as one value: how the next answer is asked for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ from dsv4_mlx.sampling import Sampling
 
 
 @dataclass(frozen=True)
-class Manner:
-    """The manner of one answer, as it was when the answer was asked for."""
+class AnswerSettings:
+    """What one answer was asked with, as it was at that moment."""
 
     thinking: Thinking
     system: str | None = None
