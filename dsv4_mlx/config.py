@@ -7,16 +7,15 @@ translated in ``config_spellings``. What a model of these sizes costs is in ``co
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from dsv4_mlx.documents import as_double, shown
 from dsv4_mlx.errors import ConfigError
+from dsv4_mlx.layer_roles import COMPRESS_RATIOS, LayerRole, layer_role
 
 if TYPE_CHECKING:
     from dsv4_mlx.costs import Costs
-
-COMPRESS_RATIOS = (0, 4, 128)
-"""Sliding window only, compressed sparse attention, heavily compressed attention."""
 
 DraftKind = Literal["mtp", "dspark"]
 
@@ -136,6 +135,11 @@ class DeepseekV4Config:
         from dsv4_mlx.costs import Costs
 
         return Costs(self)
+
+    @cached_property
+    def layer_roles(self) -> tuple[LayerRole, ...]:
+        """What every backbone layer reads beside its window; prediction blocks read nothing."""
+        return tuple(layer_role(ratio, layer) for layer, ratio in enumerate(self.backbone_ratios))
 
     @property
     def backbone_ratios(self) -> tuple[int, ...]:
