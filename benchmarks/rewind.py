@@ -19,10 +19,12 @@ from typing import TypeVar
 
 import dsv4_mlx
 from benchmarks.record import record
-from dsv4_mlx.chat.conversation import Conversation, Event, Progress, Sampling
+from dsv4_mlx.chat.conversation import Conversation
+from dsv4_mlx.chat.events import Event, Progress
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.engine import Engine
 from dsv4_mlx.loading import load
+from dsv4_mlx.sampling import Sampling
 
 Result = TypeVar("Result")
 FIELDS = (

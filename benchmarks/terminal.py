@@ -175,7 +175,7 @@ def renderer_seconds(text: str) -> float:
     """Processor time to draw `text` that comes token by token."""
     from cli.renderer import MarkdownView
     from cli.theme import DARK
-    from dsv4_mlx.chat.parsing import TextDelta
+    from dsv4_mlx.chat.events import TextDelta
 
     terminal: Any = _Terminal()
     view = MarkdownView(terminal, DARK)

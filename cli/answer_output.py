@@ -12,9 +12,16 @@ from typing import Any
 from cli.environment import Environment, ExitStatus
 from cli.output import Output, json_line
 from cli.plain_view import PlainView
-from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, LoopNoticed, Progress
+from dsv4_mlx.chat.events import (
+    BudgetReached,
+    Done,
+    Event,
+    LoopNoticed,
+    Progress,
+    ReasoningDelta,
+    TextDelta,
+)
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
 _TYPES = {
     Progress: "progress",

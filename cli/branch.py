@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.kept.session_log import SessionLog
-from dsv4_mlx.chat.conversation import Conversation, Turn
+from dsv4_mlx.chat.conversation import Conversation
+from dsv4_mlx.chat.turns import Turn
 
 
 @dataclass

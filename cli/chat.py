@@ -26,10 +26,13 @@ from cli.standard_output import OutputError
 from cli.surface import Status, Surface, Verbatim, View
 from cli.tools.use import ToolUse
 from cli.typed_command import run_command
-from dsv4_mlx.chat.conversation import Conversation, Done, Event, Progress, Sampling, Turn
+from dsv4_mlx.chat.conversation import Conversation
+from dsv4_mlx.chat.events import Done, Event, Progress
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import Dsv4Error
+from dsv4_mlx.sampling import Sampling
 
 if TYPE_CHECKING:
     from cli.kept.session_search import Hit

@@ -20,7 +20,10 @@ from cli.models import Model, Models
 from cli.options import Options
 from cli.output import Output
 from cli.preferences import Preferences
-from dsv4_mlx.chat.conversation import Conversation, Event, Prefixes, Turn
+from dsv4_mlx.chat.conversation import Conversation
+from dsv4_mlx.chat.events import Event
+from dsv4_mlx.chat.prefixes import Prefixes
+from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import PromptError, UsageError
 
 if TYPE_CHECKING:

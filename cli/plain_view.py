@@ -8,9 +8,16 @@ from collections.abc import Callable
 
 from cli.output import Output
 from cli.wording import budget_note, ending, loop_note, thought_for, tool_call_lines
-from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, LoopNoticed, Progress
+from dsv4_mlx.chat.events import (
+    BudgetReached,
+    Done,
+    Event,
+    LoopNoticed,
+    Progress,
+    ReasoningDelta,
+    TextDelta,
+)
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
 Count = Callable[[str], int]
 """How many tokens a text is."""

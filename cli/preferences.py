@@ -6,11 +6,10 @@ from typing import Any
 
 from cli.config import Config
 from cli.options import Options
-from dsv4_mlx.chat.conversation import Sampling
 from dsv4_mlx.chat.loops import LOOPS, Loops
 from dsv4_mlx.chat.settings import ChatSettings
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import RANGES, Range
+from dsv4_mlx.sampling import RANGES, Range, Sampling
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,16 @@ from cli.screen.live import THINKING_CHARACTERS, OpenBlock, Reading, Thinking
 from cli.surface import Surface
 from cli.theme import Theme
 from cli.wording import budget_note, ending, loop_note, thought_for, tool_call_lines
-from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, LoopNoticed, Progress
+from dsv4_mlx.chat.events import (
+    BudgetReached,
+    Done,
+    Event,
+    LoopNoticed,
+    Progress,
+    ReasoningDelta,
+    TextDelta,
+)
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from dsv4_mlx.chat.conversation import Event
+from dsv4_mlx.chat.events import Event
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

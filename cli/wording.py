@@ -4,7 +4,7 @@ import json
 import math
 
 from cli.safe import exact
-from dsv4_mlx.chat.conversation import BudgetReached, Done, LoopNoticed
+from dsv4_mlx.chat.events import BudgetReached, Done, LoopNoticed
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.stops import escaped
 from dsv4_mlx.documents import DocumentError, parse_json

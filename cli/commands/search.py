@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 from cli.commands.command import Command, whole
 from cli.resuming import resume
-from dsv4_mlx.chat.conversation import Turn
+from dsv4_mlx.chat.events import TextDelta
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import TextDelta
+from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:

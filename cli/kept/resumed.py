@@ -9,7 +9,8 @@ from cli.kept.keeping import Keeping
 from cli.kept.sessions import SessionStore
 from cli.options import Options
 from cli.preferences import Preferences
-from dsv4_mlx.chat.conversation import Conversation, Turn
+from dsv4_mlx.chat.conversation import Conversation
+from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
 
 Note = Callable[[str], None]

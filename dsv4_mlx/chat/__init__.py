@@ -2,16 +2,9 @@
 
 from dsv4_mlx.chat.effort import detect_effort_table, effort_levels
 from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
-from dsv4_mlx.chat.messages import ChatError
-from dsv4_mlx.chat.parsing import (
-    Event,
-    ReasoningDelta,
-    ReplyParser,
-    TextDelta,
-    ToolCall,
-    merge_deltas,
-    parse,
-)
+from dsv4_mlx.chat.events import Event, ReasoningDelta, TextDelta
+from dsv4_mlx.chat.messages import ChatError, ToolCall
+from dsv4_mlx.chat.parsing import ReplyParser, merge_deltas, parse
 
 __all__ = [
     "ChatError",

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dsv4_mlx.chat.conversation import Conversation, Done, Event
+from dsv4_mlx.chat.conversation import Conversation
+from dsv4_mlx.chat.events import Done, Event
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
 

@@ -15,51 +15,21 @@ from queue import SimpleQueue
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from dsv4_mlx.chat.answer_settings import AnswerSettings, Sampling
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.dialogue import ContextUse, Dialogue, Emit, Step
 from dsv4_mlx.chat.effort import EffortTable
-from dsv4_mlx.chat.events import (
-    BudgetReached,
-    Done,
-    Event,
-    FinishReason,
-    LoopNoticed,
-    Progress,
-    Timing,
-    Usage,
-)
+from dsv4_mlx.chat.events import Event
 from dsv4_mlx.chat.loops import Loops
-from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 from dsv4_mlx.chat.prefixes import Prefixes
 from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.sampling import Sampling
 
 if TYPE_CHECKING:
     from dsv4_mlx.engine import Engine
     from dsv4_mlx.tokenizer import Tokenizer
-
-__all__ = [
-    "AnswerSettings",
-    "BudgetReached",
-    "ContextUse",
-    "Conversation",
-    "Done",
-    "Event",
-    "FinishReason",
-    "LoopNoticed",
-    "Prefixes",
-    "Progress",
-    "ReasoningDelta",
-    "Sampling",
-    "TextDelta",
-    "Timing",
-    "ToolCall",
-    "Turn",
-    "Usage",
-]
 
 Result = TypeVar("Result")
 

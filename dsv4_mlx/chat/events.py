@@ -8,11 +8,28 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 
 FinishReason = Literal["stop", "length", "cancelled", "tool_calls", "stop_text", "loop"]
 """`stop` is the model's own end; `stop_text` one of the texts that end an answer, `loop` an answer
 that repeated itself and was to end then."""
+
+
+@dataclass(frozen=True)
+class ReasoningDelta:
+    """More of the reasoning."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """More of the answer."""
+
+    text: str
+
+
+ReplyPart = ReasoningDelta | TextDelta | ToolCall
+"""What the text of a reply gives; a ToolCall comes whole, when the model has closed it."""
 
 
 @dataclass(frozen=True)
@@ -85,4 +102,5 @@ class Done:
     """The text that ended the answer, for `stop_text`."""
 
 
-Event = Progress | ReasoningDelta | TextDelta | ToolCall | BudgetReached | LoopNoticed | Done
+Event = Progress | ReplyPart | BudgetReached | LoopNoticed | Done
+"""What a conversation yields while it answers."""

@@ -12,10 +12,10 @@ around calls; stray `<think>` and `</think>`. What cannot be read as a call stay
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, get_args
 
 from dsv4_mlx.chat.effort import ThinkingMode
+from dsv4_mlx.chat.events import ReasoningDelta, ReplyPart, TextDelta
 from dsv4_mlx.chat.markers import BODY, PROSE, VALUE, Kind
 from dsv4_mlx.chat.marks import MARKED, SpelledMarks, spelled_out
 from dsv4_mlx.chat.messages import AssistantDict, ChatError, ToolCall
@@ -23,34 +23,6 @@ from dsv4_mlx.chat.schema import ToolSchemas
 from dsv4_mlx.chat.stops import StopTexts
 from dsv4_mlx.chat.strict import parse_strict
 from dsv4_mlx.chat.tool_calls import lenient_call
-
-__all__ = [
-    "Event",
-    "ReasoningDelta",
-    "ReplyParser",
-    "TextDelta",
-    "ToolCall",
-    "merge_deltas",
-    "parse",
-]
-
-
-@dataclass(frozen=True)
-class ReasoningDelta:
-    """More of the reasoning."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """More of the answer."""
-
-    text: str
-
-
-Event = ReasoningDelta | TextDelta | ToolCall
-"""A ToolCall comes whole, when the model has closed it."""
 
 
 def parse(text: str, thinking_mode: ThinkingMode = "chat", strict: bool = False) -> AssistantDict:
@@ -60,9 +32,9 @@ def parse(text: str, thinking_mode: ThinkingMode = "chat", strict: bool = False)
     return parser.close()
 
 
-def merge_deltas(events: Iterable[Event]) -> list[Event]:
-    """The same events with neighbouring deltas of one kind joined."""
-    merged: list[Event] = []
+def merge_deltas(events: Iterable[ReplyPart]) -> list[ReplyPart]:
+    """`events` with neighbouring deltas of one kind joined."""
+    merged: list[ReplyPart] = []
     for event in events:
         last = merged[-1] if merged else None
         if isinstance(event, TextDelta) and isinstance(last, TextDelta):
@@ -135,8 +107,8 @@ class ReplyParser:
         self._buffer = ""
         self._previous = ""
         self._fed: list[str] = []
-        self._events: list[Event] = []
-        self._new: list[Event] = []
+        self._events: list[ReplyPart] = []
+        self._new: list[ReplyPart] = []
 
     @property
     def reasons(self) -> bool:
@@ -154,12 +126,12 @@ class ReplyParser:
         held = self._buffer or self._layout or self._spelled.holds or self._stops.holds
         return bool(held or self._call)
 
-    def feed(self, text: str) -> list[Event]:
+    def feed(self, text: str) -> list[ReplyPart]:
         """The events that `text` decides. Never raises."""
         self._read(self._spelled.add(text))
         return self._take()
 
-    def finish(self) -> list[Event]:
+    def finish(self) -> list[ReplyPart]:
         """The reply has ended: the events that were still undecided."""
         self._read(self._spelled.finish())
         rest, self._buffer = self._buffer, ""
@@ -195,7 +167,7 @@ class ReplyParser:
         while self._consume_marker():
             pass
 
-    def _take(self) -> list[Event]:
+    def _take(self) -> list[ReplyPart]:
         new, self._new = merge_deltas(self._new), []
         self._events += new
         return new

@@ -1,8 +1,10 @@
 """Conversations on a fake model that follows a script, and what they did."""
 
-from dsv4_mlx.chat.conversation import Conversation, Done, Event, Progress, Sampling
+from dsv4_mlx.chat.conversation import Conversation
+from dsv4_mlx.chat.events import Done, Event, Progress
 from dsv4_mlx.chat.parsing import merge_deltas
 from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.tokenizer import Tokenizer
 from tests.cli.scripted import scripted_engine
 

@@ -3,10 +3,10 @@
 import pytest
 
 from dsv4_mlx.chat.budget import ReasoningBudget
-from dsv4_mlx.chat.conversation import BudgetReached, Done, Sampling
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
+from dsv4_mlx.chat.events import BudgetReached, Done, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.tokens import END_THINK
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, THINKING, answer, talk
 

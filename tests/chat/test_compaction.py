@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4_mlx.chat.compaction import KEPT_TURNS, Compacted, Compaction, stands_for
-from dsv4_mlx.chat.conversation import Conversation, Sampling
+from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import BackendError, UsageError
+from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.testing.script import Script, ScriptedReply
 from dsv4_mlx.testing.scripted import NANO, scripted_engine
 from dsv4_mlx.tokenizer import Tokenizer

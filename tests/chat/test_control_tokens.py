@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from dsv4_mlx.chat import parse
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
+from dsv4_mlx.chat.events import ReasoningDelta, TextDelta
 from dsv4_mlx.chat.marks import MarkedTokens
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, ReplyParser, TextDelta, merge_deltas
+from dsv4_mlx.chat.parsing import ReplyParser, merge_deltas
 from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.reply import Reply, Said
 from dsv4_mlx.chat.tokens import ASSISTANT, BOS, DSML, END_THINK, EOS, THINK, USER

@@ -10,22 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4_mlx import Numerics, load
-from dsv4_mlx.chat.conversation import (
-    ContextUse,
-    Conversation,
-    Done,
-    Progress,
-    Sampling,
-    Usage,
-)
+from dsv4_mlx.chat.conversation import Conversation
+from dsv4_mlx.chat.dialogue import ContextUse
 from dsv4_mlx.chat.encoding import encode_messages
+from dsv4_mlx.chat.events import Done, Progress, ReasoningDelta, TextDelta, Usage
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta, merge_deltas
+from dsv4_mlx.chat.parsing import merge_deltas
 from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.tokens import DSML
 from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import PromptError
+from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, THINKING, answer, read_by, talk

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 import dsv4_mlx
-from dsv4_mlx.chat.conversation import Conversation, Sampling, Turn
+from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.engine import Engine
 from dsv4_mlx.loading import load
+from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, THINKING, answer
 

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsv4_mlx.chat.conversation import AnswerSettings, Conversation, Turn
+from dsv4_mlx.chat.answer_settings import AnswerSettings
+from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.prefixes import stable_length
 from dsv4_mlx.chat.prompting import PromptWriter
+from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, answer, read_by, talk
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from dsv4_mlx.chat.conversation import AnswerSettings, Turn
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.encoding import encode_messages
+from dsv4_mlx.chat.events import ReasoningDelta, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.tokens import DSML
+from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, THINKING, answer, outcome, read_by, talk

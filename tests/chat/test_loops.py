@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsv4_mlx.chat.conversation import LoopNoticed
+from dsv4_mlx.chat.events import LoopNoticed, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.loops import LEAST_TOKENS, LONGEST, PASSAGE, REPEATS, LoopWatch
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 from dsv4_mlx.chat.tokens import END_THINK
 from dsv4_mlx.testing.scripted import NANO
 from dsv4_mlx.tokenizer import Tokenizer

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dsv4_mlx.chat.conversation import Done, Sampling
-from dsv4_mlx.chat.parsing import TextDelta
+from dsv4_mlx.chat.events import Done, TextDelta
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import answer, talk
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4_mlx.chat import ReplyParser, TextDelta, ToolCall, merge_deltas
-from dsv4_mlx.chat.conversation import Conversation, Done
+from dsv4_mlx.chat.conversation import Conversation
+from dsv4_mlx.chat.events import Done, ReasoningDelta
 from dsv4_mlx.chat.messages import ChatError
-from dsv4_mlx.chat.parsing import ReasoningDelta
 from dsv4_mlx.chat.reply import Reply
 from dsv4_mlx.chat.stops import StopTexts, escaped, unescaped
 from dsv4_mlx.chat.tokens import DSML, END_THINK

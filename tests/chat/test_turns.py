@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsv4_mlx.chat.conversation import Turn
 from dsv4_mlx.chat.messages import ChatError
+from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import THINKING, answer, read_by, talk
 

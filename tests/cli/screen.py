@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from cli.renderer import MarkdownView
 from cli.surface import Question, Status
 from cli.theme import DARK, Theme
-from dsv4_mlx.chat.conversation import Event
+from dsv4_mlx.chat.events import Event
 
 
 class Clock:

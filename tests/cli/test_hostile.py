@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from cli.renderer import MarkdownView
 from cli.safe import harmless
 from cli.theme import DARK
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
+from dsv4_mlx.chat.events import ReasoningDelta, TextDelta
 from tests.cli.hostile import hostile
 from tests.cli.screen import Screen
 from tests.cli.work import counted

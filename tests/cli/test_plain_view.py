@@ -7,9 +7,17 @@ import pytest
 from cli.environment import Environment
 from cli.output import Output
 from cli.plain_view import PlainView
-from dsv4_mlx.chat.conversation import BudgetReached, Done, Event, LoopNoticed, Progress, Usage
+from dsv4_mlx.chat.events import (
+    BudgetReached,
+    Done,
+    Event,
+    LoopNoticed,
+    Progress,
+    ReasoningDelta,
+    TextDelta,
+    Usage,
+)
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 from tests.cli.running import Stream
 
 USAGE = Usage(5, 0, 7)

@@ -6,9 +6,8 @@ import pytest
 
 from cli.renderer import MarkdownView
 from cli.theme import DARK, PLAIN
-from dsv4_mlx.chat.conversation import BudgetReached, Done, Progress, Usage
+from dsv4_mlx.chat.events import BudgetReached, Done, Progress, ReasoningDelta, TextDelta, Usage
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 from tests.cli.markdown_texts import ANSWER
 from tests.cli.screen import Clock, Screen, viewed
 

@@ -11,7 +11,7 @@ from cli.markdown.highlight import Highlighter
 from cli.markdown.stream import MarkdownStream
 from cli.renderer import MarkdownView
 from cli.theme import DARK
-from dsv4_mlx.chat.parsing import TextDelta
+from dsv4_mlx.chat.events import TextDelta
 from tests.cli.screen import Screen
 from tests.cli.work import counted
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from dsv4_mlx.chat.conversation import Conversation, Done, Event, Progress, Sampling
+from dsv4_mlx.chat.conversation import Conversation
+from dsv4_mlx.chat.events import Done, Event, Progress, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import ReasoningDelta, TextDelta
 from dsv4_mlx.chat.settings import thinking_at
 from dsv4_mlx.errors import BackendError, UsageError
+from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.testing.script import ScriptedReply, read_script
 from dsv4_mlx.testing.scripted import ScriptedModel, open_scripted, scripted_engine
 

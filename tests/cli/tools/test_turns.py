@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from cli.tools.toolbox import Toolbox
-from dsv4_mlx.chat.conversation import Conversation, Done, Event, Sampling
+from dsv4_mlx.chat.conversation import Conversation
+from dsv4_mlx.chat.events import Done, Event, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.parsing import TextDelta
 from dsv4_mlx.chat.settings import thinking_at
 from dsv4_mlx.chat.tokens import V4_TOKENS
+from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.testing.scripted import open_scripted
 from tests.cli.tools.asking import Person, toolbox
 
