@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from cli.models import Model
 from cli.surface import Status
-from dsv4_mlx.chat.dialogue import ContextUse
 from dsv4_mlx.chat.events import Done
+from dsv4_mlx.chat.model_side import ContextUse
 from dsv4_mlx.chat.settings import ChatSettings
 from dsv4_mlx.errors import UsageError
 

@@ -16,10 +16,10 @@ from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dsv4_mlx.chat.answer_settings import AnswerSettings
-from dsv4_mlx.chat.dialogue import ContextUse, Dialogue, Emit, Step
 from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.chat.events import Event
 from dsv4_mlx.chat.loops import Loops
+from dsv4_mlx.chat.model_side import AnswerRequest, ContextUse, Emit, ModelSide
 from dsv4_mlx.chat.prefixes import Prefixes
 from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.settings import Thinking
@@ -84,18 +84,18 @@ class Conversation:
         self._tokenizer = tokenizer
         self._submit: Submit = submit or ThreadPoolExecutor(1, "conversation").submit
         self._cancelled = Flag()
-        self._dialogue = Dialogue(
+        self._model_side = ModelSide(
             engine, tokenizer, PromptWriter(tokenizer, effort_table), tuple(turns), prefixes
         )
 
     @property
     def turns(self) -> tuple[Turn, ...]:
         """The dialogue so far."""
-        return self._dialogue.turns
+        return self._model_side.turns
 
     @turns.setter
     def turns(self, turns: Sequence[Turn]) -> None:
-        self._dialogue.turns = tuple(turns)
+        self._model_side.turns = tuple(turns)
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ class Conversation:
         far as it came. After an error, PromptError for a prompt that does not fit the context
         among them, the dialogue is as it was before. Leaving the iterator early cancels.
         """
-        return self._answered(lambda turns: Step(turns, Turn.asking(text), shared))
+        return self._answered(lambda turns: AnswerRequest(turns, Turn.asking(text), shared))
 
     def answer_tools(self, results: Sequence[tuple[str, str]]) -> Generator[Event, None, None]:
         """Go on after Done("tool_calls"), given each call's id and what the tool said.
@@ -126,35 +126,39 @@ class Conversation:
                 f"Results are needed for the calls {', '.join(waiting)}, each once, "
                 f"got {', '.join(call for call, _ in results) or 'none'}."
             )
-        return self._answered(lambda turns: Step(turns[:-1], turns[-1].with_results(results)))
+        return self._answered(
+            lambda turns: AnswerRequest(turns[:-1], turns[-1].with_results(results))
+        )
 
     def retry(self) -> Generator[Event, None, None]:
-        """Answer the last question again, with other luck unless sampling is greedy."""
+        """Answer the last question again, by other draws unless sampling is greedy."""
         self._check_turn(len(self.turns))
-        return self._answered(lambda turns: Step(turns[:-1], turns[-1].question))
+        return self._answered(lambda turns: AnswerRequest(turns[:-1], turns[-1].question))
 
     def edit(self, number: int, text: str, *, shared: str = "") -> Generator[Event, None, None]:
         """Ask `text` in the place of the user turn `number`, the first being 1; later ones go."""
         self._check_turn(number)
-        return self._answered(lambda turns: Step(turns[: number - 1], Turn.asking(text), shared))
+        return self._answered(
+            lambda turns: AnswerRequest(turns[: number - 1], Turn.asking(text), shared)
+        )
 
     def undo(self) -> str:
         """Forget the last turn and return what was asked; UsageError when there is none."""
         self._check_turn(len(self.turns))
         settings = self._settings()
-        return self._submit(lambda: self._dialogue.undo(settings)).result()
+        return self._submit(lambda: self._model_side.undo(settings)).result()
 
     def fork(self) -> "Conversation":
         """A second conversation that begins with this one; what is common is stored once."""
         other = copy(self)
         other._cancelled = Flag()
-        other._dialogue = self._submit(self._dialogue.fork).result()
+        other._model_side = self._submit(self._model_side.fork).result()
         return other
 
     def clear(self) -> None:
         """Forget the dialogue; the system message and the model stay."""
         self.cancel()
-        self._submit(self._dialogue.clear).result()
+        self._submit(self._model_side.clear).result()
 
     def cancel(self) -> None:
         """Stop the answer after its next token or prefill chunk; safe in a signal handler."""
@@ -167,22 +171,22 @@ class Conversation:
     def prompt_tokens(self, turns: Sequence[Turn], text: str = "") -> int:
         """Tokens of the prompt that asks `text` after `turns`, whether or not it would fit."""
         settings = self._settings()
-        return self._submit(lambda: self._dialogue.prompt_tokens(turns, text, settings)).result()
+        return self._submit(lambda: self._model_side.prompt_tokens(turns, text, settings)).result()
 
     def context(self) -> ContextUse:
         """How full the context was when the last turn ended; for any thread."""
-        return self._dialogue.use
+        return self._model_side.use
 
     def save_cache(self, path: str | Path) -> None:
         """Write the model's state to a file, so that a later program need not read the dialogue.
 
         CacheError when there is nothing to save.
         """
-        self._submit(lambda: self._dialogue.save(path)).result()
+        self._submit(lambda: self._model_side.save(path)).result()
 
     def load_cache(self, path: str | Path) -> None:
         """Take the state from a file; CacheError, and nothing changed, if it does not fit."""
-        self._submit(lambda: self._dialogue.load(path)).result()
+        self._submit(lambda: self._model_side.load(path)).result()
 
     def _check_turn(self, number: int) -> None:
         count = len(self.turns)
@@ -191,14 +195,16 @@ class Conversation:
         if not 1 <= number <= count:
             raise UsageError(f"There is no turn {number}; the conversation has {count}.")
 
-    def _answered(self, step: Callable[[tuple[Turn, ...]], Step]) -> Generator[Event, None, None]:
-        """The events of one answer; `step` says to what, once the model's thread is free."""
+    def _answered(
+        self, request: Callable[[tuple[Turn, ...]], AnswerRequest]
+    ) -> Generator[Event, None, None]:
+        """The events of one answer; `request` says to what, once the model's thread is free."""
         cancelled = self._cancelled = Flag()
-        dialogue, settings = self._dialogue, self._settings()
+        model_side, settings = self._model_side, self._settings()
 
         def answer(emit: Emit, asked_at: float) -> None:
-            dialogue.answer(
-                replace(step(dialogue.turns), asked_at=asked_at), settings, cancelled, emit
+            model_side.answer(
+                replace(request(model_side.turns), asked_at=asked_at), settings, cancelled, emit
             )
 
         return self._relayed(answer, cancelled)
@@ -222,7 +228,7 @@ class Conversation:
                 yield event
         finally:
             cancelled.set()
-            wait([job])  # who leaves early finds the dialogue settled
+            wait([job])  # so that the turns are settled for whoever left early
         job.result()
 
     def _settings(self) -> AnswerSettings:

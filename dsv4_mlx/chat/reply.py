@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Said:
+class FinishedReply:
     """A finished reply: as a message, and as the tokens of its reasoning and of its answer.
 
     Of the tokens that were generated the first `kept` are among them; a stop text, and what came
@@ -109,7 +109,7 @@ class Reply:
         generation_s = self._last_at - self._first_at
         return Timing(prefill_s, self._first_at - asked_at, generation_s, self.generated)
 
-    def close(self) -> Said:
+    def close(self) -> FinishedReply:
         """The whole reply, and why it ended."""
         self._feed(self._marked.finish())
         self._pass_on(self._parser.finish())
@@ -126,7 +126,7 @@ class Reply:
             between = [self._end_think] * bool(thought or self._thinks)
             kept = _common([*thought, *between, *answer], self._tokens)
         stop_text = self._parser.stopped
-        return Said(message, tuple(thought), tuple(answer), self._finish, kept, stop_text)
+        return FinishedReply(message, tuple(thought), tuple(answer), self._finish, kept, stop_text)
 
     def _add(self, token: int) -> None:
         self._tokens.append(token)

@@ -36,7 +36,7 @@ def answer(conversation: Conversation, text: str, **options) -> tuple[list[Event
 
 def read_by(conversation: Conversation, events) -> tuple[int, Done]:
     """Prompt tokens that the model read for these events, and Done."""
-    calls = conversation._dialogue._engine.model.calls
+    calls = conversation._model_side._engine.model.calls
     before = len(calls)
     *_, done = events
     # Each generated token is a call of its own.

@@ -83,7 +83,7 @@ def test_a_budget_of_nothing_is_no_thinking(tokenizer: Tokenizer) -> None:
     assert (done.usage.reasoning_tokens, done.usage.completion_tokens) == (0, 20)
     unthinking = talk(tokenizer, LONG, thinking=CHAT, max_tokens=20)
     assert answer(unthinking, "go")[0] == events
-    timelines = [one._dialogue._session.tokens for one in (conversation, unthinking)]
+    timelines = [one._model_side._session.tokens for one in (conversation, unthinking)]
     assert timelines[0] == timelines[1]
     conversation.budget = None
     assert any(isinstance(event, ReasoningDelta) for event in answer(conversation, "on")[0])
@@ -114,7 +114,7 @@ def test_the_closing_token_stands_in_the_timeline(tokenizer: Tokenizer) -> None:
     """The next prompt begins with the very tokens, so nothing but the thought is read again."""
     conversation = talk(tokenizer, LONG, thinking=THINKING, budget=25, max_tokens=60)
     _, first = answer(conversation, "go")
-    timeline = conversation._dialogue._session.tokens
+    timeline = conversation._model_side._session.tokens
     end = first.usage.prompt_tokens + first.usage.reasoning_tokens
     assert timeline[end] == tokenizer.control_ids[END_THINK]
     assert timeline.count(tokenizer.control_ids[END_THINK]) == 1
@@ -129,7 +129,7 @@ def test_a_seed_repeats_with_a_budget(tokenizer: Tokenizer) -> None:
             tokenizer, "x", thinking=THINKING, budget=4, max_tokens=60,
             sampling=Sampling(1.0, 1.0, seed),
         )  # fmt: skip
-        conversation._dialogue._engine.model.next_token = None
+        conversation._model_side._engine.model.next_token = None
         return answer(conversation, "go")[0]
 
     assert said(5) == said(5) != said(6)

@@ -14,7 +14,7 @@ from dsv4_mlx.chat.marks import MarkedTokens
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReplyParser, merge_deltas
 from dsv4_mlx.chat.prompting import PromptWriter
-from dsv4_mlx.chat.reply import Reply, Said
+from dsv4_mlx.chat.reply import FinishedReply, Reply
 from dsv4_mlx.chat.tokens import ASSISTANT, BOS, DSML, END_THINK, EOS, THINK, USER
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.generation import Token
@@ -31,7 +31,7 @@ TEXTS = st.lists(st.sampled_from(SPELLINGS + PLAIN), max_size=6).map("".join)
 CALLS = st.lists(st.tuples(TEXTS, TEXTS), max_size=2)
 
 
-def replied(tokenizer: Tokenizer, ids: list[int], thinking=THINKING) -> tuple[list, Said]:
+def replied(tokenizer: Tokenizer, ids: list[int], thinking=THINKING) -> tuple[list, FinishedReply]:
     """What the tokens of a reply are, deltas joined, and the finished reply."""
     events: list = []
     reply = Reply(tokenizer, thinking, events.append)

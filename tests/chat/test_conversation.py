@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from dsv4_mlx import Numerics, load
 from dsv4_mlx.chat.conversation import Conversation
-from dsv4_mlx.chat.dialogue import ContextUse
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.events import Done, Progress, ReasoningDelta, TextDelta, Usage
 from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.chat.model_side import ContextUse
 from dsv4_mlx.chat.parsing import merge_deltas
 from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.settings import Thinking
@@ -93,7 +93,7 @@ def test_the_prompt_has_the_text_of_the_official_encoder(tokenizer: Tokenizer) -
             asked, thinking_mode=thinking.mode, reasoning_effort=thinking.effort
         )
         _, done = answer(conversation, f"q{number}")
-        tokens = conversation._dialogue._session.tokens
+        tokens = conversation._model_side._session.tokens
         assert tokenizer.decode(tokens[: done.usage.prompt_tokens]) == str(expected)
     assert [message["content"] for message in conversation.messages[1::2]] == ["One.", "Two.", "3"]
 
@@ -120,7 +120,7 @@ def test_any_dialogue_reads_as_the_official_encoder_writes_it(tokenizer: Tokeniz
             messages, thinking_mode=thinking.mode, reasoning_effort=thinking.effort
         )
         _, done = answer(conversation, asked)
-        read = conversation._dialogue._session.tokens[: done.usage.prompt_tokens]
+        read = conversation._model_side._session.tokens[: done.usage.prompt_tokens]
         assert tokenizer.decode(read) == str(expected)
 
 
@@ -190,7 +190,7 @@ def test_reasoning_that_was_not_asked_for_is_dropped_like_any_other(tokenizer: T
     assert answer(conversation, "a")[0] == [ReasoningDelta("Hm."), TextDelta("One.")]
     messages = [*conversation.messages, {"role": "user", "content": "b"}]
     _, done = answer(conversation, "b")
-    read = conversation._dialogue._session.tokens[: done.usage.prompt_tokens]
+    read = conversation._model_side._session.tokens[: done.usage.prompt_tokens]
     assert tokenizer.decode(read) == str(encode_messages(messages))
 
 
@@ -255,7 +255,7 @@ def test_a_real_model_answers_the_second_turn_as_if_it_had_read_it_all(tmp_path:
             engine, conversation = worker.submit(converse, thinking).result()
             for text in ("What is this? " * 12, "And that?", "Go on."):
                 *_, done = conversation.send(text)
-            timeline = conversation._dialogue._session.tokens
+            timeline = conversation._model_side._session.tokens
             read = done.usage.prompt_tokens
             assert done.usage.cached_tokens > 40
             assert timeline[read:] == worker.submit(fresh, engine, timeline[:read]).result()
@@ -316,7 +316,7 @@ def test_cancel_at_any_event_keeps_a_dialogue_that_goes_on(
     tokenizer: Tokenizer, moment: int
 ) -> None:
     conversation = talk(tokenizer, "Hm.</think>again and …", "So.</think>Back.", thinking=THINKING)
-    conversation._dialogue._engine.prefill_chunk = 4
+    conversation._model_side._engine.prefill_chunk = 4
     for number, event in enumerate(conversation.send("a question of some length")):
         if number == moment:
             conversation.cancel()
@@ -339,7 +339,7 @@ def test_an_error_in_the_middle_of_an_answer_costs_no_reading(tokenizer: Tokeniz
     conversation = talk(tokenizer, "One.", "Two " * 100, "Three.")
     answer(conversation, "a long question " * 50)
     used = conversation.context().used
-    conversation._dialogue._engine.model.fail_at = used + 150
+    conversation._model_side._engine.model.fail_at = used + 150
     with pytest.raises(RuntimeError):
         list(conversation.send("b " * 20))
     read, done = read_by(conversation, conversation.send("c"))

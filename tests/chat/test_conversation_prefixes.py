@@ -122,7 +122,7 @@ def test_shared_text_that_the_message_does_not_begin_with(
     conversation = fresh(tokenizer, store)
     answer(conversation, "Hello", shared=FILES)
     kept = max(store.paths, key=len)
-    assert tokenizer.decode(kept) in str(tokenizer.decode(conversation._dialogue._session.tokens))
+    assert tokenizer.decode(kept) in str(tokenizer.decode(conversation._model_side._session.tokens))
 
 
 TEXT = st.text(st.sampled_from("ab1. \n\t\r-_é你"), max_size=40)

@@ -31,7 +31,7 @@ def three_turns(tokenizer: Tokenizer, thinking: Thinking, **options) -> Conversa
 def length_before(conversation: Conversation, number: int) -> int:
     """Prompt tokens before user turn `number`, as a later prompt has them."""
     turns = [*conversation.turns[: number - 1], Turn.asking("")]
-    writer = conversation._dialogue._writer.fork()
+    writer = conversation._model_side._writer.fork()
     return writer.write(turns, conversation._settings()).boundaries[-1]
 
 
@@ -55,7 +55,7 @@ def test_undo_itself_reads_nothing_and_shortens_the_context(
     tokenizer: Tokenizer, thinking: Thinking
 ) -> None:
     conversation = three_turns(tokenizer, thinking)
-    calls = conversation._dialogue._engine.model.calls
+    calls = conversation._model_side._engine.model.calls
     before, used = len(calls), conversation.context().used
     conversation.undo()
     assert len(calls) == before
@@ -166,8 +166,8 @@ def test_many_short_turns_are_read_in_whole_chunks(tokenizer: Tokenizer) -> None
         for n in range(100)
     ]
     conversation = talk(tokenizer, *["One."] * 102, turns=turns)
-    chunk = conversation._dialogue._engine.prefill_chunk
-    calls = conversation._dialogue._engine.model.calls
+    chunk = conversation._model_side._engine.prefill_chunk
+    calls = conversation._model_side._engine.model.calls
     _, done = answer(conversation, "and now?")
     long = [count for count in calls if count > 1]
     assert sum(long) > 2 * chunk
@@ -207,7 +207,7 @@ def test_an_error_leaves_the_turns_as_they_were(
 ) -> None:
     conversation = three_turns(tokenizer, thinking)
     turns = conversation.turns
-    conversation._dialogue._engine.model.fail_at = place(conversation)
+    conversation._model_side._engine.model.fail_at = place(conversation)
     with pytest.raises(RuntimeError):
         list(ask(conversation))
     assert conversation.turns == turns

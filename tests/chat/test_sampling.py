@@ -45,7 +45,7 @@ def test_a_high_penalty_says_nothing_twice_and_nothing_of_the_question(
         tokenizer, REPLY, sampling=Sampling(0.0, repetition_penalty=1e6), max_tokens=40
     )
     _, done = answer(conversation, f"count to {REPLY}")
-    timeline = conversation._dialogue._session.tokens
+    timeline = conversation._model_side._session.tokens
     prompt, reply = timeline[: done.usage.prompt_tokens], timeline[done.usage.prompt_tokens :]
     assert len(set(reply)) == len(reply) > 10
     assert set(prompt).isdisjoint(reply)

@@ -151,7 +151,7 @@ def test_the_next_turn_goes_on_from_what_was_shown(
     assert (done.finish_reason, done.stop_text) == ("stop_text", "END")
     (turn,) = conversation.turns
     ((thought, said),) = turn.said()
-    timeline = conversation._dialogue._session.tokens
+    timeline = conversation._model_side._session.tokens
     reply = [*thought, *([tokenizer.control_ids[END_THINK]] if thought else []), *said]
     end = done.usage.prompt_tokens + len(reply)
     # The session stands within the answer, before the token in which the stop text begins.

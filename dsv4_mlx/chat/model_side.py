@@ -1,4 +1,4 @@
-"""The dialogue on the model's thread: its turns, and the session that has read them.
+"""The model's side of a conversation: its turns, and the session that has read them.
 
 An answer replaces the turns only when it is complete, so that an error leaves them as they were.
 What the session holds need not match: it reads what is missing and goes back where it must.
@@ -40,7 +40,7 @@ class ContextUse:
 
 
 @dataclass(frozen=True)
-class Step:
+class AnswerRequest:
     """What to answer: the turns that stay, and the turn whose next reply is wanted."""
 
     kept: tuple[Turn, ...]
@@ -59,8 +59,11 @@ class Step:
         return sum(len(m.get("tool_calls") or ()) for turn in self.turns for m in turn.messages)
 
 
-class Dialogue:
-    """Turns and session. Everything but `turns` and `use` belongs to the model's thread."""
+class ModelSide:
+    """Turns and session of one conversation, for the model's thread alone.
+
+    Only `turns` and `use` may be read from elsewhere.
+    """
 
     def __init__(
         self,
@@ -77,13 +80,18 @@ class Dialogue:
         self._writer = writer
         self._prefixes = prefixes
         self._session: Session | None = None
-        self._answers = len(turns)  # ever begun: each has a luck of its own
+        self._answers = len(turns)  # ever begun: each draws with a seed of its own
 
-    def answer(self, step: Step, settings: AnswerSettings, cancelled: Flag, emit: Emit) -> None:
-        """Generate the reply that `step` asks for; Done is the last event."""
-        prompt, shared = self._prompt(step, settings)
+    def answer(
+        self, request: AnswerRequest, settings: AnswerSettings, cancelled: Flag, emit: Emit
+    ) -> None:
+        """Generate the reply that `request` asks for; Done is the last event that `emit` is given.
+
+        PromptError for a prompt that the context does not hold; the turns are then as before.
+        """
+        prompt, shared = self._prompt(request, settings)
         try:
-            done = self._replied(step, prompt, shared, settings, cancelled, emit)
+            done = self._replied(request, prompt, shared, settings, cancelled, emit)
         finally:
             self._measure()
         emit(done)
@@ -102,15 +110,15 @@ class Dialogue:
         self._measure()
         return last.text
 
-    def fork(self) -> "Dialogue":
-        """The same dialogue, continued independently."""
+    def fork(self) -> "ModelSide":
+        """A second model side that begins with these turns and goes on independently."""
         other = copy(self)
         other._writer = self._writer.fork()
         other._session = None if self._session is None else self._session.fork()
         return other
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Forget the turns and what the session has read."""
         self.turns, self._session, self._answers = (), None, 0
         self._measure()
 
@@ -131,12 +139,16 @@ class Dialogue:
         self._session = session
         self._measure()
 
-    def _prompt(self, step: Step, settings: AnswerSettings) -> tuple[PromptTokens, dict[int, Path]]:
+    def _prompt(
+        self, request: AnswerRequest, settings: AnswerSettings
+    ) -> tuple[PromptTokens, dict[int, Path]]:
         """The prompt, and the beginnings of it to keep for other prompts: length and path."""
-        if self._prefixes is None or step.kept:
-            return self._writer.write(step.turns, settings), {}
-        alone = self._writer.write([Turn.asking(step.shared)], settings) if step.shared else None
-        prompt = self._writer.write(step.turns, settings)
+        if self._prefixes is None or request.kept:
+            return self._writer.write(request.turns, settings), {}
+        alone = (
+            self._writer.write([Turn.asking(request.shared)], settings) if request.shared else None
+        )
+        prompt = self._writer.write(request.turns, settings)
         lengths = {prompt.boundaries[0]}  # the system part
         if alone is not None:
             shared = alone.tokens[: alone.question_end]
@@ -145,7 +157,7 @@ class Dialogue:
 
     def _replied(
         self,
-        step: Step,
+        request: AnswerRequest,
         prompt: PromptTokens,
         shared: Collection[int],
         settings: AnswerSettings,
@@ -161,7 +173,7 @@ class Dialogue:
             tools=settings.tools,
             stop=settings.stop,
             loops=settings.loops,
-            calls_before=step.calls,
+            calls_before=request.calls,
         )
         started_at = time.perf_counter()
         session, read = self._read(prompt, shared, cancelled, emit)
@@ -171,10 +183,10 @@ class Dialogue:
         said = reply.close()
         if said.stop_text is not None:
             session.rewind(len(prompt.tokens) + said.kept)
-        turn = step.turn.answered(said.message, said.thought, said.answer)
-        self.turns = (*step.kept, turn)
+        turn = request.turn.answered(said.message, said.thought, said.answer)
+        self.turns = (*request.kept, turn)
         count = Usage(len(prompt.tokens), read.reused, reply.generated, reply.reasoning_tokens)
-        timing = reply.timing(step.asked_at, prefill_s)
+        timing = reply.timing(request.asked_at, prefill_s)
         return Done(said.finish_reason, count, timing, said.stop_text)
 
     def _read(
@@ -196,11 +208,11 @@ class Dialogue:
     def _generate(
         self, session: "Session", reply: Reply, settings: AnswerSettings, cancelled: Flag
     ) -> None:
-        sampling, luck = settings.sampling, self._answers
+        sampling, number = settings.sampling, self._answers
         self._answers += 1
         if sampling.seed is not None:
-            # Another seed for every answer, or each would begin with the same luck.
-            sampling = replace(sampling, seed=sampling.seed + luck)
+            # Another seed for every answer, or a question asked again would be answered the same.
+            sampling = replace(sampling, seed=sampling.seed + number)
         stream = session.stream(
             settings.max_tokens, **asdict(sampling), cancel=cancelled, steer=reply.steer
         )
