@@ -151,8 +151,8 @@ class Models:
         self, file: Path, table: EffortTable | None, release: Callable[[], None]
     ) -> Model:
         """Answers from a script, for demonstrations and tests."""
-        from dsv4_mlx.testing.script import read_script
-        from dsv4_mlx.testing.scripted import open_scripted
+        from dsv4_mlx.scripted.engine import open_scripted
+        from dsv4_mlx.scripted.script import read_script
 
         script = read_script(file)
         settings = replace(script.settings, effort_table=table or script.effort_table)

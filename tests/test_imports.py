@@ -30,7 +30,7 @@ CLI_SEES = (
     "sampling",
     "sizes",
     "paths",
-    "testing",
+    "scripted",
     "tokenizer",
     "weight_bytes",
 )

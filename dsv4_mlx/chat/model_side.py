@@ -62,7 +62,7 @@ class AnswerRequest:
 class ModelSide:
     """Turns and session of one conversation, for the model's thread alone.
 
-    Only `turns` and `use` may be read from elsewhere.
+    Only `turns` and `use` may be touched from elsewhere.
     """
 
     def __init__(

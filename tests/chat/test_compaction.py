@@ -13,8 +13,8 @@ from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import BackendError, UsageError
 from dsv4_mlx.sampling import Sampling
-from dsv4_mlx.testing.script import Script, ScriptedReply
-from dsv4_mlx.testing.scripted import NANO, scripted_engine
+from dsv4_mlx.scripted.engine import NANO, scripted_engine
+from dsv4_mlx.scripted.script import Script, ScriptedReply
 from dsv4_mlx.tokenizer import Tokenizer
 
 TOOLS = [{"name": "look", "description": "Looks.", "parameters": {"type": "object"}}]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dsv4_mlx.chat.events import LoopNoticed, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.loops import LEAST_TOKENS, LONGEST, PASSAGE, REPEATS, LoopWatch
 from dsv4_mlx.chat.tokens import END_THINK
-from dsv4_mlx.testing.scripted import NANO
+from dsv4_mlx.scripted.engine import NANO
 from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, THINKING, answer, talk
 

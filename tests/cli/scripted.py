@@ -10,7 +10,7 @@ from dsv4_mlx.chat.encoding import Prompt, Segment
 from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, EOS, THINK
 from dsv4_mlx.config import FLASH
 from dsv4_mlx.engine import Engine
-from dsv4_mlx.testing.fake import FakeModel, fake_engine, scripted
+from dsv4_mlx.scripted.fake import FakeModel, fake_engine, scripted
 from dsv4_mlx.testing.tokenizers import write_tokenizer
 from dsv4_mlx.tokenizer import Tokenizer
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dsv4_mlx import session as session_module
 from dsv4_mlx.engine import Engine, Session
 from dsv4_mlx.model import Model
+from dsv4_mlx.scripted.fake import FakeModel, fake_engine
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
-from dsv4_mlx.testing.fake import FakeModel, fake_engine
 from tests.engine.test_session_model import NEXT, PROMPT, SMALL, ids, load_small
 
 LONG = [3 + i % 90 for i in range(100)]

@@ -1,7 +1,7 @@
 """The places a session can return to, and what it forgets first."""
 
 from dsv4_mlx.prompt_cache import PromptCache
-from dsv4_mlx.testing.fake import FakeSnapshot
+from dsv4_mlx.scripted.fake import FakeSnapshot
 
 
 def at(offset: int, nbytes: int = 100) -> FakeSnapshot:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dsv4_mlx.engine import Engine, Session
 from dsv4_mlx.errors import CacheError, PromptError, UsageError
-from dsv4_mlx.testing.fake import FakeCaches, FakeModel, fake_engine, scripted
+from dsv4_mlx.scripted.fake import FakeCaches, FakeModel, fake_engine, scripted
 
 PROMPT = list(range(2, 42))
 

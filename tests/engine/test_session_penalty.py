@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dsv4_mlx.engine import Session
 from dsv4_mlx.generation import make_penalty
-from dsv4_mlx.testing.fake import FakeModel, fake_engine
+from dsv4_mlx.scripted.fake import FakeModel, fake_engine
 
 PROMPT = list(range(2, 20))
 

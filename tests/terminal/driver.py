@@ -203,7 +203,7 @@ def surface_program(home: Path, **options) -> Terminal:
 
 def chat(home: Path, script: dict[str, object], *arguments: str, **options) -> Terminal:
     """`dsv4-chat` in the folder `home` with a model that says what `script` holds, see
-    dsv4_mlx/testing/script.py."""
+    dsv4_mlx/scripted/script.py."""
     file = home / "script.json"
     file.write_text(json.dumps(script), encoding="utf-8")
     command = [sys.executable, "-m", "cli", "--engine", f"fake:{file}", *arguments]

@@ -1,8 +1,8 @@
 """A model without weights, for tests of everything above the model.
 
-``FakeModel`` predicts from the whole history of its cache, so a session that loses, repeats or
-mixes up tokens predicts something else at once. ``fake_caches`` does for its cache what
-``dsv4_mlx.cache`` does for the real one.
+`FakeModel` predicts from the whole history of its cache, so a session that loses, repeats or
+mixes up tokens predicts something else at once. `FakeCaches` does for its cache what
+`dsv4_mlx.cache` does for the real one.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class FakeSnapshot:
 
 @dataclass
 class FakeCaches:
-    """The functions of ``dsv4_mlx.cache`` for lists of one FakeCache; counts what is asked."""
+    """The functions of `dsv4_mlx.cache` for lists of one FakeCache; counts what is asked."""
 
     snapshot_bytes: int = 1000
     snapshots: int = 0
@@ -107,9 +107,9 @@ class FakeCaches:
 
 
 class FakeModel:
-    """Predicts ``next_token`` of the history; every other token gets a logit of its own.
+    """Predicts `next_token` of the history; every other token gets a logit of its own.
 
-    ``calls`` lists the number of tokens of each call. Set ``fail_at`` to an offset, and the call
+    `calls` lists the number of tokens of each call. Set `fail_at` to an offset, and the call
     that would consume the token there raises RuntimeError, once.
     """
 
@@ -139,7 +139,7 @@ class FakeModel:
         return mx.array(logits)
 
     def logits(self, history: Sequence[int]) -> np.ndarray:
-        """[V] float32 after ``history``, the same on every machine."""
+        """[V] float32 after `history`, the same on every machine."""
         digest = hashlib.blake2b(struct.pack(f"<{len(history)}I", *history), digest_size=8)
         random = np.random.default_rng(int.from_bytes(digest.digest(), "little"))
         logits = random.standard_normal(self.config.vocab_size).astype(np.float32)
@@ -149,7 +149,7 @@ class FakeModel:
 
 
 def scripted(replies: Sequence[Sequence[int]], assistant_id: int, eos_id: int) -> NextToken:
-    """Answer turn after turn from ``replies``, each ended by ``eos_id``.
+    """Answer turn after turn from `replies`, each ended by `eos_id`.
 
     A reply begins after the assistant token and the thinking tag that follows it.
     """
@@ -166,6 +166,6 @@ def scripted(replies: Sequence[Sequence[int]], assistant_id: int, eos_id: int) -
 
 
 def fake_engine(model: FakeModel | None = None, **options: Any) -> Engine:
-    """An engine on a fake model; ``options`` are the engine's."""
+    """An engine on a fake model; `options` are the engine's."""
     options.setdefault("caches", FakeCaches())
     return Engine(model or FakeModel(), **options)

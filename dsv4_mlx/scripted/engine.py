@@ -1,7 +1,7 @@
 """The chat program's engine without a model: it says what a script says, token for token.
 
 Everything but the weights is real: the engine, its sessions and their rewinds, and the tokenizer,
-which is that of the embedded model. See ``dsv4_mlx.testing.script`` for the file.
+which is that of the embedded model. See `dsv4_mlx.scripted.script` for the file.
 """
 
 import time
@@ -18,8 +18,8 @@ from dsv4_mlx.chat.encoding import Prompt, encode_messages
 from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, THINK
 from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import BackendError
-from dsv4_mlx.testing.fake import FakeCache, FakeModel, fake_engine
-from dsv4_mlx.testing.script import Script, ScriptedReply, read_script
+from dsv4_mlx.scripted.fake import FakeCache, FakeModel, fake_engine
+from dsv4_mlx.scripted.script import Script, ScriptedReply, read_script
 from dsv4_mlx.tokenizer import Tokenizer
 
 NANO = Path(__file__).parents[1] / "nano"
@@ -66,7 +66,7 @@ class _Place:
     read: int = 0
     turn: int = -1
     tag: int | None = None
-    """The thinking tag behind the assistant token; None before it."""
+    """The thinking tag after the assistant token; None before it."""
     said: int = 0
     """Place in the replies where the next token stands."""
     lines: list[_Line] = field(default_factory=list)
@@ -144,13 +144,13 @@ class ScriptedModel(FakeModel):
             place.lines, place.said = following, place.said + 1
         elif token == end_think:
             # Somebody ended the reasoning early, and the answer comes.
-            place.said = _behind(place.lines[0].tokens, end_think)
+            place.said = _after(place.lines[0].tokens, end_think)
             place.lines = place.lines[:1]
         else:
             place.said += 1
 
     def _written(self, turn: int, tag: int) -> tuple[_Line, ...]:
-        """The replies of a turn behind the thinking tag `tag`, as the release's encoder writes
+        """The replies of a turn after the thinking tag `tag`, as the release's encoder writes
         them."""
         thinks = tag == self._tokenizer.control_ids[THINK]
         return tuple(
@@ -168,7 +168,7 @@ class ScriptedModel(FakeModel):
 
 
 def _prompt(reply: ScriptedReply, thinks: bool) -> Prompt:
-    """A whole reply as the encoder writes it behind a user's message."""
+    """A whole reply as the encoder writes it after a user's message."""
     message = {
         "role": "assistant",
         "content": reply.answer,
@@ -188,6 +188,6 @@ def _token(line: _Line, place: int) -> int:
     return line.tokens[min(place, len(line.tokens) - 1)]
 
 
-def _behind(tokens: Sequence[int], end_think: int) -> int:
-    """The place behind the end of the reasoning; the end of a reply that only thinks."""
+def _after(tokens: Sequence[int], end_think: int) -> int:
+    """The place after the end of the reasoning; the end of a reply that only thinks."""
     return list(tokens).index(end_think) + 1 if end_think in tokens else len(tokens) - 1

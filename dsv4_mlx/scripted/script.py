@@ -9,7 +9,7 @@ A script is a JSON file:
                  ["One of two answers.", "The other one."]],
      "context": 100000, "prefill_ms": 50}
 
-The answer to the n-th message is the n-th reply, tool results count as messages; behind the last
+The answer to the n-th message is the n-th reply, tool results count as messages; after the last
 reply the first comes again. A list of replies is one whose beginning the sampler chooses.
 """
 

@@ -1,0 +1,1 @@
+"""The engine that follows a script instead of weights, for demonstrations and for tests."""
