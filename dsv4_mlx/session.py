@@ -22,7 +22,7 @@ from dsv4_mlx.generation import (
     make_sampler,
     steered,
 )
-from dsv4_mlx.prompt_cache import PromptCache
+from dsv4_mlx.places import Places
 from dsv4_mlx.session_file import SavedSession
 from dsv4_mlx.session_values import SessionSnapshot, Sync
 
@@ -51,7 +51,7 @@ class Session:
         self._cache: Cache = engine.model.make_cache()
         self._consumed = 0
         self._logits: mx.array | None = None  # float32 [V], after all of the tokens
-        self._turns = PromptCache(engine.snapshot_bytes)
+        self._places = Places(engine.snapshot_bytes)
         self._edition = 0  # changes whenever a running stream loses its place
 
     @property
@@ -63,9 +63,9 @@ class Session:
         return len(self._tokens)
 
     @property
-    def turns(self) -> PromptCache:
+    def places(self) -> Places:
         """The places this session can return to cheaply."""
-        return self._turns
+        return self._places
 
     def sync(
         self,
@@ -138,7 +138,7 @@ class Session:
     def hold(self) -> None:
         """Let ``rewind`` return here, until the next such moment; as cheap as a snapshot."""
         if self._consumed:
-            self._turns.hold(self.engine.caches.snapshot(self._cache))
+            self._places.hold(self.engine.caches.snapshot(self._cache))
 
     def snapshot(self) -> SessionSnapshot:
         """This point of the timeline: the fixed-size state, and counts for all that grows."""
@@ -154,7 +154,7 @@ class Session:
         self._edition += 1
         common = _common_prefix(snapshot.tokens, self._tokens[: self._consumed])
         self.engine.caches.restore(self._cache, snapshot.state)
-        self._turns.drop_behind(common)
+        self._places.drop_after(common)
         self._tokens, self._consumed = list(snapshot.tokens), len(snapshot.tokens)
         self._logits = snapshot.logits
 
@@ -164,7 +164,7 @@ class Session:
         other.engine = self.engine
         other._tokens, other._consumed, other._logits = self.tokens, self._consumed, self._logits
         other._cache = self.engine.caches.fork(self._cache)
-        other._turns = self._turns.copy()
+        other._places = self._places.copy()
         other._edition = 0
         return other
 
@@ -186,13 +186,13 @@ class Session:
         if not self._consumed:
             raise CacheError("There is nothing to save; the session holds no tokens.")
         tokens = self._tokens[: self._consumed]
-        places = self._turns.latest(place_bytes)
+        places = self._places.latest(place_bytes)
         saved = SavedSession(self._cache, tokens, self._logits, dict(metadata or {}), places)
         session_file.write(path, saved, self.engine)
 
     def save_place(self, path: str | Path, offset: int) -> None:
         """Write the timeline's first ``offset`` tokens to a file; there has to be a place."""
-        snapshot = self._turns.nearest(offset)
+        snapshot = self._places.nearest(offset)
         if snapshot is None or snapshot.offset != offset:
             raise CacheError(f"There is no place at {offset} tokens to save; read them again.")
         beginning = self.engine.caches.fork(self._cache)
@@ -209,9 +209,9 @@ class Session:
         self._edition += 1
         self._cache, self._tokens, self._logits = saved.state, saved.tokens, saved.logits
         self._consumed = len(self._tokens)
-        self._turns = PromptCache(self.engine.snapshot_bytes)
+        self._places = Places(self.engine.snapshot_bytes)
         for place in saved.places:
-            self._turns.add(place)
+            self._places.add(place)
         return saved.metadata
 
     # The state and how it moves
@@ -224,35 +224,35 @@ class Session:
         if self._consumed <= min(common, latest):
             self._remember()
             return
-        snapshot = self._turns.nearest(min(common, latest))
+        snapshot = self._places.nearest(min(common, latest))
         if snapshot is None:
             self._forget()
             return
         self.engine.caches.restore(self._cache, snapshot)
         self._consumed, self._logits = snapshot.offset, None
-        self._turns.drop_behind(snapshot.offset)
+        self._places.drop_after(snapshot.offset)
 
     def _remember(self) -> None:
         """Take a snapshot here, unless there is one or nothing to remember."""
-        if self._consumed and not self._turns.holds(self._consumed):
+        if self._consumed and not self._places.has(self._consumed):
             try:
                 mx.eval(self._arrays())  # generating leaves it under way, and it might fail yet
             except BaseException:
                 self._recover()
                 raise
-            self._turns.add(self.engine.caches.snapshot(self._cache))
+            self._places.add(self.engine.caches.snapshot(self._cache))
 
     def _recover(self) -> None:
         """After a failure: return to the latest place whose state exists; without one, forget.
 
         What was held while generating does not count: it may have been under way itself.
         """
-        while (snapshot := self._turns.nearest(self._consumed)) is not None:
+        while (snapshot := self._places.nearest(self._consumed)) is not None:
             try:
                 self.engine.caches.restore(self._cache, snapshot)
                 mx.eval(self._arrays())
             except Exception:
-                self._turns.drop_behind(snapshot.offset - 1)
+                self._places.drop_after(snapshot.offset - 1)
                 continue
             self._consumed, self._logits = snapshot.offset, None
             return
@@ -261,7 +261,7 @@ class Session:
     def _forget(self) -> None:
         """Drop the state but not the tokens: the next call reads them again."""
         self._cache = self.engine.model.make_cache()
-        self._turns = PromptCache(self.engine.snapshot_bytes)
+        self._places = Places(self.engine.snapshot_bytes)
         self._consumed, self._logits = 0, None
 
     def _read(
@@ -288,7 +288,7 @@ class Session:
             self._consume(target[self._consumed : end], logits=end == len(target))
             self._tokens += target[len(self._tokens) : end]
             report(end - start, len(target) - start)
-        self._turns.release()
+        self._places.release()
         mx.clear_cache()
 
     def _consume(self, tokens: list[int], logits: bool) -> None:
@@ -361,7 +361,7 @@ class Session:
             token: int = drawn.item()  # type: ignore[assignment]
             logprob: float = chosen.item()  # type: ignore[assignment]
         except BaseException:
-            self._turns.release()  # what was held while generating may be under way itself
+            self._places.release()  # what was held while generating may be under way itself
             self._recover()
             raise
         self._tokens.append(token)

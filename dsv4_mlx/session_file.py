@@ -10,7 +10,7 @@ import numpy as np
 
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import CacheError
-from dsv4_mlx.prompt_cache import CacheSnapshot
+from dsv4_mlx.places import CacheSnapshot
 
 if TYPE_CHECKING:
     from dsv4_mlx.engine import Engine

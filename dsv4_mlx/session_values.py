@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from dsv4_mlx.prompt_cache import CacheSnapshot
+from dsv4_mlx.places import CacheSnapshot
 
 
 @dataclass(frozen=True)

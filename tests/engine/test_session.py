@@ -141,9 +141,9 @@ def test_turn_snapshots_stay_within_their_bytes() -> None:
     for turn in range(5):
         prompt = [*session.tokens, *ids(session, 2), 50 + turn, 60 + turn]
         session.sync(prompt)
-    assert session.turns.nbytes <= 2500
-    held = [place.offset for place in session.turns.places if place.snapshot is not None]
-    dropped = [place.offset for place in session.turns.places if place.snapshot is None]
+    assert session.places.nbytes <= 2500
+    held = [place.offset for place in session.places if place.snapshot is not None]
+    dropped = [place.offset for place in session.places if place.snapshot is None]
     assert len(held) == 2
     assert dropped == sorted(dropped)
     assert max(dropped) < min(held)
@@ -161,7 +161,7 @@ def test_going_back_forgets_the_places_behind() -> None:
     session = synced()
     session.sync([*session.tokens, 7, 8, 9])
     session.sync([*PROMPT, 100])
-    assert max(place.offset for place in session.turns.places) <= 40
+    assert max(place.offset for place in session.places) <= 40
 
 
 def test_no_place_is_remembered_twice() -> None:
@@ -169,7 +169,7 @@ def test_no_place_is_remembered_twice() -> None:
     for _ in range(3):
         ids(session, 2)
         session.sync(PROMPT)
-    offsets = [place.offset for place in session.turns.places]
+    offsets = [place.offset for place in session.places]
     assert offsets == sorted(set(offsets))
 
 
@@ -178,7 +178,7 @@ def test_places_are_taken_where_they_are_asked_for() -> None:
     steps: list[int] = []
     session.sync(PROMPT, lambda done, _: steps.append(done), places=[20, 5, 39, 40, 99])
     assert steps == [0, 5, 20, 36, 39, 40]
-    assert [place.offset for place in session.turns.places] == [5, 20, 39]
+    assert [place.offset for place in session.places] == [5, 20, 39]
     assert ids(session, 3) == expected(PROMPT, 3)
     result = session.sync([*PROMPT[:20], 7, 8])
     assert (result.reused, result.read) == (20, 2)
@@ -468,11 +468,11 @@ def test_the_places_are_saved_with_the_timeline(tmp_path: Path) -> None:
     session.save(tmp_path / "few.session", place_bytes=2500)
     other = engine().session()
     other.load(tmp_path / "a.session")
-    assert [place.offset for place in other.turns.places] == [5, 20, 39]
+    assert [place.offset for place in other.places] == [5, 20, 39]
     assert other.sync([*PROMPT[:20], 7]).read == 1
     assert ids(other, 2) == expected([*PROMPT[:20], 7], 2)
     other.load(tmp_path / "few.session")
-    assert [place.offset for place in other.turns.places] == [20, 39]
+    assert [place.offset for place in other.places] == [20, 39]
 
 
 def test_a_timeline_saved_after_a_rewind_continues(tmp_path: Path) -> None:

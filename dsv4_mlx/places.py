@@ -5,12 +5,13 @@ together exceed their budget, the oldest are forgotten: only their token count s
 back there reads the prompt again from an earlier place or from the start.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 
 class CacheSnapshot(Protocol):
-    """What ``dsv4_mlx.cache.snapshot`` returns, as far as it matters here."""
+    """A moment of a model's cache, as `dsv4_mlx.cache.snapshot` returns it."""
 
     @property
     def offset(self) -> int:
@@ -23,7 +24,7 @@ class CacheSnapshot(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """A point of the timeline; ``snapshot`` is None once it was dropped for its bytes."""
+    """A point of the timeline; `snapshot` is None once it was dropped for its bytes."""
 
     offset: int
     snapshot: CacheSnapshot | None
@@ -33,8 +34,8 @@ class Place:
         return 0 if self.snapshot is None else self.snapshot.nbytes
 
 
-class PromptCache:
-    """Places in the order of their offsets, at most ``budget_bytes`` of snapshots.
+class Places:
+    """Places in the order of their offsets, with at most `budget_bytes` of snapshots.
 
     Beside them one moment is held for a while, such as the beginning of what is being read.
     """
@@ -44,26 +45,25 @@ class PromptCache:
         self._places: list[Place] = []
         self._held: CacheSnapshot | None = None
 
-    @property
-    def places(self) -> tuple[Place, ...]:
-        return tuple(self._places)
+    def __iter__(self) -> Iterator[Place]:
+        return iter(tuple(self._places))
 
     @property
     def nbytes(self) -> int:
         return sum(place.nbytes for place in self._places)
 
-    def holds(self, offset: int) -> bool:
-        """Whether a snapshot lies exactly there."""
+    def has(self, offset: int) -> bool:
+        """Whether there is a snapshot after exactly `offset` tokens."""
         return any(p.offset == offset and p.snapshot is not None for p in self._places)
 
     def add(self, snapshot: CacheSnapshot) -> None:
-        """Remember a place of the current timeline; places at or behind it are replaced."""
+        """Remember a place of the current timeline; places at or after it are replaced."""
         kept = [place for place in self._places if place.offset < snapshot.offset]
         self._places = [*kept, Place(snapshot.offset, snapshot)]
         self._shrink()
 
     def nearest(self, offset: int) -> CacheSnapshot | None:
-        """The latest snapshot at or before ``offset``."""
+        """The latest snapshot at or before `offset`, None without one."""
         found = [p.snapshot for p in self._places if p.offset <= offset and p.snapshot is not None]
         latest = found[-1] if found else None
         held = self._held
@@ -76,11 +76,11 @@ class PromptCache:
         self._held = snapshot
 
     def release(self) -> None:
-        """Hold none."""
+        """Hold no moment any longer."""
         self._held = None
 
     def latest(self, budget_bytes: int) -> list[CacheSnapshot]:
-        """The latest snapshots that fit into ``budget_bytes``, in the order of their offsets."""
+        """The latest snapshots that fit into `budget_bytes`, in the order of their offsets."""
         chosen: list[CacheSnapshot] = []
         for place in reversed(self._places):
             budget_bytes -= place.nbytes
@@ -89,15 +89,15 @@ class PromptCache:
             chosen.append(place.snapshot)
         return chosen[::-1]
 
-    def drop_behind(self, offset: int) -> None:
-        """Forget the places behind ``offset``: the timeline no longer goes there."""
+    def drop_after(self, offset: int) -> None:
+        """Forget the places after `offset`: the timeline no longer goes there."""
         self._places = [place for place in self._places if place.offset <= offset]
         if self._held is not None and self._held.offset > offset:
             self._held = None
 
-    def copy(self) -> "PromptCache":
-        """The same places for a fork; snapshots are shared."""
-        other = PromptCache(self.budget_bytes)
+    def copy(self) -> "Places":
+        """Places of a fork: those of this timeline, which share their snapshots."""
+        other = Places(self.budget_bytes)
         other._places = list(self._places)
         return other
 
