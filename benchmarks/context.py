@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.record import device, record
 from dsv4_mlx import cache as caches
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.costs import Costs
 from dsv4_mlx.engine import PREFILL_CHUNK
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
 from dsv4_mlx.testing.long_context import stretched
@@ -155,7 +156,7 @@ def rows(
 def _decoded(timeline: Timeline, context: int, tokens: int) -> dict[str, Any]:
     timeline.decode(1)
     seconds, peak = timeline.decode(tokens)
-    costs = timeline.model.config.costs
+    costs = Costs(timeline.model.config)
     return {
         "decode_ms": round(seconds * 1e3, 3),
         "scan_ms": round(scan(timeline.model, timeline.cache, tokens) * 1e3, 3),

@@ -30,6 +30,7 @@ from benchmarks.record import record
 from dsv4_mlx.checkpoint import INDEX_FILE
 from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors
 from dsv4_mlx.config import FLASH, DeepseekV4Config
+from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.safetensors_files import TensorPlan, write_file
 
 # Experts and tokens fewer than Flash's, every matrix of its shape: about 1.7 and 6 GB.
@@ -85,7 +86,7 @@ def write_synthetic(folder: Path, config: DeepseekV4Config) -> int:
     total = sum(spec.nbytes for group in groups for spec in group)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX_FILE).write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    (folder / "config.json").write_text(json.dumps(keys_of(config)))
     return total
 
 

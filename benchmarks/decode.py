@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.record import machine, record
 from dsv4_mlx.config import FLASH
+from dsv4_mlx.costs import Costs
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 
 CONFIG = FLASH.replace(
@@ -135,7 +136,7 @@ def main() -> None:
     if not (folder / "config.json").exists():
         print(f"writing the checkpoint to {folder}", file=sys.stderr)
         write_tiny_checkpoint(folder, CONFIG, shards=4, tokenizer=False)
-    floor = CONFIG.costs.bytes_per_token()
+    floor = Costs(CONFIG).bytes_per_token()
     print(f"floor: {floor / 1e9:.3f} GB of weights per token; {machine()}")
     rows = decode(folder, engines, options.tokens, options.rounds)
     rows += prefill_tiny(engines, 256, options.rounds)

@@ -22,6 +22,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from benchmarks.counting import fused_launches
 from dsv4_mlx import stand_ins, tracing
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_spellings import keys_of
 
 VERSION = "0.7.10"
 MXFP4 = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
@@ -72,7 +73,7 @@ def as_on_a_mac() -> Iterator[None]:
 
 def _model(config: DeepseekV4Config) -> Any:
     family = "mlx_vlm.models.deepseek_v4"
-    settings = importlib.import_module(f"{family}.config").ModelConfig.from_dict(config.to_dict())
+    settings = importlib.import_module(f"{family}.config").ModelConfig.from_dict(keys_of(config))
     model = importlib.import_module(f"{family}.language").LanguageModel(settings)
     model.eval()
 

@@ -26,6 +26,7 @@ import mlx.core as mx
 
 from benchmarks import kernels
 from benchmarks.record import device, machine
+from dsv4_mlx.costs import Costs
 from metal_kernels import registry
 from metal_kernels.backend import MissingBackend
 from metal_kernels.contract import Kernel
@@ -124,7 +125,7 @@ def small_flash(backend: str, folder: Path | None = None) -> dict[str, Any]:
     mx.reset_peak_memory()
     prompt = list(range(3, 3 + PROMPT))
     _, seconds = _greedy(model, prompt, FLASH_TOKENS)
-    median, nbytes = statistics.median(seconds), model.config.costs.bytes_per_token()
+    median, nbytes = statistics.median(seconds), Costs(model.config).bytes_per_token()
     return {
         "median_ms": round(median * 1e3, 3),
         "weight_bytes_per_token": nbytes,

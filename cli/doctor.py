@@ -24,7 +24,7 @@ from cli.output import json_line
 from cli.safe import harmless
 from dsv4_mlx.about import About, about, device_memory
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
-from dsv4_mlx.costs import Kv
+from dsv4_mlx.costs import Costs, Kv
 from dsv4_mlx.errors import Dsv4Error
 from dsv4_mlx.machines import RECIPES
 
@@ -248,7 +248,7 @@ def _recipes(page: _Page, machine: Machine, backend: str, kv: Kv) -> None:
 def _wider(config: DeepseekV4Config, backend: str) -> int:
     """What the known sizes, which are a GPU's, lack on a CPU, at most: it multiplies in float32,
     for which bfloat16 matrices take twice as much."""
-    return config.costs.backbone_bytes()["BF16"] if backend == "cpu" else 0
+    return Costs(config).backbone_bytes()["BF16"] if backend == "cpu" else 0
 
 
 def _disk(page: _Page, environment: Environment) -> None:

@@ -18,7 +18,7 @@ from convert.journal import Journal
 from convert.plan import ConversionPlan
 from convert.sources import weight_files
 from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
-from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_spellings import config_of, keys_of
 from dsv4_mlx.documents import MOST_BYTES, content_of, parse_object
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.parameters import ParameterPlan, plan_parameters
@@ -33,7 +33,7 @@ def remember(plan: ConversionPlan, folder: Path, disk: Disk) -> None:
     source = plan.source
     content = {
         "keys": source.keys,
-        "config": source.config.to_dict(),
+        "config": keys_of(source.config),
         "tensors": [
             [one.name, one.dtype, one.shape, one.path.name, one.start, one.nbytes]
             for one in source.tensors.values()
@@ -55,7 +55,7 @@ def open_source(source: Path, destination: Path) -> tuple[Checkpoint, ParameterP
             name: TensorEntry(name, dtype, tuple(shape), source / file, start, nbytes)
             for name, dtype, shape, file, start, nbytes in content["tensors"]
         }
-        config = DeepseekV4Config.from_dict(content["config"])
+        config = config_of(content["config"])
         storages = {name: Storage(value) for name, value in content["storages"].items()}
         checkpoint = Checkpoint(source, content["keys"], config, tensors)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

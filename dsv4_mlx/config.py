@@ -5,17 +5,13 @@ Field names are the keys of the official config.json; the other spellings of tha
 translated in ``config_spellings``. What a model of these sizes costs is in ``costs``.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from dsv4_mlx.documents import as_double, shown
 from dsv4_mlx.errors import ConfigError
 from dsv4_mlx.layer_roles import COMPRESS_RATIOS, LayerRole, layer_role
-
-if TYPE_CHECKING:
-    from dsv4_mlx.costs import Costs
 
 DraftKind = Literal["mtp", "dspark"]
 
@@ -112,29 +108,6 @@ class DeepseekV4Config:
         _check_types(self)
         _check_schedule(self)
         _check_relations(self)
-
-    @classmethod
-    def from_dict(cls, source: Mapping[str, object]) -> "DeepseekV4Config":
-        """Read config.json in the official, the inference-code or transformers' spelling.
-
-        Every key is known, knowingly ignored, or a ConfigError that names it.
-        """
-        from dsv4_mlx.config_spellings import read
-
-        return read(source)
-
-    def to_dict(self) -> dict[str, object]:
-        """The official config.json of this model; ``from_dict`` reads it back."""
-        from dsv4_mlx.config_spellings import write
-
-        return write(self)
-
-    @property
-    def costs(self) -> "Costs":
-        """Parameters, bytes and FLOPs of this model."""
-        from dsv4_mlx.costs import Costs
-
-        return Costs(self)
 
     @cached_property
     def layer_roles(self) -> tuple[LayerRole, ...]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.documents import read_object
 from dsv4_mlx.errors import CheckpointError, ConfigError
 from dsv4_mlx.paths import printable
@@ -20,6 +21,6 @@ def read_config(folder: Path) -> tuple[dict[str, object], DeepseekV4Config]:
         )
     keys = read_object(path)
     try:
-        return keys, DeepseekV4Config.from_dict(keys)
+        return keys, config_of(keys)
     except ConfigError as error:
         raise ConfigError(f"{printable(str(path))}: {error}") from error

@@ -54,8 +54,11 @@ _DSPARK = {
 }
 
 
-def read(source: Mapping[str, object]) -> DeepseekV4Config:
-    """The config that ``source``, a parsed config.json in any spelling, describes."""
+def config_of(source: Mapping[str, object]) -> DeepseekV4Config:
+    """The config that ``source``, a parsed config.json in any of the three spellings, describes.
+
+    Every key is known, knowingly ignored, or a ConfigError that names it.
+    """
     if not isinstance(source, Mapping):
         raise ConfigError(f"config.json holds a {type(source).__name__}; expected an object.")
     keys: Keys = without_nulls(source)
@@ -64,8 +67,8 @@ def read(source: Mapping[str, object]) -> DeepseekV4Config:
     return _read_official((from_inference if from_inference_code else from_transformers)(keys))
 
 
-def write(config: DeepseekV4Config) -> Keys:
-    """The official config.json of ``config``."""
+def keys_of(config: DeepseekV4Config) -> Keys:
+    """The official config.json of ``config``; ``config_of`` reads it back."""
     keys: Keys = {"architectures": ["DeepseekV4ForCausalLM"], **_FIXED}
     for name in _NOT_WRITTEN:
         del keys[name]

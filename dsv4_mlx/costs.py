@@ -43,7 +43,7 @@ class Flops:
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of one config, reached as ``config.costs``."""
+    """The costs of one config."""
 
     config: DeepseekV4Config
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from dsv4_mlx.checkpoint import Checkpoint
+from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.parameters import Parameter, ParameterPlan
 from dsv4_mlx.safetensors_files import TensorEntry
 
@@ -18,7 +19,7 @@ def fingerprint(checkpoint: Checkpoint, plan: ParameterPlan) -> str:
     byte between the samples goes unnoticed.
     """
     config = checkpoint.config.replace(other_stop_ids=())  # they decide no value
-    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(keys_of(config), sort_keys=True).encode())
     for parameter in sorted(plan.parameters, key=lambda parameter: parameter.name):
         described = (parameter.name, parameter.shape, parameter.storage.value)
         digest.update(repr(described).encode())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.costs import Kv
+from dsv4_mlx.costs import Costs, Kv
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -56,7 +56,7 @@ def memory_needed(
     config: DeepseekV4Config, weight_bytes: int, context: int, kv: Kv = "compact"
 ) -> int:
     """Weights, the cache of one conversation at `context` tokens, and an allowance."""
-    cache = config.costs.kv_bytes(context, kv) + config.costs.partial_window_bytes()
+    cache = Costs(config).kv_bytes(context, kv) + Costs(config).partial_window_bytes()
     return weight_bytes + cache + WORKING_BYTES
 
 

@@ -31,6 +31,7 @@ from dsv4_mlx.chat.settings import thinking_at
 from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, THINK
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.documents import parse_json
 from dsv4_mlx.errors import Dsv4Error, UsageError
 from dsv4_mlx.numerics import Numerics
@@ -54,7 +55,7 @@ class ModelArgs:
     @classmethod
     def from_dict(cls, params: dict[str, Any]) -> "ModelArgs":
         """From config.json; ConfigError for keys that no V4 has."""
-        return cls(DeepseekV4Config.from_dict(params))
+        return cls(config_of(params))
 
 
 class Model(model.Model):

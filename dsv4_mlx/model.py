@@ -16,6 +16,7 @@ from dsv4_mlx.attention import ATTENTION
 from dsv4_mlx.cache import LayerCache, layout_for, unstored
 from dsv4_mlx.compressor import kept_rows
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.errors import BackendError, CacheError, UsageError
 from dsv4_mlx.hyper_connections import HyperConnection, HyperHead
 from dsv4_mlx.layers import Embedding, Joined, Linear, MatrixLayer, Norm
@@ -213,5 +214,5 @@ def _plan(backend: str) -> registry.KernelPlan:
 
 def _config_fingerprint(config: DeepseekV4Config) -> str:
     """Names a model without a checkpoint; loading replaces it by one that covers the weights."""
-    text = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    text = json.dumps(keys_of(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -194,8 +194,6 @@ STILL_OPEN = (
     ("cli/kept/export_html.py", "cli/kept/export.py"),
     ("convert/progress.py", "convert/screen.py"),
     ("dsv4_mlx/cache.py", "dsv4_mlx/cache_file.py"),
-    ("dsv4_mlx/config.py", "dsv4_mlx/config_spellings.py"),
-    ("dsv4_mlx/config.py", "dsv4_mlx/costs.py"),
     ("dsv4_mlx/mtp.py", "dsv4_mlx/model.py"),
     ("metal_kernels/registry.py", "metal_kernels/*/__init__.py"),
 )

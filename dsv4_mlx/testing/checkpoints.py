@@ -14,6 +14,7 @@ import numpy as np
 
 from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors, mtp_tensors
 from dsv4_mlx.config import FLASH, DeepseekV4Config, DSpark, RopeScaling
+from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.naming import Target, is_draft, transformers_name, translate
 from dsv4_mlx.safetensors_files import TensorEntry, TensorPlan, plan_array, read_header, write_file
 from dsv4_mlx.testing import number_formats
@@ -97,7 +98,7 @@ def write_tiny_checkpoint(
     if transformers_names:
         tensors = list(_as_transformers(tensors))
     _write_shards(folder, tensors, shards)
-    keys = config.to_dict()
+    keys = keys_of(config)
     if config.expert_dtype == "fp4":
         del keys["expert_dtype"]  # as in the first Flash release, where a missing key means fp4
     _write_json(folder / "config.json", keys)

@@ -16,6 +16,7 @@ import numpy as np
 
 from dsv4_mlx.checkpoint_tensors import FP8_BLOCK, TensorSpec, checkpoint_tensors
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.naming import Target, translate
 from dsv4_mlx.safetensors_files import TensorPlan, plan_array, write_file
 from metal_kernels.formats import E4M3_MAX, power_of_two_scale, round_bf16
@@ -100,7 +101,7 @@ def write_release(
     total = sum(plan.nbytes for shard in shards for plan in shard)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     _write_json(folder / "model.safetensors.index.json", index)
-    _write_json(folder / "config.json", config.to_dict())
+    _write_json(folder / "config.json", keys_of(config))
 
 
 def release_tensors(config: DeepseekV4Config, parameters: Parameters) -> Iterator[TensorPlan]:

@@ -15,6 +15,7 @@ from benchmarks.counting import AFTER, BEFORE
 from dsv4_mlx import moe
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.costs import Costs
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
@@ -90,14 +91,14 @@ def test_a_flash_token_reads_at_most_11_7_gb(
 
 def test_weights_read_are_those_of_the_costs(flash: launches.Report) -> None:
     # Compressors' biases and norms are read only where a window closes.
-    predicted = FLASH.costs.bytes_per_token()
+    predicted = Costs(FLASH).bytes_per_token()
     assert flash.bytes_read["weights"] == pytest.approx(predicted, rel=2e-3)
 
 
 def test_cache_read_is_window_selected_entries_and_every_index_key(
     flash: launches.Report,
 ) -> None:
-    costs, ratios = FLASH.costs, FLASH.backbone_ratios
+    costs, ratios = Costs(FLASH), FLASH.backbone_ratios
     row, key = costs.entry_bytes("compact"), costs.index_key_bytes("compact")
     entries = ratios.count(4) * FLASH.index_topk + ratios.count(128) * (CONTEXT // 128)
     windows = len(ratios) * FLASH.sliding_window

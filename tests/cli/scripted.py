@@ -9,6 +9,7 @@ from cli.options import Options
 from dsv4_mlx.chat.encoding import Prompt, Segment
 from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, EOS, THINK
 from dsv4_mlx.config import FLASH
+from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.engine import Engine
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine, scripted
 from dsv4_mlx.testing.tokenizers import write_tokenizer
@@ -21,7 +22,7 @@ def write_chat_folder(folder: Path, *, context: int = FLASH.max_position_embeddi
     """A checkpoint folder as far as the chat program reads it before the model is loaded."""
     write_tokenizer(folder, vocab_size=VOCABULARY)
     config = FLASH.replace(vocab_size=VOCABULARY, max_position_embeddings=context)
-    (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(keys_of(config)), encoding="utf-8")
     (folder / "generation_config.json").write_text('{"do_sample": false}', encoding="utf-8")
     return folder
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from dsv4_mlx.checkpoint import INDEX_FILE
 from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.safetensors_files import header_bytes
 
 
@@ -29,5 +30,5 @@ def write_headers(folder: Path, config: DeepseekV4Config, shards: int) -> Path:
         weight_map |= {spec.name: file for spec in group}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX_FILE).write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    (folder / "config.json").write_text(json.dumps(keys_of(config)))
     return folder

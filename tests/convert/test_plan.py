@@ -8,6 +8,7 @@ from convert.app import main
 from convert.plan import plan_conversion
 from convert.report import bytes_per_token, facts, kinds, memory_needed
 from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.costs import Costs
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 
 GIB = 1 << 30
@@ -27,7 +28,7 @@ def test_the_complete_releases_are_planned_from_headers(complete):
     assert (data["source_tensors"], data["source_bytes"]) == published
     used = [entry.name for job in plan.jobs for entry in job.sources]
     assert len(used) == len(set(used)) == published[0]
-    assert bytes_per_token(plan) == plan.source.config.costs.bytes_per_token()
+    assert bytes_per_token(plan) == Costs(plan.source.config).bytes_per_token()
 
 
 def test_scales_are_all_that_native_adds(complete):
@@ -41,7 +42,7 @@ def test_scales_are_all_that_native_adds(complete):
 
 def test_memory_is_weights_cache_and_allowance(complete):
     name, _, plan = complete
-    costs = plan.source.config.costs
+    costs = Costs(plan.source.config)
     million = memory_needed(plan, 1 << 20) - memory_needed(plan, 131_072)
     assert million == costs.kv_bytes(1 << 20, "compact") - costs.kv_bytes(131_072, "compact")
     assert memory_needed(plan, 1 << 20) > plan.nbytes + 2 * GIB

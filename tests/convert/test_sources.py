@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from convert.app import main
+from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.safetensors_files import TensorPlan, read_header
 from dsv4_mlx.testing.checkpoints import TINY, edit_checkpoint, write_tiny_checkpoint
 
@@ -59,7 +60,7 @@ def test_sharding_of_the_source_leaves_no_trace(tmp_path, shards):
     [("model-q4.gguf", "is a GGUF file"), ("pytorch_model.bin", "is a pickle")],
 )
 def test_weights_of_other_programs_are_refused(tmp_path, file, sentence, capsys):
-    (tmp_path / "config.json").write_text(json.dumps(SMALL.to_dict()))
+    (tmp_path / "config.json").write_text(json.dumps(keys_of(SMALL)))
     (tmp_path / file).touch()
     assert main([str(tmp_path), str(tmp_path / "out"), "--dry-run"]) == 1
     assert f"{file} {sentence}" in capsys.readouterr().err

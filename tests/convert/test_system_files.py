@@ -11,6 +11,7 @@ from convert.app import main
 from convert.fetch import fetch
 from convert.progress import Progress
 from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
+from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.releases import FETCHED_FILE
 from dsv4_mlx.system_files import is_system_file
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
@@ -103,7 +104,7 @@ def test_a_source_copied_by_a_mac_is_read_as_it_is(indexed, shard, release, tmp_
 
 
 def test_other_weights_are_not_taken_for_a_companion(tmp_path, capsys):
-    (tmp_path / "config.json").write_text(json.dumps(SMALL.to_dict()))
+    (tmp_path / "config.json").write_text(json.dumps(keys_of(SMALL)))
     for name in ("._model.gguf", "._model.safetensors"):
         (tmp_path / name).write_bytes(APPLE_DOUBLE)
     assert main(["inspect", str(tmp_path)]) == 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.costs import Costs
 from dsv4_mlx.engine import Engine, Session
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.loading import load_model
@@ -194,10 +195,10 @@ def check_flat_memory(folder: Path, tokens: int) -> None:
     settled = tokens // 4
     stream = session.stream(tokens, stop_ids=())
     before, after = active_bytes_while(stream, (settled, tokens))
-    grown = LEAN.costs.kv_bytes(tokens) - LEAN.costs.kv_bytes(settled)
+    grown = Costs(LEAN).kv_bytes(tokens) - Costs(LEAN).kv_bytes(settled)
     # Buffers grow by a 64th or 256 rows, and a step's own arrays come and go. One row of
     # hidden size kept per token would already be more than this.
-    spare = LEAN.costs.kv_bytes(tokens) // 4 + 300_000
+    spare = Costs(LEAN).kv_bytes(tokens) // 4 + 300_000
     assert after - before <= grown + spare
 
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from dsv4_mlx.cache import LayerCache, unstored
-from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.model import Model
 from dsv4_mlx.naming import translate
 from dsv4_mlx.numerics import Numerics
@@ -44,7 +44,7 @@ def model(
     numerics: Numerics = Numerics.PLAIN,
 ) -> Model:
     """Our model with the oracle's tensors."""
-    ours = Model(DeepseekV4Config.from_dict(settings), numerics=numerics, backend="cpu")
+    ours = Model(config_of(settings), numerics=numerics, backend="cpu")
     ours.load_weights(list(parameters(tensors).items()), strict=True)
     ours.join()
     mx.eval(ours.parameters())

@@ -14,6 +14,7 @@ from dsv4_mlx import ring
 from dsv4_mlx.cache import LayerCache, LayerState
 from dsv4_mlx.compressor import kept_rows
 from dsv4_mlx.config import FLASH, DeepseekV4Config
+from dsv4_mlx.costs import Costs
 from dsv4_mlx.entries import COMPACT, Entries
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
@@ -214,7 +215,7 @@ def test_a_batch_of_three_reads_what_three_singles_read(
     reads = Reads(model, monkeypatch)
     apart = sum(reads.of(lambda cache=cache: step(model, cache, 1)) for cache in singles)
     together = reads.of(lambda: step(model, batch, 3))
-    row_bytes = model.config.costs.entry_bytes("compact") + model.config.costs.index_key_bytes(
+    row_bytes = Costs(model.config).entry_bytes("compact") + Costs(model.config).index_key_bytes(
         "compact"
     )
     assert apart > 3 * ENTRIES * row_bytes

@@ -6,7 +6,7 @@ import pytest
 
 from dsv4_mlx import ring
 from dsv4_mlx.compressor import Compressor, kept_rows
-from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.entries import Entries
 from dsv4_mlx.rope import compressed_rope
 from metal_kernels.registry import plan
@@ -23,7 +23,7 @@ def array(x: np.ndarray) -> mx.array:
 
 def pair(ratio: int, width: int, rounding: str):
     """Our compressor and the oracle's layer with the same weights under `c.`."""
-    config = DeepseekV4Config.from_dict(small.CONFIG)
+    config = config_of(small.CONFIG)
     ours = Compressor(
         config, width=width, ratio=ratio, rounding=rounding, ops=plan("cpu").ops,
         rope=compressed_rope(config),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.config_spellings import config_of, keys_of
 from dsv4_mlx.errors import ConfigError
 
 # config.json of V4-Flash as released; `expert_dtype` is absent there.
@@ -120,37 +121,37 @@ def transformers_spelling() -> dict[str, Any]:
 
 
 def test_the_released_file_is_the_preset() -> None:
-    assert DeepseekV4Config.from_dict(FLASH_JSON) == FLASH
+    assert config_of(FLASH_JSON) == FLASH
 
 
 @pytest.mark.parametrize("config", [FLASH, PRO], ids=["flash", "pro"])
-def test_to_dict_is_read_back(config: DeepseekV4Config) -> None:
-    assert DeepseekV4Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+def test_the_official_keys_are_read_back(config: DeepseekV4Config) -> None:
+    assert config_of(json.loads(json.dumps(keys_of(config)))) == config
 
 
 def test_numbers_become_floats_where_the_field_is_one() -> None:
-    config = DeepseekV4Config.from_dict(FLASH_JSON)
+    config = config_of(FLASH_JSON)
     assert type(config.rope_theta) is float
     assert type(config.rope_scaling.factor) is float
 
 
 def test_transformers_spelling() -> None:
-    assert DeepseekV4Config.from_dict(transformers_spelling()) == FLASH
+    assert config_of(transformers_spelling()) == FLASH
 
 
 @pytest.mark.parity
 def test_transformers_writes_what_we_read() -> None:
     theirs = pytest.importorskip("transformers").DeepseekV4Config
     written = theirs(**json.loads(json.dumps(FLASH_JSON))).to_dict()
-    assert DeepseekV4Config.from_dict(written) == FLASH
-    default = DeepseekV4Config.from_dict(theirs().to_dict())
+    assert config_of(written) == FLASH
+    default = config_of(theirs().to_dict())
     assert default.backbone_ratios == (128, 128, *(128, 4) * 20, 128)
     assert default.rope_scaling is None
 
 
 def test_inference_code_spelling() -> None:
-    assert DeepseekV4Config.from_dict(INFERENCE_JSON) == PRO
-    assert DeepseekV4Config.from_dict(INFERENCE_JSON | {"n_mtp_layers": 0}).draft_kind is None
+    assert config_of(INFERENCE_JSON) == PRO
+    assert config_of(INFERENCE_JSON | {"n_mtp_layers": 0}).draft_kind is None
 
 
 def test_schedule() -> None:
@@ -164,26 +165,26 @@ def test_schedule() -> None:
 
 def test_our_converted_folder_is_read() -> None:
     quantization = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
-    assert DeepseekV4Config.from_dict(flash(quantization=quantization)) == FLASH
+    assert config_of(flash(quantization=quantization)) == FLASH
 
 
 def test_base_checkpoints_say_fp8_experts() -> None:
-    config = DeepseekV4Config.from_dict(flash(expert_dtype="fp8"))
+    config = config_of(flash(expert_dtype="fp8"))
     assert config.expert_dtype == "fp8"
     moved = flash(quantization_config=FLASH_JSON["quantization_config"] | {"expert_dtype": "fp8"})
-    assert DeepseekV4Config.from_dict(moved) == config
+    assert config_of(moved) == config
 
 
 def test_dspark_keeps_the_backbone_and_names_its_drafts() -> None:
     ratios = [*FLASH_JSON["compress_ratios"], 0, 0]
-    config = DeepseekV4Config.from_dict(flash(compress_ratios=ratios, **DSPARK_KEYS))
+    config = config_of(flash(compress_ratios=ratios, **DSPARK_KEYS))
     assert config.backbone_ratios == FLASH.backbone_ratios
     assert (config.draft_kind, config.draft_ratios, config.num_mtp_layers) == (
         "dspark",
         (0, 0, 0),
         0,
     )
-    assert DeepseekV4Config.from_dict(config.to_dict()) == config
+    assert config_of(keys_of(config)) == config
 
 
 def test_draft_kinds() -> None:
@@ -192,7 +193,7 @@ def test_draft_kinds() -> None:
 
 
 def test_a_model_without_files_needs_no_quantization() -> None:
-    assert DeepseekV4Config.from_dict(flash(quantization_config=...)) == FLASH
+    assert config_of(flash(quantization_config=...)) == FLASH
 
 
 @pytest.mark.parametrize("head_dim", [64, 96, 512])
@@ -213,7 +214,7 @@ def test_no_dimension_is_a_constant(head_dim: int, window: int) -> None:
         num_hash_layers=0,
         compress_ratios=[128, 4, 0],
     )
-    config = DeepseekV4Config.from_dict(small)
+    config = config_of(small)
     assert (config.head_dim, config.sliding_window) == (head_dim, window)
 
 
@@ -308,7 +309,7 @@ REFUSED = {
 @pytest.mark.parametrize(("source", "words"), REFUSED.values(), ids=REFUSED)
 def test_refused_with_a_sentence_that_names_it(source: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as error:
-        DeepseekV4Config.from_dict(source)
+        config_of(source)
     assert words in str(error.value)
     assert str(error.value).endswith(".")
 
@@ -332,17 +333,17 @@ def test_no_value_of_any_key_is_a_traceback(spelling: str, data: st.DataObject) 
     for key in data.draw(st.lists(st.sampled_from(sorted(source)), min_size=1, max_size=2)):
         source[key] = data.draw(ANY_JSON, label=key)
     try:
-        config = DeepseekV4Config.from_dict(source)
+        config = config_of(source)
     except ConfigError as error:
         assert str(error).endswith(".")
     else:
-        assert DeepseekV4Config.from_dict(config.to_dict()) == config
+        assert config_of(keys_of(config)) == config
 
 
 @pytest.mark.parametrize("source", [None, [], "deepseek_v4", 7])
 def test_a_config_must_be_an_object(source: Any) -> None:
     with pytest.raises(ConfigError, match="expected an object"):
-        DeepseekV4Config.from_dict(source)
+        config_of(source)
 
 
 def test_fields_are_checked_however_a_config_is_made() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from dsv4_mlx.checkpoint_tensors import checkpoint_tensors
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.costs import Costs
 
 GIB, MIB, K = 2**30, 2**20, 1024
 MODELS = pytest.mark.parametrize("config", [FLASH, PRO], ids=["flash", "pro"])
@@ -15,7 +16,7 @@ def of(config: DeepseekV4Config, flash: float, pro: float) -> float:
 
 @MODELS
 def test_parameters(config: DeepseekV4Config) -> None:
-    costs = config.costs
+    costs = Costs(config)
     assert round(costs.backbone_parameters() / 1e6) == of(config, 284_332, 1_572_997)
     assert round(costs.mtp_parameters() / 1e6) == of(config, 6_610, 25_840)
     assert round(costs.parameters() / 1e6) == of(config, 290_942, 1_598_837)
@@ -24,7 +25,7 @@ def test_parameters(config: DeepseekV4Config) -> None:
 
 @MODELS
 def test_checkpoint_bytes_equal_the_published_index(config: DeepseekV4Config) -> None:
-    costs = config.costs
+    costs = Costs(config)
     assert costs.checkpoint_bytes().total() == of(config, 159_609_485_896, 864_704_792_696)
     assert costs.tensor_counts().total() == of(config, 69_187, 145_116)
     assert round(costs.backbone_bytes().total() / 1e6) == of(config, 156_016, 850_748)
@@ -32,7 +33,7 @@ def test_checkpoint_bytes_equal_the_published_index(config: DeepseekV4Config) ->
 
 @MODELS
 def test_backbone_bytes_by_dtype(config: DeepseekV4Config) -> None:
-    found = {k: v / 1e9 for k, v in config.costs.backbone_bytes().items()}
+    found = {k: v / 1e9 for k, v in Costs(config).backbone_bytes().items()}
     assert round(found["I8"], 2) == of(config, 138.51, 773.70)
     assert round(found["F8_E4M3"], 3) == of(config, 5.857, 22.701)
     assert round(found["BF16"], 3) == of(config, 2.828, 5.628)
@@ -40,7 +41,7 @@ def test_backbone_bytes_by_dtype(config: DeepseekV4Config) -> None:
 
 
 def test_dtype_census_of_flash() -> None:
-    assert FLASH.costs.tensor_counts() == {
+    assert Costs(FLASH).tensor_counts() == {
         "BF16": 433,
         "F32": 417,
         "F8_E4M3": 375,
@@ -52,7 +53,7 @@ def test_dtype_census_of_flash() -> None:
 
 @MODELS
 def test_bytes_read_per_decoded_token(config: DeepseekV4Config) -> None:
-    assert round(config.costs.bytes_per_token() / 1e7) == of(config, 1140, 4037)
+    assert round(Costs(config).bytes_per_token() / 1e7) == of(config, 1140, 4037)
 
 
 def test_layers_have_the_published_number_of_tensors() -> None:
@@ -83,7 +84,7 @@ CACHE_ROWS = [
 def test_kv_bytes(
     config: DeepseekV4Config, context: int, layout: str, flash: float, pro: float
 ) -> None:
-    assert round(config.costs.kv_bytes(context, layout) / GIB, 3) == of(config, flash, pro)
+    assert round(Costs(config).kv_bytes(context, layout) / GIB, 3) == of(config, flash, pro)
 
 
 @MODELS
@@ -94,14 +95,14 @@ def test_kv_bytes(
 def test_growth(
     config: DeepseekV4Config, layout: str, entry: int, key: int, flash: float, pro: float
 ) -> None:
-    assert config.costs.entry_bytes(layout) == entry
-    assert config.costs.index_key_bytes(layout) == key
-    assert round(config.costs.growth_per_token(layout), 1) == of(config, flash, pro)
+    assert Costs(config).entry_bytes(layout) == entry
+    assert Costs(config).index_key_bytes(layout) == key
+    assert round(Costs(config).growth_per_token(layout), 1) == of(config, flash, pro)
 
 
 @MODELS
 def test_fixed_state(config: DeepseekV4Config) -> None:
-    costs = config.costs
+    costs = Costs(config)
     assert round(costs.window_bytes("bf16") / MIB, 1) == of(config, 5.4, 7.6)
     assert round(costs.window_bytes("compact") / MIB, 1) == of(config, 3.1, 4.3)
     assert round(costs.partial_window_bytes() / MIB, 1) == of(config, 11.6, 17.8)
@@ -122,7 +123,7 @@ FLOP_ROWS = [
 def test_flops(
     config: DeepseekV4Config, position: int, flash: tuple[float, ...], pro: tuple[float, ...]
 ) -> None:
-    flops = config.costs.flops(position)
+    flops = Costs(config).flops(position)
     found = (
         flops.indexer,
         flops.compressed_sparse_attention,
@@ -137,12 +138,12 @@ def test_flops(
 
 def test_costs_follow_the_config() -> None:
     small = FLASH.replace(num_hidden_layers=4, compress_ratios=(0, 4, 128, 4, 0))
-    assert small.costs.entries(1000) == 250 + 7 + 250
-    assert small.costs.index_keys(1000) == 500
-    assert small.costs.entry_bytes("bf16") == 1024
-    assert small.costs.entry_bytes() == small.costs.entry_bytes("compact") == 583
+    assert Costs(small).entries(1000) == 250 + 7 + 250
+    assert Costs(small).index_keys(1000) == 500
+    assert Costs(small).entry_bytes("bf16") == 1024
+    assert Costs(small).entry_bytes() == Costs(small).entry_bytes("compact") == 583
     assert (
-        small.replace(head_dim=64, qk_rope_head_dim=16).costs.entry_bytes("compact") == 48 + 1 + 32
+        Costs(small.replace(head_dim=64, qk_rope_head_dim=16)).entry_bytes("compact") == 48 + 1 + 32
     )
 
 
@@ -168,6 +169,6 @@ def test_a_real_cache_holds_the_bytes_that_the_config_promises(tokens: int, kv: 
     pools = [pool.rows() for row in rows for pool in row.pools()]
     held = sum(array.nbytes for array in pools if array is not None)
     held += sum(row.window.nbytes for row in rows)
-    assert held == config.costs.kv_bytes(tokens, kv)
+    assert held == Costs(config).kv_bytes(tokens, kv)
     fixed = sum(row.fixed_nbytes for row in rows)
-    assert fixed == config.costs.fixed_state_bytes(kv)
+    assert fixed == Costs(config).fixed_state_bytes(kv)

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.hyper_connections import HyperConnection, HyperHead
 from dsv4_mlx.numerics import Numerics
 from metal_kernels.registry import plan
@@ -26,7 +26,7 @@ def array(x: np.ndarray) -> mx.array:
 def connection(N: int, numerics: Numerics, iters: int = 20):
     """Our module and the oracle's split of given streams [S, N, D]."""
     settings = small.config(hc_mult=N, hc_sinkhorn_iters=iters)
-    ours = HyperConnection(DeepseekV4Config.from_dict(settings), numerics, plan("cpu").ops)
+    ours = HyperConnection(config_of(settings), numerics, plan("cpu").ops)
     fn, base, scale = random((2 + N) * N, N * D) / 5, random((2 + N) * N, seed=1), random(3, seed=2)
     ours.fn, ours.base, ours.scale = array(fn), array(base), array(scale)
 
@@ -92,7 +92,7 @@ def test_official_rounds_the_collapsed_input_before_its_norm() -> None:
 @pytest.mark.parametrize("N", [1, 4])
 def test_head_equals_the_oracle(N: int) -> None:
     settings = small.config(hc_mult=N, hc_eps=0.05)
-    head = HyperHead(DeepseekV4Config.from_dict(settings), Numerics.PLAIN, plan("cpu").ops)
+    head = HyperHead(config_of(settings), Numerics.PLAIN, plan("cpu").ops)
     fn, base, scale = random(N, N * D), random(N, seed=1), random(1, seed=2)
     head.hc_fn, head.hc_base, head.hc_scale = array(fn), array(base), array(scale)
     streams, weight = random(1, 5, N, D, seed=3), 1 + 0.1 * random(D, seed=4)

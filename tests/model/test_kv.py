@@ -8,7 +8,7 @@ import pytest
 
 import dsv4_mlx
 from dsv4_mlx.checkpoint import open_checkpoint
-from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model import Model
@@ -56,7 +56,7 @@ def test_the_draft_block_keeps_rows_as_the_model_does(tmp_path: Path, kv: str) -
 
 
 def test_plain_numerics_refuse_both() -> None:
-    config = DeepseekV4Config.from_dict(small.CONFIG)
+    config = config_of(small.CONFIG)
     for kv in ("compact", "bf16"):
         with pytest.raises(UsageError, match=f"kv is '{kv}', but plain numerics round nothing"):
             Model(config, Numerics.PLAIN, backend="cpu", kv=kv)

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
 from tests.model import running
@@ -28,7 +29,7 @@ class Draft:
     """Random streams and next tokens, and the oracle's logits for them."""
 
     def __init__(self, model: Model, folder: Path):
-        config = model.config.to_dict()
+        config = keys_of(model.config)
         rng = np.random.default_rng(2)
         streams = rng.standard_normal((LENGTH, config["hc_mult"], config["hidden_size"]))
         self.streams = v4_numpy.round_bf16(streams)
@@ -91,7 +92,7 @@ def test_draft_continues_the_models_own_streams(model: Model, folder: Path) -> N
     With roundings from the model's streams alone: by the last layer the oracle's are others, where
     a rounding chose another expert."""
     tokens = np.random.default_rng(4).integers(0, model.config.vocab_size, 41)
-    config, weights = model.config.to_dict(), v4_numpy.dequantize_checkpoint(folder)
+    config, weights = keys_of(model.config), v4_numpy.dequantize_checkpoint(folder)
     official = model.numerics is Numerics.OFFICIAL
     streams = model.streams(mx.array(tokens[:-1])[None])
     ours = np.array(model.mtp[0].predict(model, streams, mx.array(tokens[1:])[None])[0])

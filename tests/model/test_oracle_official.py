@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.cache import LayerCache
+from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.tokenizer import Tokenizer
@@ -32,7 +33,7 @@ class Case:
 
     def __init__(self, folder: Path, tokens: list[int] | None = None):
         self.model: Model = running.load(folder, Numerics.OFFICIAL)
-        self.config = self.model.config.to_dict()
+        self.config = keys_of(self.model.config)
         self.weights = v4_numpy.dequantize_checkpoint(folder)
         rng = np.random.default_rng(3)
         self.tokens = rng.integers(0, self.config["vocab_size"], LENGTH)

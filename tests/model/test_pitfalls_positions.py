@@ -9,6 +9,7 @@ import metal_kernels.sparse_attention.reference as sparse_attention
 from dsv4_mlx.cache import LayerCache, layout_for
 from dsv4_mlx.compressor import Compressor
 from dsv4_mlx.config import FLASH, DeepseekV4Config
+from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.entries import Entries
 from dsv4_mlx.rope import RotaryEmbedding, compressed_rope, sliding_rope
 from metal_kernels import rotary
@@ -200,7 +201,7 @@ def _entry_positions(name: str, first_and_stride) -> Plant:
 )
 def check_entry_w_is_rotated_at_m_times_w() -> None:
     """All tokens alike, so that every entry is the same vector but for its rotation."""
-    config, ops = DeepseekV4Config.from_dict(small.CONFIG), plan("cpu").ops
+    config, ops = config_of(small.CONFIG), plan("cpu").ops
     vector = np.random.default_rng(0).standard_normal(config.head_dim)
     frequencies = v4._layer_frequencies(small.CONFIG, 4)
     for ratio, tokens in ((4, 18), (128, 257)):
@@ -240,11 +241,11 @@ def _attention_rotation(name: str, wrong_angles) -> Plant:
 
 
 def _other_theta(cos, sin, position):
-    return compressed_rope(DeepseekV4Config.from_dict(small.CONFIG)).tables(position, len(cos))
+    return compressed_rope(config_of(small.CONFIG)).tables(position, len(cos))
 
 
 def _position_of_a_key(cos, sin, position):
-    rope = sliding_rope(DeepseekV4Config.from_dict(small.CONFIG))
+    rope = sliding_rope(config_of(small.CONFIG))
     return rope.tables(position // 2, len(cos))
 
 

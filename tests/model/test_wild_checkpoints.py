@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from dsv4_mlx.chat.settings import read_settings
 from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
-from dsv4_mlx.config import FLASH, DeepseekV4Config
+from dsv4_mlx.config import FLASH
+from dsv4_mlx.config_spellings import config_of, keys_of
 from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.fingerprint import fingerprint
@@ -90,27 +91,27 @@ SCHEMES: dict[str, Any] = {
 
 @pytest.mark.parametrize("key", HARMLESS)
 def test_notes_of_other_programs_change_nothing(key: str) -> None:
-    assert DeepseekV4Config.from_dict({**FLASH.to_dict(), key: HARMLESS[key]}) == FLASH
+    assert config_of({**keys_of(FLASH), key: HARMLESS[key]}) == FLASH
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_releases_packing_is_known_in_every_spelling(name: str) -> None:
-    keys = {**FLASH.to_dict(), "quantization_config": SCHEMES[name]}
-    assert DeepseekV4Config.from_dict(keys) == FLASH
+    keys = {**keys_of(FLASH), "quantization_config": SCHEMES[name]}
+    assert config_of(keys) == FLASH
 
 
 def test_mlx_lm_may_say_the_packing_twice() -> None:
     packing = {"group_size": 32, "bits": 4, "mode": "mxfp4", "lm_head": {"bits": 8}}
-    keys = {**FLASH.to_dict(), "quantization": packing, "quantization_config": packing}
-    assert DeepseekV4Config.from_dict(keys) == FLASH
+    keys = {**keys_of(FLASH), "quantization": packing, "quantization_config": packing}
+    assert config_of(keys) == FLASH
 
 
 def test_all_listed_tokens_end_a_reply() -> None:
-    config = DeepseekV4Config.from_dict({**FLASH.to_dict(), "eos_token_id": [1, 128804, 1]})
+    config = config_of({**keys_of(FLASH), "eos_token_id": [1, 128804, 1]})
     assert (config.eos_token_id, config.stop_token_ids) == (1, (1, 128804))
-    assert config.to_dict()["eos_token_id"] == [1, 128804]
-    assert DeepseekV4Config.from_dict(config.to_dict()) == config
-    assert FLASH.stop_token_ids == (1,) and FLASH.to_dict()["eos_token_id"] == 1
+    assert keys_of(config)["eos_token_id"] == [1, 128804]
+    assert config_of(keys_of(config)) == config
+    assert FLASH.stop_token_ids == (1,) and keys_of(FLASH)["eos_token_id"] == 1
 
 
 # Folders
