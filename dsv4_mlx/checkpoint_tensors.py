@@ -1,8 +1,8 @@
 """Every tensor of an official checkpoint: name, stored dtype and shape, from the config alone.
 
 Names are the release's. The loader checks files against this table, the tiny checkpoints of the
-tests are written from it, and ``costs`` adds it up; its totals equal the published index files.
-DSpark draft stages (``mtp.*`` of V4-Flash-DSpark and V4-Flash-0731) are not described.
+tests are written from it, and `costs` adds it up; its totals equal the published index files.
+DSpark draft stages (`mtp.*` of V4-Flash-DSpark and V4-Flash-0731) are not described.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import ConfigError
+from dsv4_mlx.layer_roles import WINDOW_ONLY, LayerRole
 
 DTYPE_BYTES = {"BF16": 2, "F32": 4, "F8_E4M3": 1, "F8_E8M0": 1, "I8": 1, "I64": 8}
 """Bytes of one stored element, by safetensors dtype. I8 holds two FP4 values."""
@@ -59,7 +60,7 @@ def backbone_tensors(config: DeepseekV4Config) -> Iterator[TensorSpec]:
 def layer_tensors(config: DeepseekV4Config, layer: int) -> Iterator[TensorSpec]:
     """One backbone block."""
     hashed = config.is_hash_layer(layer)
-    yield from _block(config, f"layers.{layer}.", config.layer_ratio(layer), hashed)
+    yield from _block(config, f"layers.{layer}.", config.layer_roles[layer], hashed)
 
 
 def mtp_tensors(config: DeepseekV4Config, prefix: str) -> Iterator[TensorSpec]:
@@ -69,19 +70,21 @@ def mtp_tensors(config: DeepseekV4Config, prefix: str) -> Iterator[TensorSpec]:
     yield from _fp8(config, f"{prefix}h_proj", hidden, hidden)
     for norm in ("enorm", "hnorm", "norm"):
         yield TensorSpec(f"{prefix}{norm}.weight", "BF16", (hidden,))
-    yield from _block(config, prefix, ratio=0, hashed=False)
+    yield from _block(config, prefix, WINDOW_ONLY, hashed=False)
     yield from _hyper_head(config, prefix)
 
 
-def _block(config: DeepseekV4Config, prefix: str, ratio: int, hashed: bool) -> Iterator[TensorSpec]:
+def _block(
+    config: DeepseekV4Config, prefix: str, role: LayerRole, hashed: bool
+) -> Iterator[TensorSpec]:
     for part in ("attn", "ffn"):
         yield TensorSpec(f"{prefix}{part}_norm.weight", "BF16", (config.hidden_size,))
         yield from _hyper_connection(config, f"{prefix}hc_{part}_")
     yield from _attention(config, f"{prefix}attn.")
-    if ratio:
-        yield from _compressor(config, f"{prefix}attn.compressor.", ratio, config.head_dim)
-    if ratio == 4:
-        yield from _indexer(config, f"{prefix}attn.indexer.")
+    if role.owns_entries:
+        yield from _compressor(config, f"{prefix}attn.compressor.", role, config.head_dim)
+    if role.selects:
+        yield from _indexer(config, f"{prefix}attn.indexer.", role)
     yield from _mixture(config, f"{prefix}ffn.", hashed)
 
 
@@ -115,21 +118,21 @@ def _attention(config: DeepseekV4Config, prefix: str) -> Iterator[TensorSpec]:
 
 
 def _compressor(
-    config: DeepseekV4Config, prefix: str, ratio: int, head_dim: int
+    config: DeepseekV4Config, prefix: str, role: LayerRole, head_dim: int
 ) -> Iterator[TensorSpec]:
-    # Windows of ratio 4 overlap: a second half of the channels feeds the next window.
-    width = head_dim * (2 if ratio == 4 else 1)
-    yield TensorSpec(f"{prefix}ape", "F32", (ratio, width))
+    # Where windows overlap, a second half of the channels feeds the next window.
+    width = head_dim * role.spanned
+    yield TensorSpec(f"{prefix}ape", "F32", (role.ratio, width))
     yield TensorSpec(f"{prefix}wkv.weight", "BF16", (width, config.hidden_size))
     yield TensorSpec(f"{prefix}wgate.weight", "BF16", (width, config.hidden_size))
     yield TensorSpec(f"{prefix}norm.weight", "BF16", (head_dim,))
 
 
-def _indexer(config: DeepseekV4Config, prefix: str) -> Iterator[TensorSpec]:
+def _indexer(config: DeepseekV4Config, prefix: str, role: LayerRole) -> Iterator[TensorSpec]:
     heads, head_dim = config.index_n_heads, config.index_head_dim
     yield from _fp8(config, f"{prefix}wq_b", heads * head_dim, config.q_lora_rank)
     yield TensorSpec(f"{prefix}weights_proj.weight", "BF16", (heads, config.hidden_size))
-    yield from _compressor(config, f"{prefix}compressor.", 4, head_dim)
+    yield from _compressor(config, f"{prefix}compressor.", role, head_dim)
 
 
 def _mixture(config: DeepseekV4Config, prefix: str, hashed: bool) -> Iterator[TensorSpec]:

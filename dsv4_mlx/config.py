@@ -1,15 +1,16 @@
 """The numbers that describe one DeepSeek-V4: sizes, schedule, routing, rope.
 
-``DeepseekV4Config`` is frozen and checked when it is made, so every other module may trust it.
+`DeepseekV4Config` is frozen and checked when it is made, so every other module may trust it.
 Field names are the keys of the official config.json; the other spellings of that file are
-translated in ``config_spellings``. What a model of these sizes costs is in ``costs``.
+translated in `config_spellings`. What a model of these sizes costs is in `costs`.
 """
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal
 
-from dsv4_mlx.documents import as_double, shown
+from dsv4_mlx.config_values import require_float, require_int
+from dsv4_mlx.documents import shown
 from dsv4_mlx.errors import ConfigError
 from dsv4_mlx.layer_roles import COMPRESS_RATIOS, LayerRole, layer_role
 
@@ -26,13 +27,13 @@ class RopeScaling:
     beta_slow: float
 
     def __post_init__(self) -> None:
-        _require_int(
+        require_int(
             "rope_scaling.original_max_position_embeddings",
             self.original_max_position_embeddings,
             minimum=1,
         )
         for name in ("factor", "beta_fast", "beta_slow"):
-            _require_float(f"rope_scaling.{name}", getattr(self, name))
+            require_float(f"rope_scaling.{name}", getattr(self, name))
         if self.factor < 1:
             raise ConfigError(f"rope_scaling.factor is {self.factor}; expected 1 or more.")
         if self.beta_fast <= self.beta_slow:
@@ -52,11 +53,11 @@ class DSpark:
     markov_rank: int
 
     def __post_init__(self) -> None:
-        _require_int("dspark_block_size", self.block_size, minimum=1)
-        _require_int("dspark_noise_token_id", self.noise_token_id, minimum=0)
-        _require_int("dspark_markov_rank", self.markov_rank, minimum=1)
+        require_int("dspark_block_size", self.block_size, minimum=1)
+        require_int("dspark_noise_token_id", self.noise_token_id, minimum=0)
+        require_int("dspark_markov_rank", self.markov_rank, minimum=1)
         for layer in self.target_layer_ids:
-            _require_int("dspark_target_layer_ids", layer, minimum=0)
+            require_int("dspark_target_layer_ids", layer, minimum=0)
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,12 @@ class DeepseekV4Config:
 
     @property
     def draft_ratios(self) -> tuple[int, ...]:
-        """What ``compress_ratios`` lists beyond the backbone."""
+        """What `compress_ratios` lists beyond the backbone."""
         return self.compress_ratios[self.num_hidden_layers :]
 
     @property
     def draft_kind(self) -> DraftKind | None:
-        """What the ``mtp.*`` tensors hold: MTP blocks, DSpark stages, or nothing."""
+        """What the `mtp.*` tensors hold: MTP blocks, DSpark stages, or nothing."""
         if self.dspark is not None:
             return "dspark"
         return "mtp" if self.num_nextn_predict_layers else None
@@ -141,14 +142,8 @@ class DeepseekV4Config:
         """The tokens that end a reply."""
         return (self.eos_token_id, *self.other_stop_ids)
 
-    def layer_ratio(self, layer: int) -> int:
-        """Compress ratio of backbone layer ``layer``; a prediction block after them has 0."""
-        if layer < 0 or layer >= self.num_hidden_layers + self.num_mtp_layers:
-            raise IndexError(f"layer {layer} of {self.num_hidden_layers}")
-        return self.compress_ratios[layer] if layer < self.num_hidden_layers else 0
-
     def is_hash_layer(self, layer: int) -> bool:
-        """Whether layer ``layer`` routes by token id instead of by score."""
+        """Whether layer `layer` routes by token id instead of by score."""
         return layer < self.num_hash_layers
 
     def replace(self, **changes: object) -> "DeepseekV4Config":
@@ -159,47 +154,17 @@ class DeepseekV4Config:
 _MAY_BE_ZERO = {"num_hash_layers", "num_nextn_predict_layers", "bos_token_id", "eos_token_id"}
 
 
-# Far beyond every release; what is larger would take memory or time before any file contradicts it.
-_MOST = {
-    "hc_mult": 64,
-    "hc_sinkhorn_iters": 1_000,
-    "max_position_embeddings": 1 << 40,
-    "n_routed_experts": 1 << 14,
-    "num_hidden_layers": 1 << 10,
-    "num_nextn_predict_layers": 64,
-    "sliding_window": 1 << 16,
-}
-_MOST_OF_OTHERS = 1 << 24
-
-
-def _require_int(name: str, value: object, *, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} is {shown(value)}; expected a whole number.")
-    if value < minimum:
-        raise ConfigError(f"{name} is {shown(value)}; expected {minimum} or more.")
-    most = _MOST.get(name, _MOST_OF_OTHERS)
-    if value > most:
-        raise ConfigError(f"{name} is {shown(value)}; expected {most} or less.")
-
-
-def _require_float(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{name} is {shown(value)}; expected a number.")
-    if not ((number := as_double(value)) and number > 0):
-        raise ConfigError(f"{name} is {shown(value)}; expected a finite number above zero.")
-
-
 def _check_types(config: DeepseekV4Config) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
         if field.type is int:
-            _require_int(field.name, value, minimum=0 if field.name in _MAY_BE_ZERO else 1)
+            require_int(field.name, value, minimum=0 if field.name in _MAY_BE_ZERO else 1)
         elif field.type is float:
-            _require_float(field.name, value)
+            require_float(field.name, value)
     if config.expert_dtype not in ("fp4", "fp8"):
         raise ConfigError(f"expert_dtype is {shown(config.expert_dtype)}; expected 'fp4' or 'fp8'.")
     for token in config.other_stop_ids:
-        _require_int("eos_token_id", token, minimum=0)
+        require_int("eos_token_id", token, minimum=0)
     for name, kind in (("rope_scaling", RopeScaling), ("dspark", DSpark)):
         value = getattr(config, name)
         if value is not None and not isinstance(value, kind):

@@ -1,8 +1,8 @@
-"""The three spellings of a DeepSeek-V4 config.json, read into one ``DeepseekV4Config``.
+"""The three spellings of a DeepSeek-V4 config.json, read into one `DeepseekV4Config`.
 
 * the official config.json of the release;
-* the config.json of the official inference code (``dim``, ``n_layers``, ...);
-* transformers' re-save of the first (``layer_types``, ``compress_rates``, ``rope_parameters``).
+* the config.json of the official inference code (`dim`, `n_layers`, ...);
+* transformers' re-save of the first (`layer_types`, `compress_rates`, `rope_parameters`).
 
 The last two are renamed to the first, and the first is read strictly: a key is known, ignored for
 a reason that stands below, fixed to the one value this program implements, or an error.
@@ -55,7 +55,7 @@ _DSPARK = {
 
 
 def config_of(source: Mapping[str, object]) -> DeepseekV4Config:
-    """The config that ``source``, a parsed config.json in any of the three spellings, describes.
+    """The config that `source`, a parsed config.json in any of the three spellings, describes.
 
     Every key is known, knowingly ignored, or a ConfigError that names it.
     """
@@ -68,7 +68,7 @@ def config_of(source: Mapping[str, object]) -> DeepseekV4Config:
 
 
 def keys_of(config: DeepseekV4Config) -> Keys:
-    """The official config.json of ``config``; ``config_of`` reads it back."""
+    """The official config.json of `config`; `config_of` reads it back."""
     keys: Keys = {"architectures": ["DeepseekV4ForCausalLM"], **_FIXED}
     for name in _NOT_WRITTEN:
         del keys[name]
@@ -120,7 +120,7 @@ def _refuse_other_models(keys: Keys) -> None:
 
 
 def _check_quantization(keys: Keys) -> None:
-    """Accept the release's FP8 scheme or none; take transformers' ``expert_dtype`` out of it."""
+    """Accept the release's FP8 scheme or none; take transformers' `expert_dtype` out of it."""
     scheme = keys.pop("quantization_config", None)
     # mlx-lm writes its own key a second time under the name of transformers.
     if scheme is None or scheme == keys.get("quantization"):

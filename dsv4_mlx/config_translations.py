@@ -1,7 +1,7 @@
 """From the inference code's and transformers' spelling of config.json to the official one.
 
 Both work on parsed keys and rename or fold them; what the values may be is checked later, when
-``config_spellings`` reads the official spelling.
+`config_spellings` reads the official spelling.
 """
 
 from collections.abc import Mapping
@@ -170,13 +170,13 @@ def _fold_partial_rotary_factor(keys: Keys) -> None:
 
 
 def agree(keys: Keys, name: str, value: object) -> None:
-    """Set ``name``, or check that the file says the same in both places."""
+    """Set `name`, or check that the file says the same in both places."""
     if keys.setdefault(name, value) != value:
         raise ConfigError(f"{name} is given twice, as {shown(keys[name])} and {shown(value)}.")
 
 
 def rope_type(parameters: Keys) -> object:
-    """Take out ``type`` and ``rope_type``, two names of one thing."""
+    """Take out `type` and `rope_type`, two names of one thing."""
     kinds = [parameters.pop(key) for key in ("type", "rope_type") if key in parameters]
     if len(kinds) == 2 and kinds[0] != kinds[1]:
         raise ConfigError(

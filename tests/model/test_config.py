@@ -155,12 +155,9 @@ def test_inference_code_spelling() -> None:
 
 
 def test_schedule() -> None:
-    assert [FLASH.layer_ratio(layer) for layer in (0, 1, 2, 3, 42, 43)] == [0, 0, 4, 128, 4, 0]
     assert [FLASH.backbone_ratios.count(ratio) for ratio in (0, 4, 128)] == [2, 21, 20]
     assert [PRO.backbone_ratios.count(ratio) for ratio in (0, 4, 128)] == [0, 30, 31]
     assert [FLASH.is_hash_layer(layer) for layer in (0, 2, 3)] == [True, True, False]
-    with pytest.raises(IndexError):
-        FLASH.layer_ratio(44)
 
 
 def test_our_converted_folder_is_read() -> None:
