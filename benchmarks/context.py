@@ -156,13 +156,12 @@ def rows(
 def _decoded(timeline: Timeline, context: int, tokens: int) -> dict[str, Any]:
     timeline.decode(1)
     seconds, peak = timeline.decode(tokens)
-    costs = Costs(timeline.model.config)
     return {
         "decode_ms": round(seconds * 1e3, 3),
         "scan_ms": round(scan(timeline.model, timeline.cache, tokens) * 1e3, 3),
         "decode_peak_bytes": peak,
         "cache_bytes": caches.nbytes(timeline.cache),
-        "predicted_bytes": costs.kv_bytes(context, "compact") + costs.partial_window_bytes(),
+        "predicted_bytes": Costs(timeline.model.config).cache_bytes(context),
     }
 
 

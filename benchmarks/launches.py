@@ -27,10 +27,10 @@ from benchmarks.launch_rules import Node
 from benchmarks.layouts import Layout
 from benchmarks.record import record
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.layer_roles import LayerRole
 from dsv4_mlx.tracing import decode_graph
 
 MODELS = {"flash": FLASH, "pro": PRO}
-KINDS = {0: "sliding", 4: "CSA", 128: "HCA"}
 FIELDS = ("program", "model", "context", "launches", "sliding_layer", "csa_layer", "hca_layer")
 FIELDS += ("weights_bytes", "cache_bytes")
 
@@ -63,8 +63,8 @@ def report(
     found = counting.counted(graph)
     per_layer = counting.by_layer(found)
     per_kind: defaultdict[str, list[int]] = defaultdict(list)
-    for layer, ratio in enumerate(config.backbone_ratios):
-        per_kind[KINDS[ratio]].append(per_layer[layer])
+    for layer, role in enumerate(config.layer_roles):
+        per_kind[kind_of(role)].append(per_layer[layer])
     reads = counting.reads(graph, partial(bytes_read, config))
     per_part: defaultdict[str, int] = defaultdict(int)
     for read in reads:
@@ -78,6 +78,11 @@ def report(
         dict(counting.by_name(one for one in found if one.launches).most_common()),
         dict(per_part),
     )
+
+
+def kind_of(role: LayerRole) -> str:
+    """The paper's name for layers of a role."""
+    return "CSA" if role.selects else "HCA" if role.owns_entries else "sliding"
 
 
 def bytes_read(config: DeepseekV4Config, path: str, source: Layout, node: Node) -> int:
@@ -102,8 +107,7 @@ def _cache_bytes(config: DeepseekV4Config, path: str, source: Layout, node: Node
         return 0  # writes rows, reads none
     row = source.nbytes // prod(source.shape[:2])
     layer = int(path.split(".")[1])
-    ratio = config.backbone_ratios[layer]
-    if ".entries." in path and ratio == 4:
+    if ".entries." in path and config.layer_roles[layer].selects:
         return row * min(config.index_topk, source.shape[1])
     return row * source.shape[1]
 

@@ -29,14 +29,8 @@ class TensorSpec(NamedTuple):
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its values in a file."""
         return prod(self.shape) * DTYPE_BYTES[self.dtype]
-
-    @property
-    def parameters(self) -> int:
-        """Weights in it: two per FP4 byte, none in scales and in the hash routing tables."""
-        if self.dtype == "I64" or self.name.endswith(".scale"):
-            return 0
-        return prod(self.shape) * (2 if self.dtype == "I8" else 1)
 
 
 def checkpoint_tensors(config: DeepseekV4Config) -> Iterator[TensorSpec]:

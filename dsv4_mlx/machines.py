@@ -56,8 +56,7 @@ def memory_needed(
     config: DeepseekV4Config, weight_bytes: int, context: int, kv: Kv = "compact"
 ) -> int:
     """Weights, the cache of one conversation at `context` tokens, and an allowance."""
-    cache = Costs(config).kv_bytes(context, kv) + Costs(config).partial_window_bytes()
-    return weight_bytes + cache + WORKING_BYTES
+    return weight_bytes + Costs(config).cache_bytes(context, kv) + WORKING_BYTES
 
 
 def longest_context(

@@ -6,23 +6,17 @@ inference code. Scales are powers of two, `2^ceil(log2(amax / limit))`, found by
 that an exact power of two is never rounded up.
 
 Packing rounds nothing: rows that a quantiser has rounded come back from their bytes as they were,
-NaN included. A latent of width K with r rotated dims is K - r e4m3 codes, r little-endian bf16 and
-one e8m0 scale per 64 codes; an index key of width Ki is Ki / 2 bytes of e2m1 codes, the even dim in
-the low nibble, and one e8m0 scale per 32 codes.
+NaN included. `rows` says what a row's bytes are.
 """
 
 from functools import cache
-from typing import Literal
 
 import mlx.core as mx
 
+from metal_kernels.rows import FP4_BLOCK, FP8_KV_BLOCK, Kind, Storage, row_form
+
 E4M3_MAX = 448.0
 E2M1_MAX = 6.0
-FP8_KV_BLOCK = 64
-FP4_BLOCK = 32
-
-Storage = Literal["float32", "bfloat16", "compact"]
-Kind = Literal["latent", "key"]
 
 # Smallest block maximum of each quantiser: below it the scale stays that of this value.
 _E4M3_FLOOR = 1e-4
@@ -118,20 +112,11 @@ def fp8_kv(x: mx.array, rope_dims: int) -> mx.array:
     return mx.concatenate([fp8_roundtrip(x[..., :nope]), x[..., nope:]], axis=-1)
 
 
+@cache
 def row_shape(storage: Storage, kind: Kind, width: int, rope_dims: int = 0) -> tuple[int, mx.Dtype]:
-    """Elements and dtype of a stored row: 583 bytes for the release's latents, 68 for its keys."""
-    if storage == "float32":
-        return width, mx.float32
-    if storage == "bfloat16":
-        return width, mx.bfloat16
-    if kind == "key":
-        return width // 2 + _count(width, FP4_BLOCK), mx.uint8
-    nope = width - rope_dims
-    return nope + 2 * rope_dims + _count(nope, FP8_KV_BLOCK), mx.uint8
-
-
-def _count(n: int, block: int) -> int:
-    return -(-n // block)
+    """Elements and dtype of a stored row."""
+    elements, dtype = row_form(storage, kind, width, rope_dims)
+    return elements, {"float32": mx.float32, "bfloat16": mx.bfloat16, "uint8": mx.uint8}[dtype]
 
 
 def store(x: mx.array, storage: Storage, kind: Kind, rope_dims: int = 0) -> mx.array:

@@ -109,9 +109,20 @@ def test_mlx_lm_and_its_family_have_one_door() -> None:
     assert offenders == []
 
 
-@pytest.mark.parametrize("module", ["messages", "encoding", "parsing"])
-def test_chat_text_needs_no_mlx(module: str) -> None:
-    reached = reachable(f"dsv4_mlx.chat.{module}")
+@pytest.mark.parametrize(
+    "module",
+    [
+        "chat.messages",
+        "chat.encoding",
+        "chat.parsing",
+        "config_file",
+        "checkpoint_tensors",
+        "costs",
+        "machines",
+    ],
+)
+def test_text_and_facts_need_no_mlx(module: str) -> None:
+    reached = reachable(f"dsv4_mlx.{module}")
     assert [name for name in reached if top(name) == "mlx"] == []
 
 

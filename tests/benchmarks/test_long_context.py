@@ -40,7 +40,7 @@ def million() -> context.Timeline:
 def test_a_million_tokens_take_the_bytes_that_the_config_predicts(
     million: context.Timeline,
 ) -> None:
-    predicted = Costs(LONG).kv_bytes(MILLION, "compact") + Costs(LONG).partial_window_bytes()
+    predicted = Costs(LONG).cache_bytes(MILLION)
     assert caches.nbytes(million.cache) == pytest.approx(predicted, rel=0.03)
 
 
@@ -87,6 +87,6 @@ def test_131072_real_tokens_then_a_million() -> None:
     stretched(line.cache, MILLION)
     for rows, before in zip(entries(line.cache), real, strict=True):
         np.testing.assert_array_equal(rows[:, : before.shape[1]], before)
-    predicted = Costs(LONG).kv_bytes(MILLION, "compact") + Costs(LONG).partial_window_bytes()
+    predicted = Costs(LONG).cache_bytes(MILLION)
     assert caches.nbytes(line.cache) == pytest.approx(predicted, rel=0.03)
     line.decode(1)

@@ -1,8 +1,11 @@
 """The config's own arithmetic against the published totals and the paper's cost claims."""
 
+from collections import Counter
+from math import prod
+
 import pytest
 
-from dsv4_mlx.checkpoint_tensors import checkpoint_tensors
+from dsv4_mlx.checkpoint_tensors import TensorSpec, backbone_tensors, checkpoint_tensors
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.costs import Costs
 
@@ -14,21 +17,30 @@ def of(config: DeepseekV4Config, flash: float, pro: float) -> float:
     return flash if config is FLASH else pro
 
 
+def tensors(config: DeepseekV4Config, *, backbone: bool = False) -> list[TensorSpec]:
+    return list(backbone_tensors(config) if backbone else checkpoint_tensors(config))
+
+
+def weights(tensors: list[TensorSpec]) -> int:
+    """Two per byte of FP4, none in scales and in the tables of hash routing."""
+    counted = (one for one in tensors if one.dtype != "I64" and not one.name.endswith(".scale"))
+    return sum(prod(one.shape) * (2 if one.dtype == "I8" else 1) for one in counted)
+
+
 @MODELS
 def test_parameters(config: DeepseekV4Config) -> None:
-    costs = Costs(config)
-    assert round(costs.backbone_parameters() / 1e6) == of(config, 284_332, 1_572_997)
-    assert round(costs.mtp_parameters() / 1e6) == of(config, 6_610, 25_840)
-    assert round(costs.parameters() / 1e6) == of(config, 290_942, 1_598_837)
-    assert round(costs.active_parameters() / 1e6) == of(config, 13_270, 48_852)
+    backbone, all_of_it = weights(tensors(config, backbone=True)), weights(tensors(config))
+    assert round(backbone / 1e6) == of(config, 284_332, 1_572_997)
+    assert round(all_of_it / 1e6) == of(config, 290_942, 1_598_837)
+    assert round((all_of_it - backbone) / 1e6) == of(config, 6_610, 25_840)
 
 
 @MODELS
 def test_checkpoint_bytes_equal_the_published_index(config: DeepseekV4Config) -> None:
-    costs = Costs(config)
-    assert costs.checkpoint_bytes().total() == of(config, 159_609_485_896, 864_704_792_696)
-    assert costs.tensor_counts().total() == of(config, 69_187, 145_116)
-    assert round(costs.backbone_bytes().total() / 1e6) == of(config, 156_016, 850_748)
+    found = tensors(config)
+    assert sum(one.nbytes for one in found) == of(config, 159_609_485_896, 864_704_792_696)
+    assert len(found) == of(config, 69_187, 145_116)
+    assert round(Costs(config).backbone_bytes().total() / 1e6) == of(config, 156_016, 850_748)
 
 
 @MODELS
@@ -41,7 +53,7 @@ def test_backbone_bytes_by_dtype(config: DeepseekV4Config) -> None:
 
 
 def test_dtype_census_of_flash() -> None:
-    assert Costs(FLASH).tensor_counts() == {
+    assert Counter(one.dtype for one in tensors(FLASH)) == {
         "BF16": 433,
         "F32": 417,
         "F8_E4M3": 375,
@@ -87,64 +99,27 @@ def test_kv_bytes(
     assert round(Costs(config).kv_bytes(context, layout) / GIB, 3) == of(config, flash, pro)
 
 
-@MODELS
-@pytest.mark.parametrize(
-    ("layout", "entry", "key", "flash", "pro"),
-    [("bf16", 1024, 256, 6880, 9848), ("compact", 583, 68, 3508.8, 5023.7)],
-)
-def test_growth(
-    config: DeepseekV4Config, layout: str, entry: int, key: int, flash: float, pro: float
-) -> None:
-    assert Costs(config).entry_bytes(layout) == entry
-    assert Costs(config).index_key_bytes(layout) == key
-    assert round(Costs(config).growth_per_token(layout), 1) == of(config, flash, pro)
+@pytest.mark.parametrize(("layout", "entry", "key"), [("bf16", 1024, 256), ("compact", 583, 68)])
+def test_bytes_of_a_row(layout: str, entry: int, key: int) -> None:
+    assert Costs(FLASH).entry_bytes(layout) == entry
+    assert Costs(FLASH).index_key_bytes(layout) == key
+    narrow = Costs(FLASH.replace(head_dim=64, qk_rope_head_dim=16))
+    assert narrow.entry_bytes("compact") == 48 + 1 + 32
 
 
 @MODELS
-def test_fixed_state(config: DeepseekV4Config) -> None:
+def test_what_a_cache_holds_before_the_first_entry(config: DeepseekV4Config) -> None:
     costs = Costs(config)
-    assert round(costs.window_bytes("bf16") / MIB, 1) == of(config, 5.4, 7.6)
-    assert round(costs.window_bytes("compact") / MIB, 1) == of(config, 3.1, 4.3)
-    assert round(costs.partial_window_bytes() / MIB, 1) == of(config, 11.6, 17.8)
-    assert costs.kv_bytes(0) == costs.window_bytes()
+    assert round(costs.kv_bytes(0, "bf16") / MIB, 1) == of(config, 5.4, 7.6)
+    assert round(costs.kv_bytes(0, "compact") / MIB, 1) == of(config, 3.1, 4.3)
+    opened = costs.cache_bytes(0) - costs.kv_bytes(0)
+    assert round(opened / MIB, 1) == of(config, 11.6, 17.8)
 
 
-FLOP_ROWS = [
-    # position, (Flash: indexer, sparse, heavy, total), (Pro: the same), GFLOP as the table prints
-    (4 * K, (0.35, 1.76, 0.42, 29.1), (0.5, 9.1, 1.3, 108.6)),
-    (32 * K, (2.8, 1.76, 1.0, 32.2), (4.0, 9.1, 3.1, 113.9)),
-    (128 * K, (11.3, 1.76, 3.0, 42.6), (16.1, 9.1, 9.4, 132.2)),
-    (1024 * K, (90.2, 1.76, 21.8, 140.3), (128.8, 9.1, 67.6, 303.2)),
-]
-
-
-@MODELS
-@pytest.mark.parametrize(("position", "flash", "pro"), FLOP_ROWS)
-def test_flops(
-    config: DeepseekV4Config, position: int, flash: tuple[float, ...], pro: tuple[float, ...]
-) -> None:
-    flops = Costs(config).flops(position)
-    found = (
-        flops.indexer,
-        flops.compressed_sparse_attention,
-        flops.heavily_compressed_attention,
-        flops.total,
-    )
-    expected = flash if config is FLASH else pro
-    for value, printed in zip(found, expected, strict=True):
-        decimals = len(str(printed).partition(".")[2])
-        assert value / 1e9 == pytest.approx(printed, abs=0.6 * 10**-decimals)
-
-
-def test_costs_follow_the_config() -> None:
-    small = FLASH.replace(num_hidden_layers=4, compress_ratios=(0, 4, 128, 4, 0))
-    assert Costs(small).entries(1000) == 250 + 7 + 250
-    assert Costs(small).index_keys(1000) == 500
-    assert Costs(small).entry_bytes("bf16") == 1024
-    assert Costs(small).entry_bytes() == Costs(small).entry_bytes("compact") == 583
-    assert (
-        Costs(small.replace(head_dim=64, qk_rope_head_dim=16)).entry_bytes("compact") == 48 + 1 + 32
-    )
+def test_entries_and_keys_follow_the_schedule() -> None:
+    costs = Costs(FLASH.replace(num_hidden_layers=4, compress_ratios=(0, 4, 128, 4, 0)))
+    grown = costs.kv_bytes(1000) - costs.kv_bytes(0)
+    assert grown == (250 + 7 + 250) * 583 + 500 * 68
 
 
 @pytest.mark.parametrize("kv", ["compact", "bf16"])
@@ -168,7 +143,6 @@ def test_a_real_cache_holds_the_bytes_that_the_config_promises(tokens: int, kv: 
     rows = [row for layer in cache for row in layer.rows]
     pools = [pool.rows() for row in rows for pool in row.pools()]
     held = sum(array.nbytes for array in pools if array is not None)
-    held += sum(row.window.nbytes for row in rows)
-    assert held == Costs(config).kv_bytes(tokens, kv)
+    assert held + sum(row.window.nbytes for row in rows) == Costs(config).kv_bytes(tokens, kv)
     fixed = sum(row.fixed_nbytes for row in rows)
-    assert fixed == Costs(config).fixed_state_bytes(kv)
+    assert held + fixed == Costs(config).cache_bytes(tokens, kv)
