@@ -15,8 +15,7 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 
-from cli.kept.export import Message, calls_of, reasoning_of, speaker, text_of
-from cli.safe import harmless
+from cli.kept.message_text import Message, calls_of, one_line, reasoning_of, speaker, text_of
 
 _STYLE = """\
 :root { color-scheme: light dark; --text: #1c1c1e; --soft: #6a6a70; --line: #dcdce0;
@@ -43,7 +42,7 @@ _MATHS = (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"))
 
 def as_html(messages: Sequence[Message], title: str) -> str:
     """The whole page."""
-    shown = escape(" ".join(harmless(title).split()))
+    shown = escape(one_line(title))
     body = "\n".join(_section(message) for message in messages)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from cli.kept import export
+from cli.kept.export_markdown import as_markdown
 from dsv4_mlx.chat.messages import parse_messages
 from dsv4_mlx.errors import UsageError
 
@@ -98,7 +99,7 @@ def test_reasoning_can_be_left_out(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize("text", ["```\ncode", "~~~~ py\n```\n~~~", "a\n   ````x\n```", "> ok"])
 def test_a_fence_left_open_ends_with_its_message(text: str) -> None:
     messages = [{"role": "assistant", "content": text}, {"role": "user", "content": "next"}]
-    tokens = MarkdownIt().parse(export.as_markdown(messages, "t"))
+    tokens = MarkdownIt().parse(as_markdown(messages, "t"))
     headings = [tokens[i + 1].content for i, t in enumerate(tokens) if t.type == "heading_open"]
     assert headings == ["t", "Answer", "You"]
 
