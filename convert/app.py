@@ -14,7 +14,7 @@ from convert.fit import fit_sentence, fitting_plan, shipped_plans
 from convert.importance import open_importance
 from convert.output import OutputError, emit, prepare, tell
 from convert.plan import ConversionPlan, plan_conversion
-from convert.progress import Progress, progress_for
+from convert.progress import Events, Lines, Progress
 from convert.report import facts, page, size_text
 from convert.shards import MAX_JOBS
 from convert.verify import verify
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ended(chosen: Namespace, run: Callable[[Namespace, Progress], None]) -> int:
-    progress = progress_for(chosen.json)
+    progress = _progress_for(chosen.json)
     try:
         run(chosen, progress)
         return 0
@@ -65,6 +65,17 @@ def _ended(chosen: Namespace, run: Callable[[Namespace, Progress], None]) -> int
     except OutputError:
         tell(f"error: {message}")
     return status
+
+
+def _progress_for(json_events: bool) -> Progress:
+    """The progress that suits what is on the other end: a program, a terminal or a file."""
+    if json_events:
+        return Events()
+    if sys.stderr is None or not sys.stderr.isatty():
+        return Lines()
+    from convert.screen import Screen  # rich is loaded only where there is something to draw on
+
+    return Screen()
 
 
 def _unfinished(

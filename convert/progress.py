@@ -1,7 +1,6 @@
 """How a conversion tells where it is: a bar on a terminal, lines elsewhere, events for programs."""
 
 import json
-import sys
 from typing import Any
 
 from convert.output import emit, tell
@@ -51,14 +50,3 @@ class Events(Progress):
 
     def _write(self, event: str, **content: Any) -> None:
         emit(json.dumps({"event": event, **content}))
-
-
-def progress_for(json_events: bool) -> Progress:
-    """The one that suits what is on the other end."""
-    if json_events:
-        return Events()
-    if sys.stderr is None or not sys.stderr.isatty():
-        return Lines()
-    from convert.screen import Screen  # rich is loaded only where there is something to draw on
-
-    return Screen()
