@@ -1,8 +1,9 @@
 """Known mistakes of other ports, planted into our code for the time of one check.
 
-A `Pitfalls` collects checks by their row in the list of known pitfalls, each with the mistakes it
-must notice. A check builds everything it uses itself, so that a mistake planted before it is in
-effect; it passes on our code and raises AssertionError under every one of its mistakes.
+A `Pitfalls` collects checks by their row in the table of known pitfalls (docs/sources.md), each
+with the mistakes it must notice. A check builds everything it uses itself, so that a mistake that
+was planted before it is in effect; it passes on our code and raises AssertionError under every one
+of its mistakes.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Every known pitfall of V4 ports is noticed here, or says where it is and why not here."""
+"""Every known pitfall of V4 ports (docs/sources.md) is noticed here, or says where and why not."""
 
 from tests.model import (
     test_pitfalls_attention,
@@ -28,8 +28,8 @@ NOT_HERE = {
     "compared with the oracle",
     40: "stopping and parsing on text instead of token ids: tests/chat",
     41: "the encoder instead of a template, effort tables, dropped reasoning: tests/chat",
-    47: "fused Metal mHC on some devices: there is no Metal source yet, every backend runs the "
-    "reference",
+    47: "every Metal text is compared with its reference, on the CPU and on a GPU if there is one: "
+    "tests/kernels",
     48: "verification of several drafts: there is no speculation yet",
 }
 LAST_ROW = 49
