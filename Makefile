@@ -10,7 +10,7 @@ ARGS   ?=
 PYTEST := DSV4_INSTALL=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test processors slow parity nvrtc lint check bench report screens clean
+.PHONY: help chat test processors slow parity nvrtc lint check pages bench report screens clean
 
 help:
 	@echo "make chat    chat with the embedded model (ARGS='--model PATH' for another)"
@@ -21,6 +21,7 @@ help:
 	@echo "make nvrtc   compile the CUDA texts (installs NVIDIA's compiler, Linux)"
 	@echo "make lint    formatting, lint, types"
 	@echo "make check   make lint, then make test"
+	@echo "make pages   write the generated pages and golden texts anew"
 	@echo "make bench   benchmarks; results are appended to benchmarks/results"
 	@echo "make report  one page about the kernels on this machine's GPU"
 	@echo "make screens pictures of the terminal program, docs/screens"
@@ -50,6 +51,13 @@ lint: $(VENV)/.installed-check
 	$(BIN)/mypy
 
 check: lint test
+
+# Tests compare each of these with what the code says, and ask for this command where they differ.
+pages: $(VENV)/.installed-test
+	$(BIN)/python -m cli.manual
+	$(BIN)/python -m benchmarks.kernel_table
+	$(BIN)/python -m benchmarks.launch_table
+	$(PYTEST) --quiet --update-golden tests/cli/test_options.py tests/cli/test_renderer.py
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.startup

@@ -1,6 +1,6 @@
 """docs/kernels.md, written from the kernels' declarations.
 
-    python -m benchmarks.kernel_table
+    make pages
 
 A test compares the committed page with `page()`, so it says what the code says.
 """
@@ -18,9 +18,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "kernels.md"
 HEAD = """\
 # Kernels
 
-Written by `python -m benchmarks.kernel_table`; [add_a_kernel.md](add_a_kernel.md) says how to add
-one. A kernel is an op of the model with a reference in plain MLX, which is the truth and what the
-CPU runs. `DSV4_BACKEND` or `--backend` chooses between the implementations, once per model.
+Written by `make pages`; [add_a_kernel.md](add_a_kernel.md) says how to add one. A kernel is an op
+of the model with a reference in plain MLX, which is the truth and what the CPU runs. `DSV4_BACKEND`
+or `--backend` chooses between the implementations, once per model.
 
 Letters are sizes: B rows of a batch, S tokens, M rows of tokens (B S), D hidden width, N streams,
 H heads, K head width, T compressed entries, E experts, k choices.

@@ -1,17 +1,20 @@
 """How many Metal kernels MLX launches for each primitive, and why.
 
-    python -m benchmarks.launch_table > docs/launches.md
+    make pages
 
-writes the table. It is read off MLX's sources (mlx/backend/metal and mlx/backend/gpu, 2026; MLX
-0.32): each row names the file, and its rule (`launch_rules.py`) looks at sizes and strides.
-A primitive without a row is an error, so that nothing is left out of a count. Arrays without
-elements launch nothing.
+writes the table into docs/launches.md. It is read off MLX's sources (mlx/backend/metal and
+mlx/backend/gpu, 2026; MLX 0.32): each row names the file, and its rule (`launch_rules.py`) looks at
+sizes and strides. A primitive without a row is an error, so that nothing is left out of a count.
+Arrays without elements launch nothing.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks import launch_rules as rules
 from benchmarks.launch_rules import STAND_IN, Counted, Node, Rule
+
+PAGE = Path(__file__).parent.parent / "docs" / "launches.md"
 
 
 @dataclass(frozen=True)
@@ -213,10 +216,10 @@ ROWS = {name: row for row in TABLE for name in row.names}
 INTRODUCTION = """\
 # Metal launches of MLX's primitives
 
-What `benchmarks/launch_table.py` counts, read off MLX's sources (0.32, 2026). `python -m
-benchmarks.launches` applies it to the traced graph of one decoded token. Where a number depends on
-strides, every array is followed through the graph as MLX lays it out; tests compare these layouts
-with MLX's own. No launch was counted on a GPU.
+Written by `make pages`: what `benchmarks/launch_table.py` counts, read off MLX's sources (0.32,
+2026). `python -m benchmarks.launches` applies it to the traced graph of one decoded token. Where a
+number depends on strides, every array is followed through the graph as MLX lays it out; tests
+compare these layouts with MLX's own. No launch was counted on a GPU.
 
 Three things that cost launches without showing in Python:
 
@@ -229,12 +232,13 @@ Three things that cost launches without showing in Python:
 """
 
 
-def markdown() -> str:
-    """The table for readers."""
+def page() -> str:
+    """docs/launches.md: the table for readers."""
     lines = [INTRODUCTION, "| primitives | launches | why |", "|---|---|---|"]
     lines += [f"| {', '.join(row.names)} | {row.launches} | {row.reason} |" for row in TABLE]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    print(markdown())
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE}")

@@ -1,6 +1,6 @@
 """docs/terminal.md, written from the commands, keys, options and settings themselves.
 
-    python -m cli.manual
+    make pages
 
 A test compares the committed page with `page()`, so it says what the program does.
 """
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "terminal.md"
 _HEAD = """\
 # The terminal program
 
-Written by `python -m cli.manual`. `dsv4-chat` opens a prompt; with `-p`, an `@FILE` or text on
+Written by `make pages`. `dsv4-chat` opens a prompt; with `-p`, an `@FILE` or text on
 stdin it answers once and leaves. In a shell, `make chat ARGS='…'` hands options on.
 
 ## At the prompt
@@ -183,3 +183,4 @@ def _settings() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE}")

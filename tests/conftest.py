@@ -3,7 +3,8 @@
 Groups that a machine cannot run (no torch, no Apple GPU) are skipped and counted with the reason.
 DSV4_REQUIRE names groups that must run here, `DSV4_REQUIRE=parity,metal`: a missing one ends the
 run. DSV4_SUMS=1, or any number, adds up float32 products in another order (CONTRIBUTING.md).
-`--update-golden` rewrites what the `golden` fixture compares with; read the difference.
+`--update-golden` (`make pages`) rewrites what the `golden` fixture compares with; read the
+difference.
 """
 
 import importlib.util
@@ -191,6 +192,6 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         if request.config.getoption("--update-golden"):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(text.encode())
-        assert text == file.read_bytes().decode()
+        assert text == file.read_bytes().decode(), "run make pages and read the difference"
 
     return check

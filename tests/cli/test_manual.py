@@ -4,7 +4,7 @@ from cli.manual import PAGE, page
 
 
 def test_the_page_is_what_the_program_says() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m cli.manual"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run make pages"
 
 
 def test_settings_and_keys_that_the_text_names_exist() -> None:

@@ -5,7 +5,7 @@ from metal_kernels.registry import NAMES
 
 
 def test_the_committed_page_is_current() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m benchmarks.kernel_table"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run make pages"
 
 
 def test_the_page_has_a_row_and_a_section_for_every_kernel() -> None:
