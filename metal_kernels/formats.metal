@@ -1,6 +1,7 @@
 // Number formats and stored rows, value for value what formats.py computes. Scales are e8m0 bytes.
 // A maximum of magnitudes is taken over bits, as unsigned integers, where NaN is above infinity.
-// Rows are read and written byte by byte: a packed row of 583 bytes begins at any address.
+// Rows are read and written byte by byte: a packed row of 583 bytes begins at any address. The file
+// has more than 300 lines because a kernel text takes the formats and the rows made of them as one.
 
 constant constexpr uint FP8_KV_BLOCK = 64;
 constant constexpr uint FP4_BLOCK = 32;

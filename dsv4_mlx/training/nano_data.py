@@ -1,8 +1,9 @@
 """The conversations that nano is trained on, made from `nano_help.toml`.
 
 A fact is one answer with many wordings of its question; a conversation is a few facts in a row, so
-that one training sequence crosses windows and compressed entries and earlier turns matter. Same
-seed, same conversations.
+that one training sequence crosses windows and compressed entries and earlier turns matter. The same
+seed gives the same conversations. The file has more than 300 lines because its tables of phrases
+stand beside the functions that draw from them.
 """
 
 from __future__ import annotations

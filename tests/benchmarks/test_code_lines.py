@@ -1,0 +1,102 @@
+"""What counts as a line of code, and that no two product files share a passage."""
+
+import re
+from pathlib import Path
+
+from benchmarks.code_lines import (
+    code_lines,
+    product_files,
+    product_passages,
+    python_lines,
+    shared_passages,
+    text_lines,
+)
+
+# Files that share a passage today.
+STILL_SHARED = {
+    ("cli/kept/resumed.py", "cli/kept/session_log.py"),
+    ("dsv4_mlx/attention.py", "dsv4_mlx/indexer.py"),
+    ("metal_kernels/compress/launch.py", "metal_kernels/compress/reference.py"),
+    ("metal_kernels/hc_head/__init__.py", "metal_kernels/hc_post_pre/__init__.py"),
+    ("metal_kernels/hc_head/__init__.py", "metal_kernels/hc_pre/__init__.py"),
+    ("metal_kernels/hc_head/launch.py", "metal_kernels/hc_head/reference.py"),
+    ("metal_kernels/hc_head/launch.py", "metal_kernels/hc_pre/launch.py"),
+    ("metal_kernels/hc_head/launch.py", "metal_kernels/hc_pre/reference.py"),
+    ("metal_kernels/hc_head/reference.py", "metal_kernels/hc_pre/launch.py"),
+    ("metal_kernels/hc_head/reference.py", "metal_kernels/hc_pre/reference.py"),
+    ("metal_kernels/hc_post/launch.py", "metal_kernels/hc_post/reference.py"),
+    ("metal_kernels/hc_post_pre/__init__.py", "metal_kernels/hc_pre/__init__.py"),
+    ("metal_kernels/hc_post_pre/hc_post_mix.metal", "metal_kernels/hc_pre/hc_mix.metal"),
+    ("metal_kernels/hc_post_pre/launch.py", "metal_kernels/hc_post_pre/reference.py"),
+    ("metal_kernels/hc_post_pre/launch.py", "metal_kernels/hc_pre/launch.py"),
+    ("metal_kernels/hc_post_pre/launch.py", "metal_kernels/hc_pre/reference.py"),
+    ("metal_kernels/hc_post_pre/reference.py", "metal_kernels/hc_pre/launch.py"),
+    ("metal_kernels/hc_post_pre/reference.py", "metal_kernels/hc_pre/reference.py"),
+    ("metal_kernels/hc_pre/launch.py", "metal_kernels/hc_pre/reference.py"),
+    (
+        "metal_kernels/index_topk/index_scores.metal",
+        "metal_kernels/index_topk/index_scores_fma.metal",
+    ),
+    ("metal_kernels/index_topk/launch.py", "metal_kernels/index_topk/reference.py"),
+    ("metal_kernels/q_prepare/launch.py", "metal_kernels/q_prepare/reference.py"),
+    ("metal_kernels/qkv_prepare/launch.py", "metal_kernels/qkv_prepare/reference.py"),
+    ("metal_kernels/sparse_attention/launch.py", "metal_kernels/sparse_attention/reference.py"),
+    ("metal_kernels/swiglu/launch.py", "metal_kernels/swiglu/reference.py"),
+}
+PYTHON = '''"""A module."""
+
+import os  # a comment
+
+X = 1
+"""What X is."""
+
+
+# Another comment.
+def f(
+    x,
+):
+    """One
+    two."""
+    return """a
+
+b # no comment"""
+'''
+
+
+def test_comments_docstrings_and_blanks_are_no_code() -> None:
+    assert python_lines(PYTHON) == {
+        3: "import os",
+        5: "X = 1",
+        10: "def f(",
+        11: "x,",
+        12: "):",
+        15: 'return """a',
+        17: 'b # no comment"""',
+    }
+    assert 3 not in python_lines(PYTHON, imports=False)
+
+
+def test_comments_of_kernel_texts_are_no_code() -> None:
+    text = "// one\nint a = 1; // two\n\n/* three\nfour */ int b; /* five */\n"
+    assert text_lines(text) == {2: "int a = 1;", 5: "int b;"}
+
+
+def test_every_package_has_files_and_code() -> None:
+    files = product_files()
+    assert set(files) == {"metal_kernels", "dsv4_mlx", "convert", "cli"}
+    assert all(files.values())
+    assert len(code_lines(Path(__file__))) < len(Path(__file__).read_text().splitlines())
+
+
+def test_a_shared_passage_is_found_once_at_its_full_length() -> None:
+    passage = {number: f"line {number}" for number in range(10, 18)}
+    moved = {number + 5: line for number, line in passage.items()}
+    texts = {"a": {1: "x", **passage}, "b": {**moved, 99: "y"}, "c": {1: "z"}}
+    assert shared_passages(texts) == ["a:10, b:15, 8 lines"]
+    assert shared_passages(texts, least=9) == []
+    assert shared_passages({"a": {**passage, **{n + 20: t for n, t in passage.items()}}}) == []
+
+
+def test_product_files_share_no_passage() -> None:
+    found = {tuple(re.findall(r"([^\s:]+):\d+", passage)) for passage in product_passages()}
+    assert found <= STILL_SHARED
