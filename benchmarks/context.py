@@ -23,7 +23,7 @@ from benchmarks.record import device, record
 from dsv4_mlx import cache as caches
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.costs import Costs
-from dsv4_mlx.engine import PREFILL_CHUNK
+from dsv4_mlx.running import PREFILL_CHUNK
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
 from dsv4_mlx.testing.long_context import stretched
 

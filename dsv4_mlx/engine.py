@@ -1,137 +1,42 @@
-"""Running a model: ``Engine`` is the loaded model, ``Session`` one timeline of token ids.
+"""Running a model: `Engine` is the loaded model, `Session` one timeline of token ids.
 
 >>> session = Engine(model).session()
 >>> session.sync(prompt_ids)                      # reads what the timeline does not hold yet
 >>> for token in session.stream(max_tokens=100):  # the timeline grows by every token yielded
 ...     print(token.id, token.logprob)
 
-MLX ties lazy arrays to the thread that made them: use an engine and its sessions on one thread.
-Only the ``cancel`` flags may be set from elsewhere.
+MLX ties lazy arrays to the thread that made them. One thread, called the model's thread below,
+loads the model and makes every call that says so; the others may come from any thread.
+
+| call | thread | gives | errors |
+|---|---|---|---|
+| `Engine(model)` | model's | an engine; reads nothing | UsageError: `prefill_chunk` |
+| `Engine.session()` | model's | an empty `Session` | |
+| `Engine.check(tokens)` | any | the ids of a prompt that can be answered | PromptError |
+| `Engine.max_context`, `backend` | any | tokens; what the kernels run on | |
+| `Session.sync(tokens)` | model's | `Sync`: tokens found and tokens read | PromptError |
+| `Session.stream()` | model's | an iterator of `Token` | PromptError, UsageError |
+| `Session.rewind(offset)` | model's | the offset it went back to | |
+| `Session.hold()` | model's | a moment that `rewind` can return to | |
+| `Session.snapshot()` | model's | a `SessionSnapshot` | PromptError |
+| `Session.restore(snapshot)` | model's | the timeline of `snapshot` | CacheError |
+| `Session.fork()` | model's | a second `Session` from here on | |
+| `Session.save(path, notes)` | model's | a file | CacheError, OSError |
+| `Session.save_place(path, offset)` | model's | a file of the beginning | CacheError, OSError |
+| `Session.load(path)` | model's | the notes of the file | CacheError |
+| `Session.tokens`, `len`, `places`, `sizes()` | model's | what the session holds | |
+| `cancel.set()` on a flag given to `sync` or `stream` | any | the call ends soon | |
+
+Errors of the model itself, such as memory that ran out, pass through every call that computes; the
+timeline is then as it was at its last complete moment, and the next call reads what is missing.
 """
 
-import operator
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
-
-import mlx.core as mx
-
-from dsv4_mlx import cache
-from dsv4_mlx.cache import CacheBytes
-from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.errors import PromptError, UsageError
-from dsv4_mlx.session import Cache, Session, SessionSnapshot, Sync
-
-__all__ = [
-    "PREFILL_CHUNK",
-    "SNAPSHOT_BYTES",
-    "Cache",
-    "CacheBytes",
-    "CacheFunctions",
-    "Engine",
-    "Flag",
-    "LanguageModel",
-    "Session",
-    "SessionSnapshot",
-    "Sync",
-]
-
-PREFILL_CHUNK = 512
-SNAPSHOT_BYTES = 1 << 30
+from dsv4_mlx.running import Running
+from dsv4_mlx.session import Session
 
 
-class Flag(Protocol):
-    """A ``threading.Event``, as far as it matters here."""
-
-    def is_set(self) -> bool: ...
-
-
-class CacheFunctions(Protocol):
-    """What a session does with a model's cache; ``dsv4_mlx.cache`` is one."""
-
-    def snapshot(self, cache: Cache, /) -> Any: ...
-
-    def restore(self, cache: Cache, snapshot: Any, /) -> None: ...
-
-    def fork(self, cache: Cache, /) -> Cache: ...
-
-    def evaluated(self, cache: Cache, /) -> list[mx.array]:
-        """Every array that must be evaluated for the state to exist."""
-        ...
-
-    def sizes(self, cache: Cache, /) -> CacheBytes:
-        """What the cache holds, by its parts."""
-        ...
-
-    def save(
-        self,
-        path: str | Path,
-        cache: Cache,
-        /,
-        *,
-        fingerprint: str,
-        tokens: list[int],
-        metadata: dict[str, str],
-        places: Sequence[Any],
-    ) -> None:
-        """``places`` are snapshots of earlier moments of ``cache``, in their order."""
-        ...
-
-    def load(
-        self, path: str | Path, /, *, model: Any, fingerprint: str
-    ) -> tuple[Cache, list[int], dict[str, str], Sequence[Any]]:
-        """What ``save`` was given."""
-        ...
-
-
-class LanguageModel(Protocol):
-    """What an engine asks of a model."""
-
-    config: DeepseekV4Config
-
-    def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
-        """Token ids [B, S] -> logits [B, S, V] float32."""
-        ...
-
-    def make_cache(self) -> Cache: ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Names weights and numerics; a saved timeline fits only the same one."""
-        ...
-
-
-class Engine:
-    """A loaded model and how it is run. It knows token ids only.
-
-    ``prefill_chunk`` tokens are read at a time; ``snapshot_bytes`` bounds the automatic
-    snapshots of each session. ``caches`` replaces ``dsv4_mlx.cache`` for a model with its own.
-    """
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        *,
-        prefill_chunk: int = PREFILL_CHUNK,
-        snapshot_bytes: int = SNAPSHOT_BYTES,
-        caches: CacheFunctions | None = None,
-    ):
-        if prefill_chunk < 1:
-            raise UsageError(f"prefill_chunk must be 1 or more, got {prefill_chunk}.")
-        self.model = model
-        self.config = model.config
-        self.prefill_chunk = prefill_chunk
-        self.snapshot_bytes = snapshot_bytes
-        self.caches: CacheFunctions
-        if caches is None:
-            self.caches = cache
-        else:
-            self.caches = caches
-
-    @property
-    def max_context(self) -> int:
-        """Tokens of prompt and reply together."""
-        return self.config.max_position_embeddings
+class Engine(Running):
+    """A loaded model that hands out sessions."""
 
     @property
     def backend(self) -> str | None:
@@ -142,21 +47,3 @@ class Engine:
     def session(self) -> Session:
         """A new, empty timeline."""
         return Session(self)
-
-    def check(self, tokens: Sequence[int]) -> list[int]:
-        """``tokens`` as whole numbers; PromptError if no reply to them is possible."""
-        ids = [operator.index(token) for token in tokens]
-        if not ids:
-            raise PromptError("The prompt is empty; give at least one token.")
-        if len(ids) >= self.max_context:
-            raise PromptError(
-                f"The prompt has {len(ids):,} tokens and the model's context holds "
-                f"{self.max_context:,}, the reply included; shorten it."
-            )
-        wrong = next((i for i, t in enumerate(ids) if not 0 <= t < self.config.vocab_size), None)
-        if wrong is not None:
-            raise PromptError(
-                f"Token {wrong} of the prompt is {ids[wrong]}; the model's vocabulary ends at "
-                f"{self.config.vocab_size - 1}, so this tokenizer is not the model's."
-            )
-        return ids

@@ -22,7 +22,9 @@ from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import CacheError
 
 if TYPE_CHECKING:
-    from dsv4_mlx.engine import Engine, Session, Sync
+    from dsv4_mlx.engine import Engine
+    from dsv4_mlx.session import Session
+    from dsv4_mlx.timeline import Sync
     from dsv4_mlx.tokenizer import Tokenizer
 
 Emit = Callable[[Event], None]

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsv4_mlx.engine import Engine, Session
+from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import CacheError, PromptError, UsageError
 from dsv4_mlx.scripted.fake import FakeCaches, FakeModel, fake_engine, scripted
+from dsv4_mlx.session import Session
 
 PROMPT = list(range(2, 42))
 
@@ -455,7 +456,7 @@ def test_a_saved_timeline_continues(tmp_path: Path) -> None:
     other = engine().session()
     assert other.load(tmp_path / "a.session") == {"title": "Ägypten"}
     assert other.tokens == PROMPT + reply
-    model = other.engine.model
+    model = other._running.model
     assert isinstance(model, FakeModel)
     assert ids(other, 3) == expected(PROMPT + reply, 3)
     assert model.calls == [1, 1, 1]

@@ -10,11 +10,12 @@ import pytest
 
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.costs import Costs
-from dsv4_mlx.engine import Engine, Session
+from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.session import Session
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 
 SMALL = TINY.replace(
@@ -118,7 +119,9 @@ def test_sizes_are_those_of_the_arrays(model: Model) -> None:
     session = Engine(model).session()
     session.sync(PROMPT)
     sizes = session.sizes()
-    assert sizes.window + sizes.compressed + sizes.index == sum(a.nbytes for a in session._arrays())
+    assert sizes.window + sizes.compressed + sizes.index == sum(
+        a.nbytes for a in session._timeline.arrays()
+    )
     assert 0 < sizes.index < sizes.compressed
 
 

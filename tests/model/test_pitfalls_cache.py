@@ -9,9 +9,10 @@ import pytest
 
 from dsv4_mlx import cache as caches
 from dsv4_mlx.cache import LayerCache, LayerState
-from dsv4_mlx.engine import Engine, Session
+from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.model import Model
+from dsv4_mlx.timeline import Timeline
 from metal_kernels import formats
 from tests.model import small
 from tests.model.planted import Check, Pitfalls, Plant, expect_notice, wrap
@@ -291,15 +292,15 @@ EOS = small.CONFIG["eos_token_id"]
 def eos_never_read(patch: pytest.MonkeyPatch) -> None:
     def make(step):
         def wrong(self, sampler, penalty):
-            moment = caches.snapshot(self._cache)
+            moment = caches.snapshot(self.cache)
             token, logprob = step(self, sampler, penalty)
             if token == EOS:
-                caches.restore(self._cache, moment)
+                caches.restore(self.cache, moment)
             return token, logprob
 
         return wrong
 
-    wrap(patch, Session, "_step", make)
+    wrap(patch, Timeline, "step", make)
 
 
 def eos_read_twice(patch: pytest.MonkeyPatch) -> None:
@@ -307,12 +308,12 @@ def eos_read_twice(patch: pytest.MonkeyPatch) -> None:
         def wrong(self, sampler, penalty):
             token, logprob = step(self, sampler, penalty)
             if token == EOS:
-                self.engine.model(mx.array([[EOS]]), self._cache)
+                self.running.model(mx.array([[EOS]]), self.cache)
             return token, logprob
 
         return wrong
 
-    wrap(patch, Session, "_step", make)
+    wrap(patch, Timeline, "step", make)
 
 
 def eos_missing_from_the_timeline(patch: pytest.MonkeyPatch) -> None:
@@ -320,12 +321,12 @@ def eos_missing_from_the_timeline(patch: pytest.MonkeyPatch) -> None:
         def wrong(self, sampler, penalty):
             token, logprob = step(self, sampler, penalty)
             if token == EOS:
-                self._tokens.pop()
+                self.tokens.pop()
             return token, logprob
 
         return wrong
 
-    wrap(patch, Session, "_step", make)
+    wrap(patch, Timeline, "step", make)
 
 
 @PITFALLS.row(42, eos_never_read, eos_read_twice, eos_missing_from_the_timeline)
