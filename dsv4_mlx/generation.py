@@ -29,8 +29,8 @@ FinishReason = Literal["stop", "length"]
 class Token:
     """One generated token.
 
-    ``logprob`` is the model's own, natural logarithm, before penalty, filters and temperature.
-    ``finish`` is set on the last token only: "stop" if it is one of the stop ids, "length" if the
+    `logprob` is the model's own, natural logarithm, before penalty, filters and temperature.
+    `finish` is set on the last token only: "stop" if it is one of the stop ids, "length" if the
     limit or the end of the context is reached.
     """
 
@@ -63,7 +63,7 @@ _MOST = float(mx.finfo(mx.float32).max)
 
 
 def steered(sampler: Sampler, steer: Steer | None) -> Sampler:
-    """``sampler``, but for the tokens that ``steer`` decides."""
+    """`sampler`, but for the tokens that `steer` decides."""
     if steer is None:
         return sampler
 
@@ -80,7 +80,7 @@ def greedy(logprobs: mx.array) -> mx.array:
 
 
 def keep_top_p(logprobs: mx.array, top_p: float) -> mx.array:
-    """[V] -> [V]: -inf outside the smallest set of likeliest tokens that holds ``top_p``.
+    """[V] -> [V]: -inf outside the smallest set of likeliest tokens that holds `top_p`.
 
     Tokens as likely as the least likely one of the set stay too, and the likeliest always does.
     """
@@ -97,13 +97,13 @@ def keep_top_p(logprobs: mx.array, top_p: float) -> mx.array:
 
 
 def keep_min_p(logprobs: mx.array, min_p: float) -> mx.array:
-    """[V] -> [V]: -inf for tokens less than ``min_p`` times as likely as the likeliest."""
+    """[V] -> [V]: -inf for tokens less than `min_p` times as likely as the likeliest."""
     least = mx.max(logprobs, axis=-1, keepdims=True) + math.log(min_p)
     return mx.where(logprobs < least, -math.inf, logprobs)
 
 
 def keep_top_k(logprobs: mx.array, top_k: int) -> mx.array:
-    """[V] -> [V]: -inf outside the ``top_k`` likeliest tokens; all stay when there are no more.
+    """[V] -> [V]: -inf outside the `top_k` likeliest tokens; all stay when there are no more.
 
     Tokens as likely as the least likely one of them stay too.
     """
@@ -123,13 +123,13 @@ class RepetitionPenalty:
     """
 
     def __init__(self, penalty: float, tokens: Sequence[int]) -> None:
-        """``tokens`` are the timeline so far."""
+        """`tokens` are the timeline so far."""
         self._penalty = min(max(penalty, _LEAST), _MOST)
         self._tokens = list(set(tokens))
         self._occurs: mx.array | None = None  # bool [V]
 
     def draw(self, logits: mx.array, sampler: Sampler) -> mx.array:
-        """A token of ``sampler``, given the penalised ``logits`` [V]; it counts from then on."""
+        """A token of `sampler`, given the penalised `logits` [V]; it counts from then on."""
         logits = self(logits)
         drawn = sampler(logits - mx.logsumexp(logits))
         self._occurs = self._seen(logits.size) | (mx.arange(logits.size) == drawn)

@@ -16,7 +16,7 @@ GRACE_SHARE = 4
 TAIL = 16
 """Characters of reasoning that `due` looks at."""
 
-# A full stop behind a digit may be inside a number, and a letter behind it inside a name: with the
+# A full stop after a digit may be inside a number, and one before a letter inside a name: with the
 # text so far only white space tells, and tokens rarely end in it. Letters are the safer guess.
 _NATURAL_END = re.compile(
     r"""(?: \n\s* | [.!?…]["'”’)\]*`]*\s+ | [^\W\d_]["'”’)\]*`]*[.!?…]["'”’)\]*`]*

@@ -37,14 +37,14 @@ def stands_for(turn: Turn) -> int:
 
 
 def summary_title(turn: Turn) -> str:
-    """What a summary's conversation was called; "" for a turn that is none."""
+    """The title of the conversation that `turn` summarises; "" for a turn that is no summary."""
     first = turn.text.partition("\n")[0]
     return first.removeprefix("[compacted] ") if stands_for(turn) else ""
 
 
 @dataclass(frozen=True)
 class Compacted:
-    """What came of it; `before` and `after` are tokens of the prompt."""
+    """A shortened conversation; `before` and `after` count the tokens of its prompt."""
 
     turns: tuple[Turn, ...]
     before: int
@@ -147,7 +147,7 @@ class Compaction:
         return kept
 
     def _fitting(self, head: Sequence[Turn]) -> int:
-        """How many of the turns that are left fit behind `head`; the first is cut if none does."""
+        """How many of the turns that are left fit after `head`; the first is cut if none does."""
 
         def fits(count: int) -> bool:
             tokens = self._tokens((*head, *self._rest[:count]), self._ask)

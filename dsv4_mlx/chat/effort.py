@@ -92,7 +92,7 @@ class FoundTable:
 
     @property
     def sentence(self) -> str:
-        """For people."""
+        """The table and what says so, for people."""
         return f"effort table {self.table}, {_REASONS[self.known_by]}"
 
 

@@ -53,7 +53,7 @@ class SpelledMarks:
         return bool(self._held)
 
     def add(self, text: str) -> str:
-        """What `text` decides."""
+        """Text with marks, as far as `text` decides it."""
         if not self._beginnings:  # tokens tell all of it
             return text
         text = self._any.sub(
@@ -65,7 +65,7 @@ class SpelledMarks:
         return text[:end]
 
     def finish(self) -> str:
-        """What was held back, which has become nothing."""
+        """Text that was held back and became no control token."""
         held, self._held = self._held, ""
         return held
 
@@ -88,5 +88,5 @@ class MarkedTokens:
         return self._detokenizer.finish() + found
 
     def finish(self) -> str:
-        """What was left of an unfinished character, as U+FFFD."""
+        """Text that was left of an unfinished character, as U+FFFD."""
         return self._detokenizer.finish()

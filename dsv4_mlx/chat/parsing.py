@@ -213,7 +213,7 @@ class ReplyParser:
             self._new.append(TextDelta(shown))
 
     def _flush(self) -> None:
-        """The answer is interrupted: no stop text goes on behind what comes now."""
+        """The answer is interrupted: no stop text goes on after what comes now."""
         if held := self._stops.finish():
             self._new.append(TextDelta(held))
 

@@ -37,7 +37,7 @@ def stable_length(
     """How many of `tokens` stay the same whatever follows the shared text.
 
     `alone` are the tokens of a prompt that ends with the shared text. Where the two part, the last
-    word may be split differently by other text behind it. The end of a line is a border that no
+    word may be split differently by other text after it. The end of a line is a border that no
     tokenizer of this family crosses; without one in reach, a few tokens are given up.
     """
     common = next((i for i, (a, b) in enumerate(zip(tokens, alone, strict=False)) if a != b), None)
@@ -76,7 +76,7 @@ def _found(tokens: Sequence[int], prefixes: Prefixes | None) -> Path | None:
 
 
 def wanted(tokens: Sequence[int], lengths: Iterable[int], prefixes: Prefixes) -> dict[int, Path]:
-    """Those of the lengths whose beginnings `prefixes` wants to have, and where."""
+    """Lengths, of `lengths`, whose beginnings `prefixes` wants to have, each with its path."""
     paths: dict[int, Path] = {}
     for length in lengths:
         with suppress(OSError):

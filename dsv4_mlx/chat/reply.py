@@ -25,7 +25,7 @@ class FinishedReply:
     """A finished reply: as a message, and as the tokens of its reasoning and of its answer.
 
     Of the tokens that were generated the first `kept` are among them; a stop text, and what came
-    behind it, is not.
+    after it, is not.
     """
 
     message: dict[str, Any]
@@ -152,7 +152,7 @@ class Reply:
         return self._watch is not None and self._watch.add(token, text)
 
     def _note_loop(self) -> None:
-        """Said once for each part."""
+        """Emit the note about a loop, once for each part."""
         assert self._watch is not None and self._watched is not None
         self._emit(LoopNoticed(self._watched, self._watch.period, self._watch.repeats))
         self._watch = None

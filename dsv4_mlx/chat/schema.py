@@ -56,7 +56,7 @@ class Schema:
         return _Check(value, self.root).allows(self.content)
 
     def property(self, name: str) -> "Schema | None":
-        """What is said about the value of `name` in an object; None when nothing is."""
+        """The schema of the value of `name` in an object; None when nothing is said about it."""
         found: list[object] = []
         for content in _joined(self.content, self.root):
             properties, others = content.get("properties"), content.get("additionalProperties")
@@ -122,7 +122,7 @@ def _joined(content: object, root: object) -> Iterator[Mapping[str, Any]]:
 
 
 def _target(content: Mapping[str, Any], root: object) -> object:
-    """What a `$ref` within the whole points at; None for one that points elsewhere, or none."""
+    """The schema that a `$ref` within the whole points at; None for any other, or without one."""
     reference = content.get("$ref")
     if not isinstance(reference, str) or not reference.startswith("#"):
         return None
@@ -167,7 +167,7 @@ def is_of_type(value: object, kind: str) -> bool:
 
 
 def _equal(one: object, other: object) -> bool:
-    """Equal as JSON, where true is not 1."""
+    """Whether two values are equal as JSON, where true is not 1."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, list | dict) or isinstance(other, list | dict):

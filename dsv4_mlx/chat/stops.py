@@ -35,7 +35,7 @@ class StopTexts:
         return bool(self._held)
 
     def add(self, text: str) -> str:
-        """What of the answer so far can be shown now; what may become a stop text waits."""
+        """Text of the answer that can be shown now; what may become a stop text waits."""
         if not self._texts:
             return text
         text = self._held + text
@@ -50,7 +50,7 @@ class StopTexts:
         return text[:start]
 
     def finish(self) -> str:
-        """What waited and became no stop text."""
+        """Text that waited and became no stop text."""
         held, self._held = self._held, ""
         return held
 
@@ -65,7 +65,7 @@ def unescaped(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """What `unescaped` reads as `text`, on one line."""
+    """A line that `unescaped` reads as `text`."""
     for letter, character in (("\\", "\\"), ("n", "\n"), ("t", "\t"), ("r", "\r")):
         text = text.replace(character, f"\\{letter}")
     return text

@@ -39,7 +39,7 @@ class Turn:
 
     @property
     def question(self) -> "Turn":
-        """The same turn without its answers."""
+        """This turn without its answers."""
         return Turn(self.messages[:1])
 
     @property
@@ -64,7 +64,7 @@ class Turn:
         return replace(self, messages=(*self.messages, *told))
 
     def without_tokens(self) -> "Turn":
-        """The same texts for another model, whose tokenizer splits them anew."""
+        """This turn as texts alone, for another model, whose tokenizer splits them anew."""
         return Turn(self.messages)
 
     def to_json(self) -> dict[str, Any]:

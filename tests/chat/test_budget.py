@@ -58,7 +58,7 @@ def reasoning_tokens(tokenizer: Tokenizer, events: list) -> int:
     return len(tokenizer.encode("".join(e.text for e in events if isinstance(e, ReasoningDelta))))
 
 
-def test_reasoning_ends_at_the_first_natural_end_behind_the_budget(tokenizer: Tokenizer) -> None:
+def test_reasoning_ends_at_the_first_natural_end_after_the_budget(tokenizer: Tokenizer) -> None:
     conversation = talk(tokenizer, LONG, thinking=THINKING, budget=25, max_tokens=400)
     events, done = answer(conversation, "go")
     thought, reached, *_ = events

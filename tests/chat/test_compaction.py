@@ -34,7 +34,7 @@ def talk(
     context: int = 1 << 20,
     **options,
 ) -> Conversation:
-    """A conversation behind `turns` in which every answer is `reply`."""
+    """A conversation after `turns` in which every answer is `reply`."""
     engine = scripted_engine(Script(((reply,),), context=context, chunk=64), tokenizer())
     thinking = Thinking("chat") if level == "none" else Thinking("thinking", level)
     sampling = Sampling(temperature=0.0)
@@ -204,7 +204,7 @@ def test_a_summary_that_runs_in_a_loop_is_none(loops: str) -> None:
         compacted(conversation)
 
 
-def test_the_summary_is_asked_for_behind_what_the_cache_holds() -> None:
+def test_the_summary_is_asked_for_after_what_the_cache_holds() -> None:
     conversation = talk([], ScriptedReply("words " * 30))
     for text in "abcd":
         list(conversation.send(text))

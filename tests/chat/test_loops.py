@@ -44,7 +44,7 @@ def said(tokenizer: Tokenizer, text: str) -> LoopWatch | None:
     spread=st.integers(1, 40),
 )
 def test_a_loop_of_any_length_is_noticed_in_time(before, passage, spread) -> None:
-    """Passages that repeat parts of themselves too, behind text that does not."""
+    """Passages that repeat parts of themselves too, after text that does not."""
     passage = [*(passage * spread)[: LONGEST - 1], 100]  # exactly one place is like no other
     enough = 8 if len(passage) >= PASSAGE else REPEATS
     needed = max(LEAST_TOKENS, enough * len(passage))

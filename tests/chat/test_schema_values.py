@@ -110,7 +110,7 @@ def test_without_a_schema_the_attribute_decides(text, kind, tools) -> None:
     assert json.loads(call.arguments) == {"v": wanted}
 
 
-def test_properties_lie_behind_references_and_parts() -> None:
+def test_properties_are_found_through_references_and_parts() -> None:
     parts = {"allOf": [{"$ref": "#/$defs/more"}], "$defs": {"more": {"properties": {"v": NUMBER}}}}
     assert called([("v", "true", "1")], **parts) == {"v": 1}
     assert called([("v", "true", "1")], additionalProperties=NUMBER) == {"v": 1}

@@ -128,7 +128,7 @@ def test_a_line_end_that_belongs_to_a_call_waits_for_it() -> None:
     assert parser.stopped == "\n"
 
 
-def test_nothing_comes_behind_a_stop_text() -> None:
+def test_nothing_comes_after_a_stop_text() -> None:
     parser = ReplyParser("chat", stop=["END"])
     assert parser.feed(f"aENDb{CALL}") == [TextDelta("a")]
     assert parser.feed("more") == parser.finish() == []

@@ -42,7 +42,7 @@ def test_one_snapshot_over_the_budget_is_not_held() -> None:
     assert offsets(places) == [(10, False)]
 
 
-def test_a_place_replaces_those_it_leaves_behind() -> None:
+def test_a_place_replaces_those_at_or_after_it() -> None:
     places = Places(1000)
     for offset in (10, 20, 30):
         places.add(at(offset))
