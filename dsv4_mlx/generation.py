@@ -22,7 +22,7 @@ Sampler = Callable[[mx.array], mx.array]
 Steer = Callable[[], int | None]
 """Asked before each token is drawn; a token id is taken instead of drawing one."""
 
-FinishReason = Literal["stop", "length"]
+StreamEnd = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Token:
 
     id: int
     logprob: float
-    finish: FinishReason | None = None
+    finish: StreamEnd | None = None
 
 
 def make_sampler(

@@ -14,10 +14,10 @@ from dsv4_mlx import session_file
 from dsv4_mlx.cache import CacheBytes
 from dsv4_mlx.errors import CacheError, PromptError, UsageError
 from dsv4_mlx.generation import (
-    FinishReason,
     RepetitionPenalty,
     Sampler,
     Steer,
+    StreamEnd,
     Token,
     make_penalty,
     make_sampler,
@@ -199,7 +199,7 @@ class Session:
                 mx.clear_cache()
 
 
-def _finish(stopped: bool, full: bool) -> FinishReason | None:
+def _finish(stopped: bool, full: bool) -> StreamEnd | None:
     if stopped:
         return "stop"
     return "length" if full else None

@@ -14,7 +14,7 @@ from dsv4_mlx.chat.tokens import DSML, END_THINK, EOS, THINK
 _DSML: Final = mark(DSML)
 
 
-class Kind(Enum):
+class Markup(Enum):
     """What a marker means."""
 
     THINK = auto()
@@ -31,7 +31,7 @@ class Kind(Enum):
 class Markers:
     """A set of strings, none the beginning of another, looked for in a growing text."""
 
-    def __init__(self, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, kinds: Mapping[str, Markup]) -> None:
         self.kinds = kinds
         self._any = re.compile("|".join(re.escape(marker) for marker in kinds))
         self._longest = max(map(len, kinds))
@@ -49,7 +49,7 @@ class Markers:
 _BLOCK_NAMES = ("tool_calls", "toolcalls", "tool_call", "tool", "function_calls")
 
 
-def _all(texts: Iterable[str], kind: Kind) -> dict[str, Kind]:
+def _all(texts: Iterable[str], kind: Markup) -> dict[str, Markup]:
     return dict.fromkeys(texts, kind)
 
 
@@ -62,18 +62,23 @@ def _truncated(name: str, shortest: int) -> list[str]:
     return [f"</{_DSML}{name[:end]}>" for end in range(shortest, len(name) + 1)]
 
 
-_BLOCK_ENDS = _all((f"</{_DSML}{name}>" for name in _BLOCK_NAMES), Kind.BLOCK_END)
+_BLOCK_ENDS = _all((f"</{_DSML}{name}>" for name in _BLOCK_NAMES), Markup.BLOCK_END)
 PROSE: Final = Markers(
-    {mark(THINK): Kind.THINK, mark(END_THINK): Kind.END_THINK, mark(EOS): Kind.EOS}
+    {mark(THINK): Markup.THINK, mark(END_THINK): Markup.END_THINK, mark(EOS): Markup.EOS}
     | _all(
-        (form for name in _BLOCK_NAMES for form in _after_newlines(f"<{_DSML}{name}>")), Kind.BLOCK
+        (form for name in _BLOCK_NAMES for form in _after_newlines(f"<{_DSML}{name}>")),
+        Markup.BLOCK,
     )
-    | _all(_after_newlines(f"<{_DSML}invoke"), Kind.INVOKE)
+    | _all(_after_newlines(f"<{_DSML}invoke"), Markup.INVOKE)
     | _BLOCK_ENDS
 )
 BODY: Final = Markers(
-    {mark(EOS): Kind.EOS, f"<{_DSML}parameter": Kind.PARAMETER, f"<{_DSML}invoke": Kind.INVOKE}
-    | _all(_truncated("invoke", 3), Kind.INVOKE_END)
+    {
+        mark(EOS): Markup.EOS,
+        f"<{_DSML}parameter": Markup.PARAMETER,
+        f"<{_DSML}invoke": Markup.INVOKE,
+    }
+    | _all(_truncated("invoke", 3), Markup.INVOKE_END)
     | _BLOCK_ENDS
 )
-VALUE: Final = Markers(_all(_truncated("parameter", 5), Kind.PARAMETER_END))
+VALUE: Final = Markers(_all(_truncated("parameter", 5), Markup.PARAMETER_END))

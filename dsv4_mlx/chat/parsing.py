@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.chat.events import ReasoningDelta, ReplyPart, TextDelta
-from dsv4_mlx.chat.markers import BODY, PROSE, VALUE, Kind
+from dsv4_mlx.chat.markers import BODY, PROSE, VALUE, Markup
 from dsv4_mlx.chat.marks import MARKED, SpelledMarks, spelled_out
 from dsv4_mlx.chat.messages import AssistantDict, ChatError, ToolCall
 from dsv4_mlx.chat.schema import ToolSchemas
@@ -217,23 +217,23 @@ class ReplyParser:
         if held := self._stops.finish():
             self._new.append(TextDelta(held))
 
-    def _in_prose(self, kind: Kind, marker: str) -> None:
-        if kind in (Kind.BLOCK, Kind.INVOKE):
+    def _in_prose(self, kind: Markup, marker: str) -> None:
+        if kind in (Markup.BLOCK, Markup.INVOKE):
             self._flush()
         match kind:
-            case Kind.END_THINK if self._reasons:
+            case Markup.END_THINK if self._reasons:
                 self._reasons = False
-            case Kind.THINK if self._opens_reasoning():
+            case Markup.THINK if self._opens_reasoning():
                 self._reasons = True
-            case Kind.THINK | Kind.END_THINK if self._previous in ("`", '"', "'"):
+            case Markup.THINK | Markup.END_THINK if self._previous in ("`", '"', "'"):
                 self._prose(marker)  # it is being talked about
-            case Kind.BLOCK_END if not self._in_block:
+            case Markup.BLOCK_END if not self._in_block:
                 self._prose(marker)
-            case Kind.BLOCK | Kind.BLOCK_END:
+            case Markup.BLOCK | Markup.BLOCK_END:
                 self._reasons = False
-                self._in_block = kind is Kind.BLOCK
+                self._in_block = kind is Markup.BLOCK
                 self._end_tool()
-            case Kind.INVOKE:
+            case Markup.INVOKE:
                 self._reasons = False
                 self._call = _Call(marker)
             case _:  # a stray thinking marker or the end token, neither of which is text
@@ -243,16 +243,16 @@ class ReplyParser:
         """In chat mode a reply may begin with reasoning all the same."""
         return self._mode == "chat" and not self._has_text
 
-    def _in_call(self, call: _Call, kind: Kind, marker: str) -> None:
+    def _in_call(self, call: _Call, kind: Markup, marker: str) -> None:
         match kind:
-            case Kind.PARAMETER:
+            case Markup.PARAMETER:
                 call.parameter(marker)
-            case Kind.PARAMETER_END:
+            case Markup.PARAMETER_END:
                 call.end_parameter(marker)
-            case Kind.INVOKE_END:
+            case Markup.INVOKE_END:
                 call.raw.append(marker)
                 self._end_call(call)
-            case Kind.INVOKE | Kind.BLOCK_END | Kind.EOS:
+            case Markup.INVOKE | Markup.BLOCK_END | Markup.EOS:
                 self._end_call(call)
                 self._in_prose(kind, marker)
             case _:

@@ -8,7 +8,7 @@ from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
 from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, REQUIRED, THINK, USER
-from dsv4_mlx.chat.turns import Tokens, Turn
+from dsv4_mlx.chat.turns import TokenIds, Turn
 
 if TYPE_CHECKING:
     from dsv4_mlx.tokenizer import Tokenizer
@@ -53,15 +53,15 @@ class PromptWriter:
         )
         return self.tokens(prompt, [reply for turn in turns for reply in turn.said()])
 
-    def tokens(self, prompt: Prompt, said: Sequence[tuple[Tokens, Tokens]]) -> PromptTokens:
+    def tokens(self, prompt: Prompt, said: Sequence[tuple[TokenIds, TokenIds]]) -> PromptTokens:
         """Token ids of `prompt`, whose n-th reply has the thought and the answer `said[n]`."""
         self._used = {}
         tokens: list[int] = []
         boundaries, question_end = [], 0
         replies = iter(said)
-        thought: Tokens = ()
-        answer: Tokens = ()
-        stand_in: Tokens = ()  # generated tokens in the place of the text to come
+        thought: TokenIds = ()
+        answer: TokenIds = ()
+        stand_in: TokenIds = ()  # generated tokens in the place of the text to come
         for run in _runs(prompt):
             if run[0] not in _FRAME:
                 tokens += [] if stand_in else self._encoded(run)

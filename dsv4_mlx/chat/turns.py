@@ -12,7 +12,7 @@ from typing import Any
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.messages import ChatError
 
-Tokens = tuple[int, ...]
+TokenIds = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Turn:
     """
 
     messages: tuple[dict[str, Any], ...]
-    answers: tuple[Tokens, ...] = ()
-    thoughts: tuple[Tokens, ...] = ()
+    answers: tuple[TokenIds, ...] = ()
+    thoughts: tuple[TokenIds, ...] = ()
 
     @classmethod
     def asking(cls, text: str) -> "Turn":
@@ -48,12 +48,12 @@ class Turn:
         calls = self.messages[-1].get("tool_calls") or ()
         return tuple(str(call.get("id", "")) for call in calls)
 
-    def said(self) -> list[tuple[Tokens, Tokens]]:
+    def said(self) -> list[tuple[TokenIds, TokenIds]]:
         """Thought and answer of each assistant message, in their order."""
         count = sum(message["role"] == "assistant" for message in self.messages)
         return list(zip(_padded(self.thoughts, count), _padded(self.answers, count), strict=True))
 
-    def answered(self, message: dict[str, Any], thought: Tokens, answer: Tokens) -> "Turn":
+    def answered(self, message: dict[str, Any], thought: TokenIds, answer: TokenIds) -> "Turn":
         """The turn with one more reply."""
         said = [*self.said(), (thought, answer)]
         return Turn((*self.messages, message), tuple(a for _, a in said), tuple(t for t, _ in said))
@@ -89,7 +89,7 @@ class Turn:
 _FOLLOWS = {"user": ("assistant",), "assistant": ("tool",), "tool": ("tool", "assistant")}
 
 
-def _padded(lists: Sequence[Tokens], count: int) -> list[Tokens]:
+def _padded(lists: Sequence[TokenIds], count: int) -> list[TokenIds]:
     return [*lists[:count], *[()] * (count - len(lists))]
 
 
@@ -106,7 +106,7 @@ def _messages(found: object) -> tuple[dict[str, Any], ...]:
     return tuple(found)
 
 
-def _token_lists(found: object, name: str, limit: int) -> tuple[Tokens, ...]:
+def _token_lists(found: object, name: str, limit: int) -> tuple[TokenIds, ...]:
     if not isinstance(found, list) or len(found) > limit or not all(map(_are_tokens, found)):
         raise ChatError(
             f"The {name} of a turn must be lists of token ids, at most one for each of its "
