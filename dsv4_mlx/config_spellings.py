@@ -11,6 +11,7 @@ a reason that stands below, fixed to the one value this program implements, or a
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 
+from dsv4_mlx.checkpoint_tensors import FP8_BLOCK
 from dsv4_mlx.config import DeepseekV4Config, DSpark, RopeScaling
 from dsv4_mlx.config_ignored import IGNORED
 from dsv4_mlx.config_translations import (
@@ -45,6 +46,8 @@ _FIXED: Keys = {
 
 # Of those, what other models' programs add and no release has.
 _NOT_WRITTEN = ("first_k_dense_replace", "mlp_bias", "moe_layer_freq", "n_group", "topk_group")
+
+_BLOCK_SIZE = (FP8_BLOCK, FP8_BLOCK)
 
 _DSPARK = {
     "dspark_block_size": "block_size",
@@ -89,7 +92,7 @@ def keys_of(config: DeepseekV4Config) -> Keys:
         "fmt": "e4m3",
         "quant_method": "fp8",
         "scale_fmt": "ue8m0",
-        "weight_block_size": [128, 128],
+        "weight_block_size": list(_BLOCK_SIZE),
     }
     return dict(sorted(keys.items())) | {"torch_dtype": "bfloat16"}
 
@@ -141,10 +144,12 @@ def _check_quantization(keys: Keys) -> None:
         "dequantize": (False, True),
         "fmt": ("e4m3",),
         "scale_fmt": ("ue8m0", "float32", None),
-        "weight_block_size": ([128, 128], (128, 128)),
+        "weight_block_size": (list(_BLOCK_SIZE), _BLOCK_SIZE),
     }
     if "weight_block_size" not in scheme:
-        raise ConfigError("quantization_config has no weight_block_size; expected [128, 128].")
+        raise ConfigError(
+            f"quantization_config has no weight_block_size; expected {list(_BLOCK_SIZE)}."
+        )
     for key, value in scheme.items():
         # What is not converted is what the stored dtypes say, exactly.
         if key in ("modules_to_not_convert", "ignored_layers") or key.startswith("_"):

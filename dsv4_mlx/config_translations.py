@@ -10,14 +10,17 @@ from typing import Any, TypeGuard
 from dsv4_mlx.documents import shown
 from dsv4_mlx.errors import ConfigError
 from dsv4_mlx.fields import without_nulls
+from dsv4_mlx.layer_roles import COMPRESS_RATIOS
 
 Keys = dict[str, Any]
 
-_LAYER_TYPES = {
-    "sliding_attention": 0,
-    "compressed_sparse_attention": 4,
-    "heavily_compressed_attention": 128,
-}
+_LAYER_TYPES = dict(
+    zip(
+        ("sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"),
+        COMPRESS_RATIOS,
+        strict=True,
+    )
+)
 
 # The inference code's names for the same numbers.
 _INFERENCE_NAMES = {
