@@ -46,8 +46,11 @@ def python_lines(source: str, *, imports: bool = True) -> Lines:
         elif token.type not in _LAYOUT:
             kept.update(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(source)):
-        if _is_docstring(node) or (not imports and isinstance(node, ast.Import | ast.ImportFrom)):
-            kept.difference_update(range(node.lineno, node.end_lineno + 1))
+        left_out = _is_docstring(node) or (
+            not imports and isinstance(node, ast.Import | ast.ImportFrom)
+        )
+        if left_out and isinstance(node, ast.stmt):
+            kept.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     lines = source.split("\n")
     found = {number: lines[number - 1][: comments.get(number)].strip() for number in sorted(kept)}
     return {number: line for number, line in found.items() if line}

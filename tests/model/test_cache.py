@@ -95,7 +95,7 @@ class Timelines(RuleBasedStateMachine):
 Timelines.TestCase.settings = settings(max_examples=15, stateful_step_count=20)
 
 
-class TestTimelines(Timelines.TestCase):
+class TestTimelines(Timelines.TestCase):  # type: ignore[valid-type]
     """Runs the machine."""
 
 

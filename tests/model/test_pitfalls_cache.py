@@ -193,7 +193,7 @@ def _file_without(name: str, strip) -> Plant:
 def _lose_phase(state: LayerState) -> None:
     """As if the buffered rows had been replayed from the start of a window."""
     if state.open_rows is not None:
-        state.open_rows = mx.roll(state.open_rows, 1, axis=1)
+        state.open_rows = mx.roll(state.open_rows, 1, axis=1)  # type: ignore[call-arg]
 
 
 @PITFALLS.row(

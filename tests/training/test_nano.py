@@ -79,7 +79,7 @@ def test_nano_remembers_a_name_over_another_turn(nano):
             {"role": "assistant", "content": "Type `/new`: it forgets this conversation."},
             {"role": "user", "content": "What is my name?"},
         ]
-        return answer(*nano, messages)
+        return answer(*nano, messages=messages)
 
     names = ("Emma", "Rosa", "Frank", "Kevin")
     assert sum(name in asked(name) for name in names) >= 3
