@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import mlx.core as mx
@@ -26,13 +25,14 @@ from convert.recipe import quantizable
 from convert.report import size_text
 from convert.room import free_bytes
 from convert.texts import Text, read_text
-from dsv4_mlx.cache import LayerCache
+from dsv4_mlx.cache_layer import LayerCache
 from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
+from dsv4_mlx.decoder_layer import DecoderLayer
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.file_systems import FileSystem
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.loading import EMBEDDING, dense_dtype, pack_layers, read_weights
-from dsv4_mlx.model import DecoderLayer, Model
+from dsv4_mlx.model import Model
 from dsv4_mlx.mtp import MultiTokenPredictor
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.parameters import Parameter, ParameterPlan, plan_parameters
@@ -184,7 +184,7 @@ class _Walk:
         """An MTP block sees the streams after the last layer and the token that came next."""
         self._load(block, prefix)
         self._observe(block, prefix)
-        ends = SimpleNamespace(model=self._model.model, lm_head=lambda hidden: hidden)
+        embed = self._model.model.embed_tokens
         cache = block.make_cache()
         for timeline, start, stop in self._chunks():
             if start == 0:
@@ -194,7 +194,9 @@ class _Walk:
                 continue
             chunk = (timeline, start, known)
             following = self._tokens((timeline, start + 1, known + 1))
-            mx.eval(block.predict(ends, self._get(chunk), following, cache))  # type: ignore[arg-type]
+            streams = self._get(chunk)
+            # The head's input is all that counts: logits are not computed.
+            mx.eval(block.predict(streams, following, cache, embed=embed, head=lambda x: x))
 
     def _cache(self, layer: DecoderLayer) -> LayerCache:
         return LayerCache(layer.self_attn.ratio, self._model.layout)

@@ -11,8 +11,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from dsv4_mlx import ring
-from dsv4_mlx.cache import LayerCache, LayerState
-from dsv4_mlx.compressor import Compressor, kept_rows
+from dsv4_mlx.cache_forms import kept_rows
+from dsv4_mlx.cache_layer import LayerCache, LayerState
+from dsv4_mlx.compressor import Compressor
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.entries import Entries
 from dsv4_mlx.indexer import Indexer

@@ -14,24 +14,32 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 
 from dsv4_mlx import cache_seal
-from dsv4_mlx.cache import LayerCache, Snapshot, layout_named, moment
+from dsv4_mlx.cache_forms import check_state
+from dsv4_mlx.cache_layer import LayerCache, new_cache
+from dsv4_mlx.cache_layouts import EntryLayout, layout_named
+from dsv4_mlx.cache_snapshots import Snapshot, snapshot_at
+from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.documents import DocumentError, parse_json
 from dsv4_mlx.errors import CacheError, CheckpointError
 from dsv4_mlx.file_systems import FileSystem
 from dsv4_mlx.paths import utf8_spelling
 from dsv4_mlx.safetensors_files import read_header
 
-if TYPE_CHECKING:
-    from dsv4_mlx.model import Model
-
 FORMAT = "dsv4-mlx cache"
 VERSION = "3"
 READABLE = ("2", VERSION)
+
+
+class Model(Protocol):
+    """What decides whether a file fits: a model, as far as it matters here."""
+
+    config: DeepseekV4Config
+    layout: EntryLayout
 
 
 def save(
@@ -100,7 +108,7 @@ def _fixed_arrays(place: Snapshot) -> dict[str, mx.array]:
 
 
 def load(
-    path: str | Path, *, model: "Model", fingerprint: str
+    path: str | Path, *, model: Model, fingerprint: str
 ) -> tuple[list[LayerCache], list[int], dict[str, str], list[Snapshot]]:
     """Cache, tokens, details and places of a file written for this model.
 
@@ -121,30 +129,31 @@ def load(
 
 
 def _cache(
-    path: Path, layout_name: str, position: int, arrays: dict[str, mx.array], model: "Model"
+    path: Path, layout_name: str, position: int, arrays: dict[str, mx.array], model: Model
 ) -> list[LayerCache]:
     """The state at the end of the timeline."""
-    layout, cache = layout_named(layout_name), model.make_cache()
+    layout = layout_named(layout_name)
+    if layout != model.layout:
+        raise CacheError(
+            f"expected entries stored as {model.layout.name} but {path} holds {layout.name}; "
+            "load the model with the numerics and kv the file was written with"
+        )
+    cache = new_cache(model.config, layout)
     for number, layer in enumerate(cache):
-        if layer.layout != layout:
-            raise CacheError(
-                f"expected entries stored as {layer.layout.name} but {path} holds {layout.name}; "
-                "load the model with the numerics and kv the file was written with"
-            )
         own = _taken(f"{number}.", arrays)
-        model.check_state(number, position, own)
+        check_state(model.config, layout, number, position, own)
         layer.rows[0].fill(position, own)
     return cache
 
 
 def _place(
-    offset: int, cache: Sequence[LayerCache], arrays: dict[str, mx.array], model: "Model"
+    offset: int, cache: Sequence[LayerCache], arrays: dict[str, mx.array], model: Model
 ) -> Snapshot:
     """The moment of `cache` after `offset` tokens, with its own rings from the file."""
     rings = [_taken(f"place.{offset}.{number}.", arrays) for number in range(len(cache))]
-    found = moment(cache, offset, rings)
+    found = snapshot_at(cache, offset, rings)
     for number, (row,) in enumerate(found.layers):
-        model.check_state(number, offset, row.arrays())
+        check_state(model.config, model.layout, number, offset, row.arrays())
     return found
 
 

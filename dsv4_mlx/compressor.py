@@ -15,11 +15,6 @@ from dsv4_mlx.layers import Linear, Norm
 from dsv4_mlx.rope import RotaryEmbedding
 
 
-def kept_rows(ratio: int) -> int:
-    """Raw rows a layer keeps: the open window and, where windows overlap, the one before it."""
-    return 2 * ratio if ratio == 4 else ratio
-
-
 class Compressor(nn.Module):
     """Pools token latents of `width` channels by `ratio`; CSA windows overlap with the last one."""
 

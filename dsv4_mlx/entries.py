@@ -7,38 +7,12 @@ timeline that appends *behind* rows another one still sees gets a pool of its ow
 """
 
 import weakref
-from dataclasses import dataclass
 
 import mlx.core as mx
 
 from dsv4_mlx.ring import with_rows
-from metal_kernels.formats import Storage, row_shape
 
 _ROWS_PER_STEP = 256
-Row = tuple[int, mx.Dtype]
-"""Elements and dtype of one stored row."""
-
-
-@dataclass(frozen=True)
-class EntryLayout:
-    """How rows are stored: `float32`, `bfloat16`, or `compact` as the release stores them.
-
-    Kernels make and read the rows; `metal_kernels/formats.py` defines them.
-    """
-
-    name: Storage
-
-    def latent_row(self, width: int, rope_dims: int) -> Row:
-        """One row of the window or of the compressed entries."""
-        return row_shape(self.name, "latent", width, rope_dims)
-
-    def key_row(self, width: int) -> Row:
-        """One row of the index keys."""
-        return row_shape(self.name, "key", width)
-
-
-PLAIN, BF16, COMPACT = EntryLayout("float32"), EntryLayout("bfloat16"), EntryLayout("compact")
-LAYOUTS: dict[str, EntryLayout] = {layout.name: layout for layout in (PLAIN, BF16, COMPACT)}
 
 
 class _Pool:

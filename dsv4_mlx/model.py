@@ -12,54 +12,19 @@ from types import SimpleNamespace
 import mlx.core as mx
 import mlx.nn as nn
 
-from dsv4_mlx.attention import ATTENTION
-from dsv4_mlx.cache import LayerCache, layout_for, unstored
-from dsv4_mlx.compressor import kept_rows
+from dsv4_mlx.cache_layer import LayerCache, new_cache, unstored
+from dsv4_mlx.cache_layouts import layout_for
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.errors import BackendError, CacheError, UsageError
-from dsv4_mlx.hyper_connections import HyperConnection, HyperHead
+from dsv4_mlx.decoder_layer import DecoderLayer
+from dsv4_mlx.errors import BackendError, UsageError
+from dsv4_mlx.hyper_connections import HyperHead
 from dsv4_mlx.layers import Embedding, Joined, Linear, MatrixLayer, Norm
-from dsv4_mlx.moe import MoE
+from dsv4_mlx.mtp import MultiTokenPredictor
 from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.rope import RotaryEmbedding, compressed_rope, sliding_rope
+from dsv4_mlx.rope import compressed_rope, sliding_rope
 from metal_kernels import registry
 from metal_kernels.backend import MissingBackend
-
-Form = tuple[tuple[int, ...], mx.Dtype]
-"""Shape and dtype of an array."""
-
-
-class DecoderLayer(nn.Module):
-    """mHC around attention, mHC around the experts."""
-
-    def __init__(
-        self,
-        config: DeepseekV4Config,
-        numerics: Numerics,
-        ops: SimpleNamespace,
-        *,
-        ratio: int,
-        rope: RotaryEmbedding,
-        hashed: bool,
-    ):
-        super().__init__()
-        self.attn_hc = HyperConnection(config, numerics, ops)
-        self.input_layernorm = Norm(config.hidden_size)
-        self.self_attn = ATTENTION[ratio](config, numerics, ops, rope)
-        self.ffn_hc = HyperConnection(config, numerics, ops)
-        self.post_attention_layernorm = Norm(config.hidden_size)
-        self.mlp = MoE(config, numerics, ops, hashed=hashed)
-
-    def __call__(self, streams: mx.array, tokens: mx.array, cache: LayerCache) -> mx.array:
-        """Streams [B, S, N, D], token ids [B, S] -> streams [B, S, N, D]."""
-        x, post, comb = self.attn_hc.collapse(streams, self.input_layernorm.weight)
-        y = self.self_attn(x, cache)
-        streams, x, post, comb = self.ffn_hc.expand_and_collapse(
-            y, streams, post, comb, self.post_attention_layernorm.weight
-        )
-        shared, routed = self.mlp.parts(x, tokens)
-        return self.ffn_hc.expand(shared, streams, post, comb, routed)
 
 
 class Backbone(nn.Module):
@@ -109,8 +74,6 @@ class Model(nn.Module):
         kv: str | None = None,
         plan: registry.KernelPlan | None = None,
     ):
-        from dsv4_mlx.mtp import MultiTokenPredictor
-
         super().__init__()
         if plan is None:
             plan = _plan(backend)
@@ -163,7 +126,7 @@ class Model(nn.Module):
 
     def make_cache(self) -> list[LayerCache]:
         """An empty cache, one per layer."""
-        return [LayerCache(ratio, self.layout) for ratio in self.config.backbone_ratios]
+        return new_cache(self.config, self.layout)
 
     @property
     def layers(self) -> list[DecoderLayer]:
@@ -177,32 +140,6 @@ class Model(nn.Module):
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Converted folders already carry our names; mlx-lm asks."""
         return weights
-
-    def state_forms(self, layer: int, position: int) -> dict[str, Form]:
-        """Shape and dtype of what a timeline of this layer holds after `position` tokens."""
-        config, ratio = self.config, self.config.backbone_ratios[layer]
-        latent = self.layout.latent_row(config.head_dim, config.qk_rope_head_dim)
-        seen = int(position > 0)
-        rows = {"window": (seen * config.sliding_window, latent)}
-        if ratio:
-            raw = (self.layers[layer].self_attn.raw_width, mx.float32)
-            rows["open"] = (seen * kept_rows(ratio), raw)
-            rows["entries"] = (position // ratio, latent)
-        if ratio == 4:
-            rows["keys"] = (position // ratio, self.layout.key_row(config.index_head_dim))
-        return {name: ((1, n, width), dtype) for name, (n, (width, dtype)) in rows.items() if n}
-
-    def check_state(self, layer: int, position: int, arrays: dict[str, mx.array]) -> None:
-        """CacheError unless arrays read from a file are what this layer holds at `position`."""
-        expected = self.state_forms(layer, position)
-        for name in sorted({*expected, *arrays}):
-            array = arrays.get(name)
-            found = None if array is None else (array.shape, array.dtype)
-            if found != expected.get(name):
-                raise CacheError(
-                    f"expected {name} of layer {layer} as {expected.get(name)} but found {found}; "
-                    "the cache file does not belong to this model"
-                )
 
 
 def _plan(backend: str) -> registry.KernelPlan:

@@ -1,15 +1,16 @@
 """Multi-token prediction: one more block that continues the streams with the next token."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import mlx.core as mx
 
-from dsv4_mlx.cache import LayerCache, unstored
+from dsv4_mlx.cache_layer import LayerCache, unstored
+from dsv4_mlx.cache_layouts import EntryLayout
 from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.entries import EntryLayout
+from dsv4_mlx.decoder_layer import DecoderLayer
 from dsv4_mlx.hyper_connections import HyperHead
 from dsv4_mlx.layers import Linear, Norm
-from dsv4_mlx.model import DecoderLayer, Model
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import sliding_rope
 from metal_kernels.formats import round_bf16
@@ -18,8 +19,8 @@ from metal_kernels.formats import round_bf16
 class MultiTokenPredictor(DecoderLayer):
     """Streams at t and the token at t + 1 -> logits for t + 2 (window attention, no hash).
 
-    Embedding and prediction head are the backbone's. Absolute positions cancel in window
-    attention, so the block counts from its own first token.
+    Embedding and prediction head are the backbone's, which `predict` is given. Absolute positions
+    cancel in window attention, so the block counts from its own first token.
     """
 
     def __init__(
@@ -46,18 +47,24 @@ class MultiTokenPredictor(DecoderLayer):
 
     def predict(
         self,
-        model: Model,
         streams: mx.array,
         next_tokens: mx.array,
         cache: LayerCache | None = None,
+        *,
+        embed: Callable[[mx.array], mx.array],
+        head: Callable[[mx.array], mx.array],
     ) -> mx.array:
-        """Streams [B, S, N, D] before the hyper head, ids [B, S] -> logits [B, S, V] float32."""
-        embedded = self._norm(model.model.embed_tokens(next_tokens), self.enorm)
+        """Streams [B, S, N, D] before the hyper head, ids [B, S] -> what `head` says of them.
+
+        `embed` gives the rows [B, S, D] of token ids, `head` takes the hidden state [B, S, D]:
+        with the backbone's two layers the result is logits [B, S, V] float32.
+        """
+        embedded = self._norm(embed(next_tokens), self.enorm)
         x = self.e_proj(embedded)[:, :, None] + self.h_proj(self._norm(streams, self.hnorm))
         if self._official:
             x = round_bf16(x)
         x = super().__call__(x, next_tokens, unstored(0) if cache is None else cache)
-        return model.lm_head(self.hc_head(x, self.norm.weight))
+        return head(self.hc_head(x, self.norm.weight))
 
     def _norm(self, x: mx.array, norm: Norm) -> mx.array:
         return mx.fast.rms_norm(x, norm.weight.astype(mx.float32), self._eps)

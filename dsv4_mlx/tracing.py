@@ -170,11 +170,12 @@ def stored_forms(
 
 def cache_after(model: "Model", context: int, batch: int) -> "list[LayerCache]":
     """The cache of `batch` timelines at `context` tokens, unevaluated: no prompt was run."""
-    from dsv4_mlx.cache import new_state
+    from dsv4_mlx.cache_forms import state_forms
+    from dsv4_mlx.cache_layer import new_state
 
     cache = model.make_cache()
     for number, layer in enumerate(cache):
-        forms = model.state_forms(number, context)
+        forms = state_forms(model.config, model.layout, number, context)
         layer.rows = [new_state(layer.ratio, layer.layout) for _ in range(batch)]
         for state in layer.rows:
             state.fill(context, {name: mx.zeros(*form) for name, form in forms.items()})

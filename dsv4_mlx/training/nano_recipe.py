@@ -19,8 +19,8 @@ from mlx.utils import tree_unflatten
 from dsv4_mlx.config import FLASH, DeepseekV4Config
 from dsv4_mlx.documents import read_object
 from dsv4_mlx.model import Model
-from dsv4_mlx.moe import TopKRouter
 from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.router import TopKRouter
 from dsv4_mlx.testing.tokenizers import write_tokenizer
 from dsv4_mlx.tokenizer import Tokenizer
 from dsv4_mlx.training import nano_data
@@ -108,7 +108,12 @@ class Objective:
         self.put(parameters)
         tokens, weights = mx.array(batch.tokens), mx.array(batch.weights)
         streams = self.model.streams(tokens[:, :-2])
-        following = self.model.mtp[0].predict(self.model, streams, tokens[:, 1:-1])
+        following = self.model.mtp[0].predict(
+            streams,
+            tokens[:, 1:-1],
+            embed=self.model.model.embed_tokens,
+            head=self.model.lm_head,
+        )
         nll = cross_entropy(self.model.logits(streams), tokens[:, 1:-1], weights[:, 1:-1])
         mtp = cross_entropy(following, tokens[:, 2:], weights[:, 2:])
         seen = {name: router.seen for name, router in self.routers.items()}

@@ -12,13 +12,13 @@ from mlx.utils import tree_flatten
 
 from benchmarks import counting, launches, record
 from benchmarks.counting import AFTER, BEFORE
-from dsv4_mlx import moe
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.costs import Costs
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.router import TopKRouter
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.tracing import decode_graph, place_weights
 from metal_kernels import registry
@@ -154,12 +154,12 @@ VIEWS = {"Broadcast", "Depends", "ExpandDims", "Reshape", "Slice", "Squeeze", "T
 
 def test_a_stray_cast_in_the_model_raises_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
     before = counted(TINY, 300).launches
-    call = moe.TopKRouter.__call__
+    call = TopKRouter.__call__
 
-    def stray(self: moe.TopKRouter, x: mx.array, tokens: mx.array) -> Any:
+    def stray(self: TopKRouter, x: mx.array, tokens: mx.array) -> Any:
         return call(self, x.astype(mx.bfloat16).astype(mx.float32), tokens)
 
-    monkeypatch.setattr(moe.TopKRouter, "__call__", stray)
+    monkeypatch.setattr(TopKRouter, "__call__", stray)
     routed = TINY.num_hidden_layers - TINY.num_hash_layers
     assert counted(TINY, 300).launches == before + 2 * routed
 

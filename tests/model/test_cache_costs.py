@@ -12,10 +12,11 @@ import pytest
 from dsv4_mlx import cache as caches
 from dsv4_mlx import ring
 from dsv4_mlx.cache import LayerCache, LayerState
-from dsv4_mlx.compressor import kept_rows
+from dsv4_mlx.cache_forms import kept_rows
+from dsv4_mlx.cache_layouts import COMPACT
 from dsv4_mlx.config import FLASH, DeepseekV4Config
 from dsv4_mlx.costs import Costs
-from dsv4_mlx.entries import COMPACT, Entries
+from dsv4_mlx.entries import Entries
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
 from metal_kernels.formats import round_bf16, store

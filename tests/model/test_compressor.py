@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from dsv4_mlx import ring
-from dsv4_mlx.compressor import Compressor, kept_rows
+from dsv4_mlx.cache_forms import kept_rows
+from dsv4_mlx.compressor import Compressor
 from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.entries import Entries
 from dsv4_mlx.rope import compressed_rope

@@ -13,9 +13,9 @@ import pytest
 
 from dsv4_mlx import matmul
 from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.experts import _GPU_SORTED_ROWS, Experts
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model import Model
-from dsv4_mlx.moe import _GPU_SORTED_ROWS, Experts
 from dsv4_mlx.numerics import Numerics
 from metal_kernels.registry import KernelPlan, kernels
 from tests.model import running

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx import moe as moe_module
+from dsv4_mlx import experts as experts_module
 from dsv4_mlx.layers import ExpertsLinear, expert_bounds
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
@@ -104,7 +104,7 @@ def test_sorted_experts_equal_gathered_ones(monkeypatch, mode: str | None) -> No
     weights = array(random.random((50, K)))
     results = []
     for limit in (0, 10**6):
-        monkeypatch.setattr(moe_module, "_SORTED_ROWS", limit)
+        monkeypatch.setattr(experts_module, "_SORTED_ROWS", limit)
         routed, shared = experts(x, chosen, weights, mx.ones((50, 8)))
         results.append(np.array(routed))
         assert shared.shape == (50, 4)

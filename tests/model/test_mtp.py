@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.config_spellings import keys_of
+from dsv4_mlx.layers import Embedding, Linear
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
 from tests.model import running
@@ -23,6 +24,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=list(Numerics), ids=lambda numerics: numerics.name)
 def model(request: pytest.FixtureRequest, folder: Path) -> Model:
     return running.load(folder, request.param)
+
+
+def ends(model: Model) -> dict[str, Linear | Embedding]:
+    """The backbone's layers before and after a draft block."""
+    return {"embed": model.model.embed_tokens, "head": model.lm_head}
 
 
 class Draft:
@@ -45,11 +51,11 @@ class Draft:
         block, streams = model.mtp[0], mx.array(self.streams.astype(np.float32))[None]
         tokens = mx.array(self.tokens)[None]
         if sizes is None:
-            return np.array(block.predict(model, streams, tokens)[0])
+            return np.array(block.predict(streams, tokens, **ends(model))[0])
         cache, start, parts = block.make_cache(), 0, []
         for size in sizes:
             span = slice(start, start + size)
-            logits = block.predict(model, streams[:, span], tokens[:, span], cache)
+            logits = block.predict(streams[:, span], tokens[:, span], cache, **ends(model))
             parts.append(np.array(logits[0]))
             start += size
         return np.concatenate(parts)
@@ -95,7 +101,8 @@ def test_draft_continues_the_models_own_streams(model: Model, folder: Path) -> N
     config, weights = keys_of(model.config), v4_numpy.dequantize_checkpoint(folder)
     official = model.numerics is Numerics.OFFICIAL
     streams = model.streams(mx.array(tokens[:-1])[None])
-    ours = np.array(model.mtp[0].predict(model, streams, mx.array(tokens[1:])[None])[0])
+    following = mx.array(tokens[1:])[None]
+    ours = np.array(model.mtp[0].predict(streams, following, **ends(model))[0])
     given = np.array(streams[0], np.float64)
     if not official:
         given = v4_numpy.forward(config, weights, tokens[:-1], official=False).streams[-1]

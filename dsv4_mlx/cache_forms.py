@@ -1,0 +1,60 @@
+"""What a timeline of one layer holds at a position: its arrays' names, shapes and dtypes."""
+
+import mlx.core as mx
+
+from dsv4_mlx.cache_layouts import EntryLayout
+from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.errors import CacheError
+
+Form = tuple[tuple[int, ...], mx.Dtype]
+"""Shape and dtype of an array."""
+
+
+def kept_rows(ratio: int) -> int:
+    """Raw rows a layer keeps: the open window and, where windows overlap, the one before it."""
+    return 2 * ratio if ratio == 4 else ratio
+
+
+def raw_width(config: DeepseekV4Config, ratio: int) -> int:
+    """Columns of a raw row: values and scores of every compressor of a layer with this ratio."""
+    if ratio == 4:
+        return 2 * 2 * (config.head_dim + config.index_head_dim)
+    return 2 * config.head_dim
+
+
+def state_forms(
+    config: DeepseekV4Config, layout: EntryLayout, layer: int, position: int
+) -> dict[str, Form]:
+    """Shape and dtype of what a timeline of this layer holds after `position` tokens, by name.
+
+    The names are those of `LayerState.arrays`; what is still empty is left out.
+    """
+    ratio = config.backbone_ratios[layer]
+    latent = layout.latent_row(config.head_dim, config.qk_rope_head_dim)
+    seen = int(position > 0)
+    rows = {"window": (seen * config.sliding_window, latent)}
+    if ratio:
+        rows["open"] = (seen * kept_rows(ratio), (raw_width(config, ratio), mx.float32))
+        rows["entries"] = (position // ratio, latent)
+    if ratio == 4:
+        rows["keys"] = (position // ratio, layout.key_row(config.index_head_dim))
+    return {name: ((1, n, width), dtype) for name, (n, (width, dtype)) in rows.items() if n}
+
+
+def check_state(
+    config: DeepseekV4Config,
+    layout: EntryLayout,
+    layer: int,
+    position: int,
+    arrays: dict[str, mx.array],
+) -> None:
+    """CacheError unless arrays read from a file are what this layer holds at `position`."""
+    expected = state_forms(config, layout, layer, position)
+    for name in sorted({*expected, *arrays}):
+        array = arrays.get(name)
+        found = None if array is None else (array.shape, array.dtype)
+        if found != expected.get(name):
+            raise CacheError(
+                f"expected {name} of layer {layer} as {expected.get(name)} but found {found}; "
+                "the cache file does not belong to this model"
+            )

@@ -1,0 +1,47 @@
+"""One layer of the backbone, and what an MTP block continues with."""
+
+from types import SimpleNamespace
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from dsv4_mlx.attention import ATTENTION
+from dsv4_mlx.cache_layer import LayerCache
+from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.hyper_connections import HyperConnection
+from dsv4_mlx.layers import Norm
+from dsv4_mlx.moe import MoE
+from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.rope import RotaryEmbedding
+
+
+class DecoderLayer(nn.Module):
+    """mHC around attention, mHC around the experts."""
+
+    def __init__(
+        self,
+        config: DeepseekV4Config,
+        numerics: Numerics,
+        ops: SimpleNamespace,
+        *,
+        ratio: int,
+        rope: RotaryEmbedding,
+        hashed: bool,
+    ):
+        super().__init__()
+        self.attn_hc = HyperConnection(config, numerics, ops)
+        self.input_layernorm = Norm(config.hidden_size)
+        self.self_attn = ATTENTION[ratio](config, numerics, ops, rope)
+        self.ffn_hc = HyperConnection(config, numerics, ops)
+        self.post_attention_layernorm = Norm(config.hidden_size)
+        self.mlp = MoE(config, numerics, ops, hashed=hashed)
+
+    def __call__(self, streams: mx.array, tokens: mx.array, cache: LayerCache) -> mx.array:
+        """Streams [B, S, N, D], token ids [B, S] -> streams [B, S, N, D]."""
+        x, post, comb = self.attn_hc.collapse(streams, self.input_layernorm.weight)
+        y = self.self_attn(x, cache)
+        streams, x, post, comb = self.ffn_hc.expand_and_collapse(
+            y, streams, post, comb, self.post_attention_layernorm.weight
+        )
+        shared, routed = self.mlp.parts(x, tokens)
+        return self.ffn_hc.expand(shared, streams, post, comb, routed)
