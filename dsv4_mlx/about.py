@@ -31,7 +31,7 @@ def about(backend: str = "auto") -> About:
     try:
         plan = registry.plan(backend)
     except MissingBackend as error:
-        raise BackendError(f"{error}.") from error
+        raise BackendError(str(error)) from error
     return About(__version__, vars(mx)["__version__"], plan.backend, dict(plan.chosen), blas_name)
 
 

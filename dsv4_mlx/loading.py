@@ -90,7 +90,7 @@ def dense_dtype(dtype: mx.Dtype | None, backend: str) -> mx.Dtype:
     try:
         resolved = resolve(backend)
     except MissingBackend as error:
-        raise BackendError(f"{error}.") from error
+        raise BackendError(str(error)) from error
     if dtype is None:
         # What stays unpacked (head, router, compressors) multiplies in float32 in the release too.
         return mx.float32 if resolved == "cpu" else mx.bfloat16

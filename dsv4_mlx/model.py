@@ -114,7 +114,7 @@ class Model(nn.Module):
         """Residual streams after the last layer, [B, S, N, D]: what an MTP block continues."""
         if tokens.ndim != 2 or tokens.size == 0:
             raise UsageError(
-                f"expected token ids [B, S] with at least one token but found {tokens.shape}"
+                f"expected token ids [B, S] with at least one token but found {tokens.shape}."
             )
         if cache is None:
             cache = [unstored(ratio) for ratio in self.config.backbone_ratios]

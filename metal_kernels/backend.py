@@ -33,12 +33,12 @@ def resolve(name: str = "auto") -> Backend:
     if name not in BACKENDS:
         raise MissingBackend(
             f"expected a backend out of auto, {', '.join(BACKENDS)} but found {name!r}; "
-            f"set --backend or {ENVIRONMENT_VARIABLE} to one of these"
+            f"set --backend or {ENVIRONMENT_VARIABLE} to one of these."
         )
     for backend in available():
         if backend == name:
             return backend
     raise MissingBackend(
         f"expected the {name} backend but this machine has only {', '.join(available())}; "
-        "install the MLX build for it or choose --backend auto"
+        "install the MLX build for it or choose --backend auto."
     )

@@ -20,8 +20,9 @@ def named(name: str) -> Command:
     from difflib import get_close_matches
 
     near = get_close_matches(name, COMMANDS, 1)
-    hint = f"; did you mean /{near[0]}?" if near else "; /help lists them."
-    raise UsageError(f"there is no command /{name}{hint}")
+    if near:
+        raise UsageError(f"there is no command /{name}; did you mean /{near[0]}?")
+    raise UsageError(f"there is no command /{name}; /help lists them.")
 
 
 def help_lines(name: str = "") -> list[str]:
