@@ -57,11 +57,11 @@ def save(
     CacheError or OSError, with an older file left as it was, when the disk does not take it.
     """
     if any(len(layer.rows) != 1 for layer in cache):
-        raise CacheError("expected a cache of one row but found a batch; extract the rows first")
+        raise CacheError("expected a cache of one row but found a batch; extract the rows first.")
     if len(tokens) != cache[0].offset:
         raise CacheError(
             f"expected {cache[0].offset} tokens, as the cache holds, but found {len(tokens)}; "
-            "save the tokens that were fed"
+            "save the tokens that were fed."
         )
     arrays = {"tokens": mx.array(list(tokens), mx.int32)}
     for number, layer in enumerate(cache):
@@ -92,7 +92,7 @@ def save(
         files.replace(partial, path)
     except RuntimeError as error:
         # MLX's own word for a full disk.
-        raise CacheError(f"{path} could not be written ({error}); free disk space") from error
+        raise CacheError(f"{path} could not be written ({error}); free disk space.") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -124,7 +124,7 @@ def load(
         _place(offset, cache, arrays, model) for offset in _offsets(path, arrays, len(tokens))
     ]
     if arrays:
-        raise CacheError(f"{path} holds {min(arrays)}, which this model has no place for")
+        raise CacheError(f"{path} holds {min(arrays)}, which this model has no place for.")
     return cache, tokens, details, places
 
 
@@ -136,7 +136,7 @@ def _cache(
     if layout != model.layout:
         raise CacheError(
             f"expected entries stored as {model.layout.name} but {path} holds {layout.name}; "
-            "load the model with the numerics and kv the file was written with"
+            "load the model with the numerics and kv the file was written with."
         )
     cache = new_cache(model.config, layout)
     for number, layer in enumerate(cache):
@@ -163,7 +163,7 @@ def _offsets(path: Path, arrays: dict[str, mx.array], length: int) -> list[int]:
     offsets: list[int] = stored.tolist() if stored.dtype == mx.int32 and stored.ndim == 1 else [0]
     if sorted(set(offsets)) != offsets or not all(0 < offset <= length for offset in offsets):
         raise CacheError(
-            f"expected places within {length} tokens in {path} but found others; delete the file"
+            f"expected places within {length} tokens in {path} but found others; delete the file."
         )
     return offsets
 
@@ -175,19 +175,19 @@ def _details(path: Path, text: str) -> dict[str, str]:
     except DocumentError:
         details = None
     if not isinstance(details, dict) or not all(isinstance(v, str) for v in details.values()):
-        raise CacheError(f"expected details of text in {path} but found others; delete the file")
+        raise CacheError(f"expected details of text in {path} but found others; delete the file.")
     return details
 
 
 def _tokens(path: Path, arrays: dict[str, mx.array], vocab_size: int) -> list[int]:
     tokens = arrays.pop("tokens", None)
     if tokens is None or tokens.dtype != mx.int32 or tokens.ndim != 1:
-        raise CacheError(f"expected int32 tokens in {path} but found none; delete the file")
+        raise CacheError(f"expected int32 tokens in {path} but found none; delete the file.")
     ids: list[int] = tokens.tolist()  # type: ignore[assignment]
     if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
         raise CacheError(
             f"expected token ids below {vocab_size} in {path} but found {min(ids)} to {max(ids)}; "
-            "delete the file"
+            "delete the file."
         )
     return ids
 
@@ -200,7 +200,7 @@ def _taken(beginning: str, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
 
 def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
     if not path.is_file():
-        raise CacheError(f"expected a cache file at {path} but there is none; check the path")
+        raise CacheError(f"expected a cache file at {path} but there is none; check the path.")
     try:
         read_header(path)  # checks every byte range against the file's length
         cache_seal.check(path)
@@ -211,25 +211,25 @@ def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
         reason = str(error).rstrip(".").split("; download")[0]
         raise CacheError(
             f"expected a whole cache file but {path} is damaged ({reason}); "
-            "delete it, the tokens will be prefilled again"
+            "delete it, the tokens will be prefilled again."
         ) from error
     return arrays, header
 
 
 def _check_header(path: Path, header: dict[str, Any], fingerprint: str) -> None:
     if header.get("format") != FORMAT:
-        raise CacheError(f"expected a cache file of this program but found another kind in {path}")
+        raise CacheError(f"expected a cache file of this program but found another kind in {path}.")
     if header.get("version") not in READABLE:
         raise CacheError(
             f"expected cache version {VERSION} but {path} has {header.get('version')!r}; "
-            "delete it, the tokens will be prefilled again"
+            "delete it, the tokens will be prefilled again."
         )
     needed = {"layout", "details"} | ({"checksum"} if header["version"] == VERSION else set())
     if not needed <= header.keys():
         missing = ", ".join(sorted(needed - header.keys()))
-        raise CacheError(f"expected {missing} in the header of {path} but found none; delete it")
+        raise CacheError(f"expected {missing} in the header of {path} but found none; delete it.")
     if header.get("fingerprint") != fingerprint:
         raise CacheError(
             f"expected a cache of this model but {path} was written for another one; "
-            "load that model or delete the file"
+            "load that model or delete the file."
         )

@@ -56,5 +56,5 @@ def check_state(
         if found != expected.get(name):
             raise CacheError(
                 f"expected {name} of layer {layer} as {expected.get(name)} but found {found}; "
-                "the cache file does not belong to this model"
+                "the cache file does not belong to this model."
             )

@@ -120,7 +120,7 @@ class LayerCache:
         if len(self.rows) != batch:
             raise CacheError(
                 f"expected {len(self.rows)} rows of tokens, as this cache holds, but found "
-                f"{batch}; build the batch with merge or extend"
+                f"{batch}; build the batch with merge or extend."
             )
         spans = [self._span(row, length) for row in range(batch)]
         return [
@@ -162,7 +162,7 @@ class LayerCache:
         """Refused; see `is_trimmable`."""
         raise CacheError(
             f"expected a snapshot to go back {n} tokens but found trim, which a compressed cache "
-            "cannot do exactly; take a snapshot before and restore it"
+            "cannot do exactly; take a snapshot before and restore it."
         )
 
     def make_mask(self, *_: Any, **__: Any) -> None:

@@ -56,6 +56,6 @@ def layout_named(name: str) -> EntryLayout:
     if name not in LAYOUTS:
         raise CacheError(
             f"expected entries stored as {', '.join(LAYOUTS)} but found {name!r}; "
-            "the file was written by another version, prefill the tokens again"
+            "the file was written by another version, prefill the tokens again."
         )
     return LAYOUTS[name]

@@ -40,7 +40,7 @@ def restore(cache: Sequence[LayerCache], snapshot: Snapshot) -> None:
     if kinds != list(snapshot.kinds):
         raise CacheError(
             f"expected a snapshot of {len(kinds)} layers like this cache's but found one of "
-            f"{len(snapshot.kinds)} layers of another model; restore it where it was taken"
+            f"{len(snapshot.kinds)} layers of another model; restore it where it was taken."
         )
     for layer, rows in zip(cache, snapshot.layers, strict=True):
         layer.rows = [row.view() for row in rows]
