@@ -4,7 +4,7 @@
 
 The model is `LONG` of dsv4_mlx/testing/checkpoints.py: one layer of each kind, tiny, so that what
 grows with the context shows. One prompt is really prefilled, measured at each context on the way,
-up to `--real` tokens; beyond, the entries repeat behind the real ones. The index scan, the one part
+up to `--real` tokens; beyond, the entries repeat after the real ones. The index scan, the one part
 of decoding that has to grow, is measured alone beside it. The rows go to results/context.csv.
 """
 

@@ -122,7 +122,7 @@ class Taken(NamedTuple):
 
 
 def convert(source: Path, target: Path, program: str) -> Taken:
-    """One of HASHING, in a process of its own, its start included."""
+    """What one conversion by `program` takes in a process of its own, its start included."""
     # As a person's Python does: compiled modules are kept.
     environment = {key: value for key, value in os.environ.items() if key not in _UNUSUAL}
     command = [sys.executable, "-c", program, str(source), str(target)]

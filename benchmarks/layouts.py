@@ -49,7 +49,7 @@ class Layout:
 
     @property
     def column_contiguous(self) -> bool:
-        """The same with the first axis fastest."""
+        """Whether the elements lie in one run with the first axis fastest."""
         return _in_order(self.shape[::-1], self.strides[::-1])
 
     @property

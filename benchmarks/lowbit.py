@@ -134,7 +134,7 @@ class Lab:
         return [_row(recipe.name, method, *one) for one in measures]
 
     def answered(self, model: Model, count: int) -> int:
-        """Of `count` held-out questions, evenly chosen, those whose answer holds the key words."""
+        """How many of `count` held-out questions, evenly chosen, are answered by the key words."""
         held_out = nano_data.held_out()
         asked = [held_out[number * len(held_out) // count] for number in range(count)]
         given = answers(model, self.tokenizer, [question for _, question in asked])

@@ -105,7 +105,7 @@ class Program:
 
 @contextmanager
 def program(**reply: Any) -> Iterator[Program]:
-    """One that answers everything with `reply`."""
+    """A program on a terminal of its own that answers everything with `reply`."""
     with tempfile.TemporaryDirectory() as folder:
         running = Program({"replies": [reply]}, Path(folder))
         try:

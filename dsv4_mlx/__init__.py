@@ -32,7 +32,7 @@ blas.precede_mlx()
 
 
 def __getattr__(name: str) -> object:
-    """Import ``name`` from the module that defines it, on first use (PEP 562)."""
+    """Import `name` from the module that defines it, on first use (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

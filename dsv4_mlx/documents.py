@@ -3,7 +3,7 @@
 Files come from strangers, damaged disks and half downloads, so nothing they hold may end in a
 traceback, now or where a value is used later. A byte order mark and CRLF are taken; a document is
 refused that is too large, nests too deep, names a key twice, or holds a number that no double can
-hold, half a surrogate pair, NaN or Infinity. Its values are asked for with ``fields.Fields``.
+hold, half a surrogate pair, NaN or Infinity. Its values are asked for with `fields.Fields`.
 """
 
 import codecs
@@ -36,7 +36,7 @@ _SHOWN = 60
 
 
 class DocumentError(ValueError):
-    """Why text is no document that is read here: what comes behind the name of the file."""
+    """The reason why a text is not read as a document, worded to follow the name of its file."""
 
 
 def parse_json(content: bytes | str, make: Make | None = None) -> Any:
@@ -178,7 +178,7 @@ def as_double(value: object) -> float | None:
 
 
 def _utf8(content: bytes | str) -> bytes:
-    """The same text as UTF-8 without a byte order mark."""
+    """The bytes of `content` as UTF-8 without a byte order mark."""
     try:
         if isinstance(content, str):
             return content.removeprefix("\ufeff").encode("utf-8")

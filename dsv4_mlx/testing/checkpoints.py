@@ -289,7 +289,7 @@ def _expert_table(
 
 
 def _as_transformers(tensors: list[TensorPlan]) -> Iterator[TensorPlan]:
-    """The same backbone as transformers saves it: experts stacked, no draft blocks."""
+    """The backbone of `tensors` as transformers saves it: experts stacked, no draft blocks."""
     places: dict[str, list[tuple[Target, TensorPlan]]] = {}
     for tensor in tensors:
         target = translate(tensor.name)

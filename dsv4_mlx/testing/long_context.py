@@ -11,7 +11,7 @@ _ROWS_PER_STEP = 1 << 16
 
 
 def stretched(cache: Sequence[LayerCache], context: int) -> None:
-    """Let a prefilled cache stand at `context` tokens: its entries repeat behind the real ones.
+    """Let a prefilled cache stand at `context` tokens: its entries repeat after the real ones.
 
     The real entries stay as they are. Windows and open rows stay too, which is why the distance has
     to be a multiple of every ring's size; 128 tokens is one of all.

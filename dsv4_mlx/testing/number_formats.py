@@ -65,7 +65,7 @@ def quantize_fp8(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quantize_fp8_float_scales(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As quantize_fp8 with float32 scales that use the whole range, as the Base releases do."""
+    """FP8 codes of `x` and float32 scales that use the whole range, as the Base releases have."""
     scales = (_block_maxima(x, 128) / 448).astype(np.float32)
     scaled = np.clip(x / expand_blocks(scales, x.shape), -448, 448)
     return encode_sign_magnitude(scaled, E4M3_VALUES, 128), scales

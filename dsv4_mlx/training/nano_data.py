@@ -186,7 +186,7 @@ def said(text: str, rng: random.Random) -> str:
 
 
 def reframed(text: str, rng: random.Random) -> str:
-    """The same question in another frame, where one of `FRAMES` fits."""
+    """The question `text` in another frame where one of `FRAMES` fits, else `text` itself."""
     for pattern, frames in FRAMES:
         match = re.fullmatch(pattern, text)
         if match:
