@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import TracebackType
 
 from cli.branch import Branch
 from cli.kept.keeping import Keeping
@@ -57,10 +56,5 @@ class Resumed(AbstractContextManager["Resumed"]):
             self._keeping.write(self._branch.keep)
             self._keeping.save_cache(self._branch)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._log.close()

@@ -8,7 +8,6 @@ file that is lost while it is open is written anew from memory.
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cli.kept.session_file import Lost, SessionFile, keep_beside
@@ -128,12 +127,7 @@ class SessionLog:
     def __enter__(self) -> "SessionLog":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # Opening
