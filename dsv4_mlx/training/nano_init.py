@@ -6,7 +6,8 @@ import mlx.core as mx
 import numpy as np
 
 from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.training.quantised import Parameters, parameter_shapes
+from dsv4_mlx.training.muon import Parameters
+from dsv4_mlx.training.stored_weights import parameter_shapes
 
 
 def initial_parameters(config: DeepseekV4Config, seed: int) -> Parameters:

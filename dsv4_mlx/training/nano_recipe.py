@@ -27,7 +27,7 @@ from dsv4_mlx.training import nano_data
 from dsv4_mlx.training.losses import balance_loss, corrected_bias, cross_entropy, load_fractions
 from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.nano_init import initial_parameters
-from dsv4_mlx.training.quantised import rounded, stored_dtypes, write_release
+from dsv4_mlx.training.stored_weights import rounded, stored_dtypes, write_release
 from dsv4_mlx.training.trainer import Schedule, Trainer
 from metal_kernels.router.reference import expert_scores
 

@@ -10,7 +10,7 @@ from dsv4_mlx.safetensors_files import read_header
 from dsv4_mlx.testing import number_formats
 from dsv4_mlx.testing.checkpoints import TINY, dequantized_tensors
 from dsv4_mlx.training.nano_init import initial_parameters
-from dsv4_mlx.training.quantised import rounded, stored_dtypes, write_release
+from dsv4_mlx.training.stored_weights import rounded, stored_dtypes, write_release
 
 
 @pytest.fixture(scope="module")
