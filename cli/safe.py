@@ -54,11 +54,6 @@ def exact(text: str) -> str:
     return "".join(char if _can_be_seen(char) else _spelled(char) for char in text)
 
 
-def exact_lines(text: str) -> list[str]:
-    """`exact` line by line, for commands and file contents that have lines."""
-    return [exact(line.expandtabs(4)) for line in text.split("\n")]
-
-
 def _can_be_seen(char: str) -> bool:
     if char == " ":
         return True

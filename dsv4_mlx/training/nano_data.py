@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -154,14 +152,6 @@ def facts() -> tuple[Fact, ...]:
         )
         for table in tables
     )
-
-
-def expansions(pattern: str) -> Iterator[str]:
-    """Every wording of a pattern: "a (b|c)" gives "a b" and "a c"."""
-    parts = GROUP.split(pattern)  # text, alternatives, text, ...
-    choices = [part.split("|") if i % 2 else [part] for i, part in enumerate(parts)]
-    for combination in product(*choices):
-        yield " ".join("".join(combination).split())
 
 
 def wording(pattern: str, rng: random.Random) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.safe import drawable, exact, exact_lines, harmless
+from cli.safe import drawable, exact, harmless
 
 TEXT = st.text(st.one_of(st.characters(), st.sampled_from("\x1b\x9b\r\n\t\x07\u202e\u0301")))
 # What moves the cursor, starts a sequence, reorders text or is no text at all.
@@ -56,7 +56,3 @@ def test_exact_text_spells_out_what_a_name_could_hide() -> None:
 def test_exact_text_spells_out_what_is_drawn_as_nothing(char: str) -> None:
     assert exact(f"a{char}b") in (f"a\\u{ord(char):04x}b", f"a\\U{ord(char):08x}b")
     assert harmless(f"a{char}b") == f"a{char}b"
-
-
-def test_exact_lines_keep_their_lines() -> None:
-    assert exact_lines("if x:\n\tgo\x07") == ["if x:", "    go\\x07"]
