@@ -1,15 +1,15 @@
-"""docs/kernels.md, written from the kernels' declarations.
+"""docs/kernels.md, written from the kernels' declarations, and metal_kernels/ops.py beside it.
 
     make pages
 
-A test compares the committed page with `page()`, so it says what the code says.
+A test compares what is committed with `page()` and with `kernel_protocol.module()`.
 """
 
 import inspect
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
+from benchmarks.kernel_protocol import MODULE, module
 from metal_kernels import sources
 from metal_kernels.contract import Kernel
 from metal_kernels.registry import kernels
@@ -45,7 +45,7 @@ def _row(kernel: Kernel) -> str:
 
 def _text(kernel: Kernel, backend: str) -> str:
     """What a backend runs: a text of its own, Metal's, or the reference."""
-    if backend not in kernel.implementations:
+    if backend not in kernel.launches:
         return "reference"
     if backend == "metal":
         return "text"
@@ -59,20 +59,14 @@ def _section(kernel: Kernel) -> str:
         f"{kernel.summary[0].upper()}{kernel.summary[1:]}.",
         f"{_shapes(kernel.inputs)} → {_shapes(kernel.outputs)}",
     ]
-    if fused := kernel.implementations.get("metal"):
-        parts.append(_docstring(fused))
+    if launch := kernel.launches.get("metal"):
+        parts.append(inspect.getdoc(launch) or "")
     parts.append(f"{_comparison(kernel)} Cases: {', '.join(case.id for case in kernel.cases)}.")
     return "\n\n".join(parts) + "\n"
 
 
 def _shapes(arrays: Mapping[str, str]) -> str:
     return ", ".join(f"`{name} [{shape}]`" for name, shape in arrays.items())
-
-
-def _docstring(fused: object) -> str:
-    """How it is launched: the launch function's own words."""
-    function = fused.func if isinstance(fused, partial) else fused
-    return inspect.getdoc(function) or ""
 
 
 def _comparison(kernel: Kernel) -> str:
@@ -89,5 +83,6 @@ def _comparison(kernel: Kernel) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    for file, text in ((PAGE, page()), (MODULE, module())):
+        file.write_text(text, encoding="utf-8")
+        print(f"wrote {file}")

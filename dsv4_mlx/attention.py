@@ -5,8 +5,6 @@ Projections run over the whole batch; everything that depends on a position runs
 that a ragged batch is exactly its single runs. Matrices that share an input are one product.
 """
 
-from types import SimpleNamespace
-
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -20,6 +18,7 @@ from dsv4_mlx.indexer import Indexer
 from dsv4_mlx.layers import GroupedLinear, Joined, Linear, Norm
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import RotaryEmbedding
+from metal_kernels.ops import Ops
 
 Group = tuple[slice, slice, LayerState]
 
@@ -33,7 +32,7 @@ class SlidingAttention(nn.Module):
         self,
         config: DeepseekV4Config,
         numerics: Numerics,
-        ops: SimpleNamespace,
+        ops: Ops,
         rope: RotaryEmbedding,
     ):
         super().__init__()
@@ -166,7 +165,7 @@ class HeavilyCompressedAttention(SlidingAttention):
         self,
         config: DeepseekV4Config,
         numerics: Numerics,
-        ops: SimpleNamespace,
+        ops: Ops,
         rope: RotaryEmbedding,
     ):
         super().__init__(config, numerics, ops, rope)
@@ -232,7 +231,7 @@ class CompressedSparseAttention(HeavilyCompressedAttention):
         self,
         config: DeepseekV4Config,
         numerics: Numerics,
-        ops: SimpleNamespace,
+        ops: Ops,
         rope: RotaryEmbedding,
     ):
         super().__init__(config, numerics, ops, rope)

@@ -4,8 +4,6 @@ The projections of a token wait as raw rows until their window closes; see `comp
 pooling. Several compressors of one layer share the rows, each reading columns of its own.
 """
 
-from types import SimpleNamespace
-
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -13,6 +11,7 @@ from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.entries import Entries
 from dsv4_mlx.layers import Linear, Norm
 from dsv4_mlx.rope import RotaryEmbedding
+from metal_kernels.ops import Ops
 
 
 class Compressor(nn.Module):
@@ -25,7 +24,7 @@ class Compressor(nn.Module):
         width: int,
         ratio: int,
         rounding: str,
-        ops: SimpleNamespace,
+        ops: Ops,
         rope: RotaryEmbedding,
         first_column: int = 0,
     ):

@@ -1,7 +1,5 @@
 """One layer of the backbone, and what an MTP block continues with."""
 
-from types import SimpleNamespace
-
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -13,6 +11,7 @@ from dsv4_mlx.layers import Norm
 from dsv4_mlx.moe import MoE
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import RotaryEmbedding
+from metal_kernels.ops import Ops
 
 
 class DecoderLayer(nn.Module):
@@ -22,7 +21,7 @@ class DecoderLayer(nn.Module):
         self,
         config: DeepseekV4Config,
         numerics: Numerics,
-        ops: SimpleNamespace,
+        ops: Ops,
         *,
         ratio: int,
         rope: RotaryEmbedding,

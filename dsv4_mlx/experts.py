@@ -1,13 +1,12 @@
 """The experts' products: few rows each by itself, many rows in the order of their experts."""
 
-from types import SimpleNamespace
-
 import mlx.core as mx
 import mlx.nn as nn
 
 from dsv4_mlx import matmul
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.layers import ExpertsLinear, Joined, Linear, expert_bounds
+from metal_kernels.ops import Ops
 
 # Rows per call above which the CPU sorts them by expert and multiplies expert by expert.
 _SORTED_ROWS = 32
@@ -18,7 +17,7 @@ _GPU_SORTED_ROWS = 64
 class Experts(nn.Module):
     """The routed experts, gate and up stacked as one matrix per expert."""
 
-    def __init__(self, config: DeepseekV4Config, ops: SimpleNamespace):
+    def __init__(self, config: DeepseekV4Config, ops: Ops):
         super().__init__()
         E, D, width = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
         self.gate_up_proj = ExpertsLinear(E, D, 2 * width)
@@ -46,7 +45,10 @@ class Experts(nn.Module):
     def _activate(
         self, gate_up: mx.array, weights: mx.array, shared: mx.array
     ) -> tuple[mx.array, mx.array]:
-        return self._ops.swiglu(gate_up, weights.reshape(-1), shared, limit=self._limit)
+        activated, shared = self._ops.swiglu(
+            gate_up, weights.reshape(-1), shared, limit=self._limit
+        )
+        return activated, shared
 
     def _gathered(
         self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array

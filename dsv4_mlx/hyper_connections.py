@@ -1,18 +1,19 @@
 """Manifold-constrained hyper-connections: N residual streams around every sublayer (paper §2.2)."""
 
-from types import SimpleNamespace
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.numerics import Numerics
+from metal_kernels.ops import Ops
 
 
 class HyperConnection(nn.Module):
     """The mixing of one sublayer: `collapse` before it, `expand` after it."""
 
-    def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: SimpleNamespace):
+    def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: Ops):
         super().__init__()
         N = config.hc_mult
         mixes = (2 + N) * N
@@ -20,7 +21,7 @@ class HyperConnection(nn.Module):
         self.base = mx.zeros((mixes,))
         self.scale = mx.zeros((3,))
         self._ops = ops
-        self._options = {
+        self._options: dict[str, Any] = {
             "iters": config.hc_sinkhorn_iters,
             "hc_eps": config.hc_eps,
             "norm_eps": config.rms_norm_eps,
@@ -71,14 +72,14 @@ class HyperConnection(nn.Module):
 class HyperHead(nn.Module):
     """One weighted sum of the streams, then the final norm: [B, S, N, D] -> [B, S, D]."""
 
-    def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: SimpleNamespace):
+    def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: Ops):
         super().__init__()
         N = config.hc_mult
         self.hc_fn = mx.zeros((N, N * config.hidden_size))
         self.hc_base = mx.zeros((N,))
         self.hc_scale = mx.zeros((1,))
         self._ops = ops
-        self._options = {
+        self._options: dict[str, Any] = {
             "hc_eps": config.hc_eps,
             "norm_eps": config.rms_norm_eps,
             "official": numerics is Numerics.OFFICIAL,

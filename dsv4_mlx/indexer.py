@@ -1,7 +1,5 @@
 """The lightning indexer: which compressed entries a query attends (paper §2.3.1, eqs. 13-17)."""
 
-from types import SimpleNamespace
-
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -10,6 +8,7 @@ from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.layers import Linear
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import RotaryEmbedding
+from metal_kernels.ops import Ops
 
 CSA_RATIO = 4
 
@@ -29,7 +28,7 @@ class Indexer(Compressor):
         self,
         config: DeepseekV4Config,
         numerics: Numerics,
-        ops: SimpleNamespace,
+        ops: Ops,
         rope: RotaryEmbedding,
         first_column: int,
     ):

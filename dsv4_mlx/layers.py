@@ -6,7 +6,6 @@ packed through `to_quantized`, as mlx-lm's loader does.
 """
 
 import operator
-from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -15,6 +14,7 @@ import numpy as np
 
 from dsv4_mlx import matmul
 from dsv4_mlx.matmul import Bounds, Matrix, Packed, Packing
+from metal_kernels.ops import Ops
 
 
 class MatrixLayer(nn.Module):
@@ -24,9 +24,9 @@ class MatrixLayer(nn.Module):
         super().__init__()
         self.weight = mx.zeros(shape)
         self._packing: Packing | None = None
-        self._ops: SimpleNamespace | None = None
+        self._ops: Ops | None = None
 
-    def bind(self, ops: SimpleNamespace) -> None:
+    def bind(self, ops: Ops) -> None:
         """Multiply as the plan's backend does; without a plan MLX's default device decides."""
         self._ops = ops
 

@@ -8,10 +8,11 @@ so that above a few rows it is cheaper to unpack a tile of the weight and let BL
 
 from dataclasses import dataclass
 from functools import cache
-from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
+
+from metal_kernels.ops import Ops
 
 # Rows above which a tile is unpacked for BLAS instead of multiplied packed, per mode (CPU).
 CPU_CROSSOVER_ROWS = {"mxfp4": 32, "mxfp8": 1}
@@ -125,12 +126,12 @@ def _second_stream() -> mx.ThreadLocalStream:
     return mx.new_thread_local_stream(mx.cpu)
 
 
-def on_cpu(ops: SimpleNamespace | None = None) -> bool:
+def on_cpu(ops: Ops | None = None) -> bool:
     """Whether products run on the CPU: as the plan says, without one as MLX's default device."""
     return mx.default_device() == mx.cpu if ops is None else ops.backend == "cpu"
 
 
-def product(x: mx.array, matrix: Matrix, ops: SimpleNamespace | None = None) -> mx.array:
+def product(x: mx.array, matrix: Matrix, ops: Ops | None = None) -> mx.array:
     """`x W^T`: [..., in], [out, in] -> [..., out], float32."""
     if not on_cpu(ops):
         return _gpu_product(x, matrix, ops)
@@ -147,7 +148,7 @@ def product(x: mx.array, matrix: Matrix, ops: SimpleNamespace | None = None) -> 
     return mx.concatenate([matrix[:half].multiply(x), second], axis=-1)
 
 
-def _gpu_product(x: mx.array, matrix: Matrix, ops: SimpleNamespace | None) -> mx.array:
+def _gpu_product(x: mx.array, matrix: Matrix, ops: Ops | None) -> mx.array:
     if isinstance(matrix, Packed):
         return matrix.multiply(x)
     rows = x.size // x.shape[-1]
@@ -178,7 +179,7 @@ def _unpacked_product(x: mx.array, matrix: Packed) -> mx.array:
     return _joined(products, axis=-1)
 
 
-def grouped(x: mx.array, matrix: Matrix, ops: SimpleNamespace | None = None) -> mx.array:
+def grouped(x: mx.array, matrix: Matrix, ops: Ops | None = None) -> mx.array:
     """One product per group: x [..., g, in], W [g * out, in] -> [..., g, out], float32."""
     groups = x.shape[-2]
     if isinstance(matrix, mx.array) or not on_cpu(ops):
@@ -201,7 +202,7 @@ def gathered(
     rows: mx.array,
     experts: mx.array,
     matrices: Matrix,
-    ops: SimpleNamespace | None = None,
+    ops: Ops | None = None,
 ) -> mx.array:
     """Few rows, each with its own expert: x [M, in], W [E, out, in] -> [R, out], float32.
 

@@ -7,7 +7,6 @@ says. `Model` keeps mlx-lm's contract: `model(tokens, cache)`, `make_cache()`, `
 
 import hashlib
 import json
-from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,12 +24,13 @@ from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import compressed_rope, sliding_rope
 from metal_kernels import registry
 from metal_kernels.backend import MissingBackend
+from metal_kernels.ops import Ops
 
 
 class Backbone(nn.Module):
     """Embedding, layers, and what turns streams into one hidden state."""
 
-    def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: SimpleNamespace):
+    def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: Ops):
         super().__init__()
         ropes = {False: sliding_rope(config), True: compressed_rope(config)}
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)

@@ -1,7 +1,5 @@
 """Mixture of experts: router, clamped experts, and one shared expert (paper §2.1)."""
 
-from types import SimpleNamespace
-
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -9,14 +7,13 @@ from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.experts import Experts, SharedExpert
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.router import HashRouter, TopKRouter
+from metal_kernels.ops import Ops
 
 
 class MoE(nn.Module):
     """Router, routed experts and the shared expert of one layer."""
 
-    def __init__(
-        self, config: DeepseekV4Config, numerics: Numerics, ops: SimpleNamespace, *, hashed: bool
-    ):
+    def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: Ops, *, hashed: bool):
         super().__init__()
         self.gate = (HashRouter if hashed else TopKRouter)(config, ops)
         self.experts = Experts(config, ops)

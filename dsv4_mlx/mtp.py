@@ -1,7 +1,6 @@
 """Multi-token prediction: one more block that continues the streams with the next token."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import mlx.core as mx
 
@@ -14,6 +13,7 @@ from dsv4_mlx.layers import Linear, Norm
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import sliding_rope
 from metal_kernels.formats import round_bf16
+from metal_kernels.ops import Ops
 
 
 class MultiTokenPredictor(DecoderLayer):
@@ -27,7 +27,7 @@ class MultiTokenPredictor(DecoderLayer):
         self,
         config: DeepseekV4Config,
         numerics: Numerics,
-        ops: SimpleNamespace,
+        ops: Ops,
         layout: EntryLayout,
     ):
         super().__init__(config, numerics, ops, ratio=0, rope=sliding_rope(config), hashed=False)

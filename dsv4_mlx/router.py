@@ -1,17 +1,16 @@
 """Routing: which experts a token visits, by score or from a table (paper §2.1)."""
 
-from types import SimpleNamespace
-
 import mlx.core as mx
 import mlx.nn as nn
 
 from dsv4_mlx.config import DeepseekV4Config
+from metal_kernels.ops import Ops
 
 
 class TopKRouter(nn.Module):
     """Experts by biased score; weights from the unbiased one."""
 
-    def __init__(self, config: DeepseekV4Config, ops: SimpleNamespace):
+    def __init__(self, config: DeepseekV4Config, ops: Ops):
         super().__init__()
         self.weight = mx.zeros((config.n_routed_experts, config.hidden_size))
         self.e_score_correction_bias = mx.zeros((config.n_routed_experts,))
@@ -30,7 +29,7 @@ class TopKRouter(nn.Module):
 class HashRouter(nn.Module):
     """Experts by token id, from the checkpoint's table; weights from the scores."""
 
-    def __init__(self, config: DeepseekV4Config, ops: SimpleNamespace):
+    def __init__(self, config: DeepseekV4Config, ops: Ops):
         super().__init__()
         self.weight = mx.zeros((config.n_routed_experts, config.hidden_size))
         self.tid2eid = mx.zeros((config.vocab_size, config.num_experts_per_tok), mx.int32)

@@ -3,10 +3,9 @@
 Test, benchmark, documentation row and error text all come from this one declaration.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -36,17 +35,37 @@ class Size:
     nbytes: int | None = None
 
 
+Arrays = dict[str, mx.array]
+
+
+class Call(NamedTuple):
+    """A call that keeps its kernel's contract: what a launch is given.
+
+    `arrays` are the contract's inputs that were given, in its order, `options` the reference's
+    other arguments, `sizes` those of the contract's letters.
+    """
+
+    kernel: str
+    backend: str
+    arrays: Arrays
+    options: dict[str, Any]
+    sizes: Mapping[str, int]
+
+
+Launch = Callable[[Call], Any]
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One kernel: the op's name, its shapes in letters, its reference and its cases.
 
     `inputs` and `outputs` map argument names to shapes written in letters, `"B S N D"`; a letter
-    has one size per call, a number is that number. `check` is for implementations that index
-    memory; the references leave it to MLX's own shape errors. `tolerance` bounds the normalised
-    mean squared error of any implementation against the reference; 0 means bit equality.
+    has one size per call, a number is that number. The registry checks them before a launch, which
+    indexes memory; the references leave it to MLX's own shape errors. `tolerance` bounds the
+    normalised mean squared error of any launch against the reference; 0 means bit equality.
     `grids` names outputs that lie on a number grid, with the grid's relative step: there a sum in
     another order may round the other way, so a value may differ from the reference by one step.
-    `sizes` are what benchmarks time.
+    `sizes` are what benchmarks time, `launches` the implementations by backend.
     """
 
     name: str
@@ -58,37 +77,35 @@ class Kernel:
     cases: tuple[Case, ...] = ()
     sizes: tuple[Size, ...] = ()
     grids: Mapping[str, float] = field(default_factory=dict)
-    implementations: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    launches: Mapping[str, Launch] = field(default_factory=dict)
 
-    def check(self, arguments: Mapping[str, Any]) -> dict[str, int]:
+    def check(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
         """Sizes of the letters; raises ContractError where shapes disagree with the contract."""
         sizes: dict[str, int] = {}
-        for name, shape in self.inputs.items():
-            value = arguments.get(name)
-            if value is not None:
-                _bind(self.name, name, shape.split(), value, sizes)
+        for name, shape in shapes.items():
+            self._bind(name, self.inputs[name].split(), shape, sizes)
         return sizes
 
-
-def _bind(
-    kernel: str, name: str, letters: list[str], value: mx.array, sizes: dict[str, int]
-) -> None:
-    if value.ndim != len(letters):
-        raise ContractError(
-            f"{kernel}: expected {name} as [{' '.join(letters)}] but found shape {value.shape}"
-        )
-    for letter, size in zip(letters, value.shape, strict=True):
-        expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
-        if size != expected:
+    def _bind(
+        self, name: str, letters: list[str], shape: Sequence[int], sizes: dict[str, int]
+    ) -> None:
+        """Enter an input's sizes into `sizes`, where they have to agree with those before."""
+        if len(shape) != len(letters):
             raise ContractError(
-                f"{kernel}: expected {letter} = {expected} in {name} [{' '.join(letters)}] "
-                f"but found shape {value.shape}"
+                f"{self.name}: expected {name} as [{' '.join(letters)}] but found shape {shape}"
             )
+        for letter, size in zip(letters, shape, strict=True):
+            expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
+            if size != expected:
+                raise ContractError(
+                    f"{self.name}: expected {letter} = {expected} in {name} "
+                    f"[{' '.join(letters)}] but found shape {shape}"
+                )
 
 
-def on_gpus(fused: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-    """Implementations by backend of a function that takes the backend's name first."""
-    return {backend: partial(fused, backend) for backend in ("metal", "cuda")}
+def on_gpus(launch: Launch) -> dict[str, Launch]:
+    """A launch that serves both backends, whose name its calls carry."""
+    return dict.fromkeys(("metal", "cuda"), launch)
 
 
 def random_normal(seed: int, *shape: int) -> mx.array:

@@ -106,5 +106,5 @@ KERNEL = Kernel(
         _case("hca-ring", 2, 131, 192, 128, "kv", windows=1, first=9, origin=5),
         _case("hca-plain", 1, 128, 192, 128, "none", windows=1, columns=(192, 0, 400)),
     ),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

@@ -1,14 +1,14 @@
 """Geometry of compression: one launch, a threadgroup for each window."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
 
 from metal_kernels.compress import reference
-from metal_kernels.contract import ContractError
+from metal_kernels.contract import Call, ContractError
 from metal_kernels.formats import Kind, Storage, row_shape
 from metal_kernels.pairs import check_rope, pair_threads
-from metal_kernels.registry import kernels
 from metal_kernels.sources import launch
 
 # Half of what a threadgroup may have: a thread then may use twice the registers, and the sixteen
@@ -18,24 +18,7 @@ _MOST_THREADS = 512
 _CHUNK = 8
 
 
-def compress(
-    backend: str,
-    rows: mx.array,
-    bias: mx.array,
-    norm_weight: mx.array,
-    cos: mx.array,
-    sin: mx.array,
-    *,
-    origin: int,
-    first_window: int,
-    windows: int,
-    ratio: int,
-    kv_column: int,
-    gate_column: int,
-    eps: float,
-    rounding: str,
-    storage: Storage,
-) -> mx.array:
+def compress(call: Call) -> mx.array:
     """Stored entries [B, T, ...] of rows [B, n, C]: one launch, none where no window closes.
 
     Every latent and score that a window pools is read once: `8 d` bytes a slot, 8 slots with
@@ -43,45 +26,25 @@ def compress(
     threadgroup's, since its norm needs all channels; without overlap groups of its threads share
     the slots.
     """
-    options: dict[str, Any] = {
-        "origin": origin,
-        "first_window": first_window,
-        "windows": windows,
-        "ratio": ratio,
-        "kv_column": kv_column,
-        "gate_column": gate_column,
-        "eps": eps,
-        "rounding": rounding,
-        "storage": storage,
-    }
-    arrays = {"rows": rows, "bias": bias, "norm_weight": norm_weight, "cos": cos, "sin": sin}
-    sizes = kernels()["compress"].check(arrays)
-    _check(sizes, **options)
-    if windows == 0:
-        return reference.compress(*arrays.values(), **options)
-    return _launched(backend, arrays, sizes, **options)
+    _check(call.sizes, **call.options)
+    if call.options["windows"] == 0:
+        return reference.compress(*call.arrays.values(), **call.options)
+    return _launched(call, **call.options)
 
 
 def _launched(
-    backend: str,
-    arrays: dict[str, mx.array],
-    sizes: dict[str, int],
-    *,
-    windows: int,
-    ratio: int,
-    rounding: str,
-    storage: Storage,
-    **scalars: Any,
+    call: Call, *, windows: int, ratio: int, rounding: str, storage: Storage, **scalars: Any
 ) -> mx.array:
+    sizes = call.sizes
     d, lanes = sizes["d"], sizes["c"] // sizes["d"]
     kind: Kind = "key" if rounding == "index" else "latent"
     row, dtype = row_shape(storage, kind, d, 2 * sizes["P"])
     members = pair_threads("compress", "d", d)
     groups = _groups(lanes * ratio, members)
     (entries,) = launch(
-        backend,
+        call.backend,
         "compress",
-        inputs=arrays | scalars,
+        inputs=call.arrays | scalars,
         outputs={"entries": ((sizes["B"], windows, row), dtype)},
         grid=(groups * members * windows, sizes["B"], 1),
         threadgroup=(groups * members, 1, 1),
@@ -107,7 +70,7 @@ def _groups(slots: int, members: int) -> int:
     return groups
 
 
-def _check(sizes: dict[str, int], **options: Any) -> None:
+def _check(sizes: Mapping[str, int], **options: Any) -> None:
     """Raise ContractError where rows, columns or widths are not what the text will read."""
     ratio, windows, d, c = options["ratio"], options["windows"], sizes["d"], sizes["c"]
     lanes = 2 if ratio == reference.OVERLAPPING_RATIO else 1

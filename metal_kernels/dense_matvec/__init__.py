@@ -40,5 +40,5 @@ KERNEL = Kernel(
         _size("flash-compressors", 1, 4096, 2560),
         _size("eight-tokens", 8, 4096, 256),
     ),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

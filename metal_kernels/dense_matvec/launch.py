@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from metal_kernels.registry import kernels
+from metal_kernels.contract import Call
 from metal_kernels.sources import launch
 
 # Rows of x that a threadgroup multiplies with each weight it reads.
@@ -13,7 +13,7 @@ _WIDE_DTYPES = {mx.float32, mx.bfloat16}
 _ENOUGH_THREADGROUPS = 128
 
 
-def dense_matvec(backend: str, x: mx.array, weight: mx.array) -> mx.array:
+def dense_matvec(call: Call) -> mx.array:
     """x [M, in], weight [out, in] bfloat16 or float32 -> [M, out], one launch.
 
     The weight is read once for every eight rows of x: `out * in` times its itemsize bytes, and
@@ -21,12 +21,12 @@ def dense_matvec(backend: str, x: mx.array, weight: mx.array) -> mx.array:
     eight; x and weight then begin at multiples of 16 bytes, as whole arrays do. The numbers of
     a row do not depend on how many rows there are.
     """
-    sizes = kernels()["dense_matvec"].check({"x": x, "weight": weight})
-    return product(backend, x, weight, sizes["M"], sizes["in"], sizes["out"])
+    return product(call.backend, **call.arrays)
 
 
-def product(backend: str, x: mx.array, weight: mx.array, M: int, width: int, out: int) -> mx.array:
-    """The launch, for kernels that have checked their shapes and begin with this product."""
+def product(backend: str, x: mx.array, weight: mx.array) -> mx.array:
+    """The launch, for kernels that begin with this product."""
+    (M, width), out = x.shape, weight.shape[0]
     wide = 8 if width % 8 == 0 and {x.dtype, weight.dtype} <= _WIDE_DTYPES else 1
     rows = next(n for n in (1, 2, 4, MOST_ROWS) if n >= min(M, MOST_ROWS))
     outputs = next((n for n in (4, 2) if out >= n * _ENOUGH_THREADGROUPS), 1)

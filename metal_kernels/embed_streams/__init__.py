@@ -55,5 +55,5 @@ KERNEL = Kernel(
         _size("flash-chunk", 512, 4096),
         _size("pro-token", 1, 7168),
     ),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

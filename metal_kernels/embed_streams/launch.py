@@ -2,27 +2,25 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import ContractError
-from metal_kernels.registry import kernels
+from metal_kernels.contract import Call, ContractError
 from metal_kernels.sources import launch
 
 WIDTH = 256
 """Columns of one threadgroup."""
 
 
-def embed_streams(backend: str, tokens: mx.array, table: mx.array, streams: int) -> mx.array:
+def embed_streams(call: Call) -> mx.array:
     """Token ids [B, S], table [V, D] bfloat16 or float32 -> [B, S, N, D]; one launch.
 
     Reads a row of the table per token, `D` times its itemsize bytes, and writes it N times, `4 N D`
     bytes: at one token of the released sizes (N 4, D 4096) 8 KB and 64 KB.
     """
-    sizes = kernels()["embed_streams"].check({"tokens": tokens, "table": table})
-    _check_dtypes(tokens, table)
-    B, S, D = sizes["B"], sizes["S"], sizes["D"]
+    _check_dtypes(**call.arrays)
+    (B, S), D, streams = call.arrays["tokens"].shape, call.sizes["D"], call.options["streams"]
     (embedded,) = launch(
-        backend,
+        call.backend,
         "embed_streams",
-        inputs={"tokens": tokens, "table": table},
+        inputs=call.arrays,
         outputs={"embedded": ((B, S, streams, D), mx.float32)},
         grid=(B * S * WIDTH, -(-D // WIDTH), 1),
         threadgroup=(WIDTH, 1, 1),

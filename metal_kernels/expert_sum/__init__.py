@@ -35,5 +35,5 @@ KERNEL = Kernel(
         Size(_case("flash", 1, 6, 4096), flops=6 * 4096),
         Size(_case("pro", 1, 6, 7168), flops=6 * 7168),
     ),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

@@ -40,5 +40,5 @@ KERNEL = Kernel(
         Size(_case("flash", 1, 4096, 256, 6), flops=2 * 4096 * 256),
         Size(_case("pro", 1, 7168, 384, 6), flops=2 * 7168 * 384),
     ),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

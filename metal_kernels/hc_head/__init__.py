@@ -31,5 +31,5 @@ KERNEL = Kernel(
     grids={"hidden": 2.0**-7},  # one step of bf16
     sizes=(Size(_case("flash-decode", 1, 1, 4, 4096), 2 * 5 * 4 * 4096),),
     cases=(_case("one-token", 1, 1, 4, 256), _case("odd-sizes", 2, 7, 4, 131)),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

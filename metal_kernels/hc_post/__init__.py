@@ -44,5 +44,5 @@ KERNEL = Kernel(
         _case("experts-one-token", 1, 1, 4, 256, experts=6),
         _case("experts-odd-sizes", 3, 5, 4, 131, experts=3),
     ),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

@@ -42,5 +42,5 @@ KERNEL = Kernel(
         _case("tiny-values", 1, 2, 4, 64, size=1e-6),
         _case("large-values", 1, 2, 4, 64, size=1e4),
     ),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

@@ -2,8 +2,7 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import ContractError
-from metal_kernels.registry import kernels
+from metal_kernels.contract import Call, ContractError
 from metal_kernels.sources import Outputs, Template, launch
 
 MOST_STREAMS = 8
@@ -18,69 +17,52 @@ _TILES = (1, 4, 16)
 _MOST_THREADS = 512
 
 
-def hc_pre(
-    backend: str,
-    streams: mx.array,
-    fn: mx.array,
-    base: mx.array,
-    scale: mx.array,
-    norm_weight: mx.array,
-    *,
-    iters: int,
-    hc_eps: float,
-    norm_eps: float,
-    official: bool,
-) -> tuple[mx.array, mx.array, mx.array]:
+def hc_pre(call: Call) -> tuple[mx.array, mx.array, mx.array]:
     """Streams [B, S, N, D] -> normed [B, S, D], post [B, S, N], comb [B, S, N, N]: two launches.
 
     The first reads the streams, `4 B S N D` bytes, and fn, `4 (2 + N) N N D` bytes, once for every
     16 tokens: at one token of the released sizes (N 4, D 4096) 1.64 MB. The second reads the
     streams again and writes `4 B S D` bytes. A token's numbers do not depend on how many there are.
     """
-    sizes = kernels()["hc_pre"].check(
-        {"streams": streams, "fn": fn, "base": base, "scale": scale, "norm_weight": norm_weight}
-    )
-    check_rows("hc_pre", fn, sizes["N"], sizes["D"], rows=(2 + sizes["N"]) * sizes["N"])
-    partials = mix(backend, streams, fn)
-    return collapse(
-        backend, streams, partials, base, scale, norm_weight,
-        iters=iters, hc_eps=hc_eps, norm_eps=norm_eps, official=official,
-    )  # fmt: skip
+    N = call.sizes["N"]
+    check_rows(call, (2 + N) * N)
+    return collapse(call, call.arrays["streams"], mix(call))
 
 
-def check_rows(kernel: str, fn: mx.array, N: int, D: int, rows: int) -> None:
+def check_rows(call: Call, rows: int) -> None:
     """Raise ContractError where fn is not [rows, N D] or the texts have too few lanes for N."""
+    N, D, found = call.sizes["N"], call.sizes["D"], call.arrays["fn"].shape
     if N > MOST_STREAMS:
         raise ContractError(
-            f"{kernel}: expected N in 1..{MOST_STREAMS} but found {N}; "
+            f"{call.kernel}: expected N in 1..{MOST_STREAMS} but found {N}; "
             "run the reference with --backend cpu"
         )
-    if fn.shape != (rows, N * D):
+    if found != (rows, N * D):
         raise ContractError(
-            f"{kernel}: expected fn as [{rows}, {N * D}] for {N} streams of {D} channels "
-            f"but found shape {fn.shape}"
+            f"{call.kernel}: expected fn as [{rows}, {N * D}] for {N} streams of {D} channels "
+            f"but found shape {found}"
         )
 
 
-def mix(backend: str, streams: mx.array, fn: mx.array) -> mx.array:
+def mix(call: Call) -> mx.array:
     """Partial sums [B S, slices, M + 1] of `fn @ flatten(streams)`, last those of the squares."""
-    (partials,) = first_launch(backend, "hc_mix", {"streams": streams, "fn": fn}, {})
+    (partials,) = first_launch(call, "hc_mix", ("streams", "fn"), {})
     return partials
 
 
 def first_launch(
-    backend: str, text: str, inputs: dict[str, mx.array], outputs: Outputs, **template: Template
+    call: Call, text: str, inputs: tuple[str, ...], outputs: Outputs, **template: Template
 ) -> tuple[mx.array, ...]:
     """A text that ends with `mix_slice`; its partial sums are the last output."""
-    B, S, N, D = inputs["streams"].shape
-    M, tokens = inputs["fn"].shape[0], B * S
+    B, S, N, D = call.arrays["streams"].shape
+    M, tokens = call.arrays["fn"].shape[0], B * S
     width, slices = _slices(N, D)
     tile = next((n for n in _TILES if n >= tokens), _TILES[-1])
     threads = 32 * _SIMDGROUPS
     return launch(
-        backend,
+        call.backend,
         text,
-        inputs=inputs,
+        inputs={name: call.arrays[name] for name in inputs},
         outputs={**outputs, "partials": ((tokens, slices, M + 1), mx.float32)},
         grid=(slices * -(-tokens // tile) * threads, 1, 1),
         threadgroup=(threads, 1, 1),
@@ -103,35 +85,25 @@ def _slices(N: int, D: int) -> tuple[int, int]:
 
 
 def collapse(
-    backend: str,
-    streams: mx.array,
-    partials: mx.array,
-    base: mx.array,
-    scale: mx.array,
-    norm_weight: mx.array,
-    *,
-    iters: int,
-    hc_eps: float,
-    norm_eps: float,
-    official: bool,
+    call: Call, streams: mx.array, partials: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
     """The second launch: normed [B, S, D], post [B, S, N], comb [B, S, N, N] of partial sums."""
-    B, S, N, D = streams.shape
+    (B, S, N, D), arrays, options = streams.shape, call.arrays, call.options
     threads = threads_per_token(D)
     # Sinkhorn takes one simdgroup per token, beside the threadgroup that collapses it.
     groups = B * S + -(-B * S // (threads // 32))
     normed, post, comb = launch(
-        backend,
+        call.backend,
         "hc_collapse",
         inputs={
             "streams": streams,
             "partials": partials,
-            "base": base,
-            "scale": scale,
-            "norm_weight": norm_weight,
-            "iters": iters,
-            "hc_eps": float(hc_eps),
-            "norm_eps": float(norm_eps),
+            "base": arrays["base"],
+            "scale": arrays["scale"],
+            "norm_weight": arrays["norm_weight"],
+            "iters": options["iters"],
+            "hc_eps": float(options["hc_eps"]),
+            "norm_eps": float(options["norm_eps"]),
         },
         outputs={
             "normed": ((B, S, D), mx.float32),
@@ -140,7 +112,7 @@ def collapse(
         },
         grid=(groups * threads, 1, 1),
         threadgroup=(threads, 1, 1),
-        template=second_template(partials, N, D, official),
+        template=second_template(call, partials),
     )
     return normed, post, comb
 
@@ -150,12 +122,13 @@ def threads_per_token(D: int) -> int:
     return min(_MOST_THREADS, -(-D // 32) * 32)
 
 
-def second_template(partials: mx.array, N: int, D: int, official: bool) -> dict[str, Template]:
+def second_template(call: Call, partials: mx.array) -> dict[str, Template]:
     """Template values of the texts that begin with `mix_rows`."""
+    D = call.sizes["D"]
     return {
-        "N": N,
+        "N": call.sizes["N"],
         "D": D,
         "SLICES": partials.shape[1],
         "THREADS": threads_per_token(D),
-        "OFFICIAL": official,
+        "OFFICIAL": call.options["official"],
     }

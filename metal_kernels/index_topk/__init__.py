@@ -63,7 +63,7 @@ KERNEL = Kernel(
     inputs={"index_q": "B S H K", "head_weights": "B S H", "keys": "B T R"},
     outputs={"selected": "B S k"},
     tolerance=0.0,
-    implementations=on_gpus(launch.index_topk),
+    launches=on_gpus(launch.index_topk),
     sizes=(
         Size(
             _case("flash-decode-8k", 1, 1, 64, 2048, 512, 8191, storage="compact"),

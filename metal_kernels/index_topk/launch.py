@@ -1,13 +1,13 @@
 """The launches of index_topk: scores of a tile of queries, then the selection among them."""
 
+from functools import cache
 from typing import get_args
 
 import mlx.core as mx
 
 from metal_kernels import sources
-from metal_kernels.contract import ContractError
+from metal_kernels.contract import Call, ContractError
 from metal_kernels.formats import Storage, row_shape
-from metal_kernels.registry import kernels
 
 # Bytes of scores that live at once.
 SCORE_BYTES = 32 << 20
@@ -16,17 +16,7 @@ PART = 1 << 14
 _SIMD = 32
 
 
-def index_topk(
-    backend: str,
-    index_q: mx.array,
-    head_weights: mx.array,
-    keys: mx.array,
-    *,
-    first_position: int,
-    ratio: int,
-    k: int,
-    scale: float,
-) -> mx.array:
+def index_topk(call: Call) -> mx.array:
     """index_q [B, S, H, K], head_weights [B, S, H], keys [B, T, R] -> selected [B, S, min(k, T)].
 
     Decode is two launches, three from 16,385 keys on (65,540 tokens at ratio 4). The scores read
@@ -38,41 +28,38 @@ def index_topk(
 
     A key's score depends on neither its place nor the chunk, so ties stay ties.
     """
-    _check(index_q, head_weights, keys)
-    B, S = index_q.shape[:2]
-    T = keys.shape[1]
+    _check(call)
+    B, S, T = (call.sizes[letter] for letter in "BST")
     if T == 0:
         return mx.zeros((B, S, 0), mx.int32)
+    k, scalars = call.options["k"], {n: v for n, v in call.options.items() if n != "k"}
     step = max(1, SCORE_BYTES // (4 * B * T))
+    index_q, head_weights, keys = call.arrays.values()
     selected: list[mx.array] = []
     for start in range(0, S, step):
         if selected:  # else the scores of all tiles may be kept until the first selection
             (keys,) = mx.depends([keys], selected[-1:])
-        scores = index_scores(
-            backend,
-            index_q,
-            head_weights,
-            keys,
-            queries=(start, min(S, start + step)),
-            first_position=first_position,
-            ratio=ratio,
-            scale=scale,
-        )
-        selected.append(select(backend, scores, min(k, T)))
+        queries = (start, min(S, start + step))
+        scores = index_scores(call.backend, index_q, head_weights, keys, queries=queries, **scalars)
+        selected.append(select(call.backend, scores, min(k, T)))
     return selected[0] if len(selected) == 1 else mx.concatenate(selected, axis=1)
 
 
-def _check(index_q: mx.array, head_weights: mx.array, keys: mx.array) -> None:
-    sizes = kernels()["index_topk"].check(
-        {"index_q": index_q, "head_weights": head_weights, "keys": keys}
-    )
-    rows = {storage: row_shape(storage, "key", sizes["K"]) for storage in get_args(Storage)}
+def _check(call: Call) -> None:
+    """Raise ContractError where the keys are not stored rows of the queries' width."""
+    keys, rows = call.arrays["keys"], _stored_rows(call.sizes["K"])
     if (keys.shape[2], keys.dtype) not in rows.values():
         expected = ", ".join(f"{size} {dtype} ({name})" for name, (size, dtype) in rows.items())
         raise ContractError(
-            f"index_topk: expected keys as [{sizes['B']} T R] with rows of {expected} but found "
-            f"{keys.shape} {keys.dtype}"
+            f"index_topk: expected keys as [{call.sizes['B']} T R] with rows of {expected} but "
+            f"found {keys.shape} {keys.dtype}"
         )
+
+
+@cache
+def _stored_rows(K: int) -> dict[str, tuple[int, mx.Dtype]]:
+    """Elements and dtype of a key of width K in every storage."""
+    return {storage: row_shape(storage, "key", K) for storage in get_args(Storage)}
 
 
 def index_scores(

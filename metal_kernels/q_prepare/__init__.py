@@ -69,5 +69,5 @@ KERNEL = Kernel(
         _case("narrow", 1, 7, (4, 32), (4, 32), P=8),
         _case("plain", 1, 3, (4, 96), (4, 128), official=False),
     ),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

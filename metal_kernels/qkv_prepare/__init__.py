@@ -70,5 +70,5 @@ KERNEL = Kernel(
         _case("tiny-values", 1, 2, 64, 128, size=1e-9),
         _case("plain", 1, 3, 64, 96, P=8, official=False),
     ),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

@@ -53,5 +53,5 @@ KERNEL = Kernel(
         _size("pro", 1, 7168, 384, 6),
         _size("flash-prompt", 512, 4096, 256, 6),
     ),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

@@ -2,9 +2,8 @@
 
 import mlx.core as mx
 
-from metal_kernels.contract import ContractError
+from metal_kernels.contract import Call, ContractError
 from metal_kernels.dense_matvec.launch import product
-from metal_kernels.registry import kernels
 from metal_kernels.sources import launch
 
 # Lane j of a simdgroup keeps choice j.
@@ -13,25 +12,23 @@ MOST_EXPERTS_PER_TOKEN = 32
 _TOKENS = 8
 
 
-def router(
-    backend: str, x: mx.array, weight: mx.array, bias: mx.array, *, k: int, scaling: float
-) -> tuple[mx.array, mx.array]:
+def router(call: Call) -> tuple[mx.array, mx.array]:
     """x [M, D], weight [E, D], bias [E] -> experts [M, k] uint32, weights [M, k]; two launches.
 
     The first reads `E D` weights once for every eight tokens. The second reads `4 M E` bytes of
     logits and keeps them in registers over its k rounds.
     """
-    sizes = kernels()["router"].check({"x": x, "weight": weight, "bias": bias})
-    M, E = sizes["M"], sizes["E"]
-    k = min(k, E)
+    M, E = call.sizes["M"], call.sizes["E"]
+    k = min(call.options["k"], E)
     check_choices("router", k)
+    x, weight, bias = call.arrays.values()
     experts, weights = launch(
-        backend,
+        call.backend,
         "router",
         inputs={
-            "logits": product(backend, x, weight, M, sizes["D"], E),
+            "logits": product(call.backend, x, weight),
             "bias": bias,
-            "scaling": float(scaling),
+            "scaling": float(call.options["scaling"]),
         },
         outputs={"experts": ((M, k), mx.uint32), "weights": ((M, k), mx.float32)},
         **one_simdgroup_per_token(M),

@@ -89,7 +89,7 @@ KERNEL = Kernel(
     },
     outputs={"output": "B S H K"},
     tolerance=_TOLERANCE,
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
     sizes=(
         Size(_case("flash-sliding-decode", 1, 64, 512, 8191, storage="compact"), _flops(1, 128)),
         Size(

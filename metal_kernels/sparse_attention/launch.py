@@ -25,8 +25,7 @@ from functools import cache
 
 import mlx.core as mx
 
-from metal_kernels.contract import ContractError
-from metal_kernels.registry import kernels
+from metal_kernels.contract import Call, ContractError
 from metal_kernels.sources import launch
 
 _TILE = 8  # rows decoded at once
@@ -46,45 +45,26 @@ class _Text:
     template: dict[str, int]
 
 
-def sparse_attention(
-    backend: str,
-    q: mx.array,
-    window: mx.array,
-    sinks: mx.array,
-    cos: mx.array,
-    sin: mx.array,
-    entries: mx.array | None = None,
-    selected: mx.array | None = None,
-    *,
-    first_position: int,
-    origin: int,
-    ratio: int,
-    sliding_window: int,
-    official: bool,
-) -> mx.array:
+def sparse_attention(call: Call) -> mx.array:
     """q [B, S, H, K] and stored rows -> [B, S, H, K]: two launches, one where queries abound."""
-    named = {"q": q, "window": window, "sinks": sinks, "cos": cos, "sin": sin}
-    sizes = kernels()["sparse_attention"].check({**named, "entries": entries, "selected": selected})
-    B, S, H, K = (sizes[letter] for letter in "BSHK")
-    _check_width(K, 2 * sizes["P"])
-    text = _text(backend, K, H)
-    chosen = _chosen(entries, selected, first_position + S, ratio)
-    keys = min(sliding_window, window.shape[1], first_position + S) + chosen
+    B, S, H, K, n = (call.sizes[letter] for letter in "BSHKn")
+    options, rope = call.options, 2 * call.sizes["P"]
+    _check_width(K, rope)
+    text = _text(call.backend, K, H)
+    chosen = _chosen(call)
+    keys = min(options["sliding_window"], n, options["first_position"] + S) + chosen
     groups = -(-H // text.heads)
     splits, keys_per_split = _splits(keys, groups * B * S)
-    template = {"WIDTH": K, "ROPE": 2 * sizes["P"], "OFFICIAL": official}
+    template = {"WIDTH": K, "ROPE": rope, "OFFICIAL": options["official"]}
     output, stats = launch(
-        backend,
+        call.backend,
         text.name,
-        # What the text does not read is stood in for.
         inputs={
-            **named,
-            "entries": window if entries is None or not chosen else entries,
-            "selected": _no_selection() if selected is None else selected,
-            "first_position": first_position,
-            "origin": origin % window.shape[1],
-            "ratio": ratio,
-            "sliding_window": sliding_window,
+            **_read(call, chosen),
+            "first_position": options["first_position"],
+            "origin": options["origin"] % n,
+            "ratio": options["ratio"],
+            "sliding_window": options["sliding_window"],
             "splits": splits,
             "keys_per_split": keys_per_split,
             "scale": K**-0.5,
@@ -98,31 +78,39 @@ def sparse_attention(
         template={
             **template,
             **text.template,
-            "ENTRIES": 0 if not chosen else 1 if selected is None else 2,
+            "ENTRIES": 0 if not chosen else 2 if "selected" in call.arrays else 1,
             "SIMDGROUPS": text.simdgroups,
             "SPLIT": splits > 1,
         },
     )
     if splits > 1:
-        output = _merged(backend, output, stats, sinks, cos, sin, template)
+        output = _merged(call, output, stats, template)
     return output.reshape(B, S, H, K)
 
 
+def _read(call: Call, chosen: int) -> dict[str, mx.array]:
+    """The call's arrays; what the text does not read is stood in for."""
+    window, entries = call.arrays["window"], call.arrays.get("entries")
+    return {
+        **call.arrays,
+        "entries": window if entries is None or not chosen else entries,
+        "selected": call.arrays.get("selected", _no_selection()),
+    }
+
+
 def _merged(
-    backend: str,
-    partials: mx.array,
-    stats: mx.array,
-    sinks: mx.array,
-    cos: mx.array,
-    sin: mx.array,
-    template: dict[str, int | bool],
+    call: Call, partials: mx.array, stats: mx.array, template: dict[str, int | bool]
 ) -> mx.array:
     """Partial outputs [B S, splits, H, K] of splits, their maxima and sums -> [B S, H, K]."""
     queries, _, H, K = partials.shape
     (output,) = launch(
-        backend,
+        call.backend,
         "sparse_attention_merge",
-        inputs={"partials": partials, "stats": stats, "sinks": sinks, "cos": cos, "sin": sin},
+        inputs={
+            "partials": partials,
+            "stats": stats,
+            **{name: call.arrays[name] for name in ("sinks", "cos", "sin")},
+        },
         outputs={"output": ((queries, H, K), mx.float32)},
         grid=(K // 2 * queries, H, 1),
         threadgroup=(K // 2, 1, 1),
@@ -131,11 +119,12 @@ def _merged(
     return output
 
 
-def _chosen(entries: mx.array | None, selected: mx.array | None, stop: int, ratio: int) -> int:
+def _chosen(call: Call) -> int:
     """Entries that the last query may attend, holes included."""
-    if entries is None or not entries.shape[1]:
+    T, stop = call.sizes.get("T", 0), call.options["first_position"] + call.sizes["S"]
+    if not T:
         return 0
-    return min(entries.shape[1], stop // ratio) if selected is None else selected.shape[2]
+    return call.sizes["k"] if "selected" in call.arrays else min(T, stop // call.options["ratio"])
 
 
 def _text(backend: str, K: int, H: int) -> _Text:

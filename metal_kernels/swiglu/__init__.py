@@ -52,5 +52,5 @@ KERNEL = Kernel(
         _size("pro", 6, 3072, (1, 3072)),
         _size("flash-prompt", 3072, 2048, (512, 2048)),
     ),
-    implementations=on_gpus(fused),
+    launches=on_gpus(fused),
 )

@@ -29,6 +29,11 @@ def named(kernel: Kernel, result: Any) -> dict[str, mx.array | None]:
     return dict(zip(kernel.outputs, [*arrays, *missing], strict=True))
 
 
+def shapes(kernel: Kernel, arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the contract's arrays that a call has."""
+    return {n: arguments[n].shape for n in kernel.inputs if arguments[n] is not None}
+
+
 def assert_matches(
     kernel: Kernel,
     actual: Any,

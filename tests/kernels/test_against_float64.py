@@ -10,7 +10,7 @@ import pytest
 from metal_kernels.contract import Case, Kernel
 from metal_kernels.formats import load_stored
 from metal_kernels.registry import kernels
-from tests.kernels.compare import stored_as
+from tests.kernels.compare import shapes, stored_as
 from tests.kernels.float64_kernels import FLOAT64, Rounding, float64
 
 CASES = [
@@ -80,7 +80,7 @@ def kernel_rounds(case: Case) -> bool:
 @pytest.mark.parametrize(("kernel", "case"), CASES)
 def test_outputs_have_the_declared_shapes(kernel: Kernel, case: Case) -> None:
     arguments = case.make(SEED)
-    sizes = kernel.check(arguments)
+    sizes = kernel.check(shapes(kernel, arguments))
     found = outputs(kernel.reference(**arguments))
     for (name, shape), array in zip(list(kernel.outputs.items())[: len(found)], found, strict=True):
         if array is None:

@@ -36,11 +36,11 @@ CALLS = ((FLASH, 4096, 1), (FLASH, 4096, 512), (FLASH, 1 << 20, 1), (PRO, 1 << 2
 @cache
 def launches_of_cases() -> dict[str, list[Launch]]:
     """By text: the launches of all cases of all kernels."""
+    plan = bind("cuda")
     with recorded() as launches:
         for kernel in kernels().values():
-            implementation = kernel.implementations.get("cuda")
-            for case in kernel.cases if implementation else ():
-                implementation(**case.make(0))
+            for case in kernel.cases if "cuda" in kernel.launches else ():
+                getattr(plan.ops, kernel.name)(**case.make(0))
     return by_text(launches)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from metal_kernels.contract import ContractError, random_normal
 from metal_kernels.embed_streams import KERNEL
+from metal_kernels.registry import bind
 from tests.kernels.host import assert_text_matches, host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
@@ -101,4 +102,4 @@ def test_gradients_add_up_by_id_and_leave_out_unknown_ones() -> None:
 )
 def test_other_dtypes_are_refused(tokens: mx.Dtype, rows: mx.Dtype, message: str) -> None:
     with pytest.raises(ContractError, match=f"^embed_streams: {message}"):
-        KERNEL.implementations["metal"](mx.zeros((1, 2), tokens), mx.zeros((3, 4), rows), 4)
+        bind("metal").ops.embed_streams(mx.zeros((1, 2), tokens), mx.zeros((3, 4), rows), 4)

@@ -11,6 +11,7 @@ from metal_kernels.contract import Case, ContractError, random_normal
 from metal_kernels.formats import fp4_roundtrip, load_stored, store
 from metal_kernels.index_topk import KERNEL, launch
 from metal_kernels.index_topk.reference import index_scores
+from metal_kernels.registry import bind
 from metal_kernels.selection import exact_top_k
 from tests.kernels.compare import assert_matches
 from tests.kernels.host import host_plan
@@ -300,7 +301,7 @@ def launches(monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]) -> list[str
         return (mx.zeros(shape, dtype),)
 
     monkeypatch.setattr(sources, "launch", launch_nothing)
-    found = launch.index_topk("metal", **given)
+    found = bind("metal").ops.index_topk(**given)
     assert found.shape == (*given["index_q"].shape[:2], min(given["k"], given["keys"].shape[1]))
     return names
 
@@ -327,7 +328,7 @@ def test_tiles_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_keys_of_another_width_are_refused() -> None:
     given = arguments(K=64) | {"keys": mx.zeros((1, 129, 17), mx.uint8)}
     with pytest.raises(ContractError) as error:
-        launch.index_topk("metal", **given)
+        bind("metal").ops.index_topk(**given)
     assert str(error.value) == (
         "index_topk: expected keys as [1 T R] with rows of 64 mlx.core.float32 (float32), "
         "64 mlx.core.bfloat16 (bfloat16), 34 mlx.core.uint8 (compact) but found (1, 129, 17) "
@@ -336,9 +337,9 @@ def test_keys_of_another_width_are_refused() -> None:
     with pytest.raises(
         ContractError, match=r"expected B = 1 in keys .* found shape \(2, 129, 17\)"
     ):
-        launch.index_topk("metal", **arguments() | {"keys": mx.zeros((2, 129, 17), mx.uint8)})
+        bind("metal").ops.index_topk(**arguments() | {"keys": mx.zeros((2, 129, 17), mx.uint8)})
     with pytest.raises(ContractError, match=r"expected H = 4 in head_weights \[B S H\]"):
-        launch.index_topk("metal", **arguments() | {"head_weights": mx.zeros((1, 1, 5))})
+        bind("metal").ops.index_topk(**arguments() | {"head_weights": mx.zeros((1, 1, 5))})
 
 
 # --- long contexts --------------------------------------------------------------------------------

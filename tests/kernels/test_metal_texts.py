@@ -24,7 +24,7 @@ def shares_a_letter(kernel: Kernel) -> bool:
     return len(letters) > len({*letters})
 
 
-ON_METAL = [kernel for kernel in kernels().values() if "metal" in kernel.implementations]
+ON_METAL = [kernel for kernel in kernels().values() if "metal" in kernel.launches]
 CASES = [
     pytest.param(kernel, case, id=f"{kernel.name}-{case.id}")
     for kernel in ON_METAL
@@ -80,10 +80,11 @@ def test_a_wrong_number_of_axes_is_refused_before_anything_is_launched(
         raise AssertionError("a text was built for arguments outside the contract")
 
     monkeypatch.setattr(sources, "built", launched)
+    op = getattr(bind("metal").ops, kernel.name)
     for name, arguments in wrong_shapes(kernel):
         shape = arguments[name].shape
         with pytest.raises(ContractError) as error:
-            kernel.implementations["metal"](**arguments)
+            op(**arguments)
         assert str(error.value) == (
             f"{kernel.name}: expected {name} as [{kernel.inputs[name]}] but found shape {shape}"
         )
@@ -105,7 +106,7 @@ def test_a_size_that_disagrees_is_refused(kernel: Kernel) -> None:
     arguments[name] = mx.repeat(arguments[name], 2, axis=axis)
     letter = kernel.inputs[name].split()[axis]
     with pytest.raises(ContractError, match=rf"^{kernel.name}: expected {letter} = "):
-        kernel.implementations["metal"](**arguments)
+        getattr(bind("metal").ops, kernel.name)(**arguments)
 
 
 def shared_letter(kernel: Kernel, arguments: dict[str, Any]) -> tuple[str, int]:
@@ -131,9 +132,10 @@ def test_every_text_is_launched_by_some_case(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(sources, "built", recording)
     for kernel in kernels().values():
-        for backend in kernel.implementations:
+        for backend in kernel.launches:
+            op = getattr(bind(backend).ops, kernel.name)
             for case in kernel.cases:
-                kernel.implementations[backend](**case.make(0))
+                op(**case.make(0))
     assert files == {*sources.ROOT.glob("*/*.metal"), *sources.ROOT.glob("*/*.cu")}
 
 

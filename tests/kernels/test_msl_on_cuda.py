@@ -183,7 +183,7 @@ def test_every_word_means_on_cuda_what_it_means_on_metal(every_word: str, dtype:
 CASES = [
     pytest.param(kernel, case, id=f"{kernel.name}-{case.id}")
     for kernel in kernels().values()
-    if "cuda" in kernel.implementations
+    if "cuda" in kernel.launches
     for case in kernel.cases
 ]
 

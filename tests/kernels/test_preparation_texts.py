@@ -8,7 +8,7 @@ import pytest
 
 from metal_kernels.contract import ContractError, random_normal
 from metal_kernels.formats import load_stored
-from metal_kernels.registry import kernels
+from metal_kernels.registry import bind, kernels
 from tests.kernels.host import assert_text_matches, host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
@@ -300,14 +300,14 @@ def test_values_do_not_depend_on_the_storage(kernel) -> None:
 def test_no_windows_launch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     case = next(case for case in COMPRESS.cases if case.id == "csa-nothing-closes")
     monkeypatch.setattr("metal_kernels.sources.built", None)
-    entries = COMPRESS.implementations["metal"](**{**case.make(0), "storage": "compact"})
+    entries = bind("metal").ops.compress(**{**case.make(0), "storage": "compact"})
     assert entries.shape == (1, 0, 64 + 128 + 1) and entries.dtype == mx.uint8
 
 
 def refused(kernel, message: str, **changes: Any) -> None:
     arguments = {**kernel.cases[0].make(0), **changes}
     with pytest.raises(ContractError, match=message):
-        kernel.implementations["metal"](**arguments)
+        getattr(bind("metal").ops, kernel.name)(**arguments)
 
 
 def test_sizes_that_no_text_can_read_are_refused() -> None:

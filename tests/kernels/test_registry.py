@@ -14,6 +14,7 @@ from metal_kernels import backend, registry, sources
 from metal_kernels.backend import ENVIRONMENT_VARIABLE, MissingBackend
 from metal_kernels.contract import ContractError, Kernel
 from metal_kernels.registry import NAMES, kernels
+from tests.kernels.compare import shapes
 from tests.kernels.float64_kernels import FLOAT64
 
 KERNELS = [pytest.param(kernel, id=name) for name, kernel in kernels().items()]
@@ -47,12 +48,16 @@ def test_declaration_is_whole(kernel: Kernel) -> None:
     assert 0 <= kernel.tolerance <= 2.0**-15
     ids = [case.id for case in kernel.cases]
     assert len(set(ids)) == len(ids)
-    assert set(kernel.inputs) <= set(inspect.signature(kernel.reference).parameters)
+    parameters = inspect.signature(kernel.reference).parameters
+    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
+    assert kernel.inputs.keys() <= parameters.keys()
+    assert defaults == {name: None for name in kernel.inputs if name in defaults}
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_cases_keep_the_contract_and_reach_sizes_one_and_odd(kernel: Kernel) -> None:
-    sizes = [size for case in kernel.cases for size in kernel.check(case.make(0)).values()]
+    cases = [shapes(kernel, case.make(0)) for case in kernel.cases]
+    sizes = [size for case in cases for size in kernel.check(case).values()]
     assert 1 in sizes
     assert any(size % 2 and size > 1 for size in sizes)
 
@@ -67,36 +72,26 @@ def test_cases_are_the_same_for_the_same_seed(kernel: Kernel) -> None:
 
 
 def test_a_wrong_size_is_refused_by_kernel_argument_expected_and_found() -> None:
-    kernel = kernels()["hc_post"]
-    arguments = kernel.cases[1].make(0)
+    arguments = kernels()["hc_post"].cases[1].make(0)
     arguments["post"] = arguments["post"][..., :3]
     with pytest.raises(ContractError) as error:
-        kernel.check(arguments)
+        registry.bind("metal").ops.hc_post(**arguments)
     assert str(error.value) == ("hc_post: expected N = 4 in post [B S N] but found shape (2, 7, 3)")
 
 
 def test_a_wrong_number_of_axes_is_refused() -> None:
-    kernel = kernels()["qkv_prepare"]
-    arguments = kernel.cases[0].make(0)
+    arguments = kernels()["qkv_prepare"].cases[0].make(0)
     arguments["cos"] = arguments["cos"][0]
     with pytest.raises(ContractError) as error:
-        kernel.check(arguments)
+        registry.bind("metal").ops.qkv_prepare(**arguments)
     assert str(error.value) == "qkv_prepare: expected cos as [S P] but found shape (32,)"
 
 
 def test_a_fixed_size_is_checked() -> None:
-    kernel = kernels()["hc_pre"]
-    arguments = kernel.cases[0].make(0)
+    arguments = kernels()["hc_pre"].cases[0].make(0)
     arguments["scale"] = mx.zeros((4,))
     with pytest.raises(ContractError, match=r"hc_pre: expected 3 = 3 in scale \[3\]"):
-        kernel.check(arguments)
-
-
-def test_absent_optional_arrays_are_not_checked() -> None:
-    kernel = kernels()["sparse_attention"]
-    arguments = kernel.cases[0].make(0)
-    assert arguments["entries"] is None
-    assert "T" not in kernel.check(arguments)
+        registry.bind("metal").ops.hc_pre(**arguments)
 
 
 def test_the_cpu_runs_references() -> None:
@@ -135,14 +130,11 @@ def test_the_environment_decides_for_auto_and_yields_to_the_argument(
 def test_the_plan_says_where_a_backend_runs_references(
     with_metal: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fused(**_: object) -> None:
-        return None
-
-    for kernel in kernels().values():
-        monkeypatch.delitem(kernel.implementations, "metal", raising=False)
-    monkeypatch.setitem(kernels()["swiglu"].implementations, "metal", fused)
+    for name, kernel in kernels().items():
+        if name != "swiglu":
+            monkeypatch.delitem(kernel.launches, "metal")
     plan = registry.plan("metal")
-    assert plan.ops.swiglu is fused
+    assert plan.ops.swiglu is not kernels()["swiglu"].reference
     assert {name for name, where in plan.chosen.items() if where == "metal"} == {"swiglu"}
     assert plan.ops.router is kernels()["router"].reference
 

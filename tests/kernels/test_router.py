@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from metal_kernels.contract import ContractError
-from metal_kernels.registry import kernels
+from metal_kernels.registry import bind, kernels
 from tests.kernels.host import assert_text_matches, host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
@@ -131,4 +131,4 @@ def test_a_token_with_nan_keeps_its_weights_nan() -> None:
 def test_more_choices_than_lanes_are_refused() -> None:
     arguments = logits_of(1, 4, 64, mx.float32, 0)
     with pytest.raises(ContractError, match=r"^router: expected k in 1\.\.32 but found 33"):
-        ROUTER.implementations["metal"](**arguments, bias=mx.zeros(64), k=33, scaling=1.0)
+        bind("metal").ops.router(**arguments, bias=mx.zeros(64), k=33, scaling=1.0)

@@ -5,7 +5,6 @@ from the CPU's.
 """
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +16,7 @@ from dsv4_mlx.experts import _GPU_SORTED_ROWS, Experts
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
-from metal_kernels.registry import KernelPlan, kernels
+from metal_kernels.registry import KernelPlan, as_ops, kernels
 from tests.model import running
 
 CLOSE = 1e-4
@@ -27,7 +26,7 @@ def references_as(backend: str) -> KernelPlan:
     """A plan of this backend whose kernels are the references."""
     ops = {name: kernel.reference for name, kernel in kernels().items()}
     chosen = dict.fromkeys(ops, "reference")
-    return KernelPlan(backend, SimpleNamespace(backend=backend, **ops), chosen)
+    return KernelPlan(backend, as_ops(backend, ops), chosen)
 
 
 def model(folder: Path, backend: str, dtype: mx.Dtype) -> Model:
