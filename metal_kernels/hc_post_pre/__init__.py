@@ -3,24 +3,17 @@
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.hc_post_pre.launch import hc_post_pre as fused
 from metal_kernels.hc_post_pre.reference import hc_post_pre
+from metal_kernels.hc_pre import mixing_arguments
 
 
 def _case(name: str, B: int, S: int, N: int, D: int, size: float = 1.0) -> Case:
     def make(seed: int) -> dict[str, object]:
-        mixes = (2 + N) * N
         return {
             "y": size * random_normal(seed, B, S, D),
             "streams": size * random_normal(seed + 1, B, S, N, D),
             "post": random_normal(seed + 2, B, S, N),
             "comb": random_normal(seed + 3, B, S, N, N),
-            "fn": random_normal(seed + 4, mixes, N * D) * (N * D) ** -0.5,
-            "base": 0.5 * random_normal(seed + 5, mixes),
-            "scale": random_normal(seed + 6, 3),
-            "norm_weight": 1.0 + 0.1 * random_normal(seed + 7, D),
-            "iters": 20,
-            "hc_eps": 1e-6,
-            "norm_eps": 1e-6,
-            "official": True,
+            **mixing_arguments(seed + 4, N, D),
         }
 
     return Case(name, make)

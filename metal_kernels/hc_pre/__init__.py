@@ -1,24 +1,31 @@
 """mHC mixing weights, Sinkhorn, collapse and the following RMSNorm (paper §2.2)."""
 
+from typing import Any
+
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.hc_pre.launch import hc_pre as fused
 from metal_kernels.hc_pre.reference import hc_pre
 
 
+def mixing_arguments(seed: int, N: int, D: int) -> dict[str, Any]:
+    """What a sublayer brings to the mix of N streams of D channels."""
+    mixes = (2 + N) * N
+    return {
+        "fn": random_normal(seed, mixes, N * D) * (N * D) ** -0.5,
+        "base": 0.5 * random_normal(seed + 1, mixes),
+        "scale": random_normal(seed + 2, 3),
+        "norm_weight": 1.0 + 0.1 * random_normal(seed + 3, D),
+        "iters": 20,
+        "hc_eps": 1e-6,
+        "norm_eps": 1e-6,
+        "official": True,
+    }
+
+
 def _case(name: str, B: int, S: int, N: int, D: int, size: float = 1.0) -> Case:
     def make(seed: int) -> dict[str, object]:
-        mixes = (2 + N) * N
-        return {
-            "streams": size * random_normal(seed, B, S, N, D),
-            "fn": random_normal(seed + 1, mixes, N * D) * (N * D) ** -0.5,
-            "base": 0.5 * random_normal(seed + 2, mixes),
-            "scale": random_normal(seed + 3, 3),
-            "norm_weight": 1.0 + 0.1 * random_normal(seed + 4, D),
-            "iters": 20,
-            "hc_eps": 1e-6,
-            "norm_eps": 1e-6,
-            "official": True,
-        }
+        streams = size * random_normal(seed, B, S, N, D)
+        return {"streams": streams, **mixing_arguments(seed + 1, N, D)}
 
     return Case(name, make)
 
