@@ -10,13 +10,16 @@ from metal_kernels.compress.reference import compress
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.formats import row_shape
 
+# Tokens of a window, and whether windows overlap.
+_CSA, _HCA = (4, True), (128, False)
+
 
 def _case(
     name: str,
     B: int,
     n: int,
     d: int,
-    ratio: int,
+    kind: tuple[int, bool],
     rounding: str,
     *,
     windows: int,
@@ -27,7 +30,8 @@ def _case(
     storage: str = "float32",
 ) -> Case:
     """`columns`: first of the latents, first of the scores, all; side by side where not given."""
-    c = d * (2 if ratio == 4 else 1)
+    ratio, overlaps = kind
+    c = d * (1 + overlaps)
     kv_column, gate_column, total = columns or (0, c, 2 * c)
 
     def make(seed: int) -> dict[str, object]:
@@ -54,16 +58,17 @@ def _case(
 def _size(
     name: str,
     d: int,
-    ratio: int,
+    kind: tuple[int, bool],
     rounding: str,
     *,
     columns: tuple[int, int, int],
     windows: int = 1,
     first: int = 1,
 ) -> Size:
-    slots = 8 if ratio == 4 else ratio
+    ratio, overlaps = kind
+    slots = ratio * (1 + overlaps)
     case = _case(
-        name, 1, windows * ratio + slots - ratio, d, ratio, rounding,
+        name, 1, windows * ratio + slots - ratio, d, kind, rounding,
         windows=windows, first=first, columns=columns, storage="compact",
     )  # fmt: skip
     # The bias, a difference, exp, a sum and a product with its sum for a channel of a slot.
@@ -89,22 +94,22 @@ KERNEL = Kernel(
     tolerance=1e-10,
     grids={"entries": 1.0},
     sizes=(
-        _size("flash-csa-decode", 512, 4, "kv", first=2047, columns=(0, 1024, 2560)),
-        _size("flash-index-decode", 128, 4, "index", first=2047, columns=(2048, 2304, 2560)),
-        _size("flash-hca-decode", 512, 128, "kv", first=63, columns=(0, 512, 1024)),
-        _size("flash-csa-prefill", 512, 4, "kv", windows=128, columns=(0, 1024, 2560)),
-        _size("flash-hca-prefill", 512, 128, "kv", windows=4, columns=(0, 512, 1024)),
+        _size("flash-csa-decode", 512, _CSA, "kv", first=2047, columns=(0, 1024, 2560)),
+        _size("flash-index-decode", 128, _CSA, "index", first=2047, columns=(2048, 2304, 2560)),
+        _size("flash-hca-decode", 512, _HCA, "kv", first=63, columns=(0, 512, 1024)),
+        _size("flash-csa-prefill", 512, _CSA, "kv", windows=128, columns=(0, 1024, 2560)),
+        _size("flash-hca-prefill", 512, _HCA, "kv", windows=4, columns=(0, 512, 1024)),
     ),
     cases=(
-        _case("csa-first", 1, 9, 512, 4, "kv", windows=2, storage="compact"),
-        _case("csa-later", 2, 11, 128, 4, "kv", windows=1, first=5, origin=16),
-        _case("csa-ring", 1, 11, 96, 4, "kv", windows=1, first=1000, P=8, storage="bfloat16"),
-        _case("csa-nothing-closes", 1, 3, 128, 4, "kv", windows=0, first=1),
-        _case("index", 1, 16, 128, 4, "index", windows=3, first=1, columns=(1024, 1280, 1536)),
-        _case("index-stored", 3, 8, 32, 4, "index", windows=1, first=7, P=8, storage="compact"),
-        _case("hca", 1, 257, 128, 128, "kv", windows=2, storage="compact"),
-        _case("hca-ring", 2, 131, 192, 128, "kv", windows=1, first=9, origin=5),
-        _case("hca-plain", 1, 128, 192, 128, "none", windows=1, columns=(192, 0, 400)),
+        _case("csa-first", 1, 9, 512, _CSA, "kv", windows=2, storage="compact"),
+        _case("csa-later", 2, 11, 128, _CSA, "kv", windows=1, first=5, origin=16),
+        _case("csa-ring", 1, 11, 96, _CSA, "kv", windows=1, first=1000, P=8, storage="bfloat16"),
+        _case("csa-nothing-closes", 1, 3, 128, _CSA, "kv", windows=0, first=1),
+        _case("index", 1, 16, 128, _CSA, "index", windows=3, first=1, columns=(1024, 1280, 1536)),
+        _case("index-stored", 3, 8, 32, _CSA, "index", windows=1, first=7, P=8, storage="compact"),
+        _case("hca", 1, 257, 128, _HCA, "kv", windows=2, storage="compact"),
+        _case("hca-ring", 2, 131, 192, _HCA, "kv", windows=1, first=9, origin=5),
+        _case("hca-plain", 1, 128, 192, _HCA, "none", windows=1, columns=(192, 0, 400)),
     ),
     launches=on_gpus(fused),
 )

@@ -73,10 +73,9 @@ def _groups(slots: int, members: int) -> int:
 def _check(sizes: Mapping[str, int], **options: Any) -> None:
     """Raise ContractError where rows, columns or widths are not what the text will read."""
     ratio, windows, d, c = options["ratio"], options["windows"], sizes["d"], sizes["c"]
-    lanes = 2 if ratio == reference.OVERLAPPING_RATIO else 1
-    if (sizes["R"], sizes["T"], c) != (ratio, windows, lanes * d):
+    if (sizes["R"], sizes["T"]) != (ratio, windows) or c not in (d, 2 * d):
         raise ContractError(
-            f"compress: expected bias [{ratio}, {lanes * d}] and {windows} rows of cos and sin "
+            f"compress: expected bias [{ratio}, {d} or {2 * d}] and {windows} rows of cos and sin "
             f"but found [{sizes['R']}, {c}] and {sizes['T']}"
         )
     first, last = min(options["kv_column"], options["gate_column"]), sizes["C"] - c
@@ -85,7 +84,7 @@ def _check(sizes: Mapping[str, int], **options: Any) -> None:
             f"compress: expected {c} latents and {c} scores within {sizes['C']} columns but found "
             f"them from {options['kv_column']} and {options['gate_column']} on"
         )
-    earlier = lanes - 1 if options["first_window"] else 0
+    earlier = 1 if c > d and options["first_window"] else 0
     if (windows + earlier) * ratio > sizes["n"] and windows:
         raise ContractError(
             f"compress: expected the rows of {windows + earlier} windows of {ratio} "

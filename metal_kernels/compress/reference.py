@@ -1,16 +1,14 @@
 """Compression: a window of R tokens becomes one entry, its channels pooled by softmax.
 
 A token's projections are C columns of a row; `kv_column` and `gate_column` say where its latents
-and its scores begin, c channels each. With overlap (R = 4, CSA) c is 2 d: a window pools its own
-tokens' last d channels and the previous window's first d; without (HCA) c is d.
+and its scores begin, c channels each. With overlap (CSA) c is 2 d: a window pools its own tokens'
+last d channels and the previous window's first d; without (HCA) c is d.
 """
 
 import mlx.core as mx
 
 from metal_kernels.formats import Kind, Storage, fp8_kv, hadamard_fp4, store
 from metal_kernels.rotary import rotate
-
-OVERLAPPING_RATIO = 4
 
 
 def token_rows(rows: mx.array, first: int, count: int, origin: int) -> mx.array:
@@ -61,21 +59,22 @@ def compress(
     """Entries of the windows from `first_window` on, as they are stored: [B, T, ...].
 
     rows [B, n, C] float32, the row of position p at (p - origin) mod n; window w is the positions
-    from w R on. bias [R, c] is added to the scores; cos and sin [T, P] belong to each window's
-    first position. `rounding`: "kv" (bf16, FP8), "index" (Hadamard, FP4) or "none".
+    from w R on. bias [R, c] is added to the scores, and its width says whether windows overlap; cos
+    and sin [T, P] belong to each window's first position. `rounding`: "kv" (bf16, FP8), "index"
+    (Hadamard, FP4) or "none".
     """
     kind: Kind = "key" if rounding == "index" else "latent"
     d, rope_dims = norm_weight.size, 2 * cos.shape[-1]
     if windows == 0:
         return store(mx.zeros((rows.shape[0], 0, d)), storage, kind, rope_dims)
     first, c = first_window == 0, bias.shape[-1]
-    overlap = ratio == OVERLAPPING_RATIO
-    count = windows + (overlap and not first)
+    overlaps = c == 2 * d
+    count = windows + (overlaps and not first)
     taken = token_rows(rows, (first_window + windows - count) * ratio, count * ratio, origin)
     taken = taken.reshape(rows.shape[0], count, ratio, rows.shape[-1])
     values = taken[..., kv_column : kv_column + c]
     scores = taken[..., gate_column : gate_column + c] + bias
-    if overlap:
+    if overlaps:
         values = with_previous(values, first, 0.0)
         scores = with_previous(scores, first, -float("inf"))
     entries = mx.fast.rms_norm(pool(values, scores), norm_weight.astype(mx.float32), eps)

@@ -129,12 +129,13 @@ def q_prepare(a: Arguments, rounding: Rounding) -> tuple[np.ndarray | None, ...]
 def compress(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     """Position by position; what comes before the windows is pooled too, and its entry dropped."""
     R, c, T = a["ratio"], a["bias"].shape[-1], a["windows"]
-    earlier = min(a["first_window"], 1) if R == 4 else 0
+    overlaps = c > a["norm_weight"].size
+    earlier = min(a["first_window"], 1) if overlaps else 0
     positions = (a["first_window"] - earlier) * R + np.arange((earlier + T) * R)
     taken = a["rows"][:, (positions - a["origin"]) % a["rows"].shape[1]]
     values = taken[..., a["kv_column"] : a["kv_column"] + c]
     scores = taken[..., a["gate_column"] : a["gate_column"] + c] + a["bias"][positions % R]
-    pool = v4.csa_pool if R == 4 else v4.hca_pool
+    pool = v4.csa_pool if overlaps else v4.hca_pool
     pooled = [pool(v, s, R)[earlier:] for v, s in zip(values, scores, strict=True)]
     entries = np.stack(pooled).reshape(len(pooled), T, a["norm_weight"].size)
     entries = rotate(v4.rms_norm(entries, a["norm_weight"], a["eps"]), a["cos"], a["sin"])
