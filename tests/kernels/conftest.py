@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernels.work import ALLOWED, Work, charge, counting
+from tests.kernels.runner_work import ALLOWED, Work, charge, counting
 
 TOTALS = {group: Work() for group in ALLOWED}
 

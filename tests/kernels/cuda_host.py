@@ -13,7 +13,7 @@ from typing import Any
 from metal_kernels import sources
 from metal_kernels.registry import KernelPlan, bind
 from tests.kernels.cuda_signature import building
-from tests.kernels.work import Counted
+from tests.kernels.runner_work import Counted
 from tests.metalhost import checking, cuda_kernel
 
 _LINE = re.compile(r"^\n#line .*\n", re.MULTILINE)

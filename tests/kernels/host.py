@@ -13,7 +13,7 @@ from metal_kernels import sources
 from metal_kernels.contract import Kernel
 from metal_kernels.registry import KernelPlan, bind
 from tests.kernels.compare import assert_matches
-from tests.kernels.work import Counted
+from tests.kernels.runner_work import Counted
 from tests.metalhost import checking, metal_kernel
 
 

@@ -14,7 +14,7 @@ from dsv4_mlx.attention import SlidingAttention
 from dsv4_mlx.layers import GroupedLinear
 from metal_kernels.registry import plan
 from tests.model import small
-from tests.model.planted import Check, Pitfalls, Plant, expect_notice, replace_op, wrap
+from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, replace_op, wrap
 
 PITFALLS = Pitfalls()
 

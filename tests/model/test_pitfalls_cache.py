@@ -15,7 +15,7 @@ from dsv4_mlx.model import Model
 from dsv4_mlx.timeline import Timeline
 from metal_kernels import formats
 from tests.model import small
-from tests.model.planted import Check, Pitfalls, Plant, expect_notice, wrap
+from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, wrap
 
 PITFALLS = Pitfalls()
 TOKENS = small.TOKENS[:150]

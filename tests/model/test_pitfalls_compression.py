@@ -11,7 +11,7 @@ from dsv4_mlx.attention import HeavilyCompressedAttention
 from dsv4_mlx.compressor import Compressor
 from metal_kernels.registry import plan
 from tests.model import small
-from tests.model.planted import Check, Pitfalls, Plant, expect_notice, replace_op, wrap
+from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, replace_op, wrap
 
 PITFALLS = Pitfalls()
 TOKENS = small.TOKENS[:40]

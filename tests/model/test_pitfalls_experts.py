@@ -12,7 +12,7 @@ from dsv4_mlx.moe import MoE
 from dsv4_mlx.router import HashRouter
 from metal_kernels.registry import plan
 from tests.model import small
-from tests.model.planted import Check, Pitfalls, Plant, expect_notice, replace_op, wrap
+from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, replace_op, wrap
 from tests.oracle import v4_numpy as v4
 
 PITFALLS = Pitfalls()

@@ -6,7 +6,7 @@ import pytest
 
 import metal_kernels.hc_pre.reference as hc_pre
 from metal_kernels.registry import plan
-from tests.model.planted import Check, Pitfalls, Plant, expect_notice, replace_op
+from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, replace_op
 from tests.oracle import v4_numpy as v4
 
 PITFALLS = Pitfalls()

@@ -5,7 +5,7 @@ import pytest
 
 from tests.kernels.cuda_host import cuda_host_plan
 from tests.kernels.host import host_plan
-from tests.kernels.work import ALLOWED, Work, charge, counted_seconds, counting
+from tests.kernels.runner_work import ALLOWED, Work, charge, counted_seconds, counting
 from tests.metalhost.launch import Counts
 
 pytestmark = pytest.mark.needs("metalhost")
