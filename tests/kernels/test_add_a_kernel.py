@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import metal_kernels
+from benchmarks import kernel_protocol
 from metal_kernels import registry, sources
 from metal_kernels.contract import Kernel
 from metal_kernels.registry import NAMES, kernels
@@ -84,6 +85,11 @@ def test_its_test_file_passes(kernel: Kernel) -> None:
     for sizes in scope["SIZES"]:
         scope["test_sizes"](sizes)
     scope["test_nan_fills_its_row"]()
+
+
+def test_the_type_of_the_ops_gets_its_signature(kernel: Kernel) -> None:
+    signature = ["    def scale_rows(", "self,", "x: mx.array,", "weights: mx.array,"]
+    assert "\n        ".join(signature) + "\n    ) -> mx.array:\n" in kernel_protocol.module()
 
 
 def test_a_size_outside_its_contract_is_refused(kernel: Kernel) -> None:
