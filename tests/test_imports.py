@@ -200,9 +200,7 @@ def test_circles_are_found_wherever_an_import_stands() -> None:
 
 
 # Imports that close a circle today, as needing and needed file.
-STILL_OPEN = (
-    ("cli/commands/general.py", "cli/commands/__init__.py"),
-)
+STILL_OPEN = (("cli/commands/general.py", "cli/commands/__init__.py"),)
 
 
 def test_no_file_needs_a_file_that_needs_it() -> None:

@@ -100,7 +100,8 @@ def _tile_length(q: mx.array, sliding_window: int, entries: int, *, gathered: bo
 
 def _after(done: mx.array, array: mx.array) -> mx.array:
     """`array`, to be used only once `done` exists: MLX would run all tiles side by side."""
-    return mx.depends([array], [done])[0]
+    later: list[mx.array] = mx.depends([array], [done])
+    return later[0]
 
 
 def sparse_attention(
