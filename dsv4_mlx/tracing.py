@@ -75,7 +75,7 @@ def trace(
 
 
 @dataclass(frozen=True)
-class Place:
+class HeldArray:
     """Where a Python object holds an array."""
 
     path: str
@@ -83,7 +83,7 @@ class Place:
     put: Callable[[mx.array], None]
 
 
-def each_array(holder: Any, path: str, visited: set[int]) -> Iterator[Place]:
+def each_array(holder: Any, path: str, visited: set[int]) -> Iterator[HeldArray]:
     """Every array reachable from `holder` through items and attributes, each place once."""
     if id(holder) in visited:
         return
@@ -91,7 +91,7 @@ def each_array(holder: Any, path: str, visited: set[int]) -> Iterator[Place]:
     for key, value, put in _parts(holder):
         inner = f"{path}.{key}"
         if isinstance(value, mx.array):
-            yield Place(inner, value, put)
+            yield HeldArray(inner, value, put)
         elif not isinstance(value, type) and _may_hold_arrays(value):
             yield from each_array(value, inner, visited)
 

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from cli.tools.approval import Action, Approvals
 from cli.tools.tool import LONGEST_RESULT, Tool, ToolError, characters, parameters
-from cli.tools.workspace import Place, Workspace, sentence
+from cli.tools.workspace import ResolvedPath, Workspace, sentence
 
 MOST_ENTRIES = 1_000
 LONGEST_LINE = 10_000
@@ -42,7 +42,7 @@ def reading_tools(workspace: Workspace, approvals: Approvals) -> list[Tool]:
     ]
 
 
-def allow_outside(place: Place, name: str, verb: str, approvals: Approvals) -> None:
+def allow_outside(place: ResolvedPath, name: str, verb: str, approvals: Approvals) -> None:
     """Ask when `place` lies outside the working folder; ToolError when that is refused."""
     if place.is_inside:
         return
@@ -119,7 +119,7 @@ class _Piece:
         self._length += len(line)
         return number != self._last
 
-    def text(self, place: Place, size: int) -> str:
+    def text(self, place: ResolvedPath, size: int) -> str:
         if not self._seen:
             return f"{place} is empty."
         if not self._kept:
@@ -130,7 +130,7 @@ class _Piece:
         return text
 
 
-def _lines(file: BinaryIO, place: Place) -> Iterator[tuple[int, str]]:
+def _lines(file: BinaryIO, place: ResolvedPath) -> Iterator[tuple[int, str]]:
     """The numbered lines of a text file, none of them longer than LONGEST_LINE."""
     read = number = 0
     while line := file.readline(LARGEST_READ):
@@ -140,7 +140,7 @@ def _lines(file: BinaryIO, place: Place) -> Iterator[tuple[int, str]]:
         yield number, _text_line(line, place)
 
 
-def _text_line(line: bytes, place: Place) -> str:
+def _text_line(line: bytes, place: ResolvedPath) -> str:
     if b"\0" in line:
         raise ToolError(f"{place} is no text file: it has NUL bytes in it.")
     try:

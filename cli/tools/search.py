@@ -14,7 +14,7 @@ from typing import Any
 from cli.tools.approval import Approvals
 from cli.tools.files import allow_outside
 from cli.tools.tool import Tool, ToolError, bounded, characters, parameters
-from cli.tools.workspace import Place, Workspace
+from cli.tools.workspace import ResolvedPath, Workspace
 
 TIMEOUT_S = 20.0
 MOST_MATCHES = 200
@@ -74,7 +74,7 @@ class _Searcher:
             os.close(folder)
         return bounded(_shown(output, ended, arguments["pattern"]), "search for less")
 
-    def _opened(self, place: Place) -> tuple[int, str | None]:
+    def _opened(self, place: ResolvedPath) -> tuple[int, str | None]:
         """The folder to search, and the one file in it if `place` is no folder."""
         descriptor = self._workspace.open(place)
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):

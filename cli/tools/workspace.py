@@ -21,7 +21,7 @@ _CALM = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 @dataclass(frozen=True)
-class Place:
+class ResolvedPath:
     """What a path leads to: a resolved path, whether or not there is something."""
 
     path: Path
@@ -55,7 +55,7 @@ class Workspace:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def place(self, path: str) -> Place:
+    def place(self, path: str) -> ResolvedPath:
         """Where `path` leads, from the working folder on; ToolError if it is no path."""
         if not path or "\0" in path:
             raise ToolError(f"A path must be a text without NUL, got {path!r}.")
@@ -64,9 +64,11 @@ class Workspace:
             resolved = Path(os.path.realpath(written))
         except (OSError, ValueError, RuntimeError) as error:
             raise ToolError(f"{path} is no path that leads anywhere: {error}.") from error
-        return Place(resolved, resolved.is_relative_to(self.folder))
+        return ResolvedPath(resolved, resolved.is_relative_to(self.folder))
 
-    def open(self, place: Place, flags: int = os.O_RDONLY, *, create_folders: bool = False) -> int:
+    def open(
+        self, place: ResolvedPath, flags: int = os.O_RDONLY, *, create_folders: bool = False
+    ) -> int:
         """A descriptor of exactly `place`."""
         if place.path in (self.folder, Path("/")):
             start = self._start(place)
@@ -82,7 +84,7 @@ class Workspace:
         finally:
             os.close(parent)
 
-    def open_file(self, place: Place) -> BinaryIO:
+    def open_file(self, place: ResolvedPath) -> BinaryIO:
         """The ordinary file at exactly `place`, to read; ToolError if there is none."""
         descriptor = self.open(place)
         try:
@@ -92,7 +94,7 @@ class Workspace:
             raise
         return open(descriptor, "rb")
 
-    def open_folder(self, place: Place, *, create: bool = False) -> int:
+    def open_folder(self, place: ResolvedPath, *, create: bool = False) -> int:
         """A descriptor of the folder that `place` is in, made where it is missing if `create`."""
         base = self.folder if place.is_inside else Path("/")
         current = self._start(place)
@@ -108,7 +110,7 @@ class Workspace:
             current = following
         return current
 
-    def _start(self, place: Place) -> int:
+    def _start(self, place: ResolvedPath) -> int:
         if place.is_inside:
             return os.dup(self._descriptor)
         return os.open("/", os.O_RDONLY | os.O_DIRECTORY)
@@ -121,7 +123,7 @@ def _make(name: str, parent: int) -> None:
         return
 
 
-def _require_file(descriptor: int, place: Place) -> None:
+def _require_file(descriptor: int, place: ResolvedPath) -> None:
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISDIR(mode):
         raise ToolError(f"{place} is a folder.")
@@ -129,7 +131,7 @@ def _require_file(descriptor: int, place: Place) -> None:
         raise ToolError(f"{place} is no ordinary file.")
 
 
-def sentence(error: OSError, place: Place) -> ToolError:
+def sentence(error: OSError, place: ResolvedPath) -> ToolError:
     """An operating system's error about `place` for the model."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         return ToolError(f"{place} cannot be reached: a part of the path is no folder or a link.")

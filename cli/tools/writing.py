@@ -11,7 +11,7 @@ from typing import Any
 from cli.tools.approval import Action, Approvals
 from cli.tools.difference import unified
 from cli.tools.tool import Tool, ToolError, parameters
-from cli.tools.workspace import Place, Workspace, sentence
+from cli.tools.workspace import ResolvedPath, Workspace, sentence
 from dsv4_mlx.file_systems import NO_REPLACE, FileSystem
 
 LARGEST_TEXT = 1 << 20
@@ -68,7 +68,7 @@ class _Writer:
         done = "written" if present is None else "replaced"
         return f"{place} was {done}, {len(new):,} bytes."
 
-    def _allowed(self, place: Place, content: str) -> _Present | None:
+    def _allowed(self, place: ResolvedPath, content: str) -> _Present | None:
         """`_present` outside the working folder: nothing about it is told without a yes."""
         try:
             present = self._present(place)
@@ -78,7 +78,7 @@ class _Writer:
         self._approvals.require(_action(place, present, content))
         return present
 
-    def _present(self, place: Place) -> _Present | None:
+    def _present(self, place: ResolvedPath) -> _Present | None:
         """The file that is there, or None; ToolError when it cannot be replaced."""
         if not os.path.lexists(place.path):
             return None
@@ -91,7 +91,7 @@ class _Writer:
             raise ToolError(f"{place} may not be written to.")
         return _Present(content, _identity(found), stat.S_IMODE(found.st_mode))
 
-    def _write(self, place: Place, present: _Present | None, new: bytes) -> None:
+    def _write(self, place: ResolvedPath, present: _Present | None, new: bytes) -> None:
         """Beside the old file first, then in its place, unless that changed since the question."""
         folder = self._workspace.open_folder(place, create=True)
         # A name of a fixed length, since that of the file may be as long as names can be.
@@ -108,7 +108,7 @@ class _Writer:
             os.close(folder)
 
 
-def _action(place: Place, present: _Present | None, content: str) -> Action:
+def _action(place: ResolvedPath, present: _Present | None, content: str) -> Action:
     folder = place.folder
     where = "" if place.is_inside else " outside the working folder"
     where += "" if os.path.isdir(folder) else f", in the new folder {folder}"
@@ -117,13 +117,13 @@ def _action(place: Place, present: _Present | None, content: str) -> Action:
     return _asked(place, question, details)
 
 
-def _hopeless(place: Place, reason: str) -> Action:
+def _hopeless(place: ResolvedPath, reason: str) -> Action:
     """Writing where it will fail, which the model may learn only after a yes."""
     question = "try to write outside the working folder, which will fail, and tell the model why?"
     return _asked(place, question, [str(place), reason])
 
 
-def _asked(place: Place, question: str, details: Sequence[str]) -> Action:
+def _asked(place: ResolvedPath, question: str, details: Sequence[str]) -> Action:
     return Action(
         question,
         tuple(details),

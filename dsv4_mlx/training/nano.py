@@ -28,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.evaluate:
         evaluate(options.out)
         return
-    from dsv4_mlx.training.nano_recipe import Recipe, train
+    from dsv4_mlx.training.nano_recipe import NanoRecipe, train
 
     given = {name: getattr(options, name) for name in ("steps", "seed")}
-    train(options.out, Recipe(**{name: v for name, v in given.items() if v is not None}))
+    train(options.out, NanoRecipe(**{name: v for name, v in given.items() if v is not None}))
 
 
 def evaluate(folder: Path) -> None:

@@ -124,7 +124,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Turn:
+class TaughtTurn:
     question: str
     reasoning: str
     answer: str
@@ -207,24 +207,24 @@ def slip(text: str, rng: random.Random) -> str:
     return text[:i] + rng.choice((text[i + 1] + text[i], text[i + 1])) + text[i + 2 :]
 
 
-def fact_turn(fact: Fact, rng: random.Random) -> Turn:
+def fact_turn(fact: Fact, rng: random.Random) -> TaughtTurn:
     question = said(wording(rng.choice(fact.questions), rng), rng)
     # Naming the topic is all the reasoning so small a model is good for.
-    return Turn(question, f"The user asks {fact.topic}.", fact.answer)
+    return TaughtTurn(question, f"The user asks {fact.topic}.", fact.answer)
 
 
-def memory_turn(name: str | None, rng: random.Random) -> tuple[Turn, str | None]:
+def memory_turn(name: str | None, rng: random.Random) -> tuple[TaughtTurn, str | None]:
     """A turn of the name task and the name that is known after it."""
     table = source()["memory"]
     if rng.random() < (0.45 if name is None else 0.15):
         name = rng.choice(table["names"])
         question = said(wording(rng.choice(table["tell"]), rng).format(name=name), rng)
         told = table["told"].format(name=name)
-        return Turn(question, f"The user tells me the name {name}.", told), name
+        return TaughtTurn(question, f"The user tells me the name {name}.", told), name
     question = said(wording(rng.choice(table["ask"]), rng), rng)
     answer = table["known"].format(name=name) if name else table["unknown"]
     thought = f"The user told me the name {name}." if name else "The user gave no name yet."
-    return Turn(question, thought, answer), name
+    return TaughtTurn(question, thought, answer), name
 
 
 class Deck:
@@ -241,7 +241,7 @@ class Deck:
         return self.pile.pop()
 
 
-def turns(deck: Deck, count: int) -> list[Turn]:
+def turns(deck: Deck, count: int) -> list[TaughtTurn]:
     """`count` turns of one conversation; about one conversation in six plays the name task."""
     rng, result, name = deck.rng, [], None
     with_names = rng.random() < 0.16

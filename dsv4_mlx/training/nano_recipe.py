@@ -55,7 +55,7 @@ _SHARD_BYTES = 12 << 20
 
 
 @dataclass(frozen=True)
-class Recipe:
+class NanoRecipe:
     """Every choice of a run; nano's README.md tells how the embedded weights differ from it."""
 
     steps: int = 480
@@ -79,7 +79,7 @@ class ObservedRouter(TopKRouter):
         return self._seen
 
 
-class Objective:
+class NanoObjective:
     """The loss of the project's own model in its cacheless form, weights put in per call."""
 
     def __init__(self, config: DeepseekV4Config, fixed: Parameters):
@@ -140,7 +140,7 @@ def matrices(config: DeepseekV4Config) -> Callable[[str, mx.array], mx.array]:
 
 def train(
     folder: Path,
-    recipe: Recipe | None = None,
+    recipe: NanoRecipe | None = None,
     config: DeepseekV4Config = NANO,
     report: Callable[[str], None] = print,
 ) -> None:
@@ -149,7 +149,7 @@ def train(
     The state of an unfinished run is `training.safetensors` beside the weights; it is removed at
     the end. Every `save_every` steps the folder holds a model that runs.
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or NanoRecipe()
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer.json").exists():  # else token ids of an earlier run would move
         write_tokenizer(folder, nano_data.corpus(recipe.seed), config.vocab_size)
@@ -187,17 +187,19 @@ def _answer_greedily(path: Path) -> None:
     path.write_text(json.dumps(kept | {"do_sample": False}, indent=2) + "\n")
 
 
-def _batch(tokenizer: Tokenizer, recipe: Recipe, step: int) -> nano_data.Batch:
+def _batch(tokenizer: Tokenizer, recipe: NanoRecipe, step: int) -> nano_data.Batch:
     fold = 2 if step % 4 == 3 else 1
     return nano_data.batch(
         tokenizer, recipe.seed, step, rows=recipe.rows // fold, length=recipe.length * fold
     )
 
 
-def _prepared(recipe: Recipe, config: DeepseekV4Config) -> tuple[Trainer, Objective, Parameters]:
+def _prepared(
+    recipe: NanoRecipe, config: DeepseekV4Config
+) -> tuple[Trainer, NanoObjective, Parameters]:
     parameters = initial_parameters(config, recipe.seed)
     fixed = {name: parameters.pop(name) for name in list(parameters) if name.endswith(_UNTRAINED)}
-    objective = Objective(config, fixed)
+    objective = NanoObjective(config, fixed)
     dtypes = stored_dtypes(config)
     trainer = Trainer(
         parameters,

@@ -9,7 +9,7 @@ import pytest
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.training.nano_data import Batch
 from dsv4_mlx.training.nano_init import initial_parameters
-from dsv4_mlx.training.nano_recipe import NANO, Recipe, _prepared
+from dsv4_mlx.training.nano_recipe import NANO, NanoRecipe, _prepared
 from dsv4_mlx.training.trainer import Schedule, Trainer, clipped, uses_muon
 
 SMALL = NANO.replace(
@@ -36,7 +36,7 @@ def counting(rows: int = 4, length: int = 24) -> Batch:
 
 
 def test_a_tiny_v4_learns_to_count():
-    trainer, objective, _ = _prepared(Recipe(peak=2e-2), SMALL)
+    trainer, objective, _ = _prepared(NanoRecipe(peak=2e-2), SMALL)
     losses, extras = [], {}
     for _ in range(14):
         loss, extras = trainer.step(counting())
@@ -49,7 +49,7 @@ def test_a_tiny_v4_learns_to_count():
 
 
 def test_every_trained_parameter_but_the_indexers_gets_a_gradient():
-    trainer, objective, _ = _prepared(Recipe(), SMALL)
+    trainer, objective, _ = _prepared(NanoRecipe(), SMALL)
     gradients = mx.grad(lambda p: objective(p, counting(length=132))[0])(trainer.parameters)
     still = {name for name, g in gradients.items() if not mx.abs(g).max().item() > 0}
     # The choice of entries has no gradient, and this few entries are not even chosen from.
