@@ -1,11 +1,12 @@
 """Cache files: one timeline as safetensors, refused when it does not fit the model.
 
-Format, version 3. Metadata: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
-dictionary as JSON), `checksum`. Tensors: `tokens` int32 [n], and per layer l the rings `l.window`
+Format, version 4. Header: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
+notes as JSON), `checksum`. Tensors: `tokens` int32 [n], and per layer l the rings `l.window`
 and `l.open`, the entries `l.entries` and the index keys `l.keys`, each absent while it is empty.
 Entries and keys are stored without spare rows, all rows as `layout` says. `places` int32 [p] are
 offsets to which the timeline can return; a place k brings the rings `place.k.l.window` and
-`place.k.l.open` and shares the rest. Version 2 had neither places nor a checksum.
+`place.k.l.open` and shares the rest. `session.*` are arrays of the caller's, such as logits, which
+versions 2 and 3 did not have. Version 2 had neither places nor a checksum.
 
 The file is data only and is written whole or not at all.
 """
@@ -31,8 +32,9 @@ from dsv4_mlx.paths import utf8_spelling
 from dsv4_mlx.safetensors_files import read_header
 
 FORMAT = "dsv4-mlx cache"
-VERSION = "3"
-READABLE = ("2", VERSION)
+VERSION = "4"
+READABLE = ("2", "3", VERSION)
+_BESIDE = "session."
 
 
 class Model(Protocol):
@@ -48,13 +50,15 @@ def save(
     *,
     fingerprint: str,
     tokens: Sequence[int],
-    metadata: Mapping[str, str] | None = None,
+    notes: Mapping[str, str] | None = None,
     places: Sequence[Snapshot] = (),
+    beside: Mapping[str, mx.array] | None = None,
 ) -> None:
     """Write the single timeline `cache` that `tokens` led to, atomically and with mode 0600.
 
-    `places` are snapshots of earlier moments of it; each adds its state of fixed size. Raises
-    CacheError or OSError, with an older file left as it was, when the disk does not take it.
+    `places` are snapshots of earlier moments of it; each adds its state of fixed size. `notes` and
+    the arrays `beside` are the caller's own. Raises CacheError or OSError, with an older file left
+    as it was, when the disk does not take it.
     """
     if any(len(layer.rows) != 1 for layer in cache):
         raise CacheError("expected a cache of one row but found a batch; extract the rows first.")
@@ -71,12 +75,13 @@ def save(
         arrays |= _fixed_arrays(place)
     if places:
         arrays["places"] = mx.array([place.offset for place in places], mx.int32)
+    arrays |= {f"{_BESIDE}{name}": array for name, array in (beside or {}).items()}
     header = {
         "format": FORMAT,
         "version": VERSION,
         "fingerprint": fingerprint,
         "layout": cache[0].layout.name,
-        "details": json.dumps(dict(metadata or {})),
+        "details": json.dumps(dict(notes or {})),
         "checksum": cache_seal.OPEN,
     }
     path, files = Path(path), FileSystem()
@@ -109,23 +114,24 @@ def _fixed_arrays(place: Snapshot) -> dict[str, mx.array]:
 
 def load(
     path: str | Path, *, model: Model, fingerprint: str
-) -> tuple[list[LayerCache], list[int], dict[str, str], list[Snapshot]]:
-    """Cache, tokens, details and places of a file written for this model.
+) -> tuple[list[LayerCache], list[int], dict[str, str], dict[str, mx.array], list[Snapshot]]:
+    """Cache, tokens, notes, arrays beside and places of a file written for this model.
 
     CacheError when it is damaged or of another model.
     """
     path = Path(path)
     arrays, header = _read(path)
     _check_header(path, header, fingerprint)
-    details = _details(path, header["details"])
+    notes = _notes(path, header["details"])
     tokens = _tokens(path, arrays, model.config.vocab_size)
     cache = _cache(path, header["layout"], len(tokens), arrays, model)
     places = [
         _place(offset, cache, arrays, model) for offset in _offsets(path, arrays, len(tokens))
     ]
+    beside = _taken(_BESIDE, arrays)
     if arrays:
         raise CacheError(f"{path} holds {min(arrays)}, which this model has no place for.")
-    return cache, tokens, details, places
+    return cache, tokens, notes, beside, places
 
 
 def _cache(
@@ -168,15 +174,15 @@ def _offsets(path: Path, arrays: dict[str, mx.array], length: int) -> list[int]:
     return offsets
 
 
-def _details(path: Path, text: str) -> dict[str, str]:
-    """The caller's dictionary."""
+def _notes(path: Path, text: str) -> dict[str, str]:
+    """The caller's dictionary of texts."""
     try:
-        details = parse_json(text)
+        notes = parse_json(text)
     except DocumentError:
-        details = None
-    if not isinstance(details, dict) or not all(isinstance(v, str) for v in details.values()):
+        notes = None
+    if not isinstance(notes, dict) or not all(isinstance(v, str) for v in notes.values()):
         raise CacheError(f"expected details of text in {path} but found others; delete the file.")
-    return details
+    return notes
 
 
 def _tokens(path: Path, arrays: dict[str, mx.array], vocab_size: int) -> list[int]:
@@ -224,7 +230,7 @@ def _check_header(path: Path, header: dict[str, Any], fingerprint: str) -> None:
             f"expected cache version {VERSION} but {path} has {header.get('version')!r}; "
             "delete it, the tokens will be prefilled again."
         )
-    needed = {"layout", "details"} | ({"checksum"} if header["version"] == VERSION else set())
+    needed = {"layout", "details"} | (set() if header["version"] == "2" else {"checksum"})
     if not needed <= header.keys():
         missing = ", ".join(sorted(needed - header.keys()))
         raise CacheError(f"expected {missing} in the header of {path} but found none; delete it.")

@@ -50,16 +50,20 @@ class CacheFunctions(Protocol):
         *,
         fingerprint: str,
         tokens: list[int],
-        metadata: dict[str, str],
+        notes: dict[str, str],
+        beside: dict[str, mx.array],
         places: Sequence[Any],
     ) -> None:
-        """Write `cache` to a file; `places` are snapshots of its earlier moments, in order."""
+        """Write `cache` to a file, with texts and arrays of the caller's.
+
+        `places` are snapshots of its earlier moments, in order.
+        """
         ...
 
     def load(
         self, path: str | Path, /, *, model: Any, fingerprint: str
-    ) -> tuple[Cache, list[int], dict[str, str], Sequence[Any]]:
-        """Cache, tokens, metadata and places that `save` was given."""
+    ) -> tuple[Cache, list[int], dict[str, str], dict[str, mx.array], Sequence[Any]]:
+        """Cache, tokens, notes, arrays beside and places that `save` was given."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A session as a cache file: what the file holds beside the state is kept in its details."""
+"""A session as a cache file: the timeline, its places, and the logits beside them."""
 
 import base64
 from collections.abc import Mapping
@@ -11,7 +11,9 @@ from dsv4_mlx.errors import CacheError
 from dsv4_mlx.running import Running
 from dsv4_mlx.timeline import Timeline
 
-_LOGITS = "session.logits"
+_LOGITS = "logits"
+_LOGITS_NOTE = "session.logits"
+"""Where versions 2 and 3 of cache files have the logits, as base64 of little-endian float32."""
 
 
 def write(path: str | Path, timeline: Timeline, notes: Mapping[str, str], place_bytes: int) -> None:
@@ -19,17 +21,14 @@ def write(path: str | Path, timeline: Timeline, notes: Mapping[str, str], place_
 
     As many places as `place_bytes` hold. Without logits the last token has to be read again.
     """
-    details = dict(notes)
-    if timeline.logits is not None:
-        values = np.array(timeline.logits, dtype="<f4").tobytes()
-        details[_LOGITS] = base64.b64encode(values).decode("ascii")
     running = timeline.running
     running.caches.save(
         path,
         timeline.cache,
         fingerprint=running.model.fingerprint,
         tokens=timeline.tokens[: timeline.consumed],
-        metadata=details,
+        notes=dict(notes),
+        beside={} if timeline.logits is None else {_LOGITS: timeline.logits},
         places=timeline.places.latest(place_bytes),
     )
 
@@ -39,27 +38,32 @@ def read(path: str | Path, running: Running) -> tuple[Timeline, dict[str, str]]:
 
     CacheError if the file is damaged or of another model.
     """
-    cache, tokens, details, places = running.caches.load(
+    cache, tokens, notes, beside, places = running.caches.load(
         path, model=running.model, fingerprint=running.model.fingerprint
     )
     timeline = Timeline(running, cache, tokens)
-    notes = dict(details)
-    if (text := notes.pop(_LOGITS, None)) is not None:
-        timeline.logits = _decode_logits(text, running.config.vocab_size, path)
+    if _LOGITS_NOTE in notes:
+        beside = {_LOGITS: _decoded(notes.pop(_LOGITS_NOTE), path)}
+    if _LOGITS in beside:
+        timeline.logits = _checked(beside[_LOGITS], running.config.vocab_size, path)
     for place in places:
         timeline.places.add(place)
     return timeline, notes
 
 
-def _decode_logits(text: str, vocab_size: int, path: str | Path) -> mx.array:
+def _decoded(text: str, path: str | Path) -> mx.array:
     """Float32 [V] from its text form."""
     try:
-        values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
+        return mx.array(np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4"))
     except ValueError as error:
         raise CacheError(f"{path}: the saved logits are damaged ({error}).") from error
-    if values.shape != (vocab_size,):
+
+
+def _checked(logits: mx.array, vocab_size: int, path: str | Path) -> mx.array:
+    """`logits`, float32 [V]; CacheError for those of another vocabulary."""
+    if logits.dtype != mx.float32 or logits.shape != (vocab_size,):
         raise CacheError(
-            f"{path}: {values.size} logits were saved and the model has {vocab_size}; "
+            f"{path}: {logits.size} logits were saved and the model has {vocab_size}; "
             "it was not saved by a session of this model."
         )
-    return mx.array(values)
+    return logits

@@ -82,11 +82,13 @@ class FakeCaches:
         *,
         fingerprint: str,
         tokens: list[int],
-        metadata: dict[str, str],
+        notes: dict[str, str],
+        beside: dict[str, mx.array],
         places: Sequence[FakeSnapshot] = (),
     ) -> None:
         offsets = [place.offset for place in places]
-        content = [fingerprint, cache[0].history, tokens, metadata, offsets]
+        arrays = {name: array.tolist() for name, array in beside.items()}
+        content = [fingerprint, cache[0].history, tokens, notes, arrays, offsets]
         partial = Path(path).with_name(f".{Path(path).name}.safetensors")
         partial.touch(0o600)
         partial.write_text(json.dumps(content), encoding="utf-8")
@@ -94,16 +96,17 @@ class FakeCaches:
 
     def load(
         self, path: str | Path, *, model: Any, fingerprint: str
-    ) -> tuple[list[FakeCache], list[int], dict[str, str], list[FakeSnapshot]]:
+    ) -> tuple[list[FakeCache], list[int], dict[str, str], dict[str, mx.array], list[FakeSnapshot]]:
         try:
             content = parse_json(content_of(Path(path)))
-            found, history, tokens, metadata, offsets = content
-        except (OSError, TypeError, ValueError) as error:
+            found, history, tokens, notes, arrays, offsets = content
+            beside = {name: mx.array(values) for name, values in arrays.items()}
+        except (AttributeError, OSError, TypeError, ValueError) as error:
             raise CacheError(f"{path} is damaged ({error}); delete it.") from error
         if found != fingerprint:
             raise CacheError(f"{path} was saved by {found!r}, not by {fingerprint!r}.")
         places = [FakeSnapshot(tuple(history[:n]), self.snapshot_bytes) for n in offsets]
-        return [FakeCache(history)], tokens, metadata, places
+        return [FakeCache(history)], tokens, notes, beside, places
 
 
 class FakeModel:

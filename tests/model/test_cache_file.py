@@ -38,28 +38,39 @@ def grown(model: Model) -> list[LayerCache]:
 def saved(model: Model, tmp_path: Path) -> Path:
     path = tmp_path / "cache"
     tokens = PROMPT.tolist()
-    details = {"title": "Grüße"}
-    caches.save(path, grown(model), fingerprint=MARK, tokens=tokens, metadata=details)
+    notes = {"title": "Grüße"}
+    caches.save(path, grown(model), fingerprint=MARK, tokens=tokens, notes=notes)
     return path
 
 
 def test_a_loaded_cache_continues_bit_for_bit(model: Model, saved: Path) -> None:
-    cache, tokens, details, places = caches.load(saved, model=model, fingerprint=MARK)
+    cache, tokens, notes, beside, places = caches.load(saved, model=model, fingerprint=MARK)
     assert tokens == PROMPT.tolist()
-    assert (details, places) == ({"title": "Grüße"}, [])
+    assert (notes, beside, places) == ({"title": "Grüße"}, {}, [])
     kept = running.feed(model, grown(model), [NEXT])
     np.testing.assert_array_equal(running.feed(model, cache, [NEXT]), kept)
 
 
+def test_arrays_of_the_callers_come_back_beside_the_cache(model: Model, tmp_path: Path) -> None:
+    path, tokens, logits = tmp_path / "cache", PROMPT.tolist(), mx.array([0.5, -1.0])
+    caches.save(path, grown(model), fingerprint=MARK, tokens=tokens, beside={"logits": logits})
+    assert mx.load(str(path), format="safetensors")["session.logits"].tolist() == [0.5, -1.0]
+    _, _, notes, beside, _ = caches.load(path, model=model, fingerprint=MARK)
+    assert (notes, {name: array.tolist() for name, array in beside.items()}) == (
+        {},
+        {"logits": [0.5, -1.0]},
+    )
+
+
 def test_places_continue_bit_for_bit(model: Model, tmp_path: Path) -> None:
-    """Before and behind closed windows of both kinds, and on the edge of one."""
+    """Before and after closed windows of both kinds, and on the edge of one."""
     cache, moments = model.make_cache(), []
     for start, stop in ((0, 3), (3, 64), (64, 130), (130, 131)):
         running.feed(model, cache, [PROMPT[start:stop]])
         moments.append(caches.snapshot(cache))
     tokens = PROMPT.tolist()
     path = tmp_path / "cache"
-    caches.save(path, cache, fingerprint=MARK, tokens=tokens, metadata={}, places=moments)
+    caches.save(path, cache, fingerprint=MARK, tokens=tokens, notes={}, places=moments)
     loaded, *_, places = caches.load(path, model=model, fingerprint=MARK)
     assert [place.offset for place in places] == [3, 64, 130, 131]
     for place, original in zip(places, moments, strict=True):
@@ -75,9 +86,7 @@ def test_a_place_costs_its_rings_alone(model: Model, tmp_path: Path) -> None:
     sizes = []
     for number, places in enumerate(([], [moment])):
         path = tmp_path / str(number)
-        caches.save(
-            path, cache, fingerprint=MARK, tokens=PROMPT.tolist(), metadata={}, places=places
-        )
+        caches.save(path, cache, fingerprint=MARK, tokens=PROMPT.tolist(), notes={}, places=places)
         sizes.append(path.stat().st_size)
     names = 2 * len(cache) + 1
     assert sizes[1] - sizes[0] <= moment.nbytes + 128 * names
@@ -108,7 +117,7 @@ def test_a_place_without_its_rings_is_refused(model: Model, saved: Path) -> None
 
 
 def test_an_empty_cache_is_saved_too(model: Model, tmp_path: Path) -> None:
-    caches.save(tmp_path / "cache", model.make_cache(), fingerprint=MARK, tokens=[], metadata={})
+    caches.save(tmp_path / "cache", model.make_cache(), fingerprint=MARK, tokens=[], notes={})
     cache, tokens, *_ = caches.load(tmp_path / "cache", model=model, fingerprint=MARK)
     assert tokens == [] and all(layer.empty() for layer in cache)
 
@@ -160,9 +169,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_older_file(model: Model, sav
 
 def test_tokens_that_were_not_fed_are_refused(model: Model, tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"expected 131 tokens.*but found 130"):
-        caches.save(
-            tmp_path / "cache", grown(model), fingerprint=MARK, tokens=[1] * 130, metadata={}
-        )
+        caches.save(tmp_path / "cache", grown(model), fingerprint=MARK, tokens=[1] * 130, notes={})
     assert not list(tmp_path.iterdir())
 
 
@@ -192,7 +199,7 @@ def test_the_cache_of_another_model_is_refused(model: Model, saved: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": "1"}, "expected cache version 3"),
+        ({"version": "1"}, "expected cache version 4"),
         ({"format": "another"}, "found another kind"),
         ({"layout": "fp16"}, "expected entries stored as float32, bfloat16, compact"),
         ({"layout": "compact"}, "load the model with the numerics and kv"),

@@ -108,7 +108,7 @@ def test_a_cache_file_without_a_part_is_refused(plain: Model, tmp_path: Path, mi
     path = tmp_path / "session.safetensors"
     cache = plain.make_cache()
     plain(mx.array(small.TOKENS[None, :9]), cache)
-    caches.save(path, cache, fingerprint="f", tokens=small.TOKENS[:9].tolist(), metadata={})
+    caches.save(path, cache, fingerprint="f", tokens=small.TOKENS[:9].tolist(), notes={})
     arrays, header = mx.load(str(path), return_metadata=True)
     arrays.pop(missing, None)
     header.pop(missing, None)
@@ -125,7 +125,7 @@ def test_a_cache_file_with_other_tokens_is_refused(
     path = tmp_path / "session.safetensors"
     cache = plain.make_cache()
     plain(mx.array(small.TOKENS[None, :9]), cache)
-    caches.save(path, cache, fingerprint="f", tokens=small.TOKENS[:9].tolist(), metadata={})
+    caches.save(path, cache, fingerprint="f", tokens=small.TOKENS[:9].tolist(), notes={})
     arrays, header = mx.load(str(path), return_metadata=True)
     header |= {"checksum": cache_seal.OPEN}
     mx.save_safetensors(str(path), arrays | {"tokens": tokens}, header)

@@ -10,7 +10,7 @@ from convert import importance, plan
 from dsv4_mlx import cache_file
 
 PAGE = Path(__file__).parents[2] / "docs" / "versions.md"
-READ = " and ".join(cache_file.READABLE)
+READ = f"{', '.join(cache_file.READABLE[:-1])} and {cache_file.VERSION}"
 
 
 def row(kept: str) -> list[str]:
