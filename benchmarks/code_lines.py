@@ -4,7 +4,7 @@
 
 counts a checkout: this one, or another commit's in FOLDER. A code line is one that is neither blank
 nor comment nor docstring. A shared passage is six code lines or more that stand alike in two files,
-however far they are indented; imports do not count.
+however far they are indented; imports and generated files do not count.
 """
 
 import argparse
@@ -109,8 +109,13 @@ def shared_passages(texts: Mapping[str, Lines], least: int = LEAST) -> list[str]
 
 
 def product_passages(root: Path = ROOT) -> list[str]:
-    """The passages that product files share."""
-    files = [file for found in product_files(root).values() for file in found]
+    """The passages that product files share, generated ones left out."""
+    files = [
+        file
+        for found in product_files(root).values()
+        for file in found
+        if "\nWritten by `make pages`" not in file.read_text(encoding="utf-8")
+    ]
     return shared_passages(
         {file.relative_to(root).as_posix(): code_lines(file, imports=False) for file in files}
     )

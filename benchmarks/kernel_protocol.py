@@ -11,7 +11,7 @@ MODULE = sources.ROOT / "ops.py"
 HEAD = '''\
 """The ops of a plan: every kernel by name, with its reference's signature.
 
-Written by `python -m benchmarks.kernel_table`.
+Written by `make pages`.
 """
 
 from typing import Protocol

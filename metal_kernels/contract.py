@@ -92,14 +92,14 @@ class Kernel:
         """Enter an input's sizes into `sizes`, where they have to agree with those before."""
         if len(shape) != len(letters):
             raise ContractError(
-                f"{self.name}: expected {name} as [{' '.join(letters)}] but found shape {shape}"
+                f"{self.name}: expected {name} as [{' '.join(letters)}] but found shape {shape}."
             )
         for letter, size in zip(letters, shape, strict=True):
             expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
             if size != expected:
                 raise ContractError(
                     f"{self.name}: expected {letter} = {expected} in {name} "
-                    f"[{' '.join(letters)}] but found shape {shape}"
+                    f"[{' '.join(letters)}] but found shape {shape}."
                 )
 
 

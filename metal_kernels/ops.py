@@ -1,6 +1,6 @@
 """The ops of a plan: every kernel by name, with its reference's signature.
 
-Written by `python -m benchmarks.kernel_table`.
+Written by `make pages`.
 """
 
 from typing import Protocol

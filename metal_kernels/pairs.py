@@ -10,7 +10,7 @@ def pair_threads(kernel: str, letter: str, width: int) -> int:
     if width % 2 or not 0 < width <= 2 * MOST_THREADS:
         raise ContractError(
             f"{kernel}: expected an even {letter} of at most {2 * MOST_THREADS} but found {width}; "
-            "run the reference with --backend cpu"
+            "run the reference with --backend cpu."
         )
     return -(-width // 64) * 32
 
@@ -20,5 +20,5 @@ def check_rope(kernel: str, pairs: int, width: int) -> None:
     if 2 * pairs > width:
         raise ContractError(
             f"{kernel}: expected cos and sin of at most {width // 2} pairs for {width} dims "
-            f"but found {pairs}"
+            f"but found {pairs}."
         )

@@ -13,8 +13,6 @@ from benchmarks.code_lines import ROOT, product_files
 
 # What is said of a line, a document or a compiler, and becomes a sentence where its name is known.
 FRAGMENTS = {"LineError", "DocumentError", "NotBuilt", "ArgumentTypeError"}
-# Those that end without a full stop today.
-STILL_OPEN = {"ContractError"}
 
 
 def texts(source: str) -> Iterator[tuple[int, list[str]]]:
@@ -26,11 +24,7 @@ def texts(source: str) -> Iterator[tuple[int, list[str]]]:
         match node:
             case ast.Raise(
                 exc=ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[text, *_])
-            ) if (
-                name[0].isupper()
-                and name not in FRAGMENTS | STILL_OPEN
-                and not hasattr(builtins, name)
-            ):
+            ) if name[0].isupper() and name not in FRAGMENTS and not hasattr(builtins, name):
                 yield from ((node.lineno, found) for found in pieces(text))
 
 

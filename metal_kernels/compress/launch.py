@@ -76,23 +76,23 @@ def _check(sizes: Mapping[str, int], **options: Any) -> None:
     if (sizes["R"], sizes["T"]) != (ratio, windows) or c not in (d, 2 * d):
         raise ContractError(
             f"compress: expected bias [{ratio}, {d} or {2 * d}] and {windows} rows of cos and sin "
-            f"but found [{sizes['R']}, {c}] and {sizes['T']}"
+            f"but found [{sizes['R']}, {c}] and {sizes['T']}."
         )
     first, last = min(options["kv_column"], options["gate_column"]), sizes["C"] - c
     if first < 0 or max(options["kv_column"], options["gate_column"]) > last:
         raise ContractError(
             f"compress: expected {c} latents and {c} scores within {sizes['C']} columns but found "
-            f"them from {options['kv_column']} and {options['gate_column']} on"
+            f"them from {options['kv_column']} and {options['gate_column']} on."
         )
     earlier = 1 if c > d and options["first_window"] else 0
     if (windows + earlier) * ratio > sizes["n"] and windows:
         raise ContractError(
             f"compress: expected the rows of {windows + earlier} windows of {ratio} "
-            f"but found {sizes['n']} rows"
+            f"but found {sizes['n']} rows."
         )
     check_rope("compress", sizes["P"], d)
     if options["rounding"] == "index" and d & (d - 1):
         raise ContractError(
             f"compress: expected index keys of a power of two but found {d} dims; "
-            "run the reference with --backend cpu"
+            "run the reference with --backend cpu."
         )

@@ -32,8 +32,8 @@ def embed_streams(call: Call) -> mx.array:
 def _check_dtypes(tokens: mx.array, table: mx.array) -> None:
     """Raise ContractError where the text would convert numbers that the reference refuses."""
     if not mx.issubdtype(tokens.dtype, mx.integer):
-        raise ContractError(f"embed_streams: expected integer tokens but found {tokens.dtype}")
+        raise ContractError(f"embed_streams: expected integer tokens but found {tokens.dtype}.")
     if table.dtype not in (mx.bfloat16, mx.float32):
         raise ContractError(
-            f"embed_streams: expected a table of bfloat16 or float32 but found {table.dtype}"
+            f"embed_streams: expected a table of bfloat16 or float32 but found {table.dtype}."
         )

@@ -35,12 +35,12 @@ def check_rows(call: Call, rows: int) -> None:
     if N > MOST_STREAMS:
         raise ContractError(
             f"{call.kernel}: expected N in 1..{MOST_STREAMS} but found {N}; "
-            "run the reference with --backend cpu"
+            "run the reference with --backend cpu."
         )
     if found != (rows, N * D):
         raise ContractError(
             f"{call.kernel}: expected fn as [{rows}, {N * D}] for {N} streams of {D} channels "
-            f"but found shape {found}"
+            f"but found shape {found}."
         )
 
 

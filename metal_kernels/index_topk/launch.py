@@ -52,7 +52,7 @@ def _check(call: Call) -> None:
         expected = ", ".join(f"{size} {dtype} ({name})" for name, (size, dtype) in rows.items())
         raise ContractError(
             f"index_topk: expected keys as [{call.sizes['B']} T R] with rows of {expected} but "
-            f"found {keys.shape} {keys.dtype}"
+            f"found {keys.shape} {keys.dtype}."
         )
 
 

@@ -54,17 +54,17 @@ def _check(call: Call) -> None:
     if columns != heads * width + index_heads * index_width:
         raise ContractError(
             f"q_prepare: expected {heads} heads of {width} and {index_heads} of {index_width} "
-            f"in projected but found {columns} columns"
+            f"in projected but found {columns} columns."
         )
     check_rope("q_prepare", P, width)
     if index_heads:
         check_rope("q_prepare", P, index_width)
     if width % 2 or (index_heads and index_width % 2):
         raise ContractError(
-            f"q_prepare: expected heads of even widths but found {width} and {index_width}"
+            f"q_prepare: expected heads of even widths but found {width} and {index_width}."
         )
     if index_heads and call.options["official"] and index_width & (index_width - 1):
         raise ContractError(
             f"q_prepare: expected index heads of a power of two but found {index_width} dims; "
-            "run the reference with --backend cpu"
+            "run the reference with --backend cpu."
         )

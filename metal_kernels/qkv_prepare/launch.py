@@ -18,7 +18,7 @@ def qkv_prepare(call: Call) -> tuple[mx.array, mx.array]:
     if columns != L + K:
         raise ContractError(
             f"qkv_prepare: expected projected as [B, S, {L} + {K}] "
-            f"but found {call.arrays['projected'].shape}"
+            f"but found {call.arrays['projected'].shape}."
         )
     check_rope("qkv_prepare", P, K)
     threads = pair_threads("qkv_prepare", "K", K)

@@ -47,5 +47,5 @@ def check_choices(kernel: str, k: int) -> None:
     if not 1 <= k <= MOST_EXPERTS_PER_TOKEN:
         raise ContractError(
             f"{kernel}: expected k in 1..{MOST_EXPERTS_PER_TOKEN} but found {k}; "
-            "run the reference with --backend cpu"
+            "run the reference with --backend cpu."
         )

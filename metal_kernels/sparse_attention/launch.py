@@ -150,11 +150,11 @@ def _check_width(K: int, rope_dims: int) -> None:
     if K % 4 or not 8 <= K <= 512:
         raise ContractError(
             f"sparse_attention: expected a head_dim of 8 to 512 that 4 divides but found {K}; "
-            "run the reference"
+            "run the reference."
         )
     if rope_dims > K:
         raise ContractError(
-            f"sparse_attention: expected at most {K} rotated dims but found cos for {rope_dims}"
+            f"sparse_attention: expected at most {K} rotated dims but found cos for {rope_dims}."
         )
 
 

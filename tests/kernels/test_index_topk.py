@@ -332,7 +332,7 @@ def test_keys_of_another_width_are_refused() -> None:
     assert str(error.value) == (
         "index_topk: expected keys as [1 T R] with rows of 64 mlx.core.float32 (float32), "
         "64 mlx.core.bfloat16 (bfloat16), 34 mlx.core.uint8 (compact) but found (1, 129, 17) "
-        "mlx.core.uint8"
+        "mlx.core.uint8."
     )
     with pytest.raises(
         ContractError, match=r"expected B = 1 in keys .* found shape \(2, 129, 17\)"

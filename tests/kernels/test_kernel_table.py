@@ -10,7 +10,7 @@ def test_the_committed_page_is_current() -> None:
 
 
 def test_the_committed_type_of_the_ops_is_current() -> None:
-    assert MODULE.read_text(encoding="utf-8") == module(), "run python -m benchmarks.kernel_table"
+    assert MODULE.read_text(encoding="utf-8") == module(), "run make pages"
 
 
 def test_the_page_has_a_row_and_a_section_for_every_kernel() -> None:

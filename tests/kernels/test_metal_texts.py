@@ -86,7 +86,7 @@ def test_a_wrong_number_of_axes_is_refused_before_anything_is_launched(
         with pytest.raises(ContractError) as error:
             op(**arguments)
         assert str(error.value) == (
-            f"{kernel.name}: expected {name} as [{kernel.inputs[name]}] but found shape {shape}"
+            f"{kernel.name}: expected {name} as [{kernel.inputs[name]}] but found shape {shape}."
         )
 
 

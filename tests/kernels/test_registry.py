@@ -76,7 +76,9 @@ def test_a_wrong_size_is_refused_by_kernel_argument_expected_and_found() -> None
     arguments["post"] = arguments["post"][..., :3]
     with pytest.raises(ContractError) as error:
         registry.bind("metal").ops.hc_post(**arguments)
-    assert str(error.value) == ("hc_post: expected N = 4 in post [B S N] but found shape (2, 7, 3)")
+    assert str(error.value) == (
+        "hc_post: expected N = 4 in post [B S N] but found shape (2, 7, 3)."
+    )
 
 
 def test_a_wrong_number_of_axes_is_refused() -> None:
@@ -84,7 +86,7 @@ def test_a_wrong_number_of_axes_is_refused() -> None:
     arguments["cos"] = arguments["cos"][0]
     with pytest.raises(ContractError) as error:
         registry.bind("metal").ops.qkv_prepare(**arguments)
-    assert str(error.value) == "qkv_prepare: expected cos as [S P] but found shape (32,)"
+    assert str(error.value) == "qkv_prepare: expected cos as [S P] but found shape (32,)."
 
 
 def test_a_fixed_size_is_checked() -> None:
