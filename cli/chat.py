@@ -1,7 +1,7 @@
-"""The controller: what a person sends, in; answers and the files of a conversation, out.
+"""A chat at the prompt: messages in; answers and the files of a conversation, out.
 
-It runs on its own thread beside the one that draws, and reads like a script: every text that is
-sent is carried out before the next is taken. What commands do stands in cli/commands.
+The controller (cli/controller.py) and the commands (cli/commands) lead it, on the controller's
+thread.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,19 +13,14 @@ from typing import TYPE_CHECKING, Any
 from cli import attachments
 from cli.branch import Branch
 from cli.chat_status import level_after, status_of
-from cli.commands import named
-from cli.commands.compact import look_at_fullness
-from cli.environment import ExitStatus
 from cli.kept.keeping import Keeping
 from cli.kept.session_log import SessionLog
 from cli.kept.sessions import SessionStore
 from cli.models import Model, Models
 from cli.preferences import Preferences
 from cli.safe import harmless
-from cli.standard_output import OutputError
-from cli.surface import Status, Surface, Verbatim, View
+from cli.surface import Status, Surface, View
 from cli.tools.use import ToolUse
-from cli.typed_command import run_command
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Done, Event, Progress
 from dsv4_mlx.chat.messages import ToolCall
@@ -77,7 +72,8 @@ class Chat:
     tools: ToolUse = field(init=False)
     _done: Done | None = None
     _answering: Conversation | None = None
-    _stop: Flag = field(default_factory=Flag)
+    stop: Flag = field(default_factory=Flag)
+    """Set by Ctrl-C; cleared before each text is carried out."""
 
     def __post_init__(self, store: SessionStore | None) -> None:
         self.keeping = Keeping(store, self.note, self.view.error)
@@ -85,63 +81,18 @@ class Chat:
         self.tools = ToolUse(self.make_toolbox, self.surface.ask, self.is_stopped)
         self.use_tools(self.preferences.tools)
 
-    def run(self) -> ExitStatus:
-        """Until /quit, Ctrl-D or a lost terminal; then everything is kept.
-
-        Raises CheckpointError and its like when the model turns out not to load.
-        """
-        self.surface.on_interrupt = self.interrupt
-        self._show_status()
-        try:
-            for text in self.surface.submissions():
-                self._obey(text)
-                if self.left:
-                    break
-        finally:
-            self._leave()
-        return ExitStatus.OK
-
     def interrupt(self) -> None:
         """Ctrl-C while busy; from any thread, and from signal handlers."""
-        self._stop.set()
+        self.stop.set()
         for conversation in (self.branch.conversation, self._answering):
             if conversation is not None:
                 conversation.cancel()
 
     def is_stopped(self) -> bool:
         """Whether Ctrl-C was pressed since the present text was taken."""
-        return self._stop.is_set()
+        return self.stop.is_set()
 
     # What is sent
-
-    def _obey(self, text: str) -> None:
-        self._stop.clear()
-        try:
-            self._carry_out(text)
-            if not self._stop.is_set():
-                look_at_fullness(self)
-        except KeyboardInterrupt:
-            self.note("stopped")
-        except (BrokenPipeError, OutputError):
-            raise  # nobody can read the answers
-        except Dsv4Error as error:
-            if self.model.failed_with(error):
-                raise
-            self.view.error(str(error))
-        except OSError as error:
-            self.view.error(f"{error.filename or 'input or output'}: {error.strerror}.")
-        self._show_status()
-
-    def _carry_out(self, text: str) -> None:
-        if isinstance(text, Verbatim):
-            self.send(text)
-        elif text.startswith("/"):
-            name, _, argument = text[1:].partition(" ")
-            named(name.strip()).action(self, argument.strip())
-        elif text.startswith("!"):
-            run_command(self, text[1:].strip())
-        elif text.strip():
-            self.send(text)
 
     def send(self, text: str) -> None:
         """A message with the files it names and what commands printed; if it fails, all of that
@@ -157,7 +108,7 @@ class Chat:
     def _send(self, text: str) -> None:
         conversation = self.opened()
         if "@" in text:
-            self._show_status("reading files")
+            self.show_status("reading files")
         expanded = attachments.expand(
             text, self.folder, conversation.count, stopped=self.is_stopped
         )
@@ -198,14 +149,14 @@ class Chat:
         calls: list[ToolCall] = []
         finished = None
         self._answering = conversation
-        self._show_status(busy)
-        if self._stop.is_set():
+        self.show_status(busy)
+        if self.stop.is_set():
             conversation.cancel()  # it was stopped before this answer began
         self.view.begin()
         try:
             for event in events:
                 self._heard = self._heard or not isinstance(event, Progress)
-                if self._stop.is_set():
+                if self.stop.is_set():
                     conversation.cancel()  # a generator may begin the answer only here
                 if isinstance(event, ToolCall):
                     calls.append(event)
@@ -216,11 +167,11 @@ class Chat:
         finally:
             self._answering = None
             self.view.end()
-        self._show_status()
+        self.show_status()
         return calls if finished == "tool_calls" else []
 
     def _use_tool(self, call: ToolCall) -> str:
-        self._show_status(f"tool {call.name}")
+        self.show_status(f"tool {call.name}")
         return self.tools.run(call)
 
     def opened(self) -> Conversation:
@@ -228,7 +179,7 @@ class Chat:
         branch = self.branch
         if branch.conversation is None:
             if not self.model.opening.done():
-                self._show_status("loading the model")
+                self.show_status("loading the model")
             branch.conversation = self.conversation(branch.logged)
             self.keeping.load_cache(branch)
         self._apply(branch.conversation)
@@ -236,7 +187,7 @@ class Chat:
 
     def conversation(self, turns: Sequence[Turn]) -> Conversation:
         """One that begins with `turns`; waits for the model."""
-        engine, tokenizer = self.model.wait(self._stop)
+        engine, tokenizer = self.model.wait(self.stop)
         return Conversation(
             engine,
             tokenizer,
@@ -292,7 +243,7 @@ class Chat:
         """
         level = level_after(self.model.settings, self.thinking.level)
         self.preferences = replace(self.preferences, think=level)
-        self._show_status()
+        self.show_status()
 
     def use_tools(self, on: bool) -> None:
         """Let the model use tools from the next turn on, or stop it."""
@@ -303,7 +254,7 @@ class Chat:
     def tool_definitions(self) -> tuple[dict[str, Any], ...]:
         """What the model may use now; waits for servers that are starting, until Ctrl-C."""
         if is_late := self.tools.is_starting:
-            self._show_status("starting tools")
+            self.show_status("starting tools")
         for problem in self.tools.problems():
             self.view.error(problem)
         if is_late and not self.is_stopped():
@@ -315,9 +266,9 @@ class Chat:
         previous = self.model.folder
         self.model = self.models.open(folder, self._release_model)
         self._fit_preferences()
-        self._show_status("loading the model")
+        self.show_status("loading the model")
         try:
-            self.model.wait(self._stop)
+            self.model.wait(self.stop)
         except BaseException:
             self.model = self.models.open(previous, self._release_model)
             self._fit_preferences()
@@ -360,10 +311,11 @@ class Chat:
 
     def _close(self, branch: Branch) -> None:
         if branch.log is not None:
-            self._show_status("keeping the conversation")
+            self.show_status("keeping the conversation")
             self.keeping.close(branch, self.preferences.as_record())
 
-    def _leave(self) -> None:
+    def close(self) -> None:
+        """Keep every branch and end what tools left running."""
         for branch in self.branches:
             self._close(branch)
         self.tools.leave()
@@ -384,7 +336,8 @@ class Chat:
         if shown:
             self.surface.show(Text("\n".join(shown)))
 
-    def _show_status(self, busy: str = "") -> None:
+    def show_status(self, busy: str = "") -> None:
+        """Bring the status line up to date; `busy` is what is being done."""
         if not self.status_line:
             self.surface.status(Status("", "", busy=busy))
             return

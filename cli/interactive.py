@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cli.chat import Chat
 from cli.commands import COMMANDS
 from cli.config import Config
+from cli.controller import control
 from cli.environment import Environment, ExitStatus
 from cli.kept.private_files import NoHome, state_home
 from cli.kept.sessions import SessionStore
@@ -111,7 +112,8 @@ def _talk(
         chat.note(f"nothing of this run is kept: {problem}")
     if options.resume is not None:
         resume(chat, options.resume, given=options)
-    return surface.run(chat.run)
+    surface.on_interrupt = chat.interrupt
+    return surface.run(lambda: control(chat))
 
 
 def _working_folder() -> Path:
