@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import dsv4_mlx
 from benchmarks.record import record
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Event, Progress
 from dsv4_mlx.chat.settings import Thinking
@@ -100,9 +101,9 @@ def main() -> None:
             conversation = Conversation(
                 Engine(model),
                 tokenizer,
-                thinking=thinking,
-                sampling=Sampling(temperature=0.0),
-                max_tokens=ANSWER_TOKENS,
+                AnswerSettings(
+                    thinking, sampling=Sampling(temperature=0.0), max_tokens=ANSWER_TOKENS
+                ),
                 submit=worker.submit,
             )
             filled(conversation, options.context)

@@ -11,13 +11,14 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from cli import config
+from cli.answer_output import write_json_error
 from cli.environment import Environment, ExitStatus
 from cli.kept.prefixes import stored_prefixes
 from cli.kept.private_files import state_home
 from cli.kept.resumed import Resumed
 from cli.kept.sessions import SessionStore
 from cli.models import Models, embedded_model, load_model
-from cli.oneshot import answer, conversation_opener, read_message, write_json_error
+from cli.oneshot import answer, read_message
 from cli.options import Helped, Options, parse
 from cli.output import Output, json_line
 from cli.preferences import Preferences
@@ -131,33 +132,35 @@ def _run(
         )
     preferences = Preferences.configured(chosen).given(options)
     message = read_message(options, environment)
-    models = Models(worker, options, open_model, snapshot_bytes=chosen.snapshot_bytes)
+    prefixes = stored_prefixes(
+        environment.variables, chosen.prefix_bytes if options.keep else 0, options.kv or "compact"
+    )
+    models = Models(
+        worker, options, open_model, prefixes=prefixes, snapshot_bytes=chosen.snapshot_bytes
+    )
     folder = options.model or embedded_model()
     model = models.first(folder)
     if options.engine is None and (chosen_one := snapshot_sentence(folder, model.folder)):
         Output(environment).note(f"[{chosen_one}]")
-    level = model.settings.thinking(preferences.think).level
-    if level == "max":
+    settings = preferences.answer_settings(model.settings)
+    if settings.thinking.level == "max":
         Output(environment).note(f"[{models.max_level_note(model)}]")
-    prefixes = stored_prefixes(
-        environment.variables, chosen.prefix_bytes if options.keep else 0, options.kv or "compact"
-    )
     if message is None:
         from cli.interactive import talk
 
-        return talk(environment, options, chosen, models, model, preferences, prefixes)
+        return talk(environment, options, chosen, models, model, preferences)
     if options.resume is None:
-        opener = conversation_opener(models, model, preferences, prefixes)
-        return answer(message, opener, options, environment)
+        return answer(message, lambda: models.conversation(model, settings), options, environment)
     root = state_home(environment.variables) / "sessions"
     store = SessionStore(root, kv_budget_bytes=chosen.session_kv_bytes)
     resumed = Resumed(store, options, Output(environment).note)
     preferences, problem = resumed.preferences(preferences, options).fitting(model.settings)
     if problem is not None:
         Output(environment).note(f"[{problem}]")
-    turns = resumed.turns(model.place)
-    opener = conversation_opener(models, model, preferences, prefixes, turns)
-    return answer(message, opener, options, environment, resumed)
+    turns, settings = resumed.turns(model.place), preferences.answer_settings(model.settings)
+    return answer(
+        message, lambda: models.conversation(model, settings, turns), options, environment, resumed
+    )
 
 
 def _print_version(options: Options, environment: Environment) -> ExitStatus:

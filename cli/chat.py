@@ -21,19 +21,16 @@ from cli.preferences import Preferences
 from cli.safe import harmless
 from cli.surface import Status, Surface, View
 from cli.tools.use import ToolUse
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Done, Event, Progress
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import Dsv4Error
-from dsv4_mlx.sampling import Sampling
 
 if TYPE_CHECKING:
     from cli.kept.session_search import Hit
     from cli.tools.use import MakeToolbox
-    from dsv4_mlx.chat.prefixes import Prefixes
-    from dsv4_mlx.engine import Engine
 
 _AUTOSAVE_BYTES = 64 << 20
 """A cache up to this size is written after every answer, a larger one when the person leaves."""
@@ -53,8 +50,6 @@ class Chat:
     make_toolbox: "MakeToolbox"
     folder: Path
     """Where @files, !commands and tools work."""
-    prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None
-    """The caches of what messages begin with, for a model."""
     status_line: bool = True
     auto_compact: bool = False
     """Compact by itself when the context is nearly full."""
@@ -182,31 +177,12 @@ class Chat:
                 self.show_status("loading the model")
             branch.conversation = self.conversation(branch.logged)
             self.keeping.load_cache(branch)
-        self._apply(branch.conversation)
+        branch.conversation.settings = replace(self.settings, tools=self.tool_definitions())
         return branch.conversation
 
     def conversation(self, turns: Sequence[Turn]) -> Conversation:
         """One that begins with `turns`; waits for the model."""
-        engine, tokenizer = self.model.wait(self.stop)
-        return Conversation(
-            engine,
-            tokenizer,
-            thinking=self.thinking,
-            effort_table=self.model.settings.effort_table,
-            turns=turns,
-            prefixes=self.prefixes(engine),
-            submit=self.models.worker.submit,
-        )
-
-    def _apply(self, conversation: Conversation) -> None:
-        conversation.thinking = self.thinking
-        conversation.sampling = self.sampling
-        conversation.max_tokens = self.preferences.max_tokens
-        conversation.budget = self.preferences.budget
-        conversation.stop = self.preferences.stop
-        conversation.loops = self.preferences.loop
-        conversation.system = self.preferences.system
-        conversation.tools = self.tool_definitions()
+        return self.models.conversation(self.model, self.settings, turns, self.stop)
 
     def count(self, text: str) -> int:
         """Tokens of `text`, once there is a conversation."""
@@ -216,14 +192,9 @@ class Chat:
     # Settings
 
     @property
-    def thinking(self) -> Thinking:
-        """The level of the next turn."""
-        return self.model.settings.thinking(self.preferences.think)
-
-    @property
-    def sampling(self) -> Sampling:
-        """How the next answer is drawn."""
-        return self.preferences.sampling(self.model.settings)
+    def settings(self) -> AnswerSettings:
+        """Those of the next answer, but for the tools."""
+        return self.preferences.answer_settings(self.model.settings)
 
     def set(self, name: str, value: Any) -> None:
         """Change one preference, in the conversation's file as well."""
@@ -241,7 +212,7 @@ class Chat:
 
         On the thread that draws: files are the controller's, so the next turn keeps it there.
         """
-        level = level_after(self.model.settings, self.thinking.level)
+        level = level_after(self.model.settings, self.settings.thinking.level)
         self.preferences = replace(self.preferences, think=level)
         self.show_status()
 
@@ -343,7 +314,7 @@ class Chat:
             return
         conversation = self.branch.conversation
         use = None if conversation is None else conversation.context()
-        level = self.thinking.level
+        level = self.settings.thinking.level
         if self.preferences.budget == 0 and level != "none":
             level += " (budget 0)"
         status = status_of(self.model, level, use, self._done)

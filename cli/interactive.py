@@ -24,8 +24,6 @@ from dsv4_mlx.errors import UsageError
 if TYPE_CHECKING:
     from cli.screen.drafts import Drafts
     from cli.tools.toolbox import Toolbox
-    from dsv4_mlx.chat.prefixes import Prefixes
-    from dsv4_mlx.engine import Engine
 
 
 @dataclass
@@ -62,15 +60,14 @@ def talk(
     models: Models,
     model: Model,
     preferences: Preferences,
-    prefixes: "Callable[[Engine], Prefixes | None]",
 ) -> ExitStatus:
     """Open the prompt until the person leaves."""
     if options.plain or config.plain or not environment.edits_lines:
-        return _talk(environment, options, config, models, model, preferences, prefixes, None)
+        return _talk(environment, options, config, models, model, preferences, None)
     modes = TerminalModes(environment.stdin)
     modes.hush()
     try:
-        return _talk(environment, options, config, models, model, preferences, prefixes, modes)
+        return _talk(environment, options, config, models, model, preferences, modes)
     finally:
         modes.restore()
 
@@ -82,7 +79,6 @@ def _talk(
     models: Models,
     model: Model,
     preferences: Preferences,
-    prefixes: "Callable[[Engine], Prefixes | None]",
     modes: TerminalModes | None,
 ) -> ExitStatus:
     """On the terminal whose `modes` are given, or on plain lines."""
@@ -101,7 +97,6 @@ def _talk(
         store,
         lambda ask, stopped: _toolbox(folder, ask, stopped, config),
         folder,
-        prefixes,
         config.status_line,
         config.auto_compact,
     )

@@ -1,6 +1,6 @@
 """Opening models: the chat side of a folder at once, its weights on the worker's thread."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as StillRunning
 from dataclasses import dataclass, replace
@@ -18,6 +18,8 @@ from dsv4_mlx.paths import user_path
 from dsv4_mlx.releases import name_of
 
 if TYPE_CHECKING:
+    from dsv4_mlx.chat.answer_settings import AnswerSettings
+    from dsv4_mlx.chat.conversation import Conversation, Prefixes, Turn
     from dsv4_mlx.costs import Kv
     from dsv4_mlx.engine import Engine
     from dsv4_mlx.tokenizer import Tokenizer
@@ -96,12 +98,15 @@ class Models:
         options: Options,
         open_model: "OpenModel",
         *,
+        prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None,
         snapshot_bytes: int | None = None,
     ) -> None:
-        """`snapshot_bytes` bounds what a conversation holds to go back."""
-        self.worker = worker
+        """`prefixes` gives the stored beginnings of prompts that fit an engine; `snapshot_bytes`
+        bounds what a conversation holds to go back."""
+        self._worker = worker
         self._options = options
         self._open_model = open_model
+        self._prefixes = prefixes
         self._snapshot_bytes = snapshot_bytes
         self._script = None if options.engine is None else _script(options.engine)
 
@@ -127,7 +132,29 @@ class Models:
 
         memory.check(folder, kv=self._kv, backend=self._backend)
         release()
-        return Model(folder, settings, self.worker.submit(lambda: self._opened(folder)))
+        return Model(folder, settings, self._worker.submit(lambda: self._opened(folder)))
+
+    def conversation(
+        self,
+        model: Model,
+        settings: "AnswerSettings",
+        turns: "Sequence[Turn]" = (),
+        stop: Flag | None = None,
+    ) -> "Conversation":
+        """A conversation with `model` that begins with `turns`; waits until the model is loaded,
+        and raises KeyboardInterrupt as soon as `stop` is set."""
+        from dsv4_mlx.chat.conversation import Conversation
+
+        engine, tokenizer = model.wait(stop or Flag())
+        return Conversation(
+            engine,
+            tokenizer,
+            settings,
+            effort_table=model.settings.effort_table,
+            turns=turns,
+            prefixes=self._prefixes(engine),
+            submit=self._worker.submit,
+        )
 
     def max_level_note(self, model: Model) -> str:
         """What thinking level max needs of the context and of memory."""
@@ -157,7 +184,7 @@ class Models:
         script = read_script(file)
         settings = replace(script.settings, effort_table=table or script.effort_table)
         release()
-        opening = self.worker.submit(lambda: open_scripted(file))
+        opening = self._worker.submit(lambda: open_scripted(file))
         return Model(file, settings, opening, script.name)
 
     def _opened(self, folder: Path) -> "tuple[Engine, Tokenizer]":

@@ -1,35 +1,19 @@
 """One message, one answer: `-p`, text from a pipe, files named with @."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cli.answer_output import (
-    ExactOutput,
-    at_once,
-    write_json,
-    write_json_error,
-    write_text,
-)
+from cli.answer_output import ExactOutput, at_once, write_json, write_text
 from cli.environment import Environment, ExitStatus
 from cli.interrupts import stopping_on_interrupt
 from cli.kept.resumed import Resumed
-from cli.models import Model, Models
 from cli.options import Options
 from cli.output import Output
-from cli.preferences import Preferences
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Event
-from dsv4_mlx.chat.prefixes import Prefixes
-from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import PromptError, UsageError
-
-if TYPE_CHECKING:
-    from dsv4_mlx.engine import Engine
-
-__all__ = ["Message", "answer", "conversation_opener", "read_message", "write_json_error"]
 
 _PATIENCE_S = 2.0
 
@@ -79,52 +63,20 @@ def _read_piped(environment: Environment) -> str:
     return environment.read_text().rstrip("\r\n")
 
 
-def conversation_opener(
-    models: Models,
-    model: Model,
-    preferences: Preferences,
-    prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None,
-    turns: Sequence[Turn] = (),
-) -> Callable[[], Conversation]:
-    """A function that waits for the model and begins the conversation behind `turns`.
-
-    `prefixes` gives the stored beginnings of prompts that fit an engine.
-    """
-
-    def opened() -> Conversation:
-        engine, tokenizer = model.opening.result()
-        return Conversation(
-            engine,
-            tokenizer,
-            thinking=model.settings.thinking(preferences.think),
-            effort_table=model.settings.effort_table,
-            system=preferences.system,
-            sampling=preferences.sampling(model.settings),
-            max_tokens=preferences.max_tokens,
-            budget=preferences.budget,
-            stop=preferences.stop,
-            loops=preferences.loop,
-            turns=turns,
-            prefixes=prefixes(engine),
-            submit=models.worker.submit,
-        )
-
-    return opened
-
-
 def answer(
     message: Message,
-    open_conversation: Callable[[], Conversation],
+    begin: Callable[[], Conversation],
     options: Options,
     environment: Environment,
     resumed: Resumed | None = None,
 ) -> ExitStatus:
-    """Answer one message and leave; in the conversation that is `resumed`, if one is."""
+    """Answer one message and leave, in the conversation that `begin` begins and that goes on with
+    `resumed`, if anything is."""
     output = ExactOutput(environment) if options.raw else Output(environment)
     if not options.json:
         output.progress("loading the model")
     with resumed or nullcontext():
-        conversation = open_conversation()
+        conversation = begin()
         with stopping_on_interrupt(conversation.cancel):
             if resumed is not None:
                 resumed.begin(conversation, message.text)

@@ -6,10 +6,11 @@ from typing import Any
 
 from cli.config import Config
 from cli.options import Options
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.loops import LOOPS, Loops
 from dsv4_mlx.chat.settings import ChatSettings
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import RANGES, Range, Sampling
+from dsv4_mlx.sampling import RANGES, Range
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,20 @@ class Preferences:
         """What a conversation's file keeps."""
         return asdict(self)
 
-    def sampling(self, settings: ChatSettings) -> Sampling:
-        """How tokens are drawn with a checkpoint's settings behind these."""
+    def answer_settings(self, checkpoint: ChatSettings) -> AnswerSettings:
+        """What the next answer is asked with, but for the tools: these, and where they are silent
+        what the checkpoint says. UsageError for a thinking level that it cannot give."""
         said = {name: getattr(self, name) for name in RANGES}
-        chosen = {name: value for name, value in said.items() if value is not None}
-        return replace(settings.sampling, seed=self.seed, **chosen)
+        drawn = {name: value for name, value in said.items() if value is not None}
+        return AnswerSettings(
+            checkpoint.thinking(self.think),
+            system=self.system,
+            sampling=replace(checkpoint.sampling, seed=self.seed, **drawn),
+            max_tokens=self.max_tokens,
+            budget=self.budget,
+            stop=self.stop,
+            loops=self.loop,
+        )
 
 
 def _fits(name: str, value: object) -> bool:

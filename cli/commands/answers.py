@@ -19,8 +19,8 @@ def _think(chat: "Chat", argument: str) -> None:
     if argument == "max":
         chat.note(chat.models.max_level_note(chat.model))
     levels = ", ".join(chat.model.settings.levels)
-    chat.note(f"thinking level {chat.thinking.level}; levels: {levels}")
-    if chat.preferences.budget == 0 and chat.thinking.level != "none":
+    chat.note(f"thinking level {chat.settings.thinking.level}; levels: {levels}")
+    if chat.preferences.budget == 0 and chat.settings.thinking.level != "none":
         chat.note("the reasoning budget is 0, so there is none; /budget off lifts it")
 
 
@@ -58,7 +58,7 @@ def _sampled(command: str, summary: str, letter: str, words: str, name: str = ""
         if argument:
             value = None if argument == "auto" else number(argument, command, RANGES[name])
             chat.set(name, value)
-        found = getattr(chat.sampling, name)
+        found = getattr(chat.settings.sampling, name)
         meaning = _MEANINGS.get((name, found), "")
         chat.note(f"{words} {found:g}" + (f": {meaning}" if meaning else ""))
 
@@ -76,7 +76,7 @@ _MEANINGS = {
 def _seed(chat: "Chat", argument: str) -> None:
     if argument:
         chat.set("seed", None if argument == "off" else whole(argument, "seed", least=0))
-    seed = chat.sampling.seed
+    seed = chat.settings.sampling.seed
     chat.note("a new seed for every answer" if seed is None else f"seed {seed}")
 
 

@@ -11,16 +11,28 @@ from dsv4_mlx.sampling import Sampling
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """What one answer was asked with, as it was at that moment."""
+    """What one answer is asked with."""
 
     thinking: Thinking
     system: str | None = None
+    """The system message."""
     tools: Sequence[Mapping[str, Any]] = ()
+    """Definitions as OpenAI's interface takes them."""
     sampling: Sampling = field(default=Sampling())
     max_tokens: int | None = None
+    """Bounds one reply, reasoning included."""
     budget: int | None = None
-    stop: tuple[str, ...] = ()
+    """Bounds its reasoning in tokens; 0 is no reasoning, as without thinking."""
+    stop: Sequence[str] = ()
+    """Texts before which an answer ends, see `chat.stops`."""
     loops: Loops = "notice"
+    """What happens when a reply repeats itself without end, see `chat.loops`."""
+
+    @property
+    def effective_thinking(self) -> Thinking:
+        """The level that the prompt asks for. Under a budget of 0 that is none: the release writes
+        another prompt without reasoning than with reasoning cut to nothing."""
+        return Thinking("chat") if self.budget == 0 else self.thinking
 
     def system_messages(self) -> list[dict[str, Any]]:
         """The message that opens the prompt, tool definitions in it; none if there is nothing."""

@@ -6,7 +6,7 @@ or stay whole, with all their tool calls and results.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dsv4_mlx.chat.conversation import Conversation
@@ -81,9 +81,13 @@ class Compaction:
         self._summary: Turn | None = None
         self._covered = 0
         # The person's limits are for answers; this has its own.
-        conversation.max_tokens, conversation.budget = self._room, self._room // 2
-        conversation.stop = ()  # a summary may say them
-        conversation.loops = "stop"
+        conversation.settings = replace(
+            conversation.settings,
+            max_tokens=self._room,
+            budget=self._room // 2,
+            stop=(),  # a summary may say them
+            loops="stop",
+        )
 
     @property
     def is_unfinished(self) -> bool:

@@ -6,7 +6,7 @@ nothing that is kept is read again.
 """
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import copy
 from dataclasses import replace
@@ -18,14 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.chat.events import Event
-from dsv4_mlx.chat.loops import Loops
 from dsv4_mlx.chat.model_side import AnswerRequest, ContextUse, Emit, ModelSide
 from dsv4_mlx.chat.prefixes import Prefixes
 from dsv4_mlx.chat.prompting import PromptWriter
-from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import Sampling
 
 if TYPE_CHECKING:
     from dsv4_mlx.engine import Engine
@@ -51,36 +48,15 @@ class Conversation:
         self,
         engine: "Engine",
         tokenizer: "Tokenizer",
+        settings: AnswerSettings,
         *,
-        thinking: Thinking,
         effort_table: EffortTable = "2026-04",
-        system: str | None = None,
-        sampling: Sampling | None = None,
-        max_tokens: int | None = None,
-        budget: int | None = None,
-        stop: Sequence[str] = (),
-        loops: Loops = "notice",
-        tools: Sequence[Mapping[str, Any]] = (),
         turns: Sequence[Turn] = (),
         prefixes: Prefixes | None = None,
         submit: Submit | None = None,
     ) -> None:
-        """`max_tokens` bounds one reply, reasoning included, and `budget` its reasoning; a budget
-        of 0 is no reasoning, as without thinking.
-
-        `tools` are definitions as OpenAI's interface takes them. An answer ends before any of the
-        texts `stop`, see `chat.stops`; `loops` is what happens when a reply repeats itself without
-        end, see `chat.loops`.
-        """
-        # Effective from the next turn.
-        self.thinking = thinking
-        self.system = system
-        self.sampling = sampling or Sampling()
-        self.max_tokens = max_tokens
-        self.budget = budget
-        self.stop = stop
-        self.loops = loops
-        self.tools = tools
+        self.settings = settings
+        """Those of the next answer; one that has begun keeps its own."""
         self._tokenizer = tokenizer
         self._submit: Submit = submit or ThreadPoolExecutor(1, "conversation").submit
         self._cancelled = Flag()
@@ -100,7 +76,8 @@ class Conversation:
     @property
     def messages(self) -> list[dict[str, Any]]:
         """The dialogue so far as OpenAI-style dictionaries, the system message included."""
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        text = self.settings.system
+        system = [] if text is None else [{"role": "system", "content": text}]
         return [*system, *(dict(message) for turn in self.turns for message in turn.messages)]
 
     def send(self, text: str, *, shared: str = "") -> Generator[Event, None, None]:
@@ -145,7 +122,7 @@ class Conversation:
     def undo(self) -> str:
         """Forget the last turn and return what was asked; UsageError when there is none."""
         self._check_turn(len(self.turns))
-        settings = self._settings()
+        settings = self.settings
         return self._submit(lambda: self._model_side.undo(settings)).result()
 
     def fork(self) -> "Conversation":
@@ -170,7 +147,7 @@ class Conversation:
 
     def prompt_tokens(self, turns: Sequence[Turn], text: str = "") -> int:
         """Tokens of the prompt that asks `text` after `turns`, whether or not it would fit."""
-        settings = self._settings()
+        settings = self.settings
         return self._submit(lambda: self._model_side.prompt_tokens(turns, text, settings)).result()
 
     def context(self) -> ContextUse:
@@ -200,7 +177,7 @@ class Conversation:
     ) -> Generator[Event, None, None]:
         """The events of one answer; `request` says to what, once the model's thread is free."""
         cancelled = self._cancelled = Flag()
-        model_side, settings = self._model_side, self._settings()
+        model_side, settings = self._model_side, self.settings
 
         def answer(emit: Emit, asked_at: float) -> None:
             model_side.answer(
@@ -230,17 +207,3 @@ class Conversation:
             cancelled.set()
             wait([job])  # so that the turns are settled for whoever left early
         job.result()
-
-    def _settings(self) -> AnswerSettings:
-        # Without reasoning the release writes another prompt than with reasoning cut to nothing.
-        thinking = Thinking("chat") if self.budget == 0 else self.thinking
-        return AnswerSettings(
-            thinking,
-            self.system,
-            tuple(self.tools),
-            self.sampling,
-            self.max_tokens,
-            self.budget,
-            tuple(self.stop),
-            self.loops,
-        )

@@ -169,7 +169,7 @@ class ModelSide:
         """Read the prompt, generate the reply and keep it; places lie at `shared` lengths too."""
         reply = Reply(
             self._tokenizer,
-            settings.thinking,
+            settings.effective_thinking,
             emit,
             budget=ReasoningBudget(settings.budget),
             tools=settings.tools,

@@ -47,8 +47,8 @@ class PromptWriter:
         """The prompt that asks for an answer to the last of `turns`. ChatError if there is none."""
         prompt = encode_messages(
             [*settings.system_messages(), *(m for turn in turns for m in turn.messages)],
-            thinking_mode=settings.thinking.mode,
-            reasoning_effort=settings.thinking.effort,
+            thinking_mode=settings.effective_thinking.mode,
+            reasoning_effort=settings.effective_thinking.effort,
             effort_table=self._effort_table,
         )
         return self.tokens(prompt, [reply for turn in turns for reply in turn.said()])

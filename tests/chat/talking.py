@@ -1,5 +1,8 @@
 """Conversations on a fake model that follows a script, and what they did."""
 
+from dataclasses import fields, replace
+
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Done, Event, Progress
 from dsv4_mlx.chat.parsing import merge_deltas
@@ -18,7 +21,19 @@ def talk(tokenizer: Tokenizer, *replies: str, thinking: Thinking = CHAT, **optio
     options.setdefault("sampling", Sampling(temperature=0.0))
     engine = scripted_engine(tokenizer, replies, context=context)
     engine.snapshot_bytes = snapshot_bytes
-    return Conversation(engine, tokenizer, thinking=thinking, **options)
+    return conversation_with(engine, tokenizer, thinking, **options)
+
+
+def conversation_with(engine, tokenizer, thinking: Thinking, **options) -> Conversation:
+    """A conversation; `options` that are no settings of answers are its own."""
+    names = {field.name for field in fields(AnswerSettings)}
+    settings = {name: options.pop(name) for name in names & options.keys()}
+    return Conversation(engine, tokenizer, AnswerSettings(thinking, **settings), **options)
+
+
+def change(conversation: Conversation, **settings) -> None:
+    """Set some settings of its next answer."""
+    conversation.settings = replace(conversation.settings, **settings)
 
 
 def outcome(events) -> tuple[list[Event], Done]:

@@ -8,7 +8,7 @@ from dsv4_mlx.chat.tokens import END_THINK
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.tokenizer import Tokenizer
-from tests.chat.talking import CHAT, THINKING, answer, talk
+from tests.chat.talking import CHAT, THINKING, answer, change, talk
 
 LONG = "a b c d e f g h. " * 40
 
@@ -85,7 +85,7 @@ def test_a_budget_of_nothing_is_no_thinking(tokenizer: Tokenizer) -> None:
     assert answer(unthinking, "go")[0] == events
     timelines = [one._model_side._session.tokens for one in (conversation, unthinking)]
     assert timelines[0] == timelines[1]
-    conversation.budget = None
+    change(conversation, budget=None)
     assert any(isinstance(event, ReasoningDelta) for event in answer(conversation, "on")[0])
 
 

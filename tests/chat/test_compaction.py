@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.compaction import KEPT_TURNS, Compacted, Compaction, stands_for
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.settings import Thinking
@@ -37,10 +38,8 @@ def talk(
     """A conversation after `turns` in which every answer is `reply`."""
     engine = scripted_engine(Script(((reply,),), context=context, chunk=64), tokenizer())
     thinking = Thinking("chat") if level == "none" else Thinking("thinking", level)
-    sampling = Sampling(temperature=0.0)
-    return Conversation(
-        engine, tokenizer(), thinking=thinking, sampling=sampling, turns=turns, **options
-    )
+    settings = AnswerSettings(thinking, sampling=Sampling(temperature=0.0), **options)
+    return Conversation(engine, tokenizer(), settings, turns=turns)
 
 
 def compacted(conversation: Conversation, *, stop_after: int | None = None) -> Compacted:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4_mlx import Numerics, load
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.events import Done, Progress, ReasoningDelta, TextDelta, Usage
@@ -24,7 +25,7 @@ from dsv4_mlx.errors import PromptError
 from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.tokenizer import Tokenizer
-from tests.chat.talking import CHAT, THINKING, answer, read_by, talk
+from tests.chat.talking import CHAT, THINKING, answer, change, read_by, talk
 from tests.cli.scripted import scripted_engine
 
 
@@ -87,7 +88,7 @@ def test_the_next_turn_after_reasoning_reuses_everything_before_it(tokenizer: To
 def test_the_prompt_has_the_text_of_the_official_encoder(tokenizer: Tokenizer) -> None:
     conversation = talk(tokenizer, "Hm.</think>One.", "Two.", "x</think>3", thinking=THINKING)
     for number, thinking in enumerate((THINKING, CHAT, Thinking("thinking", "max"))):
-        conversation.thinking = thinking
+        change(conversation, thinking=thinking)
         asked = [*conversation.messages, {"role": "user", "content": f"q{number}"}]
         expected = encode_messages(
             asked, thinking_mode=thinking.mode, reasoning_effort=thinking.effort
@@ -113,8 +114,7 @@ def test_any_dialogue_reads_as_the_official_encoder_writes_it(tokenizer: Tokeniz
     ]
     conversation = talk(tokenizer, *replies)
     for asked, _, _, thinking, is_cut in turns:
-        conversation.thinking = thinking
-        conversation.max_tokens = 3 if is_cut else None
+        change(conversation, thinking=thinking, max_tokens=3 if is_cut else None)
         messages = [*conversation.messages, {"role": "user", "content": asked}]
         expected = encode_messages(
             messages, thinking_mode=thinking.mode, reasoning_effort=thinking.effort
@@ -221,9 +221,8 @@ def test_the_same_seed_gives_the_same_conversation(tokenizer: Tokenizer) -> None
     def texts(seed: int) -> list[str]:
         engine = scripted_engine(tokenizer, ["a…"])
         engine.model.next_token = None  # every token is about as likely
-        conversation = Conversation(
-            engine, tokenizer, thinking=CHAT, sampling=Sampling(1.0, 1.0, seed), max_tokens=12
-        )
+        settings = AnswerSettings(CHAT, sampling=Sampling(1.0, 1.0, seed), max_tokens=12)
+        conversation = Conversation(engine, tokenizer, settings)
         for question in ("x", "y"):
             list(conversation.send(question))
         return [message["content"] for message in conversation.messages[1::2]]
@@ -239,10 +238,8 @@ def test_a_real_model_answers_the_second_turn_as_if_it_had_read_it_all(tmp_path:
         # Plain numerics: in the official ones a rounding may decide between two equal tokens.
         model, tokenizer = load(tmp_path, numerics=Numerics.PLAIN)
         engine = Engine(model)
-        conversation = Conversation(
-            engine, tokenizer, thinking=thinking, sampling=Sampling(0.0), max_tokens=10,
-            submit=worker.submit,
-        )  # fmt: skip
+        settings = AnswerSettings(thinking, sampling=Sampling(0.0), max_tokens=10)
+        conversation = Conversation(engine, tokenizer, settings, submit=worker.submit)
         return engine, conversation
 
     def fresh(engine: Engine, tokens: list[int]) -> list[int]:
@@ -286,7 +283,7 @@ def test_reasoning_tokens_are_counted(tokenizer: Tokenizer) -> None:
 def test_settings_count_from_the_next_turn(tokenizer: Tokenizer) -> None:
     conversation = talk(tokenizer, "One two three.", "One two three.")
     events = conversation.send("a")
-    conversation.max_tokens, conversation.system = 2, "Be brief."
+    change(conversation, max_tokens=2, system="Be brief.")
     *_, done = events
     assert done.finish_reason == "stop"
     _, done = answer(conversation, "b")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import dsv4_mlx
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.turns import Turn
@@ -35,10 +36,8 @@ def model() -> Iterator[tuple[Engine, Tokenizer, ThreadPoolExecutor]]:
 
 def begin(model, thinking: Thinking, turns: tuple[Turn, ...] = ()) -> Conversation:
     engine, tokenizer, worker = model
-    return Conversation(
-        engine, tokenizer, thinking=thinking, sampling=Sampling(0.0), max_tokens=LONGEST,
-        turns=turns, submit=worker.submit,
-    )  # fmt: skip
+    settings = AnswerSettings(thinking, sampling=Sampling(0.0), max_tokens=LONGEST)
+    return Conversation(engine, tokenizer, settings, turns=turns, submit=worker.submit)
 
 
 def third_answer(conversation: Conversation) -> Turn:

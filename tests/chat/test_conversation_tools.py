@@ -15,7 +15,7 @@ from dsv4_mlx.chat.tokens import DSML
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.tokenizer import Tokenizer
-from tests.chat.talking import CHAT, THINKING, answer, outcome, read_by, talk
+from tests.chat.talking import CHAT, THINKING, answer, change, outcome, read_by, talk
 
 LOOK = {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}
 BOTH = pytest.mark.parametrize("thinking", [CHAT, THINKING], ids=["chat", "thinking"])
@@ -190,10 +190,11 @@ def test_arguments_follow_the_schema_of_the_tool(tokenizer: Tokenizer, wrapped: 
     reply = f'<{DSML}invoke name="look">\n{call}</{DSML}invoke>'
     conversation = talk(tokenizer, reply, reply)
     function = {"name": "look", "parameters": TYPED}
-    conversation.tools = [{"type": "function", "function": function} if wrapped else function]
+    tool = {"type": "function", "function": function} if wrapped else function
+    change(conversation, tools=[tool])
     (event,), _ = answer(conversation, "go")
     assert json.loads(event.arguments) == {"count": 5, "at": "[1]"}
-    conversation.tools = []
+    change(conversation, tools=[])
     (event,), _ = answer(conversation, "go")
     assert json.loads(event.arguments) == {"count": "5", "at": [1]}
 
@@ -226,7 +227,7 @@ def test_malformed_calls_end_no_conversation(
 
 def test_a_call_inside_the_reasoning_is_kept(tokenizer: Tokenizer) -> None:
     conversation = talk(tokenizer, f"Hm.{calling('look')}", "So.</think>Red.", thinking=THINKING)
-    conversation.tools = [LOOK]
+    change(conversation, tools=[LOOK])
     events, done = answer(conversation, "go")
     assert events[0] == ReasoningDelta("Hm.")
     assert done.finish_reason == "tool_calls"

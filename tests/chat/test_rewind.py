@@ -13,7 +13,16 @@ from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import CacheError, UsageError
 from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.tokenizer import Tokenizer
-from tests.chat.talking import CHAT, THINKING, answer, outcome, read_by, talk
+from tests.chat.talking import (
+    CHAT,
+    THINKING,
+    answer,
+    change,
+    conversation_with,
+    outcome,
+    read_by,
+    talk,
+)
 from tests.cli.scripted import scripted_engine
 
 REPLIES = ("Well.</think>One.", "Hm.</think>Two.", "So.</think>Three.", "Oh.</think>Four.")
@@ -32,7 +41,7 @@ def length_before(conversation: Conversation, number: int) -> int:
     """Prompt tokens before user turn `number`, as a later prompt has them."""
     turns = [*conversation.turns[: number - 1], Turn.asking("")]
     writer = conversation._model_side._writer.fork()
-    return writer.write(turns, conversation._settings()).boundaries[-1]
+    return writer.write(turns, conversation.settings).boundaries[-1]
 
 
 @BOTH
@@ -247,8 +256,8 @@ def random_talk(tokenizer: Tokenizer, sampling: Sampling, **options) -> Conversa
     engine = scripted_engine(tokenizer, ["x"])
     engine.model.next_token = None
     engine.prefill_chunk = 16
-    options.setdefault("thinking", CHAT)
-    return Conversation(engine, tokenizer, sampling=sampling, max_tokens=8, **options)
+    options = {"thinking": CHAT, "max_tokens": 8} | options
+    return conversation_with(engine, tokenizer, sampling=sampling, **options)
 
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {}}}
@@ -271,6 +280,7 @@ MOVES = st.lists(
 def test_any_way_to_a_question_gives_its_answer(tokenizer: Tokenizer, tmp_path_factory, moves):
     """As a new conversation with the same turns answers, which reads all of them."""
     path = tmp_path_factory.mktemp("moves") / "cache"
+    settings = {"thinking": CHAT, "tools": ()}
     conversation = random_talk(tokenizer, Sampling(0.0))
     for move, argument in moves:
         if move in ("undo", "retry", "edit", "reload") and not conversation.turns:
@@ -293,19 +303,15 @@ def test_any_way_to_a_question_gives_its_answer(tokenizer: Tokenizer, tmp_path_f
                 conversation = conversation.fork()
             case "reload":
                 conversation.save_cache(path)
-                conversation = random_talk(
-                    tokenizer, Sampling(0.0), turns=before,
-                    thinking=conversation.thinking, tools=conversation.tools,
-                )  # fmt: skip
+                conversation = random_talk(tokenizer, Sampling(0.0), turns=before, **settings)
                 conversation.load_cache(path)
             case "tools":
-                conversation.tools = () if conversation.tools else (TOOL,)
+                settings["tools"] = () if settings["tools"] else (TOOL,)
+                change(conversation, **settings)
             case mode:
-                conversation.thinking = CHAT if mode == "chat" else THINKING
+                settings["thinking"] = CHAT if mode == "chat" else THINKING
+                change(conversation, **settings)
         if asked is not None:
-            fresh = random_talk(
-                tokenizer, Sampling(0.0), turns=before,
-                thinking=conversation.thinking, tools=conversation.tools,
-            )  # fmt: skip
+            fresh = random_talk(tokenizer, Sampling(0.0), turns=before, **settings)
             assert answer(fresh, asked)[0] == said
             assert fresh.turns == conversation.turns

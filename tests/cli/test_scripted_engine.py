@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Done, Event, Progress, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
@@ -28,8 +29,8 @@ def conversation(
     folder: Path, *replies: object, level: str = "low", seed: int = 0, **keys: object
 ) -> Conversation:
     engine, tokenizer = open_scripted(written(folder, {"replies": replies, **keys}))
-    thinking, sampling = thinking_at(level, TABLE), Sampling(seed=seed)
-    return Conversation(engine, tokenizer, thinking=thinking, effort_table=TABLE, sampling=sampling)
+    settings = AnswerSettings(thinking_at(level, TABLE), sampling=Sampling(seed=seed))
+    return Conversation(engine, tokenizer, settings, effort_table=TABLE)
 
 
 def said(events: Sequence[Event]) -> tuple[str, str]:

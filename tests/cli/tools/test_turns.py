@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.tools.toolbox import Toolbox
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Done, Event, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
@@ -28,13 +29,10 @@ def calling(name: str, **arguments: object) -> dict[str, object]:
 def conversation(folder: Path, box: Toolbox, *replies: object) -> Conversation:
     script = folder / "script.json"
     script.write_text(json.dumps({"replies": replies}), encoding="utf-8")
-    return Conversation(
-        *open_scripted(script),
-        thinking=thinking_at("low", TABLE),
-        effort_table=TABLE,
-        sampling=Sampling(temperature=0.0),
-        tools=box.definitions(),
+    settings = AnswerSettings(
+        thinking_at("low", TABLE), tools=box.definitions(), sampling=Sampling(temperature=0.0)
     )
+    return Conversation(*open_scripted(script), settings, effort_table=TABLE)
 
 
 def results(box: Toolbox, events: list[Event]) -> list[tuple[str, str]]:
