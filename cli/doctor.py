@@ -19,10 +19,11 @@ from typing import Any, cast
 from cli.environment import Environment, ExitStatus
 from cli.kept.private_files import NoHome, state_home
 from cli.machine import WIRED_LIMIT, Machine, read_machine
-from cli.memory import SHORT_CONTEXT, Fit, measure, size
+from cli.memory import SHORT_CONTEXT, Fit, size
 from cli.output import json_line
 from cli.safe import harmless
 from dsv4_mlx.about import About, about, device_memory
+from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.costs import Costs, Kv
 from dsv4_mlx.errors import Dsv4Error
@@ -187,7 +188,7 @@ def _memory_lines(machine: Machine, limit: int | None) -> Iterator[str]:
 
 def _model(page: _Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> None:
     try:
-        fit = measure(folder, kv, backend=backend, machine=machine)
+        fit = Fit.of(open_checkpoint(folder), kv, backend=backend, machine=machine)
     except Dsv4Error as error:
         page.problems.append(str(error))
         return

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from cli.machine import WIRED_LIMIT, Machine, read_machine
 from dsv4_mlx.chat.settings import MAX_LEVEL_CONTEXT
-from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.machines import (
     GIB,
@@ -19,6 +18,7 @@ from dsv4_mlx.machines import (
 )
 
 if TYPE_CHECKING:
+    from dsv4_mlx.checkpoint import Checkpoint, ModelFolder
     from dsv4_mlx.config import DeepseekV4Config
     from dsv4_mlx.costs import Kv
 
@@ -39,6 +39,24 @@ class Fit:
     machine: Machine
     backend: str
     kv: "Kv" = "compact"
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: "Checkpoint",
+        kv: "Kv" = "compact",
+        *,
+        backend: str = "auto",
+        machine: Machine | None = None,
+    ) -> "Fit":
+        """How an opened checkpoint stands to a machine, by default this one."""
+        from dsv4_mlx.about import about, device_memory
+        from dsv4_mlx.weight_bytes import weight_bytes
+
+        resolved, machine = about(backend).backend, machine or read_machine()
+        machine = replace(machine, device=machine.device or device_memory(resolved))
+        weights = weight_bytes(checkpoint, dense=4 if resolved == "cpu" else 2)
+        return cls(checkpoint.folder, checkpoint.config, weights, machine, resolved, kv)
 
     def needed(self, context: int) -> int:
         """Bytes with a conversation of `context` tokens."""
@@ -93,6 +111,20 @@ class Fit:
             return f"its conversion with --recipe {recipe} fits"
         return "take a smaller model or a larger machine"
 
+    def max_level_sentence(self) -> str:
+        """What thinking level max needs here: its least context, and memory for it."""
+        there, needed = self.config.max_position_embeddings, self.needed(MAX_LEVEL_CONTEXT)
+        text = f"thinking level max asks for a context of at least {MAX_LEVEL_CONTEXT:,} tokens"
+        if there < MAX_LEVEL_CONTEXT:
+            return f"{text}; this checkpoint has {there:,}"
+        if self.fits(MAX_LEVEL_CONTEXT):
+            of = "" if self.limit is None else f" of {size(self.limit)} that may be used"
+            return f"{text}: {size(needed)} of memory{of}"
+        return (
+            f"{text}: {size(needed)} of memory, and {size(self.limit or 0)} may be used; "
+            f"{self.remedy(MAX_LEVEL_CONTEXT)}"
+        )
+
     def _smaller_recipe(self) -> str | None:
         """The most exact recipe of the same release whose result fits."""
         limit = self.machine.raisable(self.backend) or self.limit or 0
@@ -114,18 +146,8 @@ def release(config: "DeepseekV4Config") -> str | None:
     return None
 
 
-def measure(
-    folder: Path, kv: "Kv" = "compact", *, backend: str = "auto", machine: Machine | None = None
-) -> Fit:
-    """How the model in `folder` stands to this machine; reads headers, loads nothing.
-
-    Raises CheckpointError or ConfigError for a folder that is no model.
-    """
-    return _measured(open_checkpoint(folder), kv, backend, machine or read_machine())
-
-
 def check(
-    folder: Path,
+    folder: "ModelFolder",
     context: int | None = None,
     kv: "Kv" = "compact",
     *,
@@ -134,38 +156,16 @@ def check(
 ) -> None:
     """Refuse, with figures and what would fit, a model that this machine has no memory for.
 
-    `context` tokens must fit, by default a short conversation. Raises UsageError, and
-    CheckpointError or ConfigError for a folder that is no model.
+    `context` tokens must fit, by default a short conversation. The headers of a model that is small
+    beside the memory are not read. Raises UsageError, and CheckpointError for damaged files.
     """
     machine = machine or read_machine()
-    if _is_small(folder, machine):
+    if _is_small(folder.folder, machine):
         return
-    fit = measure(folder, kv, backend=backend, machine=machine)
+    fit = Fit.of(folder.checkpoint, kv, backend=backend, machine=machine)
     context = min(context or SHORT_CONTEXT, fit.config.max_position_embeddings)
     if not fit.fits(context):
         raise UsageError(fit.sentence(context))
-
-
-def max_level_sentence(
-    folder: Path,
-    kv: "Kv" = "compact",
-    *,
-    backend: str = "auto",
-    machine: Machine | None = None,
-) -> str:
-    """What thinking level max needs here: its least context, and memory for it."""
-    fit = measure(folder, kv, backend=backend, machine=machine)
-    there = fit.config.max_position_embeddings
-    needed, limit = fit.needed(MAX_LEVEL_CONTEXT), fit.limit
-    text = f"thinking level max asks for a context of at least {MAX_LEVEL_CONTEXT:,} tokens"
-    if there < MAX_LEVEL_CONTEXT:
-        return f"{text}; this checkpoint has {there:,}"
-    if fit.fits(MAX_LEVEL_CONTEXT):
-        of = "" if limit is None else f" of {size(limit)} that may be used"
-        return f"{text}: {size(needed)} of memory{of}"
-    return f"{text}: {size(needed)} of memory, and {size(limit or 0)} may be used; " + (
-        fit.remedy(MAX_LEVEL_CONTEXT)
-    )
 
 
 def size(nbytes: int) -> str:
@@ -181,13 +181,3 @@ def _is_small(folder: Path, machine: Machine) -> bool:
         return False
     limit = machine.limit("auto")
     return limit is None or _LARGEST_GROWTH * stored + 2 * WORKING_BYTES <= limit
-
-
-def _measured(checkpoint: Checkpoint, kv: "Kv", backend: str, machine: Machine) -> Fit:
-    from dsv4_mlx.about import about, device_memory
-    from dsv4_mlx.weight_bytes import weight_bytes
-
-    resolved = about(backend).backend
-    machine = replace(machine, device=machine.device or device_memory(resolved))
-    weights = weight_bytes(checkpoint, dense=4 if resolved == "cpu" else 2)
-    return Fit(checkpoint.folder, checkpoint.config, weights, machine, resolved, kv)

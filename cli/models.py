@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as StillRunning
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
@@ -11,20 +12,20 @@ from typing import TYPE_CHECKING, cast
 from cli.options import Options
 from cli.worker import Worker
 from dsv4_mlx.chat.effort import EffortTable, find_effort_table
-from dsv4_mlx.chat.settings import ChatSettings, max_context_sentence, read_settings
+from dsv4_mlx.chat.settings import ChatSettings, max_context_sentence
 from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
-from dsv4_mlx.hub_cache import model_folder
 from dsv4_mlx.paths import user_path
 from dsv4_mlx.releases import name_of
 
 if TYPE_CHECKING:
     from dsv4_mlx.chat.answer_settings import AnswerSettings
     from dsv4_mlx.chat.conversation import Conversation, Prefixes, Turn
+    from dsv4_mlx.checkpoint import ModelFolder
     from dsv4_mlx.costs import Kv
     from dsv4_mlx.engine import Engine
     from dsv4_mlx.tokenizer import Tokenizer
 
-    OpenModel = Callable[[Path, Options], tuple[Engine, Tokenizer]]
+    OpenModel = Callable[[ModelFolder, Options], tuple[Engine, Tokenizer]]
 
 _LOOK_S = 0.05
 
@@ -36,6 +37,8 @@ class Model:
     folder: Path
     settings: ChatSettings
     opening: "Future[tuple[Engine, Tokenizer]]"
+    opened: "ModelFolder | None" = None
+    """The folder's files; None for a script that stands in the place of one."""
     title: str = ""
     """Its name where that is not the folder's."""
 
@@ -122,17 +125,19 @@ class Models:
         Raises CheckpointError or ConfigError when it is no DeepSeek-V4 checkpoint, and UsageError
         with figures when it cannot fit into this machine's memory.
         """
-        folder = folder if folder == self._script else model_folder(folder)
         asked = self._options.effort_table
         table = None if asked == "auto" else cast(EffortTable, asked)
         if folder == self._script:
             return self._scripted(folder, table, release)
-        settings = read_settings(folder, table)
         from cli import memory
+        from dsv4_mlx.checkpoint import open_folder
 
-        memory.check(folder, kv=self._kv, backend=self._backend)
+        opened = open_folder(folder)
+        settings = ChatSettings.of(opened, table)
+        memory.check(opened, kv=self._kv, backend=self._backend)
         release()
-        return Model(folder, settings, self._worker.submit(lambda: self._opened(folder)))
+        opening = self._worker.submit(lambda: self._opened(opened))
+        return Model(opened.folder, settings, opening, opened)
 
     def conversation(
         self,
@@ -158,13 +163,13 @@ class Models:
 
     def max_level_note(self, model: Model) -> str:
         """What thinking level max needs of the context and of memory."""
-        from cli import memory
+        from cli.memory import Fit
 
-        try:
-            return memory.max_level_sentence(model.folder, self._kv, backend=self._backend)
-        except (CheckpointError, ConfigError):
-            # A script, or a folder whose files are incomplete: loading it says so.
-            return max_context_sentence(model.settings)
+        if model.opened is not None:
+            with suppress(CheckpointError, ConfigError):  # loading it says what is wrong
+                checkpoint = model.opened.checkpoint
+                return Fit.of(checkpoint, self._kv, backend=self._backend).max_level_sentence()
+        return max_context_sentence(model.settings)
 
     @property
     def _kv(self) -> "Kv":
@@ -185,9 +190,9 @@ class Models:
         settings = replace(script.settings, effort_table=table or script.effort_table)
         release()
         opening = self._worker.submit(lambda: open_scripted(file))
-        return Model(file, settings, opening, script.name)
+        return Model(file, settings, opening, title=script.name)
 
-    def _opened(self, folder: Path) -> "tuple[Engine, Tokenizer]":
+    def _opened(self, folder: "ModelFolder") -> "tuple[Engine, Tokenizer]":
         engine, tokenizer = self._open_model(folder, self._options)
         if self._snapshot_bytes is not None:
             engine.snapshot_bytes = self._snapshot_bytes
@@ -209,11 +214,13 @@ def embedded_model() -> Path:
     return Path(dsv4_mlx.__file__).parent / "nano"
 
 
-def load_model(folder: Path, options: Options) -> "tuple[Engine, Tokenizer]":
+def load_model(folder: "ModelFolder", options: Options) -> "tuple[Engine, Tokenizer]":
     """Load the checkpoint in `folder`; for the worker's thread."""
+    from dsv4_mlx import loading
     from dsv4_mlx.engine import Engine
-    from dsv4_mlx.loading import load
+    from dsv4_mlx.tokenizer import Tokenizer
 
     backend, kv = options.backend or "auto", options.kv or "compact"
-    model, tokenizer = load(folder, backend=backend, kv=kv)
-    return Engine(model), tokenizer
+    dtype = loading.dense_dtype(None, backend)
+    model = loading.load_model(folder.checkpoint, dtype=dtype, backend=backend, kv=kv)
+    return Engine(model), Tokenizer(folder.folder)

@@ -8,10 +8,11 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.config_file import read_config
+from dsv4_mlx.config_file import GENERATION_FILE, read_config
 from dsv4_mlx.documents import read_object, shown
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.fields import Fields
@@ -42,20 +43,61 @@ class Checkpoint:
     tensors: Mapping[str, TensorEntry]
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Read config.json and all headers; CheckpointError or ConfigError says what is wrong.
+@dataclass(frozen=True)
+class ModelFolder:
+    """A checkpoint's folder whose small files are read, and the large ones when they are asked for.
 
-    Of a repository in a hub's cache it is the newest snapshot.
+    `keys` is its config.json as written, `described` what that says, and `generation` its
+    generation_config.json, None where there is none.
     """
+
+    folder: Path
+    keys: Mapping[str, object]
+    described: DeepseekV4Config
+    generation: Mapping[str, object] | None
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The folder with all headers, which are read once; CheckpointError says what is wrong."""
+        config = self._with_stops()
+        tensors = _read_tensors(self.folder)
+        return Checkpoint(self.folder, self.keys, _as_stored(config, self.keys, tensors), tensors)
+
+    def _with_stops(self) -> DeepseekV4Config:
+        """The config with the further tokens that generation_config.json ends a reply at."""
+        config, path = self.described, self.folder / GENERATION_FILE
+        if self.generation is None:
+            return config
+        found = Fields(self.generation, path).ids("eos_token_id")
+        others = [*config.other_stop_ids, *found]
+        kept = tuple(dict.fromkeys(one for one in others if one != config.eos_token_id))
+        if any(one >= config.vocab_size for one in kept):
+            raise CheckpointError(
+                f"{path}: eos_token_id is {shown(list(found))}, expected ids below the "
+                f"vocabulary's {config.vocab_size}; correct it."
+            )
+        return config.replace(other_stop_ids=kept) if kept != config.other_stop_ids else config
+
+
+def open_folder(path: str | Path) -> ModelFolder:
+    """Read config.json and generation_config.json; CheckpointError or ConfigError says what is
+    wrong. Of a repository in a hub's cache it is the newest snapshot."""
+    folder = model_folder(user_path(path))
+    keys, described = read_config(folder)
+    generation = folder / GENERATION_FILE
+    return ModelFolder(
+        folder, keys, described, read_object(generation) if generation.is_file() else None
+    )
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """`open_folder` with all headers read as well, and with its errors."""
     folder = model_folder(user_path(path))
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder} is not a folder; expected one with config.json and *.safetensors files."
         )
-    keys, described = read_config(folder)
-    config = _with_stops(folder, described)
-    tensors = _read_tensors(folder)
-    return Checkpoint(folder, keys, _as_stored(config, keys, tensors), tensors)
+    return open_folder(folder).checkpoint
 
 
 def _read_tensors(folder: Path) -> dict[str, TensorEntry]:
@@ -153,22 +195,6 @@ def _require_files(folder: Path, files: list[str]) -> None:
             f"{len(missing)} of {len(files)} shards are missing from {folder}: {shown}; "
             "download them again."
         )
-
-
-def _with_stops(folder: Path, config: DeepseekV4Config) -> DeepseekV4Config:
-    """The config with the further tokens that generation_config.json ends a reply at."""
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return config
-    found = Fields(read_object(path), path).ids("eos_token_id")
-    others = [*config.other_stop_ids, *found]
-    kept = tuple(dict.fromkeys(one for one in others if one != config.eos_token_id))
-    if any(one >= config.vocab_size for one in kept):
-        raise CheckpointError(
-            f"{path}: eos_token_id is {shown(list(found))}, expected ids below the vocabulary's "
-            f"{config.vocab_size}; correct it."
-        )
-    return config.replace(other_stop_ids=kept) if kept != config.other_stop_ids else config
 
 
 def _as_stored(

@@ -61,8 +61,8 @@ def load_model(
     checkpoint: Checkpoint,
     *,
     dtype: mx.Dtype,
-    numerics: Numerics,
-    backend: str,
+    numerics: Numerics = Numerics.OFFICIAL,
+    backend: str = "auto",
     kv: str | None = None,
     kernels: KernelPlan | None = None,
 ) -> "Model":

@@ -1,16 +1,16 @@
 """What a checkpoint folder says about chatting with it: thinking levels, context, sampling."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dsv4_mlx.chat.effort import EffortTable, ThinkingMode, detect_effort_table, effort_levels
 from dsv4_mlx.chat.generation_config import sampling_of
-from dsv4_mlx.config_file import read_config
-from dsv4_mlx.documents import read_object
+from dsv4_mlx.config_file import GENERATION_FILE
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.hub_cache import model_folder
 from dsv4_mlx.sampling import Sampling
+
+if TYPE_CHECKING:
+    from dsv4_mlx.checkpoint import ModelFolder
 
 MAX_LEVEL_CONTEXT: Final = 384 * 1024
 """Tokens of context that the model card asks for at level max."""
@@ -56,6 +56,16 @@ class ChatSettings:
     context: int  # tokens, prompt and reply together
     sampling: Sampling = field(default=Sampling())
 
+    @classmethod
+    def of(cls, folder: "ModelFolder", effort_table: EffortTable | None = None) -> "ChatSettings":
+        """The settings of a checkpoint; `effort_table` stands in the place of what its files say.
+
+        Raises CheckpointError for an unusable generation_config.json.
+        """
+        sampling = sampling_of(folder.generation or {}, folder.folder / GENERATION_FILE)
+        table = effort_table or detect_effort_table(folder.folder)
+        return cls(table, folder.described.max_position_embeddings, sampling)
+
     @property
     def levels(self) -> tuple[str, ...]:
         """Names of the thinking levels, from none to max."""
@@ -81,16 +91,3 @@ def max_context_sentence(settings: ChatSettings) -> str:
         f"thinking level max asks for a context of at least {MAX_LEVEL_CONTEXT:,} tokens; "
         f"this checkpoint has {settings.context:,}"
     )
-
-
-def read_settings(folder: Path, effort_table: EffortTable | None = None) -> ChatSettings:
-    """The settings of the checkpoint in `folder`; `effort_table` overrides what its files say.
-
-    Raises CheckpointError or ConfigError when there is no readable DeepSeek-V4 config.json.
-    """
-    folder = model_folder(folder)
-    _, config = read_config(folder)
-    path = folder / "generation_config.json"
-    sampling = sampling_of(read_object(path) if path.is_file() else {}, path)
-    table = effort_table or detect_effort_table(folder)
-    return ChatSettings(table, config.max_position_embeddings, sampling)

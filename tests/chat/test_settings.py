@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from dsv4_mlx.chat.settings import ChatSettings, Thinking, read_settings, thinking_at
+from dsv4_mlx.chat.effort import EffortTable
+from dsv4_mlx.chat.settings import ChatSettings, Thinking, thinking_at
+from dsv4_mlx.checkpoint import open_folder
 from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
 from dsv4_mlx.sampling import RANGES, Sampling
 from tests.cli.scripted import write_chat_folder
+
+
+def settings_of(folder: Path, *table: EffortTable) -> ChatSettings:
+    return ChatSettings.of(open_folder(folder), *table)
 
 
 @pytest.fixture
@@ -16,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_context_is_the_models(folder: Path) -> None:
-    assert read_settings(folder) == ChatSettings("2026-04", 8192, Sampling(0.0))
+    assert settings_of(folder) == ChatSettings("2026-04", 8192, Sampling(0.0))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +44,7 @@ def test_sampling_comes_from_the_generation_config(
     (folder / "generation_config.json").unlink()
     if stored is not None:
         (folder / "generation_config.json").write_text(stored, encoding="utf-8")
-    assert read_settings(folder).sampling == sampling
+    assert settings_of(folder).sampling == sampling
 
 
 @pytest.mark.parametrize("found", ["-0.5", '"much"', "true", "[]", "NaN", "-Infinity", "1e999"])
@@ -47,7 +53,7 @@ def test_sampling_out_of_range_is_named(folder: Path, name: str, found: str) -> 
     file = folder / "generation_config.json"
     file.write_text(f'{{"{name}": {found}}}', encoding="utf-8")
     with pytest.raises(CheckpointError) as refusal:
-        read_settings(folder)
+        settings_of(folder)
     if found in ("NaN", "-Infinity", "1e999"):  # no number of JSON, whatever the key
         assert str(refusal.value).startswith(f"{file} holds ") and found in str(refusal.value)
     else:
@@ -70,19 +76,19 @@ def test_sampling_out_of_range_is_named(folder: Path, name: str, found: str) -> 
 def test_damaged_files_are_named(folder: Path, file: str, content: str, sentence: str) -> None:
     (folder / file).write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match=sentence) as refusal:
-        read_settings(folder)
+        settings_of(folder)
     assert str(folder / file) in str(refusal.value)
 
 
 def test_other_models_are_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     with pytest.raises(ConfigError):
-        read_settings(folder)
+        settings_of(folder)
 
 
 def test_the_table_of_the_files_can_be_overridden(folder: Path) -> None:
-    assert read_settings(folder).levels == ("none", "high", "max")
-    assert read_settings(folder, "2026-07-31").levels == ("none", "low", "high", "max")
+    assert settings_of(folder).levels == ("none", "high", "max")
+    assert settings_of(folder, "2026-07-31").levels == ("none", "low", "high", "max")
 
 
 def test_the_default_level_thinks_without_a_prefix() -> None:

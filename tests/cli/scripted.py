@@ -8,6 +8,7 @@ from pathlib import Path
 from cli.options import Options
 from dsv4_mlx.chat.encoding import Prompt, Segment
 from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, EOS, THINK
+from dsv4_mlx.checkpoint import ModelFolder
 from dsv4_mlx.config import FLASH
 from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.engine import Engine
@@ -48,11 +49,11 @@ def scripted_engine(
     )
 
 
-def opening(*replies: str) -> Callable[[Path, Options], tuple[Engine, Tokenizer]]:
+def opening(*replies: str) -> Callable[[ModelFolder, Options], tuple[Engine, Tokenizer]]:
     """An `open_model` for `cli.app.main`."""
 
-    def open_model(folder: Path, options: Options) -> tuple[Engine, Tokenizer]:
-        tokenizer = Tokenizer(folder)
+    def open_model(opened: ModelFolder, options: Options) -> tuple[Engine, Tokenizer]:
+        tokenizer = Tokenizer(opened.folder)
         return scripted_engine(tokenizer, replies), tokenizer
 
     return open_model

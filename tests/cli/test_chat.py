@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from cli.commands import COMMANDS, help_lines
+from cli.options import Options
+from dsv4_mlx.checkpoint import ModelFolder
 from dsv4_mlx.errors import CheckpointError
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder
@@ -220,11 +222,11 @@ def test_another_model_goes_on_with_the_same_dialogue(folder: Path, tmp_path: Pa
 def test_an_error_of_one_turn_leaves_the_prompt_open(tmp_path: Path) -> None:
     small = write_chat_folder(tmp_path, context=40)
 
-    def open_model(path: Path, backend: str):
+    def open_model(opened: ModelFolder, options: Options):
         from dsv4_mlx.tokenizer import Tokenizer
         from tests.cli.scripted import scripted_engine
 
-        tokenizer = Tokenizer(path)
+        tokenizer = Tokenizer(opened.folder)
         return scripted_engine(tokenizer, ["a</think>b"], context=40), tokenizer
 
     done = chat(small, "word " * 100, "x", model=open_model)
@@ -234,7 +236,7 @@ def test_an_error_of_one_turn_leaves_the_prompt_open(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_program(folder: Path) -> None:
-    def open_model(path: Path, backend: str):
+    def open_model(opened: ModelFolder, options: Options):
         raise CheckpointError("a shard is missing.")
 
     assert chat(folder, "x", "y", model=open_model) == Run(
@@ -243,7 +245,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_program(folder: Path) -> None:
 
 
 def test_ctrl_c_while_the_model_loads_keeps_the_prompt(folder: Path) -> None:
-    def open_model(path: Path, backend: str):
+    def open_model(opened: ModelFolder, options: Options):
         raise KeyboardInterrupt
 
     done = chat(folder, "x", "/think", model=open_model)
@@ -285,12 +287,12 @@ def test_two_models_are_never_in_memory_together(folder: Path, tmp_path: Path) -
     model = opening("</think>1.", "</think>2.")
     engines: list[weakref.ref[Any]] = []
 
-    def open_model(path: Path, options: Any) -> Any:
+    def open_model(opened: ModelFolder, options: Options) -> Any:
         gc.collect()
         assert [engine() for engine in engines if engine() is not None] == []
-        if path == tmp_path / "broken":
+        if opened.folder == tmp_path / "broken":
             raise CheckpointError("a shard is missing.")
-        engine, tokenizer = model(path, options)
+        engine, tokenizer = model(opened, options)
         engines.append(weakref.ref(engine))
         return engine, tokenizer
 

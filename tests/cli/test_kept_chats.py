@@ -16,6 +16,7 @@ import pytest
 
 from cli.kept.sessions import SessionStore
 from cli.options import Options
+from dsv4_mlx.checkpoint import ModelFolder
 from tests.cli.kept import texts
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder
@@ -45,7 +46,7 @@ class Model:
         self.read = 0
         """Tokens of all calls, those that were generated included."""
 
-    def __call__(self, folder: Path, options: Options):
+    def __call__(self, folder: ModelFolder, options: Options):
         engine, tokenizer = opening(*(f"</think>{n}." for n in range(1, 9)))(folder, options)
         call = type(engine.model).__call__
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cli.machine import Machine
-from cli.memory import Fit, check, max_level_sentence, measure
+from cli.memory import Fit, check
+from dsv4_mlx.checkpoint import open_checkpoint, open_folder
 from dsv4_mlx.config import FLASH, PRO
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.machines import RECIPES
@@ -22,19 +23,23 @@ def fit(recipe: str, machine: Machine, kv: str = "compact") -> Fit:
     return Fit(Path("flash"), FLASH, SIZES[recipe], machine, backend, kv)  # type: ignore[arg-type]
 
 
+def measured(folder: Path, machine: Machine) -> Fit:
+    return Fit.of(open_checkpoint(folder), backend="cpu", machine=machine)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), SHORT)
 
 
 def test_what_fits_is_loaded(folder: Path) -> None:
-    check(folder, machine=mac(64))
-    check(folder, 8_192, "bf16", machine=linux(4))
+    check(open_folder(folder), machine=mac(64))
+    check(open_folder(folder), 8_192, "bf16", machine=linux(4))
 
 
 def test_what_cannot_fit_is_refused_with_figures(folder: Path) -> None:
     with pytest.raises(UsageError) as error:
-        check(folder, backend="cpu", machine=linux(1))
+        check(open_folder(folder), backend="cpu", machine=linux(1))
     sentence = str(error.value)
     assert sentence.startswith(f"{folder} needs 2.0 GiB of memory (weights ")
     assert "at 8,192 tokens, program 2.0 GiB) and 1.0 GiB may be used here: " in sentence
@@ -45,21 +50,21 @@ def test_what_cannot_fit_is_refused_with_figures(folder: Path) -> None:
 def test_a_container_counts(folder: Path) -> None:
     files = {"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": str(GIB)}
     with pytest.raises(UsageError, match=r"1\.0 GiB may be used here"):
-        check(folder, backend="cpu", machine=linux(64, files))
+        check(open_folder(folder), backend="cpu", machine=linux(64, files))
 
 
 def test_the_asked_context_decides(folder: Path) -> None:
     """Memory for a short conversation with this model, and not for its longest."""
-    one = measure(folder, backend="cpu", machine=linux(64))
+    one = measured(folder, linux(64))
     gib = one.needed(9_000) / GIB
-    check(folder, 8_192, backend="cpu", machine=linux(gib))
+    check(open_folder(folder), 8_192, backend="cpu", machine=linux(gib))
     with pytest.raises(UsageError, match=r"a context of [\d,]+ tokens fits\.$"):
-        check(folder, SHORT.max_position_embeddings, backend="cpu", machine=linux(gib))
+        check(open_folder(folder), SHORT.max_position_embeddings, backend="cpu", machine=linux(gib))
 
 
 def test_a_folder_that_is_no_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a model folder"):
-        check(tmp_path, machine=linux(1))
+        check(open_folder(tmp_path), machine=linux(1))
 
 
 def test_a_raised_limit_is_the_exact_command() -> None:
@@ -109,16 +114,16 @@ def test_the_longest_context_fits_and_one_more_step_does_not() -> None:
 
 
 def test_level_max_says_what_it_needs(tmp_path: Path, folder: Path) -> None:
-    sentence = max_level_sentence(folder, backend="cpu", machine=linux(64))
+    sentence = measured(folder, linux(64)).max_level_sentence()
     assert sentence == (
         "thinking level max asks for a context of at least 393,216 tokens; this checkpoint has "
         "16,384"
     )
     large = write_tiny_checkpoint(tmp_path, LONG)
-    sentence = max_level_sentence(large, backend="cpu", machine=linux(64))
+    sentence = measured(large, linux(64)).max_level_sentence()
     assert sentence.startswith(
         "thinking level max asks for a context of at least 393,216 tokens: 2."
     )
     assert sentence.endswith("GiB of memory of 64.0 GiB that may be used")
-    sentence = max_level_sentence(large, backend="cpu", machine=linux(2.01))
+    sentence = measured(large, linux(2.01)).max_level_sentence()
     assert "and 2.0 GiB may be used; a context of" in sentence

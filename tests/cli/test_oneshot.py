@@ -7,6 +7,7 @@ import pytest
 
 from cli.options import Options
 from dsv4_mlx.chat.tokens import DSML, END_THINK
+from dsv4_mlx.checkpoint import ModelFolder
 from dsv4_mlx.errors import CheckpointError
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder
@@ -41,8 +42,8 @@ class Asked:
     def opening(self, reply: str):
         model = opening(reply)
 
-        def open_model(path: Path, options: Options):
-            engine, tokenizer = model(path, options)
+        def open_model(opened: ModelFolder, options: Options):
+            engine, tokenizer = model(opened, options)
             next_token = engine.model.next_token
 
             def remembering(history: list[int]) -> int:
@@ -118,8 +119,8 @@ def test_an_answer_can_come_at_once(folder: Path) -> None:
 def test_an_answer_that_fails_comes_not_at_all_when_it_should_come_at_once(folder: Path) -> None:
     model = opening("Never…")
 
-    def open_model(path: Path, options: Options):
-        engine, tokenizer = model(path, options)
+    def open_model(opened: ModelFolder, options: Options):
+        engine, tokenizer = model(opened, options)
         engine.model.fail_at = 9
         return engine, tokenizer
 
@@ -262,7 +263,7 @@ def test_a_loop_is_told_and_can_be_ended(folder: Path) -> None:
 
 
 def test_an_error_is_one_sentence(folder: Path) -> None:
-    def open_model(path: Path, options: Options):
+    def open_model(opened: ModelFolder, options: Options):
         raise CheckpointError("model-00002-of-00002.safetensors is missing; download it again.")
 
     sentence = "model-00002-of-00002.safetensors is missing; download it again."
@@ -283,7 +284,7 @@ def test_a_folder_that_is_no_model_is_an_error(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_the_model_loads_is_130(folder: Path) -> None:
-    def open_model(path: Path, options: Options):
+    def open_model(opened: ModelFolder, options: Options):
         raise KeyboardInterrupt
 
     assert run("--model", folder, "-p", "x", open_model=open_model) == Run(130, "", "")

@@ -7,6 +7,7 @@ import pytest
 
 from cli.environment import Environment
 from cli.options import Options, parse
+from dsv4_mlx.checkpoint import ModelFolder
 from dsv4_mlx.errors import UsageError
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder
@@ -95,8 +96,8 @@ def test_levels_become_the_prompt_of_their_table(
 ) -> None:
     seen = []
 
-    def open_model(path: Path, backend: str):
-        engine, tokenizer = opening("a</think>b")(path, backend)
+    def open_model(opened: ModelFolder, options: Options):
+        engine, tokenizer = opening("a</think>b")(opened, options)
         encode = tokenizer.encode
         tokenizer.encode = lambda prompt: seen.append(str(prompt)) or encode(prompt)
         return engine, tokenizer

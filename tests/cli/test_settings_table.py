@@ -65,13 +65,15 @@ def test_the_ranges_are_those_of_sampling() -> None:
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_checkpoint(name: str) -> None:
     checkpoint = ChatSettings("2026-04", 4096, replace(Sampling(), **{name: VALUES[name]}))
     silent = Preferences.configured(Config())
-    assert getattr(silent.sampling(checkpoint), name) == VALUES[name]
+    assert getattr(silent.answer_settings(checkpoint).sampling, name) == VALUES[name]
     lower = replace(Sampling(), **{name: 1})
     written = Preferences.configured(parsed(f"{name} = 1", FILE))
-    assert written.sampling(checkpoint) == lower
+    assert written.answer_settings(checkpoint).sampling == lower
     options = parse([PLACES[name][1], str(VALUES[name])], Environment())
     assert (
-        getattr(written.given(options).sampling(ChatSettings("2026-04", 4096)), name)
+        getattr(
+            written.given(options).answer_settings(ChatSettings("2026-04", 4096)).sampling, name
+        )
         == VALUES[name]
     )
 

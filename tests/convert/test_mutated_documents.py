@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from convert.app import main
-from dsv4_mlx.chat.settings import read_settings
-from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
+from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint, open_folder
 from dsv4_mlx.errors import Dsv4Error
 from dsv4_mlx.parameters import plan_parameters
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
@@ -99,7 +99,11 @@ def text_of(path: Path) -> str:
 def refusals(folder: Path) -> list[str]:
     """The sentences of what the terminal's program reads before the weights, if any."""
     sentences = []
-    for read in (read_settings, Tokenizer, lambda path: plan_parameters(open_checkpoint(path))):
+    for read in (
+        lambda path: ChatSettings.of(open_folder(path)),
+        Tokenizer,
+        lambda path: plan_parameters(open_checkpoint(path)),
+    ):
         try:
             read(folder)
         except Dsv4Error as error:

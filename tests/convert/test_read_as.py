@@ -15,8 +15,8 @@ from convert.fetch import fetch
 from convert.progress import Progress
 from convert.texts import read_text
 from dsv4_mlx.chat import detect_effort_table
-from dsv4_mlx.chat.settings import read_settings
-from dsv4_mlx.checkpoint import CONVERSION_FILE
+from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.checkpoint import CONVERSION_FILE, open_folder
 from dsv4_mlx.releases import name_of
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.tokenizer import Tokenizer
@@ -178,7 +178,7 @@ def test_a_mark_and_the_ends_of_lines_are_no_part_of_a_text(files, tmp_path):
 def test_the_chat_tells_what_was_assumed(name, table, assumed, files, tmp_path):
     """Not where the person said it or the name of a release does."""
     folder = shutil.copytree(files, tmp_path / name)
-    model = Model(folder, read_settings(folder, table), Future())
+    model = Model(folder, ChatSettings.of(open_folder(folder), table), Future())
     assert model.name == name
     assert bool(model.assumed) is assumed
     assert "effort table 2026-04, assumed" in (model.assumed or "effort table 2026-04, assumed")

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsv4_mlx.chat.settings import read_settings
-from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
+from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint, open_folder
 from dsv4_mlx.config import FLASH
 from dsv4_mlx.config_spellings import config_of, keys_of
 from dsv4_mlx.engine import Engine
@@ -238,7 +238,7 @@ def test_a_wild_folder_is_the_plain_model(
     assert set(open_checkpoint(folder).config.stop_token_ids) == {1, *(np.ravel(stops or 1))}
     text = "A wild folder, 12 ünï <｜User｜>"
     assert Tokenizer(folder).encode(text) == Tokenizer(plain).encode(text)
-    assert read_settings(folder) == read_settings(plain)
+    assert ChatSettings.of(open_folder(folder)) == ChatSettings.of(open_folder(plain))
     shutil.rmtree(folder)
 
 
@@ -339,7 +339,7 @@ def test_of_a_hubs_cache_the_newest_snapshot_is_taken(
         folder = model_folder(asked)
         assert folder == repository / "snapshots" / taken
         assert open_checkpoint(asked).folder == folder
-        assert read_settings(asked).effort_table == "2026-07-31"
+        assert ChatSettings.of(open_folder(asked)).effort_table == "2026-07-31"
         assert f"snapshot {taken} of the hub's cache" in (snapshot_sentence(asked, folder) or "")
     model, tokenizer = load(repository, dtype=mx.float32)
     assert model.config == SMALL and tokenizer.eos_id == 1
