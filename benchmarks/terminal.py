@@ -153,7 +153,6 @@ class _Terminal:
     """The drawing part of a terminal surface: 20 frames a second of the renderer's own time."""
 
     width = COLUMNS
-    on_interrupt = None
 
     def __init__(self) -> None:
         from cli.screen.drawing import Drawing

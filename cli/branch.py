@@ -23,8 +23,15 @@ class Branch:
     foreign: bool = False
     """The file names another model: turns are kept there without tokens, which only their own
     model reads."""
+    editing: int | None = None
+    """The turn that the next message replaces."""
     told_full: bool = False
     """It was said that its context is nearly full."""
+
+    @property
+    def id(self) -> str:
+        """That of its file, "" where it has none."""
+        return "" if self.log is None else self.log.id
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -46,6 +53,12 @@ class Branch:
             for index, turn in enumerate(turns[same:], same):
                 self.log.add_turn(turn.without_tokens() if self.foreign else turn, keep=index)
         self.logged = turns
+
+    def release(self) -> None:
+        """Let go of the model: the turns stay, without the tokens that only it reads."""
+        self.logged = tuple(turn.without_tokens() for turn in self.turns)
+        self.conversation = None
+        self.foreign = self.log is not None
 
     @property
     def cache_bytes(self) -> int:

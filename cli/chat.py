@@ -1,18 +1,20 @@
 """A chat at the prompt: messages in; answers and the files of a conversation, out.
 
-The controller (cli/controller.py) and the commands (cli/commands) lead it, on the controller's
-thread.
+The controller and the commands lead it, on the controller's thread. Another thread, the one that
+draws above all, may call only what says so.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from cli import attachments
 from cli.branch import Branch
-from cli.chat_status import level_after, status_of
+from cli.branches import Branches
+from cli.chat_status import status_of
 from cli.kept.keeping import Keeping
 from cli.kept.session_log import SessionLog
 from cli.kept.sessions import SessionStore
@@ -53,38 +55,44 @@ class Chat:
     status_line: bool = True
     auto_compact: bool = False
     """Compact by itself when the context is nearly full."""
-    branches: list[Branch] = field(default_factory=lambda: [Branch("main")])
-    branch: Branch = field(init=False)
-    """The one that goes on."""
-    editing: int | None = None
-    """The turn that the next message replaces."""
+    branches: Branches = field(init=False)
     found: list["Hit"] = field(default_factory=list)  # by the last /search
     left: bool = False
-    keeping: Keeping = field(init=False)
     outputs: list[str] = field(default_factory=list)
     """Of !commands, for the next message."""
     _heard: bool = False  # something of the answer to this message came
     tools: ToolUse = field(init=False)
     _done: Done | None = None
     _answering: Conversation | None = None
+    _busy: str = ""
+    _changing: Lock = field(default_factory=Lock)
     stop: Flag = field(default_factory=Flag)
     """Set by Ctrl-C; cleared before each text is carried out."""
 
     def __post_init__(self, store: SessionStore | None) -> None:
-        self.keeping = Keeping(store, self.note, self.view.error)
-        self.branch = self.branches[0]
+        self.branches = Branches(Keeping(store, self.note, self.view.error))
         self.tools = ToolUse(self.make_toolbox, self.surface.ask, self.is_stopped)
         self.use_tools(self.preferences.tools)
 
+    @property
+    def branch(self) -> Branch:
+        """The one that goes on; for any thread."""
+        return self.branches.current
+
+    @property
+    def keeping(self) -> Keeping:
+        """What writes the files of this run."""
+        return self.branches.keeping
+
     def interrupt(self) -> None:
-        """Ctrl-C while busy; from any thread, and from signal handlers."""
+        """Stop what is being done; from any thread, and from signal handlers."""
         self.stop.set()
         for conversation in (self.branch.conversation, self._answering):
             if conversation is not None:
                 conversation.cancel()
 
     def is_stopped(self) -> bool:
-        """Whether Ctrl-C was pressed since the present text was taken."""
+        """Whether `interrupt` was called since the present text was taken; from any thread."""
         return self.stop.is_set()
 
     # What is sent
@@ -111,13 +119,13 @@ class Chat:
             self.note(note)
         for one in expanded.attached:
             self.note(f"attached {one}")
-        outputs, number = "".join(self.outputs), self.editing
+        outputs, number = "".join(self.outputs), self.branch.editing
         message, shared = outputs + expanded.text, outputs + expanded.shared
         if number is None:
             self.take_turn(message, lambda: conversation.send(message, shared=shared))
         else:
             self.take_turn(message, lambda: conversation.edit(number, message, shared=shared))
-        self.outputs, self.editing = [], None
+        self.outputs, self.branch.editing = [], None
 
     # Answers
 
@@ -147,7 +155,7 @@ class Chat:
         self.show_status(busy)
         if self.stop.is_set():
             conversation.cancel()  # it was stopped before this answer began
-        self.view.begin()
+        self.view.begin(conversation.count)
         try:
             for event in events:
                 self._heard = self._heard or not isinstance(event, Progress)
@@ -184,11 +192,6 @@ class Chat:
         """One that begins with `turns`; waits for the model."""
         return self.models.conversation(self.model, self.settings, turns, self.stop)
 
-    def count(self, text: str) -> int:
-        """Tokens of `text`, once there is a conversation."""
-        conversation = self.branch.conversation
-        return 0 if conversation is None else conversation.count(text)
-
     # Settings
 
     @property
@@ -196,9 +199,14 @@ class Chat:
         """Those of the next answer, but for the tools."""
         return self.preferences.answer_settings(self.model.settings)
 
+    def change(self, changed: Callable[[Preferences], Preferences]) -> None:
+        """Replace the preferences by what `changed` makes of them; from any thread."""
+        with self._changing:
+            self.preferences = changed(self.preferences)
+
     def set(self, name: str, value: Any) -> None:
         """Change one preference, in the conversation's file as well."""
-        self.preferences = replace(self.preferences, **{name: value})
+        self.change(lambda preferences: replace(preferences, **{name: value}))
         if (log := self.branch.log) is not None:
             self.keeping.write(lambda: log.settings(self.preferences.as_record()))
 
@@ -208,13 +216,12 @@ class Chat:
         self.set("think", level)
 
     def next_level(self) -> None:
-        """The next level that this checkpoint can give, as Shift-Tab asks for.
+        """Go on to the next level that this checkpoint can give; from any thread.
 
-        On the thread that draws: files are the controller's, so the next turn keeps it there.
+        The files are the controller's, so the next turn keeps it there.
         """
-        level = level_after(self.model.settings, self.settings.thinking.level)
-        self.preferences = replace(self.preferences, think=level)
-        self.show_status()
+        self.change(lambda preferences: preferences.at_next_level(self.model.settings))
+        self._draw_status()
 
     def use_tools(self, on: bool) -> None:
         """Let the model use tools from the next turn on, or stop it."""
@@ -232,64 +239,44 @@ class Chat:
             self.note(f"{len(self.tools.definitions())} tools are there now")
         return self.tools.definitions()
 
-    def switch_model(self, folder: Path) -> None:
-        """Go on with another model; the dialogue stays and is read again."""
-        previous = self.model.folder
-        self.model = self.models.open(folder, self._release_model)
-        self._fit_preferences()
-        self.show_status("loading the model")
-        try:
-            self.model.wait(self.stop)
-        except BaseException:
-            self.model = self.models.open(previous, self._release_model)
-            self._fit_preferences()
-            raise
-
-    def use_preferences(self, preferences: Preferences) -> None:
-        """Go on with all of these, as far as this checkpoint can give them."""
-        self.preferences = preferences
-        self._fit_preferences()
+    def lead(self, changed: Callable[[Preferences], Preferences]) -> None:
+        """Go on with what `changed` makes of the preferences, as far as this checkpoint can give
+        it, and with or without tools as they say."""
+        self.change(changed)
+        self.fit_preferences()
         self.use_tools(self.preferences.tools)
 
-    def _fit_preferences(self) -> None:
-        self.preferences, problem = self.preferences.fitting(self.model.settings)
+    def fit_preferences(self) -> None:
+        """Give up, and say so, what this checkpoint cannot give."""
+        with self._changing:
+            self.preferences, problem = self.preferences.fitting(self.model.settings)
         if problem is not None:
             self.note(problem)
-
-    def _release_model(self) -> None:
-        for branch in self.branches:
-            branch.logged = tuple(turn.without_tokens() for turn in branch.turns)
-            branch.conversation = None
-            branch.foreign = branch.log is not None
-        self.model.close()
 
     # Keeping
 
     def open_log(self) -> SessionLog | None:
         """The file of this branch, begun now if there was none; None where nothing is kept."""
-        settings = self.preferences.as_record()
-        return self.keeping.log(self.branch, self.model.place, settings)
+        return self.branches.open_log(self.model.place, self.preferences.as_record())
 
     def begin(self, branch: Branch) -> None:
         """Close what is open, each kept, and go on with `branch` alone; what was allowed for good
         was allowed in the conversation that ends."""
         for sentence in self.tools.forget():
             self.note(sentence)
-        for one in self.branches:
-            self._close(one)
-        self.branches, self.branch = [branch], branch
-        self.outputs, self.editing, self._done = [], None, None
-
-    def _close(self, branch: Branch) -> None:
-        if branch.log is not None:
-            self.show_status("keeping the conversation")
-            self.keeping.close(branch, self.preferences.as_record())
+        self._tell_keeping()
+        self.branches.begin(branch, self.preferences.as_record())
+        self.outputs, self._done = [], None
 
     def close(self) -> None:
         """Keep every branch and end what tools left running."""
-        for branch in self.branches:
-            self._close(branch)
+        self._tell_keeping()
+        self.branches.close(self.preferences.as_record())
         self.tools.leave()
+
+    def _tell_keeping(self) -> None:
+        if any(branch.log is not None for branch in self.branches):
+            self.show_status("keeping the conversation")
 
     # Showing
 
@@ -309,6 +296,11 @@ class Chat:
 
     def show_status(self, busy: str = "") -> None:
         """Bring the status line up to date; `busy` is what is being done."""
+        self._busy = busy
+        self._draw_status()
+
+    def _draw_status(self) -> None:
+        busy = self._busy
         if not self.status_line:
             self.surface.status(Status("", "", busy=busy))
             return

@@ -1,4 +1,4 @@
-"""What the status line tells about a conversation, and the thinking level that it cycles."""
+"""What the status line tells about a conversation."""
 
 from dataclasses import replace
 
@@ -6,8 +6,6 @@ from cli.models import Model
 from cli.surface import Status
 from dsv4_mlx.chat.events import Done
 from dsv4_mlx.chat.model_side import ContextUse
-from dsv4_mlx.chat.settings import ChatSettings
-from dsv4_mlx.errors import UsageError
 
 
 def status_of(model: Model, level: str, use: ContextUse | None, done: Done | None) -> Status:
@@ -29,17 +27,3 @@ def status_of(model: Model, level: str, use: ContextUse | None, done: Done | Non
             status, tokens_per_s=timing.tokens_per_s, first_token_s=timing.first_token_s
         )
     return status
-
-
-def level_after(settings: ChatSettings, level: str) -> str:
-    """The next level that this checkpoint can give, in a circle."""
-    levels = settings.levels
-    start = levels.index(level)
-    for step in range(1, len(levels)):
-        following = levels[(start + step) % len(levels)]
-        try:
-            settings.thinking(following)
-        except UsageError:
-            continue
-        return following
-    return level

@@ -1,7 +1,7 @@
 """The prompt, put together: a surface, a view on it, and the controller between them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,40 +17,13 @@ from cli.options import Options
 from cli.preferences import Preferences
 from cli.resuming import resume
 from cli.screen.terminal_modes import TerminalModes
-from cli.surface import Question, Surface, View
+from cli.surface import Hooks, Question, Surface, View
 from cli.welcome import HINT, WELCOME, is_first
 from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from cli.screen.drafts import Drafts
     from cli.tools.toolbox import Toolbox
-
-
-@dataclass
-class _Late:
-    """What the surface asks of the controller, which is made after it."""
-
-    chat: Chat | None = None
-
-    def arguments(self, command: str, typed: str) -> Sequence[str]:
-        known = COMMANDS.get(command)
-        return known.choices(self.chat) if known and self.chat else ()
-
-    def count(self, text: str) -> int:
-        return self.chat.count(text) if self.chat is not None else 0
-
-    def conversation(self) -> str:
-        """The id of the one that is open, "" for a new one."""
-        log = self.chat.branch.log if self.chat is not None else None
-        return log.id if log is not None else ""
-
-    def next_level(self) -> None:
-        if self.chat is not None:
-            self.chat.next_level()
-
-    def unfold(self) -> None:
-        if self.chat is not None:
-            self.chat.view.unfold_last()
 
 
 def talk(
@@ -62,53 +35,57 @@ def talk(
     preferences: Preferences,
 ) -> ExitStatus:
     """Open the prompt until the person leaves."""
-    if options.plain or config.plain or not environment.edits_lines:
-        return _talk(environment, options, config, models, model, preferences, None)
+    folder = _working_folder()
+    root, problem = _root(environment)
+    store = None
+    if root is not None and options.keep:
+        store = SessionStore(root / "sessions", kv_budget_bytes=config.session_kv_bytes)
+    with _hushed(environment, is_plain=options.plain or config.plain) as modes:
+        surface, view = _shown(environment, options, config, root, modes)
+        chat = Chat(
+            surface,
+            view,
+            models,
+            model,
+            preferences,
+            store,
+            lambda ask, stopped: _toolbox(folder, ask, stopped, config),
+            folder,
+            config.status_line,
+            config.auto_compact,
+        )
+        if model.is_embedded and is_first(root):
+            for line in WELCOME:
+                view.note(line)
+        if problem and options.keep:
+            chat.note(f"nothing of this run is kept: {problem}")
+        if options.resume is not None:
+            resume(chat, options.resume, given=options)
+        return surface.run(lambda: control(chat), _hooks(chat))
+
+
+@contextmanager
+def _hushed(environment: Environment, *, is_plain: bool) -> Iterator[TerminalModes | None]:
+    """The modes of the terminal, which echoes nothing meanwhile; None for plain lines."""
+    if is_plain or not environment.edits_lines:
+        yield None
+        return
     modes = TerminalModes(environment.stdin)
     modes.hush()
     try:
-        return _talk(environment, options, config, models, model, preferences, modes)
+        yield modes
     finally:
         modes.restore()
 
 
-def _talk(
-    environment: Environment,
-    options: Options,
-    config: Config,
-    models: Models,
-    model: Model,
-    preferences: Preferences,
-    modes: TerminalModes | None,
-) -> ExitStatus:
-    """On the terminal whose `modes` are given, or on plain lines."""
-    folder, late = _working_folder(), _Late()
-    root, problem = _root(environment)
-    surface, view = _shown(environment, options, config, root, late, modes)
-    store = None
-    if root is not None and options.keep:
-        store = SessionStore(root / "sessions", kv_budget_bytes=config.session_kv_bytes)
-    chat = late.chat = Chat(
-        surface,
-        view,
-        models,
-        model,
-        preferences,
-        store,
-        lambda ask, stopped: _toolbox(folder, ask, stopped, config),
-        folder,
-        config.status_line,
-        config.auto_compact,
+def _hooks(chat: Chat) -> Hooks:
+    def arguments(command: str, typed: str) -> Sequence[str]:
+        known = COMMANDS.get(command)
+        return known.choices(chat) if known else ()
+
+    return Hooks(
+        chat.interrupt, chat.next_level, chat.view.unfold_last, arguments, lambda: chat.branch.id
     )
-    if model.is_embedded and is_first(root):
-        for line in WELCOME:
-            view.note(line)
-    if problem and options.keep:
-        chat.note(f"nothing of this run is kept: {problem}")
-    if options.resume is not None:
-        resume(chat, options.resume, given=options)
-    surface.on_interrupt = chat.interrupt
-    return surface.run(lambda: control(chat))
 
 
 def _working_folder() -> Path:
@@ -133,7 +110,6 @@ def _shown(
     options: Options,
     config: Config,
     root: Path | None,
-    late: _Late,
     modes: TerminalModes | None,
 ) -> tuple[Surface, View]:
     reasoning = options.reasoning or config.reasoning
@@ -142,7 +118,7 @@ def _shown(
         from cli.plain import PlainSurface
         from cli.plain_view import PlainView
 
-        plain = PlainView(Output(environment), reasoning=reasoning, count=late.count)
+        plain = PlainView(Output(environment), reasoning=reasoning)
         return PlainSurface(environment), plain
     from cli.renderer import MarkdownView
     from cli.screen.completion import Completions
@@ -154,23 +130,19 @@ def _shown(
         environment,
         theme,
         history=None if root is None else root / "history",
-        completions=Completions(
-            {name: command.summary for name, command in COMMANDS.items()}, late.arguments
-        ),
-        on_mode=late.next_level,
-        on_unfold=late.unfold,
-        drafts=_drafts(root if options.keep else None, late),
+        completions=Completions({name: command.summary for name, command in COMMANDS.items()}),
+        drafts=_drafts(root if options.keep else None),
         modes=modes,
         hint=HINT,
     )
-    return surface, MarkdownView(surface, theme, reasoning=reasoning, count=late.count)
+    return surface, MarkdownView(surface, theme, reasoning=reasoning)
 
 
-def _drafts(root: Path | None, late: _Late) -> "Drafts":
+def _drafts(root: Path | None) -> "Drafts":
     from cli.screen.drafts import Drafts
 
     folder = None if root is None else root / "drafts"
-    return Drafts(folder, _working_folder(), late.conversation)
+    return Drafts(folder, _working_folder())
 
 
 def _toolbox(

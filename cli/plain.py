@@ -18,7 +18,7 @@ from cli.mentions import escaped
 from cli.safe import harmless
 from cli.screen.paste import Pastes
 from cli.screen.quotes import is_open, submitted
-from cli.surface import Question, Status
+from cli.surface import NO_HOOKS, Hooks, Question, Status
 from cli.texts import MARK
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class PlainSurface:
     """Implements `Surface` without a terminal's help; everything runs on the calling thread."""
 
     def __init__(self, environment: Environment) -> None:
-        self.on_interrupt: Callable[[], None] | None = None
+        self._hooks = NO_HOOKS
         self._environment = environment
         if isinstance(environment.stdin, TextIOWrapper):
             environment.stdin.reconfigure(errors="replace")
@@ -58,8 +58,9 @@ class PlainSurface:
         text = self._environment.variables.get("COLUMNS", "")
         return int(text) if text.isascii() and text.isdigit() and int(text) else _WIDTH
 
-    def run(self, controller: Callable[[], Result]) -> Result:
-        """Call `controller`; Ctrl-C and the signals that ask for the end reach it meanwhile."""
+    def run(self, controller: Callable[[], Result], hooks: Hooks = NO_HOOKS) -> Result:
+        """Call `controller`; Ctrl-C and the signals that ask for the end interrupt it meanwhile."""
+        self._hooks = hooks
         with _handling({signal.SIGINT: self._interrupted}):
             ends = {signal.SIGTERM: self._terminated, signal.SIGHUP: self._terminated}
             with _handling(ends):
@@ -199,8 +200,7 @@ class PlainSurface:
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         if self._reading:
             raise KeyboardInterrupt
-        if self.on_interrupt is not None:
-            self.on_interrupt()
+        self._hooks.interrupt()
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:
         if self._ended:
@@ -208,8 +208,7 @@ class PlainSurface:
         self._ended = True
         if self._reading:
             raise _Ended
-        if self.on_interrupt is not None:
-            self.on_interrupt()
+        self._hooks.interrupt()
 
 
 @contextmanager

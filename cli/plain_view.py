@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from cli.output import Output
+from cli.surface import Count
 from cli.wording import budget_note, ending, loop_note, thought_for, tool_call_lines
 from dsv4_mlx.chat.events import (
     BudgetReached,
@@ -18,9 +19,6 @@ from dsv4_mlx.chat.events import (
     TextDelta,
 )
 from dsv4_mlx.chat.messages import ToolCall
-
-Count = Callable[[str], int]
-"""How many tokens a text is."""
 
 
 class PlainView:
@@ -35,18 +33,18 @@ class PlainView:
         output: Output,
         *,
         reasoning: str = "show",
-        count: Count | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.reasoning = reasoning
         self._output = output
-        self._count = count
+        self._count: Count | None = None
         self._clock = clock
         self._thoughts: list[str] = []
         self._since: float | None = None
 
-    def begin(self) -> None:
+    def begin(self, count: Count | None = None) -> None:
         """An answer is about to come."""
+        self._count = count
         self._thoughts, self._since = [], None
 
     def feed(self, event: Event) -> None:
@@ -76,6 +74,7 @@ class PlainView:
     def end(self) -> None:
         """No event follows: whatever line is open is ended."""
         self._end_reasoning()
+        self._count = None  # it would hold the model
         self._output.close_lines()
 
     def note(self, sentence: str) -> None:

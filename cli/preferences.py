@@ -61,6 +61,16 @@ class Preferences:
             return replace(self, think=None), str(error)
         return self, None
 
+    def at_next_level(self, checkpoint: ChatSettings) -> "Preferences":
+        """These at the next thinking level that a checkpoint can give, in a circle."""
+        levels = checkpoint.levels
+        start = levels.index(checkpoint.thinking(self.think).level)
+        for level in (*levels[start + 1 :], *levels[:start]):
+            following, problem = replace(self, think=level).fitting(checkpoint)
+            if problem is None:
+                return following
+        return self
+
     def as_record(self) -> dict[str, Any]:
         """What a conversation's file keeps."""
         return asdict(self)

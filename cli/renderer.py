@@ -13,7 +13,7 @@ from cli.markdown.draw import MarkdownDrawing
 from cli.markdown.stream import MarkdownStream
 from cli.safe import drawable, harmless
 from cli.screen.live import THINKING_CHARACTERS, OpenBlock, Reading, Thinking
-from cli.surface import Surface
+from cli.surface import Count, Surface
 from cli.theme import Theme
 from cli.wording import budget_note, ending, loop_note, thought_for, tool_call_lines
 from dsv4_mlx.chat.events import (
@@ -36,10 +36,7 @@ _SHORT_PROMPT = 512
 
 
 class MarkdownView:
-    """Draws events on a surface; see `View` in cli/surface.py.
-
-    `count` gives the tokens of a text, for the line that folded reasoning becomes.
-    """
+    """Draws events on a surface; see `View` in cli/surface.py."""
 
     def __init__(
         self,
@@ -47,19 +44,18 @@ class MarkdownView:
         theme: Theme,
         *,
         reasoning: str = "fold",
-        count: Callable[[str], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.reasoning = reasoning
         self._surface = surface
         self._theme = theme
-        self._count = count
         self._clock = clock
         self._last_reasoning = ""
         self.begin()
 
-    def begin(self) -> None:
-        """An answer is about to come."""
+    def begin(self, count: Count | None = None) -> None:
+        """An answer is about to come; `count` is for the line that folded reasoning becomes."""
+        self._count = count
         self._began = self._clock()
         self._thinking: _Reasoning | None = None
         self._has_shown = False
@@ -94,6 +90,7 @@ class MarkdownView:
         """No event follows: what is open is finished, nothing is live."""
         self._end_reasoning()
         self._end_text()
+        self._count = None  # it would hold the model
         if self._has_shown:
             self._say("", "answer")
         self._has_shown = False

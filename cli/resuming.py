@@ -25,7 +25,7 @@ def resume(chat: "Chat", name: str, given: Options | None = None) -> None:
     if foreign:
         turns = tuple(turn.without_tokens() for turn in turns)
     chat.begin(Branch(log.name or "main", None, log, turns, foreign))
-    chat.use_preferences(chat.preferences.kept(saved.settings).given(given or Options()))
+    chat.lead(lambda preferences: preferences.kept(saved.settings).given(given or Options()))
     _tell(chat, saved, f"{log.name or log.id}: {count_turns(turns)}")
 
 

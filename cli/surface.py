@@ -5,7 +5,7 @@ plain lines. The controller runs on its own thread and calls a surface from ther
 may be called from any thread.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Result = TypeVar("Result")
+Count = Callable[[str], int]
+"""How many tokens a text is."""
 
 
 class Verbatim(str):
@@ -52,19 +54,41 @@ class Question:
     """The answer when the person leaves or input ends."""
 
 
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a surface calls while it runs, on the thread that draws where none is named."""
+
+    interrupt: Callable[[], None] = _nothing
+    """For Ctrl-C while busy, also from signal handlers; it stops the answer."""
+    next_level: Callable[[], None] = _nothing
+    """For Shift-Tab."""
+    unfold: Callable[[], None] = _nothing
+    """For Ctrl-O."""
+    arguments: Callable[[str, str], Sequence[str]] = lambda command, typed: ()
+    """(command, what is typed of its argument) -> whole arguments that could be meant; on a thread
+    of its own."""
+    conversation: Callable[[], str] = str
+    """The id of the open conversation, "" for a new one; on the thread that keeps drafts."""
+
+
+NO_HOOKS = Hooks()
+
+
 class Surface(Protocol):
     """Where a conversation is typed and shown."""
-
-    on_interrupt: Callable[[], None] | None
-    """Called for Ctrl-C while busy; it stops the answer."""
 
     @property
     def width(self) -> int:
         """Columns now."""
         ...
 
-    def run(self, controller: Callable[[], Result]) -> Result:
-        """Call `controller` and return or raise what it does; for the main thread.
+    def run(self, controller: Callable[[], Result], hooks: Hooks = NO_HOOKS) -> Result:
+        """Call `controller` and return or raise what it does; for the main thread. `hooks` are
+        called meanwhile.
 
         A terminal draws on the calling thread meanwhile and calls `controller` on another one;
         plain lines need no second thread. The terminal is as it was when this ends, however.
@@ -113,8 +137,8 @@ class Surface(Protocol):
 class View(Protocol):
     """How one answer becomes visible, event by event."""
 
-    def begin(self) -> None:
-        """An answer is about to come."""
+    def begin(self, count: Count | None = None) -> None:
+        """An answer is about to come; `count` is of the model that gives it."""
         ...
 
     def feed(self, event: Event) -> None:

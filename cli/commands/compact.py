@@ -33,12 +33,9 @@ def compact(chat: "Chat", hint: str) -> None:
 
 
 def _go_on(chat: "Chat", parent: Branch, compacted: "Compacted") -> None:
-    name = _free("compact", [branch.name for branch in chat.branches])
-    branch = Branch(name, chat.conversation(compacted.turns), _log(chat, parent))
-    chat.keeping.write(branch.keep)
+    name = _free("compact", chat.branches.names)
+    chat.branches.fork(Branch(name, chat.conversation(compacted.turns), _log(chat, parent)))
     _rest(chat, parent)
-    chat.branches.append(branch)
-    chat.branch, chat.editing = branch, None
     turns = "1 turn" if compacted.summarised == 1 else f"{compacted.summarised:,} turns"
     chat.note(
         f"{compacted.before:,} tokens became {compacted.after:,}: a summary stands for {turns}; "
@@ -57,19 +54,16 @@ def _log(chat: "Chat", parent: Branch) -> "SessionLog | None":
     """The file of the copy; one whose parent has no name has none either."""
     if parent.log is None:
         return None
-    store, number = chat.keeping.require(), 1
+    number, place, settings = 1, chat.model.place, chat.preferences.as_record()
     name = f"{parent.log.name}/compact" if parent.log.name else None
     while True:
         called = name if number == 1 or name is None else f"{name}-{number}"
         if called is not None and len(called) > MOST_NAME:
             called = None
         try:
-            log = store.create(chat.model.place, name=called, parent=parent.log.id)
+            return chat.branches.log_beside(parent, called, place, settings)
         except UsageError:  # another conversation is called so
             number += 1
-            continue
-        log.settings(chat.preferences.as_record())
-        return log
 
 
 def _free(name: str, taken: list[str]) -> str:

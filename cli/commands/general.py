@@ -1,5 +1,6 @@
 """Commands about the program and the model."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.commands.command import Command, size
@@ -22,12 +23,33 @@ def _quit(chat: "Chat", argument: str) -> None:
 
 def _model(chat: "Chat", argument: str) -> None:
     if argument:
-        chat.switch_model(asked := user_path(argument))
+        _switch(chat, asked := user_path(argument))
         if taken := snapshot_sentence(asked, chat.model.folder):
             chat.note(taken)
     chat.note(f"model {chat.model.folder}")
     if assumed := chat.model.assumed:
         chat.note(assumed)
+
+
+def _switch(chat: "Chat", folder: Path) -> None:
+    """Go on with another model; the dialogue stays and is read again."""
+
+    def release() -> None:
+        chat.branches.release()
+        chat.model.close()
+
+    def go_on_with(model: Path) -> None:
+        chat.model = chat.models.open(model, release)
+        chat.fit_preferences()
+
+    previous = chat.model.folder
+    go_on_with(folder)
+    chat.show_status("loading the model")
+    try:
+        chat.model.wait(chat.stop)
+    except BaseException:
+        go_on_with(previous)
+        raise
 
 
 def _context(chat: "Chat", argument: str) -> None:

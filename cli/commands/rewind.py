@@ -17,7 +17,7 @@ def _undo(chat: "Chat", argument: str) -> None:
     conversation = chat.opened()
     _check(conversation.turns[-1:])
     text = conversation.undo()
-    chat.editing = None
+    chat.branch.editing = None
     chat.keeping.write(chat.branch.keep)
     chat.note(f"took back: {short(text)}")
     chat.surface.prefill(text)
@@ -28,7 +28,7 @@ def _retry(chat: "Chat", argument: str) -> None:
     if not conversation.turns:
         raise UsageError("there is no message to answer again; send one first.")
     _check(conversation.turns[-1:])
-    chat.editing = None
+    chat.branch.editing = None
     chat.take_turn(conversation.turns[-1].text, conversation.retry)
 
 
@@ -40,7 +40,7 @@ def _edit(chat: "Chat", argument: str) -> None:
     if not 1 <= number <= count:
         raise UsageError(f"there is no message {number} to edit; this conversation has {count}.")
     _check(conversation.turns[number - 1 : number])
-    chat.editing = number
+    chat.branch.editing = number
     if text:
         chat.send(text)
         return
@@ -60,27 +60,24 @@ def _check(turns: Sequence[Turn]) -> None:
 def _fork(chat: "Chat", name: str) -> None:
     if not name:
         raise UsageError("/fork takes a name for the new branch, for example /fork idea.")
-    if name in _names(chat):
+    if name in chat.branches.names:
         raise UsageError(f"there is a branch {name!r} already; choose another name.")
     parent = chat.branch
     branch = Branch(name, chat.opened().fork())
-    if parent.log is not None:
-        whole = f"{parent.log.name}/{name}" if parent.log.name else name
-        branch.log = chat.keeping.require().create(
-            chat.model.place, name=whole, parent=parent.log.id
-        )
-        branch.log.settings(chat.preferences.as_record())
-    chat.keeping.write(branch.keep)
-    chat.branches.append(branch)
-    chat.branch, chat.editing = branch, None
+    whole = f"{parent.log.name}/{name}" if parent.log is not None and parent.log.name else name
+    branch.log = chat.branches.log_beside(
+        parent, whole, chat.model.place, chat.preferences.as_record()
+    )
+    chat.branches.fork(branch)
     chat.note(f"on branch {name}; /branches {parent.name} goes back")
 
 
 def _branches(chat: "Chat", name: str) -> None:
     if name:
-        if name not in _names(chat):
+        found = next((branch for branch in chat.branches if branch.name == name), None)
+        if found is None:
             raise UsageError(f"there is no branch {name!r}; /branches lists them.")
-        chat.branch, chat.editing = chat.branches[_names(chat).index(name)], None
+        chat.branches.go_to(found)
     chat.print_lines([_line(branch, branch is chat.branch) for branch in chat.branches])
 
 
@@ -89,14 +86,16 @@ def _line(branch: Branch, present: bool) -> str:
     return f"{'*' if present else ' '} {branch.name}  {count_turns(branch.turns)}{last}"
 
 
-def _names(chat: "Chat") -> list[str]:
-    return [branch.name for branch in chat.branches]
-
-
 COMMANDS = (
     Command("undo", "", "take the last turn back", _undo),
     Command("retry", "", "answer the last message again", _retry),
     Command("edit", "[N] [TEXT]", "change the last message, or message N", _edit),
     Command("fork", "NAME", "go on in a copy of this conversation", _fork),
-    Command("branches", "[NAME]", "list the copies, or go to one", _branches, _names),
+    Command(
+        "branches",
+        "[NAME]",
+        "list the copies, or go to one",
+        _branches,
+        lambda chat: chat.branches.names,
+    ),
 )

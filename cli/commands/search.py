@@ -84,7 +84,7 @@ def _switched(chat: "Chat", id: str) -> bool:
     """Whether the conversation is open already, here or in another branch, which goes on now."""
     for branch in chat.branches:
         if branch.log is not None and branch.log.id == id:
-            chat.branch, chat.editing = branch, None
+            chat.branches.go_to(branch)
             return True
     return False
 

@@ -19,12 +19,10 @@ _LAST_WORD = re.compile(r"\S*\Z")
 
 @dataclass(frozen=True)
 class Completions:
-    """What the prompt's commands are and take."""
+    """What is offered at a prompt."""
 
     commands: Mapping[str, str] = field(default_factory=dict)
     """Names without the slash, each with one line of help."""
-    arguments: Callable[[str, str], Sequence[str]] = lambda command, typed: ()
-    """(command, what is typed of its argument) -> whole arguments that could be meant."""
     folder: Path = field(default_factory=Path)
     """Where paths begin."""
 
@@ -32,8 +30,14 @@ class Completions:
 class PromptCompleter(Completer):
     """Completes the input of a prompt."""
 
-    def __init__(self, completions: Completions) -> None:
+    def __init__(
+        self,
+        completions: Completions,
+        arguments: Callable[[str, str], Sequence[str]] = lambda command, typed: (),
+    ) -> None:
+        """`arguments` as in `Hooks`."""
         self._completions = completions
+        self._arguments_of = arguments
 
     def get_completions(
         self, document: Document, complete_event: CompleteEvent
@@ -63,7 +67,7 @@ class PromptCompleter(Completer):
                 )
 
     def _arguments(self, command: str, typed: str) -> Iterator[Completion]:
-        candidates = self._completions.arguments(command, typed)
+        candidates = self._arguments_of(command, typed)
         fitting = [one for one in candidates if one.startswith(typed) and one != typed]
         for one in fitting[:_MOST]:
             yield Completion(one, start_position=-len(typed), display=harmless(one))

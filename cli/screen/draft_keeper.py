@@ -23,7 +23,7 @@ class DraftKeeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writer: ThreadPoolExecutor | None = None
-        prompt.hooks.changed = self._changed
+        prompt.around.changed = self._changed
 
     def begin(self, loop: asyncio.AbstractEventLoop, *, typed_ahead: bool) -> None:
         """Offer what a program before this one lost; what is `typed_ahead` is about to be put into

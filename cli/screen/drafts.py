@@ -25,17 +25,12 @@ _MOST_BYTES = 64 << 20
 class Drafts:
     """The drafts of one run, of a person who works in `workplace`; `folder` None keeps none."""
 
-    def __init__(
-        self,
-        folder: Path | None = None,
-        workplace: Path = Path(),
-        conversation: Callable[[], str] = str,
-    ) -> None:
-        """`conversation` gives the id of the open conversation, "" for a new one."""
+    def __init__(self, folder: Path | None = None, workplace: Path = Path()) -> None:
+        self.conversation: Callable[[], str] = str
+        """Gives the id of the open conversation, "" for a new one."""
         self._folder = folder
         # Of any bytes, spelled in what JSON holds.
         self._workplace = os.fsencode(workplace).decode("utf-8", "backslashreplace")
-        self._conversation = conversation
         self._path: Path | None = None
         self._descriptor = -1
         self._kept: Parts = ""
@@ -72,7 +67,7 @@ class Drafts:
         self._path, self._descriptor = None, -1
 
     def _write(self, parts: Parts) -> None:
-        facts = {"folder": self._workplace, "conversation": self._conversation()}
+        facts = {"folder": self._workplace, "conversation": self.conversation()}
         record = facts | {"pid": os.getpid(), "input": parts}
         line = json.dumps(record).encode("ascii") + b"\n"
         if self._descriptor < 0:
@@ -113,7 +108,7 @@ class Drafts:
             return ""
         if is_locked is None and _runs(record.get("pid")):
             return ""
-        now, then = self._conversation(), record.get("conversation")
+        now, then = self.conversation(), record.get("conversation")
         if record.get("folder") != self._workplace or (now and then and now != then):
             return ""
         parts = record.get("input")

@@ -1,7 +1,7 @@
 """What the keys do: type, send, stop, leave, answer a question. All of it on the drawing thread."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from cli.screen.history import FileHistory
 from cli.screen.paste import Pastes
 from cli.screen.quotes import is_open
 from cli.screen.submissions import Submissions
-from cli.surface import Question
+from cli.surface import NO_HOOKS, Question
 
 _TYPING_PAUSE_S = 0.7
 """A question that comes up while somebody types takes no key as its answer before such a pause."""
@@ -33,18 +33,19 @@ class Asked:
     """It came while somebody was typing."""
 
 
-@dataclass
-class Hooks:
-    """What the prompt calls; each does nothing where it is None."""
+def _nothing(*given: object) -> None:
+    pass
 
-    interrupt: Callable[[], None] | None = None
-    mode: Callable[[], None] | None = None
-    unfold: Callable[[], None] | None = None
-    editor: Callable[[], None] | None = None
-    suspend: Callable[[], None] | None = None
-    changed: Callable[[], None] | None = None
+
+@dataclass
+class Around:
+    """What the surface around the input does for it."""
+
+    edit: Callable[[], None] = _nothing
+    suspend: Callable[[], None] = _nothing
+    changed: Callable[[], None] = _nothing
     """The text of the input is another."""
-    asking: Callable[[bool], None] | None = None
+    asking: Callable[[bool], None] = _nothing
     """With True when a question comes up, with False when it is answered."""
 
 
@@ -63,14 +64,15 @@ class Prompt:
         self.placeholder = hint
         self.pastes = Pastes()
         self.submissions = Submissions()
-        self.hooks = Hooks()
+        self.hooks = NO_HOOKS
+        self.around = Around()
         self.asked: Asked | None = None
         self.lent = False
         """Another program has the terminal, and Ctrl-C is its own."""
         self.buffer = Buffer(
             multiline=True,
             history=FileHistory(history, restored=self.pastes.restored, parts=self.pastes.parts),
-            completer=ThreadedCompleter(PromptCompleter(completions)),
+            completer=ThreadedCompleter(PromptCompleter(completions, self._arguments)),
             complete_while_typing=True,
             on_text_changed=lambda _: self._changed(),
         )
@@ -100,7 +102,7 @@ class Prompt:
         if self.asked is not None:
             self._interrupt_question(self.asked)
         elif self.submissions.busy:
-            _call(self.hooks.interrupt)
+            self.hooks.interrupt()
         elif self.buffer.text:
             self.buffer.reset()
         elif self._armed:
@@ -122,7 +124,7 @@ class Prompt:
         if self.asked is not None:
             self._answered(self.asked, self.asked.question.default)
         if self.submissions.busy:
-            _call(self.hooks.interrupt)
+            self.hooks.interrupt()
 
     def paste(self, text: str) -> None:
         """A large paste becomes a chip."""
@@ -138,19 +140,19 @@ class Prompt:
 
     def cycle_mode(self) -> None:
         """Shift-Tab."""
-        _call(self.hooks.mode)
+        self.hooks.next_level()
 
     def unfold(self) -> None:
         """Ctrl-O."""
-        _call(self.hooks.unfold)
+        self.hooks.unfold()
 
     def edit_externally(self) -> None:
         """Ctrl-X Ctrl-E."""
-        _call(self.hooks.editor)
+        self.around.edit()
 
     def suspend(self) -> None:
         """Ctrl-Z."""
-        _call(self.hooks.suspend)
+        self.around.suspend()
 
     def is_asking(self) -> bool:
         """A question waits for a key."""
@@ -175,7 +177,7 @@ class Prompt:
         if self.asked is not None:
             self._answered(self.asked, self.asked.question.default)
         self.asked = asked
-        self._focus(True)
+        self.around.asking(True)
 
     def replace(self, text: str) -> None:
         """Put `text` into the input; what was typed there moves into the history."""
@@ -238,26 +240,20 @@ class Prompt:
             return
         self._answered(asked, asked.question.default)
         if self.submissions.busy:
-            _call(self.hooks.interrupt)
+            self.hooks.interrupt()
 
     def _answered(self, asked: Asked, choice: str) -> None:
         self.asked = None
-        self._focus(False)
+        self.around.asking(False)
         asked.answered(choice)
-
-    def _focus(self, asking: bool) -> None:
-        if self.hooks.asking is not None:
-            self.hooks.asking(asking)
 
     def _changed(self) -> None:
         self.placeholder = ""
         self._disarm()
-        _call(self.hooks.changed)
+        self.around.changed()
+
+    def _arguments(self, command: str, typed: str) -> Sequence[str]:
+        return self.hooks.arguments(command, typed)
 
     def _disarm(self) -> None:
         self._armed = False
-
-
-def _call(hook: Callable[[], None] | None) -> None:
-    if hook is not None:
-        hook()

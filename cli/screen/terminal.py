@@ -44,7 +44,7 @@ from cli.screen.status import status_line
 from cli.screen.terminal_input import TerminalInput
 from cli.screen.terminal_modes import TerminalModes
 from cli.screen.terminal_output import TerminalOutput, reflows
-from cli.surface import Question, Status
+from cli.surface import NO_HOOKS, Hooks, Question, Status
 from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,15 +65,12 @@ class TerminalSurface:
         *,
         history: Path | None,
         completions: Completions,
-        on_mode: Callable[[], None] | None = None,
-        on_unfold: Callable[[], None] | None = None,
         drafts: Drafts | None = None,
         modes: TerminalModes | None = None,
         hint: str = "",
         input: Input | None = None,
     ) -> None:
-        """`on_mode` and `on_unfold` are called for Shift-Tab and Ctrl-O, on the drawing thread;
-        `drafts` keeps what is not sent yet; `modes` are of the terminal before this program
+        """`drafts` keeps what is not sent yet; `modes` are of the terminal before this program
         touched it; `hint` stands in the empty input; `input` replaces the terminal's keys in
         tests."""
         self._variables = environment.variables
@@ -85,12 +82,10 @@ class TerminalSurface:
         self._finished = Drawing(environment.variables, styled=theme.has_codes)
         self._coming = Drawing(environment.variables, styled=theme.has_codes)
         self._prompt = Prompt(history, completions, hint=hint if theme.has_codes else "")
-        self._prompt.hooks.mode = on_mode
-        self._prompt.hooks.unfold = on_unfold
-        self._prompt.hooks.editor = lambda: self._start(self._edit)
-        self._prompt.hooks.suspend = lambda: self._start(self._suspend)
-
-        self._draft = DraftKeeper(self._prompt, drafts or Drafts(), self._note)
+        self._prompt.around.edit = lambda: self._start(self._edit)
+        self._prompt.around.suspend = lambda: self._start(self._suspend)
+        self._drafts = drafts or Drafts()
+        self._draft = DraftKeeper(self._prompt, self._drafts, self._note)
         self._status = Status("", "")
         self._taken = ""  # what was submitted last, as it stood in the input
 
@@ -109,7 +104,7 @@ class TerminalSurface:
             lambda: self._prompt.placeholder,
             reflows=reflows(environment.variables),
         )
-        self._prompt.hooks.asking = self._layout.focus
+        self._prompt.around.asking = self._layout.focus
         self._app = ScreenApplication(
             self._layout.layout,
             key_bindings(self._prompt, self._prompt.buffer),
@@ -122,15 +117,6 @@ class TerminalSurface:
         self._app.key_processor.after_key_press += lambda _: self._prompt.note_key()
 
     # For the controller
-
-    @property
-    def on_interrupt(self) -> Callable[[], None] | None:
-        """Called for Ctrl-C while busy, and for the end while busy; on the drawing thread."""
-        return self._prompt.hooks.interrupt
-
-    @on_interrupt.setter
-    def on_interrupt(self, action: Callable[[], None] | None) -> None:
-        self._prompt.hooks.interrupt = action
 
     @property
     def width(self) -> int:
@@ -185,11 +171,12 @@ class TerminalSurface:
 
     # Running
 
-    def run(self, controller: Callable[[], Result]) -> Result:
+    def run(self, controller: Callable[[], Result], hooks: Hooks = NO_HOOKS) -> Result:
         """Draw and read keys here, and call `controller` on a thread of its own, until it returns.
 
         Returns or raises what it does. However this ends, the terminal is as it was before.
         """
+        self._prompt.hooks, self._drafts.conversation = hooks, hooks.conversation
         outcome: Future[Result] = Future()
         self._modes.remember()
         try:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from cli.renderer import MarkdownView
-from cli.surface import Question, Status
+from cli.surface import NO_HOOKS, Count, Hooks, Question, Status
 from cli.theme import DARK, Theme
 from dsv4_mlx.chat.events import Event
 
@@ -27,7 +27,6 @@ class Screen:
 
     def __init__(self, width: int = 72, *, colours: bool = False) -> None:
         self.width = width
-        self.on_interrupt = None
         self.frames = 0
         self._live: RenderableType | None = None
         self._file = io.StringIO()
@@ -75,8 +74,8 @@ class Screen:
 
     def give_back(self) -> None: ...
 
-    def run(self, controller: Any) -> None:
-        controller()
+    def run(self, controller: Any, hooks: Hooks = NO_HOOKS) -> Any:
+        return controller()
 
 
 def viewed(
@@ -85,12 +84,13 @@ def viewed(
     width: int = 72,
     theme: Theme = DARK,
     colours: bool = False,
+    count: Count | None = None,
     **options: Any,
 ) -> Screen:
     """The screen after `events`, drawn live after each; a second passes after each as well."""
     screen, clock = Screen(width, colours=colours), Clock()
     view = MarkdownView(screen, theme, clock=clock, **options)
-    view.begin()
+    view.begin(count)
     for event in events:
         view.feed(event)
         _ = screen.live_text

@@ -25,7 +25,7 @@ def offered(folder: Path, typed: str) -> list[str]:
     def arguments(command: str, typed: str) -> list[str]:
         return [name for name in ("high", "max") if command == "think" and name.startswith(typed)]
 
-    completer = PromptCompleter(Completions(COMMANDS, arguments, folder))
+    completer = PromptCompleter(Completions(COMMANDS, folder), arguments)
     event = CompleteEvent(completion_requested=True)
     found = completer.get_completions(Document(typed), event)
     return [typed[: len(typed) + one.start_position] + one.text for one in found]

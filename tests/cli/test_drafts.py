@@ -19,7 +19,8 @@ HERE = Path("/somewhere")
 
 def lost(folder: Path, text: object, workplace: Path = HERE, conversation: str = "") -> None:
     """A draft of a program that is gone."""
-    drafts = Drafts(folder, workplace, lambda: conversation)
+    drafts = Drafts(folder, workplace)
+    drafts.conversation = lambda: conversation
     drafts.keep(text)  # type: ignore[arg-type]
     drafts.close()
 
@@ -65,7 +66,9 @@ def test_a_draft_belongs_to_its_folder_and_conversation(
     tmp_path: Path, workplace: Path, now: str, is_offered: bool
 ) -> None:
     lost(tmp_path, "text", conversation="one")
-    assert bool(Drafts(tmp_path, workplace, lambda: now).take()) is is_offered
+    drafts = Drafts(tmp_path, workplace)
+    drafts.conversation = lambda: now
+    assert bool(drafts.take()) is is_offered
     assert bool(Drafts(tmp_path, HERE).take()) is not is_offered  # taken, or still there
 
 

@@ -27,7 +27,6 @@ class Screens:
     def __init__(self, widths: tuple[int, ...]) -> None:
         self._screens = [Screen(width, colours=True) for width in widths]
         self.width = widths[0]
-        self.on_interrupt = None
         self._frames: list[str] = []
 
     def show(self, renderable: RenderableType) -> None:

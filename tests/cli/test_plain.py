@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cli.environment import Environment
 from cli.plain import PlainSurface
-from cli.surface import Question, Status
+from cli.surface import Hooks, Question, Status
 
 
 class Lines(StringIO):
@@ -68,7 +68,6 @@ def test_a_signal_ends_the_messages(number: signal.Signals) -> None:
 def test_ctrl_c_while_busy_is_for_the_answer() -> None:
     surface, _ = plain("one\n", "two\n")
     stops: list[str] = []
-    surface.on_interrupt = lambda: stops.append("stop")
     taken: list[str] = []
 
     def control() -> None:
@@ -76,14 +75,13 @@ def test_ctrl_c_while_busy_is_for_the_answer() -> None:
             taken.append(text)
             signal.raise_signal(signal.SIGINT)
 
-    surface.run(control)
+    surface.run(control, Hooks(interrupt=lambda: stops.append("stop")))
     assert (taken, stops) == (["one", "two"], ["stop", "stop"])
 
 
 def test_a_signal_while_busy_stops_the_answer_and_ends() -> None:
     surface, _ = plain("one\n", "two\n")
     stops: list[str] = []
-    surface.on_interrupt = lambda: stops.append("stop")
     taken: list[str] = []
 
     def control() -> None:
@@ -91,7 +89,7 @@ def test_a_signal_while_busy_stops_the_answer_and_ends() -> None:
             taken.append(text)
             signal.raise_signal(signal.SIGTERM)
 
-    surface.run(control)
+    surface.run(control, Hooks(interrupt=lambda: stops.append("stop")))
     assert (taken, stops) == (["one"], ["stop"])
 
 

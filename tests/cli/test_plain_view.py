@@ -29,10 +29,8 @@ def viewed(
     """What stdout and stderr hold after `events`, seconds passing one by one."""
     stdout, stderr, seconds = Stream(), Stream(), iter(range(1000))
     environment = Environment(stdout=stdout, stderr=stderr, variables={"TERM": "dumb"})
-    view = PlainView(
-        Output(environment), reasoning=reasoning, count=len, clock=lambda: float(next(seconds))
-    )
-    view.begin()
+    view = PlainView(Output(environment), reasoning=reasoning, clock=lambda: float(next(seconds)))
+    view.begin(len)
     for event in events:
         view.feed(event)
     view.end()

@@ -6,7 +6,7 @@ import pytest
 
 from cli.screen.completion import Completions
 from cli.screen.prompt import Asked, Prompt
-from cli.surface import Question
+from cli.surface import Hooks, Question
 
 
 class Clock:
@@ -61,7 +61,7 @@ def test_no_means_stay(prompt: Prompt) -> None:
 
 def test_ctrl_c_while_busy_stops_and_keeps_the_line(prompt: Prompt) -> None:
     calls: list[str] = []
-    prompt.hooks.interrupt = lambda: calls.append("stop")
+    prompt.hooks = Hooks(interrupt=lambda: calls.append("stop"))
     busy(prompt)
     prompt.buffer.text = "next"
     prompt.interrupt()

@@ -16,7 +16,7 @@ from rich.text import Text
 from cli.environment import Environment
 from cli.screen.completion import Completions
 from cli.screen.terminal import TerminalSurface
-from cli.surface import Question, Status
+from cli.surface import NO_HOOKS, Hooks, Question, Status
 from cli.theme import DARK, PLAIN, Theme
 
 LARGE = "\n".join(f"line {number}" for number in range(2000))
@@ -58,7 +58,11 @@ class Running:
         )
 
     def submitted(
-        self, typed: str, *, controller: Callable[[str], None] | None = None
+        self,
+        typed: str,
+        *,
+        controller: Callable[[str], None] | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> list[str]:
         """What the controller takes until the end."""
         taken: list[str] = []
@@ -70,7 +74,7 @@ class Running:
                 if controller is not None:
                     controller(text)
 
-        self.surface.run(control)
+        self.surface.run(control, hooks)
         return taken
 
 
@@ -162,7 +166,6 @@ def leave(running: Running) -> None:
 
 def test_ctrl_c_reaches_a_busy_controller_each_time(running: Running) -> None:
     pressed = threading.Semaphore(0)
-    running.surface.on_interrupt = pressed.release
 
     def controller(text: str) -> None:
         for _ in range(2):
@@ -170,7 +173,8 @@ def test_ctrl_c_reaches_a_busy_controller_each_time(running: Running) -> None:
             assert pressed.acquire(timeout=10)
         leave(running)
 
-    assert running.submitted("go\r", controller=controller) == ["go"]
+    hooks = Hooks(interrupt=pressed.release)
+    assert running.submitted("go\r", controller=controller, hooks=hooks) == ["go"]
 
 
 def test_finished_text_replaces_live_text_in_one_write(running: Running) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from cli.environment import Environment
 from cli.screen.completion import Completions
 from cli.screen.terminal import TerminalSurface
-from cli.surface import Question, Status
+from cli.surface import Hooks, Question, Status
 from cli.theme import theme_named
 
 COMMANDS = {"undo": "take the last turn back", "unfold": "show it", "think": "set the level"}
@@ -31,12 +31,9 @@ class Program:
             environment,
             theme_named("auto", environment.variables),
             history=Path("state/history"),
-            completions=Completions(COMMANDS, self.arguments),
-            on_mode=self.cycle,
-            on_unfold=lambda: self.say("the reasoning in full"),
+            completions=Completions(COMMANDS),
         )
         self.stop = threading.Event()
-        self.surface.on_interrupt = self.stop.set
         self.level = 0
 
     def arguments(self, command: str, typed: str) -> list[str]:
@@ -134,4 +131,10 @@ class Program:
 
 if __name__ == "__main__":
     program = Program()
-    sys.exit(program.surface.run(program.run))
+    hooks = Hooks(
+        program.stop.set,
+        program.cycle,
+        lambda: program.say("the reasoning in full"),
+        program.arguments,
+    )
+    sys.exit(program.surface.run(program.run, hooks))
