@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cli.config import Server
+from cli.config_servers import Server
 from cli.tools.approval import Action, Approvals
 from cli.tools.tool import Tool, ToolError, bounded, characters
 from dsv4_mlx.documents import DocumentError, parse_object

@@ -14,7 +14,7 @@ from typing import Any
 import mcp_types
 from mcp import ClientSession, MCPError, StdioServerParameters, stdio_client
 
-from cli.config import Server
+from cli.config_servers import Server
 from cli.tools.tool import ToolError
 
 MOST_TOOLS = 128

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.background import Background
-from cli.config import Server
+from cli.config_servers import Server
 from cli.surface import Question
 from cli.tools.approval import Approvals
 from cli.tools.calculator import LONGEST, evaluate

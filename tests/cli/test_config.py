@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from cli.config import (
-    SETTINGS,
     Config,
-    Server,
     commented,
     config_path,
     load,
     parsed,
     print_config,
 )
+from cli.config_servers import Server
+from cli.config_settings import SETTINGS
 from cli.environment import Environment
 from dsv4_mlx.errors import UsageError
 from tests.cli.running import Stream

@@ -6,7 +6,8 @@ from dataclasses import fields, replace
 import pytest
 
 from cli.commands import COMMANDS, GROUPS
-from cli.config import SETTINGS, Config, parsed
+from cli.config import Config, parsed
+from cli.config_settings import SETTINGS
 from cli.environment import Environment
 from cli.options import Options, help_text, parse
 from cli.preferences import Preferences

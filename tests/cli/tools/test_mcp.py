@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.config import Server
+from cli.config_servers import Server
 from cli.tools import mcp
 from cli.tools.mcp import MISSING, tool_name
 from cli.tools.toolbox import Toolbox
