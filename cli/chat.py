@@ -5,7 +5,7 @@ draws above all, may call only what says so.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock
@@ -17,7 +17,6 @@ from cli.branches import Branches
 from cli.chat_status import status_of
 from cli.kept.keeping import Keeping
 from cli.kept.session_log import SessionLog
-from cli.kept.sessions import SessionStore
 from cli.models import Model, Models
 from cli.preferences import Preferences
 from cli.safe import harmless
@@ -47,15 +46,13 @@ class Chat:
     models: Models
     model: Model
     preferences: Preferences
-    store: InitVar[SessionStore | None]
-    """None keeps nothing."""
+    branches: Branches
     make_toolbox: "MakeToolbox"
     folder: Path
     """Where @files, !commands and tools work."""
     status_line: bool = True
     auto_compact: bool = False
     """Compact by itself when the context is nearly full."""
-    branches: Branches = field(init=False)
     found: list["Hit"] = field(default_factory=list)  # by the last /search
     left: bool = False
     outputs: list[str] = field(default_factory=list)
@@ -69,8 +66,7 @@ class Chat:
     stop: Flag = field(default_factory=Flag)
     """Set by Ctrl-C; cleared before each text is carried out."""
 
-    def __post_init__(self, store: SessionStore | None) -> None:
-        self.branches = Branches(Keeping(store, self.note, self.view.error))
+    def __post_init__(self) -> None:
         self.tools = ToolUse(self.make_toolbox, self.surface.ask, self.is_stopped)
         self.use_tools(self.preferences.tools)
 
@@ -210,11 +206,6 @@ class Chat:
         if (log := self.branch.log) is not None:
             self.keeping.write(lambda: log.settings(self.preferences.as_record()))
 
-    def set_level(self, level: str) -> None:
-        """UsageError for a level that this checkpoint or its context cannot give."""
-        self.model.settings.thinking(level)
-        self.set("think", level)
-
     def next_level(self) -> None:
         """Go on to the next level that this checkpoint can give; from any thread.
 
@@ -300,14 +291,9 @@ class Chat:
         self._draw_status()
 
     def _draw_status(self) -> None:
-        busy = self._busy
-        if not self.status_line:
-            self.surface.status(Status("", "", busy=busy))
-            return
-        conversation = self.branch.conversation
-        use = None if conversation is None else conversation.context()
-        level = self.settings.thinking.level
-        if self.preferences.budget == 0 and level != "none":
-            level += " (budget 0)"
-        status = status_of(self.model, level, use, self._done)
-        self.surface.status(replace(status, busy=busy))
+        status = Status("", "")
+        if self.status_line:
+            conversation = self.branch.conversation
+            use = None if conversation is None else conversation.context()
+            status = status_of(self.model, self.settings, use, self._done)
+        self.surface.status(replace(status, busy=self._busy))

@@ -4,13 +4,19 @@ from dataclasses import replace
 
 from cli.models import Model
 from cli.surface import Status
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.events import Done
 from dsv4_mlx.chat.model_side import ContextUse
 
 
-def status_of(model: Model, level: str, use: ContextUse | None, done: Done | None) -> Status:
-    """The status of `model` at a thinking level; `use` of a conversation that is open, `done` of
-    the last answer."""
+def status_of(
+    model: Model, settings: AnswerSettings, use: ContextUse | None, done: Done | None
+) -> Status:
+    """The status of `model`; `settings` are those of the next answer, `use` is of a conversation
+    that is open, `done` of the last answer."""
+    level = settings.thinking.level
+    if settings.budget == 0 and level != "none":
+        level += " (budget 0)"
     status = Status(model.name, level, model.backend)
     if use is not None:
         status = replace(

@@ -5,19 +5,18 @@ JSON line is what goes into a report of a fault: everything that decides what th
 and no name of a home folder.
 """
 
-import os
 import platform
 import re
-import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from typing import Any, cast
+from typing import Any
 
+from cli.doctor_place import disk, terminal
+from cli.doctor_report import Page, Report
 from cli.environment import Environment, ExitStatus
-from cli.kept.private_files import NoHome, state_home
 from cli.machine import WIRED_LIMIT, Machine, read_machine
 from cli.memory import SHORT_CONTEXT, Fit, size
 from cli.output import json_line
@@ -34,30 +33,6 @@ _PACKAGES = (
     "mlx", "mlx-lm", "numpy", "prompt-toolkit", "rich", "safetensors", "tokenizers", "mcp",
 )  # fmt: skip
 _WIDTH = 9
-
-
-@dataclass(frozen=True)
-class Report:
-    """Facts by subject, and what needs a person, each with what to do."""
-
-    facts: Mapping[str, Any]
-    lines: tuple[tuple[str, str], ...]
-    """The same for people: subject and text; an empty subject goes on with the one before."""
-    problems: tuple[str, ...] = ()
-
-
-@dataclass
-class _Page:
-    """A report while it is written."""
-
-    facts: dict[str, Any] = field(default_factory=dict)
-    lines: list[tuple[str, str]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def add(self, subject: str, facts: object, *lines: str) -> None:
-        self.facts[subject] = facts
-        for number, line in enumerate(lines):
-            self.lines.append(("" if number else subject, line))
 
 
 def run(
@@ -90,7 +65,7 @@ def report(
     machine: Machine | None = None,
 ) -> Report:
     """Everything worth knowing; `model` is the folder to look at, None for none."""
-    page = _Page()
+    page = Page()
     installed = _installation(page, backend)
     resolved = installed.backend if installed else "cpu"
     machine = machine or read_machine()
@@ -100,8 +75,8 @@ def report(
     if model is not None:
         _model(page, model, resolved, kv, machine)
     _recipes(page, machine, resolved, kv)
-    _disk(page, environment)
-    _terminal(page, environment)
+    disk(page, environment)
+    terminal(page, environment)
     return Report(page.facts, tuple(page.lines), tuple(page.problems))
 
 
@@ -116,7 +91,7 @@ def without_home(value: Any, home: str) -> Any:
     return value
 
 
-def _installation(page: _Page, backend: str) -> About | None:
+def _installation(page: Page, backend: str) -> About | None:
     packages = {name: _version(name) for name in _PACKAGES}
     try:
         found = about(backend)
@@ -147,7 +122,7 @@ def _kernel_lines(kernels: Mapping[str, str]) -> Iterator[str]:
         yield f"{implementation}: {', '.join(names)}"
 
 
-def _machine(page: _Page, machine: Machine, backend: str) -> None:
+def _machine(page: Page, machine: Machine, backend: str) -> None:
     cores = "" if machine.cores is None else f", {machine.cores} cores"
     release = platform.mac_ver()[0] or platform.release()
     facts: dict[str, Any] = {
@@ -186,7 +161,7 @@ def _memory_lines(machine: Machine, limit: int | None) -> Iterator[str]:
         yield f"its control group allows {size(machine.container)}"
 
 
-def _model(page: _Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> None:
+def _model(page: Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> None:
     try:
         fit = Fit.of(open_checkpoint(folder), kv, backend=backend, machine=machine)
     except Dsv4Error as error:
@@ -225,7 +200,7 @@ def _context_line(fit: Fit, context: int) -> str:
     return f"{context:>9,} tokens {size(fit.needed(context)):>10}  {verdict}"
 
 
-def _recipes(page: _Page, machine: Machine, backend: str, kv: Kv) -> None:
+def _recipes(page: Page, machine: Machine, backend: str, kv: Kv) -> None:
     """What of the releases fits, by the converter's recipes."""
     facts: dict[str, Any] = {}
     lines = []
@@ -250,60 +225,3 @@ def _wider(config: DeepseekV4Config, backend: str) -> int:
     """What the known sizes, which are a GPU's, lack on a CPU, at most: it multiplies in float32,
     for which bfloat16 matrices take twice as much."""
     return Costs(config).backbone_bytes()["BF16"] if backend == "cpu" else 0
-
-
-def _disk(page: _Page, environment: Environment) -> None:
-    try:
-        folder = state_home(environment.variables)
-    except NoHome as error:
-        page.add("disk", {"folder": None, "free_bytes": None}, "conversations are not kept")
-        page.problems.append(str(error))
-        return
-    free = _free_bytes(folder)
-    page.add("disk", {"folder": str(folder), "free_bytes": free},
-             f"{'unknown' if free is None else size(free)} free for conversations in {folder}"
-    )  # fmt: skip
-
-
-def _free_bytes(folder: Path) -> int | None:
-    """What the disk of `folder`, or of the nearest folder above it, has left."""
-    for place in (folder, *folder.parents):
-        try:
-            return shutil.disk_usage(place).free
-        except OSError:
-            continue
-    return None
-
-
-def _terminal(page: _Page, environment: Environment) -> None:
-    variables = environment.variables
-    columns, rows = _dimensions(environment)
-    facts = {
-        "term": variables.get("TERM", ""),
-        "colorterm": variables.get("COLORTERM", ""),
-        "no_color": bool(variables.get("NO_COLOR")),
-        "columns": columns,
-        "rows": rows,
-        "encoding": getattr(environment.stdout, "encoding", None) or "utf-8",
-        "is_terminal": environment.reads_terminal,
-        "redraws": environment.edits_lines,
-        "inside": [name for name, variable in (("tmux", "TMUX"), ("screen", "STY"),
-                                               ("ssh", "SSH_CONNECTION"))
-                   if variables.get(variable)],
-    }  # fmt: skip
-    words = [
-        str(facts["term"]) or "TERM is not set",
-        f"{columns}×{rows}" if columns else "no size",
-        str(facts["encoding"]),
-        "redraws" if facts["redraws"] else "plain lines",
-        *(["NO_COLOR"] if facts["no_color"] else []),
-        *cast(list[str], facts["inside"]),
-    ]
-    page.add("terminal", facts, ", ".join(words))
-
-
-def _dimensions(environment: Environment) -> tuple[int | None, int | None]:
-    try:
-        return tuple(os.get_terminal_size(environment.stdout.fileno()))  # type: ignore[return-value]
-    except (OSError, ValueError):
-        return None, None

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.branches import Branches
 from cli.chat import Chat
 from cli.commands import COMMANDS
 from cli.config import Config
 from cli.controller import control
 from cli.environment import Environment, ExitStatus
+from cli.kept.keeping import Keeping
 from cli.kept.private_files import NoHome, state_home
 from cli.kept.sessions import SessionStore
 from cli.models import Model, Models
@@ -48,7 +50,7 @@ def talk(
             models,
             model,
             preferences,
-            store,
+            Branches(Keeping(store, lambda sentence: view.note(f"[{sentence}]"), view.error)),
             lambda ask, stopped: _toolbox(folder, ask, stopped, config),
             folder,
             config.status_line,

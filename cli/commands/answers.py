@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def _think(chat: "Chat", argument: str) -> None:
     if argument:
-        chat.set_level(argument)
+        chat.model.settings.thinking(argument)  # UsageError where it cannot be given
+        chat.set("think", argument)
     if argument == "max":
         chat.note(chat.models.max_level_note(chat.model))
     levels = ", ".join(chat.model.settings.levels)

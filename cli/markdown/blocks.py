@@ -1,6 +1,6 @@
 """Blocks of Markdown: finished ones as `MarkdownStream` gives them, and the one that is open."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cli.markdown.lines import Container, Fence
@@ -50,6 +50,10 @@ class Leaf:
     is_moved_in: bool | None = None  # code, as far as its item is; None before the first line
     math_end: str = ""
     head: tuple[str, ...] = ()
+
+    def twin(self) -> "Leaf":
+        """A copy that grows apart from this one."""
+        return replace(self, lines=self.lines.copy())
 
     def add(self, line: str) -> None:
         self.lines.append(line)

@@ -165,3 +165,8 @@ def cells(row: str) -> list[str]:
     if len(found) > 1 and not found[-1].strip():
         found.pop()
     return [cell.strip().replace("\\|", "|") for cell in found]
+
+
+def is_plain(line: str) -> bool:
+    """Whether it is no block of its own and opens none by a mark."""
+    return not (fence_start(line) or heading(line) or is_rule(line) or math_end(line))

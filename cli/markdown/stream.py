@@ -10,6 +10,7 @@ from copy import copy
 
 from cli.markdown import lines
 from cli.markdown.blocks import Block, Kind, Leaf
+from cli.markdown.containers import descend, goes_on
 from cli.markdown.lines import Container
 
 # A longer line is cut, at a space if there is one.
@@ -54,9 +55,7 @@ class MarkdownStream:
             twin._partial = ""
         twin._raw, twin._blocks = self._raw.copy(), []
         twin._containers = self._containers.copy()
-        if self._leaf:
-            twin._leaf = copy(self._leaf)
-            twin._leaf.lines = self._leaf.lines.copy()
+        twin._leaf = self._leaf and self._leaf.twin()
         return twin
 
     def finish(self) -> list[Block]:
@@ -99,8 +98,8 @@ class MarkdownStream:
             self._more_of_a_line(line, raw)
             return
         leaf = self._leaf
-        depth, rest = self._descend(lines.detabbed(line), leaf)
-        if leaf and leaf.is_verbatim and self._goes_on(leaf, depth, rest):
+        depth, rest = descend(lines.detabbed(line), self._containers, leaf)
+        if leaf and leaf.is_verbatim and goes_on(leaf, self._containers[depth:], rest):
             self._verbatim(leaf, rest, raw)
         elif not rest.strip():
             self._empty_line(depth, raw)
@@ -122,35 +121,6 @@ class MarkdownStream:
 
     # Containers
 
-    def _descend(self, line: str, leaf: Leaf | None) -> tuple[int, str]:
-        """How many of the open containers `line` stands in, and what is left of it."""
-        is_forgotten = leaf is not None and leaf.is_verbatim and leaf.is_moved_in is False
-        for depth, container in enumerate(self._containers):
-            if is_forgotten and not container.is_quote:
-                return depth, line  # its indent is its own, see `_goes_on`
-            if container.is_quote:
-                rest = lines.after_quote(line)
-                if rest is None:
-                    return depth, line
-                line = rest
-            elif line.strip() and lines.indent_of(line) < container.indent:
-                return depth, line
-            else:
-                line = line[container.indent :]
-        return len(self._containers), line
-
-    def _goes_on(self, leaf: Leaf, depth: int, line: str) -> bool:
-        """Whether code goes on with a line that stands in `depth` containers only.
-
-        Strictly it ends; but models forget to move code in, and then do so from its first line on.
-        """
-        left = self._containers[depth:]
-        if any(container.is_quote for container in left):
-            return False
-        if leaf.is_moved_in is None and line.strip():
-            leaf.is_moved_in = not left
-        return not left or not leaf.is_moved_in
-
     def _in_containers(self, depth: int, rest: str, raw: str) -> None:
         opened: list[Container] = []
         leaf, same = self._leaf, depth == len(self._containers)
@@ -165,7 +135,7 @@ class MarkdownStream:
             opened.append(start[0])
             rest = start[1]
         is_lazy = is_paragraph and not same and not opened
-        if leaf and is_lazy and self._is_plain(rest) and not rest.lstrip().startswith("|"):
+        if leaf and is_lazy and lines.is_plain(rest) and not rest.lstrip().startswith("|"):
             self._raw.append(raw)  # a paragraph goes on without the markers of its containers
             self._grow(leaf, rest.strip())
             return
@@ -178,15 +148,6 @@ class MarkdownStream:
             self._in_leaf(rest, raw)
         else:
             self._raw.append(raw)
-
-    @staticmethod
-    def _is_plain(line: str) -> bool:
-        return not (
-            lines.fence_start(line)
-            or lines.heading(line)
-            or lines.is_rule(line)
-            or lines.math_end(line)
-        )
 
     def _leave(self, depth: int) -> None:
         """End the containers below `depth`; an item that is left without a word still shows."""
@@ -205,7 +166,7 @@ class MarkdownStream:
             if not indented and self._ends_paragraph(leaf, line, raw):
                 return
         elif (
-            leaf and leaf.kind == "table" and "|" in line and not indented and self._is_plain(line)
+            leaf and leaf.kind == "table" and "|" in line and not indented and lines.is_plain(line)
         ):
             self._raw.append(raw)
             self._grow(leaf, line.strip())
@@ -213,7 +174,7 @@ class MarkdownStream:
         elif indented:
             self._indented(line, raw)
             return
-        if not indented and not self._is_plain(line):
+        if not indented and not lines.is_plain(line):
             self._close()
             self._start(line, raw)
             return
@@ -300,8 +261,6 @@ class MarkdownStream:
         kept: tuple[list[str], list[str]] = ([], [])
         if leaf.kind == "paragraph" and len(leaf.lines) > 1 and "|" in leaf.lines[-1]:
             kept = [leaf.lines.pop()], [self._raw.pop()]
-        if leaf.kind == "table" and leaf.first:
-            leaf.head = (*leaf.head, *leaf.lines)
         self._emit_leaf(leaf, last=False)
         leaf.lines, self._raw = kept
         leaf.characters = sum(map(len, leaf.lines))
@@ -312,11 +271,11 @@ class MarkdownStream:
         leaf, self._leaf = self._leaf, None
         if leaf is None or not (leaf.lines or leaf.first or leaf.kind == "code"):
             return
-        if leaf.kind == "table" and leaf.first:
-            leaf.head = (*leaf.head, *leaf.lines)
         self._emit_leaf(leaf, last=True)
 
     def _emit_leaf(self, leaf: Leaf, *, last: bool) -> None:
+        if leaf.kind == "table" and leaf.first:
+            leaf.head = (*leaf.head, *leaf.lines)
         self._emit(
             leaf.kind, leaf.lines, first=leaf.first, last=last, info=leaf.info, head=leaf.head
         )

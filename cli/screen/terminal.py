@@ -10,20 +10,14 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prompt_toolkit.application import in_terminal
-from prompt_toolkit.data_structures import Size
-from prompt_toolkit.document import Document
-from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input import Input
 from prompt_toolkit.input.typeahead import store_typeahead
-from prompt_toolkit.key_binding import KeyPress
-from prompt_toolkit.keys import Keys
 from prompt_toolkit.styles import Style
 from rich.text import Text
 
@@ -32,20 +26,18 @@ from cli.screen.application import ScreenApplication
 from cli.screen.completion import Completions
 from cli.screen.draft_keeper import DraftKeeper
 from cli.screen.drafts import Drafts
-from cli.screen.drawing import Drawing, Fragments
-from cli.screen.editor import edited
+from cli.screen.drawing import Drawing
 from cli.screen.frames import Frames
 from cli.screen.keys import key_bindings
 from cli.screen.layout import CONTINUED, PROMPT, ScreenLayout
-from cli.screen.paste import sendable
+from cli.screen.lending import Lending
+from cli.screen.picture import Picture
 from cli.screen.prompt import Asked, Prompt
 from cli.screen.quotes import submitted
-from cli.screen.status import status_line
 from cli.screen.terminal_input import TerminalInput
 from cli.screen.terminal_modes import TerminalModes
 from cli.screen.terminal_output import TerminalOutput, reflows
 from cli.surface import NO_HOOKS, Hooks, Question, Status
-from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -73,32 +65,29 @@ class TerminalSurface:
         """`drafts` keeps what is not sent yet; `modes` are of the terminal before this program
         touched it; `hint` stands in the empty input; `input` replaces the terminal's keys in
         tests."""
-        self._variables = environment.variables
         self._output = TerminalOutput(environment.stdout, environment.variables)
         self._modes = modes or TerminalModes(environment.stdin)
-        self._blocks = (environment.stdout.encoding or "").lower().startswith("utf")
         self._theme = theme
         # Two, so that a key is echoed while a long text is being rendered.
         self._finished = Drawing(environment.variables, styled=theme.has_codes)
-        self._coming = Drawing(environment.variables, styled=theme.has_codes)
+        coming = Drawing(environment.variables, styled=theme.has_codes)
         self._prompt = Prompt(history, completions, hint=hint if theme.has_codes else "")
-        self._prompt.around.edit = lambda: self._start(self._edit)
-        self._prompt.around.suspend = lambda: self._start(self._suspend)
         self._drafts = drafts or Drafts()
-        self._draft = DraftKeeper(self._prompt, self._drafts, self._note)
-        self._status = Status("", "")
+        self._draft = DraftKeeper(
+            self._prompt, self._drafts, lambda sentence: self._say(sentence, "note")
+        )
         self._taken = ""  # what was submitted last, as it stood in the input
 
         # Only for the drawing thread.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._failure: BaseException | None = None
         self._terminated = False
-        self._cells: list[Fragments] = []
-        self._cells_for: tuple[object, Size | None] = (None, None)
 
         self._frames = Frames(lambda: self._app.draw())
+        blocks = (environment.stdout.encoding or "").lower().startswith("utf")
+        self._picture = Picture(self._prompt, self._frames, self._output, coming, blocks=blocks)
         self._layout = ScreenLayout(
-            self,
+            self._picture,
             self._prompt.buffer,
             self._prompt.pastes.label,
             lambda: self._prompt.placeholder,
@@ -113,6 +102,13 @@ class TerminalSurface:
             output=self._output,
             pending=self._frames.take,
             reflows=reflows(environment.variables),
+        )
+        self._lending = Lending(
+            self._app,
+            self._prompt,
+            self._output,
+            environment.variables,
+            lambda sentence: self._say(sentence, "error"),
         )
         self._app.key_processor.after_key_press += lambda _: self._prompt.note_key()
 
@@ -140,8 +136,8 @@ class TerminalSurface:
 
     def status(self, status: Status) -> None:
         """Replace the status line."""
-        if status != self._status:
-            self._status = status
+        if status != self._picture.status:
+            self._picture.status = status
             self._frames.wake()
 
     def ask(self, question: Question) -> str:
@@ -206,7 +202,7 @@ class TerminalSurface:
         thread = threading.Thread(target=control, name="controller", daemon=True)
 
         def begin() -> None:
-            keys = self._typed_ahead()
+            keys = self._lending.typed_ahead()
             store_typeahead(self._app.input, keys)
             self._frames.begin(loop)
             self._draft.begin(loop, typed_ahead=bool(keys))
@@ -252,94 +248,12 @@ class TerminalSurface:
         if self._failure and self._app.is_running and not self._app.is_done:
             self._app.exit(exception=self._failure)
 
-    # What is drawn: `Shown`
-
-    @property
-    def size(self) -> Size:
-        """Of the terminal."""
-        return self._output.size
-
-    def live_lines(self) -> list[Fragments]:
-        """The answer that is coming, as many lines as a screen holds."""
-        live, size = self._frames.live, self.size
-        if self._cells_for[0] is not live or self._cells_for[1] != size:
-            self._cells_for = (live, size)
-            drawn = self._coming.cells(live, size.columns, size.rows) if live is not None else []
-            self._cells = drawn
-        return self._cells
-
-    def queued(self) -> list[str]:
-        """What was sent ahead and waits."""
-        return [self._prompt.pastes.labels(text) for text in self._prompt.submissions.waiting()]
-
-    def question(self) -> StyleAndTextTuples:
-        """What has to be decided; empty while nothing does."""
-        return self._prompt.question()
-
-    def status_fragments(self, width: int) -> StyleAndTextTuples:
-        """One line."""
-        if self._prompt.hint:
-            return [("class:note", self._prompt.hint)]
-        parts = status_line(self._status, width, blocks=self._blocks)
-        return [(f"class:{role}", text) for role, text in parts]
-
-    # Questions and other programs
-
     def _ask(self, question: Question, answer: "Future[str]") -> None:
         if self._prompt.submissions.ended:
             answer.set_result(question.default)
             return
         self._prompt.ask(Asked(question, answer.set_result, bool(self._prompt.buffer.text)))
         self._app.invalidate()
-
-    def _start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._app.create_background_task(task())
-
-    async def _edit(self) -> None:
-        """The input in the person's own editor."""
-        buffer, pastes = self._prompt.buffer, self._prompt.pastes
-        text = sendable(pastes.expand(buffer.text))
-        try:
-            async with self._lent():
-                changed = await asyncio.to_thread(edited, text, self._variables)
-        except UsageError as error:
-            self.show(Text(str(error), style=self._theme.style("error")))
-            return
-        if changed is not None and changed != text:  # unchanged, what was pasted stays text
-            folded = pastes.fold(changed)
-            buffer.set_document(Document(folded, len(folded)))
-
-    async def _suspend(self) -> None:
-        async with self._lent():
-            os.kill(0, signal.SIGTSTP)
-
-    @asynccontextmanager
-    async def _lent(self) -> AsyncIterator[None]:
-        """Another program has the terminal; what comes meanwhile is shown afterwards."""
-        keys: list[KeyPress] = []
-        try:
-            async with in_terminal():
-                self._prompt.lent = True
-                self._output.paste_off()
-                self._output.flush()
-                try:
-                    yield
-                finally:
-                    self._prompt.lent = False
-                    self._output.paste_on()
-                    self._output.measure()
-                    keys = self._typed_ahead()
-        finally:
-            self._app.key_processor.feed_multiple(keys)
-            self._app.key_processor.process_keys()
-
-    def _typed_ahead(self) -> list[KeyPress]:
-        """Keys from before the prompt was there."""
-        source = self._app.input
-        keys = source.read_typed_ahead() if isinstance(source, TerminalInput) else []
-        if keys and keys[-1].key != Keys.ControlM:
-            self._output.write_raw("\r\x1b[K")  # where the terminal itself echoed them
-        return keys
 
     # Text of ours
 
@@ -349,8 +263,8 @@ class TerminalSurface:
         style = self._theme.style
         return Text.assemble((PROMPT, style("prompt")), (shown, style("user")))
 
-    def _note(self, sentence: str) -> None:
-        self.show(Text(sentence, style=self._theme.style("note")))
+    def _say(self, sentence: str, role: str) -> None:
+        self.show(Text(sentence, style=self._theme.style(role)))
 
     def _answered(self, question: Question, choice: str) -> Text:
         meaning = dict(question.choices).get(choice, choice)

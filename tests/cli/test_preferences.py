@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from cli.branches import Branches
 from cli.chat import Chat
+from cli.kept.keeping import Keeping
 from cli.preferences import Preferences
 from dsv4_mlx.chat.settings import MAX_LEVEL_CONTEXT, ChatSettings
 
@@ -36,7 +38,8 @@ def test_a_level_chosen_while_a_command_changes_something_else_is_kept() -> None
         name="nano", backend="cpu", settings=ChatSettings("2026-04", MAX_LEVEL_CONTEXT)
     )
     models, toolbox, folder = None, None, None
-    chat: Any = Chat(surface, view, models, model, Preferences(), None, toolbox, folder)  # type: ignore[arg-type]
+    branches = Branches(Keeping(None, seen.append, seen.append))
+    chat: Any = Chat(surface, view, models, model, Preferences(), branches, toolbox, folder)  # type: ignore[arg-type]
     pressed = Thread(target=chat.next_level)
 
     def slowly(preferences: Preferences) -> Preferences:
