@@ -10,8 +10,9 @@ from itertools import groupby
 from typing import Any
 
 from cli.environment import Environment, ExitStatus
-from cli.output import Output, json_line
+from cli.output import PlainOutput
 from cli.plain_view import PlainView
+from cli.safe import json_line
 from dsv4_mlx.chat.events import (
     BudgetReached,
     Done,
@@ -34,7 +35,7 @@ _TYPES = {
 }
 
 
-class ExactOutput(Output):
+class ExactOutput(PlainOutput):
     """Writes the answer as the model spelled it, byte for byte and without a line end of ours.
 
     Into a pipe or a file, that is: on a terminal no control character is exact enough to run.
@@ -60,7 +61,9 @@ class ExactOutput(Output):
         self._stdout.flush()
 
 
-def write_text(events: Iterable[Event], output: Output, *, reasoning: str = "show") -> ExitStatus:
+def write_text(
+    events: Iterable[Event], output: PlainOutput, *, reasoning: str = "show"
+) -> ExitStatus:
     """Write an answer for a person; INTERRUPTED if it was stopped."""
     view = PlainView(output, reasoning=reasoning)
     status = ExitStatus.OK

@@ -20,15 +20,16 @@ from cli.kept.sessions import SessionStore
 from cli.models import Models, embedded_model, load_model
 from cli.oneshot import answer, read_message
 from cli.options import Helped, Options, parse
-from cli.output import Output, json_line
+from cli.output import PlainOutput
 from cli.preferences import Preferences
-from cli.standard_output import OutputError, let_go
+from cli.safe import json_line
+from cli.standard_output import UnwrittenError, let_go
 from cli.worker import Worker
 from dsv4_mlx.errors import Dsv4Error, UsageError
 from dsv4_mlx.hub_cache import snapshot_sentence
 
 if TYPE_CHECKING:
-    from cli.models import OpenModel
+    from cli.models import Load
 
 _PATIENCE_S = 2.0
 
@@ -37,7 +38,7 @@ def main(
     argv: list[str] | None = None,
     *,
     environment: Environment | None = None,
-    open_model: "OpenModel | None" = None,
+    open_model: "Load | None" = None,
 ) -> int:
     """Run `dsv4-chat` with `argv` (sys.argv without the program by default); the exit status.
 
@@ -61,7 +62,7 @@ def main(
 
 
 def _guarded(
-    arguments: list[str], environment: Environment, worker: Worker, open_model: "OpenModel"
+    arguments: list[str], environment: Environment, worker: Worker, open_model: "Load"
 ) -> ExitStatus:
     """Every expected end as an exit status; only our own mistakes pass as tracebacks."""
     options = Options()
@@ -71,12 +72,12 @@ def _guarded(
     except Helped:
         return ExitStatus.OK
     except KeyboardInterrupt:
-        Output(environment).close_lines()
+        PlainOutput(environment).close_lines()
         return ExitStatus.INTERRUPTED
     except UsageError as error:
         return _fail(str(error), ExitStatus.USAGE, options, environment)
     except Dsv4Error as error:
-        if isinstance(error, OutputError):
+        if isinstance(error, UnwrittenError):
             let_go(environment.stdout)  # it is said once
         return _fail(str(error), ExitStatus.ERROR, options, environment)
     except BrokenPipeError:
@@ -90,7 +91,7 @@ def _flushed(status: ExitStatus, environment: Environment) -> ExitStatus:
     """`status`, once everything is written; a full disk shows only now when little was said."""
     try:
         environment.stdout.flush()
-    except OutputError as error:
+    except UnwrittenError as error:
         return _fail(str(error), status or ExitStatus.ERROR, Options(), environment)
     return status
 
@@ -101,12 +102,12 @@ def _fail(
     if options.json:
         with suppress(OSError):  # stdout may be full as well
             write_json_error(sentence, environment)
-    Output(environment).error(sentence)
+    PlainOutput(environment).error(sentence)
     return status
 
 
 def _run(
-    options: Options, environment: Environment, worker: Worker, open_model: "OpenModel"
+    options: Options, environment: Environment, worker: Worker, open_model: "Load"
 ) -> ExitStatus:
     if options.version:
         return _print_version(options, environment)
@@ -141,10 +142,10 @@ def _run(
     folder = options.model or embedded_model()
     model = models.first(folder)
     if options.engine is None and (chosen_one := snapshot_sentence(folder, model.folder)):
-        Output(environment).note(f"[{chosen_one}]")
+        PlainOutput(environment).note(f"[{chosen_one}]")
     settings = preferences.answer_settings(model.settings)
     if settings.thinking.level == "max":
-        Output(environment).note(f"[{models.max_level_note(model)}]")
+        PlainOutput(environment).note(f"[{models.max_level_note(model)}]")
     if message is None:
         from cli.interactive import talk
 
@@ -153,10 +154,10 @@ def _run(
         return answer(message, lambda: models.conversation(model, settings), options, environment)
     root = state_home(environment.variables) / "sessions"
     store = SessionStore(root, kv_budget_bytes=chosen.session_kv_bytes)
-    resumed = Resumed(store, options, Output(environment).note)
+    resumed = Resumed(store, options, PlainOutput(environment).note)
     preferences, problem = resumed.preferences(preferences, options).fitting(model.settings)
     if problem is not None:
-        Output(environment).note(f"[{problem}]")
+        PlainOutput(environment).note(f"[{problem}]")
     turns, settings = resumed.turns(model.place), preferences.answer_settings(model.settings)
     return answer(
         message, lambda: models.conversation(model, settings, turns), options, environment, resumed

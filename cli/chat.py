@@ -17,7 +17,7 @@ from cli.branches import Branches
 from cli.chat_status import status_of
 from cli.kept.keeping import Keeping
 from cli.kept.session_log import SessionLog
-from cli.models import Model, Models
+from cli.models import Models, OpenedModel
 from cli.preferences import Preferences
 from cli.safe import harmless
 from cli.surface import Status, Surface, View
@@ -44,7 +44,7 @@ class Chat:
     surface: Surface
     view: View
     models: Models
-    model: Model
+    model: OpenedModel
     preferences: Preferences
     branches: Branches
     make_toolbox: "MakeToolbox"

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cli.models import Model
+from cli.models import OpenedModel
 from cli.surface import Status
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.events import Done
@@ -10,7 +10,7 @@ from dsv4_mlx.chat.model_side import ContextUse
 
 
 def status_of(
-    model: Model, settings: AnswerSettings, use: ContextUse | None, done: Done | None
+    model: OpenedModel, settings: AnswerSettings, use: ContextUse | None, done: Done | None
 ) -> Status:
     """The status of `model`; `settings` are those of the next answer, `use` is of a conversation
     that is open, `done` of the last answer."""

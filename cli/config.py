@@ -13,7 +13,7 @@ from cli.config_servers import Server, servers
 from cli.config_settings import SETTINGS
 from cli.environment import Environment, ExitStatus
 from cli.kept.private_files import NoHome, config_home
-from cli.output import Output
+from cli.output import PlainOutput
 from dsv4_mlx.chat.loops import Loops
 from dsv4_mlx.documents import DocumentError, content_of, parse_toml
 from dsv4_mlx.errors import UsageError
@@ -69,7 +69,9 @@ def load(environment: Environment) -> Config:
         return Config()
     except OSError as error:
         if not os.access(path.parent, os.X_OK):  # the home of somebody else, as sudo leaves it
-            Output(environment).note(f"[{path} cannot be reached: {error.strerror}; defaults hold]")
+            PlainOutput(environment).note(
+                f"[{path} cannot be reached: {error.strerror}; defaults hold]"
+            )
             return Config()
         raise UsageError(f"{path}: {error.strerror}.") from error
     except DocumentError as error:

@@ -8,7 +8,7 @@ from cli.chat import Chat
 from cli.commands import named
 from cli.commands.compact import look_at_fullness
 from cli.environment import ExitStatus
-from cli.standard_output import OutputError
+from cli.standard_output import UnwrittenError
 from cli.surface import Verbatim
 from cli.typed_command import run_command
 from dsv4_mlx.errors import Dsv4Error
@@ -38,7 +38,7 @@ def _obey(chat: Chat, text: str) -> None:
             look_at_fullness(chat)
     except KeyboardInterrupt:
         chat.note("stopped")
-    except (BrokenPipeError, OutputError):
+    except (BrokenPipeError, UnwrittenError):
         raise  # nobody can read the answers
     except Dsv4Error as error:
         if chat.model.failed_with(error):

@@ -19,8 +19,7 @@ from cli.doctor_report import Page, Report
 from cli.environment import Environment, ExitStatus
 from cli.machine import WIRED_LIMIT, Machine, read_machine
 from cli.memory import SHORT_CONTEXT, Fit, size
-from cli.output import json_line
-from cli.safe import harmless
+from cli.safe import harmless, json_line
 from dsv4_mlx.about import About, about, device_memory
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config

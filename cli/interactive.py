@@ -14,7 +14,7 @@ from cli.environment import Environment, ExitStatus
 from cli.kept.keeping import Keeping
 from cli.kept.private_files import NoHome, state_home
 from cli.kept.sessions import SessionStore
-from cli.models import Model, Models
+from cli.models import Models, OpenedModel
 from cli.options import Options
 from cli.preferences import Preferences
 from cli.resuming import resume
@@ -33,7 +33,7 @@ def talk(
     options: Options,
     config: Config,
     models: Models,
-    model: Model,
+    model: OpenedModel,
     preferences: Preferences,
 ) -> ExitStatus:
     """Open the prompt until the person leaves."""
@@ -116,11 +116,11 @@ def _shown(
 ) -> tuple[Surface, View]:
     reasoning = options.reasoning or config.reasoning
     if modes is None:
-        from cli.output import Output
+        from cli.output import PlainOutput
         from cli.plain import PlainSurface
         from cli.plain_view import PlainView
 
-        plain = PlainView(Output(environment), reasoning=reasoning)
+        plain = PlainView(PlainOutput(environment), reasoning=reasoning)
         return PlainSurface(environment), plain
     from cli.renderer import MarkdownView
     from cli.screen.completion import Completions

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from dsv4_mlx.engine import Engine
     from dsv4_mlx.tokenizer import Tokenizer
 
-    OpenModel = Callable[[ModelFolder, Options], tuple[Engine, Tokenizer]]
+    Load = Callable[[ModelFolder, Options], tuple[Engine, Tokenizer]]
 
 _LOOK_S = 0.05
 
 
 @dataclass
-class Model:
+class OpenedModel:
     """One model, loading or loaded."""
 
     folder: Path
@@ -99,7 +99,7 @@ class Models:
         self,
         worker: Worker,
         options: Options,
-        open_model: "OpenModel",
+        open_model: "Load",
         *,
         prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None,
         snapshot_bytes: int | None = None,
@@ -113,12 +113,12 @@ class Models:
         self._snapshot_bytes = snapshot_bytes
         self._script = None if options.engine is None else _script(options.engine)
 
-    def first(self, folder: Path) -> Model:
+    def first(self, folder: Path) -> OpenedModel:
         """Begin to load the model that the run starts with: the script that stands in its place, or
         the one in `folder`. Raises as `open` does."""
         return self.open(self._script or folder)
 
-    def open(self, folder: Path, release: Callable[[], None] = lambda: None) -> Model:
+    def open(self, folder: Path, release: Callable[[], None] = lambda: None) -> OpenedModel:
         """Begin to load the checkpoint in `folder`; `release` is called once that is sure, and lets
         go of the model before it, since two may not fit into memory.
 
@@ -137,11 +137,11 @@ class Models:
         memory.check(opened, kv=self._kv, backend=self._backend)
         release()
         opening = self._worker.submit(lambda: self._opened(opened))
-        return Model(opened.folder, settings, opening, opened)
+        return OpenedModel(opened.folder, settings, opening, opened)
 
     def conversation(
         self,
-        model: Model,
+        model: OpenedModel,
         settings: "AnswerSettings",
         turns: "Sequence[Turn]" = (),
         stop: Flag | None = None,
@@ -161,7 +161,7 @@ class Models:
             submit=self._worker.submit,
         )
 
-    def max_level_note(self, model: Model) -> str:
+    def max_level_note(self, model: OpenedModel) -> str:
         """What thinking level max needs of the context and of memory."""
         from cli.memory import Fit
 
@@ -181,7 +181,7 @@ class Models:
 
     def _scripted(
         self, file: Path, table: EffortTable | None, release: Callable[[], None]
-    ) -> Model:
+    ) -> OpenedModel:
         """Answers from a script, for demonstrations and tests."""
         from dsv4_mlx.scripted.engine import open_scripted
         from dsv4_mlx.scripted.script import read_script
@@ -190,7 +190,7 @@ class Models:
         settings = replace(script.settings, effort_table=table or script.effort_table)
         release()
         opening = self._worker.submit(lambda: open_scripted(file))
-        return Model(file, settings, opening, title=script.name)
+        return OpenedModel(file, settings, opening, title=script.name)
 
     def _opened(self, folder: "ModelFolder") -> "tuple[Engine, Tokenizer]":
         engine, tokenizer = self._open_model(folder, self._options)

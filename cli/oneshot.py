@@ -10,7 +10,7 @@ from cli.environment import Environment, ExitStatus
 from cli.interrupts import stopping_on_interrupt
 from cli.kept.resumed import Resumed
 from cli.options import Options
-from cli.output import Output
+from cli.output import PlainOutput
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Event
 from dsv4_mlx.errors import PromptError, UsageError
@@ -19,7 +19,7 @@ _PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True)
-class Message:
+class OneMessage:
     """What is asked. `shared` is the beginning of `text` that other messages may begin with."""
 
     text: str
@@ -28,7 +28,7 @@ class Message:
 
 def read_message(
     options: Options, environment: Environment, folder: Path = Path()
-) -> Message | None:
+) -> OneMessage | None:
     """The one message of this run, or None to open a prompt.
 
     Piped text stands first, then the files that are named with @, then what is asked about them:
@@ -47,24 +47,24 @@ def read_message(
     files = [word.removeprefix("@") for word in options.words]
     expanded = expand(prompt, folder, lambda text: 0, files=files)
     for note in expanded.notes:
-        Output(environment).note(f"[{note}]")
+        PlainOutput(environment).note(f"[{note}]")
     if not piped.strip() and not asked:
         raise PromptError("the message is empty: give -p TEXT or text on stdin.")
     if not piped.strip() or not asked:
-        return Message(piped if piped.strip() else expanded.text, expanded.shared)
+        return OneMessage(piped if piped.strip() else expanded.text, expanded.shared)
     before = f"{piped}\n\n"
-    return Message(before + expanded.text, before + expanded.shared)
+    return OneMessage(before + expanded.text, before + expanded.shared)
 
 
 def _read_piped(environment: Environment) -> str:
     if environment.stdin_stays_silent(_PATIENCE_S):
         # A pipe that a script left open by mistake would otherwise look like a hang.
-        Output(environment).note("[waiting for the end of stdin; </dev/null gives none]")
+        PlainOutput(environment).note("[waiting for the end of stdin; </dev/null gives none]")
     return environment.read_text().rstrip("\r\n")
 
 
 def answer(
-    message: Message,
+    message: OneMessage,
     begin: Callable[[], Conversation],
     options: Options,
     environment: Environment,
@@ -72,7 +72,7 @@ def answer(
 ) -> ExitStatus:
     """Answer one message and leave, in the conversation that `begin` begins and that goes on with
     `resumed`, if anything is."""
-    output = ExactOutput(environment) if options.raw else Output(environment)
+    output = ExactOutput(environment) if options.raw else PlainOutput(environment)
     if not options.json:
         output.progress("loading the model")
     with resumed or nullcontext():
@@ -92,7 +92,7 @@ def answer(
 
 
 def _write(
-    events: Iterator[Event], output: Output, options: Options, environment: Environment
+    events: Iterator[Event], output: PlainOutput, options: Options, environment: Environment
 ) -> ExitStatus:
     written = events if options.stream else at_once(events)
     if options.json:

@@ -4,26 +4,16 @@ Answers go to stdout, all else to stderr. Text from a model is data; `cli.safe` 
 reach a terminal.
 """
 
-import json
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 from cli.environment import Environment
 from cli.safe import harmless
 
-__all__ = ["Output", "harmless", "json_line"]
-
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
-# json.dumps escapes C0; the rest is escaped here so that a JSON line is harmless as well.
-_JSON_ESCAPES = {
-    code: f"\\u{code:04x}"
-    for first, last in ((0x7F, 0x9F), (0x2028, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF))
-    for code in range(first, last + 1)
-}
 
-
-class Output:
+class PlainOutput:
     """Writes one conversation for a person: answer on stdout, reasoning and notes on stderr.
 
     An answer that cannot be written is an error; what nobody can read on stderr is none.
@@ -114,8 +104,3 @@ class Output:
 def _column_after(text: str, column: int) -> int:
     last = text.rpartition("\n")[2]
     return len(last) if "\n" in text else column + len(text)
-
-
-def json_line(record: dict[str, Any]) -> str:
-    """One JSON object on one line, free of raw control characters."""
-    return json.dumps(record, ensure_ascii=False).translate(_JSON_ESCAPES) + "\n"

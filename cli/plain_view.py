@@ -6,7 +6,7 @@ The answer goes to stdout, everything else to stderr.
 import time
 from collections.abc import Callable
 
-from cli.output import Output
+from cli.output import PlainOutput
 from cli.surface import Count
 from cli.wording import budget_note, ending, loop_note, thought_for, tool_call_lines
 from dsv4_mlx.chat.events import (
@@ -30,7 +30,7 @@ class PlainView:
 
     def __init__(
         self,
-        output: Output,
+        output: PlainOutput,
         *,
         reasoning: str = "show",
         clock: Callable[[], float] = time.monotonic,

@@ -12,7 +12,7 @@ from cli.markdown.blocks import Block
 from cli.markdown.draw import MarkdownDrawing
 from cli.markdown.stream import MarkdownStream
 from cli.safe import drawable, harmless
-from cli.screen.live import THINKING_CHARACTERS, OpenBlock, Reading, Thinking
+from cli.screen.live import THINKING_CHARACTERS, OpenBlock, Reading, ThinkingLines
 from cli.surface import Count, Surface
 from cli.theme import Theme
 from cli.wording import budget_note, ending, loop_note, thought_for, tool_call_lines
@@ -147,7 +147,7 @@ class MarkdownView:
         if self.reasoning == "show" and complete:
             self._say(complete, "reasoning")
         tail = thinking.open_line if self.reasoning == "show" else thinking.tail
-        self._surface.live(Thinking(tail, self._clock() - thinking.since, self._theme))
+        self._surface.live(ThinkingLines(tail, self._clock() - thinking.since, self._theme))
 
     def _budget_reached(self, event: BudgetReached) -> None:
         """Said when the reasoning is over: its last words are still to come."""

@@ -5,8 +5,10 @@ reaches the terminal. `harmless` is for prose, where joiners and marks of many s
 `exact` is for names, paths and commands, where what is seen must be what is there.
 """
 
+import json
 import re
 import unicodedata
+from typing import Any
 
 # Control pictures stand in for C0 controls; C1 controls (8-bit escape sequences on some terminals),
 # characters that reorder what is already on the screen, and line ends of other systems have none.
@@ -65,3 +67,16 @@ def _spelled(char: str) -> str:
     code = ord(char)
     width = 2 if code < 0x100 else 4 if code < 0x10000 else 8
     return short or f"\\{'xuU'[(2, 4, 8).index(width)]}{code:0{width}x}"
+
+
+# json.dumps escapes C0; the rest is escaped here so that a JSON line is harmless as well.
+_JSON_ESCAPES = {
+    code: f"\\u{code:04x}"
+    for first, last in ((0x7F, 0x9F), (0x2028, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF))
+    for code in range(first, last + 1)
+}
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """One JSON object on one line, free of raw control characters."""
+    return json.dumps(record, ensure_ascii=False).translate(_JSON_ESCAPES) + "\n"

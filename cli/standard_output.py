@@ -12,12 +12,12 @@ from typing import IO, Any, TextIO, cast
 from dsv4_mlx.errors import Dsv4Error
 
 
-class OutputError(Dsv4Error, OSError):
+class UnwrittenError(Dsv4Error, OSError):
     """Standard output takes no more; also an OSError, for those who write to any stream."""
 
 
 class CheckedOutput:
-    """A stream that names itself when it cannot be written; OutputError says why."""
+    """A stream that names itself when it cannot be written; UnwrittenError says why."""
 
     def __init__(self, stream: IO[Any]) -> None:
         self._stream = stream
@@ -66,10 +66,10 @@ def let_go(stream: TextIO) -> None:
 def _checked() -> Iterator[None]:
     try:
         yield
-    except (BrokenPipeError, OutputError):
+    except (BrokenPipeError, UnwrittenError):
         raise
     except OSError as error:
-        raise OutputError(_sentence(error)) from error
+        raise UnwrittenError(_sentence(error)) from error
 
 
 def _sentence(error: OSError) -> str:

@@ -10,9 +10,6 @@ from dsv4_mlx.sampling import Range
 if TYPE_CHECKING:
     from cli.chat import Chat
 
-Action = Callable[["Chat", str], None]
-Choices = Callable[["Chat"], Sequence[str]]
-
 
 @dataclass(frozen=True)
 class Command:
@@ -21,8 +18,8 @@ class Command:
     name: str
     argument: str
     summary: str
-    action: Action
-    choices: Choices = lambda chat: ()
+    action: Callable[["Chat", str], None]
+    choices: Callable[["Chat"], Sequence[str]] = lambda chat: ()
     """Arguments that completion offers."""
 
     @property

@@ -9,17 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cli.kept.export_markdown import as_markdown
-from cli.kept.message_text import Message
+from cli.kept.message_text import MessageRecord
 from cli.kept.private_files import write_whole
-from cli.output import json_line
-from cli.safe import harmless
+from cli.safe import harmless, json_line
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.file_systems import FileSystem
 
 
 def write(
     path: Path,
-    messages: Sequence[Message],
+    messages: Sequence[MessageRecord],
     *,
     title: str = "Conversation",
     reasoning: bool = True,
@@ -39,7 +38,7 @@ def write(
     write_whole(path, text, overwrite=overwrite, files=files)
 
 
-def writer_for(path: Path) -> Callable[[Sequence[Message], str], str]:
+def writer_for(path: Path) -> Callable[[Sequence[MessageRecord], str], str]:
     """What turns messages and a title into the text of `path`; UsageError, see `write`."""
     match path.suffix.lower():
         case ".json":
@@ -55,11 +54,11 @@ def writer_for(path: Path) -> Callable[[Sequence[Message], str], str]:
     )
 
 
-def as_json(messages: Sequence[Message], title: str = "") -> str:
+def as_json(messages: Sequence[MessageRecord], title: str = "") -> str:
     """`{"messages": [...]}`, a message per line; the title has no place in it."""
     lines = [json_line(dict(message)).rstrip("\n") for message in messages]
     return '{"messages": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
-def _without_reasoning(message: Message) -> Message:
+def _without_reasoning(message: MessageRecord) -> MessageRecord:
     return {key: value for key, value in message.items() if key != "reasoning_content"}

@@ -15,7 +15,7 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 
-from cli.kept.message_text import Message, calls_of, one_line, reasoning_of, speaker, text_of
+from cli.kept.message_text import MessageRecord, calls_of, one_line, reasoning_of, speaker, text_of
 
 _STYLE = """\
 :root { color-scheme: light dark; --text: #1c1c1e; --soft: #6a6a70; --line: #dcdce0;
@@ -40,7 +40,7 @@ _MOST_HIGHLIGHTED = 200_000
 _MATHS = (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"))
 
 
-def as_html(messages: Sequence[Message], title: str) -> str:
+def as_html(messages: Sequence[MessageRecord], title: str) -> str:
     """The whole page."""
     shown = escape(one_line(title))
     body = "\n".join(_section(message) for message in messages)
@@ -53,12 +53,12 @@ def as_html(messages: Sequence[Message], title: str) -> str:
     )
 
 
-def _section(message: Message) -> str:
+def _section(message: MessageRecord) -> str:
     parts = "\n".join(_parts(message))
     return f"<section>\n<h2>{escape(speaker(message))}</h2>\n{parts}\n</section>"
 
 
-def _parts(message: Message) -> Iterator[str]:
+def _parts(message: MessageRecord) -> Iterator[str]:
     if thoughts := reasoning_of(message):
         yield f"<details>\n<summary>Reasoning</summary>\n{_markdown(thoughts)}</details>"
     if text := text_of(message):

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from cli.kept.message_text import Message, calls_of, one_line, reasoning_of, speaker, text_of
+from cli.kept.message_text import MessageRecord, calls_of, one_line, reasoning_of, speaker, text_of
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
 
-def as_markdown(messages: Sequence[Message], title: str) -> str:
+def as_markdown(messages: Sequence[MessageRecord], title: str) -> str:
     """A heading per message; reasoning in a `<details>` block."""
     parts = [f"# {one_line(title)}"]
     for message in messages:
@@ -16,7 +16,7 @@ def as_markdown(messages: Sequence[Message], title: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_parts(message: Message) -> Iterator[str]:
+def _markdown_parts(message: MessageRecord) -> Iterator[str]:
     if thoughts := reasoning_of(message):
         # The block would end at a tag in the text.
         thoughts = _closed(thoughts.replace("</", "&lt;/"))

@@ -5,18 +5,18 @@ from typing import Any
 
 from cli.safe import harmless
 
-Message = Mapping[str, Any]
+MessageRecord = Mapping[str, Any]
 
 _SPEAKERS = {"system": "System", "user": "You", "assistant": "Answer", "tool": "Tool result"}
 
 
-def speaker(message: Message) -> str:
+def speaker(message: MessageRecord) -> str:
     """The name of who says the message, for a heading."""
     role = str(message.get("role", ""))
     return _SPEAKERS.get(role, one_line(role) or "Unknown")
 
 
-def text_of(message: Message) -> str:
+def text_of(message: MessageRecord) -> str:
     """The text of a message, harmless to show; parts of a list follow each other."""
     content = message.get("content")
     if isinstance(content, list):
@@ -25,13 +25,13 @@ def text_of(message: Message) -> str:
     return harmless(content) if isinstance(content, str) else ""
 
 
-def reasoning_of(message: Message) -> str:
+def reasoning_of(message: MessageRecord) -> str:
     """The reasoning of an answer, harmless to show."""
     reasoning = message.get("reasoning_content")
     return harmless(reasoning).strip() if isinstance(reasoning, str) else ""
 
 
-def calls_of(message: Message) -> Iterator[tuple[str, str]]:
+def calls_of(message: MessageRecord) -> Iterator[tuple[str, str]]:
     """Name and arguments of each tool call, harmless to show."""
     for call in message.get("tool_calls") or ():
         function = call.get("function", {})

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
-from cli.output import json_line
+from cli.safe import json_line
 from dsv4_mlx.documents import DocumentError, parse_object
 
 MOST_LINE_BYTES = 64 << 20

@@ -5,7 +5,7 @@ from typing import Literal
 
 from cli.markdown.lines import Container, Fence
 
-Kind = Literal["paragraph", "heading", "code", "indented", "math", "table", "rule", "blank"]
+BlockKind = Literal["paragraph", "heading", "code", "indented", "math", "table", "rule", "blank"]
 
 # A piece fits a small screen, where it is redrawn while it grows.
 PIECE_LINES = 8
@@ -17,7 +17,7 @@ TABLE_ROWS = 16
 class Block:
     """One block or a piece of one. The sources of all blocks, joined, are the text."""
 
-    kind: Kind
+    kind: BlockKind
     source: str
     """What the model wrote, with the empty lines before it."""
     lines: tuple[str, ...]
@@ -41,7 +41,7 @@ class Block:
 class Leaf:
     """The open block."""
 
-    kind: Kind
+    kind: BlockKind
     lines: list[str] = field(default_factory=list)
     characters: int = 0
     first: bool = True

@@ -9,7 +9,7 @@ is complete, so the blocks are the same however the text is split into deltas.
 from copy import copy
 
 from cli.markdown import lines
-from cli.markdown.blocks import Block, Kind, Leaf
+from cli.markdown.blocks import Block, BlockKind, Leaf
 from cli.markdown.containers import descend, goes_on
 from cli.markdown.lines import Container
 
@@ -282,7 +282,7 @@ class MarkdownStream:
 
     def _emit(
         self,
-        kind: Kind,
+        kind: BlockKind,
         said: list[str],
         *,
         first: bool = True,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from cli.screen.drafts import Drafts
-from cli.screen.prompt import Prompt
+from cli.screen.prompt import PromptInput
 
 _REST_S = 0.5
 """What was typed for so long is written at once."""
@@ -16,7 +16,7 @@ _IN_HISTORY = "[a draft from before is in the history: Up brings it]"
 class DraftKeeper:
     """Keeps what stands in `prompt`, on the thread of the event loop; writes on one of its own."""
 
-    def __init__(self, prompt: Prompt, drafts: Drafts, tell: Callable[[str], None]) -> None:
+    def __init__(self, prompt: PromptInput, drafts: Drafts, tell: Callable[[str], None]) -> None:
         self._prompt = prompt
         self._drafts = drafts
         self._tell = tell

@@ -15,7 +15,7 @@ from prompt_toolkit.keys import Keys
 from cli.screen.application import ScreenApplication
 from cli.screen.editor import edited
 from cli.screen.paste import sendable
-from cli.screen.prompt import Prompt
+from cli.screen.prompt import PromptInput
 from cli.screen.terminal_input import TerminalInput
 from cli.screen.terminal_output import TerminalOutput
 from dsv4_mlx.errors import UsageError
@@ -27,7 +27,7 @@ class Lending:
     def __init__(
         self,
         app: ScreenApplication,
-        prompt: Prompt,
+        prompt: PromptInput,
         output: TerminalOutput,
         variables: Mapping[str, str],
         fail: Callable[[str], None],

@@ -40,7 +40,7 @@ class OpenBlock:
 
 
 @dataclass(frozen=True)
-class Thinking:
+class ThinkingLines:
     """The last lines of a reasoning, dim, below how long it has taken."""
 
     tail: str

@@ -5,7 +5,7 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 
 from cli.screen.drawing import Drawing, Fragments
 from cli.screen.frames import Frames
-from cli.screen.prompt import Prompt
+from cli.screen.prompt import PromptInput
 from cli.screen.status import status_line
 from cli.screen.terminal_output import TerminalOutput
 from cli.surface import Status
@@ -16,7 +16,7 @@ class Picture:
 
     def __init__(
         self,
-        prompt: Prompt,
+        prompt: PromptInput,
         frames: Frames,
         output: TerminalOutput,
         drawing: Drawing,

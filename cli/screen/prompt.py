@@ -49,7 +49,7 @@ class Around:
     """With True when a question comes up, with False when it is answered."""
 
 
-class Prompt:
+class PromptInput:
     """The input and its state; `Actions` for the keys."""
 
     def __init__(

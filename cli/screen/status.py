@@ -13,7 +13,7 @@ _SEPARATOR = " · "
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _BAR_CELLS = 8
 
-Fragments = list[tuple[str, str]]
+RoleTexts = list[tuple[str, str]]
 """Roles of the theme, each with its text."""
 
 
@@ -26,7 +26,7 @@ class _Part:
     """Belongs to its neighbours of the same kind: a space between them, no separator."""
 
 
-def status_line(status: Status, width: int, *, blocks: bool = True) -> Fragments:
+def status_line(status: Status, width: int, *, blocks: bool = True) -> RoleTexts:
     """`status` in at most `width` columns; `blocks` draws the meter with block characters."""
     parts = _parts(status, blocks)
     while len(parts) > 1 and _width(_joined(parts)) > width:
@@ -103,8 +103,8 @@ def _round_number(tokens: int) -> str:
     return f"{tokens:,}"
 
 
-def _joined(parts: list[_Part]) -> Fragments:
-    fragments: Fragments = []
+def _joined(parts: list[_Part]) -> RoleTexts:
+    fragments: RoleTexts = []
     for before, part in zip([None, *parts], parts, strict=False):
         if before is not None:
             joined = before.of_meter and part.of_meter
@@ -113,13 +113,13 @@ def _joined(parts: list[_Part]) -> Fragments:
     return fragments
 
 
-def _width(fragments: Fragments) -> int:
+def _width(fragments: RoleTexts) -> int:
     from prompt_toolkit.utils import get_cwidth
 
     return sum(get_cwidth(text) for _, text in fragments)
 
 
-def _cut(fragments: Fragments, width: int) -> Fragments:
+def _cut(fragments: RoleTexts, width: int) -> RoleTexts:
     """The one part that is left may still be too long."""
     if _width(fragments) <= width:
         return fragments

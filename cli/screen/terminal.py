@@ -32,7 +32,7 @@ from cli.screen.keys import key_bindings
 from cli.screen.layout import CONTINUED, PROMPT, ScreenLayout
 from cli.screen.lending import Lending
 from cli.screen.picture import Picture
-from cli.screen.prompt import Asked, Prompt
+from cli.screen.prompt import Asked, PromptInput
 from cli.screen.quotes import submitted
 from cli.screen.terminal_input import TerminalInput
 from cli.screen.terminal_modes import TerminalModes
@@ -71,7 +71,7 @@ class TerminalSurface:
         # Two, so that a key is echoed while a long text is being rendered.
         self._finished = Drawing(environment.variables, styled=theme.has_codes)
         coming = Drawing(environment.variables, styled=theme.has_codes)
-        self._prompt = Prompt(history, completions, hint=hint if theme.has_codes else "")
+        self._prompt = PromptInput(history, completions, hint=hint if theme.has_codes else "")
         self._drafts = drafts or Drafts()
         self._draft = DraftKeeper(
             self._prompt, self._drafts, lambda sentence: self._say(sentence, "note")

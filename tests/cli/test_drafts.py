@@ -12,7 +12,7 @@ from cli.screen.completion import Completions
 from cli.screen.draft_keeper import DraftKeeper
 from cli.screen.drafts import Drafts
 from cli.screen.paste import Pastes
-from cli.screen.prompt import Prompt
+from cli.screen.prompt import PromptInput
 
 HERE = Path("/somewhere")
 
@@ -134,7 +134,7 @@ class Loop:
 @pytest.mark.parametrize("typed_ahead", [False, True])
 def test_what_stands_in_the_input_stays_there(tmp_path: Path, typed_ahead: bool) -> None:
     lost(tmp_path / "drafts", "an old draft")
-    prompt = Prompt(tmp_path / "history", Completions())
+    prompt = PromptInput(tmp_path / "history", Completions())
     if not typed_ahead:
         prompt.buffer.text = "prefilled"
     told: list[str] = []
@@ -147,7 +147,7 @@ def test_what_stands_in_the_input_stays_there(tmp_path: Path, typed_ahead: bool)
 
 
 def test_the_input_is_written_soon_and_removed_once_it_is_sent(tmp_path: Path) -> None:
-    prompt, loop = Prompt(None, Completions()), Loop()
+    prompt, loop = PromptInput(None, Completions()), Loop()
     keeper = DraftKeeper(prompt, Drafts(tmp_path, HERE), print)
     keeper.begin(loop, typed_ahead=False)  # type: ignore[arg-type]
     prompt.buffer.text = "half"

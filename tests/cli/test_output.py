@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.environment import Environment
-from cli.output import harmless, json_line
+from cli.safe import harmless, json_line
 from dsv4_mlx.errors import UsageError
 
 # Everything a model can write: any characters, control characters often.

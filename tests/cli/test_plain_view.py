@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from cli.environment import Environment
-from cli.output import Output
+from cli.output import PlainOutput
 from cli.plain_view import PlainView
 from dsv4_mlx.chat.events import (
     BudgetReached,
@@ -29,7 +29,9 @@ def viewed(
     """What stdout and stderr hold after `events`, seconds passing one by one."""
     stdout, stderr, seconds = Stream(), Stream(), iter(range(1000))
     environment = Environment(stdout=stdout, stderr=stderr, variables={"TERM": "dumb"})
-    view = PlainView(Output(environment), reasoning=reasoning, clock=lambda: float(next(seconds)))
+    view = PlainView(
+        PlainOutput(environment), reasoning=reasoning, clock=lambda: float(next(seconds))
+    )
     view.begin(len)
     for event in events:
         view.feed(event)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cli.models import Model
+from cli.models import OpenedModel
 from convert.app import main
 from convert.fetch import fetch
 from convert.progress import Progress
@@ -178,7 +178,7 @@ def test_a_mark_and_the_ends_of_lines_are_no_part_of_a_text(files, tmp_path):
 def test_the_chat_tells_what_was_assumed(name, table, assumed, files, tmp_path):
     """Not where the person said it or the name of a release does."""
     folder = shutil.copytree(files, tmp_path / name)
-    model = Model(folder, ChatSettings.of(open_folder(folder), table), Future())
+    model = OpenedModel(folder, ChatSettings.of(open_folder(folder), table), Future())
     assert model.name == name
     assert bool(model.assumed) is assumed
     assert "effort table 2026-04, assumed" in (model.assumed or "effort table 2026-04, assumed")
