@@ -199,15 +199,8 @@ def test_circles_are_found_wherever_an_import_stands() -> None:
     assert circle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]
 
 
-# Imports that close a circle today, as needing and needed file.
-STILL_OPEN = (("cli/commands/general.py", "cli/commands/__init__.py"),)
-
-
 def test_no_file_needs_a_file_that_needs_it() -> None:
-    found = needs()
-    for needing, needed in STILL_OPEN:
-        found[needing] = {name for name in found.get(needing, ()) if not Path(name).match(needed)}
-    assert circle(found) == []
+    assert circle(needs()) == []
 
 
 def test_the_terminal_sees_engines_sessions_and_text_only() -> None:

@@ -1,11 +1,22 @@
 """The slash commands: one table that controller, completion, help and documentation read."""
 
+from typing import TYPE_CHECKING
+
 from cli.commands import answers, compact, conversations, copying, general, rewind, search
 from cli.commands.command import Command
 from dsv4_mlx.errors import UsageError
 
+if TYPE_CHECKING:
+    from cli.chat import Chat
+
+
+def _help(chat: "Chat", argument: str) -> None:
+    chat.print_lines(help_lines(argument.lstrip("/")))
+
+
+_HELP = Command("help", "[COMMAND]", "this list, or one command", _help)
 GROUPS: dict[str, tuple[Command, ...]] = {
-    "General": general.COMMANDS,
+    "General": (_HELP, *general.COMMANDS),
     "Answers": answers.COMMANDS,
     "Rewind": (*rewind.COMMANDS, *compact.COMMANDS),
     "Conversations": (*conversations.COMMANDS, *search.COMMANDS, *copying.COMMANDS),

@@ -11,12 +11,6 @@ if TYPE_CHECKING:
     from cli.chat import Chat
 
 
-def _help(chat: "Chat", argument: str) -> None:
-    from cli.commands import help_lines
-
-    chat.print_lines(help_lines(argument.lstrip("/")))
-
-
 def _quit(chat: "Chat", argument: str) -> None:
     chat.left = True
 
@@ -61,7 +55,6 @@ def _context(chat: "Chat", argument: str) -> None:
 
 
 COMMANDS = (
-    Command("help", "[COMMAND]", "this list, or one command", _help),
     Command("model", "[PATH]", "show or switch the model", _model),
     Command("context", "", "how full the context is, and with what", _context),
     Command("quit", "", "leave (Ctrl-D does too)", _quit),
