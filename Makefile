@@ -57,7 +57,7 @@ pages: $(VENV)/.installed-test
 	$(BIN)/python -m cli.manual
 	$(BIN)/python -m benchmarks.kernel_table
 	$(BIN)/python -m benchmarks.launch_table
-	$(PYTEST) --quiet --update-golden tests/cli/test_options.py tests/cli/test_renderer.py
+	$(PYTEST) --quiet --update-golden tests/cli/test_options.py tests/cli/show/test_renderer.py
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.startup

@@ -155,7 +155,7 @@ class _Terminal:
     width = COLUMNS
 
     def __init__(self) -> None:
-        from cli.screen.drawing import Drawing
+        from cli.show.screen.drawing import Drawing
 
         self._drawing = Drawing({"TERM": "xterm-256color"})
         self._file = StringIO()
@@ -172,8 +172,8 @@ class _Terminal:
 
 def renderer_seconds(text: str) -> float:
     """Processor time to draw `text` that comes token by token."""
-    from cli.renderer import MarkdownView
-    from cli.theme import DARK
+    from cli.show.renderer import MarkdownView
+    from cli.show.theme import DARK
     from dsv4_mlx.chat.events import TextDelta
 
     terminal: Any = _Terminal()

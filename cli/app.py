@@ -11,18 +11,18 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from cli import config
-from cli.answer_output import write_json_error
 from cli.environment import Environment, ExitStatus
 from cli.kept.prefixes import stored_prefixes
 from cli.kept.private_files import state_home
-from cli.kept.resumed import Resumed
 from cli.kept.sessions import SessionStore
 from cli.models import Models, embedded_model, load_model
-from cli.oneshot import answer, read_message
+from cli.once.answer_output import write_json_error
+from cli.once.oneshot import answer, read_message
+from cli.once.resumed import Resumed
 from cli.options import Helped, Options, parse
-from cli.output import PlainOutput
 from cli.preferences import Preferences
 from cli.safe import json_line
+from cli.show.output import PlainOutput
 from cli.standard_output import UnwrittenError, let_go
 from cli.worker import Worker
 from dsv4_mlx.errors import Dsv4Error, UsageError
@@ -121,7 +121,7 @@ def _run(
         model=options.model or chosen.model,
     )
     if options.subcommand == "doctor":
-        from cli import doctor
+        from cli.machine import doctor
 
         folder = options.model or embedded_model()
         return doctor.run(
@@ -147,7 +147,7 @@ def _run(
     if settings.thinking.level == "max":
         PlainOutput(environment).note(f"[{models.max_level_note(model)}]")
     if message is None:
-        from cli.interactive import talk
+        from cli.talk.interactive import talk
 
         return talk(environment, options, chosen, models, model, preferences)
     if options.resume is None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cli.mentions import Named, Names, escaped, listed, unescaped
 from cli.patterns import Walk
-from cli.screen.paste import sendable
-from cli.screen.status import byte_count
+from cli.show.screen.paste import sendable
+from cli.show.screen.status import byte_count
 from cli.texts import decoded
 from dsv4_mlx.errors import UsageError
 

@@ -13,7 +13,7 @@ from cli.config_servers import Server, servers
 from cli.config_settings import SETTINGS
 from cli.environment import Environment, ExitStatus
 from cli.kept.private_files import NoHome, config_home
-from cli.output import PlainOutput
+from cli.show.output import PlainOutput
 from dsv4_mlx.chat.loops import Loops
 from dsv4_mlx.documents import DocumentError, content_of, parse_toml
 from dsv4_mlx.errors import UsageError

@@ -9,10 +9,10 @@ import io
 from pathlib import Path
 
 from cli import config
-from cli.commands import GROUPS
 from cli.environment import Environment
 from cli.options import help_text
-from cli.screen.keys import KEYS
+from cli.show.screen.keys import KEYS
+from cli.talk.commands import GROUPS
 
 PAGE = Path(__file__).parent.parent / "docs" / "terminal.md"
 

@@ -129,7 +129,7 @@ class Models:
         table = None if asked == "auto" else cast(EffortTable, asked)
         if folder == self._script:
             return self._scripted(folder, table, release)
-        from cli import memory
+        from cli.machine import memory
         from dsv4_mlx.checkpoint import open_folder
 
         opened = open_folder(folder)
@@ -163,7 +163,7 @@ class Models:
 
     def max_level_note(self, model: OpenedModel) -> str:
         """What thinking level max needs of the context and of memory."""
-        from cli.memory import Fit
+        from cli.machine.memory import Fit
 
         if model.opened is not None:
             with suppress(CheckpointError, ConfigError):  # loading it says what is wrong

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from cli.branch import Branch
+from cli.kept.branch import Branch
 from cli.kept.session_log import SessionLog, WriteError
 from cli.kept.session_replay import SessionError
 from cli.kept.sessions import SessionStore

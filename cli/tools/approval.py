@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cli.safe import exact
-from cli.surface import Question
+from cli.show.surface import Question
 from cli.tools.tool import ToolError
 
 Ask = Callable[[Question], str]

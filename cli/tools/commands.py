@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cli.background import Background
-from cli.shell import run
 from cli.tools.approval import Action, Approvals, quoted_lines
+from cli.tools.background import Background
+from cli.tools.shell import run
 from cli.tools.tool import Tool, characters, middle_cut, parameters
 from cli.tools.workspace import Workspace
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cli.background import Background
 from cli.config_servers import Server
-from cli.surface import Question
+from cli.show.surface import Question
 from cli.tools.approval import Approvals
+from cli.tools.background import Background
 from cli.tools.calculator import LONGEST, evaluate
 from cli.tools.commands import command_tool
 from cli.tools.files import reading_tools

@@ -7,8 +7,8 @@ from threading import Event as Flag
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from cli.background import Background
-from cli.surface import Question
+from cli.show.surface import Question
+from cli.tools.background import Background
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.errors import Dsv4Error
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from cli.machine import Machine, read_machine
+from cli.machine.machine import Machine, read_machine
 
 GIB = 1 << 30
 

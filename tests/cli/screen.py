@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from cli.renderer import MarkdownView
-from cli.surface import NO_HOOKS, Count, Hooks, Question, Status
-from cli.theme import DARK, Theme
+from cli.show.renderer import MarkdownView
+from cli.show.surface import NO_HOOKS, Count, Hooks, Question, Status
+from cli.show.theme import DARK, Theme
 from dsv4_mlx.chat.events import Event
 
 

@@ -35,7 +35,7 @@ def test_a_folder_is_opened_once(
 ) -> None:
     """For its settings, the check of memory, the note about level max and the weights."""
     write_tiny_checkpoint(tmp_path, LONG)
-    monkeypatch.setattr("cli.memory.read_machine", lambda: linux(gib))
+    monkeypatch.setattr("cli.machine.memory.read_machine", lambda: linux(gib))
     options = ("--backend", "cpu", "--effort-table", "2026-07-31", "--think", level)
     done = run("--model", tmp_path, "-p", "Hi", "--max-tokens", "1", *options)
     assert done.status == 0, done.stderr

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cli.branches import Branches
-from cli.chat import Chat
+from cli.kept.branches import Branches
 from cli.kept.keeping import Keeping
 from cli.preferences import Preferences
+from cli.talk.chat import Chat
 from dsv4_mlx.chat.settings import MAX_LEVEL_CONTEXT, ChatSettings
 
 

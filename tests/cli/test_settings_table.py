@@ -5,12 +5,12 @@ from dataclasses import fields, replace
 
 import pytest
 
-from cli.commands import COMMANDS, GROUPS
 from cli.config import Config, parsed
 from cli.config_settings import SETTINGS
 from cli.environment import Environment
 from cli.options import Options, help_text, parse
 from cli.preferences import Preferences
+from cli.talk.commands import COMMANDS, GROUPS
 from dsv4_mlx.chat.settings import ChatSettings
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.sampling import RANGES, Sampling

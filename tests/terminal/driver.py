@@ -14,7 +14,7 @@ from pathlib import Path
 import pexpect
 import pyte
 
-from cli.welcome import HINT
+from cli.talk.welcome import HINT
 from tests.terminal.screen import Screen
 
 PROGRAM = Path(__file__).with_name("scripted_chat.py")

@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from rich.text import Text
 
 from cli.environment import Environment
-from cli.screen.completion import Completions
-from cli.screen.terminal import TerminalSurface
-from cli.surface import Hooks, Question, Status
-from cli.theme import theme_named
+from cli.show.screen.completion import Completions
+from cli.show.screen.terminal import TerminalSurface
+from cli.show.surface import Hooks, Question, Status
+from cli.show.theme import theme_named
 
 COMMANDS = {"undo": "take the last turn back", "unfold": "show it", "think": "set the level"}
 PACE_S = 0.005

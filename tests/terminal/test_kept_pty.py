@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.kept import Clock, begun, store
+from tests.cli.kept_turns import Clock, begun, store
 from tests.terminal.driver import Terminal, chat
 
 pytestmark = pytest.mark.terminal

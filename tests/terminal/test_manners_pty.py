@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.background import processes
-from cli.welcome import HINT, WELCOME
+from cli.talk.welcome import HINT, WELCOME
+from cli.tools.background import processes
 from tests.terminal.driver import Terminal, chat
 from tests.terminal.test_app_pty import send
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.surface import Question
+from cli.show.surface import Question
 from cli.tools.toolbox import Toolbox
 from dsv4_mlx.chat.messages import ToolCall
 

@@ -1,0 +1,1 @@
+"""What the machine can run, and the doctor that tells."""

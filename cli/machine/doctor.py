@@ -1,0 +1,226 @@
+"""`dsv4-chat doctor`: what this machine, this installation and this terminal are good for.
+
+Everything is read from the machine itself; nothing is sent and nothing is looked up elsewhere. The
+JSON line is what goes into a report of a fault: everything that decides what the program does here,
+and no name of a home folder.
+"""
+
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from cli.environment import Environment, ExitStatus
+from cli.machine.doctor_place import disk, terminal
+from cli.machine.doctor_report import Page, Report
+from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
+from cli.machine.memory import SHORT_CONTEXT, Fit, size
+from cli.safe import harmless, json_line
+from dsv4_mlx.about import About, about, device_memory
+from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.costs import Costs, Kv
+from dsv4_mlx.errors import Dsv4Error
+from dsv4_mlx.machines import RECIPES
+
+CONTEXTS = (SHORT_CONTEXT, 131_072, 393_216, 1_048_576)
+_PACKAGES = (
+    "mlx", "mlx-lm", "numpy", "prompt-toolkit", "rich", "safetensors", "tokenizers", "mcp",
+)  # fmt: skip
+_WIDTH = 9
+
+
+def run(
+    environment: Environment,
+    model: Path | None,
+    *,
+    backend: str = "auto",
+    kv: Kv = "compact",
+    json: bool = False,
+) -> ExitStatus:
+    """Print the report, as one JSON line with `json`; ERROR when it found a problem."""
+    found = report(environment, model, backend=backend, kv=kv)
+    if json:
+        facts = {**found.facts, "problems": list(found.problems)}
+        if home := environment.variables.get("HOME", "").rstrip("/"):
+            facts = without_home(facts, home)
+        environment.stdout.write(json_line(facts))
+    else:
+        for subject, line in (*found.lines, *(("problem", text) for text in found.problems)):
+            environment.stdout.write(harmless(f"{subject:{_WIDTH}} {line}") + "\n")
+    return ExitStatus.ERROR if found.problems else ExitStatus.OK
+
+
+def report(
+    environment: Environment,
+    model: Path | None = None,
+    *,
+    backend: str = "auto",
+    kv: Kv = "compact",
+    machine: Machine | None = None,
+) -> Report:
+    """Everything worth knowing; `model` is the folder to look at, None for none."""
+    page = Page()
+    installed = _installation(page, backend)
+    resolved = installed.backend if installed else "cpu"
+    machine = machine or read_machine()
+    if machine.device is None and (memory := device_memory(resolved)):
+        machine = replace(machine, device=memory)
+    _machine(page, machine, resolved)
+    if model is not None:
+        _model(page, model, resolved, kv, machine)
+    _recipes(page, machine, resolved, kv)
+    disk(page, environment)
+    terminal(page, environment)
+    return Report(page.facts, tuple(page.lines), tuple(page.problems))
+
+
+def without_home(value: Any, home: str) -> Any:
+    """`value`, a tree of JSON, with the folder `home` written as ~ wherever a text names it."""
+    if isinstance(value, str):
+        return re.sub(re.escape(home) + r"(?![\w-])", "~", value)
+    if isinstance(value, Mapping):
+        return {key: without_home(inner, home) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_home(inner, home) for inner in value]
+    return value
+
+
+def _installation(page: Page, backend: str) -> About | None:
+    packages = {name: _version(name) for name in _PACKAGES}
+    try:
+        found = about(backend)
+    except Dsv4Error as error:
+        page.problems.append(str(error))
+        found = None
+    if found is not None:
+        page.add("program", {"version": found.version}, f"dsv4-mlx {found.version}")
+        page.add("backend", found.backend, found.backend)
+        page.add("kernels", dict(found.kernels), *_kernel_lines(found.kernels))
+        page.add("blas", found.blas, found.blas)
+    listed = ", ".join(f"{name} {found or 'missing'}" for name, found in packages.items())
+    page.add("packages", {**packages, "python": python_version()},
+             f"python {python_version()}, {listed}")  # fmt: skip
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _kernel_lines(kernels: Mapping[str, str]) -> Iterator[str]:
+    for implementation in sorted(set(kernels.values())):
+        names = [name for name, chosen in kernels.items() if chosen == implementation]
+        yield f"{implementation}: {', '.join(names)}"
+
+
+def _machine(page: Page, machine: Machine, backend: str) -> None:
+    cores = "" if machine.cores is None else f", {machine.cores} cores"
+    release = platform.mac_ver()[0] or platform.release()
+    facts: dict[str, Any] = {
+        "system": machine.system,
+        "release": release,
+        "architecture": platform.machine(),
+        "chip": machine.chip,
+        "cores": machine.cores,
+    }
+    page.add("machine", facts, f"{machine.chip}{cores}, {machine.system} {release}")
+    limit = machine.limit(backend)
+    facts = {
+        "bytes": machine.memory,
+        "available_bytes": machine.available,
+        "container_bytes": machine.container,
+        "card_bytes": machine.device,
+        "limit_bytes": limit,
+        "wired_limit_mb": machine.wired_limit_mb,
+    }
+    page.add("memory", facts, *_memory_lines(machine, limit))
+
+
+def _memory_lines(machine: Machine, limit: int | None) -> Iterator[str]:
+    if machine.memory is None or limit is None:
+        yield "the system does not tell its size"
+        return
+    yield f"{size(machine.memory)}, of which a model may use {size(limit)}"
+    if machine.is_mac:
+        setting = machine.wired_limit_mb or "0, the default"
+        yield f"{WIRED_LIMIT} is {setting}"
+    if machine.available is not None:
+        yield f"{size(machine.available)} are free now"
+    if machine.device is not None:
+        yield f"{size(machine.device)} on the graphics card"
+    if machine.container is not None:
+        yield f"its control group allows {size(machine.container)}"
+
+
+def _model(page: Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> None:
+    try:
+        fit = Fit.of(open_checkpoint(folder), kv, backend=backend, machine=machine)
+    except Dsv4Error as error:
+        page.problems.append(str(error))
+        return
+    most = fit.config.max_position_embeddings
+    contexts = [context for context in CONTEXTS if context <= most] or [most]
+    facts = {
+        "folder": str(folder),
+        "weight_bytes": fit.weights,
+        "longest_context": fit.longest(),
+        "contexts": {context: _context_facts(fit, context) for context in contexts},
+    }
+    lines = (_context_line(fit, context) for context in contexts)
+    page.add(
+        "model",
+        facts,
+        f"{folder}, weights {size(fit.weights)}",
+        *lines,
+        f"longest context here: {fit.longest():,} of {most:,} tokens",
+    )
+    if not fit.fits(contexts[0]):
+        page.problems.append(fit.sentence(contexts[0]))
+
+
+def _context_facts(fit: Fit, context: int) -> dict[str, Any]:
+    return {
+        "bytes": fit.needed(context),
+        "fits": fit.fits(context),
+        "command": fit.command(context),
+    }
+
+
+def _context_line(fit: Fit, context: int) -> str:
+    verdict = "fits" if fit.fits(context) else fit.command(context) or "does not fit"
+    return f"{context:>9,} tokens {size(fit.needed(context)):>10}  {verdict}"
+
+
+def _recipes(page: Page, machine: Machine, backend: str, kv: Kv) -> None:
+    """What of the releases fits, by the converter's recipes."""
+    facts: dict[str, Any] = {}
+    lines = []
+    most = machine.raisable(backend) or machine.limit(backend) or 0
+    for name, config in (("V4-Flash", FLASH), ("V4-Pro", PRO)):
+        facts[name] = {}
+        for recipe, weights in RECIPES[name].items():
+            if weights > most:
+                continue
+            fit = Fit(Path(name), config, weights + _wider(config, backend), machine, backend, kv)
+            longest, command = fit.longest(), fit.command(SHORT_CONTEXT)
+            if longest:
+                lines.append(f"{name} {recipe}: a context of {longest:,} tokens")
+            elif command:
+                lines.append(f"{name} {recipe}: with {command}")
+            if longest or command:
+                facts[name][recipe] = {"longest_context": longest, "command": command}
+    page.add("recipes", facts, *(lines or ["none of V4-Flash and V4-Pro fits here"]))
+
+
+def _wider(config: DeepseekV4Config, backend: str) -> int:
+    """What the known sizes, which are a GPU's, lack on a CPU, at most: it multiplies in float32,
+    for which bfloat16 matrices take twice as much."""
+    return Costs(config).backbone_bytes()["BF16"] if backend == "cpu" else 0

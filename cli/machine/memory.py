@@ -1,0 +1,183 @@
+"""Whether a model fits into this machine's memory, said with figures before it is loaded."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
+from dsv4_mlx.chat.settings import MAX_LEVEL_CONTEXT
+from dsv4_mlx.errors import UsageError
+from dsv4_mlx.machines import (
+    GIB,
+    RECIPES,
+    WORKING_BYTES,
+    longest_context,
+    memory_needed,
+    wired_limit_mb,
+)
+
+if TYPE_CHECKING:
+    from dsv4_mlx.checkpoint import Checkpoint, ModelFolder
+    from dsv4_mlx.config import DeepseekV4Config
+    from dsv4_mlx.costs import Kv
+
+SHORT_CONTEXT = 8_192
+"""Tokens that must fit where nothing else is asked for."""
+# No array is larger in memory than five times its bytes on disk; most are as large.
+_LARGEST_GROWTH = 5
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One model on one machine."""
+
+    folder: Path
+    config: "DeepseekV4Config"
+    weights: int
+    """Bytes of the loaded weights."""
+    machine: Machine
+    backend: str
+    kv: "Kv" = "compact"
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: "Checkpoint",
+        kv: "Kv" = "compact",
+        *,
+        backend: str = "auto",
+        machine: Machine | None = None,
+    ) -> "Fit":
+        """How an opened checkpoint stands to a machine, by default this one."""
+        from dsv4_mlx.about import about, device_memory
+        from dsv4_mlx.weight_bytes import weight_bytes
+
+        resolved, machine = about(backend).backend, machine or read_machine()
+        machine = replace(machine, device=machine.device or device_memory(resolved))
+        weights = weight_bytes(checkpoint, dense=4 if resolved == "cpu" else 2)
+        return cls(checkpoint.folder, checkpoint.config, weights, machine, resolved, kv)
+
+    def needed(self, context: int) -> int:
+        """Bytes with a conversation of `context` tokens."""
+        return memory_needed(self.config, self.weights, context, self.kv)
+
+    @cached_property
+    def limit(self) -> int | None:
+        return self.machine.limit(self.backend)
+
+    def fits(self, context: int) -> bool:
+        """Whether the model may use that much; true when the machine does not tell."""
+        return self.limit is None or self.needed(context) <= self.limit
+
+    def longest(self) -> int:
+        """Tokens of context that fit now."""
+        return self._longest(self.limit)
+
+    def _longest(self, limit: int | None) -> int:
+        most = self.config.max_position_embeddings
+        if limit is None or self.needed(most) <= limit:
+            return most
+        return longest_context(self.config, self.weights, limit, self.kv)
+
+    def command(self, context: int) -> str | None:
+        """The line that lets `context` tokens fit; None where it is not needed or no help."""
+        raisable = self.machine.raisable(self.backend)
+        needed = self.needed(context)
+        if self.fits(context) or raisable is None or needed > raisable:
+            return None
+        most = raisable // (1 << 20)
+        return f"sudo sysctl {WIRED_LIMIT}={min(wired_limit_mb(needed), most)}"
+
+    def sentence(self, context: int) -> str:
+        """What is needed, what there is, and what would fit."""
+        cache = self.needed(context) - self.weights - WORKING_BYTES
+        parts = f"weights {size(self.weights)}, cache {size(cache)} at {context:,} tokens"
+        return (
+            f"{self.folder} needs {size(self.needed(context))} of memory ({parts}, program "
+            f"{size(WORKING_BYTES)}) and {size(self.limit or 0)} may be used here: "
+            f"{self.remedy(context)}."
+        )
+
+    def remedy(self, context: int) -> str:
+        """What to do when `context` tokens do not fit."""
+        if line := self.command(context):
+            return f"`{line}` allows it"
+        if longest := self.longest():
+            return f"a context of {longest:,} tokens fits"
+        if self.kv == "bf16":
+            return "--kv compact takes about half the cache; beyond that take fewer bits"
+        if recipe := self._smaller_recipe():
+            return f"its conversion with --recipe {recipe} fits"
+        return "take a smaller model or a larger machine"
+
+    def max_level_sentence(self) -> str:
+        """What thinking level max needs here: its least context, and memory for it."""
+        there, needed = self.config.max_position_embeddings, self.needed(MAX_LEVEL_CONTEXT)
+        text = f"thinking level max asks for a context of at least {MAX_LEVEL_CONTEXT:,} tokens"
+        if there < MAX_LEVEL_CONTEXT:
+            return f"{text}; this checkpoint has {there:,}"
+        if self.fits(MAX_LEVEL_CONTEXT):
+            of = "" if self.limit is None else f" of {size(self.limit)} that may be used"
+            return f"{text}: {size(needed)} of memory{of}"
+        return (
+            f"{text}: {size(needed)} of memory, and {size(self.limit or 0)} may be used; "
+            f"{self.remedy(MAX_LEVEL_CONTEXT)}"
+        )
+
+    def _smaller_recipe(self) -> str | None:
+        """The most exact recipe of the same release whose result fits."""
+        limit = self.machine.raisable(self.backend) or self.limit or 0
+        for recipe, weights in RECIPES.get(release(self.config) or "", {}).items():
+            if memory_needed(self.config, weights, SHORT_CONTEXT, self.kv) <= limit:
+                return recipe if weights < self.weights else None
+        return None
+
+
+def release(config: "DeepseekV4Config") -> str | None:
+    """The release whose sizes a config has, by the names of `RECIPES`."""
+    from dsv4_mlx.config import FLASH, PRO
+
+    for name, known in (("V4-Flash", FLASH), ("V4-Pro", PRO)):
+        if (config.hidden_size, config.num_hidden_layers, config.n_routed_experts) == (
+            known.hidden_size, known.num_hidden_layers, known.n_routed_experts,
+        ):  # fmt: skip
+            return name
+    return None
+
+
+def check(
+    folder: "ModelFolder",
+    context: int | None = None,
+    kv: "Kv" = "compact",
+    *,
+    backend: str = "auto",
+    machine: Machine | None = None,
+) -> None:
+    """Refuse, with figures and what would fit, a model that this machine has no memory for.
+
+    `context` tokens must fit, by default a short conversation. The headers of a model that is small
+    beside the memory are not read. Raises UsageError, and CheckpointError for damaged files.
+    """
+    machine = machine or read_machine()
+    if _is_small(folder.folder, machine):
+        return
+    fit = Fit.of(folder.checkpoint, kv, backend=backend, machine=machine)
+    context = min(context or SHORT_CONTEXT, fit.config.max_position_embeddings)
+    if not fit.fits(context):
+        raise UsageError(fit.sentence(context))
+
+
+def size(nbytes: int) -> str:
+    """For people: 150.9 GiB, 6 MiB."""
+    return f"{nbytes / GIB:.1f} GiB" if nbytes >= GIB else f"{nbytes / (1 << 20):.0f} MiB"
+
+
+def _is_small(folder: Path, machine: Machine) -> bool:
+    """Whether nothing needs to be looked up: the files are far smaller than the memory."""
+    try:
+        stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    except OSError:
+        return False
+    limit = machine.limit("auto")
+    return limit is None or _LARGEST_GROWTH * stored + 2 * WORKING_BYTES <= limit

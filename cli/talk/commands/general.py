@@ -1,0 +1,61 @@
+"""Commands about the program and the model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.talk.commands.command import Command, size
+from dsv4_mlx.hub_cache import snapshot_sentence
+from dsv4_mlx.paths import user_path
+
+if TYPE_CHECKING:
+    from cli.talk.chat import Chat
+
+
+def _quit(chat: "Chat", argument: str) -> None:
+    chat.left = True
+
+
+def _model(chat: "Chat", argument: str) -> None:
+    if argument:
+        _switch(chat, asked := user_path(argument))
+        if taken := snapshot_sentence(asked, chat.model.folder):
+            chat.note(taken)
+    chat.note(f"model {chat.model.folder}")
+    if assumed := chat.model.assumed:
+        chat.note(assumed)
+
+
+def _switch(chat: "Chat", folder: Path) -> None:
+    """Go on with another model; the dialogue stays and is read again."""
+
+    def release() -> None:
+        chat.branches.release()
+        chat.model.close()
+
+    def go_on_with(model: Path) -> None:
+        chat.model = chat.models.open(model, release)
+        chat.fit_preferences()
+
+    previous = chat.model.folder
+    go_on_with(folder)
+    chat.show_status("loading the model")
+    try:
+        chat.model.wait(chat.stop)
+    except BaseException:
+        go_on_with(previous)
+        raise
+
+
+def _context(chat: "Chat", argument: str) -> None:
+    use = chat.opened().context()
+    parts = {"window": use.window_bytes, "compressed": use.compressed_bytes}
+    parts["index"] = use.index_bytes
+    split = ", ".join(f"{name} {size(count)}" for name, count in parts.items())
+    chat.note(f"{use.used:,} of {use.limit:,} tokens; {split}")
+
+
+COMMANDS = (
+    Command("model", "[PATH]", "show or switch the model", _model),
+    Command("context", "", "how full the context is, and with what", _context),
+    Command("quit", "", "leave (Ctrl-D does too)", _quit),
+)

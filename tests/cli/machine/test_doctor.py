@@ -1,0 +1,150 @@
+"""`dsv4-chat doctor`: its page, its JSON line, its problems, and that it stays offline."""
+
+import json
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cli.environment import Environment
+from cli.machine import doctor
+from cli.machine.doctor import report, run
+from dsv4_mlx.about import About
+from dsv4_mlx.machines import RECIPES
+from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
+from tests.cli.machines import GIB, linux, mac
+from tests.cli.running import Stream
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = LONG.replace(max_position_embeddings=16_384)
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), config)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    variables = {"TERM": "xterm-256color", "DSV4_HOME": str(tmp_path), "TMUX": "x"}
+    return Environment(Stream(), Stream(), Stream(), variables)
+
+
+@pytest.fixture
+def metal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation with the Metal backend, which only a Mac has."""
+    made = About("0.1.0", "0.32.4", "metal", {"router": "metal", "hc_pre": "reference"}, "none")
+    monkeypatch.setattr(doctor, "about", lambda backend: made)
+
+
+def page(found: doctor.Report) -> dict[str, list[str]]:
+    """Lines by subject."""
+    subjects: dict[str, list[str]] = {}
+    current = ""
+    for subject, line in found.lines:
+        current = subject or current
+        subjects.setdefault(current, []).append(line)
+    return subjects
+
+
+def test_the_page_names_everything(environment: Environment, folder: Path) -> None:
+    lines = page(report(environment, folder, backend="cpu", machine=linux(24)))
+    assert list(lines) == [
+        "program", "backend", "kernels", "blas", "packages", "machine", "memory", "model",
+        "recipes", "disk", "terminal",
+    ]  # fmt: skip
+    assert lines["backend"] == ["cpu"]
+    assert lines["memory"] == [
+        "24.0 GiB, of which a model may use 24.0 GiB",
+        "12.0 GiB are free now",
+    ]
+    assert lines["model"][0].startswith(f"{folder}, weights ")
+    assert lines["model"][1].split() == ["8,192", "tokens", "2.0", "GiB", "fits"]
+    assert lines["model"][-1] == "longest context here: 16,384 of 16,384 tokens"
+    assert lines["recipes"] == ["none of V4-Flash and V4-Pro fits here"]
+    assert lines["terminal"] == ["xterm-256color, no size, utf-8, plain lines, tmux"]
+    assert "mlx " in lines["packages"][0]
+
+
+@pytest.mark.usefixtures("metal")
+def test_a_mac_is_told_which_recipes_fit_and_which_with_the_command(
+    environment: Environment,
+) -> None:
+    lines = page(report(environment, machine=mac(192)))
+    assert lines["memory"][1] == "iogpu.wired_limit_mb is 0, the default"
+    assert lines["kernels"] == ["metal: router", "reference: hc_pre"]
+    assert lines["recipes"] == [
+        "V4-Flash native: with sudo sysctl iogpu.wired_limit_mb=154624",
+        "V4-Flash q8: with sudo sysctl iogpu.wired_limit_mb=154624",
+        "V4-Flash q6: with sudo sysctl iogpu.wired_limit_mb=153600",
+        "V4-Flash q4: with sudo sysctl iogpu.wired_limit_mb=152576",
+        "V4-Flash q3: a context of 1,048,576 tokens",
+        "V4-Flash q2: a context of 1,048,576 tokens",
+    ]
+
+
+def test_the_json_line_has_the_same_facts(environment: Environment, folder: Path) -> None:
+    assert run(environment, folder, backend="cpu", json=True) == 0
+    assert isinstance(environment.stdout, Stream)
+    (line,) = environment.stdout.getvalue().splitlines()
+    facts = json.loads(line)
+    assert facts["backend"] == "cpu"
+    assert facts["model"]["folder"] == str(folder)
+    assert set(facts["recipes"]) == set(RECIPES)
+    assert facts["problems"] == []
+
+
+def test_a_model_that_cannot_fit_is_a_problem(environment: Environment, folder: Path) -> None:
+    found = report(environment, folder, backend="cpu", machine=linux(1))
+    (problem,) = found.problems
+    assert "1.0 GiB may be used here" in problem
+    assert "does not fit" in page(found)["model"][1]
+
+
+def test_a_folder_that_is_no_model_is_a_problem(environment: Environment, tmp_path: Path) -> None:
+    assert run(environment, tmp_path, backend="cpu") == 1
+    assert isinstance(environment.stdout, Stream)
+    last = environment.stdout.getvalue().splitlines()[-1]
+    assert last.startswith("problem   ") and "is not a model folder" in last
+
+
+def test_a_missing_backend_is_a_problem_and_the_rest_is_told(environment: Environment) -> None:
+    found = report(environment, backend="cuda", machine=linux(24))
+    assert found.problems[0].startswith("expected the cuda backend but")
+    assert "memory" in page(found)
+
+
+def test_a_card_counts_instead_of_the_memory(environment: Environment, metal: None) -> None:
+    machine = replace(linux(64), device=80 * GIB)
+    assert page(report(environment, machine=machine))["memory"][1] == "32.0 GiB are free now"
+    assert "80.0 GiB on the graphics card" in page(report(environment, machine=machine))["memory"]
+
+
+def test_nothing_touches_the_network(
+    environment: Environment, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket.socket, "__init__", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert run(environment, folder, backend="cpu") == 0
+
+
+def test_the_line_that_people_paste_names_no_home_folder(environment: Environment) -> None:
+    home = f"{environment.variables['DSV4_HOME']}"
+    variables = {**environment.variables, "HOME": home, "DSV4_HOME": f"{home}/kept"}
+    environment = replace(environment, variables=variables)
+    run(environment, Path(home, "models", "none"), backend="cpu", json=True)
+    line = environment.stdout.getvalue()
+    assert home not in line
+    facts = json.loads(line)
+    assert facts["disk"]["folder"] == "~/kept"
+    assert any("~/models/none" in problem for problem in facts["problems"])
+    assert {"release", "architecture"} <= facts["machine"].keys()
+
+
+def test_a_folder_that_only_begins_like_the_home_folder_keeps_its_name() -> None:
+    value = {"a": ["/home/ann/x", "/home/anna/x", "/home/ann: missing."], "b": 1}
+    expected = {"a": ["~/x", "/home/anna/x", "~: missing."], "b": 1}
+    assert doctor.without_home(value, "/home/ann") == expected
