@@ -219,3 +219,26 @@ def test_packages_with_common_names_have_a_docstring_and_nothing_else(package: s
     body = parsed(ROOT / package / "__init__.py").body
     assert len(body) == 1 and isinstance(body[0], ast.Expr)
     assert isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str)
+
+
+# Which rooms of the terminal, or files above them, each room needs.
+CLI_ROOMS = {
+    "kept": set(),
+    "show": {"kept"},
+    "tools": {"show"},
+    "machine": {"kept"},
+    "once": {"kept", "show"},
+    "talk": {"kept", "show", "tools"},
+}
+
+
+@pytest.mark.parametrize("room", CLI_ROOMS)
+def test_rooms_of_the_terminal_need_the_rooms_below_them_alone(room: str) -> None:
+    others = {"app", "manual", *CLI_ROOMS} | ({"models"} if room in ("kept", "show") else set())
+    offenders = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files(f"cli/{room}")
+        for name in names_in(file, executed(ast.parse(file.read_text(encoding="utf-8"))))
+        if name.startswith("cli.") and name.split(".")[1] in others - CLI_ROOMS[room] - {room}
+    ]
+    assert offenders == []
