@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.config_file import GENERATION_FILE, read_config
+from dsv4_mlx.config_file import read_config
 from dsv4_mlx.documents import read_object, shown
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.fields import Fields
@@ -23,6 +23,7 @@ from dsv4_mlx.safetensors_files import TensorEntry, read_header
 from dsv4_mlx.system_files import without_system_files
 
 INDEX_FILE = "model.safetensors.index.json"
+GENERATION_FILE = "generation_config.json"
 
 _NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -56,6 +57,11 @@ class ModelFolder:
     described: DeepseekV4Config
     generation: Mapping[str, object] | None
 
+    @property
+    def generation_path(self) -> Path:
+        """Where `generation` stands or would stand."""
+        return self.folder / GENERATION_FILE
+
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The folder with all headers, which are read once; CheckpointError says what is wrong."""
@@ -65,7 +71,7 @@ class ModelFolder:
 
     def _with_stops(self) -> DeepseekV4Config:
         """The config with the further tokens that generation_config.json ends a reply at."""
-        config, path = self.described, self.folder / GENERATION_FILE
+        config, path = self.described, self.generation_path
         if self.generation is None:
             return config
         found = Fields(self.generation, path).ids("eos_token_id")

@@ -9,7 +9,6 @@ from dsv4_mlx.errors import CheckpointError, ConfigError
 from dsv4_mlx.paths import printable
 
 CONFIG_FILE = "config.json"
-GENERATION_FILE = "generation_config.json"
 
 
 def read_config(folder: Path) -> tuple[dict[str, object], DeepseekV4Config]:

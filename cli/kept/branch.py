@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.kept.session_log import SessionLog
-from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.turns import Turn
+
+if TYPE_CHECKING:
+    from dsv4_mlx.chat.conversation import Conversation
 
 
 @dataclass
@@ -14,7 +16,7 @@ class Branch:
     """A conversation with its file."""
 
     name: str
-    conversation: Conversation | None = None
+    conversation: "Conversation | None" = None
     """None until the model is there."""
     log: SessionLog | None = None
     """None where nothing is kept, or nothing has been said."""

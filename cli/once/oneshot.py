@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.environment import Environment, ExitStatus
 from cli.once.answer_output import ExactOutput, at_once, write_json, write_text
@@ -11,9 +12,11 @@ from cli.once.interrupts import stopping_on_interrupt
 from cli.once.resumed import Resumed
 from cli.options import Options
 from cli.show.output import PlainOutput
-from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Event
 from dsv4_mlx.errors import PromptError, UsageError
+
+if TYPE_CHECKING:
+    from dsv4_mlx.chat.conversation import Conversation
 
 _PATIENCE_S = 2.0
 
@@ -65,7 +68,7 @@ def _read_piped(environment: Environment) -> str:
 
 def answer(
     message: OneMessage,
-    begin: Callable[[], Conversation],
+    begin: "Callable[[], Conversation]",
     options: Options,
     environment: Environment,
     resumed: Resumed | None = None,

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from cli.kept.branch import Branch
 from cli.kept.keeping import Keeping
 from cli.kept.sessions import SessionStore
 from cli.options import Options
 from cli.preferences import Preferences
-from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from dsv4_mlx.chat.conversation import Conversation
 
 Note = Callable[[str], None]
 
@@ -44,13 +47,13 @@ class Resumed(AbstractContextManager["Resumed"]):
         self._branch.logged = turns
         return turns
 
-    def begin(self, conversation: Conversation, text: str) -> None:
+    def begin(self, conversation: "Conversation", text: str) -> None:
         """`text` is about to be sent."""
         self._branch.conversation = conversation
         self._keeping.write(lambda: self._log.begin_turn(text))
         self._keeping.load_cache(self._branch)
 
-    def end(self, conversation: Conversation) -> None:
+    def end(self, conversation: "Conversation") -> None:
         """Keep the answer as far as it came."""
         if len(conversation.turns) > len(self._saved.turns):
             self._keeping.write(self._branch.keep)

@@ -5,9 +5,9 @@ The answer goes to stdout, everything else to stderr.
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cli.show.output import PlainOutput
-from cli.show.surface import Count
 from cli.show.wording import budget_note, ending, loop_note, thought_for, tool_call_lines
 from dsv4_mlx.chat.events import (
     BudgetReached,
@@ -19,6 +19,9 @@ from dsv4_mlx.chat.events import (
     TextDelta,
 )
 from dsv4_mlx.chat.messages import ToolCall
+
+if TYPE_CHECKING:
+    from cli.show.surface import Count
 
 
 class PlainView:
@@ -42,7 +45,7 @@ class PlainView:
         self._thoughts: list[str] = []
         self._since: float | None = None
 
-    def begin(self, count: Count | None = None) -> None:
+    def begin(self, count: "Count | None" = None) -> None:
         """An answer is about to come."""
         self._count = count
         self._thoughts, self._since = [], None

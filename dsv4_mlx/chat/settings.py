@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Final
 
 from dsv4_mlx.chat.effort import EffortTable, ThinkingMode, detect_effort_table, effort_levels
 from dsv4_mlx.chat.generation_config import sampling_of
-from dsv4_mlx.config_file import GENERATION_FILE
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.sampling import Sampling
 
@@ -62,7 +61,7 @@ class ChatSettings:
 
         Raises CheckpointError for an unusable generation_config.json.
         """
-        sampling = sampling_of(folder.generation or {}, folder.folder / GENERATION_FILE)
+        sampling = sampling_of(folder.generation or {}, folder.generation_path)
         table = effort_table or detect_effort_table(folder.folder)
         return cls(table, folder.described.max_position_embeddings, sampling)
 
