@@ -31,7 +31,7 @@ from dsv4_mlx.checkpoint import INDEX_FILE
 from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors
 from dsv4_mlx.config import FLASH, DeepseekV4Config
 from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.safetensors_files import TensorPlan, write_file
+from dsv4_mlx.safetensors_writing import TensorPlan, write_file
 
 # Experts and tokens fewer than Flash's, every matrix of its shape: about 1.7 and 6 GB.
 SIZES = {

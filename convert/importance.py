@@ -27,13 +27,8 @@ from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.file_systems import FileSystem
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.parameters import Parameter, ParameterPlan
-from dsv4_mlx.safetensors_files import (
-    TensorEntry,
-    plan_array,
-    read_header,
-    read_metadata,
-    write_file,
-)
+from dsv4_mlx.safetensors_files import TensorEntry, read_header, read_metadata
+from dsv4_mlx.safetensors_writing import plan_array, write_file
 
 FORMAT, VERSION = "dsv4-mlx importance", "1"
 METADATA = ("format", "version", "written_by", "fingerprint", "tokens", "texts", "data_sha256")

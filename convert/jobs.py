@@ -15,7 +15,8 @@ import numpy as np
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.parameters import Parameter, Part
 from dsv4_mlx.quantization import BLOCK, GROUP, Storage
-from dsv4_mlx.safetensors_files import CHUNK_BYTES, NUMPY_DTYPES, TensorEntry, form_bytes
+from dsv4_mlx.safetensors_dtypes import tensor_bytes
+from dsv4_mlx.safetensors_files import CHUNK_BYTES, NUMPY_DTYPES, TensorEntry
 from dsv4_mlx.scales import packed_scales, row_scales
 
 Piece = tuple[int, bytes | memoryview]
@@ -42,7 +43,7 @@ class Output:
 
     @property
     def nbytes(self) -> int:
-        return form_bytes(self)
+        return tensor_bytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True)

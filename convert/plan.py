@@ -21,7 +21,7 @@ from dsv4_mlx.naming import is_draft
 from dsv4_mlx.parameters import Parameter, ParameterPlan, plan_parameters
 from dsv4_mlx.paths import is_utf8
 from dsv4_mlx.quantization import PACKINGS, Packing, Storage
-from dsv4_mlx.safetensors_files import aligned, header_bytes
+from dsv4_mlx.safetensors_writing import aligned, header_bytes
 
 FORMAT_VERSION = 2
 MAX_SHARD_BYTES = 5 << 30

@@ -18,7 +18,8 @@ from dsv4_mlx.quantization import (
     Storage,
     dequantize_blocks,
 )
-from dsv4_mlx.safetensors_files import ITEM_BYTES, NUMPY_DTYPES, TensorEntry
+from dsv4_mlx.safetensors_dtypes import ITEM_BYTES
+from dsv4_mlx.safetensors_files import NUMPY_DTYPES, TensorEntry
 from dsv4_mlx.scales import packed_scales, row_scales
 
 # Weights in memory at a time; the search holds a dozen arrays of this size.

@@ -1,20 +1,18 @@
-"""Reading and writing safetensors files without loading them: headers, byte ranges, atomic writes.
+"""Reading safetensors files without loading them: headers, and the bytes of single tensors.
 
 A file is eight bytes of header length, a JSON header {name: {dtype, shape, data_offsets}}, then the
 tensors' bytes. Everything is checked before a byte of a tensor is used, so that a damaged download
 ends in a sentence and not in a strange model.
 """
 
-import json
-import math
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,20 +27,12 @@ from dsv4_mlx.documents import (
     unique,
 )
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.file_systems import FileSystem
+from dsv4_mlx.safetensors_dtypes import ITEM_BYTES, Shape, tensor_bytes
 
-# Bytes per element. F4, F8_E5M2 and F64 are absent: no V4 release holds them.
-ITEM_BYTES = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E8M0"), 1),
-    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
-    **dict.fromkeys(("I32", "U32", "F32"), 4),
-    **dict.fromkeys(("I64", "U64"), 8),
-}
 NUMPY_DTYPES = {
     "U8": np.uint8, "I8": np.int8, "F8_E4M3": np.uint8, "F8_E8M0": np.uint8, "BF16": np.uint16,
     "U32": np.uint32, "I32": np.int32, "F32": np.float32, "I64": np.int64,
 }  # fmt: skip
-FormT = TypeVar("FormT", bound="Form")
 # Small enough to stay in a core's cache between reading, hashing and writing: copying with 256 KiB
 # was measured to take a third of the system time of 8 MiB.
 CHUNK_BYTES = 1 << 18
@@ -55,7 +45,7 @@ class TensorEntry:
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
     path: Path
     start: int
     nbytes: int
@@ -83,49 +73,6 @@ class TensorEntry:
                     )
                 left -= size
                 yield view[:size]
-
-
-@dataclass(frozen=True)
-class TensorPlan:
-    """One tensor to be written: `chunks` yields its bytes, in order, `nbytes` of them in all."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    chunks: Callable[[], Iterable[bytes | memoryview]]
-
-    @property
-    def nbytes(self) -> int:
-        return ITEM_BYTES[self.dtype] * math.prod(self.shape)
-
-
-class Form(Protocol):
-    """What a header says about a tensor."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-
-def form_bytes(form: Form) -> int:
-    """The bytes of its data."""
-    return ITEM_BYTES[form.dtype] * math.prod(form.shape)
-
-
-def aligned(tensors: Iterable[FormT]) -> list[FormT]:
-    """Wide elements first, as the safetensors library does: every tensor starts aligned."""
-    return sorted(tensors, key=lambda tensor: -ITEM_BYTES[tensor.dtype])
-
-
-def plan_array(name: str, dtype: str, array: np.ndarray) -> TensorPlan:
-    """A tensor whose bytes are in memory; `dtype` names them, for numpy has no 8-bit floats."""
-    array = np.ascontiguousarray(array)
-    if ITEM_BYTES[dtype] != array.itemsize:
-        raise ValueError(f"{name}: {array.dtype} bytes cannot be stored as {dtype}.")
-    return TensorPlan(name, dtype, array.shape, lambda: [array.tobytes()])
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
@@ -206,7 +153,7 @@ class _Stored(NamedTuple):
     """What a header says about one tensor, not yet checked."""
 
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
     start: int
     end: int
 
@@ -219,7 +166,7 @@ class _Objects:
     """
 
     def __init__(self) -> None:
-        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._shapes: dict[Shape, Shape] = {}
 
     def __call__(self, pairs: list[tuple[str, object]]) -> object:
         table = unique(pairs)
@@ -250,7 +197,7 @@ def _entry(path: Path, data_start: int, name: str, value: object) -> TensorEntry
             f"{path.name}: {name} has dtype {dtype}, which no V4 release uses; "
             "use the official files."
         )
-    if not _whole((*shape, start, end)) or end - start != ITEM_BYTES[dtype] * math.prod(shape):
+    if not _whole((*shape, start, end)) or end - start != tensor_bytes(dtype, shape):
         raise CheckpointError(
             f"{path.name}: {name} of shape {list(shape)} and dtype {dtype} does not fit its "
             f"byte range [{start}, {end}]; download the file again."
@@ -271,52 +218,3 @@ def _check_ranges(path: Path, entries: list[TensorEntry], data_start: int, size:
                 f"{path.name} is cut short: {entry.name} ends at byte {position}, the file at "
                 f"{size}; download it again."
             )
-
-
-def write_file(
-    path: Path,
-    tensors: Iterable[TensorPlan],
-    metadata: Mapping[str, str] | None = None,
-    files: FileSystem | None = None,
-) -> int:
-    """Write one file through a temporary name, so `path` is whole or absent; returns its bytes.
-
-    `files` tells what its file system lacks.
-    """
-    tensors, files = aligned(tensors), files or FileSystem()
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as file:
-        file.write(header_bytes(tensors, metadata))
-        for tensor in tensors:
-            _write_tensor(file, tensor)
-        file.flush()
-        files.sync(file.fileno(), temporary)
-        size = file.tell()
-    files.replace(temporary, path)
-    return size
-
-
-def header_bytes(tensors: Iterable[Form], metadata: Mapping[str, str] | None = None) -> bytes:
-    """What a file begins with: the tensors' data follow in this order, without gaps."""
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    position = 0
-    for tensor in tensors:
-        header[tensor.name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [position, position + form_bytes(tensor)],
-        }
-        position += form_bytes(tensor)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors start aligned to eight bytes
-    return struct.pack("<Q", len(text)) + text
-
-
-def _write_tensor(file: BinaryIO, tensor: TensorPlan) -> None:
-    start = file.tell()
-    for chunk in tensor.chunks():
-        file.write(chunk)
-    if file.tell() - start != tensor.nbytes:
-        raise ValueError(
-            f"{tensor.name}: {file.tell() - start} bytes were produced, {tensor.nbytes} planned."
-        )

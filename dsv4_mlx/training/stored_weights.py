@@ -18,7 +18,7 @@ from dsv4_mlx.checkpoint_tensors import FP8_BLOCK, TensorSpec, checkpoint_tensor
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.naming import Target, translate
-from dsv4_mlx.safetensors_files import TensorPlan, plan_array, write_file
+from dsv4_mlx.safetensors_writing import TensorPlan, plan_array, write_file
 from dsv4_mlx.training.muon import Parameters
 from metal_kernels.formats import E4M3_MAX, power_of_two_scale, round_bf16
 

@@ -7,7 +7,7 @@ from dsv4_mlx.checkpoint import INDEX_FILE
 from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.safetensors_files import header_bytes
+from dsv4_mlx.safetensors_writing import header_bytes
 
 
 def write_headers(folder: Path, config: DeepseekV4Config, shards: int) -> Path:

@@ -10,7 +10,8 @@ from convert.app import main
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.safetensors_files import TensorPlan, plan_array, read_header
+from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.safetensors_writing import TensorPlan, plan_array
 from dsv4_mlx.testing.checkpoints import (
     TINY,
     dequantized_tensors,

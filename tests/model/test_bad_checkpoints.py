@@ -15,7 +15,8 @@ from dsv4_mlx.errors import CheckpointError, ConfigError, Dsv4Error
 from dsv4_mlx.loading import load_model, read_weights
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.parameters import plan_parameters
-from dsv4_mlx.safetensors_files import plan_array, read_header, write_file
+from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.safetensors_writing import plan_array, write_file
 from dsv4_mlx.testing.checkpoints import TINY, edit_checkpoint, write_tiny_checkpoint
 
 SMALL = TINY.replace(

@@ -13,7 +13,8 @@ from dsv4_mlx.loading import dense_dtype, load, read_weights
 from dsv4_mlx.naming import translate
 from dsv4_mlx.parameters import plan_parameters
 from dsv4_mlx.quantization import SCALE_BYTES, Storage
-from dsv4_mlx.safetensors_files import plan_array, read_header
+from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.safetensors_writing import plan_array
 from dsv4_mlx.testing import number_formats
 from dsv4_mlx.testing.checkpoints import (
     TINY,

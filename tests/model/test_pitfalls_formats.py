@@ -17,7 +17,7 @@ from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.safetensors_files import plan_array
+from dsv4_mlx.safetensors_writing import plan_array
 from dsv4_mlx.testing.checkpoints import TINY, edit_checkpoint, write_tiny_checkpoint
 from metal_kernels import formats
 from metal_kernels.registry import plan
