@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from threading import Event
 
+from convert.companions import COMPANIONS
 from convert.disk import Disk
 from convert.hub import Hub, HubFile, HuggingFace
 from convert.progress import Progress
 from convert.report import size_text
 from convert.room import free_bytes
 from convert.sources import sha256_of
-from convert.writer import COMPANIONS
 from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
 from dsv4_mlx.config_file import read_config
 from dsv4_mlx.errors import CheckpointError, UsageError

@@ -4,15 +4,14 @@ At any moment a folder without conversion.json is unfinished, and one with it is
 anywhere, a resumed run ends with the same bytes.
 """
 
-import errno
 import json
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from convert.card import CARD_FILE, card
+from convert.companions import copy_companions
 from convert.deletion import SOURCE_FILE, delete_finished, remember, require_read_back
 from convert.destination import only_converter, require_empty, require_folder, require_same
 from convert.disk import Disk
@@ -29,17 +28,7 @@ from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.parameters import plan_parameters
-from dsv4_mlx.paths import is_utf8
-from dsv4_mlx.system_files import is_system_file, without_system_files
-
-# The files beside the weights that a reader of the model needs, as glob patterns.
-COMPANIONS = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
-    "chat_template*", "*.jinja", "LICENSE*", "encoding/**/*",
-)  # fmt: skip
-
-# How disks refuse a name: too long for them, or made of what they cannot write.
-_NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
+from dsv4_mlx.system_files import without_system_files
 
 
 def write(
@@ -131,7 +120,7 @@ class _Run:
         finally:
             hashes.close()
             writer.close()
-        companions = self._copy_companions()
+        companions = copy_companions(self.plan.source.folder, self.folder, self.disk, self.progress)
         self._put_json(INDEX_FILE, _index(self.plan))
         self._put_json("config.json", self.plan.config)
         companions |= self._put_card()
@@ -215,33 +204,6 @@ class _Run:
                 f"deleted {path.name}: all of it is converted", "deleted", file=path.name
             )
 
-    def _copy_companions(self) -> dict[str, int]:
-        sizes: dict[str, int] = {}
-        for path in sorted(set(_companions(self.plan.source.folder))):
-            name = path.relative_to(self.plan.source.folder)
-            if problem := self._copied(path, name, sizes):
-                self.progress.say(f"{path} is left out: {problem}.")
-                continue
-            if is_utf8(str(name)):  # JSON can say no other
-                sizes[name.as_posix()] = path.stat().st_size
-        return sizes
-
-    def _copied(self, path: Path, name: Path, copied: Mapping[str, int]) -> str | None:
-        """Copy a file that is no weight; why not, where the disk cannot hold one of that name."""
-        target = self.folder / name
-        for other in copied:
-            alike = other.casefold() == name.as_posix().casefold()
-            if alike and target.exists() and target.samefile(self.folder / other):
-                return f"the disk of {self.folder} does not tell its name from {other}"
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self.disk.put(target, path.read_bytes())
-        except OSError as error:
-            if error.errno not in _NO_SUCH_NAME:
-                raise
-            return f"the disk of {self.folder} takes no such name ({error.strerror})"
-        return None
-
     def _put_card(self) -> dict[str, int]:
         shards = [self.journal.shards[shard.file] for shard in self.plan.files]
         errors = {name: error for shard in shards for name, error in shard["errors"].items()}
@@ -304,14 +266,6 @@ class _Run:
             "tensor_xxh3_128": dict(sorted(tensors.items())),
             "set_aside": [entry.name for entry in self.plan.parameters.set_aside],
         }
-
-
-def _companions(source: Path) -> Iterator[Path]:
-    for pattern in COMPANIONS:
-        for path in source.glob(pattern):
-            names = path.relative_to(source).parts
-            if path.is_file() and not any(map(is_system_file, names)):
-                yield path
 
 
 def _index(plan: ConversionPlan) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def test_a_recipe_that_is_renamed_meanwhile_goes_on(finished, files, tmp_path, m
         assert convert("own", "out") == 0
     else:
         with monkeypatch.context() as patched:
-            patched.setattr("convert.writer._Run._copy_companions", lambda self: 1 / 0)
+            patched.setattr("convert.writer.copy_companions", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 convert("own", "out")
     assert convert("other", "out", "--resume") == 2
