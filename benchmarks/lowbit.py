@@ -33,10 +33,12 @@ from convert.quantized import in_order, unpacked
 from convert.recipe import Recipe, read_recipe
 from convert.texts import read_text
 from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
-from dsv4_mlx.loading import load, pack_layers, read_weights
+from dsv4_mlx.loading import load, pack_layers
 from dsv4_mlx.model import Model
-from dsv4_mlx.parameters import Parameter, ParameterPlan, plan_parameters
+from dsv4_mlx.parameters import Parameter, ParameterPlan
+from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.quantization import Packing
+from dsv4_mlx.reading import read_weights
 from dsv4_mlx.tokenizer import Tokenizer
 from dsv4_mlx.training import nano_data
 from dsv4_mlx.training.nano_eval import answers

@@ -31,11 +31,13 @@ from dsv4_mlx.decoder_layer import DecoderLayer
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.file_systems import FileSystem
 from dsv4_mlx.fingerprint import fingerprint
-from dsv4_mlx.loading import EMBEDDING, dense_dtype, pack_layers, read_weights
+from dsv4_mlx.loading import dense_dtype, pack_layers
 from dsv4_mlx.model import Model
 from dsv4_mlx.mtp import MultiTokenPredictor
 from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.parameters import Parameter, ParameterPlan, plan_parameters
+from dsv4_mlx.parameters import Parameter, ParameterPlan
+from dsv4_mlx.planning import EMBEDDING, plan_parameters
+from dsv4_mlx.reading import read_weights
 from dsv4_mlx.tokenizer import Tokenizer
 
 _CHUNK_TOKENS = 512

@@ -21,7 +21,8 @@ from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.config_spellings import config_of, keys_of
 from dsv4_mlx.documents import MOST_BYTES, content_of, parse_object
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.parameters import ParameterPlan, plan_parameters
+from dsv4_mlx.parameters import ParameterPlan
+from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.quantization import Storage
 from dsv4_mlx.safetensors_files import TensorEntry, read_header
 

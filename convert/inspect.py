@@ -11,7 +11,7 @@ from convert.report import kind_of, size_text
 from convert.verify import read_summary
 from dsv4_mlx.chat.effort import FoundTable
 from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
-from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.quantization import Storage
 
 

@@ -6,18 +6,20 @@ matrix. Where bits do not change, a piece is a byte range of the source.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Protocol
 
 import numpy as np
 
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.parameters import Parameter, Part
-from dsv4_mlx.quantization import BLOCK, GROUP, Storage
+from dsv4_mlx.parameters import Parameter
+from dsv4_mlx.quantization import Storage
 from dsv4_mlx.safetensors_dtypes import tensor_bytes
 from dsv4_mlx.safetensors_files import CHUNK_BYTES, NUMPY_DTYPES, TensorEntry
 from dsv4_mlx.scales import packed_scales, row_scales
+from dsv4_mlx.weight_forms import BlockFp8Form, Mxfp4Form, Mxfp8Form, WeightForm
 
 Piece = tuple[int, bytes | memoryview]
 """Which of the job's tensors, and the bytes that come next in it; valid until the next piece."""
@@ -76,15 +78,20 @@ def copy_job(entry: TensorEntry) -> Job:
 
 def native_job(parameter: Parameter, experts: int) -> Job:
     """A parameter as the release has it, in the packing that MLX reads."""
-    outputs, pieces, name = _NATIVE[parameter.storage](parameter, experts)
     return Job(
         parameter.module,
-        name,
+        _format(parameter),
         prod(parameter.shape),
-        tuple(outputs),
+        outputs_of(parameter, parameter.form),
         sources_of(parameter),
-        pieces,
+        partial(_native_pieces, parameter, experts),
     )
+
+
+def outputs_of(parameter: Parameter, form: WeightForm) -> tuple[Output, ...]:
+    """The tensors of `parameter` once it is written in `form`."""
+    written = replace(parameter, form=form).written()
+    return tuple(Output(name, *tensor) for name, tensor in written.items())
 
 
 def sources_of(parameter: Parameter) -> tuple[TensorEntry, ...]:
@@ -94,57 +101,30 @@ def sources_of(parameter: Parameter) -> tuple[TensorEntry, ...]:
     return (*weights, *scales)
 
 
-_Native = tuple[list[Output], Callable[[], Iterator[Piece]], str]
+def _format(parameter: Parameter) -> str:
+    """The words for how it is stored."""
+    match parameter.storage:
+        case Storage.DENSE:
+            stored = parameter.parts[0].weight.dtype
+            return "int32" if parameter.field == "tid2eid" else stored.lower()
+        case Storage.BLOCK_FP8:
+            return BLOCK_SCALED
+    packed: str = parameter.storage.value
+    return packed
 
 
-def _dense(parameter: Parameter, experts: int) -> _Native:
-    entry = parameter.parts[0].weight
+def _native_pieces(parameter: Parameter, experts: int) -> Iterator[Piece]:
+    weights = [part.weight for part in parameter.parts]  # many where experts are not stacked
     if parameter.field == "tid2eid":
-        output = Output(parameter.name, "I32", entry.shape)
-        return [output], lambda: _expert_table(entry, experts), "int32"
-    entries = [part.weight for part in parameter.parts]  # several where experts are multiplied out
-    output = Output(parameter.name, entry.dtype, parameter.shape)
-    return [output], lambda: _ranges(0, entries), entry.dtype.lower()
-
-
-def _block_fp8(parameter: Parameter, experts: int) -> _Native:
-    shape = parameter.shape
-    blocks = (*shape[:-1], -(-shape[-1] // BLOCK))
-    outputs = [
-        Output(parameter.name, "F8_E4M3", shape),
-        Output(f"{parameter.module}.block_scales", "F32", blocks),
-    ]
-    return outputs, lambda: _codes_and_scales(parameter, row_scales), BLOCK_SCALED
-
-
-def _packed(parameter: Parameter, experts: int) -> _Native:
-    shape, storage = parameter.shape, parameter.storage
-    per_word = 8 if storage is Storage.MXFP4 else 4
-    outputs = [
-        Output(parameter.name, "U32", (*shape[:-1], shape[-1] // per_word)),
-        Output(f"{parameter.module}.scales", "U8", (*shape[:-1], shape[-1] // GROUP)),
-    ]
-
-    def scales(part: Part) -> np.ndarray:
-        return packed_scales(part, storage)
-
-    return outputs, lambda: _codes_and_scales(parameter, scales), storage.value
-
-
-_NATIVE: dict[Storage, Callable[[Parameter, int], _Native]] = {
-    Storage.DENSE: _dense,
-    Storage.BLOCK_FP8: _block_fp8,
-    Storage.MXFP4: _packed,
-    Storage.MXFP8: _packed,
-}
-
-
-def _codes_and_scales(
-    parameter: Parameter, scales: Callable[[Part], np.ndarray]
-) -> Iterator[Piece]:
-    yield from _ranges(0, [part.weight for part in parameter.parts])
+        yield from _expert_table(weights[0], experts)
+        return
+    yield from _ranges(0, weights)
     for part in parameter.parts:
-        yield 1, _bytes(scales(part))
+        match parameter.form:
+            case Mxfp4Form() | Mxfp8Form() as form:
+                yield 1, _bytes(packed_scales(part, form))
+            case BlockFp8Form() as form:
+                yield 1, _bytes(row_scales(part, form))
 
 
 def _ranges(index: int, entries: list[TensorEntry]) -> Iterator[Piece]:

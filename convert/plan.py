@@ -18,8 +18,9 @@ from convert.recipe import NATIVE, Recipe, read_recipe, require_used
 from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.naming import is_draft
-from dsv4_mlx.parameters import Parameter, ParameterPlan, plan_parameters
+from dsv4_mlx.parameters import Parameter, ParameterPlan
 from dsv4_mlx.paths import is_utf8
+from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.quantization import PACKINGS, Packing, Storage
 from dsv4_mlx.safetensors_writing import aligned, header_bytes
 

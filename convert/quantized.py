@@ -8,22 +8,19 @@ import mlx.core as mx
 import numpy as np
 
 from convert.importance import Importance, rows_of
-from convert.jobs import Job, Output, Piece, sources_of
+from convert.jobs import Job, Piece, outputs_of, sources_of
 from convert.lowbit import Packed, quantize
 from dsv4_mlx.parameters import Parameter, Part
-from dsv4_mlx.quantization import (
-    BLOCK,
-    PACKINGS,
-    Packing,
-    Storage,
-    dequantize_blocks,
-)
+from dsv4_mlx.quantization import Packing
+from dsv4_mlx.reading import dequantize_blocks
 from dsv4_mlx.safetensors_dtypes import ITEM_BYTES
 from dsv4_mlx.safetensors_files import NUMPY_DTYPES, TensorEntry
 from dsv4_mlx.scales import packed_scales, row_scales
+from dsv4_mlx.weight_forms import AffineForm, BlockFp8Form, Mxfp4Form, Mxfp8Form, WeightForm
 
 # Weights in memory at a time; the search holds a dozen arrays of this size.
 _BLOCK_WEIGHTS = 1 << 20
+_STEP_ROWS = 128  # and a multiple of so many rows
 
 
 @dataclass
@@ -43,14 +40,7 @@ def quantized_job(
     parameter: Parameter, packing: Packing, importance: Importance | None = None
 ) -> Job:
     """`parameter` in affine groups, its errors weighted by `importance`."""
-    *lead, width = parameter.shape
     bits, group = packing["bits"], packing["group_size"]
-    grouped = (*lead, width // group)
-    outputs = (
-        Output(parameter.name, "U32", (*lead, width * bits // 32)),
-        Output(f"{parameter.module}.scales", "BF16", grouped),
-        Output(f"{parameter.module}.biases", "BF16", grouped),
-    )
     error = WeightError()
 
     def pieces() -> Iterator[Piece]:
@@ -66,7 +56,7 @@ def quantized_job(
         parameter.module,
         f"{bits} bits, groups of {group}",
         prod(parameter.shape),
-        outputs,
+        outputs_of(parameter, AffineForm(bits, group)),
         sources_of(parameter),
         pieces,
         error,
@@ -96,7 +86,7 @@ def in_order(parameter: Parameter) -> Iterator[tuple[int, mx.array]]:
     """(first row in the whole stack, values) of every block."""
     row = 0
     for part in parameter.parts:
-        for values in row_blocks(part, parameter.storage):
+        for values in row_blocks(part, parameter.form):
             yield row, values
             row += len(values)
 
@@ -118,23 +108,26 @@ def _sum(array: mx.array) -> float:
     return float(np.array(array.sum()))
 
 
-def row_blocks(part: Part, storage: Storage) -> Iterator[mx.array]:
+def row_blocks(part: Part, form: WeightForm) -> Iterator[mx.array]:
     """The next rows as float32 [rows, in], exactly the source's values, matrix by matrix."""
     *lead, rows, width = part.shape
-    step = max(1, _BLOCK_WEIGHTS // width // BLOCK) * BLOCK
-    scales = _scales(part, storage)
+    step = max(1, _BLOCK_WEIGHTS // width // _STEP_ROWS) * _STEP_ROWS
+    scales = _scales(part, form)
     for matrix in range(prod(lead)):
         for start in range(0, rows, step):
             stop = min(rows, start + step)
             codes = _rows(part.weight, matrix * rows + start, stop - start)
             block = None if scales is None else scales.reshape(prod(lead), rows, -1)[matrix]
-            yield _values(codes, None if block is None else block[start:stop], storage)
+            yield _values(codes, None if block is None else block[start:stop], form)
 
 
-def _scales(part: Part, storage: Storage) -> np.ndarray | None:
-    if storage is Storage.DENSE:
-        return None
-    return row_scales(part) if storage is Storage.BLOCK_FP8 else packed_scales(part, storage)
+def _scales(part: Part, form: WeightForm) -> np.ndarray | None:
+    match form:
+        case Mxfp4Form() | Mxfp8Form():
+            return packed_scales(part, form)
+        case BlockFp8Form():
+            return row_scales(part, form)
+    return None
 
 
 def _rows(entry: TensorEntry, start: int, count: int) -> np.ndarray:
@@ -156,11 +149,12 @@ def _bytes(array: mx.array) -> bytes:
     return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array).tobytes()
 
 
-def _values(codes: np.ndarray, scales: np.ndarray | None, storage: Storage) -> mx.array:
+def _values(codes: np.ndarray, scales: np.ndarray | None, form: WeightForm) -> mx.array:
     if scales is None:
         dense = mx.array(codes)
         return (dense.view(mx.bfloat16) if dense.dtype == mx.uint16 else dense).astype(mx.float32)
-    if storage is Storage.BLOCK_FP8:
-        return dequantize_blocks(mx.array(codes), mx.array(scales))
+    if form.packing is None:
+        assert isinstance(form, BlockFp8Form)
+        return dequantize_blocks(mx.array(codes), mx.array(scales), form.block)
     words = mx.array(np.ascontiguousarray(codes).view(np.uint32))
-    return mx.dequantize(words, mx.array(scales), dtype=mx.float32, **PACKINGS[storage])
+    return mx.dequantize(words, mx.array(scales), dtype=mx.float32, **form.packing)

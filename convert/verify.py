@@ -20,7 +20,7 @@ from convert.texts import Text
 from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.documents import read_object
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.safetensors_files import TensorEntry, read_header
 
 LEVELS = {

@@ -27,7 +27,7 @@ from dsv4_mlx import __version__
 from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
-from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.system_files import without_system_files
 
 

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dsv4_mlx.documents import shown
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.fields import as_whole
-from dsv4_mlx.quantization import AFFINE_BITS, AFFINE_GROUPS, Packing
+from dsv4_mlx.quantization import AFFINE_BITS, AFFINE_GROUPS
+from dsv4_mlx.weight_forms import AffineForm
 
 
-def affine_packings(keys: Mapping[str, object]) -> dict[str, Packing]:
+def affine_packings(keys: Mapping[str, object]) -> dict[str, AffineForm]:
     """What config.json says about matrices that `convert` packed in affine groups, by module."""
     entries = keys.get("quantization")
-    found: dict[str, Packing] = {}
+    found: dict[str, AffineForm] = {}
     for module, packing in entries.items() if isinstance(entries, dict) else ():
         if not isinstance(packing, dict) or packing.get("mode") != "affine":
             continue
@@ -21,5 +22,5 @@ def affine_packings(keys: Mapping[str, object]) -> dict[str, Packing]:
                 f"config.json packs {shown(module)} as {shown(packing)}, expected bits of "
                 f"{AFFINE_BITS} and a group_size of {AFFINE_GROUPS}; convert again."
             )
-        found[module] = {"group_size": group, "bits": bits, "mode": "affine"}
+        found[module] = AffineForm(bits, group)
     return found

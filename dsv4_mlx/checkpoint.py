@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from dsv4_mlx.checkpoint_tensors import FP8_BLOCK
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.config_file import read_config
 from dsv4_mlx.documents import read_object, shown
@@ -42,6 +43,11 @@ class Checkpoint:
     keys: Mapping[str, object]
     config: DeepseekV4Config
     tensors: Mapping[str, TensorEntry]
+
+    @property
+    def fp8_block(self) -> int:
+        """Rows, and inputs, that share one scale of FP8; config.json may say only the release's."""
+        return FP8_BLOCK
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dsv4_mlx.stand_ins import one_node_each
 if TYPE_CHECKING:
     from dsv4_mlx.cache import LayerCache
     from dsv4_mlx.model import Model
-    from dsv4_mlx.parameters import Parameter
+    from dsv4_mlx.parameters import ParameterPlan
     from metal_kernels.backend import Backend
 
 
@@ -128,44 +128,30 @@ def _may_hold_arrays(value: Any) -> bool:
 def place_weights(model: "Model") -> None:
     """Give `model` unevaluated weights as the loader holds a release of this config for a GPU."""
     from dsv4_mlx.loading import pack_layers
+    from dsv4_mlx.reading import MLX_DTYPES
 
-    parameters = _parameters(model.config)
-    pack_layers(model, parameters)
-    weights = [(name, mx.zeros(*form)) for name, form in stored_forms(parameters)]
+    plan = _release_plan(model.config)
+    pack_layers(model, plan.parameters)
+    weights = [
+        (name, mx.zeros(form.shape, MLX_DTYPES[form.dtype])) for name, form in plan.loaded("BF16")
+    ]
     model.load_weights(weights, strict=True)
     for joined in model.joined():
         joined.join()
 
 
-def _parameters(config: DeepseekV4Config) -> "tuple[Parameter, ...]":
+def _release_plan(config: DeepseekV4Config) -> "ParameterPlan":
     """The loader's plan for the files of a release; scales that are powers of two stay packed."""
     from dsv4_mlx.checkpoint import Checkpoint
     from dsv4_mlx.checkpoint_tensors import checkpoint_tensors
-    from dsv4_mlx.parameters import plan_parameters
+    from dsv4_mlx.planning import plan_parameters
     from dsv4_mlx.safetensors_files import TensorEntry
 
     tensors = {}
     for name, dtype, shape in checkpoint_tensors(config):
         dtype = "F8_E8M0" if name.endswith(".scale") else dtype
         tensors[name] = TensorEntry(name, dtype, shape, Path("release"), 0, 0)
-    return plan_parameters(Checkpoint(Path("release"), {}, config, tensors)).parameters
-
-
-def stored_forms(
-    parameters: "tuple[Parameter, ...]",
-) -> Iterator[tuple[str, tuple[tuple[int, ...], mx.Dtype]]]:
-    """Name, shape and dtype of the arrays that hold `parameters` once loaded for a GPU."""
-    from dsv4_mlx.loading import loaded_dtype
-    from dsv4_mlx.quantization import GROUP, Storage
-
-    words = {Storage.MXFP4: 8, Storage.MXFP8: 4}
-    for one in parameters:
-        *lead, width = one.shape
-        if one.storage in words:
-            yield one.name, ((*lead, width // words[one.storage]), mx.uint32)
-            yield f"{one.module}.scales", ((*lead, width // GROUP), mx.uint8)
-        else:
-            yield one.name, (one.shape, loaded_dtype(one, mx.bfloat16))
+    return plan_parameters(Checkpoint(Path("release"), {}, config, tensors))
 
 
 def cache_after(model: "Model", context: int, batch: int) -> "list[LayerCache]":

@@ -24,7 +24,7 @@ from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
 from dsv4_mlx.layers import ExpertsLinear
 from dsv4_mlx.loading import load
 from dsv4_mlx.model import Model
-from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.safetensors_files import read_header
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.tokenizer import Tokenizer

@@ -13,8 +13,8 @@ import pytest
 
 from convert.app import main
 from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
-from dsv4_mlx.loading import read_weights
-from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.planning import plan_parameters
+from dsv4_mlx.reading import read_weights
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 
 SMALL = TINY.replace(

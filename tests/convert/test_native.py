@@ -17,8 +17,9 @@ from convert.progress import Progress
 from convert.shards import ShardWriter
 from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.loading import load, read_weights
-from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.loading import load
+from dsv4_mlx.planning import plan_parameters
+from dsv4_mlx.reading import read_weights
 from dsv4_mlx.safetensors_files import read_header
 from dsv4_mlx.safetensors_writing import plan_array
 from dsv4_mlx.testing.checkpoints import TINY, edit_checkpoint, write_tiny_checkpoint

@@ -19,11 +19,12 @@ from convert.report import bytes_per_token, loaded_bytes, memory_needed
 from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
 from dsv4_mlx.config import FLASH
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.loading import load, read_weights
+from dsv4_mlx.loading import load
 from dsv4_mlx.machines import GIB, RECIPES
 from dsv4_mlx.naming import translate
-from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.quantization import Storage
+from dsv4_mlx.reading import read_weights
 from dsv4_mlx.safetensors_files import read_header
 from dsv4_mlx.testing.checkpoints import TINY, dequantized_tensors, write_tiny_checkpoint
 from dsv4_mlx.weight_bytes import weight_bytes

@@ -9,10 +9,11 @@ import pytest
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.errors import BackendError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
-from dsv4_mlx.loading import dense_dtype, load, read_weights
+from dsv4_mlx.loading import dense_dtype, load
 from dsv4_mlx.naming import translate
-from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.quantization import SCALE_BYTES, Storage
+from dsv4_mlx.reading import read_weights
 from dsv4_mlx.safetensors_files import read_header
 from dsv4_mlx.safetensors_writing import plan_array
 from dsv4_mlx.testing import number_formats

@@ -8,15 +8,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import dsv4_mlx.parameters as parameters
 import metal_kernels.compress.reference as compress
 import metal_kernels.qkv_prepare.reference as qkv_prepare
-from dsv4_mlx import loading
+from dsv4_mlx import planning, reading
 from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.quantization import Storage
 from dsv4_mlx.safetensors_writing import plan_array
 from dsv4_mlx.testing.checkpoints import TINY, edit_checkpoint, write_tiny_checkpoint
 from metal_kernels import formats
@@ -67,7 +67,7 @@ def w1_and_w3_stacked_the_other_way_round(patch: pytest.MonkeyPatch) -> None:
 
         return wrong
 
-    wrap(patch, parameters, "translate", make)
+    wrap(patch, planning, "translate", make)
 
 
 @PITFALLS.row(25, w1_and_w3_stacked_the_other_way_round)
@@ -87,24 +87,24 @@ def check_w1_fills_the_first_rows_of_gate_up() -> None:
 
 def nibbles_swapped(patch: pytest.MonkeyPatch) -> None:
     def make(codes):
-        def wrong(reader, parameter):
-            packed = codes(reader, parameter)
-            if parameter.storage is not loading.Storage.MXFP4:
+        def wrong(reader, parameter, form):
+            packed = codes(reader, parameter, form)
+            if parameter.storage is not Storage.MXFP4:
                 return packed
             return ((packed & 0x0F0F0F0F) << 4) | ((packed >> 4) & 0x0F0F0F0F)
 
         return wrong
 
-    wrap(patch, loading, "_packed_codes", make)
+    wrap(patch, reading, "_packed_codes", make)
 
 
 def packed_along_the_other_half(patch: pytest.MonkeyPatch) -> None:
     """Nibbles read as if byte i held inputs i and i + in / 2."""
 
     def make(codes):
-        def wrong(reader, parameter):
-            packed = codes(reader, parameter)
-            if parameter.storage is not loading.Storage.MXFP4:
+        def wrong(reader, parameter, form):
+            packed = codes(reader, parameter, form)
+            if parameter.storage is not Storage.MXFP4:
                 return packed
             data = np.array(packed.view(mx.uint8))
             nibbles = np.concatenate([data & 15, data >> 4], axis=-1)
@@ -113,7 +113,7 @@ def packed_along_the_other_half(patch: pytest.MonkeyPatch) -> None:
 
         return wrong
 
-    wrap(patch, loading, "_packed_codes", make)
+    wrap(patch, reading, "_packed_codes", make)
 
 
 @PITFALLS.row(27, nibbles_swapped, packed_along_the_other_half)
@@ -143,7 +143,7 @@ def _wrong_scales(name: str, change) -> Plant:
         def make(packed_scales):
             return lambda *arguments: change(packed_scales(*arguments))
 
-        wrap(patch, loading, "packed_scales", make)
+        wrap(patch, reading, "packed_scales", make)
 
     plant.__name__ = name
     return plant
@@ -283,7 +283,7 @@ def unknown_names_ignored(patch: pytest.MonkeyPatch) -> None:
 
         return wrong
 
-    wrap(patch, parameters, "_place", make)
+    wrap(patch, planning, "_place", make)
 
 
 @PITFALLS.row(45, unknown_names_ignored)

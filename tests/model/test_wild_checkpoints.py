@@ -24,7 +24,7 @@ from dsv4_mlx.generation import Token
 from dsv4_mlx.hub_cache import model_folder, snapshot_sentence
 from dsv4_mlx.loading import load, load_model
 from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.parameters import plan_parameters
+from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.safetensors_files import read_header
 from dsv4_mlx.safetensors_writing import TensorPlan, plan_array
 from dsv4_mlx.testing.checkpoints import (
