@@ -6,7 +6,7 @@ matrix. Where bits do not change, a piece is a byte range of the source.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Protocol
@@ -19,7 +19,7 @@ from dsv4_mlx.quantization import Storage
 from dsv4_mlx.safetensors_dtypes import tensor_bytes
 from dsv4_mlx.safetensors_files import CHUNK_BYTES, NUMPY_DTYPES, TensorEntry
 from dsv4_mlx.scales import packed_scales, row_scales
-from dsv4_mlx.weight_forms import BlockFp8Form, Mxfp4Form, Mxfp8Form, WeightForm
+from dsv4_mlx.weight_forms import BlockFp8Form, DenseForm, Mxfp4Form, Mxfp8Form, total_bytes
 
 Piece = tuple[int, bytes | memoryview]
 """Which of the job's tensors, and the bytes that come next in it; valid until the next piece."""
@@ -61,6 +61,8 @@ class Job:
     outputs: tuple[Output, ...]
     sources: tuple[TensorEntry, ...]
     pieces: Callable[[], Iterator[Piece]]
+    loaded_bytes: int = 0
+    """Bytes in a GPU's memory, where it is loaded at all."""
     error: Error | None = None
 
     @property
@@ -82,16 +84,23 @@ def native_job(parameter: Parameter, experts: int) -> Job:
         parameter.module,
         _format(parameter),
         prod(parameter.shape),
-        outputs_of(parameter, parameter.form),
+        outputs_of(parameter),
         sources_of(parameter),
         partial(_native_pieces, parameter, experts),
+        loaded_bytes(parameter),
     )
 
 
-def outputs_of(parameter: Parameter, form: WeightForm) -> tuple[Output, ...]:
-    """The tensors of `parameter` once it is written in `form`."""
-    written = replace(parameter, form=form).written()
-    return tuple(Output(name, *tensor) for name, tensor in written.items())
+def outputs_of(parameter: Parameter) -> tuple[Output, ...]:
+    """The tensors that the parameter is written as."""
+    return tuple(Output(name, *tensor) for name, tensor in parameter.written().items())
+
+
+def loaded_bytes(parameter: Parameter) -> int:
+    """Bytes in a GPU's memory; norms, which are float32 there, count as they are stored."""
+    if isinstance(parameter.form, DenseForm):
+        return total_bytes(parameter.written())
+    return total_bytes(parameter.loaded("BF16"))
 
 
 def sources_of(parameter: Parameter) -> tuple[TensorEntry, ...]:

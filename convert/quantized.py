@@ -1,14 +1,14 @@
 """Jobs that quantize: the source's exact values, a block of rows at a time, to few bits."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import mlx.core as mx
 import numpy as np
 
 from convert.importance import Importance, rows_of
-from convert.jobs import Job, Piece, outputs_of, sources_of
+from convert.jobs import Job, Piece, loaded_bytes, outputs_of, sources_of
 from convert.lowbit import Packed, quantize
 from dsv4_mlx.parameters import Parameter, Part
 from dsv4_mlx.quantization import Packing
@@ -41,6 +41,7 @@ def quantized_job(
 ) -> Job:
     """`parameter` in affine groups, its errors weighted by `importance`."""
     bits, group = packing["bits"], packing["group_size"]
+    written = replace(parameter, form=AffineForm(bits, group))
     error = WeightError()
 
     def pieces() -> Iterator[Piece]:
@@ -56,9 +57,10 @@ def quantized_job(
         parameter.module,
         f"{bits} bits, groups of {group}",
         prod(parameter.shape),
-        outputs_of(parameter, AffineForm(bits, group)),
+        outputs_of(written),
         sources_of(parameter),
         pieces,
+        loaded_bytes(written),
         error,
     )
 

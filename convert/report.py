@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.jobs import BLOCK_SCALED, Job
+from convert.jobs import Job
 from convert.plan import ConversionPlan
 from convert.read_as import read_as
 from convert.room import free_bytes, room_needed
@@ -62,15 +62,7 @@ def kinds(plan: ConversionPlan) -> list[Kind]:
 
 def loaded_bytes(plan: ConversionPlan) -> int:
     """The weights once they are in memory."""
-    return sum(map(_loaded, plan.jobs))
-
-
-def _loaded(job: Job) -> int:
-    """Block-scaled FP8 is multiplied out to bfloat16, scales of affine groups become float32."""
-    if job.format == BLOCK_SCALED:
-        return 2 * job.weights
-    scales = (one for one in job.outputs if one.name.endswith((".scales", ".biases")))
-    return job.nbytes + sum(one.nbytes for one in scales if one.dtype == "BF16")
+    return sum(job.loaded_bytes for job in plan.jobs)
 
 
 def bytes_per_token(plan: ConversionPlan) -> int:
@@ -82,8 +74,8 @@ def _read(job: Job, config: DeepseekV4Config) -> int:
     if is_draft(job.module) or job.module == "model.embed_tokens" or job.format == "int32":
         return 0  # of the tables one row, too little to count
     if ".mlp.experts." in job.module:
-        return _loaded(job) * config.num_experts_per_tok // config.n_routed_experts
-    return _loaded(job)
+        return job.loaded_bytes * config.num_experts_per_tok // config.n_routed_experts
+    return job.loaded_bytes
 
 
 def memory_needed(plan: ConversionPlan, context: int) -> int:

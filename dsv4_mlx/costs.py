@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from dsv4_mlx.checkpoint_tensors import TensorSpec, backbone_tensors
+from dsv4_mlx.checkpoint_tensors import FP8_BLOCK, TensorSpec, backbone_tensors
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.layer_roles import LayerRole
+from dsv4_mlx.weight_forms import Mxfp4Form, Mxfp8Form, total_bytes
 from metal_kernels.rows import Storage, row_bytes
 
 Kv = Literal["compact", "bf16"]
@@ -76,11 +77,12 @@ def _share(tensor: TensorSpec, config: DeepseekV4Config) -> Fraction:
     return Fraction(1)
 
 
-def _loaded_bytes(tensor: TensorSpec) -> Fraction:
-    """Bytes once loaded: the FP8 scale of a 128 x 128 block is repeated for every 32 weights."""
-    if tensor.dtype == "F8_E4M3":
-        return tensor.nbytes * Fraction(33, 32)
-    is_fp4_scale = ".experts." in tensor.name and tensor.dtype == "F8_E8M0"
-    if tensor.name.endswith(".scale") and not is_fp4_scale:
-        return Fraction(0)
-    return Fraction(tensor.nbytes)
+def _loaded_bytes(tensor: TensorSpec) -> int:
+    """Bytes once loaded: packed weights with their scales, the others as they are stored."""
+    shape = tensor.shape
+    match tensor.dtype:
+        case "I8":
+            return total_bytes(Mxfp4Form().loaded((*shape[:-1], 2 * shape[-1]), "BF16"))
+        case "F8_E4M3":
+            return total_bytes(Mxfp8Form(FP8_BLOCK).loaded(shape, "BF16"))
+    return 0 if tensor.name.endswith(".scale") else tensor.nbytes

@@ -167,6 +167,11 @@ def fp8_form(columns: int, block: int) -> BlockFp8Form:
     return BlockFp8Form(block) if columns % GROUP else Mxfp8Form(block)
 
 
+def total_bytes(tensors: Tensors) -> int:
+    """Bytes of all tensors of a parameter."""
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
 def _packed(shape: Shape, storage: Storage) -> Tensors:
     """What MLX multiplies: uint32 words of codes, and a scale byte for every 32 inputs."""
     scales = TensorForm("U8", (*shape[:-1], shape[-1] // GROUP))
