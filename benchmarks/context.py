@@ -113,15 +113,13 @@ def _timed(action: Callable[[], None]) -> float:
 
 def load_synthetic(config: DeepseekV4Config, backend: str) -> "Model":
     """A model of this config with seeded weights, through an official folder."""
-    from dsv4_mlx.loading import dense_dtype, load_model, open_checkpoint
-    from dsv4_mlx.numerics import Numerics
+    from dsv4_mlx.checkpoint import open_checkpoint
+    from dsv4_mlx.loading import load_model
 
     with tempfile.TemporaryDirectory() as folder:
         write_tiny_checkpoint(folder, config, tokenizer=False)
         return load_model(
             open_checkpoint(folder),
-            dtype=dense_dtype(None, backend),
-            numerics=Numerics.OFFICIAL,
             backend=backend,
         )
 

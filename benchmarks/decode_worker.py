@@ -26,13 +26,11 @@ def ours(folder: Path) -> Engine:
     import mlx.core as mx
 
     from dsv4_mlx import cache as caches
-    from dsv4_mlx.loading import dense_dtype, load_model, open_checkpoint
-    from dsv4_mlx.numerics import Numerics
+    from dsv4_mlx.checkpoint import open_checkpoint
+    from dsv4_mlx.loading import load_model
 
     model = load_model(
         open_checkpoint(folder),
-        dtype=dense_dtype(None, "cpu"),
-        numerics=Numerics.OFFICIAL,
         backend="cpu",
     )
     state: dict[str, Any] = {}

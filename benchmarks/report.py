@@ -109,8 +109,8 @@ def _greedy(model: "Model", prompt: list[int], count: int) -> tuple[list[int], l
 def small_flash(backend: str, folder: Path | None = None) -> dict[str, Any]:
     """Four layers with Flash's dimensions: time per token against the bytes that it reads."""
     from benchmarks.decode import CONFIG
-    from dsv4_mlx.loading import dense_dtype, load_model, open_checkpoint
-    from dsv4_mlx.numerics import Numerics
+    from dsv4_mlx.checkpoint import open_checkpoint
+    from dsv4_mlx.loading import load_model
     from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 
     folder = folder or Path(tempfile.gettempdir()) / "dsv4-flash-4-layers"
@@ -118,8 +118,6 @@ def small_flash(backend: str, folder: Path | None = None) -> dict[str, Any]:
         write_tiny_checkpoint(folder, CONFIG, shards=4, tokenizer=False)
     model = load_model(
         open_checkpoint(folder),
-        dtype=dense_dtype(None, backend),
-        numerics=Numerics.OFFICIAL,
         backend=backend,
     )
     mx.reset_peak_memory()
@@ -248,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         backend = registry.plan(options.backend).backend
     except MissingBackend as error:
-        print(f"{error}.", file=sys.stderr)
+        print(error, file=sys.stderr)
         return 1
     if backend == "cpu" and options.backend == "auto":
         print(NO_GPU)

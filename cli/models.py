@@ -221,6 +221,5 @@ def load_model(folder: "ModelFolder", options: Options) -> "tuple[Engine, Tokeni
     from dsv4_mlx.tokenizer import Tokenizer
 
     backend, kv = options.backend or "auto", options.kv or "compact"
-    dtype = loading.dense_dtype(None, backend)
-    model = loading.load_model(folder.checkpoint, dtype=dtype, backend=backend, kv=kv)
+    model = loading.load_model(folder.checkpoint, backend=backend, kv=kv)
     return Engine(model), Tokenizer(folder.folder)

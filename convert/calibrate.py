@@ -25,6 +25,7 @@ from convert.recipe import quantizable
 from convert.report import size_text
 from convert.room import free_bytes
 from convert.texts import Text, read_text
+from dsv4_mlx.backends import use_backend
 from dsv4_mlx.cache_layer import LayerCache
 from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.decoder_layer import DecoderLayer
@@ -131,9 +132,10 @@ class _Walk:
         self._timelines = timelines
         self._starts = [0, *accumulate(map(len, timelines))]
         # Made of zeros that nothing evaluates: memory is taken when weights are read.
-        self._model = Model(checkpoint.config, numerics=Numerics.OFFICIAL)
+        kernels = use_backend()
+        self._model = Model(checkpoint.config, numerics=Numerics.OFFICIAL, plan=kernels)
         pack_layers(self._model, plan.parameters)
-        self._dtype = dense_dtype(None, "auto")
+        self._dtype = dense_dtype(None, kernels.backend)
         self._streams = _Streams(scratch, checkpoint.config.hc_mult, checkpoint.config.hidden_size)
         self._sums: dict[str, Sums] = {}
 

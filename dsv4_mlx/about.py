@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from dsv4_mlx import __version__
-from dsv4_mlx.errors import BackendError
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,9 @@ def about(backend: str = "auto") -> About:
 
     import mlx.core as mx
 
-    from metal_kernels import registry
-    from metal_kernels.backend import MissingBackend
+    from dsv4_mlx.backends import kernel_plan
 
-    try:
-        plan = registry.plan(backend)
-    except MissingBackend as error:
-        raise BackendError(str(error)) from error
+    plan = kernel_plan(backend)
     return About(__version__, vars(mx)["__version__"], plan.backend, dict(plan.chosen), blas_name)
 
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 from mlx.nn.layers.quantized import quantize
 
+from dsv4_mlx.backends import use_backend
 from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
-from dsv4_mlx.errors import BackendError, CheckpointError, UsageError
+from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.fingerprint import fingerprint
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.parameters import Parameter, ParameterPlan
 from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.reading import read_weights
-from metal_kernels.backend import MissingBackend, resolve
+from metal_kernels.backend import Backend
 from metal_kernels.registry import KernelPlan
 
 if TYPE_CHECKING:
@@ -40,27 +41,33 @@ def load(
     """
     from dsv4_mlx.tokenizer import Tokenizer
 
-    dtype = dense_dtype(dtype, backend)
+    kernels = use_backend(backend)
+    dtype = dense_dtype(dtype, kernels.backend)
     checkpoint = open_checkpoint(path)
-    model = load_model(checkpoint, dtype=dtype, numerics=numerics, backend=backend, kv=kv)
+    model = load_model(checkpoint, dtype=dtype, numerics=numerics, kv=kv, kernels=kernels)
     return model, Tokenizer(checkpoint.folder)
 
 
 def load_model(
     checkpoint: Checkpoint,
     *,
-    dtype: mx.Dtype,
+    dtype: mx.Dtype | None = None,
     numerics: Numerics = Numerics.OFFICIAL,
     backend: str = "auto",
     kv: str | None = None,
     kernels: KernelPlan | None = None,
 ) -> "Model":
-    """The model of an opened checkpoint, its weights read; `kernels` as `Model`'s plan."""
+    """The model of an opened checkpoint, its weights read; see `load`.
+
+    `kernels` take the place of `backend` and leave MLX's device alone.
+    """
     from dsv4_mlx.model import Model
 
+    kernels = kernels or use_backend(backend)
+    dtype = dense_dtype(dtype, kernels.backend)
     plan = plan_parameters(checkpoint)
     _require_finished(checkpoint, plan)
-    model = Model(checkpoint.config, numerics=numerics, backend=backend, kv=kv, plan=kernels)
+    model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)
     pack_layers(model, plan.parameters)
     model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)
     model.join()
@@ -74,15 +81,11 @@ def pack_layers(model: "Model", parameters: Iterable[Parameter]) -> None:
     quantize(model, class_predicate=lambda name, _: packings.get(name, False))
 
 
-def dense_dtype(dtype: mx.Dtype | None, backend: str) -> mx.Dtype:
-    """The dtype of unpacked matrices; see `load`."""
-    try:
-        resolved = resolve(backend)
-    except MissingBackend as error:
-        raise BackendError(str(error)) from error
+def dense_dtype(dtype: mx.Dtype | None, backend: Backend) -> mx.Dtype:
+    """The dtype of unpacked matrices on a backend; UsageError for one that cannot hold them."""
     if dtype is None:
         # What stays unpacked (head, router, compressors) multiplies in float32 in the release too.
-        return mx.float32 if resolved == "cpu" else mx.bfloat16
+        return mx.float32 if backend == "cpu" else mx.bfloat16
     if dtype not in (mx.bfloat16, mx.float32):
         raise UsageError(
             f"dtype is {dtype}, expected mlx.core.bfloat16 or mlx.core.float32; float16 cannot "

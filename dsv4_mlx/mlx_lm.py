@@ -34,7 +34,6 @@ from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.documents import parse_json
 from dsv4_mlx.errors import Dsv4Error, UsageError
-from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.tokenizer import Tokenizer
 
 MODEL_TYPE = "deepseek_v4"
@@ -93,12 +92,7 @@ def load_model(
         return other
     if (model_config or {}).get("quantize_activations"):
         raise UsageError("DeepSeek-V4 runs with its activations unquantized; leave that option.")
-    loaded = loading.load_model(
-        open_checkpoint(model_path),
-        dtype=loading.dense_dtype(None, "auto"),
-        numerics=Numerics.OFFICIAL,
-        backend="auto",
-    )
+    loaded = loading.load_model(open_checkpoint(model_path))
     loaded.eval()
     return loaded, config | (model_config or {})
 

@@ -11,19 +11,19 @@ import json
 import mlx.core as mx
 import mlx.nn as nn
 
+from dsv4_mlx.backends import use_backend
 from dsv4_mlx.cache_layer import LayerCache, new_cache, unstored
 from dsv4_mlx.cache_layouts import layout_for
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.decoder_layer import DecoderLayer
-from dsv4_mlx.errors import BackendError, UsageError
+from dsv4_mlx.errors import UsageError
 from dsv4_mlx.hyper_connections import HyperHead
 from dsv4_mlx.layers import Embedding, Joined, Linear, MatrixLayer, Norm
 from dsv4_mlx.mtp import MultiTokenPredictor
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import compressed_rope, sliding_rope
 from metal_kernels import registry
-from metal_kernels.backend import MissingBackend
 from metal_kernels.ops import Ops
 
 
@@ -76,8 +76,7 @@ class Model(nn.Module):
     ):
         super().__init__()
         if plan is None:
-            plan = _plan(backend)
-            mx.set_default_device(mx.cpu if plan.backend == "cpu" else mx.gpu)
+            plan = use_backend(backend)
         self.config, self.numerics = config, numerics
         self.layout = layout_for(numerics is Numerics.OFFICIAL, kv)
         self._plan = plan
@@ -140,13 +139,6 @@ class Model(nn.Module):
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Converted folders already carry our names; mlx-lm asks."""
         return weights
-
-
-def _plan(backend: str) -> registry.KernelPlan:
-    try:
-        return registry.plan(backend)
-    except MissingBackend as error:
-        raise BackendError(str(error)) from error
 
 
 def _config_fingerprint(config: DeepseekV4Config) -> str:

@@ -9,8 +9,7 @@ import pytest
 
 from dsv4_mlx.cache import evaluated
 from dsv4_mlx.checkpoint import open_checkpoint
-from dsv4_mlx.loading import dense_dtype, load_model
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.loading import load_model
 from tests.model import running
 
 PROMPT, COUNT = 40, 24
@@ -27,8 +26,6 @@ def greedy(folder: Path, backend: str) -> list[int]:
     """The greedy tokens after a prompt of seeded ones, on a backend, as `load` sets it up."""
     model = load_model(
         open_checkpoint(folder),
-        dtype=dense_dtype(None, backend),
-        numerics=Numerics.OFFICIAL,
         backend=backend,
     )
     assert set(model.kernel_plan().values()) == {backend, *(["reference"] * (backend == "cpu"))}

@@ -23,6 +23,7 @@ from dsv4_mlx.testing.checkpoints import (
     edit_checkpoint,
     write_tiny_checkpoint,
 )
+from metal_kernels import registry
 
 SMALL = TINY.replace(
     num_hidden_layers=3, compress_ratios=(0, 4, 128, 0), num_hash_layers=1, n_routed_experts=4
@@ -251,7 +252,14 @@ def test_other_dtypes_and_absent_backends_are_refused():
     with pytest.raises(UsageError, match="float16"):
         dense_dtype(mx.float16, "cpu")
     with pytest.raises(BackendError, match="nonsense"):
-        dense_dtype(None, "nonsense")
+        load("nowhere", backend="nonsense")
+
+
+def test_the_backend_is_resolved_once(tmp_path, monkeypatch):
+    resolved, resolve = [], registry.resolve
+    monkeypatch.setattr(registry, "resolve", lambda name: resolved.append(name) or resolve(name))
+    load(write_tiny_checkpoint(tmp_path, SMALL), backend="cpu")
+    assert resolved == ["cpu"]
 
 
 def test_load_gives_a_model_that_runs_and_its_tokenizer(tmp_path):
