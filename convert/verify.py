@@ -16,6 +16,7 @@ from convert.plan import ConversionPlan, plan_conversion
 from convert.progress import Progress
 from convert.quantized import measured
 from convert.recipe import recipe_of
+from convert.second_reader import require_agreement
 from convert.texts import Text
 from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.documents import read_object
@@ -109,7 +110,9 @@ def _require_files(
             found = f"{path.stat().st_size} bytes" if path.is_file() else "nothing"
             raise CheckpointError(f"{path} holds {found}, expected {size} bytes; convert again.")
         if path.suffix == ".safetensors":
-            tensors |= read_header(path)
+            entries = read_header(path)
+            require_agreement(path, entries)
+            tensors |= entries
     if differing := sorted(tensors.keys() ^ summary["tensor_xxh3_128"].keys()):
         raise CheckpointError(
             f"{differing[0]} is in {folder} or in its {CONVERSION_FILE}, expected in both; convert "

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import mlx.core as mx
 import numpy as np
 import pytest
+import safetensors
 
 from convert import plan as conversion
 from convert import writer
@@ -92,6 +93,23 @@ def test_plan_knows_every_byte_before_writing(tmp_path):
         entries = read_header(tmp_path / "out" / shard.file)
         assert sum(entry.nbytes for entry in entries.values()) == shard.nbytes
         assert (tmp_path / "out" / shard.file).stat().st_size == shard.file_bytes()
+
+
+@pytest.mark.parametrize("recipe", ["native", "q4"])
+def test_the_safetensors_library_reads_the_same_bytes(recipe, tmp_path):
+    source = small(tmp_path / "source", dspark=True)
+    convert(source, tmp_path / "out", recipe=recipe, max_shard_bytes=300_000)
+    shards = sorted((tmp_path / "out").glob("*.safetensors"))
+    assert len(shards) > 2
+    for path in shards:
+        found = {
+            name: (entry.dtype, list(entry.shape), b"".join(entry.chunks()))
+            for name, entry in read_header(path).items()
+        }
+        assert found == {
+            name: (one["dtype"], one["shape"], bytes(one["data"]))
+            for name, one in safetensors.deserialize(path.read_bytes())
+        }
 
 
 def test_shards_respect_their_limit_and_hold_each_tensor_once(tmp_path):

@@ -1,14 +1,18 @@
 """`verify` finds one flipped bit anywhere, `inspect` says what a folder holds."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from convert.app import main
+from convert.plan import DRAFT_FILE
 from dsv4_mlx.checkpoint import CONVERSION_FILE
-from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.safetensors_files import TensorEntry, read_header
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 
 SMALL = TINY.replace(
@@ -61,6 +65,69 @@ def test_one_flipped_bit_is_found(folders, tmp_path, name, against, capsys):
     options = ["--against", str(source)] if against else []
     assert main(["verify", str(tmp_path / "copy"), *options]) == 1
     assert f"error: {name} in " in capsys.readouterr().err
+
+
+def longer(out: Path, copy: Path) -> Path:
+    """A copy of `out` whose drafts have eight bytes more at their end, as recorded."""
+    shutil.copytree(out, copy)
+    with open(copy / DRAFT_FILE, "ab") as file:
+        file.write(bytes(8))
+    summary = json.loads((copy / CONVERSION_FILE).read_text())
+    summary["file_bytes"][DRAFT_FILE] += 8
+    (copy / CONVERSION_FILE).write_text(json.dumps(summary))
+    return copy
+
+
+def test_what_only_the_safetensors_library_refuses_is_said(folders, tmp_path, capsys):
+    copy = longer(folders[1], tmp_path / "copy")
+    assert main(["verify", str(copy), "--level", "structure"]) == 1
+    assert capsys.readouterr().err == (
+        f"error: The safetensors library refuses {DRAFT_FILE} (Error while deserializing header: "
+        "incomplete metadata, file not fully covered); convert again.\n"
+    )
+
+
+def misread(change: Callable[[list[TensorEntry]], list[TensorEntry]]):
+    """A reader of headers that makes a mistake with the first two scales of a file."""
+
+    def read(path: Path) -> dict[str, TensorEntry]:
+        entries = read_header(path)
+        scales = [entry for entry in entries.values() if entry.dtype == "F8_E8M0"][:2]
+        return entries | {entry.name: entry for entry in (change(scales) if scales else [])}
+
+    return read
+
+
+MISTAKES = {
+    "dtype": (
+        lambda scales: [replace(scales[0], dtype="U8")],
+        r"is F8_E8M0 \[[0-9, ]+\] to the safetensors library, expected U8 \[[0-9, ]+\]; convert",
+    ),
+    "shape": (
+        lambda scales: [replace(scales[0], shape=(1, *scales[0].shape))],
+        r"is F8_E8M0 \[[0-9, ]+\] to the safetensors library, expected F8_E8M0 \[1, [0-9, ]+\]",
+    ),
+    "name": (
+        lambda scales: [replace(scales[0], name="another")],
+        r"is absent to the safetensors library, expected F8_E8M0",
+    ),
+    "place": (
+        lambda scales: [
+            replace(scales[0], start=scales[1].start), replace(scales[1], start=scales[0].start)
+        ],
+        r"draft\.safetensors has \S+ where we read \S+, says the safetensors library",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_of_our_reader_is_found_by_the_safetensors_library(
+    mistake, folders, monkeypatch, capsys
+):
+    change, sentence = MISTAKES[mistake]
+    monkeypatch.setattr("convert.verify.read_header", misread(change))
+    assert main(["verify", str(folders[1]), "--level", "structure"]) == 1
+    assert re.search(sentence, capsys.readouterr().err)
 
 
 def test_numeric_without_the_source_is_refused_before_any_work(folders, capsys):
