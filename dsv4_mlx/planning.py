@@ -205,9 +205,9 @@ def _require_form(one: _Expected, kind: str, slot: Slot, entry: TensorEntry) -> 
 
 def _logical(spec: TensorSpec) -> Shape:
     """The shape in weights, two of which share a byte of FP4."""
-    if spec.dtype == "I8":
-        return _one_object((*spec.shape[:-1], 2 * spec.shape[-1]))
-    return spec.shape
+    columns = spec.shape[-1] * (2 if spec.dtype == "I8" else 1)
+    shape: Shape = _one_object((*spec.shape[:-1], columns))
+    return shape
 
 
 def _parameter(one: _Expected, storage: Storage | None) -> Parameter:
