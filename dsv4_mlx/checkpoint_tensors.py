@@ -6,31 +6,29 @@ DSpark draft stages (`mtp.*` of V4-Flash-DSpark and V4-Flash-0731) are not descr
 """
 
 from collections.abc import Iterator
-from math import ceil, prod
+from math import ceil
 from typing import NamedTuple
 
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import ConfigError
 from dsv4_mlx.layer_roles import WINDOW_ONLY, LayerRole
-
-DTYPE_BYTES = {"BF16": 2, "F32": 4, "F8_E4M3": 1, "F8_E8M0": 1, "I8": 1, "I64": 8}
-"""Bytes of one stored element, by safetensors dtype. I8 holds two FP4 values."""
+from dsv4_mlx.safetensors_dtypes import Shape, tensor_bytes
 
 FP8_BLOCK = 128
 FP4_GROUP = 32
 
 
 class TensorSpec(NamedTuple):
-    """One tensor as a safetensors header describes it."""
+    """One tensor as a safetensors header describes it; I8 holds two FP4 values a byte."""
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
 
     @property
     def nbytes(self) -> int:
         """Bytes of its values in a file."""
-        return prod(self.shape) * DTYPE_BYTES[self.dtype]
+        return tensor_bytes(self.dtype, self.shape)
 
 
 def checkpoint_tensors(config: DeepseekV4Config) -> Iterator[TensorSpec]:
