@@ -7,12 +7,6 @@ from benchmarks.code_lines import ROOT, product_files
 
 MOST_LINES, MOST_LONG_FILES = 300, 6
 REASON = re.compile(r"300\s+lines\s+because\b")
-# Longer than that today, without a reason.
-STILL_LONG = {
-    "convert/writer.py",
-    "dsv4_mlx/parameters.py",
-    "dsv4_mlx/safetensors_files.py",
-}
 
 
 def long_files() -> set[Path]:
@@ -34,8 +28,8 @@ def head(file: Path) -> str:
 def test_few_product_files_are_long_and_each_says_why() -> None:
     unexplained = {file for file in long_files() if not REASON.search(head(file))}
     names = {file.relative_to(ROOT).as_posix() for file in unexplained}
-    assert names <= STILL_LONG
-    assert len(long_files()) - len(names) <= MOST_LONG_FILES
+    assert names == set()
+    assert len(long_files()) <= MOST_LONG_FILES
 
 
 def test_code_in_docstrings_stands_in_single_back_ticks() -> None:
