@@ -24,9 +24,6 @@ from dsv4_mlx.weight_forms import BlockFp8Form, DenseForm, Mxfp4Form, Mxfp8Form,
 Piece = tuple[int, bytes | memoryview]
 """Which of the job's tensors, and the bytes that come next in it; valid until the next piece."""
 
-BLOCK_SCALED = "fp8, block scales"
-"""FP8 that MLX has no packing for: the loader multiplies it out to bfloat16."""
-
 
 class Error(Protocol):
     """How far a job's values are from the source's, known once it has run."""
@@ -117,7 +114,7 @@ def _format(parameter: Parameter) -> str:
             stored = parameter.parts[0].weight.dtype
             return "int32" if parameter.field == "tid2eid" else stored.lower()
         case Storage.BLOCK_FP8:
-            return BLOCK_SCALED
+            return "fp8, block scales"  # which the loader multiplies out to bfloat16
     packed: str = parameter.storage.value
     return packed
 

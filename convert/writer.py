@@ -205,12 +205,18 @@ class _Run:
             )
 
     def _put_card(self) -> dict[str, int]:
-        shards = [self.journal.shards[shard.file] for shard in self.plan.files]
-        errors = {name: error for shard in shards for name, error in shard["errors"].items()}
-        sizes = {shard["file"]: shard["bytes"] for shard in shards}
-        text = card(self.plan, self.read_as, sizes, errors).encode()
+        text = card(self.plan, self.read_as, self._sizes(), self._noted("errors")).encode()
         self.disk.put(self.folder / CARD_FILE, text)
         return {CARD_FILE: len(text)}
+
+    def _sizes(self) -> dict[str, int]:
+        """The bytes of every shard, by file."""
+        return {shard.file: self.journal.shards[shard.file]["bytes"] for shard in self.plan.files}
+
+    def _noted(self, kind: str) -> dict[str, Any]:
+        """What the journal keeps of all shards: hashes of `tensors`, or `errors`, by name."""
+        shards = (self.journal.shards[shard.file] for shard in self.plan.files)
+        return {name: value for shard in shards for name, value in shard[kind].items()}
 
     def _put_json(self, name: str, content: object) -> None:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -245,11 +251,6 @@ class _Run:
         return fingerprint(self.plan.source, self.plan.parameters)
 
     def _summary(self, companions: dict[str, int], digest: str) -> dict[str, Any]:
-        shards = {shard.file: self.journal.shards[shard.file] for shard in self.plan.files}
-        tensors = {name: sha for shard in shards.values() for name, sha in shard["tensors"].items()}
-        errors = {
-            name: error for shard in shards.values() for name, error in shard["errors"].items()
-        }
         return {
             "format_version": FORMAT_VERSION,
             "written_by": f"dsv4-mlx {__version__}",
@@ -260,10 +261,10 @@ class _Run:
             "plan": self.plan.digest(),
             "fingerprint": digest,
             "bytes_per_token": bytes_per_token(self.plan),
-            "file_bytes": {name: shard["bytes"] for name, shard in shards.items()} | companions,
+            "file_bytes": self._sizes() | companions,
             "source_sha256": dict(sorted(self.journal.hashes.items())),
-            "weight_error": dict(sorted(errors.items())),
-            "tensor_xxh3_128": dict(sorted(tensors.items())),
+            "weight_error": dict(sorted(self._noted("errors").items())),
+            "tensor_xxh3_128": dict(sorted(self._noted("tensors").items())),
             "set_aside": [entry.name for entry in self.plan.parameters.set_aside],
         }
 
