@@ -7,7 +7,8 @@ BIN    := $(VENV)/bin
 # For the command line: make chat ARGS='-p "Hello"', make test ARGS='-k cache'
 ARGS   ?=
 # Tests install what only some of them need (tests/extras.py), just before the first of those.
-PYTEST := DSV4_INSTALL=1 $(BIN)/python -m pytest
+# One process per core, a file's tests in one of them; ARGS=-n0 for one in all, as --pdb wants it.
+PYTEST := DSV4_INSTALL=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help chat test processors slow parity nvrtc lint check pages bench report screens clean

@@ -5,6 +5,7 @@ DSV4_REQUIRE names groups that must run here, `DSV4_REQUIRE=parity,metal`: a mis
 run. DSV4_SUMS=1, or any number, adds up float32 products in another order (CONTRIBUTING.md).
 `--update-golden` (`make pages`) rewrites what the `golden` fixture compares with; read the
 difference.
+`make` runs one process per core (pytest-xdist); what each counts is added up in the first one.
 """
 
 import importlib.util
@@ -12,11 +13,13 @@ import itertools
 import os
 import random
 import signal
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 # Test products are tiny: threads would only wait for each other. Read when OpenBLAS is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -34,7 +37,7 @@ import numpy as np
 import pytest
 
 from tests import extras
-from tests.kernels import nvrtc
+from tests.kernels import nvrtc, runner_work
 from tests.metalhost import ToolchainError, toolchain
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -122,11 +125,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def _aloud(item: pytest.Item, extra: str) -> None:
     """Install an extra, before the time limit of a test begins, so that a person sees it."""
-    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
     with item.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
-        reporter.write_line("")
-        reporter.write_line(extras.announcement(extra))
-        extras.install(extra)
+        extras.install(extra, say=lambda line: print(f"\n{line}", file=sys.stderr, flush=True))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -157,7 +157,25 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
                 break
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if sent := getattr(session.config, "workeroutput", None):
+        sent["left out"] = dict(LEFT_OUT)
+        sent["work"] = runner_work.sent()
+    elif runner_work.exceeded():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A process of several is through; each of them left out the same tests."""
+    sent = getattr(node, "workeroutput", {})  # absent where the process died
+    LEFT_OUT.update(Counter(sent.get("left out", {})) - LEFT_OUT)
+    runner_work.add_sent(sent.get("work", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in runner_work.summary():
+        terminalreporter.write_line(line)
     for report in terminalreporter.getreports("skipped"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped"
         LEFT_OUT[reason.removeprefix("Skipped: ")] += 1

@@ -2,16 +2,19 @@
 
 `@pytest.mark.needs("mcp")` names an extra of pyproject.toml. `make test` sets DSV4_INSTALL, and
 then a missing one is installed, outside the time limit of any test; without it, and where
-installing fails, the tests themselves say what they lack.
+installing fails, the tests themselves say what they lack. Of several test processes one installs
+and the others wait.
 """
 
+import fcntl
 import importlib
 import importlib.util
 import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,11 +61,26 @@ def announcement(name: str) -> str:
     return f"==> For the tests that come now, {EXTRAS[name].purpose}: {EXTRAS[name].size}"
 
 
-def install(name: str) -> None:
-    """pip installs what pyproject.toml lists for `name`; what pip says is shown."""
+def install(name: str, say: Callable[[str], None]) -> None:
+    """pip installs what pyproject.toml lists for `name`; what it says goes to stderr, where a
+    person sees it from any test process."""
     _TRIED.add(name)
-    subprocess.run([sys.executable, "-m", "pip", "install", *requirements(name)], check=False)
-    importlib.invalidate_caches()
+    with _alone():
+        importlib.invalidate_caches()
+        if EXTRAS[name].present():
+            return
+        say(announcement(name))
+        pip = [sys.executable, "-m", "pip", "install", *requirements(name)]
+        subprocess.run(pip, check=False, stdout=sys.__stderr__)
+        importlib.invalidate_caches()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process per environment at a time; the system ends a hold with its process."""
+    with open(Path(sys.prefix) / ".installing", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def requirements(name: str) -> list[str]:

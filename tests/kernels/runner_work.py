@@ -6,7 +6,7 @@ and each count is weighed by what it took on one core (docs/LOG.md). The sum is 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -48,6 +48,8 @@ class Work:
         return sorted(kernel for kernel, seconds in self.counted.items() if seconds > allowed)
 
 
+TOTALS = {group: Work() for group in ALLOWED}
+"""Of this run's tests."""
 OPEN: list[Work] = []
 
 
@@ -83,8 +85,44 @@ def charge(total: Work, group: str, done: Work) -> None:
         total.add(kernel, counted, done.taken[kernel])
     for kernel in total.over(ALLOWED[group]):
         if kernel in done.counted:
-            raise AssertionError(
-                f"{kernel}: expected at most {ALLOWED[group]:g} counted seconds of the host runner "
-                f"in the {group} tests of one kernel but found {total.counted[kernel]:.1f} with "
-                "this one; make cases smaller, or mark some slow"
-            )
+            raise AssertionError(_too_much(total, group, kernel))
+
+
+def _too_much(total: Work, group: str, kernel: str) -> str:
+    return (
+        f"{kernel}: expected at most {ALLOWED[group]:g} counted seconds of the host runner "
+        f"in the {group} tests of one kernel but found {total.counted[kernel]:.1f}; "
+        "make cases smaller, or mark some slow"
+    )
+
+
+def exceeded() -> list[str]:
+    """A sentence for every kernel that has too much in all."""
+    return [
+        _too_much(total, group, kernel)
+        for group, total in TOTALS.items()
+        for kernel in total.over(ALLOWED[group])
+    ]
+
+
+def summary() -> list[str]:
+    """For the end of a run: what each kernel took, and who has too much."""
+    lines = [
+        f"host runner, {group}: {kernel:16} {counted:6.2f} s counted of "
+        f"{ALLOWED[group]:g}, {total.taken[kernel]:6.2f} s taken"
+        for group, total in TOTALS.items()
+        for kernel, counted in total.counted.most_common()
+    ]
+    return [*lines, *exceeded()]
+
+
+def sent() -> dict[str, list[dict[str, float]]]:
+    """TOTALS in plain values, for the process that `add_sent` adds them up in."""
+    return {group: [dict(one.counted), dict(one.taken)] for group, one in TOTALS.items()}
+
+
+def add_sent(totals: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """What another process of this run counted."""
+    for group, (counted, taken) in totals.items():
+        for kernel, seconds in counted.items():
+            TOTALS[group].add(kernel, seconds, taken[kernel])
