@@ -203,7 +203,7 @@ class _Walk:
             mx.eval(block.predict(streams, following, cache, embed=embed, head=lambda x: x))
 
     def _cache(self, layer: DecoderLayer) -> LayerCache:
-        return LayerCache(layer.self_attn.ratio, self._model.layout)
+        return LayerCache(layer.role, self._model.layout)
 
     def _load(self, module: nn.Module, prefix: str) -> None:
         """Read the weights whose names begin with `prefix`; what MLX kept of earlier ones goes."""

@@ -9,24 +9,22 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from dsv4_mlx import ring
-from dsv4_mlx.cache_forms import kept_rows
 from dsv4_mlx.cache_layer import LayerCache, LayerState
-from dsv4_mlx.compressor import Compressor
+from dsv4_mlx.compression import Compression
 from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.entries import Entries
-from dsv4_mlx.indexer import Indexer
 from dsv4_mlx.layers import GroupedLinear, Joined, Linear, Norm
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import RotaryEmbedding
 from metal_kernels.ops import Ops
 
 Group = tuple[slice, slice, LayerState]
+"""Rows and tokens of a batch, and the timeline that they are of."""
 
 
-class SlidingAttention(nn.Module):
-    """Attention over the last W tokens with sinks; the other kinds add compressed entries."""
+class Attention(nn.Module):
+    """Attention over the last W tokens with sinks, and over the entries of a `Compression`."""
 
-    ratio = 0
+    compressor: Compression | None
 
     def __init__(
         self,
@@ -34,6 +32,7 @@ class SlidingAttention(nn.Module):
         numerics: Numerics,
         ops: Ops,
         rope: RotaryEmbedding,
+        compression: Compression | None,
     ):
         super().__init__()
         H, K, groups = config.num_attention_heads, config.head_dim, config.o_groups
@@ -45,12 +44,23 @@ class SlidingAttention(nn.Module):
         self.sinks = mx.zeros((H,))
         self.o_a_proj = GroupedLinear(groups, H // groups * K, config.o_lora_rank)
         self.o_b_proj = Linear(groups * config.o_lora_rank, config.hidden_size)
-        self._joined: tuple[Joined, ...] = (Joined(self, "q_a_proj", "kv_proj"),)
+        self.compressor = compression
+        self._ratio = 0 if compression is None else compression.ratio
+        self._q_kv = Joined(lambda: (self.q_a_proj, self.kv_proj))
+        self._q_index: Joined | None = None
+        if compression is not None and compression.indexer is not None:
+            indexer = compression.indexer
+            self._q_index = Joined(lambda: (self.q_b_proj, indexer.q_b_proj))
         self._ops, self._rope = ops, rope
         self._heads, self._width, self._groups = H, K, groups
         self._index_heads, self._index_width = config.index_n_heads, config.index_head_dim
         self._window, self._eps = config.sliding_window, config.rms_norm_eps
         self._official = numerics is Numerics.OFFICIAL
+
+    def joined(self) -> list[Joined]:
+        """The groups of layers that share an input."""
+        raw_rows = None if self.compressor is None else self.compressor.raw_rows
+        return [one for one in (self._q_kv, raw_rows, self._q_index) if one is not None]
 
     def __call__(self, x: mx.array, cache: LayerCache) -> mx.array:
         """Normed input [B, S, D] -> [B, S, D] float32; `cache` moves on by the tokens seen."""
@@ -58,7 +68,9 @@ class SlidingAttention(nn.Module):
         groups = cache.groups(B, S)
         if not groups:  # padding alone
             return mx.zeros_like(x)
-        projected, raw = self._joined[0](x), self._raw(x)
+        projected = self._q_kv(x)
+        compression = self.compressor
+        raw = None if compression is None else compression.raw_rows(x)
         prepared = [self._prepare(projected[rows, tokens], state) for rows, tokens, state in groups]
         residual = _padded([q for q, _ in prepared], groups, B, S)
         q = self._queries(residual, groups)
@@ -85,19 +97,14 @@ class SlidingAttention(nn.Module):
             storage=state.layout.name,
         )
 
-    def _raw(self, x: mx.array) -> mx.array | None:
-        """What compressors project of the whole batch: [B, S, C]."""
-        return None
-
     def _queries(self, residual: mx.array, groups: list[Group]) -> mx.array:
-        """Query projections, those of the index behind them where any timeline selects."""
+        """Query projections [B, S, H K]; after them those of the index if any timeline selects."""
+        if self._q_index is not None:
+            assert self.compressor is not None
+            ends = (state.position + tokens.stop - tokens.start for _, tokens, state in groups)
+            if any(map(self.compressor.selects, ends)):
+                return self._q_index(residual)
         return self.q_b_proj(residual)
-
-    def _compress(
-        self, raw: mx.array | None, index_q: mx.array | None, state: LayerState
-    ) -> tuple[mx.array | None, mx.array | None]:
-        """Take the new tokens into `state`; stored entries [B, T, ...] and selected [B, n, k]."""
-        return None, None
 
     def _attend(
         self, projected: mx.array, kv: mx.array, raw: mx.array | None, state: LayerState
@@ -118,7 +125,10 @@ class SlidingAttention(nn.Module):
             official=self._official,
         )
         window, origin = self._take(kv, state)
-        entries, selected = self._compress(raw, index_q, state)
+        entries = selected = None
+        if raw is not None:
+            assert self.compressor is not None
+            entries, selected = self.compressor.take(raw, index_q, state)
         state.position += n
         output = self._ops.sparse_attention(
             q,
@@ -130,19 +140,19 @@ class SlidingAttention(nn.Module):
             selected,
             first_position=position,
             origin=origin,
-            ratio=self.ratio,
+            ratio=self._ratio,
             sliding_window=self._window,
             official=self._official,
         )
         # Callers that evaluate only logits (mlx-lm's decode loop) would else leave parts no
         # logits need yet, such as index keys before top-k selects, as an endless lazy chain.
-        return mx.depends([output], state.evaluated())[0] if state.stored else output
+        return output if state.one_call else mx.depends([output], state.evaluated())[0]
 
     def _take(self, kv: mx.array, state: LayerState) -> tuple[mx.array, int]:
         """Keep the window rows of the new tokens; the rows in reach of them, and their origin."""
         position, n = state.position, kv.shape[1]
         before = state.window
-        if state.stored:
+        if not state.one_call:
             state.window = ring.write(before, kv, position, self._window)
             if n == 1:
                 return state.window, 0
@@ -156,120 +166,6 @@ class SlidingAttention(nn.Module):
         return self.o_b_proj(o.reshape(B, S, -1))
 
 
-class HeavilyCompressedAttention(SlidingAttention):
-    """Window plus every entry of 128 tokens (paper §2.3.2)."""
-
-    ratio = 128
-
-    def __init__(
-        self,
-        config: DeepseekV4Config,
-        numerics: Numerics,
-        ops: Ops,
-        rope: RotaryEmbedding,
-    ):
-        super().__init__(config, numerics, ops, rope)
-        self.compressor = Compressor(
-            config,
-            width=config.head_dim,
-            ratio=self.ratio,
-            rounding="kv" if self._official else "none",
-            ops=ops,
-            rope=rope,
-        )
-        self._join_raw("compressor.kv_proj", "compressor.gate_proj")
-
-    @property
-    def raw_width(self) -> int:
-        """Columns of a raw row that wait until its window closes."""
-        return self.compressor.columns[1]
-
-    def _join_raw(self, *paths: str) -> None:
-        self._joined = (self._joined[0], Joined(self, *paths))
-
-    def _raw(self, x: mx.array) -> mx.array:
-        return self._joined[1](x)
-
-    def _compressors(self, state: LayerState) -> list[tuple[Compressor, Entries | None]]:
-        return [(self.compressor, state.entries)]
-
-    def _compress(
-        self, raw: mx.array, index_q: mx.array | None, state: LayerState
-    ) -> tuple[mx.array | None, mx.array | None]:
-        position, stop = state.position, state.position + raw.shape[1]
-        rows = raw[..., : self.raw_width]
-        rows, origin = self._keep_open(rows, state)
-        for compressor, entries in self._compressors(state):
-            compressor.close(
-                rows,
-                entries,
-                origin=origin,
-                position=position,
-                stop=stop,
-                storage=state.layout.name,
-            )
-        return state.entries.rows(), None
-
-    def _keep_open(self, rows: mx.array, state: LayerState) -> tuple[mx.array, int]:
-        """Keep raw rows until their window closes; rows for the windows that close now, origin."""
-        position, kept = state.position, kept_rows(self.ratio)
-        before = state.open_rows
-        if state.stored:
-            state.open_rows = ring.write(before, rows, position, kept)
-            if rows.shape[1] == 1:
-                return state.open_rows, 0
-        earlier = min(position, position % self.ratio + kept - self.ratio)
-        return ring.followed_by(before, rows, position, earlier), position - earlier
-
-
-class CompressedSparseAttention(HeavilyCompressedAttention):
-    """Window plus the entries of 4 tokens that the indexer selects (paper §2.3.1)."""
-
-    ratio = 4
-
-    def __init__(
-        self,
-        config: DeepseekV4Config,
-        numerics: Numerics,
-        ops: Ops,
-        rope: RotaryEmbedding,
-    ):
-        super().__init__(config, numerics, ops, rope)
-        column = self.compressor.columns[1]
-        self.compressor.indexer = Indexer(config, numerics, ops, rope, column)
-        self._join_raw(
-            "compressor.kv_proj",
-            "compressor.gate_proj",
-            "compressor.indexer.kv_proj",
-            "compressor.indexer.gate_proj",
-            "compressor.indexer.scorer.weights_proj",
-        )
-        self._joined += (Joined(self, "q_b_proj", "compressor.indexer.q_b_proj"),)
-
-    @property
-    def raw_width(self) -> int:
-        return self.compressor.indexer.columns[1]
-
-    def _queries(self, residual: mx.array, groups: list[Group]) -> mx.array:
-        ends = (state.position + tokens.stop - tokens.start for _, tokens, state in groups)
-        if any(map(self.compressor.indexer.selects, ends)):
-            return self._joined[2](residual)
-        return self.q_b_proj(residual)
-
-    def _compressors(self, state: LayerState) -> list[tuple[Compressor, Entries | None]]:
-        return [(self.compressor, state.entries), (self.compressor.indexer, state.keys)]
-
-    def _compress(
-        self, raw: mx.array, index_q: mx.array | None, state: LayerState
-    ) -> tuple[mx.array | None, mx.array | None]:
-        entries, _ = super()._compress(raw, index_q, state)
-        indexer, position = self.compressor.indexer, state.position
-        if not indexer.selects(position + raw.shape[1]):
-            return entries, None  # every visible entry is among the top k
-        head_weights = raw[..., self.raw_width :]
-        return entries, indexer.select(index_q, head_weights, state.keys.rows(), position)
-
-
 def _padded(outputs: list[mx.array], groups: list[Group], B: int, S: int) -> mx.array:
     """Per-timeline arrays back in their places, zeros where a row was padded: [B, S, ...]."""
     if len(outputs) == 1 and outputs[0].shape[:2] == (B, S):
@@ -278,9 +174,3 @@ def _padded(outputs: list[mx.array], groups: list[Group], B: int, S: int) -> mx.
     for (rows, tokens, _), output in zip(groups, outputs, strict=True):
         full[rows, tokens] = output
     return full
-
-
-ATTENTION = {
-    kind.ratio: kind
-    for kind in (SlidingAttention, CompressedSparseAttention, HeavilyCompressedAttention)
-}

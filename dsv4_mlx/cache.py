@@ -6,7 +6,7 @@ This module is what an engine calls a model's cache by; it hands on the names of
 """
 
 from dsv4_mlx.cache_file import load, save
-from dsv4_mlx.cache_layer import LayerCache, LayerState, new_cache, new_state, unstored
+from dsv4_mlx.cache_layer import LayerCache, LayerState, for_one_call, new_cache, new_state
 from dsv4_mlx.cache_layouts import KV_CHOICES, layout_for
 from dsv4_mlx.cache_snapshots import (
     CacheBytes,
@@ -26,6 +26,7 @@ __all__ = [
     "LayerState",
     "Snapshot",
     "evaluated",
+    "for_one_call",
     "fork",
     "layout_for",
     "load",
@@ -36,5 +37,4 @@ __all__ = [
     "save",
     "sizes",
     "snapshot",
-    "unstored",
 ]

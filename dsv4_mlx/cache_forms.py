@@ -5,21 +5,21 @@ import mlx.core as mx
 from dsv4_mlx.cache_layouts import EntryLayout
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.errors import CacheError
+from dsv4_mlx.layer_roles import LayerRole
 
 Form = tuple[tuple[int, ...], mx.Dtype]
 """Shape and dtype of an array."""
 
 
-def kept_rows(ratio: int) -> int:
+def kept_rows(role: LayerRole) -> int:
     """Raw rows a layer keeps: the open window and, where windows overlap, the one before it."""
-    return 2 * ratio if ratio == 4 else ratio
+    return role.spanned * role.ratio
 
 
-def raw_width(config: DeepseekV4Config, ratio: int) -> int:
-    """Columns of a raw row: values and scores of every compressor of a layer with this ratio."""
-    if ratio == 4:
-        return 2 * 2 * (config.head_dim + config.index_head_dim)
-    return 2 * config.head_dim
+def raw_width(config: DeepseekV4Config, role: LayerRole) -> int:
+    """Columns of a raw row: values and scores of the entry's channels and, if any, of the key's."""
+    width = config.head_dim + (config.index_head_dim if role.selects else 0)
+    return 2 * role.spanned * width
 
 
 def state_forms(
@@ -29,15 +29,15 @@ def state_forms(
 
     The names are those of `LayerState.arrays`; what is still empty is left out.
     """
-    ratio = config.backbone_ratios[layer]
+    role = config.layer_roles[layer]
     latent = layout.latent_row(config.head_dim, config.qk_rope_head_dim)
     seen = int(position > 0)
     rows = {"window": (seen * config.sliding_window, latent)}
-    if ratio:
-        rows["open"] = (seen * kept_rows(ratio), (raw_width(config, ratio), mx.float32))
-        rows["entries"] = (position // ratio, latent)
-    if ratio == 4:
-        rows["keys"] = (position // ratio, layout.key_row(config.index_head_dim))
+    if role.owns_entries:
+        rows["open"] = (seen * kept_rows(role), (raw_width(config, role), mx.float32))
+        rows["entries"] = (position // role.ratio, latent)
+    if role.selects:
+        rows["keys"] = (position // role.ratio, layout.key_row(config.index_head_dim))
     return {name: ((1, n, width), dtype) for name, (n, (width, dtype)) in rows.items() if n}
 
 

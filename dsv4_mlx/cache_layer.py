@@ -16,21 +16,23 @@ import mlx.core as mx
 
 from dsv4_mlx.cache_layouts import PLAIN, EntryLayout, layout_named
 from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.entries import Entries, Unstored
+from dsv4_mlx.entries import Entries, OneCallEntries
 from dsv4_mlx.errors import CacheError
+from dsv4_mlx.layer_roles import LayerRole, layer_role
 
 
 @dataclass
 class LayerState:
     """One timeline of one layer, at `position` tokens.
 
-    `window` is a ring of stored rows [B, W, ...]; `open_rows` one of raw projections [B, n, C]
-    float32: the open compression window and, where windows overlap, the one before it. Rows of
-    positions that were not seen yet are zeros that nothing reads.
+    `window` is a ring of stored rows [B, W, ...]; `open_rows` one of raw rows [B, n, C] float32
+    with the C columns of `cache_forms.raw_width`: the open compression window and, where windows
+    overlap, the one before it. Rows of positions that were not seen yet are zeros that nothing
+    reads.
     """
 
     layout: EntryLayout
-    stored: bool = True  # False: a call that keeps nothing
+    one_call: bool = False  # nothing is kept for another call
     position: int = 0
     window: mx.array | None = None
     open_rows: mx.array | None = None
@@ -78,45 +80,43 @@ class LayerState:
         return [*self.fixed(), *(buffer for buffer in buffers if buffer is not None)]
 
 
-def new_state(ratio: int, layout: EntryLayout, *, stored: bool = True) -> LayerState:
-    """An empty timeline of a layer with this compress ratio."""
-    new = Entries if stored else Unstored
-    return LayerState(
-        layout, stored, entries=new() if ratio else None, keys=new() if ratio == 4 else None
-    )
+def new_state(role: LayerRole, layout: EntryLayout, *, one_call: bool = False) -> LayerState:
+    """An empty timeline of a layer with this role."""
+    new = OneCallEntries if one_call else Entries
+    entries = new() if role.owns_entries else None
+    return LayerState(layout, one_call, entries=entries, keys=new() if role.selects else None)
 
 
 def new_cache(config: DeepseekV4Config, layout: EntryLayout) -> "list[LayerCache]":
     """An empty cache of a whole model: a single timeline for every layer of the backbone."""
-    return [LayerCache(ratio, layout) for ratio in config.backbone_ratios]
+    return [LayerCache(role, layout) for role in config.layer_roles]
 
 
-def unstored(ratio: int) -> "LayerCache":
-    """State for one call without a cache: all rows together from position 0, differentiable."""
-    return LayerCache(ratio, PLAIN, [new_state(ratio, PLAIN, stored=False)], together=True)
+def for_one_call(role: LayerRole) -> "LayerCache":
+    """State for one call without a cache: all rows as one from position 0, differentiable."""
+    return LayerCache(role, PLAIN, [new_state(role, PLAIN, one_call=True)])
 
 
 @dataclass
 class LayerCache:
     """The timelines of one layer, one per batch row; mlx-lm's cache protocol."""
 
-    ratio: int
+    role: LayerRole
     layout: EntryLayout
     rows: list[LayerState] = field(default_factory=list)
-    together: bool = False  # one state for the whole batch: calls that keep no cache
     _skip: list[int] | None = None  # left padding still to come, per row
     _remaining: list[int] | None = None  # tokens still to come before right padding, per row
 
     def __post_init__(self) -> None:
         if not self.rows:
-            self.rows = [new_state(self.ratio, self.layout)]
+            self.rows = [new_state(self.role, self.layout)]
 
     def groups(self, batch: int, length: int) -> list[tuple[slice, slice, LayerState]]:
         """Which rows and which of `length` tokens belong to which state; consumes padding."""
-        if self.together:
+        if self.rows[0].one_call:  # one state for the whole batch
             return [(slice(0, batch), slice(0, length), self.rows[0])]
         if len(self.rows) == 1 and batch > 1 and self.empty():
-            self.rows = [new_state(self.ratio, self.layout) for _ in range(batch)]
+            self.rows = [new_state(self.role, self.layout) for _ in range(batch)]
         if len(self.rows) != batch:
             raise CacheError(
                 f"expected {len(self.rows)} rows of tokens, as this cache holds, but found "
@@ -190,7 +190,7 @@ class LayerCache:
     def merge(cls, caches: Sequence["LayerCache"]) -> "LayerCache":
         """One cache whose rows are those of `caches`; the originals stay usable."""
         first = caches[0]
-        return cls(first.ratio, first.layout, [r.view() for cache in caches for r in cache.rows])
+        return cls(first.role, first.layout, [r.view() for cache in caches for r in cache.rows])
 
     def filter(self, batch_indices: mx.array | Sequence[int]) -> None:
         """Keep these rows, in this order."""
@@ -208,11 +208,11 @@ class LayerCache:
 
     def extract(self, index: int) -> "LayerCache":
         """One row as a cache of its own."""
-        return LayerCache(self.ratio, self.layout, [self.rows[index].view()])
+        return LayerCache(self.role, self.layout, [self.rows[index].view()])
 
     def fork(self) -> "LayerCache":
         """The same timelines, continued independently."""
-        return LayerCache(self.ratio, self.layout, [row.view() for row in self.rows])
+        return LayerCache(self.role, self.layout, [row.view() for row in self.rows])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LayerCache":
         return self.fork()
@@ -226,7 +226,7 @@ class LayerCache:
     @property
     def state(self) -> list[Any]:
         """Everything that persists, as a tree of arrays, numbers and names."""
-        rows: list[Any] = [self.ratio, self.layout.name]
+        rows: list[Any] = [self.role.ratio, self.layout.name]
         for row in self.rows:
             pools = [pool.rows() for pool in row.pools()]
             rows.append([row.position, row.window, row.open_rows, *pools])
@@ -234,10 +234,11 @@ class LayerCache:
 
     @state.setter
     def state(self, value: list[Any]) -> None:
-        self.ratio, name, *rows = value
-        self.layout = layout_named(name)
+        ratio, name, *rows = value
+        # Which layer it is of, the state does not say and the cache does not ask.
+        self.role, self.layout = layer_role(ratio, layer=0), layout_named(name)
         self._skip = self._remaining = None
-        self.rows = [_row_from_state(self.ratio, self.layout, row) for row in rows]
+        self.rows = [_row_from_state(self.role, self.layout, row) for row in rows]
 
     @classmethod
     def from_state(cls, state: list[Any]) -> "LayerCache":
@@ -253,8 +254,8 @@ def _numbers(given: mx.array | Sequence[int]) -> list[int]:
     return [int(number) for number in found]
 
 
-def _row_from_state(ratio: int, layout: EntryLayout, value: list[Any]) -> LayerState:
-    state, (position, *arrays) = new_state(ratio, layout), value
+def _row_from_state(role: LayerRole, layout: EntryLayout, value: list[Any]) -> LayerState:
+    state, (position, *arrays) = new_state(role, layout), value
     named = zip(("window", "open", "entries", "keys"), arrays, strict=False)
     state.fill(int(position), {name: array for name, array in named if array is not None})
     return state

@@ -30,13 +30,13 @@ class Snapshot:
 def snapshot(cache: Sequence[LayerCache]) -> Snapshot:
     """Remember this moment of `cache`."""
     layers = tuple(tuple(row.view() for row in layer.rows) for layer in cache)
-    kinds = tuple((layer.ratio, layer.layout.name) for layer in cache)
+    kinds = tuple((layer.role.ratio, layer.layout.name) for layer in cache)
     return Snapshot(layers, kinds, cache[0].offset)
 
 
 def restore(cache: Sequence[LayerCache], snapshot: Snapshot) -> None:
     """Put `cache` back to `snapshot`, which stays valid and may be restored again."""
-    kinds = [(layer.ratio, layer.layout.name) for layer in cache]
+    kinds = [(layer.role.ratio, layer.layout.name) for layer in cache]
     if kinds != list(snapshot.kinds):
         raise CacheError(
             f"expected a snapshot of {len(kinds)} layers like this cache's but found one of "
@@ -59,9 +59,9 @@ def snapshot_at(
         row = replace(layer.rows[0].view(), position=offset)
         row.window, row.open_rows = held.get("window"), held.get("open")
         for pool in row.pools():
-            pool.count = offset // layer.ratio
+            pool.count = offset // layer.role.ratio
         rows.append((row,))
-    kinds = tuple((layer.ratio, layer.layout.name) for layer in cache)
+    kinds = tuple((layer.role.ratio, layer.layout.name) for layer in cache)
     return Snapshot(tuple(rows), kinds, offset)
 
 

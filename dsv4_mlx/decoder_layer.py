@@ -3,11 +3,13 @@
 import mlx.core as mx
 import mlx.nn as nn
 
-from dsv4_mlx.attention import ATTENTION
+from dsv4_mlx.attention import Attention
 from dsv4_mlx.cache_layer import LayerCache
+from dsv4_mlx.compression import Compression
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.hyper_connections import HyperConnection
-from dsv4_mlx.layers import Norm
+from dsv4_mlx.layer_roles import LayerRole
+from dsv4_mlx.layers import Joined, Norm
 from dsv4_mlx.moe import MoE
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import RotaryEmbedding
@@ -23,17 +25,25 @@ class DecoderLayer(nn.Module):
         numerics: Numerics,
         ops: Ops,
         *,
-        ratio: int,
+        role: LayerRole,
         rope: RotaryEmbedding,
         hashed: bool,
     ):
         super().__init__()
+        self.role = role
         self.attn_hc = HyperConnection(config, numerics, ops)
         self.input_layernorm = Norm(config.hidden_size)
-        self.self_attn = ATTENTION[ratio](config, numerics, ops, rope)
+        compression = None
+        if role.owns_entries:
+            compression = Compression(config, role, numerics, ops, rope)
+        self.self_attn = Attention(config, numerics, ops, rope, compression)
         self.ffn_hc = HyperConnection(config, numerics, ops)
         self.post_attention_layernorm = Norm(config.hidden_size)
         self.mlp = MoE(config, numerics, ops, hashed=hashed)
+
+    def joined(self) -> list[Joined]:
+        """The groups of layers that share an input."""
+        return [*self.self_attn.joined(), self.mlp.shared_experts.joined]
 
     def __call__(self, streams: mx.array, tokens: mx.array, cache: LayerCache) -> mx.array:
         """Streams [B, S, N, D], token ids [B, S] -> streams [B, S, N, D]."""

@@ -119,7 +119,7 @@ class Entries:
         return entries
 
 
-class Unstored(Entries):
+class OneCallEntries(Entries):
     """Entries of a call without a cache: plain float32 rows, differentiable, kept nowhere."""
 
     def __init__(self) -> None:

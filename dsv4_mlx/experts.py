@@ -91,8 +91,8 @@ class SharedExpert(nn.Module):
         self.gate_proj = Linear(D, width)
         self.up_proj = Linear(D, width)
         self.down_proj = Linear(width, D)
-        self._joined = (Joined(self, "gate_proj", "up_proj"),)
+        self.joined = Joined(lambda: (self.gate_proj, self.up_proj))
 
     def gate_up(self, x: mx.array) -> mx.array:
         """[M, D] -> [M, 2 Is], gate first."""
-        return self._joined[0](x)
+        return self.joined(x)

@@ -5,12 +5,11 @@ import mlx.nn as nn
 
 from dsv4_mlx.compressor import Compressor
 from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.layer_roles import LayerRole
 from dsv4_mlx.layers import Linear
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import RotaryEmbedding
 from metal_kernels.ops import Ops
-
-CSA_RATIO = 4
 
 
 class IndexScorer(nn.Module):
@@ -27,6 +26,7 @@ class Indexer(Compressor):
     def __init__(
         self,
         config: DeepseekV4Config,
+        role: LayerRole,
         numerics: Numerics,
         ops: Ops,
         rope: RotaryEmbedding,
@@ -35,8 +35,8 @@ class Indexer(Compressor):
         official = numerics is Numerics.OFFICIAL
         super().__init__(
             config,
+            role,
             width=config.index_head_dim,
-            ratio=CSA_RATIO,
             rounding="index" if official else "none",
             ops=ops,
             rope=rope,
@@ -49,7 +49,7 @@ class Indexer(Compressor):
 
     def selects(self, length: int) -> bool:
         """Whether `length` tokens have more entries than a query may attend."""
-        return length // CSA_RATIO > self._topk
+        return length // self.ratio > self._topk
 
     def select(
         self, q: mx.array, head_weights: mx.array, keys: mx.array, position: int
@@ -63,7 +63,7 @@ class Indexer(Compressor):
             head_weights,
             keys,
             first_position=position,
-            ratio=CSA_RATIO,
+            ratio=self.ratio,
             k=self._topk,
             scale=self._scale,
         )

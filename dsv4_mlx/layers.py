@@ -6,6 +6,7 @@ packed through `to_quantized`, as mlx-lm's loader does.
 """
 
 import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -117,13 +118,14 @@ class ExpertsLinear(MatrixLayer):
 class Joined:
     """Linear layers of one input as one product, their outputs side by side.
 
-    `join` lays the weights of the layers one behind the other; the layers keep views of their rows,
-    so nothing is stored twice. Where a layer's arrays were replaced since (training, quantising),
-    the joined weight is dropped and each layer is multiplied by itself.
+    `layers` gives them as they are now: quantising puts other ones into their places. `join` lays
+    their weights one after the other; the layers keep views of their rows, so nothing is stored
+    twice. Where a layer's arrays were replaced since (training, quantising), the joined weight is
+    dropped and each layer is multiplied by itself.
     """
 
-    def __init__(self, owner: nn.Module, *paths: str):
-        self._owner, self._paths = owner, paths
+    def __init__(self, layers: Callable[[], Sequence[Linear]]):
+        self._layers = layers
         self._matrix: Matrix | None = None
         self._views: list[mx.array] = []  # the layers' arrays as `join` left them
 
@@ -157,21 +159,12 @@ class Joined:
         self._views = _arrays(layers)
         return self._views
 
-    def _layers(self) -> list[Linear]:
-        layers = []
-        for path in self._paths:
-            layer: Any = self._owner
-            for name in path.split("."):
-                layer = getattr(layer, name)
-            layers.append(layer)
-        return layers
-
-    def _is_current(self, layers: list[Linear]) -> bool:
+    def _is_current(self, layers: Sequence[Linear]) -> bool:
         now = _arrays(layers)
         return len(now) == len(self._views) and all(map(operator.is_, now, self._views))
 
 
-def _arrays(layers: list[Linear]) -> list[mx.array]:
+def _arrays(layers: Sequence[Linear]) -> list[mx.array]:
     """Weights, scales and biases, as far as the layers have them."""
     names = ("weight", "scales", "biases")
     return [layer[name] for layer in layers for name in names if name in layer]

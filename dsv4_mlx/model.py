@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from dsv4_mlx.backends import use_backend
-from dsv4_mlx.cache_layer import LayerCache, new_cache, unstored
+from dsv4_mlx.cache_layer import LayerCache, for_one_call, new_cache
 from dsv4_mlx.cache_layouts import layout_for
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.config_spellings import keys_of
@@ -39,11 +39,11 @@ class Backbone(nn.Module):
                 config,
                 numerics,
                 ops,
-                ratio=ratio,
-                rope=ropes[ratio > 0],
+                role=role,
+                rope=ropes[role.source is not None],
                 hashed=number < config.num_hash_layers,
             )
-            for number, ratio in enumerate(config.backbone_ratios)
+            for number, role in enumerate(config.layer_roles)
         ]
         self.hc_head = HyperHead(config, numerics, ops)
         self.norm = Norm(config.hidden_size)
@@ -98,8 +98,7 @@ class Model(nn.Module):
 
     def joined(self) -> list[Joined]:
         """The groups of layers that share an input."""
-        modules = (module for _, module in self.named_modules())
-        return [one for module in modules for one in getattr(module, "_joined", ())]
+        return [one for block in (*self.layers, *self.mtp) for one in block.joined()]
 
     def __call__(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """Token ids [B, S] -> logits [B, S, V] float32; `cache` moves on by S tokens."""
@@ -116,7 +115,7 @@ class Model(nn.Module):
                 f"expected token ids [B, S] with at least one token but found {tokens.shape}."
             )
         if cache is None:
-            cache = [unstored(ratio) for ratio in self.config.backbone_ratios]
+            cache = [for_one_call(role) for role in self.config.layer_roles]
         return self.model(tokens, cache)
 
     def logits(self, streams: mx.array) -> mx.array:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from dsv4_mlx.cache_layer import LayerCache, unstored
+from dsv4_mlx.cache_layer import LayerCache, for_one_call
 from dsv4_mlx.cache_layouts import EntryLayout
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.decoder_layer import DecoderLayer
 from dsv4_mlx.hyper_connections import HyperHead
+from dsv4_mlx.layer_roles import WINDOW_ONLY
 from dsv4_mlx.layers import Linear, Norm
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import sliding_rope
@@ -30,7 +31,9 @@ class MultiTokenPredictor(DecoderLayer):
         ops: Ops,
         layout: EntryLayout,
     ):
-        super().__init__(config, numerics, ops, ratio=0, rope=sliding_rope(config), hashed=False)
+        super().__init__(
+            config, numerics, ops, role=WINDOW_ONLY, rope=sliding_rope(config), hashed=False
+        )
         D = config.hidden_size
         self.e_proj = Linear(D, D)
         self.h_proj = Linear(D, D)
@@ -43,7 +46,7 @@ class MultiTokenPredictor(DecoderLayer):
 
     def make_cache(self) -> LayerCache:
         """An empty cache of this block's own window."""
-        return LayerCache(0, self._layout)
+        return LayerCache(WINDOW_ONLY, self._layout)
 
     def predict(
         self,
@@ -63,7 +66,8 @@ class MultiTokenPredictor(DecoderLayer):
         x = self.e_proj(embedded)[:, :, None] + self.h_proj(self._norm(streams, self.hnorm))
         if self._official:
             x = round_bf16(x)
-        x = super().__call__(x, next_tokens, unstored(0) if cache is None else cache)
+        cache = for_one_call(WINDOW_ONLY) if cache is None else cache
+        x = super().__call__(x, next_tokens, cache)
         return head(self.hc_head(x, self.norm.weight))
 
     def _norm(self, x: mx.array, norm: Norm) -> mx.array:

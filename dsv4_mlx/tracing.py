@@ -162,7 +162,7 @@ def cache_after(model: "Model", context: int, batch: int) -> "list[LayerCache]":
     cache = model.make_cache()
     for number, layer in enumerate(cache):
         forms = state_forms(model.config, model.layout, number, context)
-        layer.rows = [new_state(layer.ratio, layer.layout) for _ in range(batch)]
+        layer.rows = [new_state(layer.role, layer.layout) for _ in range(batch)]
         for state in layer.rows:
             state.fill(context, {name: mx.zeros(*form) for name, form in forms.items()})
     return cache

@@ -24,7 +24,7 @@ def stretched(cache: Sequence[LayerCache], context: int) -> None:
                     f"expected a context that is a multiple of 128 tokens above {state.position} "
                     f"but found {context}"
                 )
-            _stretch(state, layer.ratio, context)
+            _stretch(state, layer.role.ratio, context)
     mx.eval(evaluated(cache))
 
 

@@ -6,14 +6,16 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from dsv4_mlx.cache import LayerCache, unstored
+from dsv4_mlx.cache import LayerCache, for_one_call
 from dsv4_mlx.config_spellings import config_of
+from dsv4_mlx.layer_roles import layer_role
 from dsv4_mlx.model import Model
 from dsv4_mlx.naming import translate
 from dsv4_mlx.numerics import Numerics
 from tests.oracle.tiny import TINY, random_weights
 
 CONFIG: dict[str, Any] = {**TINY, "bos_token_id": 0, "eos_token_id": 1}
+SLIDING, SPARSE, HEAVY = ROLES = [layer_role(ratio, layer=0) for ratio in (0, 4, 128)]
 TOKENS = np.random.default_rng(1).integers(2, CONFIG["vocab_size"], 300)
 
 
@@ -96,7 +98,7 @@ def in_chunks(ours: Model, tokens: Any, sizes: list[int], cache: Any = None) -> 
 def block(ours: Model, number: int, streams: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """One of our layers on streams [S, N, D] of tokens [S] at positions 0.."""
     layer = ours.layers[number]
-    cache = unstored(ours.config.backbone_ratios[number])
+    cache = for_one_call(ours.config.layer_roles[number])
     inputs = mx.array(streams.astype(np.float32))[None]
     return np.array(layer(inputs, mx.array(tokens)[None], cache)[0], np.float64)
 

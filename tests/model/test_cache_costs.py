@@ -12,11 +12,12 @@ import pytest
 from dsv4_mlx import cache as caches
 from dsv4_mlx import ring
 from dsv4_mlx.cache import LayerCache, LayerState
-from dsv4_mlx.cache_forms import kept_rows
+from dsv4_mlx.cache_forms import kept_rows, raw_width
 from dsv4_mlx.cache_layouts import COMPACT
 from dsv4_mlx.config import FLASH, DeepseekV4Config
 from dsv4_mlx.costs import Costs
 from dsv4_mlx.entries import Entries
+from dsv4_mlx.layer_roles import LayerRole
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
 from metal_kernels.formats import round_bf16, store
@@ -38,15 +39,15 @@ def rows(kind: str, count: int, width: int, rope_dims: int = ROPE_DIMS, seed: in
     return store(round_bf16(x), "compact", kind, rope_dims)
 
 
-def fill(state: LayerState, ratio: int, config: DeepseekV4Config, raw_width: int) -> None:
+def fill(state: LayerState, role: LayerRole, config: DeepseekV4Config) -> None:
     """Make `state` one that has seen POSITION tokens."""
     latent = (config.head_dim, config.qk_rope_head_dim)
     state.position = POSITION
     state.window = rows("latent", config.sliding_window, *latent)
-    if ratio:
-        state.open_rows = rows("raw", kept_rows(ratio), raw_width)
-        state.entries = Entries.from_rows(rows("latent", POSITION // ratio, *latent))
-    if ratio == 4:
+    if role.owns_entries:
+        state.open_rows = rows("raw", kept_rows(role), raw_width(config, role))
+        state.entries = Entries.from_rows(rows("latent", POSITION // role.ratio, *latent))
+    if role.selects:
         state.keys = Entries.from_rows(rows("key", ENTRIES, config.index_head_dim))
     mx.eval(state.evaluated())
 
@@ -58,7 +59,7 @@ def take_turn(cache: LayerCache, number: int) -> None:
         latent = rows("latent", 1, HEAD_DIM, seed=number)
         state.window = ring.write(state.window, latent, state.position, WINDOW)
         raw = rows("raw", 1, RAW_WIDTH, seed=number)
-        state.open_rows = ring.write(state.open_rows, raw, state.position, kept_rows(4))
+        state.open_rows = ring.write(state.open_rows, raw, state.position, kept_rows(small.SPARSE))
         state.position += 1
         if state.position % 4 == 0:
             state.entries.append(latent)
@@ -68,8 +69,8 @@ def take_turn(cache: LayerCache, number: int) -> None:
 
 @pytest.fixture
 def long_cache() -> list[LayerCache]:
-    cache = LayerCache(4, COMPACT)
-    fill(cache.rows[0], 4, FLASH, RAW_WIDTH)
+    cache = LayerCache(small.SPARSE, COMPACT)
+    fill(cache.rows[0], small.SPARSE, FLASH)
     return [cache]
 
 
@@ -173,9 +174,8 @@ def model() -> Model:
 def long_model_cache(model: Model) -> list[LayerCache]:
     """A cache of the whole model at POSITION."""
     config, cache = model.config, model.make_cache()
-    for number, (ratio, layer) in enumerate(zip(config.backbone_ratios, cache, strict=True)):
-        raw_width = model.layers[number].self_attn.raw_width if ratio else 0
-        fill(layer.rows[0], ratio, config, raw_width)
+    for role, layer in zip(config.layer_roles, cache, strict=True):
+        fill(layer.rows[0], role, config)
     return cache
 
 

@@ -9,6 +9,7 @@ from dsv4_mlx.cache_forms import kept_rows
 from dsv4_mlx.compressor import Compressor
 from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.entries import Entries
+from dsv4_mlx.layer_roles import layer_role
 from dsv4_mlx.rope import compressed_rope
 from metal_kernels.registry import plan
 from tests.model import small
@@ -26,7 +27,7 @@ def pair(ratio: int, width: int, rounding: str):
     """Our compressor and the oracle's layer with the same weights under `c.`."""
     config = config_of(small.CONFIG)
     ours = Compressor(
-        config, width=width, ratio=ratio, rounding=rounding, ops=plan("cpu").ops,
+        config, layer_role(ratio, layer=0), width=width, rounding=rounding, ops=plan("cpu").ops,
         rope=compressed_rope(config),
     )  # fmt: skip
     weights = _Random(small.CONFIG, np.random.default_rng(0)).compressor("c.", ratio, width)
@@ -46,7 +47,7 @@ def run(ours: Compressor, ratio: int, x: np.ndarray, sizes: list[int]) -> tuple[
     """Entries and open rows after calls of these sizes."""
     x = mx.array(x.astype(np.float32))
     raw = mx.concatenate([ours.kv_proj(x), ours.gate_proj(x)], axis=-1)
-    found, open_rows, start, kept = Entries(), None, 0, kept_rows(ratio)
+    found, open_rows, start, kept = Entries(), None, 0, kept_rows(layer_role(ratio, layer=0))
     for size in sizes:
         rows, earlier = raw[:, start : start + size], min(start, start % ratio + kept - ratio)
         pending = ring.followed_by(open_rows, rows, start, earlier)
@@ -110,7 +111,7 @@ def test_as_many_entries_as_complete_windows(ratio: int) -> None:
     for size in (1, ratio - 1, ratio, ratio + 1, 2 * ratio, 2 * ratio + 3):
         found, open_rows = run(ours, ratio, inputs(size), [size])
         assert len(found) == size // ratio
-        assert open_rows.shape == (1, kept_rows(ratio), 4 * 64 if ratio == 4 else 2 * 64)
+        assert open_rows.shape == {4: (1, 8, 4 * 64), 128: (1, 128, 2 * 64)}[ratio]
 
 
 @pytest.mark.parametrize("rounding", ["kv", "index"])

@@ -57,7 +57,7 @@ def selected(indexer: Indexer, x: np.ndarray, qr: np.ndarray, sizes: list[int]) 
     """Entries each query selects, in calls of these sizes."""
     x32, qr32 = (mx.array(a[None].astype(np.float32)) for a in (x, qr))
     raw = mx.concatenate([indexer.kv_proj(x32), indexer.gate_proj(x32)], axis=-1)
-    padding = mx.zeros((1, len(x), indexer.columns[0]))
+    padding = mx.zeros((1, len(x), indexer.columns.start))
     raw = mx.concatenate([padding, raw], axis=-1)  # the attention's own compressor comes first
     q, weights = indexer.q_b_proj(qr32), indexer.scorer.weights_proj(x32)
     q = mx.concatenate([mx.ones((1, len(x), 64)), q], axis=-1)  # an attention head comes first
@@ -129,7 +129,7 @@ def test_skipping_the_selection_changes_nothing(monkeypatch, length: int) -> Non
 def test_index_keys_are_kept_while_the_selection_is_skipped() -> None:
     """Short calls need no scores, but later ones choose among all entries."""
     attention, layer = pair(6)
-    cache = LayerCache(4, layout_for(False))
+    cache = LayerCache(small.SPARSE, layout_for(False))
     x, _ = inputs(40)
     attention(mx.array(x[None, :20].astype(np.float32)), cache)
     state = cache.rows[0]

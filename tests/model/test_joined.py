@@ -28,7 +28,7 @@ class Pair(nn.Module):
             how = {"group_size": 32, "bits": MODES[mode], "mode": mode}
             self.first = self.first.to_quantized(**how)
             self.inner.second = self.inner.second.to_quantized(**how)
-        self._joined = (Joined(self, "first", "inner.second"),)
+        self.joined = Joined(lambda: (self.first, self.inner.second))
 
     def apart(self, x: mx.array) -> np.ndarray:
         return np.array(mx.concatenate([self.first(x), self.inner.second(x)], axis=-1))
@@ -43,9 +43,9 @@ def inputs(*shape: int) -> mx.array:
 def test_joined_equals_apart(mode: str | None, rows: int) -> None:
     pair, x = Pair(mode), inputs(2, rows)
     expected = pair.apart(x)
-    np.testing.assert_array_equal(np.array(pair._joined[0](x)), expected)
-    pair._joined[0].join()
-    np.testing.assert_allclose(np.array(pair._joined[0](x)), expected, atol=1e-5)
+    np.testing.assert_array_equal(np.array(pair.joined(x)), expected)
+    pair.joined.join()
+    np.testing.assert_allclose(np.array(pair.joined(x)), expected, atol=1e-5)
     np.testing.assert_allclose(pair.apart(x), expected, atol=1e-5)
 
 
@@ -53,8 +53,8 @@ def test_joined_equals_apart(mode: str | None, rows: int) -> None:
 def test_one_packed_row_is_bit_equal(mode: str) -> None:
     pair, x = Pair(mode), inputs(1, 1)
     expected = pair.apart(x)
-    pair._joined[0].join()
-    np.testing.assert_array_equal(np.array(pair._joined[0](x)), expected)
+    pair.joined.join()
+    np.testing.assert_array_equal(np.array(pair.joined(x)), expected)
 
 
 def test_joining_stores_nothing_twice() -> None:
@@ -64,7 +64,7 @@ def test_joining_stores_nothing_twice() -> None:
     mx.eval(pair.parameters())
     mx.synchronize()
     before = mx.get_active_memory()
-    pair._joined[0].join()
+    pair.joined.join()
     mx.eval(pair.parameters())
     assert mx.get_active_memory() <= before * 1.01
 
@@ -83,23 +83,23 @@ def test_a_loaded_model_is_joined_and_holds_its_weights_once() -> None:
 
 def test_a_weight_replaced_later_counts() -> None:
     pair, x = Pair(), inputs(1, 3)
-    pair._joined[0].join()
+    pair.joined.join()
     pair.first.weight = 2 * pair.first.weight
-    np.testing.assert_allclose(np.array(pair._joined[0](x)), pair.apart(x), atol=1e-5)
+    np.testing.assert_allclose(np.array(pair.joined(x)), pair.apart(x), atol=1e-5)
 
 
 def test_scales_replaced_later_count() -> None:
     pair, x = Pair("mxfp8"), inputs(1, 3)
-    pair._joined[0].join()
+    pair.joined.join()
     pair.first.scales = pair.first.scales + 1
-    np.testing.assert_array_equal(np.array(pair._joined[0](x)), pair.apart(x))
+    np.testing.assert_array_equal(np.array(pair.joined(x)), pair.apart(x))
 
 
 def test_layers_quantized_later_count() -> None:
     pair, x = Pair(), inputs(1, 3)
-    pair._joined[0].join()
+    pair.joined.join()
     nn.quantize(pair, group_size=32, bits=8, mode="mxfp8")
-    np.testing.assert_array_equal(np.array(pair._joined[0](x)), pair.apart(x))
+    np.testing.assert_array_equal(np.array(pair.joined(x)), pair.apart(x))
 
 
 def test_weights_replaced_later_leave_nothing_behind() -> None:
@@ -107,22 +107,22 @@ def test_weights_replaced_later_leave_nothing_behind() -> None:
     layers = (pair.first, pair.inner.second)
     for layer in layers:
         layer.weight = mx.random.normal((4096, 64))
-    pair._joined[0].join()
+    pair.joined.join()
     mx.eval(pair.parameters())
     before = mx.get_active_memory()
     for layer in layers:  # as an optimiser's step does
         layer.weight = 0.5 * layer.weight
-    mx.eval(pair._joined[0](x), pair.parameters())
+    mx.eval(pair.joined(x), pair.parameters())
     assert mx.get_active_memory() <= before * 1.05
 
 
 def test_different_formats_stay_apart() -> None:
     pair = Pair()
     pair.first = pair.first.to_quantized(group_size=32, bits=8, mode="mxfp8")
-    pair._joined[0].join()
-    assert pair._joined[0].matrix is None
+    pair.joined.join()
+    assert pair.joined.matrix is None
     x = inputs(1, 2)
-    np.testing.assert_array_equal(np.array(pair._joined[0](x)), pair.apart(x))
+    np.testing.assert_array_equal(np.array(pair.joined(x)), pair.apart(x))
 
 
 @pytest.mark.parametrize("packed", [False, True])

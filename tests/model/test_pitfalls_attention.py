@@ -10,7 +10,7 @@ import metal_kernels.index_topk.reference as index_topk
 import metal_kernels.q_prepare.reference as q_prepare
 import metal_kernels.sparse_attention.reference as sparse_attention
 from dsv4_mlx import matmul
-from dsv4_mlx.attention import SlidingAttention
+from dsv4_mlx.attention import Attention
 from dsv4_mlx.layers import GroupedLinear
 from metal_kernels.registry import plan
 from tests.model import small
@@ -175,7 +175,7 @@ def heads_grouped_by_remainder(patch: pytest.MonkeyPatch) -> None:
 
         return wrong
 
-    wrap(patch, SlidingAttention, "_output", make)
+    wrap(patch, Attention, "_output", make)
 
 
 @PITFALLS.row(30, heads_grouped_by_remainder)

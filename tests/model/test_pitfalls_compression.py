@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import metal_kernels.sparse_attention.reference as sparse_attention
-from dsv4_mlx.attention import HeavilyCompressedAttention
+from dsv4_mlx.compression import Compression
 from dsv4_mlx.compressor import Compressor
 from metal_kernels.registry import plan
 from tests.model import small
@@ -57,7 +57,7 @@ def lane_dropped_when_nothing_closes(patch: pytest.MonkeyPatch) -> None:
 
         return wrong
 
-    wrap(patch, HeavilyCompressedAttention, "_compress", make)
+    wrap(patch, Compression, "take", make)
 
 
 @PITFALLS.row(8, lane_dropped_every_call, lane_dropped_when_nothing_closes)

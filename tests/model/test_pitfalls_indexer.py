@@ -8,7 +8,7 @@ import metal_kernels.compress.reference as compress
 import metal_kernels.index_topk.reference as index_topk
 import metal_kernels.q_prepare.reference as q_prepare
 import metal_kernels.sparse_attention.reference as sparse_attention
-from dsv4_mlx.cache import unstored
+from dsv4_mlx.cache import for_one_call
 from metal_kernels import formats
 from metal_kernels.registry import plan
 from tests.model import small
@@ -242,7 +242,7 @@ def check_head_weights_are_scaled_and_keep_their_sign() -> None:
         patch.setattr(index_topk, "index_scores", watched)
         attention = small.model(settings, tensors).layers[0].self_attn
         x = random(1, 8, 48)
-        mx.eval(attention(array(x), unstored(4)))
+        mx.eval(attention(array(x), for_one_call(small.SPARSE)))
     heads, width = settings["index_n_heads"], settings["index_head_dim"]
     (shape, weights), *_ = seen
     assert shape == (1, 8, heads, width)

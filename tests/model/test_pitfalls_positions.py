@@ -204,13 +204,14 @@ def check_entry_w_is_rotated_at_m_times_w() -> None:
     config, ops = config_of(small.CONFIG), plan("cpu").ops
     vector = np.random.default_rng(0).standard_normal(config.head_dim)
     frequencies = v4._layer_frequencies(small.CONFIG, 4)
-    for ratio, tokens in ((4, 18), (128, 257)):
+    for role, tokens in ((small.SPARSE, 18), (small.HEAVY, 257)):
+        ratio = role.ratio
         compressor = Compressor(
-            config, width=config.head_dim, ratio=ratio, rounding="none", ops=ops,
+            config, role, width=config.head_dim, rounding="none", ops=ops,
             rope=compressed_rope(config),
         )  # fmt: skip
         entries = Entries()
-        lanes = np.tile(vector, 2 if ratio == 4 else 1).astype(np.float32)
+        lanes = np.tile(vector, role.spanned).astype(np.float32)
         kv = mx.array(np.tile(lanes, (1, tokens, 1)))
         rows = mx.concatenate([kv, 0 * kv], axis=-1)
         for start, stop in ((0, 7), (7, tokens)):
@@ -263,7 +264,7 @@ def check_window_attention_is_the_same_at_every_position() -> None:
     before = mx.random.normal((1, settings["sliding_window"], 48), key=mx.random.key(1))
     outputs = []
     for earlier in (1, 1000):
-        cache = LayerCache(0, layout_for(False))
+        cache = LayerCache(small.SLIDING, layout_for(False))
         attention(mx.zeros((1, earlier, 48)) + 1, cache)
         attention(before, cache)
         parts = [attention(x[:, :25], cache), attention(x[:, 25:], cache)]
