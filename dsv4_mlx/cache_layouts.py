@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from dsv4_mlx.errors import CacheError, UsageError
-from metal_kernels.formats import Storage, row_shape
+from metal_kernels.shared.formats import Storage, row_shape
 
 Row = tuple[int, mx.Dtype]
 """Elements and dtype of one stored row."""
@@ -15,7 +15,7 @@ Row = tuple[int, mx.Dtype]
 class EntryLayout:
     """How rows are stored: `float32`, `bfloat16`, or `compact` as the release stores them.
 
-    Kernels make and read the rows; `metal_kernels/formats.py` defines them.
+    Kernels make and read the rows; `metal_kernels/shared/formats.py` defines them.
     """
 
     name: Storage

@@ -15,7 +15,7 @@ from dsv4_mlx.layer_roles import LayerRole
 from dsv4_mlx.layers import Linear, Norm
 from dsv4_mlx.rope import RotaryEmbedding
 from metal_kernels.ops import Ops
-from metal_kernels.rows import Storage
+from metal_kernels.shared.rows import Storage
 
 
 class Compressor(nn.Module):

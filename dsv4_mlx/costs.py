@@ -12,7 +12,7 @@ from dsv4_mlx.checkpoint_tensors import FP8_BLOCK, TensorSpec, backbone_tensors
 from dsv4_mlx.config import DeepseekV4Config
 from dsv4_mlx.layer_roles import LayerRole
 from dsv4_mlx.weight_forms import Mxfp4Form, Mxfp8Form, total_bytes
-from metal_kernels.rows import Storage, row_bytes
+from metal_kernels.shared.rows import Storage, row_bytes
 
 Kv = Literal["compact", "bf16"]
 """How a cache keeps entries: 16 bits per value, or FP8/FP4 as the release stores them."""

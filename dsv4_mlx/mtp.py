@@ -13,8 +13,8 @@ from dsv4_mlx.layer_roles import WINDOW_ONLY
 from dsv4_mlx.layers import Linear, Norm
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.rope import sliding_rope
-from metal_kernels.formats import round_bf16
 from metal_kernels.ops import Ops
+from metal_kernels.shared.formats import round_bf16
 
 
 class MultiTokenPredictor(DecoderLayer):

@@ -15,6 +15,7 @@ import mlx.core as mx
 from metal_kernels.cuda_text import device_functions
 
 ROOT = Path(__file__).parent
+SHARED = ROOT / "shared"
 BODY = "\n// body\n"
 # Functions that many kernels use: reductions, number formats, residual streams, softmax.
 COMMON = ("common", "formats", "streams", "attention")
@@ -102,9 +103,9 @@ def text(backend: str, name: str) -> tuple[str, str]:
     if not marker:
         raise ValueError(f"{own} has no line '// body' between its functions and its statements")
     if own.suffix == ".cu":
-        shared = [ROOT / "common.cuh"]
+        shared = [SHARED / "common.cuh"]
     else:
-        shared = [ROOT / f"{part}.metal" for part in COMMON]
+        shared = [SHARED / f"{part}.metal" for part in COMMON]
     texts = {f.name: f.read_text(encoding="utf-8") for f in shared if f.is_file()} | {
         own.name: helpers
     }
@@ -112,7 +113,7 @@ def text(backend: str, name: str) -> tuple[str, str]:
         return "\n".join(texts.values()), body
     if own.suffix == ".metal":
         texts = {file: device_functions(part) for file, part in texts.items()}
-        texts = {PRELUDE: (ROOT / PRELUDE).read_text(encoding="utf-8")} | texts
+        texts = {PRELUDE: (SHARED / PRELUDE).read_text(encoding="utf-8")} | texts
     header = "\n".join(_located(file, 1, part) for file, part in texts.items())
     return header, _located(own.name, helpers.count("\n") + 3, body)
 

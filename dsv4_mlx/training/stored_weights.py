@@ -20,7 +20,7 @@ from dsv4_mlx.config_spellings import keys_of
 from dsv4_mlx.naming import Target, translate
 from dsv4_mlx.safetensors_writing import TensorPlan, plan_array, write_file
 from dsv4_mlx.training.muon import Parameters
-from metal_kernels.formats import E4M3_MAX, power_of_two_scale, round_bf16
+from metal_kernels.shared.formats import E4M3_MAX, power_of_two_scale, round_bf16
 
 
 def stored_dtypes(config: DeepseekV4Config) -> dict[str, str]:

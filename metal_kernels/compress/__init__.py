@@ -8,7 +8,7 @@ previous window, whatever the rows hold there.
 from metal_kernels.compress.launch import compress as fused
 from metal_kernels.compress.reference import compress
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
-from metal_kernels.formats import row_shape
+from metal_kernels.shared.formats import row_shape
 
 # Tokens of a window, and whether windows overlap.
 _CSA, _HCA = (4, True), (128, False)

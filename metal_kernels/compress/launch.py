@@ -7,8 +7,8 @@ import mlx.core as mx
 
 from metal_kernels.compress import reference
 from metal_kernels.contract import Call, ContractError
-from metal_kernels.formats import Kind, Storage, row_shape
-from metal_kernels.pairs import check_rope, pair_threads
+from metal_kernels.shared.formats import Kind, Storage, row_shape
+from metal_kernels.shared.pairs import check_rope, pair_threads
 from metal_kernels.sources import launch
 
 # Half of what a threadgroup may have: a thread then may use twice the registers, and the sixteen

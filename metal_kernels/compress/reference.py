@@ -7,8 +7,8 @@ last d channels and the previous window's first d; without (HCA) c is d.
 
 import mlx.core as mx
 
-from metal_kernels.formats import Kind, Storage, fp8_kv, hadamard_fp4, store
-from metal_kernels.rotary import rotate
+from metal_kernels.shared.formats import Kind, Storage, fp8_kv, hadamard_fp4, store
+from metal_kernels.shared.rotary import rotate
 
 
 def token_rows(rows: mx.array, first: int, count: int, origin: int) -> mx.array:

@@ -2,8 +2,8 @@
 
 import mlx.core as mx
 
-from metal_kernels.formats import round_bf16
 from metal_kernels.hc_pre.reference import mix_streams
+from metal_kernels.shared.formats import round_bf16
 
 
 def hc_head(

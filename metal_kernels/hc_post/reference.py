@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from metal_kernels.expert_sum.reference import expert_sum
-from metal_kernels.formats import round_bf16
+from metal_kernels.shared.formats import round_bf16
 
 
 def hc_post(

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from metal_kernels.formats import round_bf16
+from metal_kernels.shared.formats import round_bf16
 
 
 def split_mix(

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from metal_kernels import sources
 from metal_kernels.contract import Call, ContractError
-from metal_kernels.formats import Storage, row_shape
+from metal_kernels.shared.formats import Storage, row_shape
 
 # Bytes of scores that live at once.
 SCORE_BYTES = 32 << 20

@@ -2,8 +2,8 @@
 
 import mlx.core as mx
 
-from metal_kernels.formats import load_stored
-from metal_kernels.selection import exact_top_k
+from metal_kernels.shared.formats import load_stored
+from metal_kernels.shared.selection import exact_top_k
 
 # Floats of one [queries, heads, keys] tile of scores; whole-chunk scores would not fit at 1M.
 _TILE_ELEMENTS = 1 << 22

@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from metal_kernels.contract import Call, ContractError
-from metal_kernels.pairs import check_rope
+from metal_kernels.shared.pairs import check_rope
 from metal_kernels.sources import launch
 
 # Heads of a threadgroup: one while every simdgroup can have a core for itself, else a few, because

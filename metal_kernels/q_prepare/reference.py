@@ -2,8 +2,8 @@
 
 import mlx.core as mx
 
-from metal_kernels.formats import hadamard_fp4, round_bf16
-from metal_kernels.rotary import rotate
+from metal_kernels.shared.formats import hadamard_fp4, round_bf16
+from metal_kernels.shared.rotary import rotate
 
 
 def q_prepare(

@@ -3,8 +3,8 @@
 import mlx.core as mx
 
 from metal_kernels.contract import Call, ContractError
-from metal_kernels.formats import row_shape
-from metal_kernels.pairs import check_rope, pair_threads
+from metal_kernels.shared.formats import row_shape
+from metal_kernels.shared.pairs import check_rope, pair_threads
 from metal_kernels.sources import launch
 
 

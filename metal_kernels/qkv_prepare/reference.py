@@ -2,8 +2,8 @@
 
 import mlx.core as mx
 
-from metal_kernels.formats import Storage, fp8_kv, round_bf16, store
-from metal_kernels.rotary import rotate
+from metal_kernels.shared.formats import Storage, fp8_kv, round_bf16, store
+from metal_kernels.shared.rotary import rotate
 
 
 def qkv_prepare(

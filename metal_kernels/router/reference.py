@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from metal_kernels.dense_matvec.reference import dense_matvec
-from metal_kernels.selection import exact_top_k
+from metal_kernels.shared.selection import exact_top_k
 
 
 def expert_scores(x: mx.array, weight: mx.array) -> mx.array:

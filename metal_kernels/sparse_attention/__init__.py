@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
-from metal_kernels.formats import Storage, fp8_kv, store
+from metal_kernels.shared.formats import Storage, fp8_kv, store
 from metal_kernels.sparse_attention.launch import sparse_attention as fused
 from metal_kernels.sparse_attention.reference import sparse_attention
 

@@ -17,8 +17,8 @@ one of them sees may reach its neighbours too.
 
 import mlx.core as mx
 
-from metal_kernels.formats import load_stored, round_bf16
-from metal_kernels.rotary import rotate
+from metal_kernels.shared.formats import load_stored, round_bf16
+from metal_kernels.shared.rotary import rotate
 
 # Floats of one tile's scores or gathered keys; a whole chunk's would grow with its length.
 _TILE_ELEMENTS = 1 << 23

@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from metal_kernels.formats import fp8_kv, store
+from metal_kernels.shared.formats import fp8_kv, store
 from tests.kernels.float64_kernels import FLOAT64, Rounding, float64
 
 STORAGES = ("float32", "bfloat16", "compact")

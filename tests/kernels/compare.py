@@ -96,7 +96,7 @@ def _assert_output(
 
 def _unpacked(stored: mx.array, name: str, arguments: Mapping[str, Any]) -> mx.array:
     """The values of packed rows; their bytes may differ by a step and a scale."""
-    from metal_kernels.formats import load_stored
+    from metal_kernels.shared.formats import load_stored
 
     return load_stored(stored, **stored_as(arguments))
 

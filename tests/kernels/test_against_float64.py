@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from metal_kernels.contract import Case, Kernel
-from metal_kernels.formats import load_stored
 from metal_kernels.registry import kernels
+from metal_kernels.shared.formats import load_stored
 from tests.kernels.compare import shapes, stored_as
 from tests.kernels.float64_kernels import FLOAT64, Rounding, float64
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metal_kernels.contract import Kernel
-from metal_kernels.formats import fp8_kv, pack_latent, round_bf16
+from metal_kernels.shared.formats import fp8_kv, pack_latent, round_bf16
 from tests.kernels.compare import assert_matches
 
 NAN = float("nan")

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import formats
+from metal_kernels.shared import formats
 from tests.oracle import formats_numpy as oracle
 
 E4M3 = oracle.decode_e4m3(np.arange(127, dtype=np.uint8))

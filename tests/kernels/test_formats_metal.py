@@ -6,13 +6,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import formats
-from metal_kernels.sources import ROOT
+from metal_kernels.shared import formats
+from metal_kernels.sources import SHARED
 from tests.metalhost import checking, metal_kernel
 
 pytestmark = pytest.mark.needs("metalhost")
 
-HEADER = (ROOT / "formats.metal").read_text(encoding="utf-8")
+HEADER = (SHARED / "formats.metal").read_text(encoding="utf-8")
 LATENTS = [(512, 64), (192, 64), (64, 64), (160, 32), (66, 2), (100, 36)]
 KEYS = [32, 64, 128]
 

@@ -7,7 +7,7 @@ import pytest
 from dsv4_mlx.config import FLASH
 from dsv4_mlx.rope import compressed_rope
 from metal_kernels.registry import plan
-from metal_kernels.rotary import rotate
+from metal_kernels.shared.rotary import rotate
 
 OPS = plan("cpu").ops
 PRE = [0.6273207, 0.6244977, 0.5072368, 0.3828671]

@@ -8,11 +8,11 @@ import pytest
 
 from metal_kernels import sources
 from metal_kernels.contract import Case, ContractError, random_normal
-from metal_kernels.formats import fp4_roundtrip, load_stored, store
 from metal_kernels.index_topk import KERNEL, launch
 from metal_kernels.index_topk.reference import index_scores
 from metal_kernels.registry import bind
-from metal_kernels.selection import exact_top_k
+from metal_kernels.shared.formats import fp4_roundtrip, load_stored, store
+from metal_kernels.shared.selection import exact_top_k
 from tests.kernels.compare import assert_matches
 from tests.kernels.host import host_plan
 from tests.kernels.pairwise import pairwise, sizes_id

@@ -142,8 +142,8 @@ def every_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of that text, among the prelude and no other text."""
     (tmp_path / "every_word").mkdir()
     (tmp_path / "every_word" / "every_word.metal").write_text(EVERY_WORD)
-    (tmp_path / sources.PRELUDE).write_text((sources.ROOT / sources.PRELUDE).read_text())
     monkeypatch.setattr(sources, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "COMMON", ())
     return "every_word"
 
 

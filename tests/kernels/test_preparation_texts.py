@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from metal_kernels.contract import ContractError, random_normal
-from metal_kernels.formats import load_stored
 from metal_kernels.registry import bind, kernels
+from metal_kernels.shared.formats import load_stored
 from tests.kernels.host import assert_text_matches, host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 

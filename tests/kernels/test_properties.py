@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 import metal_kernels.index_topk.reference as index_topk
 import metal_kernels.sparse_attention.reference as sparse_attention
-from metal_kernels.formats import load_stored
 from metal_kernels.registry import kernels, plan
-from metal_kernels.rotary import rotate
+from metal_kernels.shared.formats import load_stored
+from metal_kernels.shared.rotary import rotate
 
 OPS = plan("cpu").ops
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from metal_kernels.selection import exact_top_k
+from metal_kernels.shared.selection import exact_top_k
 from metal_kernels.sparse_attention import sparse_attention
 
 INFINITE = float("inf")

@@ -8,7 +8,7 @@ import pytest
 
 import metal_kernels.sparse_attention.reference as reference
 from metal_kernels.contract import Case
-from metal_kernels.formats import load_stored, store
+from metal_kernels.shared.formats import load_stored, store
 from metal_kernels.sparse_attention import KERNEL, sparse_attention
 from tests.kernels.attention_calls import (
     NAN,

@@ -8,7 +8,7 @@ import pytest
 
 import metal_kernels.sparse_attention.launch as launch
 from metal_kernels.contract import ContractError
-from metal_kernels.formats import load_stored
+from metal_kernels.shared.formats import load_stored
 from metal_kernels.sparse_attention import sparse_attention
 from tests.kernels.attention_calls import (
     NAN,

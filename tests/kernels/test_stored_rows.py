@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import formats
+from metal_kernels.shared import formats
 from tests.oracle import formats_numpy as oracle
 
 LATENTS = [(512, 64), (192, 64), (64, 64), (160, 32), (66, 2), (128, 2), (100, 36), (320, 64)]

@@ -20,7 +20,7 @@ from dsv4_mlx.entries import Entries
 from dsv4_mlx.layer_roles import LayerRole
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
-from metal_kernels.formats import round_bf16, store
+from metal_kernels.shared.formats import round_bf16, store
 from tests.model import small
 
 ENTRIES = 8192

@@ -16,7 +16,7 @@ from dsv4_mlx.loading import load
 from dsv4_mlx.model import Model
 from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
-from metal_kernels import formats
+from metal_kernels.shared import formats
 from tests.model import small
 
 NAN = float("nan")

@@ -8,8 +8,8 @@ from dsv4_mlx.cache import LayerCache, layout_for
 from dsv4_mlx.entries import Entries
 from dsv4_mlx.indexer import Indexer
 from dsv4_mlx.numerics import Numerics
-from metal_kernels.formats import load_stored
 from metal_kernels.registry import plan
+from metal_kernels.shared.formats import load_stored
 from tests.model import small
 from tests.oracle import v4_numpy as v4
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.tokenizer import Tokenizer
-from metal_kernels.formats import load_stored
+from metal_kernels.shared.formats import load_stored
 from tests.model import running
 from tests.model.test_oracle_official import LAYER_BOUND, Case, oracle_choices
 from tests.oracle import v4_numpy

@@ -13,7 +13,7 @@ from dsv4_mlx.engine import Engine
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.model import Model
 from dsv4_mlx.timeline import Timeline
-from metal_kernels import formats
+from metal_kernels.shared import formats
 from tests.model import small
 from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, wrap
 

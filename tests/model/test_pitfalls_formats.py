@@ -19,8 +19,8 @@ from dsv4_mlx.numerics import Numerics
 from dsv4_mlx.quantization import Storage
 from dsv4_mlx.safetensors_writing import plan_array
 from dsv4_mlx.testing.checkpoints import TINY, edit_checkpoint, write_tiny_checkpoint
-from metal_kernels import formats
 from metal_kernels.registry import plan
+from metal_kernels.shared import formats
 from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, wrap
 from tests.oracle import formats_numpy as oracle
 from tests.oracle import v4_numpy as v4

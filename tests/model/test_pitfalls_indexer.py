@@ -9,8 +9,8 @@ import metal_kernels.index_topk.reference as index_topk
 import metal_kernels.q_prepare.reference as q_prepare
 import metal_kernels.sparse_attention.reference as sparse_attention
 from dsv4_mlx.cache import for_one_call
-from metal_kernels import formats
 from metal_kernels.registry import plan
+from metal_kernels.shared import formats
 from tests.model import small
 from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, replace_op, wrap
 from tests.oracle import v4_numpy as v4

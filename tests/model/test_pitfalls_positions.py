@@ -12,8 +12,8 @@ from dsv4_mlx.config import FLASH, DeepseekV4Config
 from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.entries import Entries
 from dsv4_mlx.rope import RotaryEmbedding, compressed_rope, sliding_rope
-from metal_kernels import rotary
 from metal_kernels.registry import plan
+from metal_kernels.shared import rotary
 from tests.model import small
 from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, replace_op, wrap
 from tests.oracle import v4_numpy as v4

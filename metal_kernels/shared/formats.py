@@ -13,7 +13,7 @@ from functools import cache
 
 import mlx.core as mx
 
-from metal_kernels.rows import FP4_BLOCK, FP8_KV_BLOCK, Kind, Storage, row_form
+from metal_kernels.shared.rows import FP4_BLOCK, FP8_KV_BLOCK, Kind, Storage, row_form
 
 E4M3_MAX = 448.0
 E2M1_MAX = 6.0
