@@ -58,6 +58,7 @@ pages: $(VENV)/.installed-test
 	$(BIN)/python -m cli.manual
 	$(BIN)/python -m benchmarks.kernel_table
 	$(BIN)/python -m benchmarks.launch_table
+	$(BIN)/python -m benchmarks.recipe_sizes
 	$(PYTEST) --quiet --update-golden tests/cli/test_options.py tests/cli/show/test_renderer.py
 
 bench: $(VENV)/.installed-bench

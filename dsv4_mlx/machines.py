@@ -16,26 +16,6 @@ WORKING_BYTES = 2 * GIB
 DEFAULT_SHARE = 0.75
 SYSTEM_BYTES = 8 * GIB
 
-RECIPES = {
-    "V4-Flash": {
-        "native": 159_788_029_512,
-        "q8": 159_291_594_312,
-        "q6": 157_887_551_048,
-        "q4": 156_797_556_296,
-        "q3": 131_312_440_904,
-        "q2": 95_878_960_712,
-    },
-    "V4-Pro": {
-        "native": 865_418_112_120,
-        "q8": 864_549_350_520,
-        "q6": 859_354_442_872,
-        "q4": 855_100_238_968,
-        "q3": 711_907_880_056,
-        "q2": 515_312_462_968,
-    },
-}
-"""Bytes of a release's weights in a GPU's memory, by the recipe of `convert`; most exact first."""
-
 
 def default_limit(memory_bytes: int) -> int:
     """What a Mac's GPU may use of its memory without a change of settings."""

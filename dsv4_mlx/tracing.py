@@ -130,7 +130,7 @@ def place_weights(model: "Model") -> None:
     from dsv4_mlx.loading import pack_layers
     from dsv4_mlx.reading import MLX_DTYPES
 
-    plan = _release_plan(model.config)
+    plan = release_plan(model.config)
     pack_layers(model, plan.parameters)
     weights = [
         (name, mx.zeros(form.shape, MLX_DTYPES[form.dtype])) for name, form in plan.loaded("BF16")
@@ -140,7 +140,7 @@ def place_weights(model: "Model") -> None:
         joined.join()
 
 
-def _release_plan(config: DeepseekV4Config) -> "ParameterPlan":
+def release_plan(config: DeepseekV4Config) -> "ParameterPlan":
     """The loader's plan for the files of a release; scales that are powers of two stay packed."""
     from dsv4_mlx.checkpoint import Checkpoint
     from dsv4_mlx.checkpoint_tensors import checkpoint_tensors

@@ -26,6 +26,7 @@ CLI_SEES = (
     "hub_cache",
     "loading",
     "machines",
+    "recipe_sizes",
     "releases",
     "sampling",
     "sizes",

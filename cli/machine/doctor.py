@@ -25,7 +25,7 @@ from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.costs import Costs, Kv
 from dsv4_mlx.errors import Dsv4Error
-from dsv4_mlx.machines import RECIPES
+from dsv4_mlx.recipe_sizes import RECIPES
 
 CONTEXTS = (SHORT_CONTEXT, 131_072, 393_216, 1_048_576)
 _PACKAGES = (

@@ -10,12 +10,12 @@ from dsv4_mlx.chat.settings import MAX_LEVEL_CONTEXT
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.machines import (
     GIB,
-    RECIPES,
     WORKING_BYTES,
     longest_context,
     memory_needed,
     wired_limit_mb,
 )
+from dsv4_mlx.recipe_sizes import RECIPES
 
 if TYPE_CHECKING:
     from dsv4_mlx.checkpoint import Checkpoint, ModelFolder

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from benchmarks.recipe_sizes import PAGE, page
 from convert.app import main
 from convert.card import CARD_FILE
 from convert.fit import fitting_plan, longest_context, shipped_plans
@@ -20,11 +21,12 @@ from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
 from dsv4_mlx.config import FLASH
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.loading import load
-from dsv4_mlx.machines import GIB, RECIPES
+from dsv4_mlx.machines import GIB
 from dsv4_mlx.naming import translate
 from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.quantization import Storage
 from dsv4_mlx.reading import read_weights
+from dsv4_mlx.recipe_sizes import RECIPES
 from dsv4_mlx.safetensors_files import read_header
 from dsv4_mlx.testing.checkpoints import TINY, dequantized_tensors, write_tiny_checkpoint
 from dsv4_mlx.weight_bytes import weight_bytes
@@ -283,6 +285,10 @@ def test_fit_takes_the_most_exact_recipe(flash):
         most = FLASH.max_position_embeddings
         assert context == most or memory_needed(plan, context + 1024) > limit
     assert bytes_per_token(chosen["128GB"]) < bytes_per_token(chosen["256GB"])
+
+
+def test_the_known_sizes_are_current():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: make pages"
 
 
 def test_the_known_sizes_are_those_of_the_recipes(flash):

@@ -10,7 +10,7 @@ from cli.machine.memory import Fit, check
 from dsv4_mlx.checkpoint import open_checkpoint, open_folder
 from dsv4_mlx.config import FLASH, PRO
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.machines import RECIPES
+from dsv4_mlx.recipe_sizes import RECIPES
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
 from tests.cli.machines import GIB, linux, mac
 
