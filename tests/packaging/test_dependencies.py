@@ -58,7 +58,7 @@ def used() -> set[str]:
 
 def test_every_import_is_declared_and_every_declared_package_is_imported(used: set[str]) -> None:
     asked = declared((ROOT / "pyproject.toml").read_text(encoding="utf-8"), EXTRAS)
-    assert asked == used | {"safetensors"}  # the reader that tests compare ours with
+    assert asked == used
 
 
 def test_imports_are_seen_wherever_they_stand() -> None:
