@@ -21,15 +21,15 @@ import numpy as np
 
 from benchmarks.record import device, record
 from dsv4_mlx import cache as caches
-from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.costs import Costs
-from dsv4_mlx.running import PREFILL_CHUNK
+from dsv4_mlx.engine.running import PREFILL_CHUNK
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.sizing.costs import Costs
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
 from dsv4_mlx.testing.long_context import stretched
 
 if TYPE_CHECKING:
     from dsv4_mlx.cache import LayerCache
-    from dsv4_mlx.model import Model
+    from dsv4_mlx.model.v4 import Model
 
 CONTEXTS = (1024, 8192, 32768, 131072, 262144, 1048576)
 FIELDS = ("backend", "device", "context", "cache", "prefill_tokens_per_s", "prefill_peak_bytes")
@@ -113,8 +113,8 @@ def _timed(action: Callable[[], None]) -> float:
 
 def load_synthetic(config: DeepseekV4Config, backend: str) -> "Model":
     """A model of this config with seeded weights, through an official folder."""
-    from dsv4_mlx.checkpoint import open_checkpoint
     from dsv4_mlx.loading import load_model
+    from dsv4_mlx.weights.checkpoint import open_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         write_tiny_checkpoint(folder, config, tokenizer=False)

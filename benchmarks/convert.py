@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.record import record
-from dsv4_mlx.checkpoint import INDEX_FILE
-from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors
-from dsv4_mlx.config import FLASH, DeepseekV4Config
-from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.safetensors_writing import TensorPlan, write_file
+from dsv4_mlx.files.safetensors_writing import TensorPlan, write_file
+from dsv4_mlx.release.config import FLASH, DeepseekV4Config
+from dsv4_mlx.release.spellings import keys_of
+from dsv4_mlx.release.tensors import TensorSpec, checkpoint_tensors
+from dsv4_mlx.weights.checkpoint import INDEX_FILE
 
 # Experts and tokens fewer than Flash's, every matrix of its shape: about 1.7 and 6 GB.
 SIZES = {

@@ -1,7 +1,7 @@
 """Launches and bytes of a traced graph, node by node, layer by layer.
 
-Works on the callbacks of `mx.export_function` alone (see `dsv4_mlx/tracing.py`), so that the graph
-of any model is counted the same way.
+Works on the callbacks of `mx.export_function` alone (see `dsv4_mlx.tracing`), so that the graph of
+any model is counted the same way.
 """
 
 import re

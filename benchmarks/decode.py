@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import machine, record
-from dsv4_mlx.config import FLASH
-from dsv4_mlx.costs import Costs
+from dsv4_mlx.release.config import FLASH
+from dsv4_mlx.sizing.costs import Costs
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 
 CONFIG = FLASH.replace(

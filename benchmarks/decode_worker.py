@@ -26,8 +26,8 @@ def ours(folder: Path) -> Engine:
     import mlx.core as mx
 
     from dsv4_mlx import cache as caches
-    from dsv4_mlx.checkpoint import open_checkpoint
     from dsv4_mlx.loading import load_model
+    from dsv4_mlx.weights.checkpoint import open_checkpoint
 
     model = load_model(
         open_checkpoint(folder),
@@ -101,7 +101,7 @@ def transformers(folder: Path) -> Engine:
     import torch
     from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 
-    from dsv4_mlx.naming import translate
+    from dsv4_mlx.release.naming import translate
     from dsv4_mlx.testing.checkpoints import each_dequantized
 
     config = json.loads((folder / "config.json").read_text())

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import layouts
 from benchmarks.layouts import Layout
-from dsv4_mlx import stand_ins
+from dsv4_mlx.tracing import stand_ins
 
 STAND_IN = f"custom_kernel_{stand_ins.STAND_IN}"
 """Traced in place of an operation that MLX takes apart where there is no Metal."""

@@ -4,7 +4,7 @@
 
 For V4-Flash and V4-Pro at each context: Metal launches per token, per layer and per kind of layer,
 and the bytes of weights and cache that the token reads. The graph is traced (see
-`dsv4_mlx/tracing.py`), each node is counted by `benchmarks/launch_table.py`. Where mlx-vlm is
+`dsv4_mlx.tracing`), each node is counted by `benchmarks/launch_table.py`. Where mlx-vlm is
 installed (`make bench` does that) its DeepSeek-V4 is counted beside it, in the same way (see
 `benchmarks/mlx_vlm_graph.py`). At contexts like 8191 the token closes windows, so that compressors
 run; at 8192 none closes. The rows go to results/launches.csv.
@@ -26,8 +26,8 @@ from benchmarks.counting import AFTER, BEFORE, Graph
 from benchmarks.launch_rules import Node
 from benchmarks.layouts import Layout
 from benchmarks.record import record
-from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
-from dsv4_mlx.layer_roles import LayerRole
+from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.release.layer_roles import LayerRole
 from dsv4_mlx.tracing import decode_graph
 
 MODELS = {"flash": FLASH, "pro": PRO}

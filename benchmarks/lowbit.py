@@ -32,16 +32,16 @@ from convert.progress import Progress
 from convert.quantized import in_order, unpacked
 from convert.recipe import Recipe, read_recipe
 from convert.texts import read_text
-from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.loading import load, pack_layers
-from dsv4_mlx.model import Model
-from dsv4_mlx.parameters import Parameter, ParameterPlan
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.quantization import Packing
-from dsv4_mlx.reading import read_weights
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.training import nano_data
 from dsv4_mlx.training.nano_eval import answers
+from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
+from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.quantization import Packing
+from dsv4_mlx.weights.reading import read_weights
 
 NANO = Path(dsv4_mlx.__file__).parent / "nano"
 SEED, CONVERSATIONS, TURNS = 20261124, 60, 5

@@ -20,9 +20,10 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from benchmarks.counting import fused_launches
-from dsv4_mlx import stand_ins, tracing
-from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.config_spellings import keys_of
+from dsv4_mlx import tracing
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.spellings import keys_of
+from dsv4_mlx.tracing import stand_ins
 
 VERSION = "0.7.10"
 MXFP4 = {"group_size": 32, "bits": 4, "mode": "mxfp4"}

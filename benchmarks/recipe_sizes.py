@@ -1,4 +1,4 @@
-"""dsv4_mlx/recipe_sizes.py: what every release takes in memory, by the recipe of its conversion.
+"""dsv4_mlx/sizing/recipe_sizes.py: what releases take in memory, by the recipe of a conversion.
 
     python -m benchmarks.recipe_sizes
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from convert.jobs import loaded_bytes
 from convert.recipe import SHIPPED, Recipe, read_recipe
-from dsv4_mlx import recipe_sizes
-from dsv4_mlx.config import FLASH, PRO
-from dsv4_mlx.parameters import Parameter
+from dsv4_mlx.release.config import FLASH, PRO
+from dsv4_mlx.sizing import recipe_sizes
 from dsv4_mlx.tracing import release_plan
-from dsv4_mlx.weight_forms import AffineForm
+from dsv4_mlx.weights.forms import AffineForm
+from dsv4_mlx.weights.parameters import Parameter
 
 PAGE = Path(recipe_sizes.__file__)
 HEAD = '''\

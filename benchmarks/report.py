@@ -26,13 +26,13 @@ import mlx.core as mx
 
 from benchmarks import kernels
 from benchmarks.record import device, machine
-from dsv4_mlx.costs import Costs
+from dsv4_mlx.sizing.costs import Costs
 from metal_kernels import registry
 from metal_kernels.backend import MissingBackend
 from metal_kernels.contract import Kernel
 
 if TYPE_CHECKING:
-    from dsv4_mlx.model import Model
+    from dsv4_mlx.model.v4 import Model
 
 NO_GPU = (
     "This machine has no GPU that MLX can use, so there is nothing to report; run it on a Mac, or "
@@ -109,9 +109,9 @@ def _greedy(model: "Model", prompt: list[int], count: int) -> tuple[list[int], l
 def small_flash(backend: str, folder: Path | None = None) -> dict[str, Any]:
     """Four layers with Flash's dimensions: time per token against the bytes that it reads."""
     from benchmarks.decode import CONFIG
-    from dsv4_mlx.checkpoint import open_checkpoint
     from dsv4_mlx.loading import load_model
     from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
+    from dsv4_mlx.weights.checkpoint import open_checkpoint
 
     folder = folder or Path(tempfile.gettempdir()) / "dsv4-flash-4-layers"
     if not (folder / "config.json").exists():

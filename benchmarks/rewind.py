@@ -23,9 +23,9 @@ from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Event, Progress
 from dsv4_mlx.chat.settings import Thinking
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.loading import load
-from dsv4_mlx.sampling import Sampling
 
 Result = TypeVar("Result")
 FIELDS = (

@@ -26,7 +26,7 @@ from cli.show.output import PlainOutput
 from cli.standard_output import UnwrittenError, let_go
 from cli.worker import Worker
 from dsv4_mlx.errors import Dsv4Error, UsageError
-from dsv4_mlx.hub_cache import snapshot_sentence
+from dsv4_mlx.files.hub_cache import snapshot_sentence
 
 if TYPE_CHECKING:
     from cli.models import Load

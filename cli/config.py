@@ -15,9 +15,9 @@ from cli.environment import Environment, ExitStatus
 from cli.kept.private_files import NoHome, config_home
 from cli.show.output import PlainOutput
 from dsv4_mlx.chat.loops import Loops
-from dsv4_mlx.documents import DocumentError, content_of, parse_toml
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sizes import GB
+from dsv4_mlx.files.documents import DocumentError, content_of, parse_toml
+from dsv4_mlx.files.sizes import GB
 
 _MOST_BYTES = 1 << 20
 

@@ -15,7 +15,7 @@ from cli.config_values import (
 )
 from cli.options import BACKENDS, KV_CHOICES, LEVELS
 from dsv4_mlx.chat.loops import LOOPS
-from dsv4_mlx.sampling import RANGES
+from dsv4_mlx.engine.sampling import RANGES
 
 
 def _sampled(name: str, help_: str) -> Setting:

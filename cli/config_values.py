@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsv4_mlx.documents import shown
+from dsv4_mlx.engine.sampling import Range
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.paths import user_path
-from dsv4_mlx.sampling import Range
-from dsv4_mlx.sizes import bytes_of
+from dsv4_mlx.files.documents import shown
+from dsv4_mlx.files.paths import user_path
+from dsv4_mlx.files.sizes import bytes_of
 
 ON = "true or false"
 """What a switch takes, for error sentences."""

@@ -14,16 +14,16 @@ from cli.worker import Worker
 from dsv4_mlx.chat.effort import EffortTable, find_effort_table
 from dsv4_mlx.chat.settings import ChatSettings, max_context_sentence
 from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
-from dsv4_mlx.paths import user_path
-from dsv4_mlx.releases import name_of
+from dsv4_mlx.files.paths import user_path
+from dsv4_mlx.release.identity import name_of
 
 if TYPE_CHECKING:
     from dsv4_mlx.chat.answer_settings import AnswerSettings
     from dsv4_mlx.chat.conversation import Conversation, Prefixes, Turn
-    from dsv4_mlx.checkpoint import ModelFolder
-    from dsv4_mlx.costs import Kv
-    from dsv4_mlx.engine import Engine
-    from dsv4_mlx.tokenizer import Tokenizer
+    from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.engine.engine import Engine
+    from dsv4_mlx.sizing.costs import Kv
+    from dsv4_mlx.weights.checkpoint import ModelFolder
 
     Load = Callable[[ModelFolder, Options], tuple[Engine, Tokenizer]]
 
@@ -130,7 +130,7 @@ class Models:
         if folder == self._script:
             return self._scripted(folder, table, release)
         from cli.machine import memory
-        from dsv4_mlx.checkpoint import open_folder
+        from dsv4_mlx.weights.checkpoint import open_folder
 
         opened = open_folder(folder)
         settings = ChatSettings.of(opened, table)
@@ -217,8 +217,8 @@ def embedded_model() -> Path:
 def load_model(folder: "ModelFolder", options: Options) -> "tuple[Engine, Tokenizer]":
     """Load the checkpoint in `folder`; for the worker's thread."""
     from dsv4_mlx import loading
-    from dsv4_mlx.engine import Engine
-    from dsv4_mlx.tokenizer import Tokenizer
+    from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.engine.engine import Engine
 
     backend, kv = options.backend or "auto", options.kv or "compact"
     model = loading.load_model(folder.checkpoint, backend=backend, kv=kv)

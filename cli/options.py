@@ -9,9 +9,9 @@ from typing import IO, Literal, NoReturn
 from cli.environment import Environment
 from dsv4_mlx.chat.loops import LOOPS, Loops
 from dsv4_mlx.chat.stops import unescaped
+from dsv4_mlx.engine.sampling import RANGES, Range
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.paths import user_path
-from dsv4_mlx.sampling import RANGES, Range
+from dsv4_mlx.files.paths import user_path
 
 _USAGE = "dsv4-chat [options] [-p TEXT] [@FILE ...] | doctor | config"
 _DESCRIPTION = """\

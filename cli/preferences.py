@@ -9,8 +9,8 @@ from cli.options import Options
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.loops import LOOPS, Loops
 from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.engine.sampling import RANGES, Range
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import RANGES, Range
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from convert.report import facts, page, size_text
 from convert.shards import MAX_JOBS
 from convert.verify import verify
 from convert.writer import write
-from dsv4_mlx.checkpoint import CONVERSION_FILE
 from dsv4_mlx.errors import Dsv4Error, UsageError
-from dsv4_mlx.hub_cache import model_folder, snapshot_sentence
-from dsv4_mlx.paths import printable
+from dsv4_mlx.files.hub_cache import model_folder, snapshot_sentence
+from dsv4_mlx.files.paths import printable
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

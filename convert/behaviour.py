@@ -11,7 +11,7 @@ import mlx.core as mx
 from convert.texts import Text, read_text
 
 if TYPE_CHECKING:
-    from dsv4_mlx.model import Model
+    from dsv4_mlx.model.v4 import Model
 
 _CHUNK_TOKENS = 512
 

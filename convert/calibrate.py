@@ -25,21 +25,21 @@ from convert.recipe import quantizable
 from convert.report import size_text
 from convert.room import free_bytes
 from convert.texts import Text, read_text
-from dsv4_mlx.backends import use_backend
-from dsv4_mlx.cache_layer import LayerCache
-from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
-from dsv4_mlx.decoder_layer import DecoderLayer
+from dsv4_mlx.cache.layer import LayerCache
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.file_systems import FileSystem
-from dsv4_mlx.fingerprint import fingerprint
+from dsv4_mlx.files.file_systems import FileSystem
 from dsv4_mlx.loading import dense_dtype, pack_layers
-from dsv4_mlx.model import Model
-from dsv4_mlx.mtp import MultiTokenPredictor
-from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.parameters import Parameter, ParameterPlan
-from dsv4_mlx.planning import EMBEDDING, plan_parameters
-from dsv4_mlx.reading import read_weights
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.model.backends import use_backend
+from dsv4_mlx.model.decoder_layer import DecoderLayer
+from dsv4_mlx.model.mtp import MultiTokenPredictor
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
+from dsv4_mlx.weights.fingerprint import fingerprint
+from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
+from dsv4_mlx.weights.planning import EMBEDDING, plan_parameters
+from dsv4_mlx.weights.reading import read_weights
 
 _CHUNK_TOKENS = 512
 _HEAD = "lm_head"

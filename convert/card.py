@@ -8,8 +8,8 @@ from convert.plan import ConversionPlan
 from convert.read_as import ReadAs
 from convert.report import bytes_per_token, contexts, kind_of, kinds, memory_needed, size_text
 from convert.texts import Text
-from dsv4_mlx.machines import GIB, MACS
-from dsv4_mlx.paths import printable
+from dsv4_mlx.files.paths import printable
+from dsv4_mlx.sizing.machines import GIB, MACS
 
 CARD_FILE = "CARD.md"
 _BEHAVIOUR = "## Behaviour"

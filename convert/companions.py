@@ -6,8 +6,8 @@ from pathlib import Path
 
 from convert.disk import Disk
 from convert.progress import Progress
-from dsv4_mlx.paths import is_utf8
-from dsv4_mlx.system_files import is_system_file
+from dsv4_mlx.files.paths import is_utf8
+from dsv4_mlx.files.system_files import is_system_file
 
 COMPANIONS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "generation_config.json",

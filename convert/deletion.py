@@ -17,14 +17,14 @@ from convert.disk import Disk
 from convert.journal import Journal
 from convert.plan import ConversionPlan
 from convert.sources import weight_files
-from dsv4_mlx.checkpoint import Checkpoint, open_checkpoint
-from dsv4_mlx.config_spellings import config_of, keys_of
-from dsv4_mlx.documents import MOST_BYTES, content_of, parse_object
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.parameters import ParameterPlan
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.quantization import Storage
-from dsv4_mlx.safetensors_files import TensorEntry, read_header
+from dsv4_mlx.files.documents import MOST_BYTES, content_of, parse_object
+from dsv4_mlx.files.safetensors_files import TensorEntry, read_header
+from dsv4_mlx.release.spellings import config_of, keys_of
+from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
+from dsv4_mlx.weights.parameters import ParameterPlan
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.quantization import Storage
 
 SOURCE_FILE = "conversion.source.json"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from convert.journal import JOURNAL_FILE
 from convert.plan import ConversionPlan
-from dsv4_mlx.checkpoint import CONVERSION_FILE
-from dsv4_mlx.documents import DocumentError, content_of, parse_object
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.file_systems import FileSystem
-from dsv4_mlx.system_files import without_system_files
+from dsv4_mlx.files.documents import DocumentError, content_of, parse_object
+from dsv4_mlx.files.file_systems import FileSystem
+from dsv4_mlx.files.system_files import without_system_files
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE
 
 
 def require_empty(destination: Path) -> None:

@@ -5,7 +5,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from dsv4_mlx.file_systems import FileSystem, Tell
+from dsv4_mlx.files.file_systems import FileSystem, Tell
 
 # Linux makes pages as large as one write: 256 KiB were measured to cost it half as much time again
 # as this, and 512 KiB three times as much.

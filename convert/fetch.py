@@ -16,11 +16,11 @@ from convert.progress import Progress
 from convert.report import size_text
 from convert.room import free_bytes
 from convert.sources import sha256_of
-from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
-from dsv4_mlx.config_file import read_config
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.releases import FETCHED_FILE
-from dsv4_mlx.system_files import is_system_file
+from dsv4_mlx.files.system_files import is_system_file
+from dsv4_mlx.release.config_file import read_config
+from dsv4_mlx.release.identity import FETCHED_FILE
+from dsv4_mlx.weights.checkpoint import INDEX_FILE, open_checkpoint
 
 _CONFIG = "config.json"
 # A pattern without "/" is for files beside config.json; one with it is for all below.

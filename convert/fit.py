@@ -3,12 +3,12 @@
 from convert.plan import ConversionPlan, plan_conversion
 from convert.recipe import SHIPPED
 from convert.report import contexts, loaded_bytes, memory_needed, size_text
-from dsv4_mlx import machines
-from dsv4_mlx.checkpoint import Checkpoint
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.machines import GIB, default_limit, raised_limit
-from dsv4_mlx.parameters import ParameterPlan
-from dsv4_mlx.sizes import bytes_of
+from dsv4_mlx.files.sizes import bytes_of
+from dsv4_mlx.sizing import machines
+from dsv4_mlx.sizing.machines import GIB, default_limit, raised_limit
+from dsv4_mlx.weights.checkpoint import Checkpoint
+from dsv4_mlx.weights.parameters import ParameterPlan
 
 MEMORIES = ("64GB", "96GB", "128GB", "192GB", "256GB", "512GB")
 

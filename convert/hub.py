@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol, TypeVar
 from convert.disk import partial
 from convert.progress import Progress
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.file_systems import FileSystem
+from dsv4_mlx.files.file_systems import FileSystem
 
 Answer = TypeVar("Answer")
 _FILES_AT_A_TIME = 4

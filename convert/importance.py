@@ -20,15 +20,15 @@ import numpy as np
 from convert.recipe import quantizable
 from convert.sources import sha256_of
 from dsv4_mlx import __version__
-from dsv4_mlx.checkpoint import Checkpoint
-from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.documents import LFS_PROBLEM
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.file_systems import FileSystem
-from dsv4_mlx.fingerprint import fingerprint
-from dsv4_mlx.parameters import Parameter, ParameterPlan
-from dsv4_mlx.safetensors_files import TensorEntry, read_header, read_metadata
-from dsv4_mlx.safetensors_writing import plan_array, write_file
+from dsv4_mlx.files.documents import LFS_PROBLEM
+from dsv4_mlx.files.file_systems import FileSystem
+from dsv4_mlx.files.safetensors_files import TensorEntry, read_header, read_metadata
+from dsv4_mlx.files.safetensors_writing import plan_array, write_file
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.weights.checkpoint import Checkpoint
+from dsv4_mlx.weights.fingerprint import fingerprint
+from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 
 FORMAT, VERSION = "dsv4-mlx importance", "1"
 METADATA = ("format", "version", "written_by", "fingerprint", "tokens", "texts", "data_sha256")

@@ -10,9 +10,9 @@ from convert.read_as import read_as
 from convert.report import kind_of, size_text
 from convert.verify import read_summary
 from dsv4_mlx.chat.effort import FoundTable
-from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.quantization import Storage
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.quantization import Storage
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from typing import Protocol
 import numpy as np
 
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.parameters import Parameter
-from dsv4_mlx.quantization import Storage
-from dsv4_mlx.safetensors_dtypes import tensor_bytes
-from dsv4_mlx.safetensors_files import CHUNK_BYTES, NUMPY_DTYPES, TensorEntry
-from dsv4_mlx.scales import packed_scales, row_scales
-from dsv4_mlx.weight_forms import BlockFp8Form, DenseForm, Mxfp4Form, Mxfp8Form, total_bytes
+from dsv4_mlx.files.safetensors_dtypes import tensor_bytes
+from dsv4_mlx.files.safetensors_files import CHUNK_BYTES, NUMPY_DTYPES, TensorEntry
+from dsv4_mlx.weights.forms import BlockFp8Form, DenseForm, Mxfp4Form, Mxfp8Form, total_bytes
+from dsv4_mlx.weights.parameters import Parameter
+from dsv4_mlx.weights.quantization import Storage
+from dsv4_mlx.weights.scales import packed_scales, row_scales
 
 Piece = tuple[int, bytes | memoryview]
 """Which of the job's tensors, and the bytes that come next in it; valid until the next piece."""

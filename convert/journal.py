@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from convert.disk import Disk
-from dsv4_mlx.documents import parse_object
 from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.files.documents import parse_object
 
 JOURNAL_FILE = "conversion.journal"
 

@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 
 from convert.importance import Measured
-from dsv4_mlx.layers import ExpertsLinear, GroupedLinear, MatrixLayer
-from dsv4_mlx.matmul import Bounds
+from dsv4_mlx.model.layers import ExpertsLinear, GroupedLinear, MatrixLayer
+from dsv4_mlx.model.matmul import Bounds
 
 
 class Sums:

@@ -10,7 +10,7 @@ from convert.output import emit
 from convert.recipe import NATIVE, SHIPPED
 from convert.verify import LEVELS
 from dsv4_mlx import __version__
-from dsv4_mlx.paths import user_path
+from dsv4_mlx.files.paths import user_path
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TextIO
 
 from dsv4_mlx.errors import Dsv4Error
-from dsv4_mlx.paths import printable
+from dsv4_mlx.files.paths import printable
 
 
 class OutputError(Dsv4Error):

@@ -15,14 +15,14 @@ from convert.importance import Importance
 from convert.jobs import Job, Output, copy_job, native_job
 from convert.quantized import quantized_job
 from convert.recipe import NATIVE, Recipe, read_recipe, require_used
-from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.naming import is_draft
-from dsv4_mlx.parameters import Parameter, ParameterPlan
-from dsv4_mlx.paths import is_utf8
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.quantization import PACKINGS, Packing, Storage
-from dsv4_mlx.safetensors_writing import aligned, header_bytes
+from dsv4_mlx.files.paths import is_utf8
+from dsv4_mlx.files.safetensors_writing import aligned, header_bytes
+from dsv4_mlx.release.naming import is_draft
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint
+from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.quantization import PACKINGS, Packing, Storage
 
 FORMAT_VERSION = 2
 MAX_SHARD_BYTES = 5 << 30

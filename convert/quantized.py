@@ -10,13 +10,13 @@ import numpy as np
 from convert.importance import Importance, rows_of
 from convert.jobs import Job, Piece, loaded_bytes, outputs_of, sources_of
 from convert.lowbit import Packed, quantize
-from dsv4_mlx.parameters import Parameter, Part
-from dsv4_mlx.quantization import Packing
-from dsv4_mlx.reading import dequantize_blocks
-from dsv4_mlx.safetensors_dtypes import ITEM_BYTES
-from dsv4_mlx.safetensors_files import NUMPY_DTYPES, TensorEntry
-from dsv4_mlx.scales import packed_scales, row_scales
-from dsv4_mlx.weight_forms import AffineForm, BlockFp8Form, Mxfp4Form, Mxfp8Form, WeightForm
+from dsv4_mlx.files.safetensors_dtypes import ITEM_BYTES
+from dsv4_mlx.files.safetensors_files import NUMPY_DTYPES, TensorEntry
+from dsv4_mlx.weights.forms import AffineForm, BlockFp8Form, Mxfp4Form, Mxfp8Form, WeightForm
+from dsv4_mlx.weights.parameters import Parameter, Part
+from dsv4_mlx.weights.quantization import Packing
+from dsv4_mlx.weights.reading import dequantize_blocks
+from dsv4_mlx.weights.scales import packed_scales, row_scales
 
 # Weights in memory at a time; the search holds a dozen arrays of this size.
 _BLOCK_WEIGHTS = 1 << 20

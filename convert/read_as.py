@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsv4_mlx.chat.effort import FoundTable, find_effort_table, table_in
-from dsv4_mlx.releases import release_of
+from dsv4_mlx.release.identity import release_of
 
 
 @dataclass(frozen=True)

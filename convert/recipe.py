@@ -17,11 +17,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from dsv4_mlx.documents import read_toml
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.parameters import Parameter
-from dsv4_mlx.paths import printable, user_path
-from dsv4_mlx.quantization import AFFINE_BITS, AFFINE_GROUPS, Packing, Storage
+from dsv4_mlx.files.documents import read_toml
+from dsv4_mlx.files.paths import printable, user_path
+from dsv4_mlx.weights.parameters import Parameter
+from dsv4_mlx.weights.quantization import AFFINE_BITS, AFFINE_GROUPS, Packing, Storage
 
 _MOST_BYTES = 1 << 20
 NATIVE = "native"

@@ -9,11 +9,11 @@ from convert.jobs import Job
 from convert.plan import ConversionPlan
 from convert.read_as import read_as
 from convert.room import free_bytes, room_needed
-from dsv4_mlx import machines
 from dsv4_mlx.chat.effort import FoundTable
-from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.machines import GIB, MACS
-from dsv4_mlx.naming import is_draft, repeats_backbone
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.naming import is_draft, repeats_backbone
+from dsv4_mlx.sizing import machines
+from dsv4_mlx.sizing.machines import GIB, MACS
 
 CONTEXTS = {"8K": 8_192, "128K": 131_072, "1M": 1_048_576}
 

@@ -14,7 +14,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from convert.progress import Progress
-from dsv4_mlx.paths import printable
+from dsv4_mlx.files.paths import printable
 
 
 class Screen(Progress):

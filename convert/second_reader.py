@@ -6,9 +6,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.paths import utf8_spelling
-from dsv4_mlx.safetensors_dtypes import TensorForm
-from dsv4_mlx.safetensors_files import TensorEntry
+from dsv4_mlx.files.paths import utf8_spelling
+from dsv4_mlx.files.safetensors_dtypes import TensorForm
+from dsv4_mlx.files.safetensors_files import TensorEntry
 
 
 def require_agreement(path: Path, entries: Mapping[str, TensorEntry]) -> None:

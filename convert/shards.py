@@ -13,7 +13,7 @@ from convert.disk import Disk, partial
 from convert.jobs import Job
 from convert.plan import METADATA, Shard
 from convert.progress import Progress
-from dsv4_mlx.safetensors_writing import header_bytes
+from dsv4_mlx.files.safetensors_writing import header_bytes
 
 # The disk is given work in steps of this size, so that the last sync has little left to do.
 _STEP_BYTES = 32 << 20

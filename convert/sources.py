@@ -9,8 +9,8 @@ from typing import Any
 
 from convert.jobs import Job
 from convert.journal import Journal
-from dsv4_mlx.checkpoint import INDEX_FILE, Checkpoint
 from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.weights.checkpoint import INDEX_FILE, Checkpoint
 
 _READ_BYTES = 1 << 18
 

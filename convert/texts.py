@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsv4_mlx.chat.encoding import encode_messages
-from dsv4_mlx.documents import parse_object
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.errors import PromptError, UsageError
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.files.documents import parse_object
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from convert.quantized import measured
 from convert.recipe import recipe_of
 from convert.second_reader import require_agreement
 from convert.texts import Text
-from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
-from dsv4_mlx.documents import read_object
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.safetensors_files import TensorEntry, read_header
+from dsv4_mlx.files.documents import read_object
+from dsv4_mlx.files.safetensors_files import TensorEntry, read_header
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
+from dsv4_mlx.weights.planning import plan_parameters
 
 LEVELS = {
     "structure": "files, sizes and tensors are all there",

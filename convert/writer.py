@@ -24,11 +24,11 @@ from convert.room import free_bytes, room_needed
 from convert.shards import ShardWriter, default_jobs
 from convert.sources import SourceHashes, files_of, identity, require_unchanged
 from dsv4_mlx import __version__
-from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.fingerprint import fingerprint
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.system_files import without_system_files
+from dsv4_mlx.files.system_files import without_system_files
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
+from dsv4_mlx.weights.fingerprint import fingerprint
+from dsv4_mlx.weights.planning import plan_parameters
 
 
 def write(

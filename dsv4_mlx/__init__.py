@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from dsv4_mlx import blas
 
 if TYPE_CHECKING:
-    from dsv4_mlx.config import DeepseekV4Config
-    from dsv4_mlx.engine import Engine
+    from dsv4_mlx.engine.engine import Engine
     from dsv4_mlx.loading import load
-    from dsv4_mlx.numerics import Numerics
+    from dsv4_mlx.model.numerics import Numerics
+    from dsv4_mlx.release.config import DeepseekV4Config
 
 __version__ = "0.1.0"
 __all__ = ["DeepseekV4Config", "Engine", "Numerics", "__version__", "load"]
 
 _HOME = {
-    "DeepseekV4Config": "dsv4_mlx.config",
-    "Engine": "dsv4_mlx.engine",
-    "Numerics": "dsv4_mlx.numerics",
+    "DeepseekV4Config": "dsv4_mlx.release.config",
+    "Engine": "dsv4_mlx.engine.engine",
+    "Numerics": "dsv4_mlx.model.numerics",
     "load": "dsv4_mlx.loading",
 }
 

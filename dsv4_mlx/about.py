@@ -24,7 +24,7 @@ def about(backend: str = "auto") -> About:
 
     import mlx.core as mx
 
-    from dsv4_mlx.backends import kernel_plan
+    from dsv4_mlx.model.backends import kernel_plan
 
     plan = kernel_plan(backend)
     return About(__version__, vars(mx)["__version__"], plan.backend, dict(plan.chosen), blas_name)

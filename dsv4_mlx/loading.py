@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 from mlx.nn.layers.quantized import quantize
 
-from dsv4_mlx.backends import use_backend
-from dsv4_mlx.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.fingerprint import fingerprint
-from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.parameters import Parameter, ParameterPlan
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.reading import read_weights
+from dsv4_mlx.model.backends import use_backend
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
+from dsv4_mlx.weights.fingerprint import fingerprint
+from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.reading import read_weights
 from metal_kernels.backend import Backend
 from metal_kernels.registry import KernelPlan
 
 if TYPE_CHECKING:
-    from dsv4_mlx.model import Model
-    from dsv4_mlx.tokenizer import Tokenizer
+    from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.model.v4 import Model
 
 
 def load(
@@ -39,7 +39,7 @@ def load(
     bfloat16; norms and what is stored in float32 are float32. `model.fingerprint` names the
     weights. Raises CheckpointError, ConfigError, BackendError or UsageError, each a sentence.
     """
-    from dsv4_mlx.tokenizer import Tokenizer
+    from dsv4_mlx.chat.tokenizer import Tokenizer
 
     kernels = use_backend(backend)
     dtype = dense_dtype(dtype, kernels.backend)
@@ -61,7 +61,7 @@ def load_model(
 
     `kernels` take the place of `backend` and leave MLX's device alone.
     """
-    from dsv4_mlx.model import Model
+    from dsv4_mlx.model.v4 import Model
 
     kernels = kernels or use_backend(backend)
     dtype = dense_dtype(dtype, kernels.backend)

@@ -20,7 +20,7 @@ import mlx_lm.server
 import mlx_lm.utils
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from dsv4_mlx import loading, mlx_lm_server, model
+from dsv4_mlx import loading, mlx_lm_server
 from dsv4_mlx.cache import LayerCache
 from dsv4_mlx.chat.effort import EffortTable, detect_effort_table
 from dsv4_mlx.chat.encoding import Prompt, encode_messages
@@ -28,13 +28,14 @@ from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReplyParser
 from dsv4_mlx.chat.requests import check_template_fields, level_asked, read_messages
 from dsv4_mlx.chat.settings import thinking_at
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, THINK
-from dsv4_mlx.checkpoint import open_checkpoint
-from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.config_spellings import config_of
-from dsv4_mlx.documents import parse_json
 from dsv4_mlx.errors import Dsv4Error, UsageError
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.files.documents import parse_json
+from dsv4_mlx.model import v4 as model
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.spellings import config_of
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 MODEL_TYPE = "deepseek_v4"
 

@@ -16,8 +16,8 @@ from dsv4_mlx.chat.requests import (
     read_messages,
     template_options,
 )
-from dsv4_mlx.documents import shown
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.files.documents import shown
 
 # Within these every number is one in float32, on backends too that take smaller ones for zero.
 _LEAST, _MOST = 2.0**-126, 2.0**126

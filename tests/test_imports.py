@@ -10,31 +10,39 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("metal_kernels", "dsv4_mlx", "convert", "cli")
 BY_HAND = {"mlx_lm", "transformers", "torch"}
-# What the terminal may know of the model: its engine and sessions, its settings of sampling, its
-# text, its errors; and the engine that follows a script.
-CLI_SEES = (
+# What each room of dsv4_mlx may import of the others; errors are everybody's.
+ROOMS = {
+    "files": (),
+    "release": ("files",),
+    "weights": ("release", "files"),
+    "cache": ("release", "files"),
+    "model": ("cache", "release"),
+    "sizing": ("weights", "release", "files"),
+    "engine": ("cache", "release", "files"),
+    "chat": ("engine", "release", "files"),
+    "loading": ("model", "weights", "chat"),
+    "tracing": ("loading", "model", "cache", "weights", "release", "files"),
+    "scripted": ("chat", "engine", "cache", "release", "files"),
+    "testing": ("chat", "cache", "release", "files"),
+    "training": ("testing", "loading", "chat", "engine", "model", "release", "files", "blas"),
+    "blas": (),
+}
+# The doors, which open to all rooms, and what stands in front of them.
+DOORS = {"__init__", "about", "errors", "mlx_lm", "mlx_lm_server"}
+# What the terminal may know of the model: engines and sessions, text, files, facts and sizes; and
+# the engine that follows a script.
+CLI_SEES = {
     "about",
     "chat",
-    "checkpoint",
-    "config",
-    "costs",
-    "documents",
     "engine",
     "errors",
-    "fields",
-    "file_systems",
-    "hub_cache",
+    "files",
     "loading",
-    "machines",
-    "recipe_sizes",
-    "releases",
-    "sampling",
-    "sizes",
-    "paths",
+    "release",
     "scripted",
-    "tokenizer",
-    "weight_bytes",
-)
+    "sizing",
+    "weights.checkpoint",
+}
 
 
 def files(package: str) -> list[Path]:
@@ -116,10 +124,12 @@ def test_mlx_lm_and_its_family_have_one_door() -> None:
         "chat.messages",
         "chat.encoding",
         "chat.parsing",
-        "config_file",
-        "checkpoint_tensors",
-        "costs",
-        "machines",
+        "files.documents",
+        "release.config_file",
+        "release.tensors",
+        "sizing.costs",
+        "sizing.machines",
+        "engine.sampling",
     ],
 )
 def test_text_and_facts_need_no_mlx(module: str) -> None:
@@ -204,13 +214,43 @@ def test_no_file_needs_a_file_that_needs_it() -> None:
     assert circle(needs()) == []
 
 
+def room(name: str) -> str:
+    """The room of a dotted name below dsv4_mlx, or the module that is none."""
+    return name.split(".")[1]
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_imports_the_rooms_below_it_alone(name: str) -> None:
+    inside = [file for file in files("dsv4_mlx") if room(dotted(file)) == name]
+    assert inside
+    assert [
+        f"{place(file)} imports {other}"
+        for file in inside
+        for other in names_in(file, executed(parsed(file)))
+        if other.startswith("dsv4_mlx.")
+        and room(other) not in {name, "errors", "__version__", *ROOMS[name]}
+    ] == []
+
+
+def test_every_file_has_a_room_and_rooms_have_an_order() -> None:
+    assert {room(dotted(file)) for file in files("dsv4_mlx")} == {*ROOMS, *DOORS}
+    assert circle(ROOMS) == []
+
+
+def dotted(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts)
+
+
 def test_the_terminal_sees_engines_sessions_and_text_only() -> None:
     offenders = [
         f"{file.relative_to(ROOT)} imports {name}"
         for file in files("cli")
         for name in imports(file)
         if top(name) in {"metal_kernels", "mlx"}
-        or (name.startswith("dsv4_mlx.") and name.split(".")[1] not in (*CLI_SEES, "__version__"))
+        or (
+            name.startswith("dsv4_mlx.")
+            and not {room(name), ".".join(name.split(".")[1:3])} & {*CLI_SEES, "__version__"}
+        )
     ]
     assert offenders == []
 

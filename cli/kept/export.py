@@ -13,7 +13,7 @@ from cli.kept.message_text import MessageRecord
 from cli.kept.private_files import write_whole
 from cli.safe import harmless, json_line
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.file_systems import FileSystem
+from dsv4_mlx.files.file_systems import FileSystem
 
 
 def write(

@@ -9,7 +9,7 @@ from cli.kept.session_log import SessionLog, WriteError
 from cli.kept.session_replay import SessionError
 from cli.kept.sessions import SessionStore
 from dsv4_mlx.errors import Dsv4Error, UsageError
-from dsv4_mlx.file_systems import FileSystem
+from dsv4_mlx.files.file_systems import FileSystem
 
 
 class Keeping:

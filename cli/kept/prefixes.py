@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from cli.kept.disk_budget import remove_abandoned, shrink, touch
 from cli.kept.private_files import NoHome, private_folder, state_home
-from dsv4_mlx.file_systems import FileSystem
+from dsv4_mlx.files.file_systems import FileSystem
 
 if TYPE_CHECKING:
-    from dsv4_mlx.engine import Engine
+    from dsv4_mlx.engine.engine import Engine
 
 MINIMUM_TOKENS = 512
 """Reading fewer tokens again takes about as long as reading their file."""

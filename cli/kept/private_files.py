@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.file_systems import FileSystem
-from dsv4_mlx.paths import user_path
+from dsv4_mlx.files.file_systems import FileSystem
+from dsv4_mlx.files.paths import user_path
 
 
 class NoHome(UsageError):

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from cli.kept.private_files import new_file, private_folder
 from cli.kept.session_replay import SessionError
-from dsv4_mlx.file_systems import FileSystem, write_at
+from dsv4_mlx.files.file_systems import FileSystem, write_at
 
 _PROBES = 5
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 from cli.safe import json_line
-from dsv4_mlx.documents import DocumentError, parse_object
+from dsv4_mlx.files.documents import DocumentError, parse_object
 
 MOST_LINE_BYTES = 64 << 20
 """A turn that fills a context of a million tokens has about a fifth of it."""

@@ -15,7 +15,7 @@ from cli.kept.session_lines import MOST_BYTES, MOST_LINE_BYTES, write_line
 from cli.kept.session_replay import FORMAT, VERSION, Replay, SessionError, replay
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.file_systems import FileSystem
+from dsv4_mlx.files.file_systems import FileSystem
 
 SUFFIX = ".jsonl"
 

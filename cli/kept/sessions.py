@@ -24,7 +24,7 @@ from cli.kept.session_summary import Summary, check_name, find, has_name, summar
 from cli.kept.session_times import last_record
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.file_systems import FileSystem
+from dsv4_mlx.files.file_systems import FileSystem
 
 _ID = re.compile(r"[0-9a-z-]{1,64}")
 _LETTERS = "abcdefghjkmnpqrstvwxyz23456789"

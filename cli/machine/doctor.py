@@ -21,11 +21,11 @@ from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
 from cli.machine.memory import SHORT_CONTEXT, Fit, size
 from cli.safe import harmless, json_line
 from dsv4_mlx.about import About, about, device_memory
-from dsv4_mlx.checkpoint import open_checkpoint
-from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
-from dsv4_mlx.costs import Costs, Kv
 from dsv4_mlx.errors import Dsv4Error
-from dsv4_mlx.recipe_sizes import RECIPES
+from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.sizing.costs import Costs, Kv
+from dsv4_mlx.sizing.recipe_sizes import RECIPES
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 CONTEXTS = (SHORT_CONTEXT, 131_072, 393_216, 1_048_576)
 _PACKAGES = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from dsv4_mlx.machines import MIB, default_limit, raised_limit
+from dsv4_mlx.sizing.machines import MIB, default_limit, raised_limit
 
 WIRED_LIMIT = "iogpu.wired_limit_mb"
 _CGROUPS = "/sys/fs/cgroup"

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
 from dsv4_mlx.chat.settings import MAX_LEVEL_CONTEXT
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.machines import (
+from dsv4_mlx.sizing.machines import (
     GIB,
     WORKING_BYTES,
     longest_context,
     memory_needed,
     wired_limit_mb,
 )
-from dsv4_mlx.recipe_sizes import RECIPES
+from dsv4_mlx.sizing.recipe_sizes import RECIPES
 
 if TYPE_CHECKING:
-    from dsv4_mlx.checkpoint import Checkpoint, ModelFolder
-    from dsv4_mlx.config import DeepseekV4Config
-    from dsv4_mlx.costs import Kv
+    from dsv4_mlx.release.config import DeepseekV4Config
+    from dsv4_mlx.sizing.costs import Kv
+    from dsv4_mlx.weights.checkpoint import Checkpoint, ModelFolder
 
 SHORT_CONTEXT = 8_192
 """Tokens that must fit where nothing else is asked for."""
@@ -51,7 +51,7 @@ class Fit:
     ) -> "Fit":
         """How an opened checkpoint stands to a machine, by default this one."""
         from dsv4_mlx.about import about, device_memory
-        from dsv4_mlx.weight_bytes import weight_bytes
+        from dsv4_mlx.sizing.weight_bytes import weight_bytes
 
         resolved, machine = about(backend).backend, machine or read_machine()
         machine = replace(machine, device=machine.device or device_memory(resolved))
@@ -136,7 +136,7 @@ class Fit:
 
 def release(config: "DeepseekV4Config") -> str | None:
     """The release whose sizes a config has, by the names of `RECIPES`."""
-    from dsv4_mlx.config import FLASH, PRO
+    from dsv4_mlx.release.config import FLASH, PRO
 
     for name, known in (("V4-Flash", FLASH), ("V4-Pro", PRO)):
         if (config.hidden_size, config.num_hidden_layers, config.n_routed_experts) == (

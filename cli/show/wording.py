@@ -7,7 +7,7 @@ from cli.safe import exact
 from dsv4_mlx.chat.events import BudgetReached, Done, LoopNoticed
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.stops import escaped
-from dsv4_mlx.documents import DocumentError, parse_json
+from dsv4_mlx.files.documents import DocumentError, parse_json
 
 _MOST_LINES = 12
 _MOST_CHARACTERS = 400

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cli.config_servers import Server
 from cli.tools.approval import Action, Approvals
 from cli.tools.tool import Tool, ToolError, bounded, characters
-from dsv4_mlx.documents import DocumentError, parse_object
+from dsv4_mlx.files.documents import DocumentError, parse_object
 
 if TYPE_CHECKING:
     import mcp_types

@@ -10,7 +10,7 @@ from typing import Any
 
 from cli.tools.tool import ToolError
 from dsv4_mlx.chat.schema import TYPES, is_of_type
-from dsv4_mlx.documents import DocumentError, parse_object
+from dsv4_mlx.files.documents import DocumentError, parse_object
 
 _DEEPEST = 32
 _ARTICLES = {

@@ -12,7 +12,7 @@ from cli.tools.approval import Action, Approvals
 from cli.tools.difference import unified
 from cli.tools.tool import Tool, ToolError, parameters
 from cli.tools.workspace import ResolvedPath, Workspace, sentence
-from dsv4_mlx.file_systems import NO_REPLACE, FileSystem
+from dsv4_mlx.files.file_systems import NO_REPLACE, FileSystem
 
 LARGEST_TEXT = 1 << 20
 """Characters of a file that the model writes, and bytes of one that it replaces."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from dsv4_mlx.chat.loops import Loops
 from dsv4_mlx.chat.settings import Thinking
-from dsv4_mlx.sampling import Sampling
+from dsv4_mlx.engine.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
-    from dsv4_mlx.engine import Engine
-    from dsv4_mlx.tokenizer import Tokenizer
+    from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.engine.engine import Engine
 
 Result = TypeVar("Result")
 

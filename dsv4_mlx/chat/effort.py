@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from dsv4_mlx.chat.messages import ChatError
-from dsv4_mlx.releases import conversion_facts, release_of
+from dsv4_mlx.release.identity import conversion_facts, release_of
 
 EffortTable = Literal["2026-04", "2026-07-31"]
 ThinkingMode = Literal["chat", "thinking"]

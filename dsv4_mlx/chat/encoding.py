@@ -35,7 +35,7 @@ from dsv4_mlx.chat.tokens import (
     THINK,
     USER,
 )
-from dsv4_mlx.documents import DocumentError, parse_json
+from dsv4_mlx.files.documents import DocumentError, parse_json
 
 TOOLS_TEMPLATE = f"""\
 ## Tools

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dsv4_mlx.documents import shown
+from dsv4_mlx.engine.sampling import RANGES, Sampling
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.sampling import RANGES, Sampling
+from dsv4_mlx.files.documents import shown
 
 
 def sampling_of(stored: Mapping[str, object], path: Path) -> Sampling:

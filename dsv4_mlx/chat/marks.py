@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from dsv4_mlx.chat.tokens import BOS, DSML, END_THINK, EOS, THINK
 
 if TYPE_CHECKING:
-    from dsv4_mlx.tokenizer import Tokenizer
+    from dsv4_mlx.chat.tokenizer import Tokenizer
 
 MARKED: Final = (BOS, EOS, THINK, END_THINK, DSML)
 """The control tokens that mean something in a reply; others are shown as they are spelled."""

@@ -22,10 +22,10 @@ from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import CacheError
 
 if TYPE_CHECKING:
-    from dsv4_mlx.engine import Engine
-    from dsv4_mlx.session import Session
-    from dsv4_mlx.timeline import Sync
-    from dsv4_mlx.tokenizer import Tokenizer
+    from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.engine.engine import Engine
+    from dsv4_mlx.engine.session import Session
+    from dsv4_mlx.engine.timeline import Sync
 
 Emit = Callable[[Event], None]
 

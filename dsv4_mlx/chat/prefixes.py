@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 from dsv4_mlx.errors import CacheError
 
 if TYPE_CHECKING:
-    from dsv4_mlx.engine import Engine
-    from dsv4_mlx.session import Session
+    from dsv4_mlx.engine.engine import Engine
+    from dsv4_mlx.engine.session import Session
 
 LOOK_BACK = 64
 MARGIN = 16

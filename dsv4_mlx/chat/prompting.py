@@ -11,7 +11,7 @@ from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, REQUIRED, THINK, USER
 from dsv4_mlx.chat.turns import TokenIds, Turn
 
 if TYPE_CHECKING:
-    from dsv4_mlx.tokenizer import Tokenizer
+    from dsv4_mlx.chat.tokenizer import Tokenizer
 
 Run = tuple[Segment, ...]
 

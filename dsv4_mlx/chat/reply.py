@@ -16,8 +16,8 @@ from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.tokens import BOS, END_THINK, EOS, THINK
 
 if TYPE_CHECKING:
-    from dsv4_mlx.generation import Token
-    from dsv4_mlx.tokenizer import Tokenizer
+    from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.engine.generation import Token
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from dsv4_mlx.chat.effort import EFFORT_TABLES, EffortTable, effort_levels
 from dsv4_mlx.chat.messages import ChatError, parse_messages
-from dsv4_mlx.documents import DocumentError, parse_json, shown
+from dsv4_mlx.engine.sampling import RANGES, Range
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import RANGES, Range
+from dsv4_mlx.files.documents import DocumentError, parse_json, shown
 
 _LEVELS: Final[Mapping[str, tuple[str, ...]]] = {
     "none": ("none", "off", "no", "disabled", "minimal"),

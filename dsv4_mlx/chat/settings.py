@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Final
 
 from dsv4_mlx.chat.effort import EffortTable, ThinkingMode, detect_effort_table, effort_levels
 from dsv4_mlx.chat.generation_config import sampling_of
+from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import Sampling
 
 if TYPE_CHECKING:
-    from dsv4_mlx.checkpoint import ModelFolder
+    from dsv4_mlx.weights.checkpoint import ModelFolder
 
 MAX_LEVEL_CONTEXT: Final = 384 * 1024
 """Tokens of context that the model card asks for at level max."""

@@ -18,7 +18,7 @@ from typing import Any
 from dsv4_mlx.chat.messages import ToolCall, to_json
 from dsv4_mlx.chat.schema import Schema, ToolSchemas
 from dsv4_mlx.chat.strict import write_arguments
-from dsv4_mlx.documents import DocumentError, parse_json
+from dsv4_mlx.files.documents import DocumentError, parse_json
 
 _VALUE = r"""(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))"""
 # First the release's own form, in which a name may hold anything, then the lenient one.

@@ -15,12 +15,12 @@ import mlx.core as mx
 import numpy as np
 
 from dsv4_mlx.chat.encoding import Prompt, encode_messages
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, THINK
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.errors import BackendError
 from dsv4_mlx.scripted.fake import FakeCache, FakeModel, fake_engine
 from dsv4_mlx.scripted.script import Script, ScriptedReply, read_script
-from dsv4_mlx.tokenizer import Tokenizer
 
 NANO = Path(__file__).parents[1] / "nano"
 """The folder of the embedded model, whose tokenizer is used."""

@@ -17,10 +17,10 @@ import mlx.core as mx
 import numpy as np
 
 from dsv4_mlx.cache import CacheBytes
-from dsv4_mlx.config import FLASH, DeepseekV4Config
-from dsv4_mlx.documents import content_of, parse_json
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.errors import CacheError
+from dsv4_mlx.files.documents import content_of, parse_json
+from dsv4_mlx.release.config import FLASH, DeepseekV4Config
 
 NextToken = Callable[[Sequence[int]], int]
 """The likeliest token after these."""

@@ -22,8 +22,8 @@ from typing import Any
 from dsv4_mlx.chat.effort import EFFORT_TABLES, EffortTable
 from dsv4_mlx.chat.settings import ChatSettings
 from dsv4_mlx.chat.tokens import END_THINK, THINK
-from dsv4_mlx.documents import DocumentError, content_of, parse_json
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.files.documents import DocumentError, content_of, parse_json
 
 _LEAST_CONTEXT = 16
 

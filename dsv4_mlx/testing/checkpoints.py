@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors, mtp_tensors
-from dsv4_mlx.config import FLASH, DeepseekV4Config, DSpark, RopeScaling
-from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.naming import Target, is_draft, transformers_name, translate
-from dsv4_mlx.safetensors_files import TensorEntry, read_header
-from dsv4_mlx.safetensors_writing import TensorPlan, plan_array, write_file
+from dsv4_mlx.files.safetensors_files import TensorEntry, read_header
+from dsv4_mlx.files.safetensors_writing import TensorPlan, plan_array, write_file
+from dsv4_mlx.release.config import FLASH, DeepseekV4Config, DSpark, RopeScaling
+from dsv4_mlx.release.naming import Target, is_draft, transformers_name, translate
+from dsv4_mlx.release.spellings import keys_of
+from dsv4_mlx.release.tensors import TensorSpec, checkpoint_tensors, mtp_tensors
 from dsv4_mlx.testing import number_formats
 
 TINY = FLASH.replace(

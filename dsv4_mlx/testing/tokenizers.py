@@ -12,8 +12,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dsv4_mlx.chat.tokens import BOS, EOS, PAD, V4_TOKENS
-from dsv4_mlx.documents import parse_object
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.files.documents import parse_object
 
 _BYTES = 256
 _SPLITS = (

@@ -19,9 +19,9 @@ import numpy as np
 
 from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.chat.encoding import Prompt, encode_messages
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import ASSISTANT, EOS
-from dsv4_mlx.documents import parse_toml
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.files.documents import parse_toml
 
 ELSEWHERE = 0.1  # questions teach the language, so they count a little
 GROUP = re.compile(r"\(([^()]*)\)")

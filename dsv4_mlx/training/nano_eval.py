@@ -9,12 +9,12 @@ from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.marks import MarkedTokens
 from dsv4_mlx.chat.parsing import ReplyParser
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.training import nano_data
 
 if TYPE_CHECKING:
-    from dsv4_mlx.model import Model
-    from dsv4_mlx.tokenizer import Tokenizer
+    from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.model.v4 import Model
 
 _MAX_TOKENS = 120
 

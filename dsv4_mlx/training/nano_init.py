@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.stored_weights import parameter_shapes
 

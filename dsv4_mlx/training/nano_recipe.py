@@ -16,13 +16,13 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from dsv4_mlx.config import FLASH, DeepseekV4Config
-from dsv4_mlx.documents import read_object
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.router import TopKRouter
+from dsv4_mlx.chat.tokenizer import Tokenizer
+from dsv4_mlx.files.documents import read_object
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.router import TopKRouter
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.release.config import FLASH, DeepseekV4Config
 from dsv4_mlx.testing.tokenizers import write_tokenizer
-from dsv4_mlx.tokenizer import Tokenizer
 from dsv4_mlx.training import nano_data
 from dsv4_mlx.training.losses import balance_loss, corrected_bias, cross_entropy, load_fractions
 from dsv4_mlx.training.muon import Parameters

@@ -14,11 +14,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from dsv4_mlx.checkpoint_tensors import FP8_BLOCK, TensorSpec, checkpoint_tensors
-from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.naming import Target, translate
-from dsv4_mlx.safetensors_writing import TensorPlan, plan_array, write_file
+from dsv4_mlx.files.safetensors_writing import TensorPlan, plan_array, write_file
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.naming import Target, translate
+from dsv4_mlx.release.spellings import keys_of
+from dsv4_mlx.release.tensors import FP8_BLOCK, TensorSpec, checkpoint_tensors
 from dsv4_mlx.training.muon import Parameters
 from metal_kernels.shared.formats import E4M3_MAX, power_of_two_scale, round_bf16
 

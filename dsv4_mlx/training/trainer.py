@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from dsv4_mlx.documents import parse_object
 from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.files.documents import parse_object
 from dsv4_mlx.training.muon import AdamW, Muon, Parameters
 
 Objective = Callable[[Parameters, Any], tuple[mx.array, dict[str, mx.array]]]

@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from benchmarks import counting
-from dsv4_mlx import stand_ins
+from dsv4_mlx.tracing import stand_ins
 
 
 def traced(

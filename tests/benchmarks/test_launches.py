@@ -12,15 +12,15 @@ from mlx.utils import tree_flatten
 
 from benchmarks import counting, launches, record
 from benchmarks.counting import AFTER, BEFORE
-from dsv4_mlx.checkpoint import open_checkpoint
-from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
-from dsv4_mlx.costs import Costs
 from dsv4_mlx.loading import load_model
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.router import TopKRouter
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.router import TopKRouter
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.sizing.costs import Costs
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.tracing import decode_graph, place_weights
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels import registry
 
 CONTEXT = 8192

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import context
 from dsv4_mlx import cache as caches
 from dsv4_mlx.cache import LayerCache
-from dsv4_mlx.costs import Costs
+from dsv4_mlx.sizing.costs import Costs
 from dsv4_mlx.testing.checkpoints import LONG
 from dsv4_mlx.testing.long_context import stretched
 

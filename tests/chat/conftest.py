@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from tests.cli.scripted import write_chat_folder
 
 

@@ -7,8 +7,8 @@ from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Done, Event, Progress
 from dsv4_mlx.chat.parsing import merge_deltas
 from dsv4_mlx.chat.settings import Thinking
-from dsv4_mlx.sampling import Sampling
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.chat.tokenizer import Tokenizer
+from dsv4_mlx.engine.sampling import Sampling
 from tests.cli.scripted import scripted_engine
 
 CHAT, THINKING = Thinking("chat"), Thinking("thinking", "high")

@@ -4,10 +4,10 @@ import pytest
 
 from dsv4_mlx.chat.budget import ReasoningBudget
 from dsv4_mlx.chat.events import BudgetReached, Done, ReasoningDelta, TextDelta
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import END_THINK
+from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import Sampling
-from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, THINKING, answer, change, talk
 
 LONG = "a b c d e f g h. " * 40

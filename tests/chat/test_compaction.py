@@ -11,12 +11,12 @@ from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.compaction import KEPT_TURNS, Compacted, Compaction, stands_for
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.turns import Turn
+from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.errors import BackendError, UsageError
-from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.scripted.engine import NANO, scripted_engine
 from dsv4_mlx.scripted.script import Script, ScriptedReply
-from dsv4_mlx.tokenizer import Tokenizer
 
 TOOLS = [{"name": "look", "description": "Looks.", "parameters": {"type": "object"}}]
 SUMMARY = ScriptedReply("<think>What was it?</think>They looked at the sky.")

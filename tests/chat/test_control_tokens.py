@@ -15,10 +15,10 @@ from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReplyParser, merge_deltas
 from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.reply import FinishedReply, Reply
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import ASSISTANT, BOS, DSML, END_THINK, EOS, THINK, USER
 from dsv4_mlx.chat.turns import Turn
-from dsv4_mlx.generation import Token
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.engine.generation import Token
 from tests.chat.talking import CHAT, THINKING
 
 SPELLINGS = (

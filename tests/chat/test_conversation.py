@@ -19,12 +19,12 @@ from dsv4_mlx.chat.model_side import ContextUse
 from dsv4_mlx.chat.parsing import merge_deltas
 from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import DSML
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.errors import PromptError
-from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
-from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, THINKING, answer, change, read_by, talk
 from tests.cli.scripted import scripted_engine
 

@@ -10,11 +10,11 @@ import dsv4_mlx
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.turns import Turn
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.loading import load
-from dsv4_mlx.sampling import Sampling
-from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, THINKING, answer
 
 # Long enough together that windows and entries of both rates close, in answers and in questions.

@@ -11,8 +11,8 @@ from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.prefixes import stable_length
 from dsv4_mlx.chat.prompting import PromptWriter
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.turns import Turn
-from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, answer, read_by, talk
 
 FILES = "".join(f"line {n} of the file\n" for n in range(40))

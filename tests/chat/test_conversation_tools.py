@@ -11,10 +11,10 @@ from dsv4_mlx.chat.events import ReasoningDelta, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import DSML
 from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, THINKING, answer, change, outcome, read_by, talk
 
 LOOK = {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}

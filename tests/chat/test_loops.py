@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from dsv4_mlx.chat.events import LoopNoticed, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.loops import LEAST_TOKENS, LONGEST, PASSAGE, REPEATS, LoopWatch
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import END_THINK
 from dsv4_mlx.scripted.engine import NANO
-from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, THINKING, answer, talk
 
 ROOT = Path(__file__).parents[2]

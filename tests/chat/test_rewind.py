@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Progress
 from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.turns import Turn
+from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.errors import CacheError, UsageError
-from dsv4_mlx.sampling import Sampling
-from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import (
     CHAT,
     THINKING,

@@ -3,9 +3,9 @@
 import pytest
 
 from dsv4_mlx.chat.events import Done, TextDelta
+from dsv4_mlx.chat.tokenizer import Tokenizer
+from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import Sampling
-from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import answer, talk
 
 REPLY = "one two three four five six seven eight nine ten"

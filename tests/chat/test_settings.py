@@ -6,9 +6,9 @@ import pytest
 
 from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.chat.settings import ChatSettings, Thinking, thinking_at
-from dsv4_mlx.checkpoint import open_folder
+from dsv4_mlx.engine.sampling import RANGES, Sampling
 from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
-from dsv4_mlx.sampling import RANGES, Sampling
+from dsv4_mlx.weights.checkpoint import open_folder
 from tests.cli.scripted import write_chat_folder
 
 

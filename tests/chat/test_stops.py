@@ -13,10 +13,10 @@ from dsv4_mlx.chat.events import Done, ReasoningDelta
 from dsv4_mlx.chat.messages import ChatError
 from dsv4_mlx.chat.reply import Reply
 from dsv4_mlx.chat.stops import StopTexts, escaped, unescaped
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import DSML, END_THINK
+from dsv4_mlx.engine.generation import Token
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.generation import Token
-from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import CHAT, THINKING, answer, outcome, talk
 from tests.cli.scripted import reply_tokens
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from dsv4_mlx.chat import Prompt, Segment, encode_messages
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import (
     ASSISTANT,
     BOS,
@@ -22,7 +23,6 @@ from dsv4_mlx.chat.tokens import (
 )
 from dsv4_mlx.errors import CheckpointError, PromptError, UsageError
 from dsv4_mlx.testing.tokenizers import SMALL_CORPUS, write_tokenizer
-from dsv4_mlx.tokenizer import Tokenizer
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "搜索"}}
 CALL = {"id": "c", "function": {"name": "f", "arguments": '{"k": "Größe 🙂"}'}}

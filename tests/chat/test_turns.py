@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsv4_mlx.chat.messages import ChatError
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.turns import Turn
-from dsv4_mlx.tokenizer import Tokenizer
 from tests.chat.talking import THINKING, answer, read_by, talk
 
 USER = {"role": "user", "content": "Hi"}

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from cli.options import Options
 from dsv4_mlx.chat.encoding import Prompt, Segment
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, EOS, THINK
-from dsv4_mlx.checkpoint import ModelFolder
-from dsv4_mlx.config import FLASH
-from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.release.config import FLASH
+from dsv4_mlx.release.spellings import keys_of
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine, scripted
 from dsv4_mlx.testing.tokenizers import write_tokenizer
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.weights.checkpoint import ModelFolder
 
 VOCABULARY = 512
 

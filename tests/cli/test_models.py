@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dsv4_mlx import checkpoint, config_file
+from dsv4_mlx.release import config_file
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
+from dsv4_mlx.weights import checkpoint
 from tests.cli.machines import linux
 from tests.cli.running import run
 

@@ -7,8 +7,8 @@ import pytest
 
 from cli.environment import Environment
 from cli.options import Options, parse
-from dsv4_mlx.checkpoint import ModelFolder
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.weights.checkpoint import ModelFolder
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder
 

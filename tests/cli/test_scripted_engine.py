@@ -11,8 +11,8 @@ from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Done, Event, Progress, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.settings import thinking_at
+from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.errors import BackendError, UsageError
-from dsv4_mlx.sampling import Sampling
 from dsv4_mlx.scripted.engine import ScriptedModel, open_scripted, scripted_engine
 from dsv4_mlx.scripted.script import ScriptedReply, read_script
 

@@ -12,8 +12,8 @@ from cli.options import Options, help_text, parse
 from cli.preferences import Preferences
 from cli.talk.commands import COMMANDS, GROUPS
 from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.engine.sampling import RANGES, Sampling
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import RANGES, Sampling
 from tests.cli.test_config import FILE
 
 PLACES = {

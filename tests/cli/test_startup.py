@@ -13,7 +13,7 @@ from tests.cli.scripted import write_chat_folder
 
 HEAVY = {"mlx_lm", "transformers", "torch", "rich", "prompt_toolkit", "huggingface_hub", "asyncio"}
 # What --version and --help can do without as well.
-MODEL_SIDE = {"tokenizers", "dsv4_mlx.model", "dsv4_mlx.loading", "dsv4_mlx.engine"}
+MODEL_SIDE = {"tokenizers", "dsv4_mlx.model.v4", "dsv4_mlx.loading", "dsv4_mlx.engine.engine"}
 
 
 def imports_of(*arguments: str | Path, piped: str = "") -> tuple[set[str], str]:
@@ -45,7 +45,7 @@ def test_version_imports_neither_the_model_nor_anything_heavy() -> None:
 def test_an_answer_needs_nothing_heavy(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path)
     modules, _ = imports_of("--model", tmp_path, "-p", "Hi", "--max-tokens", "2")
-    assert "dsv4_mlx.model" in modules
+    assert "dsv4_mlx.model.v4" in modules
     assert modules.isdisjoint(HEAVY)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dsv4_mlx.config import FLASH, PRO
+from dsv4_mlx.release.config import FLASH, PRO
 from tests.convert.headers import write_headers
 
 

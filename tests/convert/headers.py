@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from dsv4_mlx.checkpoint import INDEX_FILE
-from dsv4_mlx.checkpoint_tensors import TensorSpec, checkpoint_tensors
-from dsv4_mlx.config import DeepseekV4Config
-from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.safetensors_writing import header_bytes
+from dsv4_mlx.files.safetensors_writing import header_bytes
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.spellings import keys_of
+from dsv4_mlx.release.tensors import TensorSpec, checkpoint_tensors
+from dsv4_mlx.weights.checkpoint import INDEX_FILE
 
 
 def write_headers(folder: Path, config: DeepseekV4Config, shards: int) -> Path:

@@ -20,14 +20,14 @@ from convert.progress import Progress
 from convert.quantized import in_order, unpacked
 from convert.recipe import quantizable
 from convert.texts import read_text
-from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
-from dsv4_mlx.layers import ExpertsLinear
+from dsv4_mlx.chat.tokenizer import Tokenizer
+from dsv4_mlx.files.safetensors_files import read_header
 from dsv4_mlx.loading import load
-from dsv4_mlx.model import Model
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.model.layers import ExpertsLinear
+from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
+from dsv4_mlx.weights.planning import plan_parameters
 
 SMALL = TINY.replace(
     num_hidden_layers=3, compress_ratios=(0, 4, 128, 0), num_hash_layers=1, n_routed_experts=4

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from convert.app import main
-from dsv4_mlx.checkpoint import CONVERSION_FILE
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE
 
 SMALL = TINY.replace(
     num_hidden_layers=1, compress_ratios=(128, 0), num_hash_layers=0, n_routed_experts=2

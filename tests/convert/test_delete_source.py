@@ -21,10 +21,10 @@ from convert.progress import Progress
 from convert.room import room_needed
 from convert.shards import ShardWriter
 from convert.writer import write
-from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.files.safetensors_files import read_header
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 SMALL = TINY.replace(
     num_hidden_layers=2, compress_ratios=(4, 128, 0), num_hash_layers=1, n_routed_experts=4

@@ -15,12 +15,12 @@ from convert.journal import JOURNAL_FILE, Journal
 from convert.lowbit import quantize
 from convert.plan import FORMAT_VERSION
 from convert.quantized import unpacked
-from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
-from dsv4_mlx.checkpoint_tensors import checkpoint_tensors
-from dsv4_mlx.naming import translate
-from dsv4_mlx.quantization import SCALE_BYTES, Storage
-from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.files.safetensors_files import read_header
+from dsv4_mlx.release.naming import translate
+from dsv4_mlx.release.tensors import checkpoint_tensors
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
+from dsv4_mlx.weights.quantization import SCALE_BYTES, Storage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 SMALL = TINY.replace(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from convert.app import main
-from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 SMALL = TINY.replace(
     num_hidden_layers=1, compress_ratios=(0, 0), num_hash_layers=1, n_routed_experts=4

@@ -13,8 +13,8 @@ from convert.disk import Disk
 from convert.plan import plan_conversion
 from convert.progress import Progress
 from convert.writer import write
-from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
 from tests.convert.test_resume import KILLED_CONVERTER, LIMIT, ROOT, SMALL, contents
 
 

@@ -18,11 +18,11 @@ from convert.destination import only_converter
 from convert.disk import Disk, partial
 from convert.hub import HubFile
 from convert.room import free_bytes
-from dsv4_mlx.checkpoint import CONVERSION_FILE
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.file_systems import FileSystem, Protection
-from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.files.file_systems import FileSystem, Protection
+from dsv4_mlx.files.safetensors_files import read_header
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE
 from tests.convert.small import SMALL, contents
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="has calls that only Linux has")

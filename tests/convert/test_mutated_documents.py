@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from convert.app import main
 from dsv4_mlx.chat.settings import ChatSettings
-from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint, open_folder
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.errors import Dsv4Error
-from dsv4_mlx.planning import plan_parameters
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint, open_folder
+from dsv4_mlx.weights.planning import plan_parameters
 
 SMALL = TINY.replace(
     num_hidden_layers=2,

@@ -12,10 +12,10 @@ import mlx.core as mx
 import pytest
 
 from convert.app import main
-from dsv4_mlx.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.reading import read_weights
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.reading import read_weights
 
 SMALL = TINY.replace(
     num_hidden_layers=1,

@@ -16,14 +16,14 @@ from convert import writer
 from convert.plan import DRAFT_FILE, plan_conversion
 from convert.progress import Progress
 from convert.shards import ShardWriter
-from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.files.safetensors_files import read_header
+from dsv4_mlx.files.safetensors_writing import plan_array
 from dsv4_mlx.loading import load
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.reading import read_weights
-from dsv4_mlx.safetensors_files import read_header
-from dsv4_mlx.safetensors_writing import plan_array
 from dsv4_mlx.testing.checkpoints import TINY, edit_checkpoint, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.reading import read_weights
 
 SMALL = TINY.replace(
     num_hidden_layers=3, compress_ratios=(0, 4, 128, 0), num_hash_layers=1, n_routed_experts=4
@@ -299,8 +299,8 @@ def test_unknown_recipe_and_converted_source_are_refused(tmp_path):
 def test_mlx_lm_loads_the_converted_folder(tmp_path):
     from mlx_lm.utils import load_model as load_with_mlx_lm
 
-    from dsv4_mlx.config import DeepseekV4Config
-    from dsv4_mlx.model import Model
+    from dsv4_mlx.model.v4 import Model
+    from dsv4_mlx.release.config import DeepseekV4Config
 
     source = write_tiny_checkpoint(tmp_path / "source", SMALL)
     convert(source, tmp_path / "out", max_shard_bytes=600_000)

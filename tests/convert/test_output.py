@@ -12,8 +12,8 @@ import pytest
 
 from convert.app import main
 from convert.screen import Screen
-from dsv4_mlx.checkpoint import CONVERSION_FILE
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE
 from tests.convert.small import SMALL
 
 ROOT = Path(__file__).parents[2]

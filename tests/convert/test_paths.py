@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from convert.app import main
 from convert.fetch import fetch
 from convert.progress import Progress
-from dsv4_mlx.checkpoint import CONVERSION_FILE
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.paths import printable, user_path
+from dsv4_mlx.files.paths import printable, user_path
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE
 from tests.convert.small import SMALL, contents
 from tests.convert.test_fetch import FolderHub
 

@@ -7,9 +7,9 @@ import pytest
 from convert.app import main
 from convert.plan import plan_conversion
 from convert.report import bytes_per_token, facts, kinds, memory_needed
-from dsv4_mlx.checkpoint import open_checkpoint
-from dsv4_mlx.costs import Costs
+from dsv4_mlx.sizing.costs import Costs
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 GIB = 1 << 30
 

@@ -16,10 +16,10 @@ from convert.progress import Progress
 from convert.texts import read_text
 from dsv4_mlx.chat import detect_effort_table
 from dsv4_mlx.chat.settings import ChatSettings
-from dsv4_mlx.checkpoint import CONVERSION_FILE, open_folder
-from dsv4_mlx.releases import name_of
+from dsv4_mlx.chat.tokenizer import Tokenizer
+from dsv4_mlx.release.identity import name_of
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_folder
 from tests.convert.small import SMALL, contents
 from tests.convert.test_fetch import FolderHub
 

@@ -17,19 +17,19 @@ from convert.options import parser
 from convert.quantized import unpacked
 from convert.recipe import SHIPPED, read_recipe
 from convert.report import bytes_per_token, loaded_bytes, memory_needed
-from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
-from dsv4_mlx.config import FLASH
 from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.files.safetensors_files import read_header
 from dsv4_mlx.loading import load
-from dsv4_mlx.machines import GIB
-from dsv4_mlx.naming import translate
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.quantization import Storage
-from dsv4_mlx.reading import read_weights
-from dsv4_mlx.recipe_sizes import RECIPES
-from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.release.config import FLASH
+from dsv4_mlx.release.naming import translate
+from dsv4_mlx.sizing.machines import GIB
+from dsv4_mlx.sizing.recipe_sizes import RECIPES
+from dsv4_mlx.sizing.weight_bytes import weight_bytes
 from dsv4_mlx.testing.checkpoints import TINY, dequantized_tensors, write_tiny_checkpoint
-from dsv4_mlx.weight_bytes import weight_bytes
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.quantization import Storage
+from dsv4_mlx.weights.reading import read_weights
 
 SMALL = TINY.replace(
     num_hidden_layers=2, compress_ratios=(4, 128, 0), num_hash_layers=1, n_routed_experts=4

@@ -17,9 +17,9 @@ from convert.journal import JOURNAL_FILE
 from convert.plan import plan_conversion
 from convert.progress import Progress
 from convert.writer import write
-from dsv4_mlx.checkpoint import CONVERSION_FILE, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
 
 SMALL = TINY.replace(
     num_hidden_layers=2, compress_ratios=(4, 128, 0), num_hash_layers=1, n_routed_experts=4
@@ -35,7 +35,7 @@ from convert.disk import Disk
 from convert.plan import plan_conversion
 from convert.progress import Progress
 from convert.writer import write
-from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 class Killing(Disk):
     left = int(sys.argv[3])

@@ -3,7 +3,7 @@
 import pytest
 
 from convert.fit import MEMORIES, memory_of
-from dsv4_mlx.sizes import bytes_of
+from dsv4_mlx.files.sizes import bytes_of
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from convert.app import main
-from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.safetensors_files import read_header
-from dsv4_mlx.safetensors_writing import TensorPlan
+from dsv4_mlx.files.safetensors_files import read_header
+from dsv4_mlx.files.safetensors_writing import TensorPlan
+from dsv4_mlx.release.spellings import keys_of
 from dsv4_mlx.testing.checkpoints import TINY, edit_checkpoint, write_tiny_checkpoint
 
 SMALL = TINY.replace(

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from convert.app import main
 from convert.fetch import fetch
 from convert.progress import Progress
-from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
-from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.releases import FETCHED_FILE
-from dsv4_mlx.system_files import is_system_file
+from dsv4_mlx.files.system_files import is_system_file
+from dsv4_mlx.release.identity import FETCHED_FILE
+from dsv4_mlx.release.spellings import keys_of
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import INDEX_FILE, open_checkpoint
 from tests.convert.small import SMALL, contents
 from tests.convert.test_fetch import FolderHub
 

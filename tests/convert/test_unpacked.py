@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from convert.app import main
-from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.files.safetensors_files import read_header
+from dsv4_mlx.files.safetensors_writing import TensorPlan, plan_array
 from dsv4_mlx.loading import load_model
-from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.safetensors_files import read_header
-from dsv4_mlx.safetensors_writing import TensorPlan, plan_array
+from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.testing.checkpoints import (
     TINY,
     dequantized_tensors,
     edit_checkpoint,
     write_tiny_checkpoint,
 )
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 SMALL = TINY.replace(
     num_hidden_layers=2,

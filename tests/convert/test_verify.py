@@ -11,9 +11,9 @@ import pytest
 
 from convert.app import main
 from convert.plan import DRAFT_FILE
-from dsv4_mlx.checkpoint import CONVERSION_FILE
-from dsv4_mlx.safetensors_files import TensorEntry, read_header
+from dsv4_mlx.files.safetensors_files import TensorEntry, read_header
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE
 
 SMALL = TINY.replace(
     num_hidden_layers=1, compress_ratios=(4, 0), num_hash_layers=1, n_routed_experts=2

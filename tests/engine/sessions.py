@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.engine.session import Session
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine
-from dsv4_mlx.session import Session
 
 PROMPT = list(range(2, 42))
 

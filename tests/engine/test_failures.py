@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsv4_mlx import session as session_module
-from dsv4_mlx.engine import Engine
-from dsv4_mlx.model import Model
+from dsv4_mlx.engine import session as session_module
+from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.engine.session import Session
+from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine
-from dsv4_mlx.session import Session
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from tests.engine.test_session_model import NEXT, PROMPT, SMALL, ids, load_small
 

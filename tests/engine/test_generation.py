@@ -6,8 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.errors import UsageError
-from dsv4_mlx.generation import (
+from dsv4_mlx.engine.generation import (
     RepetitionPenalty,
     keep_min_p,
     keep_top_k,
@@ -15,6 +14,7 @@ from dsv4_mlx.generation import (
     make_penalty,
     make_sampler,
 )
+from dsv4_mlx.errors import UsageError
 
 
 def logprobs(seed: int = 0, size: int = 50, spread: float = 2.0) -> mx.array:

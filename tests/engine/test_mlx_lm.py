@@ -22,11 +22,11 @@ import pytest
 from convert.app import main as convert
 from dsv4_mlx import Numerics, load
 from dsv4_mlx.chat.encoding import encode_messages
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import DSML
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
-from dsv4_mlx.tokenizer import Tokenizer
 
 HI = [{"role": "user", "content": "Hi there"}]
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.messages import ChatError
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from tests.cli.scripted import write_chat_folder
 
 HI = [{"role": "user", "content": "Hi there"}]

@@ -1,6 +1,6 @@
 """The places a session can return to, and what it forgets first."""
 
-from dsv4_mlx.places import Places
+from dsv4_mlx.engine.places import Places
 from dsv4_mlx.scripted.fake import FakeSnapshot
 
 

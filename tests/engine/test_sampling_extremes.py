@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dsv4_mlx.engine.generation import make_sampler
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.generation import make_sampler
 
 EDGES = (5e-324, 1e-320, 1e-46, 1e-45, 1e-40, 2.0**-126, 1e-30, 1e-7, 1e-6, 0.5, 1 - 2**-53, 1.0)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.errors import PromptError
 from dsv4_mlx.scripted.fake import FakeCaches, FakeModel
 from tests.engine.sessions import PROMPT, SetAfter, engine, expected, ids, synced

@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.engine import Engine
-from dsv4_mlx.model import Model
+from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.model.v4 import Model
 from tests.engine.sessions import ids
 from tests.model import small
 

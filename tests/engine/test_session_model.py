@@ -8,15 +8,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.checkpoint import open_checkpoint
-from dsv4_mlx.costs import Costs
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.engine.session import Session
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.loading import load_model
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.session import Session
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.sizing.costs import Costs
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 SMALL = TINY.replace(
     num_hidden_layers=3, num_hash_layers=1, n_routed_experts=4, compress_ratios=(0, 4, 128, 0)

@@ -5,9 +5,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsv4_mlx.generation import make_penalty
+from dsv4_mlx.engine.generation import make_penalty
+from dsv4_mlx.engine.session import Session
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine
-from dsv4_mlx.session import Session
 
 PROMPT = list(range(2, 20))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dsv4_mlx import file_systems
-from dsv4_mlx.file_systems import FileSystem, Protection, write_at
+from dsv4_mlx.files import file_systems
+from dsv4_mlx.files.file_systems import FileSystem, Protection, write_at
 from tests.files.lacking import EVERY, NO_LOCKS, lacking, named, refused
 
 

@@ -13,8 +13,8 @@ import mlx.core as mx
 import pytest
 
 from dsv4_mlx.cache import LayerCache, evaluated
-from dsv4_mlx.config import FLASH, PRO
-from dsv4_mlx.model import Model
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.release.config import FLASH, PRO
 from dsv4_mlx.tracing import cache_after, place_weights, trace
 from metal_kernels.registry import bind, kernels
 from tests.kernels import nvrtc

@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.config import FLASH
-from dsv4_mlx.rope import compressed_rope
+from dsv4_mlx.model.rope import compressed_rope
+from dsv4_mlx.release.config import FLASH
 from metal_kernels.registry import plan
 from metal_kernels.shared.rotary import rotate
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 
 import metal_kernels
-from dsv4_mlx.model import Model
+from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.testing.checkpoints import TINY
 from dsv4_mlx.tracing import decode_graph
 from metal_kernels import backend, registry, sources

@@ -9,11 +9,11 @@ import numpy as np
 
 import dsv4_mlx
 from dsv4_mlx.cache import LayerCache
-from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.loading import load_model
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.testing.checkpoints import TINY, TINY512, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 TINY_CONFIGS = {"tiny": TINY, "tiny512": TINY512}
 NANO = Path(dsv4_mlx.__file__).with_name("nano")

@@ -7,11 +7,11 @@ import mlx.core as mx
 import numpy as np
 
 from dsv4_mlx.cache import LayerCache, for_one_call
-from dsv4_mlx.config_spellings import config_of
-from dsv4_mlx.layer_roles import layer_role
-from dsv4_mlx.model import Model
-from dsv4_mlx.naming import translate
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.release.layer_roles import layer_role
+from dsv4_mlx.release.naming import translate
+from dsv4_mlx.release.spellings import config_of
 from tests.oracle.tiny import TINY, random_weights
 
 CONFIG: dict[str, Any] = {**TINY, "bos_token_id": 0, "eos_token_id": 1}

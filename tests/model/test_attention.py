@@ -4,10 +4,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.attention import Attention
 from dsv4_mlx.cache import LayerCache, for_one_call, layout_for
-from dsv4_mlx.layer_roles import LayerRole, layer_role
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.model.attention import Attention
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.release.layer_roles import LayerRole, layer_role
 from tests.model import small
 from tests.oracle import v4_numpy as v4
 

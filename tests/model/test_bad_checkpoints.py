@@ -10,15 +10,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint
 from dsv4_mlx.errors import CheckpointError, ConfigError, Dsv4Error
+from dsv4_mlx.files.safetensors_files import read_header
+from dsv4_mlx.files.safetensors_writing import plan_array, write_file
 from dsv4_mlx.loading import load_model
-from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.reading import read_weights
-from dsv4_mlx.safetensors_files import read_header
-from dsv4_mlx.safetensors_writing import plan_array, write_file
+from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.testing.checkpoints import TINY, edit_checkpoint, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import INDEX_FILE, open_checkpoint
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.reading import read_weights
 
 SMALL = TINY.replace(
     num_hidden_layers=2,

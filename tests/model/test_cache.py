@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from dsv4_mlx import cache as caches
 from dsv4_mlx.cache import LayerCache, Snapshot
 from dsv4_mlx.errors import CacheError
-from dsv4_mlx.model import Model
+from dsv4_mlx.model.v4 import Model
 from tests.model import running, small
 
 CONFIG = small.config(

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 
 from dsv4_mlx import cache as caches
-from dsv4_mlx import ring
-from dsv4_mlx.cache import LayerCache, LayerState
-from dsv4_mlx.cache_forms import kept_rows, raw_width
-from dsv4_mlx.cache_layouts import COMPACT
-from dsv4_mlx.config import FLASH, DeepseekV4Config
-from dsv4_mlx.costs import Costs
-from dsv4_mlx.entries import Entries
-from dsv4_mlx.layer_roles import LayerRole
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.cache import LayerCache, LayerState, ring
+from dsv4_mlx.cache.entries import Entries
+from dsv4_mlx.cache.forms import kept_rows, raw_width
+from dsv4_mlx.cache.layouts import COMPACT
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.release.config import FLASH, DeepseekV4Config
+from dsv4_mlx.release.layer_roles import LayerRole
+from dsv4_mlx.sizing.costs import Costs
 from metal_kernels.shared.formats import round_bf16, store
 from tests.model import small
 

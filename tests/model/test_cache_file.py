@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from dsv4_mlx import cache as caches
-from dsv4_mlx import cache_seal
 from dsv4_mlx.cache import LayerCache
+from dsv4_mlx.cache import seal as cache_seal
 from dsv4_mlx.errors import CacheError
-from dsv4_mlx.model import Model
+from dsv4_mlx.model.v4 import Model
 from tests.files.lacking import NO_REPLACE, NO_SYNC, lacking, named
 from tests.model import running, small
 

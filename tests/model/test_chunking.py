@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4_mlx.cache import LayerCache, LayerState
-from dsv4_mlx.model import Model
+from dsv4_mlx.model.v4 import Model
 from tests.model import running, small
 from tests.oracle import v4_numpy
 

@@ -4,13 +4,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx import ring
-from dsv4_mlx.cache_forms import kept_rows
-from dsv4_mlx.compressor import Compressor
-from dsv4_mlx.config_spellings import config_of
-from dsv4_mlx.entries import Entries
-from dsv4_mlx.layer_roles import layer_role
-from dsv4_mlx.rope import compressed_rope
+from dsv4_mlx.cache import ring
+from dsv4_mlx.cache.entries import Entries
+from dsv4_mlx.cache.forms import kept_rows
+from dsv4_mlx.model.compressor import Compressor
+from dsv4_mlx.model.rope import compressed_rope
+from dsv4_mlx.release.layer_roles import layer_role
+from dsv4_mlx.release.spellings import config_of
 from metal_kernels.registry import plan
 from tests.model import small
 from tests.oracle import v4_numpy as v4

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
-from dsv4_mlx.config_spellings import config_of, keys_of
 from dsv4_mlx.errors import ConfigError
+from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.release.spellings import config_of, keys_of
 
 # config.json of V4-Flash as released; `expert_dtype` is absent there.
 FLASH_JSON: dict[str, Any] = json.loads("""{

@@ -5,9 +5,9 @@ from math import prod
 
 import pytest
 
-from dsv4_mlx.checkpoint_tensors import TensorSpec, backbone_tensors, checkpoint_tensors
-from dsv4_mlx.config import FLASH, PRO, DeepseekV4Config
-from dsv4_mlx.costs import Costs
+from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.release.tensors import TensorSpec, backbone_tensors, checkpoint_tensors
+from dsv4_mlx.sizing.costs import Costs
 
 GIB, MIB, K = 2**30, 2**20, 1024
 MODELS = pytest.mark.parametrize("config", [FLASH, PRO], ids=["flash", "pro"])
@@ -127,8 +127,8 @@ def test_entries_and_keys_follow_the_schedule() -> None:
 def test_a_real_cache_holds_the_bytes_that_the_config_promises(tokens: int, kv: str) -> None:
     import mlx.core as mx
 
-    from dsv4_mlx.model import Model
-    from dsv4_mlx.numerics import Numerics
+    from dsv4_mlx.model.numerics import Numerics
+    from dsv4_mlx.model.v4 import Model
 
     config = FLASH.replace(
         vocab_size=64, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, head_dim=64,

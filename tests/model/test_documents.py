@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsv4_mlx.documents import (
+from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.files.documents import (
     MOST_DEPTH,
     DocumentError,
     parse_json,
@@ -20,8 +21,7 @@ from dsv4_mlx.documents import (
     read_toml,
     shown,
 )
-from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.fields import Fields, without_nulls
+from dsv4_mlx.files.fields import Fields, without_nulls
 
 TAKEN = {
     "plain": (b'{"a": [1, 2.5, null, true, "b"]}', {"a": [1, 2.5, None, True, "b"]}),
@@ -265,4 +265,4 @@ def test_everything_is_read_here() -> None:
         for file in (ROOT / package).rglob("*.py")
     ]
     found = {str(file.relative_to(ROOT)) for file in files if foreign_readers(file)}
-    assert found == OUR_PIPES | {"dsv4_mlx/documents.py"}
+    assert found == OUR_PIPES | {"dsv4_mlx/files/documents.py"}

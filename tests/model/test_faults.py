@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from dsv4_mlx import cache as caches
-from dsv4_mlx import cache_seal
-from dsv4_mlx import entries as entries_module
-from dsv4_mlx.entries import Entries
+from dsv4_mlx.cache import entries as entries_module
+from dsv4_mlx.cache import seal as cache_seal
+from dsv4_mlx.cache.entries import Entries
 from dsv4_mlx.errors import CacheError, UsageError
 from dsv4_mlx.loading import load
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from metal_kernels.shared import formats
 from tests.model import small

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.cache import evaluated
-from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.loading import load_model
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 from tests.model import running
 
 PROMPT, COUNT = 40, 24

@@ -10,12 +10,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx import matmul
-from dsv4_mlx.checkpoint import open_checkpoint
-from dsv4_mlx.experts import _GPU_SORTED_ROWS, Experts
 from dsv4_mlx.loading import load_model
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.model import matmul
+from dsv4_mlx.model.experts import _GPU_SORTED_ROWS, Experts
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels.registry import KernelPlan, as_ops, kernels
 from tests.model import running
 

@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.config_spellings import config_of
-from dsv4_mlx.hyper_connections import HyperConnection, HyperHead
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.model.hyper_connections import HyperConnection, HyperHead
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.release.spellings import config_of
 from metal_kernels.registry import plan
 from tests.model import small
 from tests.oracle import v4_numpy as v4

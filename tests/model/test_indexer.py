@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.cache import LayerCache, layout_for
-from dsv4_mlx.entries import Entries
-from dsv4_mlx.indexer import Indexer
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.cache.entries import Entries
+from dsv4_mlx.model.indexer import Indexer
+from dsv4_mlx.model.numerics import Numerics
 from metal_kernels.registry import plan
 from metal_kernels.shared.formats import load_stored
 from tests.model import small

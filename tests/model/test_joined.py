@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from dsv4_mlx import matmul
-from dsv4_mlx.layers import Joined, Linear
+from dsv4_mlx.model import matmul
+from dsv4_mlx.model.layers import Joined, Linear
 from tests.model import running
 
 MODES = {"mxfp4": 4, "mxfp8": 8, "affine": 4}

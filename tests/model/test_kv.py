@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import dsv4_mlx
-from dsv4_mlx.checkpoint import open_checkpoint
-from dsv4_mlx.config_spellings import config_of
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.loading import load_model
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.release.spellings import config_of
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 from tests.model import running, small
 
 

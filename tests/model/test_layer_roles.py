@@ -2,8 +2,8 @@
 
 import pytest
 
-from dsv4_mlx.config import FLASH, PRO
-from dsv4_mlx.layer_roles import COMPRESS_RATIOS, WINDOW_ONLY, LayerRole, layer_role
+from dsv4_mlx.release.config import FLASH, PRO
+from dsv4_mlx.release.layer_roles import COMPRESS_RATIOS, WINDOW_ONLY, LayerRole, layer_role
 
 
 def sparse(layer: int) -> LayerRole:

@@ -6,16 +6,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.errors import BackendError, UsageError
-from dsv4_mlx.fingerprint import fingerprint
+from dsv4_mlx.files.safetensors_files import read_header
+from dsv4_mlx.files.safetensors_writing import plan_array
 from dsv4_mlx.loading import dense_dtype, load
-from dsv4_mlx.naming import translate
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.quantization import SCALE_BYTES, Storage
-from dsv4_mlx.reading import read_weights
-from dsv4_mlx.safetensors_files import read_header
-from dsv4_mlx.safetensors_writing import plan_array
+from dsv4_mlx.release.naming import translate
 from dsv4_mlx.testing import number_formats
 from dsv4_mlx.testing.checkpoints import (
     TINY,
@@ -23,6 +18,11 @@ from dsv4_mlx.testing.checkpoints import (
     edit_checkpoint,
     write_tiny_checkpoint,
 )
+from dsv4_mlx.weights.checkpoint import open_checkpoint
+from dsv4_mlx.weights.fingerprint import fingerprint
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.quantization import SCALE_BYTES, Storage
+from dsv4_mlx.weights.reading import read_weights
 from metal_kernels import registry
 
 SMALL = TINY.replace(

@@ -6,9 +6,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx import matmul
-from dsv4_mlx.layers import ExpertsLinear, GroupedLinear, Linear, expert_bounds
-from dsv4_mlx.matmul import Packed, Packing
+from dsv4_mlx.model import matmul
+from dsv4_mlx.model.layers import ExpertsLinear, GroupedLinear, Linear, expert_bounds
+from dsv4_mlx.model.matmul import Packed, Packing
 
 PACKINGS = [
     Packing(32, 4, "mxfp4"),

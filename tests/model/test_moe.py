@@ -4,10 +4,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx import experts as experts_module
-from dsv4_mlx.layers import ExpertsLinear, expert_bounds
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.model import experts as experts_module
+from dsv4_mlx.model.layers import ExpertsLinear, expert_bounds
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
 from tests.model import small
 from tests.oracle import v4_numpy as v4
 

@@ -6,10 +6,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.layers import Embedding, Linear
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
+from dsv4_mlx.model.layers import Embedding, Linear
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.release.spellings import keys_of
 from tests.model import running
 from tests.oracle import v4_numpy
 

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from dsv4_mlx.checkpoint_tensors import checkpoint_tensors
-from dsv4_mlx.config import FLASH, PRO
-from dsv4_mlx.naming import Target, repeats_backbone, transformers_name, translate
+from dsv4_mlx.release.config import FLASH, PRO
+from dsv4_mlx.release.naming import Target, repeats_backbone, transformers_name, translate
+from dsv4_mlx.release.tensors import checkpoint_tensors
 from dsv4_mlx.testing.checkpoints import TINY
 
 # One example of each row of the table.

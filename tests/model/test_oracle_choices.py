@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from metal_kernels.shared.formats import load_stored
 from tests.model import running
 from tests.model.test_oracle_official import LAYER_BOUND, Case, oracle_choices

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.cache import LayerCache
-from dsv4_mlx.config_spellings import keys_of
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.chat.tokenizer import Tokenizer
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.release.spellings import keys_of
 from metal_kernels.router.reference import expert_scores, normalised_weights
 from tests.model import running
 from tests.oracle import v4_numpy

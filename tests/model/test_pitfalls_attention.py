@@ -9,9 +9,9 @@ import pytest
 import metal_kernels.index_topk.reference as index_topk
 import metal_kernels.q_prepare.reference as q_prepare
 import metal_kernels.sparse_attention.reference as sparse_attention
-from dsv4_mlx import matmul
-from dsv4_mlx.attention import Attention
-from dsv4_mlx.layers import GroupedLinear
+from dsv4_mlx.model import matmul
+from dsv4_mlx.model.attention import Attention
+from dsv4_mlx.model.layers import GroupedLinear
 from metal_kernels.registry import plan
 from tests.model import small
 from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, replace_op, wrap

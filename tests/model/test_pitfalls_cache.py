@@ -9,10 +9,10 @@ import pytest
 
 from dsv4_mlx import cache as caches
 from dsv4_mlx.cache import LayerCache, LayerState
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.engine.timeline import Timeline
 from dsv4_mlx.errors import CacheError
-from dsv4_mlx.model import Model
-from dsv4_mlx.timeline import Timeline
+from dsv4_mlx.model.v4 import Model
 from metal_kernels.shared import formats
 from tests.model import small
 from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, wrap

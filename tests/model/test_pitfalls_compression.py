@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import metal_kernels.sparse_attention.reference as sparse_attention
-from dsv4_mlx.compression import Compression
-from dsv4_mlx.compressor import Compressor
+from dsv4_mlx.model.compression import Compression
+from dsv4_mlx.model.compressor import Compressor
 from metal_kernels.registry import plan
 from tests.model import small
 from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, replace_op, wrap

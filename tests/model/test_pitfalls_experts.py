@@ -6,10 +6,10 @@ import pytest
 
 import metal_kernels.hash_router.reference as hash_router
 import metal_kernels.router.reference as router
-from dsv4_mlx.experts import Experts, SharedExpert
-from dsv4_mlx.model import Model
-from dsv4_mlx.moe import MoE
-from dsv4_mlx.router import HashRouter
+from dsv4_mlx.model.experts import Experts, SharedExpert
+from dsv4_mlx.model.moe import MoE
+from dsv4_mlx.model.router import HashRouter
+from dsv4_mlx.model.v4 import Model
 from metal_kernels.registry import plan
 from tests.model import small
 from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, replace_op, wrap

@@ -10,15 +10,15 @@ import pytest
 
 import metal_kernels.compress.reference as compress
 import metal_kernels.qkv_prepare.reference as qkv_prepare
-from dsv4_mlx import planning, reading
-from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.files.safetensors_writing import plan_array
 from dsv4_mlx.loading import load_model
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.quantization import Storage
-from dsv4_mlx.safetensors_writing import plan_array
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.testing.checkpoints import TINY, edit_checkpoint, write_tiny_checkpoint
+from dsv4_mlx.weights import planning, reading
+from dsv4_mlx.weights.checkpoint import open_checkpoint
+from dsv4_mlx.weights.quantization import Storage
 from metal_kernels.registry import plan
 from metal_kernels.shared import formats
 from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, wrap

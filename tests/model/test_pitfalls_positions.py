@@ -4,14 +4,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import dsv4_mlx.model as model_module
+import dsv4_mlx.model.v4 as model_module
 import metal_kernels.sparse_attention.reference as sparse_attention
 from dsv4_mlx.cache import LayerCache, layout_for
-from dsv4_mlx.compressor import Compressor
-from dsv4_mlx.config import FLASH, DeepseekV4Config
-from dsv4_mlx.config_spellings import config_of
-from dsv4_mlx.entries import Entries
-from dsv4_mlx.rope import RotaryEmbedding, compressed_rope, sliding_rope
+from dsv4_mlx.cache.entries import Entries
+from dsv4_mlx.model.compressor import Compressor
+from dsv4_mlx.model.rope import RotaryEmbedding, compressed_rope, sliding_rope
+from dsv4_mlx.release.config import FLASH, DeepseekV4Config
+from dsv4_mlx.release.spellings import config_of
 from metal_kernels.registry import plan
 from metal_kernels.shared import rotary
 from tests.model import small

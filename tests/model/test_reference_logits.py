@@ -8,7 +8,7 @@ import pytest
 
 from dsv4_mlx.cache import load as load_cache
 from dsv4_mlx.cache import save as save_cache
-from dsv4_mlx.model import Model
+from dsv4_mlx.model.v4 import Model
 from tests.model import running
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsv4_mlx import ring
+from dsv4_mlx.cache import ring
 
 
 def rows(first: int, stop: int) -> mx.array:

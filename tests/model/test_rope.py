@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dsv4_mlx.config import FLASH, PRO, RopeScaling
-from dsv4_mlx.rope import RotaryEmbedding, compressed_rope, rope_frequencies, sliding_rope
+from dsv4_mlx.model.rope import RotaryEmbedding, compressed_rope, rope_frequencies, sliding_rope
+from dsv4_mlx.release.config import FLASH, PRO, RopeScaling
 from tests.oracle import v4_numpy as v4
 
 YARN = {0: 1, 1: 0.6876560219, 15: 0.003635538584, 16: 0.002265625, 20: 2.969777783e-4,

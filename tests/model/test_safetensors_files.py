@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.safetensors_files import read_header
-from dsv4_mlx.safetensors_writing import TensorPlan, plan_array, write_file
+from dsv4_mlx.files.safetensors_files import read_header
+from dsv4_mlx.files.safetensors_writing import TensorPlan, plan_array, write_file
 
 ARRAYS = {
     "codes": ("F8_E4M3", np.arange(6, dtype=np.uint8).reshape(2, 3)),

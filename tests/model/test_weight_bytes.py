@@ -6,10 +6,10 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from dsv4_mlx.checkpoint import open_checkpoint
 from dsv4_mlx.loading import load
+from dsv4_mlx.sizing.weight_bytes import weight_bytes
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
-from dsv4_mlx.weight_bytes import weight_bytes
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 # Widths for which scales are a small share, as they are in the release.
 WIDE = TINY.replace(

@@ -6,12 +6,9 @@ import mlx.core as mx
 import pytest
 
 from convert.app import main
-from dsv4_mlx.checkpoint import open_checkpoint
-from dsv4_mlx.parameters import ParameterPlan
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.reading import MLX_DTYPES, read_weights
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
-from dsv4_mlx.weight_forms import (
+from dsv4_mlx.weights.checkpoint import open_checkpoint
+from dsv4_mlx.weights.forms import (
     AffineForm,
     BlockFp8Form,
     DenseForm,
@@ -21,6 +18,9 @@ from dsv4_mlx.weight_forms import (
     fp8_form,
     total_bytes,
 )
+from dsv4_mlx.weights.parameters import ParameterPlan
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.reading import MLX_DTYPES, read_weights
 
 SMALL = TINY.replace(
     num_hidden_layers=3, compress_ratios=(0, 4, 128, 0), num_hash_layers=1, n_routed_experts=4

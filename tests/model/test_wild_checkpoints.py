@@ -14,26 +14,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsv4_mlx.chat.settings import ChatSettings
-from dsv4_mlx.checkpoint import INDEX_FILE, open_checkpoint, open_folder
-from dsv4_mlx.config import FLASH
-from dsv4_mlx.config_spellings import config_of, keys_of
-from dsv4_mlx.engine import Engine
+from dsv4_mlx.chat.tokenizer import Tokenizer
+from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.engine.generation import Token
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.fingerprint import fingerprint
-from dsv4_mlx.generation import Token
-from dsv4_mlx.hub_cache import model_folder, snapshot_sentence
+from dsv4_mlx.files.hub_cache import model_folder, snapshot_sentence
+from dsv4_mlx.files.safetensors_files import read_header
+from dsv4_mlx.files.safetensors_writing import TensorPlan, plan_array
 from dsv4_mlx.loading import load, load_model
-from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.planning import plan_parameters
-from dsv4_mlx.safetensors_files import read_header
-from dsv4_mlx.safetensors_writing import TensorPlan, plan_array
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.release.config import FLASH
+from dsv4_mlx.release.spellings import config_of, keys_of
 from dsv4_mlx.testing.checkpoints import (
     TINY,
     dequantized_tensors,
     edit_checkpoint,
     write_tiny_checkpoint,
 )
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.weights.checkpoint import INDEX_FILE, open_checkpoint, open_folder
+from dsv4_mlx.weights.fingerprint import fingerprint
+from dsv4_mlx.weights.planning import plan_parameters
 
 SMALL = TINY.replace(
     num_hidden_layers=2,

@@ -7,7 +7,7 @@ import pytest
 
 from cli.kept import session_replay
 from convert import importance, plan
-from dsv4_mlx import cache_file
+from dsv4_mlx.cache import file as cache_file
 
 PAGE = Path(__file__).parents[2] / "docs" / "versions.md"
 READ = f"{', '.join(cache_file.READABLE[:-1])} and {cache_file.VERSION}"

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.chat import encode_messages
-from dsv4_mlx.checkpoint import open_checkpoint
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.loading import load_model
-from dsv4_mlx.model import Model
-from dsv4_mlx.numerics import Numerics
-from dsv4_mlx.tokenizer import Tokenizer
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels.registry import KernelPlan
 from tests.kernels.host import host_plan
 from tests.model import running

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dsv4_mlx.checkpoint_tensors import checkpoint_tensors
-from dsv4_mlx.config import DeepseekV4Config
+from dsv4_mlx.files.safetensors_files import read_header
 from dsv4_mlx.loading import load
-from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.tensors import checkpoint_tensors
 from dsv4_mlx.training import nano_data
 from dsv4_mlx.training.nano_eval import answer, answers
 from dsv4_mlx.training.nano_recipe import NANO

@@ -7,9 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import ASSISTANT, BOS, EOS, USER
 from dsv4_mlx.testing.tokenizers import write_tokenizer
-from dsv4_mlx.tokenizer import Tokenizer
 from dsv4_mlx.training import nano_data
 
 

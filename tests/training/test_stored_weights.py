@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from dsv4_mlx.checkpoint_tensors import checkpoint_tensors
-from dsv4_mlx.naming import translate
-from dsv4_mlx.safetensors_files import read_header
+from dsv4_mlx.files.safetensors_files import read_header
+from dsv4_mlx.release.naming import translate
+from dsv4_mlx.release.tensors import checkpoint_tensors
 from dsv4_mlx.testing import number_formats
 from dsv4_mlx.testing.checkpoints import TINY, dequantized_tensors
 from dsv4_mlx.training.nano_init import initial_parameters

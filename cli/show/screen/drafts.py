@@ -15,8 +15,8 @@ from pathlib import Path
 
 from cli.kept.private_files import private_folder
 from cli.show.screen.paste import Parts, is_parts
-from dsv4_mlx.documents import DocumentError, parse_json
-from dsv4_mlx.file_systems import FileSystem, write_at
+from dsv4_mlx.files.documents import DocumentError, parse_json
+from dsv4_mlx.files.file_systems import FileSystem, write_at
 
 _SUFFIX = ".json"
 _MOST_BYTES = 64 << 20

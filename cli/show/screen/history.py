@@ -13,8 +13,8 @@ from prompt_toolkit.history import History
 
 from cli.kept.private_files import private_folder, write_whole
 from cli.show.screen.paste import Parts, is_parts, length
-from dsv4_mlx.documents import DocumentError, parse_json
-from dsv4_mlx.file_systems import FileSystem
+from dsv4_mlx.files.documents import DocumentError, parse_json
+from dsv4_mlx.files.file_systems import FileSystem
 
 KEPT = 2_000
 """Entries that are offered; the file is cut to them when it has twice as many."""

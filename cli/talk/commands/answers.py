@@ -6,8 +6,8 @@ from cli.options import REASONING
 from cli.talk.commands.command import Command, number, whole
 from dsv4_mlx.chat.loops import LOOPS
 from dsv4_mlx.chat.stops import escaped, unescaped
+from dsv4_mlx.engine.sampling import RANGES
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import RANGES
 
 if TYPE_CHECKING:
     from cli.talk.chat import Chat

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dsv4_mlx.engine.sampling import Range
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.sampling import Range
 
 if TYPE_CHECKING:
     from cli.talk.chat import Chat

@@ -8,7 +8,7 @@ from cli.show.surface import Question
 from cli.talk.commands.command import Command, size
 from cli.talk.resuming import resume
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.paths import user_path
+from dsv4_mlx.files.paths import user_path
 
 if TYPE_CHECKING:
     from cli.kept.sessions import Summary

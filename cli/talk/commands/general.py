@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.talk.commands.command import Command, size
-from dsv4_mlx.hub_cache import snapshot_sentence
-from dsv4_mlx.paths import user_path
+from dsv4_mlx.files.hub_cache import snapshot_sentence
+from dsv4_mlx.files.paths import user_path
 
 if TYPE_CHECKING:
     from cli.talk.chat import Chat

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import launches
 from benchmarks.unchanged.probes import addresses, graph, host, kept, logits
-from dsv4_mlx.model import Model
-from dsv4_mlx.session import Session
+from dsv4_mlx.engine.session import Session
+from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 
 SMALL = TINY.replace(
@@ -138,4 +138,4 @@ def test_one_more_call_per_token_is_counted(folder: str, monkeypatch: pytest.Mon
 def test_a_name_is_found_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert addresses.first("dsv4_mlx.nowhere:TINY", "dsv4_mlx.testing.checkpoints:TINY") is TINY
     with pytest.raises(SystemExit, match=r"^expected one of dsv4_mlx\.model:Absent but this"):
-        addresses.first("dsv4_mlx.model:Absent")
+        addresses.first("dsv4_mlx.model.v4:Absent")

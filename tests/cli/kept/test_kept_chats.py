@@ -16,7 +16,7 @@ import pytest
 
 from cli.kept.sessions import SessionStore
 from cli.options import Options
-from dsv4_mlx.checkpoint import ModelFolder
+from dsv4_mlx.weights.checkpoint import ModelFolder
 from tests.cli.kept_turns import texts
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder

@@ -12,7 +12,7 @@ from cli.kept.private_files import NoHome, config_home, private_folder, state_ho
 from cli.kept.sessions import SessionStore
 from cli.show.screen.history import FileHistory
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.file_systems import FileSystem
+from dsv4_mlx.files.file_systems import FileSystem
 from tests.cli.kept_turns import begun
 from tests.files.lacking import EVERY, lacking, named
 

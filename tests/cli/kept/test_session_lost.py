@@ -16,7 +16,7 @@ from cli.kept.keeping import Keeping
 from cli.kept.session_log import SessionLog
 from cli.kept.session_replay import SessionError
 from cli.kept.sessions import Saved, SessionStore
-from dsv4_mlx.file_systems import FileSystem
+from dsv4_mlx.files.file_systems import FileSystem
 from tests.cli.kept_turns import begun, store, texts, turn
 from tests.files.lacking import EVERY, NO_LOCKS, lacking, named, refused
 

@@ -11,7 +11,7 @@ from cli.environment import Environment
 from cli.machine import doctor
 from cli.machine.doctor import report, run
 from dsv4_mlx.about import About
-from dsv4_mlx.recipe_sizes import RECIPES
+from dsv4_mlx.sizing.recipe_sizes import RECIPES
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
 from tests.cli.machines import GIB, linux, mac
 from tests.cli.running import Stream

@@ -7,11 +7,11 @@ import pytest
 
 from cli.machine.machine import Machine
 from cli.machine.memory import Fit, check
-from dsv4_mlx.checkpoint import open_checkpoint, open_folder
-from dsv4_mlx.config import FLASH, PRO
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.recipe_sizes import RECIPES
+from dsv4_mlx.release.config import FLASH, PRO
+from dsv4_mlx.sizing.recipe_sizes import RECIPES
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import open_checkpoint, open_folder
 from tests.cli.machines import GIB, linux, mac
 
 SHORT = LONG.replace(max_position_embeddings=16_384)

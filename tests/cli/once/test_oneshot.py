@@ -7,8 +7,8 @@ import pytest
 
 from cli.options import Options
 from dsv4_mlx.chat.tokens import DSML, END_THINK
-from dsv4_mlx.checkpoint import ModelFolder
 from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.weights.checkpoint import ModelFolder
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder
 

@@ -13,8 +13,8 @@ import pytest
 
 from cli.options import Options
 from cli.talk.commands import COMMANDS, help_lines
-from dsv4_mlx.checkpoint import ModelFolder
 from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.weights.checkpoint import ModelFolder
 from tests.cli.running import Run, run
 from tests.cli.scripted import opening, write_chat_folder
 
@@ -223,7 +223,7 @@ def test_an_error_of_one_turn_leaves_the_prompt_open(tmp_path: Path) -> None:
     small = write_chat_folder(tmp_path, context=40)
 
     def open_model(opened: ModelFolder, options: Options):
-        from dsv4_mlx.tokenizer import Tokenizer
+        from dsv4_mlx.chat.tokenizer import Tokenizer
         from tests.cli.scripted import scripted_engine
 
         tokenizer = Tokenizer(opened.folder)

@@ -10,10 +10,10 @@ from cli.tools.tool import ToolError
 from cli.tools.toolbox import Toolbox
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import V4_TOKENS
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.scripted.engine import NANO
-from dsv4_mlx.tokenizer import Tokenizer
 from tests.cli.tools.asking import Person, run, toolbox
 
 BUILT_IN = [

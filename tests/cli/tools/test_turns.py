@@ -12,7 +12,7 @@ from dsv4_mlx.chat.events import Done, Event, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.settings import thinking_at
 from dsv4_mlx.chat.tokens import V4_TOKENS
-from dsv4_mlx.sampling import Sampling
+from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.scripted.engine import open_scripted
 from tests.cli.tools.asking import Person, toolbox
 

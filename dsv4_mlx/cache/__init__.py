@@ -1,0 +1,40 @@
+"""All state that outlives a call: per layer the window, the open compression windows, the entries.
+
+This module is what an engine calls a model's cache by; it hands on the names of its parts. `layer`
+is the state of one layer, `snapshots` what one does with a whole model's, `layouts` how rows are
+stored, and `file` their file.
+"""
+
+from dsv4_mlx.cache.file import load, save
+from dsv4_mlx.cache.layer import LayerCache, LayerState, for_one_call, new_cache, new_state
+from dsv4_mlx.cache.layouts import KV_CHOICES, layout_for
+from dsv4_mlx.cache.snapshots import (
+    CacheBytes,
+    Snapshot,
+    evaluated,
+    fork,
+    nbytes,
+    restore,
+    sizes,
+    snapshot,
+)
+
+__all__ = [
+    "KV_CHOICES",
+    "CacheBytes",
+    "LayerCache",
+    "LayerState",
+    "Snapshot",
+    "evaluated",
+    "for_one_call",
+    "fork",
+    "layout_for",
+    "load",
+    "nbytes",
+    "new_cache",
+    "new_state",
+    "restore",
+    "save",
+    "sizes",
+    "snapshot",
+]

@@ -1,0 +1,99 @@
+"""A whole model's cache is the list of its layers' caches: its moments, its forks, its bytes.
+
+A snapshot is a count and the fixed-size state, `restore` moves the count back, and a fork shares
+the entries until both timelines go on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+
+from dsv4_mlx.cache.layer import LayerCache, LayerState
+from dsv4_mlx.errors import CacheError
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One moment of a timeline: per layer a count and the fixed-size state."""
+
+    layers: tuple[tuple[LayerState, ...], ...]
+    kinds: tuple[tuple[int, str], ...]  # compress ratio and layout of each layer
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the fixed-size state; the entries are shared with the timeline."""
+        return sum(row.fixed_nbytes for rows in self.layers for row in rows)
+
+
+def snapshot(cache: Sequence[LayerCache]) -> Snapshot:
+    """Remember this moment of `cache`."""
+    layers = tuple(tuple(row.view() for row in layer.rows) for layer in cache)
+    kinds = tuple((layer.role.ratio, layer.layout.name) for layer in cache)
+    return Snapshot(layers, kinds, cache[0].offset)
+
+
+def restore(cache: Sequence[LayerCache], snapshot: Snapshot) -> None:
+    """Put `cache` back to `snapshot`, which stays valid and may be restored again."""
+    kinds = [(layer.role.ratio, layer.layout.name) for layer in cache]
+    if kinds != list(snapshot.kinds):
+        raise CacheError(
+            f"expected a snapshot of {len(kinds)} layers like this cache's but found one of "
+            f"{len(snapshot.kinds)} layers of another model; restore it where it was taken."
+        )
+    for layer, rows in zip(cache, snapshot.layers, strict=True):
+        layer.rows = [row.view() for row in rows]
+        layer.finalize()
+
+
+def snapshot_at(
+    cache: Sequence[LayerCache], offset: int, rings: Sequence[dict[str, mx.array]]
+) -> Snapshot:
+    """The moment of a single timeline after `offset` tokens, per layer with the rings it had then.
+
+    Entries are those of `cache`: a closed window gives the same entry whatever follows.
+    """
+    rows = []
+    for layer, held in zip(cache, rings, strict=True):
+        row = replace(layer.rows[0].view(), position=offset)
+        row.window, row.open_rows = held.get("window"), held.get("open")
+        for pool in row.pools():
+            pool.count = offset // layer.role.ratio
+        rows.append((row,))
+    kinds = tuple((layer.role.ratio, layer.layout.name) for layer in cache)
+    return Snapshot(tuple(rows), kinds, offset)
+
+
+def fork(cache: Sequence[LayerCache]) -> list[LayerCache]:
+    """A second timeline that starts here; entries are shared until both of them append."""
+    return [layer.fork() for layer in cache]
+
+
+def evaluated(cache: Sequence[LayerCache]) -> list[mx.array]:
+    """All arrays of `cache` that must be evaluated each step, so that no lazy chain grows."""
+    return [a for layer in cache for row in layer.rows for a in row.evaluated()]
+
+
+@dataclass(frozen=True)
+class CacheBytes:
+    """Bytes held: the state of fixed size, compressed entries, and index keys."""
+
+    window: int = 0
+    compressed: int = 0
+    index: int = 0
+
+
+def sizes(cache: Sequence[LayerCache]) -> CacheBytes:
+    """The bytes of `cache` by its parts, spare rows of the pools included."""
+    rows = [row for layer in cache for row in layer.rows]
+    return CacheBytes(
+        sum(row.fixed_nbytes for row in rows),
+        sum(row.entries.nbytes for row in rows if row.entries is not None),
+        sum(row.keys.nbytes for row in rows if row.keys is not None),
+    )
+
+
+def nbytes(cache: Sequence[LayerCache]) -> int:
+    """Bytes held by the whole cache."""
+    return sum(layer.nbytes for layer in cache)

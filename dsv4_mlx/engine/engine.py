@@ -1,0 +1,49 @@
+"""Running a model: `Engine` is the loaded model, `Session` one timeline of token ids.
+
+>>> session = Engine(model).session()
+>>> session.sync(prompt_ids)                      # reads what the timeline does not hold yet
+>>> for token in session.stream(max_tokens=100):  # the timeline grows by every token yielded
+...     print(token.id, token.logprob)
+
+MLX ties lazy arrays to the thread that made them. One thread, called the model's thread below,
+loads the model and makes every call that says so; the others may come from any thread.
+
+| call | thread | gives | errors |
+|---|---|---|---|
+| `Engine(model)` | model's | an engine; reads nothing | UsageError: `prefill_chunk` |
+| `Engine.session()` | model's | an empty `Session` | |
+| `Engine.check(tokens)` | any | the ids of a prompt that can be answered | PromptError |
+| `Engine.max_context`, `backend` | any | tokens; what the kernels run on | |
+| `Session.sync(tokens)` | model's | `Sync`: tokens found and tokens read | PromptError |
+| `Session.stream()` | model's | an iterator of `Token` | PromptError, UsageError |
+| `Session.rewind(offset)` | model's | the offset it went back to | |
+| `Session.hold()` | model's | a moment that `rewind` can return to | |
+| `Session.snapshot()` | model's | a `SessionSnapshot` | PromptError |
+| `Session.restore(snapshot)` | model's | the timeline of `snapshot` | CacheError |
+| `Session.fork()` | model's | a second `Session` from here on | |
+| `Session.save(path, notes)` | model's | a file | CacheError, OSError |
+| `Session.save_place(path, offset)` | model's | a file of the beginning | CacheError, OSError |
+| `Session.load(path)` | model's | the notes of the file | CacheError |
+| `Session.tokens`, `len`, `places`, `sizes()` | model's | what the session holds | |
+| `cancel.set()` on a flag given to `sync` or `stream` | any | the call ends soon | |
+
+Errors of the model itself, such as memory that ran out, pass through every call that computes; the
+timeline is then as it was at its last complete moment, and the next call reads what is missing.
+"""
+
+from dsv4_mlx.engine.running import Running
+from dsv4_mlx.engine.session import Session
+
+
+class Engine(Running):
+    """A loaded model that hands out sessions."""
+
+    @property
+    def backend(self) -> str | None:
+        """What the model's kernels run on; None for a model that does not tell."""
+        plan = getattr(self.model, "kernel_plan", None)
+        return None if plan is None else str(plan()["backend"])
+
+    def session(self) -> Session:
+        """A new, empty timeline."""
+        return Session(self)

@@ -1,0 +1,173 @@
+"""From logits to tokens: greedy, or drawn from a filtered distribution, each draw repeatable.
+
+What acts on the logits, in this order: the repetition penalty, as transformers defines it; then on
+the distribution that gives, mlx-lm's filters in mlx-lm's order, top-p, min-p and top-k; then the
+temperature. A sampler owns its random key, so two sessions never disturb each other and nothing
+global changes.
+"""
+
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import mlx.core as mx
+
+from dsv4_mlx.engine.sampling import Sampling, check
+
+Sampler = Callable[[mx.array], mx.array]
+"""Log-probabilities [V] float32 -> token id, a 0-d integer array."""
+
+Steer = Callable[[], int | None]
+"""Asked before each token is drawn; a token id is taken instead of drawing one."""
+
+StreamEnd = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token.
+
+    `logprob` is the model's own, natural logarithm, before penalty, filters and temperature.
+    `finish` is set on the last token only: "stop" if it is one of the stop ids, "length" if the
+    limit or the end of the context is reached.
+    """
+
+    id: int
+    logprob: float
+    finish: StreamEnd | None = None
+
+
+def make_sampler(
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    seed: int | None = None,
+    top_k: int = 0,
+) -> Sampler:
+    """A sampler; temperature 0, or near it, takes the likeliest token, the lowest id among equals.
+
+    The same seed draws the same tokens; None is a new seed every time. UsageError for a value
+    outside its range.
+    """
+    settings = Sampling(temperature, top_p, seed, top_k, min_p)
+    return greedy if temperature < _COLDEST else _Draw(settings)
+
+
+# Below this the division by the temperature leaves float32.
+_COLDEST = 1e-6
+# A backend may take numbers below this for zero.
+_LEAST = 2.0**-126
+_MOST = float(mx.finfo(mx.float32).max)
+
+
+def steered(sampler: Sampler, steer: Steer | None) -> Sampler:
+    """`sampler`, but for the tokens that `steer` decides."""
+    if steer is None:
+        return sampler
+
+    def draw(logprobs: mx.array) -> mx.array:
+        token = steer()
+        return sampler(logprobs) if token is None else mx.array(token)
+
+    return draw
+
+
+def greedy(logprobs: mx.array) -> mx.array:
+    """The likeliest token."""
+    return mx.argmax(logprobs, axis=-1)
+
+
+def keep_top_p(logprobs: mx.array, top_p: float) -> mx.array:
+    """[V] -> [V]: -inf outside the smallest set of likeliest tokens that holds `top_p`.
+
+    Tokens as likely as the least likely one of the set stay too, and the likeliest always does.
+    """
+    ordered = mx.sort(logprobs, axis=-1)
+    weights = mx.exp(ordered)
+    above = mx.cumsum(weights, axis=-1, reverse=True, inclusive=False)
+    # Relative to the sum as it was rounded, so that top_p near 1 never drops the whole tail.
+    total = above[..., :1] + weights[..., :1]
+    dropped = (above >= top_p * total).sum(axis=-1, keepdims=True)
+    # As float32 a small top_p is 0, which nothing lies above.
+    dropped = mx.minimum(dropped, logprobs.shape[-1] - 1)
+    least = mx.take_along_axis(ordered, dropped, axis=-1)
+    return mx.where(logprobs < least, -math.inf, logprobs)
+
+
+def keep_min_p(logprobs: mx.array, min_p: float) -> mx.array:
+    """[V] -> [V]: -inf for tokens less than `min_p` times as likely as the likeliest."""
+    least = mx.max(logprobs, axis=-1, keepdims=True) + math.log(min_p)
+    return mx.where(logprobs < least, -math.inf, logprobs)
+
+
+def keep_top_k(logprobs: mx.array, top_k: int) -> mx.array:
+    """[V] -> [V]: -inf outside the `top_k` likeliest tokens; all stay when there are no more.
+
+    Tokens as likely as the least likely one of them stay too.
+    """
+    size = logprobs.shape[-1]
+    if top_k >= size:
+        return logprobs
+    least = mx.partition(logprobs, size - top_k, axis=-1)[..., size - top_k, None]
+    return mx.where(logprobs < least, -math.inf, logprobs)
+
+
+class RepetitionPenalty:
+    """Makes the tokens of a timeline less likely, or more likely with a penalty below 1.
+
+    As in transformers, and in the paper (arXiv:1909.05858, section 4.1): a logit above 0 is divided
+    by the penalty and one below is multiplied with it, once, however often the token occurs, and
+    the tokens of the prompt count.
+    """
+
+    def __init__(self, penalty: float, tokens: Sequence[int]) -> None:
+        """`tokens` are the timeline so far."""
+        self._penalty = min(max(penalty, _LEAST), _MOST)
+        self._tokens = list(set(tokens))
+        self._occurs: mx.array | None = None  # bool [V]
+
+    def draw(self, logits: mx.array, sampler: Sampler) -> mx.array:
+        """A token of `sampler`, given the penalised `logits` [V]; it counts from then on."""
+        logits = self(logits)
+        drawn = sampler(logits - mx.logsumexp(logits))
+        self._occurs = self._seen(logits.size) | (mx.arange(logits.size) == drawn)
+        return drawn
+
+    def __call__(self, logits: mx.array) -> mx.array:
+        """[V] -> [V], float32; what would leave float32 stays at its end."""
+        changed = mx.where(logits < 0, logits * self._penalty, logits / self._penalty)
+        return mx.where(self._seen(logits.size), mx.clip(changed, -_MOST, _MOST), logits)
+
+    def _seen(self, size: int) -> mx.array:
+        if self._occurs is None:
+            self._occurs = mx.zeros(size, dtype=mx.bool_)
+            self._occurs[mx.array(self._tokens, dtype=mx.int32)] = True
+        return self._occurs
+
+
+def make_penalty(penalty: float, tokens: Sequence[int]) -> RepetitionPenalty | None:
+    """The penalty on a timeline's tokens, None where it changes nothing. UsageError."""
+    check("repetition_penalty", penalty)
+    return None if penalty == 1 else RepetitionPenalty(penalty, tokens)
+
+
+class _Draw:
+    """Random draws from one distribution after the other."""
+
+    def __init__(self, settings: Sampling) -> None:
+        self._settings = settings
+        self._scale = max(1 / settings.temperature, _LEAST)
+        seed = settings.seed
+        self._key = mx.random.key(secrets.randbits(32) if seed is None else seed)
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        self._key, key = mx.random.split(self._key)
+        if self._settings.top_p < 1:
+            logprobs = keep_top_p(logprobs, self._settings.top_p)
+        if self._settings.min_p > 0:
+            logprobs = keep_min_p(logprobs, self._settings.min_p)
+        if self._settings.top_k > 0:
+            logprobs = keep_top_k(logprobs, self._settings.top_k)
+        return mx.random.categorical(logprobs * self._scale, key=key)

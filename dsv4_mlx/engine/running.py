@@ -1,0 +1,132 @@
+"""What a session runs on: a model, the functions of its cache, and the limits of both."""
+
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from dsv4_mlx import cache
+from dsv4_mlx.cache import CacheBytes
+from dsv4_mlx.errors import PromptError, UsageError
+from dsv4_mlx.release.config import DeepseekV4Config
+
+Cache = list[Any]
+"""The state of a model after some tokens, one entry per layer; its model knows what they are."""
+
+PREFILL_CHUNK = 512
+SNAPSHOT_BYTES = 1 << 30
+
+
+class Flag(Protocol):
+    """A `threading.Event`, as far as it matters here."""
+
+    def is_set(self) -> bool: ...
+
+
+class CacheFunctions(Protocol):
+    """What a session does with a model's cache; the module `dsv4_mlx.cache` is one."""
+
+    def snapshot(self, cache: Cache, /) -> Any: ...
+
+    def restore(self, cache: Cache, snapshot: Any, /) -> None: ...
+
+    def fork(self, cache: Cache, /) -> Cache: ...
+
+    def evaluated(self, cache: Cache, /) -> list[mx.array]:
+        """Every array that must be evaluated for the state to exist."""
+        ...
+
+    def sizes(self, cache: Cache, /) -> CacheBytes:
+        """What the cache holds in bytes, by its parts."""
+        ...
+
+    def save(
+        self,
+        path: str | Path,
+        cache: Cache,
+        /,
+        *,
+        fingerprint: str,
+        tokens: list[int],
+        notes: dict[str, str],
+        beside: dict[str, mx.array],
+        places: Sequence[Any],
+    ) -> None:
+        """Write `cache` to a file, with texts and arrays of the caller's.
+
+        `places` are snapshots of its earlier moments, in order.
+        """
+        ...
+
+    def load(
+        self, path: str | Path, /, *, model: Any, fingerprint: str
+    ) -> tuple[Cache, list[int], dict[str, str], dict[str, mx.array], Sequence[Any]]:
+        """Cache, tokens, notes, arrays beside and places that `save` was given."""
+        ...
+
+
+class LanguageModel(Protocol):
+    """What an engine asks of a model."""
+
+    config: DeepseekV4Config
+
+    def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
+        """Token ids [B, S] -> logits [B, S, V] float32."""
+        ...
+
+    def make_cache(self) -> Cache: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A name of weights and numerics; a saved timeline fits only the same one."""
+        ...
+
+
+class Running:
+    """A model and how it is run; it knows token ids only."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        prefill_chunk: int = PREFILL_CHUNK,
+        snapshot_bytes: int = SNAPSHOT_BYTES,
+        caches: CacheFunctions | None = None,
+    ) -> None:
+        """`prefill_chunk` tokens are read at a time; `snapshot_bytes` bounds the snapshots that
+        each session takes by itself. `caches` replaces `dsv4_mlx.cache` for a model with its own.
+
+        UsageError for a `prefill_chunk` below 1.
+        """
+        if prefill_chunk < 1:
+            raise UsageError(f"prefill_chunk must be 1 or more, got {prefill_chunk}.")
+        self.model = model
+        self.config = model.config
+        self.prefill_chunk = prefill_chunk
+        self.snapshot_bytes = snapshot_bytes
+        self.caches: CacheFunctions = cache if caches is None else caches
+
+    @property
+    def max_context(self) -> int:
+        """Tokens that prompt and reply may have together."""
+        return self.config.max_position_embeddings
+
+    def check(self, tokens: Sequence[int]) -> list[int]:
+        """`tokens` as whole numbers; PromptError if no reply to them is possible."""
+        ids = [operator.index(token) for token in tokens]
+        if not ids:
+            raise PromptError("The prompt is empty; give at least one token.")
+        if len(ids) >= self.max_context:
+            raise PromptError(
+                f"The prompt has {len(ids):,} tokens and the model's context holds "
+                f"{self.max_context:,}, the reply included; shorten it."
+            )
+        wrong = next((i for i, t in enumerate(ids) if not 0 <= t < self.config.vocab_size), None)
+        if wrong is not None:
+            raise PromptError(
+                f"Token {wrong} of the prompt is {ids[wrong]}; the model's vocabulary ends at "
+                f"{self.config.vocab_size - 1}, so this tokenizer is not the model's."
+            )
+        return ids

@@ -1,0 +1,85 @@
+"""How tokens are drawn, as numbers: the settings of sampling and the range of each.
+
+The names are transformers'. Everything that takes such a number, the files and the command line
+among them, asks the same ranges, and what is done with it stands in `generation`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from dsv4_mlx.errors import UsageError
+from dsv4_mlx.files.documents import as_double, shown
+
+
+@dataclass(frozen=True)
+class Range:
+    """From `least` on, or above it, up to `most`; never infinite, never a boolean."""
+
+    least: float
+    most: float = math.inf
+    above: bool = False
+    whole: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        number = as_double(value)
+        # Whole is what 63 bits hold, since it travels through files and other programs.
+        if number is None or (self.whole and not (isinstance(value, int) and value < 1 << 63)):
+            return False
+        low_enough = number > self.least if self.above else number >= self.least
+        return low_enough and number <= self.most
+
+    def __str__(self) -> str:
+        """What fits, as in "expected a number from 0 on"."""
+        kind = "a whole number" if self.whole else "a number"
+        if self.above:
+            return f"{kind} above {self.least:g}" + self._up_to(", at most ")
+        return f"{kind} from {self.least:g}" + (self._up_to(" to ") or " on")
+
+    def read(self, text: str) -> float:
+        """The number that `text` spells; ValueError for one outside, or none."""
+        if self.whole and not (text.isascii() and text.isdigit() and len(text) < 20):
+            raise ValueError(text)
+        value = int(text) if self.whole else float(text)
+        if value not in self:
+            raise ValueError(text)
+        return value
+
+    def _up_to(self, words: str) -> str:
+        return "" if math.isinf(self.most) else f"{words}{self.most:g}"
+
+
+RANGES: Final[Mapping[str, Range]] = {
+    "temperature": Range(0),
+    "top_p": Range(0, 1, above=True),
+    "top_k": Range(0, whole=True),
+    "min_p": Range(0, 1),
+    "repetition_penalty": Range(0, above=True),
+}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; UsageError for a value outside its range.
+
+    Temperature 0 takes the likeliest token. `top_k` 0, `top_p` 1, `min_p` 0 and
+    `repetition_penalty` 1 change nothing. `seed` None is a new one every time.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in RANGES:
+            check(name, getattr(self, name))
+
+
+def check(name: str, value: float) -> None:
+    """UsageError for a value of the setting `name` outside its range."""
+    if value not in RANGES[name]:
+        raise UsageError(f"{name} must be {RANGES[name]}, got {shown(value)}.")

@@ -1,0 +1,205 @@
+"""One timeline of a model, as its users call it.
+
+`sync` makes the timeline equal to a prompt and reads as little as possible, `stream` makes it
+grow, `rewind` shortens it without reading anything. The calls, their thread and their errors are
+listed in `dsv4_mlx.engine.engine`.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import mlx.core as mx
+
+from dsv4_mlx.cache import CacheBytes
+from dsv4_mlx.engine import session_file
+from dsv4_mlx.engine.generation import (
+    RepetitionPenalty,
+    Sampler,
+    Steer,
+    StreamEnd,
+    Token,
+    make_penalty,
+    make_sampler,
+    steered,
+)
+from dsv4_mlx.engine.places import Places
+from dsv4_mlx.engine.running import Flag, Running
+from dsv4_mlx.engine.timeline import OnProgress, SessionSnapshot, Sync, Timeline
+from dsv4_mlx.errors import CacheError, PromptError, UsageError
+
+SAVED_PLACE_BYTES = 1 << 28
+_CLEAR_EVERY = 256
+"""Tokens generated from one clearing of MLX's memory cache to the next."""
+
+
+class Session:
+    """One timeline: token ids, the model's state after them, and the logits that follow."""
+
+    def __init__(self, running: Running, timeline: Timeline | None = None) -> None:
+        self._running = running
+        self._timeline = Timeline(running) if timeline is None else timeline
+        self._edition = 0  # changes whenever a running stream loses its place
+
+    @property
+    def tokens(self) -> list[int]:
+        """The token ids so far."""
+        return list(self._timeline.tokens)
+
+    def __len__(self) -> int:
+        return len(self._timeline.tokens)
+
+    @property
+    def places(self) -> Places:
+        """The places this session can return to cheaply."""
+        return self._timeline.places
+
+    def sync(
+        self,
+        tokens: Sequence[int],
+        on_progress: OnProgress | None = None,
+        cancel: Flag | None = None,
+        places: Collection[int] = (),
+    ) -> Sync:
+        """Make the timeline equal to `tokens`, reading as little as possible.
+
+        Keeps the longest common prefix, from the nearest snapshot on. A set `cancel` flag ends
+        it after the chunk being read; the timeline then holds what was read. `places` are
+        offsets, in tokens, worth returning to: where the reading passes one, it takes a snapshot.
+        PromptError, and an unchanged timeline, for tokens that the model cannot answer.
+        """
+        target = self._running.check(tokens)
+        self._edition += 1
+        return self._timeline.sync(target, on_progress, cancel, places)
+
+    def stream(
+        self,
+        max_tokens: int | None = None,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int | None = None,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
+        sampler: Sampler | None = None,
+        stop_ids: Collection[int] | None = None,
+        cancel: Flag | None = None,
+        steer: Steer | None = None,
+    ) -> Iterator[Token]:
+        """Generate up to `max_tokens` tokens, by default until EOS or the end of the context.
+
+        A stop token is yielded too, as the last one. Closing the iterator or setting `cancel`
+        leaves the timeline exactly at the tokens yielded. The penalty counts the tokens of the
+        timeline, the prompt's too. `sampler` takes the place of the other sampling options, and a
+        token that `steer` gives takes the place of a draw. PromptError when there is no prompt
+        yet; UsageError for a setting outside its range, and from the iterator once the session
+        has moved on otherwise.
+        """
+        sampler = sampler or make_sampler(temperature, top_p, min_p, seed, top_k)
+        sampler = steered(sampler, steer)
+        stops = set(self._running.config.stop_token_ids if stop_ids is None else stop_ids)
+        if max_tokens is not None and max_tokens < 0:
+            raise UsageError(f"max_tokens must be 0 or more, got {max_tokens}.")
+        if not len(self):
+            raise PromptError("There is no prompt to continue; sync one first.")
+        self._edition += 1
+        penalty = make_penalty(repetition_penalty, self._timeline.tokens)
+        return self._generate(max_tokens, sampler, penalty, stops, cancel, self._edition)
+
+    def rewind(self, offset: int) -> int:
+        """Shorten the timeline to `offset` tokens without reading anything; returns its length.
+
+        That is the nearest place before `offset` when there is none there.
+        """
+        self._edition += 1
+        return self._timeline.rewind(offset)
+
+    def hold(self) -> None:
+        """Let `rewind` return here, until the next such moment; as cheap as a snapshot."""
+        self._timeline.hold()
+
+    def snapshot(self) -> SessionSnapshot:
+        """This point of the timeline: the fixed-size state, and counts for all that grows.
+
+        PromptError when there is no prompt yet.
+        """
+        return self._timeline.snapshot()
+
+    def restore(self, snapshot: SessionSnapshot) -> None:
+        """Return to a point of this session, or of one that shares an origin with it by fork.
+
+        The places after what both timelines have in common are forgotten.
+        """
+        self._edition += 1
+        self._timeline.restore(snapshot)
+
+    def fork(self) -> "Session":
+        """A second session whose timeline begins with this one; what is common is stored once."""
+        return Session(self._running, self._timeline.fork())
+
+    def sizes(self) -> CacheBytes:
+        """What the state holds in bytes, by its parts."""
+        return self._running.caches.sizes(self._timeline.cache)
+
+    def save(
+        self,
+        path: str | Path,
+        notes: Mapping[str, str] | None = None,
+        *,
+        place_bytes: int = SAVED_PLACE_BYTES,
+    ) -> None:
+        """Write the timeline to a file, with `notes` for whoever loads it.
+
+        Its latest places are written with it, as many as `place_bytes` hold. CacheError when
+        there is nothing to save or no room; an older file is then left as it was.
+        """
+        if not self._timeline.consumed:
+            raise CacheError("There is nothing to save; the session holds no tokens.")
+        session_file.write(path, self._timeline, notes or {}, place_bytes)
+
+    def save_place(self, path: str | Path, offset: int) -> None:
+        """Write the first `offset` tokens to a file; CacheError unless there is a place."""
+        session_file.write(path, self._timeline.beginning(offset), {}, 0)
+
+    def load(self, path: str | Path) -> dict[str, str]:
+        """Replace the timeline by a saved one, its places included, and return its notes.
+
+        CacheError, and an unchanged session, if the file is damaged or of another model.
+        """
+        timeline, notes = session_file.read(path, self._running)
+        self._edition += 1
+        self._timeline = timeline
+        return notes
+
+    def _generate(
+        self,
+        max_tokens: int | None,
+        sampler: Sampler,
+        penalty: RepetitionPenalty | None,
+        stops: set[int],
+        cancel: Flag | None,
+        edition: int,
+    ) -> Iterator[Token]:
+        timeline = self._timeline
+        room = self._running.max_context - len(self)
+        limit = room if max_tokens is None else min(max_tokens, room)
+        if timeline.logits is None and limit:
+            timeline.catch_up(cancel)
+        for number in range(1, limit + 1):
+            if cancel is not None and cancel.is_set():
+                return
+            if edition != self._edition:
+                raise UsageError("This stream has ended: its session has moved on since.")
+            token, logprob = timeline.step(sampler, penalty)
+            finish = _finish(token in stops, number == limit)
+            yield Token(token, logprob, finish)
+            if finish is not None:
+                return
+            if number % _CLEAR_EVERY == 0:
+                mx.clear_cache()
+
+
+def _finish(stopped: bool, full: bool) -> StreamEnd | None:
+    if stopped:
+        return "stop"
+    return "length" if full else None

@@ -1,0 +1,1 @@
+"""From tokens to logits. Read `v4` first, then `decoder_layer`, `attention` and `moe`."""

@@ -1,0 +1,56 @@
+"""One layer of the backbone, and what an MTP block continues with."""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from dsv4_mlx.cache.layer import LayerCache
+from dsv4_mlx.model.attention import Attention
+from dsv4_mlx.model.compression import Compression
+from dsv4_mlx.model.hyper_connections import HyperConnection
+from dsv4_mlx.model.layers import Joined, Norm
+from dsv4_mlx.model.moe import MoE
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.rope import RotaryEmbedding
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.layer_roles import LayerRole
+from metal_kernels.ops import Ops
+
+
+class DecoderLayer(nn.Module):
+    """mHC around attention, mHC around the experts."""
+
+    def __init__(
+        self,
+        config: DeepseekV4Config,
+        numerics: Numerics,
+        ops: Ops,
+        *,
+        role: LayerRole,
+        rope: RotaryEmbedding,
+        hashed: bool,
+    ):
+        super().__init__()
+        self.role = role
+        self.attn_hc = HyperConnection(config, numerics, ops)
+        self.input_layernorm = Norm(config.hidden_size)
+        compression = None
+        if role.owns_entries:
+            compression = Compression(config, role, numerics, ops, rope)
+        self.self_attn = Attention(config, numerics, ops, rope, compression)
+        self.ffn_hc = HyperConnection(config, numerics, ops)
+        self.post_attention_layernorm = Norm(config.hidden_size)
+        self.mlp = MoE(config, numerics, ops, hashed=hashed)
+
+    def joined(self) -> list[Joined]:
+        """The groups of layers that share an input."""
+        return [*self.self_attn.joined(), self.mlp.shared_experts.joined]
+
+    def __call__(self, streams: mx.array, tokens: mx.array, cache: LayerCache) -> mx.array:
+        """Streams [B, S, N, D], token ids [B, S] -> streams [B, S, N, D]."""
+        x, post, comb = self.attn_hc.collapse(streams, self.input_layernorm.weight)
+        y = self.self_attn(x, cache)
+        streams, x, post, comb = self.ffn_hc.expand_and_collapse(
+            y, streams, post, comb, self.post_attention_layernorm.weight
+        )
+        shared, routed = self.mlp.parts(x, tokens)
+        return self.ffn_hc.expand(shared, streams, post, comb, routed)

@@ -1,0 +1,98 @@
+"""The experts' products: few rows each by itself, many rows in the order of their experts."""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from dsv4_mlx.model import matmul
+from dsv4_mlx.model.layers import ExpertsLinear, Joined, Linear, expert_bounds
+from dsv4_mlx.release.config import DeepseekV4Config
+from metal_kernels.ops import Ops
+
+# Rows per call above which the CPU sorts them by expert and multiplies expert by expert.
+_SORTED_ROWS = 32
+# The same on a GPU, where MLX has a product for rows in the order of their experts.
+_GPU_SORTED_ROWS = 64
+
+
+class Experts(nn.Module):
+    """The routed experts, gate and up stacked as one matrix per expert."""
+
+    def __init__(self, config: DeepseekV4Config, ops: Ops):
+        super().__init__()
+        E, D, width = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        self.gate_up_proj = ExpertsLinear(E, D, 2 * width)
+        self.down_proj = ExpertsLinear(E, width, D)
+        self._ops, self._limit = ops, config.swiglu_limit
+
+    def __call__(
+        self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """x [M, D], experts uint32 and weights [M, k] -> weighted outputs [M, k, D].
+
+        The shared expert's gate and up, `shared` [M, 2 Is], are activated in the same launch; the
+        second output [M, Is] is what they become.
+        """
+        M, k = experts.shape
+        if matmul.on_cpu(self._ops):
+            many = M * k > _SORTED_ROWS
+            return (self._sorted if many else self._gathered)(x, experts, weights, shared)
+        if M * k >= _GPU_SORTED_ROWS:
+            return self._sorted_on_gpu(x, experts, weights, shared)
+        gate_up = self.gate_up_proj.chosen(x.reshape(M, 1, -1), experts)
+        activated, shared = self._activate(gate_up.reshape(M * k, -1), weights, shared)
+        return self.down_proj.chosen(activated.reshape(M, k, -1), experts), shared
+
+    def _activate(
+        self, gate_up: mx.array, weights: mx.array, shared: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        activated, shared = self._ops.swiglu(
+            gate_up, weights.reshape(-1), shared, limit=self._limit
+        )
+        return activated, shared
+
+    def _gathered(
+        self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        M, k = experts.shape
+        rows, chosen = mx.arange(M * k, dtype=mx.uint32), experts.reshape(-1)
+        gate_up = self.gate_up_proj.gathered(x, rows // k, chosen)
+        activated, shared = self._activate(gate_up, weights, shared)
+        return self.down_proj.gathered(activated, rows, chosen).reshape(M, k, -1), shared
+
+    def _sorted_on_gpu(
+        self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Rows in the order of their experts, so that MLX multiplies expert by expert."""
+        M, k = experts.shape
+        order = mx.argsort(experts.reshape(-1))
+        chosen = experts.reshape(-1)[order]
+        gate_up = self.gate_up_proj.in_order(x[order // k], chosen)
+        activated, shared = self._activate(gate_up, weights.reshape(-1)[order], shared)
+        outputs = self.down_proj.in_order(activated, chosen)
+        return outputs[mx.argsort(order)].reshape(M, k, -1), shared
+
+    def _sorted(
+        self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        M, k = experts.shape
+        order, bounds = expert_bounds(experts.reshape(-1))
+        gate_up = self.gate_up_proj.sorted(x[order // k], bounds)
+        activated, shared = self._activate(gate_up, weights.reshape(-1)[order], shared)
+        outputs = self.down_proj.sorted(activated, bounds)
+        return outputs[mx.argsort(order)].reshape(M, k, -1), shared
+
+
+class SharedExpert(nn.Module):
+    """The expert every token visits; clamped like the routed ones, and activated beside them."""
+
+    def __init__(self, config: DeepseekV4Config):
+        super().__init__()
+        D, width = config.hidden_size, config.moe_intermediate_size * config.n_shared_experts
+        self.gate_proj = Linear(D, width)
+        self.up_proj = Linear(D, width)
+        self.down_proj = Linear(width, D)
+        self.joined = Joined(lambda: (self.gate_proj, self.up_proj))
+
+    def gate_up(self, x: mx.array) -> mx.array:
+        """[M, D] -> [M, 2 Is], gate first."""
+        return self.joined(x)

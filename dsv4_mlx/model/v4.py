@@ -1,0 +1,146 @@
+"""The V4 graph: token ids -> logits.
+
+Four residual streams run through every layer; each sublayer sees one weighted collapse of them and
+writes back to all (mHC). Activations are float32 arrays whose values are rounded where `Numerics`
+says. `Model` keeps mlx-lm's contract: `model(tokens, cache)`, `make_cache()`, `layers`, `sanitize`.
+"""
+
+import hashlib
+import json
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from dsv4_mlx.cache.layer import LayerCache, for_one_call, new_cache
+from dsv4_mlx.cache.layouts import layout_for
+from dsv4_mlx.errors import UsageError
+from dsv4_mlx.model.backends import use_backend
+from dsv4_mlx.model.decoder_layer import DecoderLayer
+from dsv4_mlx.model.hyper_connections import HyperHead
+from dsv4_mlx.model.layers import Embedding, Joined, Linear, MatrixLayer, Norm
+from dsv4_mlx.model.mtp import MultiTokenPredictor
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.rope import compressed_rope, sliding_rope
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.spellings import keys_of
+from metal_kernels import registry
+from metal_kernels.ops import Ops
+
+
+class Backbone(nn.Module):
+    """Embedding, layers, and what turns streams into one hidden state."""
+
+    def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: Ops):
+        super().__init__()
+        ropes = {False: sliding_rope(config), True: compressed_rope(config)}
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [
+            DecoderLayer(
+                config,
+                numerics,
+                ops,
+                role=role,
+                rope=ropes[role.source is not None],
+                hashed=number < config.num_hash_layers,
+            )
+            for number, role in enumerate(config.layer_roles)
+        ]
+        self.hc_head = HyperHead(config, numerics, ops)
+        self.norm = Norm(config.hidden_size)
+        self._ops, self._streams = ops, config.hc_mult
+
+    def __call__(self, tokens: mx.array, cache: list[LayerCache]) -> mx.array:
+        """Token ids [B, S] -> streams after the last layer [B, S, N, D]."""
+        streams = self._ops.embed_streams(tokens, self.embed_tokens.weight, self._streams)
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            streams = layer(streams, tokens, layer_cache)
+        return streams
+
+
+class Model(nn.Module):
+    """DeepSeek-V4 with its prediction head and MTP blocks.
+
+    The backend is decided here, once; a missing one raises BackendError. `kv` says how caches
+    store rows (`compact` or `bf16`, see `layout_for`). A `plan` takes the place of `backend` and
+    leaves MLX's device alone: a graph can be traced for a backend that is not there.
+    """
+
+    def __init__(
+        self,
+        config: DeepseekV4Config,
+        numerics: Numerics = Numerics.OFFICIAL,
+        backend: str = "auto",
+        *,
+        kv: str | None = None,
+        plan: registry.KernelPlan | None = None,
+    ):
+        super().__init__()
+        if plan is None:
+            plan = use_backend(backend)
+        self.config, self.numerics = config, numerics
+        self.layout = layout_for(numerics is Numerics.OFFICIAL, kv)
+        self._plan = plan
+        self.model = Backbone(config, numerics, plan.ops)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        blocks = config.num_nextn_predict_layers if config.draft_kind == "mtp" else 0
+        self.mtp = [
+            MultiTokenPredictor(config, numerics, plan.ops, self.layout) for _ in range(blocks)
+        ]
+        self.fingerprint = _config_fingerprint(config)
+        for _, module in self.named_modules():
+            if isinstance(module, MatrixLayer):
+                module.bind(plan.ops)
+
+    def join(self) -> None:
+        """Lay weights that share an input one behind the other; call it once they are loaded."""
+        for joined in self.joined():
+            mx.eval(joined.join())  # one by one, so that two copies exist of one group at most
+
+    def joined(self) -> list[Joined]:
+        """The groups of layers that share an input."""
+        return [one for block in (*self.layers, *self.mtp) for one in block.joined()]
+
+    def __call__(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        """Token ids [B, S] -> logits [B, S, V] float32; `cache` moves on by S tokens."""
+        return self.logits(self.streams(tokens, cache))
+
+    def last_logits(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        """Logits after the last of the tokens alone, [B, V]: what generation needs of a prompt."""
+        return self.logits(self.streams(tokens, cache)[:, -1:])[:, 0]
+
+    def streams(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        """Residual streams after the last layer, [B, S, N, D]: what an MTP block continues."""
+        if tokens.ndim != 2 or tokens.size == 0:
+            raise UsageError(
+                f"expected token ids [B, S] with at least one token but found {tokens.shape}."
+            )
+        if cache is None:
+            cache = [for_one_call(role) for role in self.config.layer_roles]
+        return self.model(tokens, cache)
+
+    def logits(self, streams: mx.array) -> mx.array:
+        """Streams [B, S, N, D] -> logits [B, S, V] float32."""
+        return self.lm_head(self.model.hc_head(streams, self.model.norm.weight))
+
+    def make_cache(self) -> list[LayerCache]:
+        """An empty cache, one per layer."""
+        return new_cache(self.config, self.layout)
+
+    @property
+    def layers(self) -> list[DecoderLayer]:
+        """The backbone's layers."""
+        return self.model.layers
+
+    def kernel_plan(self) -> dict[str, str]:
+        """Which implementation every kernel runs: `metal`, `cuda` or `reference`."""
+        return {"backend": self._plan.backend, **self._plan.chosen}
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """Converted folders already carry our names; mlx-lm asks."""
+        return weights
+
+
+def _config_fingerprint(config: DeepseekV4Config) -> str:
+    """Names a model without a checkpoint; loading replaces it by one that covers the weights."""
+    text = json.dumps(keys_of(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,88 @@
+"""What a model costs: bytes of its weights, on disk and per token, and of its cache.
+
+Everything follows from the config; nothing is measured and no array is made. Bytes are plain bytes.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.layer_roles import LayerRole
+from dsv4_mlx.release.tensors import FP8_BLOCK, TensorSpec, backbone_tensors
+from dsv4_mlx.weights.forms import Mxfp4Form, Mxfp8Form, total_bytes
+from metal_kernels.shared.rows import Storage, row_bytes
+
+Kv = Literal["compact", "bf16"]
+"""How a cache keeps entries: 16 bits per value, or FP8/FP4 as the release stores them."""
+
+_STORAGE: dict[Kv, Storage] = {"compact": "compact", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of one config."""
+
+    config: DeepseekV4Config
+
+    def backbone_bytes(self) -> Counter[str]:
+        """Bytes of the backbone's tensors in the checkpoint's files, by stored dtype."""
+        total: Counter[str] = Counter()
+        for tensor in backbone_tensors(self.config):
+            total[tensor.dtype] += tensor.nbytes
+        return total
+
+    def bytes_per_token(self) -> int:
+        """Weight bytes read to decode one token, as loaded: FP4 and FP8 in MLX's own formats."""
+        read = (_share(t, self.config) * _loaded_bytes(t) for t in backbone_tensors(self.config))
+        return int(sum(read))
+
+    def entry_bytes(self, kv: Kv = "compact") -> int:
+        """Bytes of one window row or compressed entry."""
+        return row_bytes(_STORAGE[kv], "latent", self.config.head_dim, self.config.qk_rope_head_dim)
+
+    def index_key_bytes(self, kv: Kv = "compact") -> int:
+        """Bytes of one index key."""
+        return row_bytes(_STORAGE[kv], "key", self.config.index_head_dim)
+
+    def kv_bytes(self, context: int, kv: Kv = "compact") -> int:
+        """Window rings, compressed entries and index keys of one sequence of `context` tokens."""
+        entry, key = self.entry_bytes(kv), self.index_key_bytes(kv)
+        total = 0
+        for role in self.config.layer_roles:
+            closed = context // role.ratio if role.owns_entries else 0
+            total += (self.config.sliding_window + closed) * entry + role.selects * closed * key
+        return total
+
+    def cache_bytes(self, context: int, kv: Kv = "compact") -> int:
+        """All that a cache holds of one sequence of `context` tokens: `kv_bytes` and the float32
+        latents and scores of windows that are not complete yet."""
+        return self.kv_bytes(context, kv) + sum(map(self._open_bytes, self.config.layer_roles))
+
+    def _open_bytes(self, role: LayerRole) -> int:
+        if not role.owns_entries:
+            return 0
+        widths = self.config.head_dim + role.selects * self.config.index_head_dim
+        rows, values = role.spanned * role.ratio, 2 * role.spanned * widths
+        return 4 * rows * values
+
+
+def _share(tensor: TensorSpec, config: DeepseekV4Config) -> Fraction:
+    """How much of a tensor one decoded token reads."""
+    if tensor.name == "embed.weight" or tensor.name.endswith("tid2eid"):
+        return Fraction(0)  # one row, too little to count
+    if ".experts." in tensor.name:
+        return Fraction(config.num_experts_per_tok, config.n_routed_experts)
+    return Fraction(1)
+
+
+def _loaded_bytes(tensor: TensorSpec) -> int:
+    """Bytes once loaded: packed weights with their scales, the others as they are stored."""
+    shape = tensor.shape
+    match tensor.dtype:
+        case "I8":
+            return total_bytes(Mxfp4Form().loaded((*shape[:-1], 2 * shape[-1]), "BF16"))
+        case "F8_E4M3":
+            return total_bytes(Mxfp8Form(FP8_BLOCK).loaded(shape, "BF16"))
+    return 0 if tensor.name.endswith(".scale") else tensor.nbytes

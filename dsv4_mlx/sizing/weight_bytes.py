@@ -1,0 +1,42 @@
+"""What a checkpoint's weights take in memory, from the headers of its files.
+
+The forms of `dsv4_mlx.weights.forms`, told by names and dtypes alone: no tensor is read. FP8 whose
+scales only their values could show to be no powers of two counts as packed.
+"""
+
+from dsv4_mlx.files.safetensors_dtypes import TensorForm
+from dsv4_mlx.files.safetensors_files import TensorEntry
+from dsv4_mlx.release.naming import is_draft, repeats_backbone
+from dsv4_mlx.weights.checkpoint import Checkpoint
+from dsv4_mlx.weights.forms import BlockFp8Form, DenseForm, fp8_form, total_bytes
+
+_EMBEDDINGS = ("embed.weight", "model.embed_tokens.weight")
+_DENSE = {2: "BF16", 4: "F32"}
+
+
+def weight_bytes(checkpoint: Checkpoint, *, dense: int = 2) -> int:
+    """Bytes of all arrays once loaded; `dense` are those of one number of an unpacked matrix: 2 on
+    a GPU, 4 on a CPU."""
+    has_unused_drafts = checkpoint.config.draft_kind == "dspark"
+    return sum(
+        _loaded(entry, checkpoint, _DENSE[dense])
+        for name, entry in checkpoint.tensors.items()
+        if not repeats_backbone(name) and not (has_unused_drafts and is_draft(name))
+    )
+
+
+def _loaded(entry: TensorEntry, checkpoint: Checkpoint, dense: str) -> int:
+    name, shape, block = entry.name, entry.shape, checkpoint.fp8_block
+    match entry.dtype:
+        case "F8_E4M3":
+            return total_bytes(fp8_form(shape[-1], block).loaded(shape, dense))
+        case "U32" if f"{name.removesuffix('weight')}block_scales" in checkpoint.tensors:
+            codes = (entry.nbytes,)  # four in a word
+            return total_bytes(BlockFp8Form(block).loaded(codes, dense))
+        case "BF16" if name.endswith((".scales", ".biases")):
+            return TensorForm("F32", shape).nbytes
+        case "BF16" | "I64":
+            form = DenseForm(entry.dtype, table=name in _EMBEDDINGS)
+            return total_bytes(form.loaded(shape, dense))
+        case _:
+            return entry.nbytes

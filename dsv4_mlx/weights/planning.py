@@ -1,0 +1,280 @@
+"""From the tensors of a checkpoint to the parameters of the model, as a pure plan.
+
+`plan_parameters` matches every stored tensor with the place it fills: each is used once, or listed
+as set aside, or an error; shapes and dtypes are those that the config implies. The loader and
+`convert` both follow this plan, so what one writes the other reads.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.files.safetensors_dtypes import Shape
+from dsv4_mlx.files.safetensors_files import TensorEntry
+from dsv4_mlx.release.naming import Target, is_draft, repeats_backbone, translate
+from dsv4_mlx.release.tensors import TensorSpec, checkpoint_tensors
+from dsv4_mlx.weights.affine_packings import affine_packings
+from dsv4_mlx.weights.checkpoint import Checkpoint
+from dsv4_mlx.weights.forms import (
+    Accepted,
+    AffineForm,
+    BlockFp8Form,
+    DenseForm,
+    Mxfp4Form,
+    WeightForm,
+    fp8_form,
+)
+from dsv4_mlx.weights.parameters import Parameter, ParameterPlan, Part
+from dsv4_mlx.weights.quantization import Storage
+from dsv4_mlx.weights.scales import fits_mxfp8
+
+EMBEDDING = "model.embed_tokens"
+Slot = tuple[int | None, int]
+"""Which part of a parameter a tensor fills: expert and half; (None, 0) is the whole."""
+
+_WHOLE: Slot = (None, 0)
+_ROLES = {"scales": "scales", "block_scales": "scales", "biases": "biases"}
+"""What the fields beside a weight are to it."""
+
+
+@cache
+def _one_object(value: tuple[Any, ...]) -> Any:
+    """`value`, and the same object for each equal one: tensors are many, shapes and slots few."""
+    return value
+
+
+@cache
+def _accepted(form: WeightForm, shape: Shape) -> Accepted:
+    return form.accepted(shape)
+
+
+@dataclass
+class _Expected:
+    """What the config says about one of our parameters, and what was found for it."""
+
+    module: str
+    field: str
+    form: WeightForm
+    weights: dict[Slot, TensorSpec] = dataclasses.field(default_factory=dict)
+    scales: dict[Slot, TensorSpec] = dataclasses.field(default_factory=dict)
+    found: dict[tuple[str, Slot], TensorEntry] = dataclasses.field(default_factory=dict)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the release packs it, or a conversion did."""
+        return not isinstance(self.form, DenseForm)
+
+    @property
+    def unpacked(self) -> bool:
+        """Whether it was multiplied out to bfloat16, as some re-uploads of the release are."""
+        weights = (entry for (role, _), entry in self.found.items() if role == "weight")
+        return self.packed and any(entry.dtype == "BF16" for entry in weights)
+
+    def logical(self, slot: Slot) -> Shape:
+        """[out, in] of one part, or the whole parameter's shape."""
+        if slot in self.weights:
+            return _logical(self.weights[slot])
+        shapes = [_logical(spec) for spec in self.weights.values()]
+        experts = len({expert for expert, _ in self.weights})
+        rows = sum(shape[0] for shape in shapes) // experts
+        return (experts, rows, shapes[0][1])
+
+
+def plan_parameters(
+    checkpoint: Checkpoint, storages: Mapping[str, Storage] | None = None
+) -> ParameterPlan:
+    """Match all tensors of the checkpoint; CheckpointError names the first that does not fit.
+
+    `storages` by parameter, where they are known, saves reading scales.
+    """
+    expected = _expectations(checkpoint)
+    for module, packing in affine_packings(checkpoint.keys).items():
+        if f"{module}.weight" in expected:
+            expected[f"{module}.weight"].form = packing
+    blocks = _draft_blocks(checkpoint.tensors)
+    set_aside = []
+    for name, entry in checkpoint.tensors.items():
+        if _is_set_aside(checkpoint, name):
+            set_aside.append(entry)
+        else:
+            _place(expected, entry, _target(name, blocks))
+    known = storages or {}
+    parameters = tuple(_parameter(one, known.get(name)) for name, one in expected.items())
+    return ParameterPlan(parameters, tuple(set_aside))
+
+
+def _expectations(checkpoint: Checkpoint) -> dict[str, _Expected]:
+    """What each of our parameters is made of in the official checkpoint, by `module.field`."""
+    expected: dict[str, _Expected] = {}
+    for spec in checkpoint_tensors(checkpoint.config):
+        target = translate(spec.name)
+        if target is None:
+            raise LookupError(f"naming has no place for {spec.name}")
+        is_scale = spec.name.endswith(".scale")
+        name = f"{target.module}.weight" if is_scale else target.name
+        if name not in expected:
+            form = _released_form(checkpoint, spec, target)
+            expected[name] = _Expected(target.module, target.field, form)
+        slots = expected[name].scales if is_scale else expected[name].weights
+        slots[_one_object((target.expert, target.half))] = spec._replace(
+            shape=_one_object(spec.shape)
+        )
+    return expected
+
+
+def _released_form(checkpoint: Checkpoint, spec: TensorSpec, target: Target) -> WeightForm:
+    match spec.dtype:
+        case "I8":
+            return Mxfp4Form()
+        case "F8_E4M3":
+            return BlockFp8Form(checkpoint.fp8_block)
+    return DenseForm(spec.dtype, table=target.module == EMBEDDING)
+
+
+def _is_set_aside(checkpoint: Checkpoint, name: str) -> bool:
+    """DSpark's draft stages, which this program does not run, and copies of the backbone's ends."""
+    unused = checkpoint.config.draft_kind == "dspark" and is_draft(name)
+    return unused or repeats_backbone(name)
+
+
+def _draft_blocks(names: Iterable[str]) -> dict[str, str]:
+    """Numbers of the draft blocks as stored -> counted from zero; some files start at one."""
+    stored = {match[1] for name in names if (match := re.match(r"mtp\.(\d+)\.", name))}
+    return {number: str(position) for position, number in enumerate(sorted(stored, key=int))}
+
+
+def _target(name: str, blocks: Mapping[str, str]) -> Target | None:
+    return translate(re.sub(r"^mtp\.(\d+)\.", lambda match: f"mtp.{blocks[match[1]]}.", name))
+
+
+def _place(expected: Mapping[str, _Expected], entry: TensorEntry, target: Target | None) -> None:
+    """Note the tensor as found where it belongs; CheckpointError where that is nowhere."""
+    beside = target is not None and target.field in _ROLES
+    name = "" if target is None else f"{target.module}.weight" if beside else target.name
+    one = expected.get(name)
+    if target is None or one is None or (beside and not one.packed):
+        raise CheckpointError(
+            f"{entry.name} in {entry.path.name} is no tensor of the model that config.json "
+            "describes; config.json and weights must come from the same checkpoint."
+        )
+    slot = _one_object((target.expert, target.half))
+    kind = target.field if beside else "weight"
+    role = _ROLES.get(kind, "weight")
+    _require_free(one, role, slot, entry)
+    _require_form(one, kind, slot, entry)
+    one.found[_one_object((role, slot))] = entry
+
+
+def _require_free(one: _Expected, role: str, slot: Slot, entry: TensorEntry) -> None:
+    """No other tensor fills the place, a part of it or the whole that it is a part of."""
+    taken = one.found.get((role, slot)) or one.found.get((role, _WHOLE))
+    if taken is None and slot == _WHOLE:
+        taken = next((found for (other, _), found in one.found.items() if other == role), None)
+    if taken is not None:
+        raise CheckpointError(
+            f"{entry.name} and {taken.name} are both given for one place in the model; keep the "
+            "files of one checkpoint only."
+        )
+    if slot != _WHOLE and slot not in one.weights:
+        raise CheckpointError(
+            f"{entry.name} in {entry.path.name} is one expert more than config.json describes; "
+            "config.json and weights must come from the same checkpoint."
+        )
+
+
+def _require_form(one: _Expected, kind: str, slot: Slot, entry: TensorEntry) -> None:
+    forms = _accepted(one.form, one.logical(slot)).get(kind)
+    if forms is None:
+        raise CheckpointError(
+            f"{entry.name} in {entry.path.name} does not belong to the packing that config.json "
+            "states for the matrix; config.json and weights must come from the same checkpoint."
+        )
+    if (entry.dtype, entry.shape) not in forms:
+        dtypes = " or ".join(dict.fromkeys(form.dtype for form in forms))
+        shapes = " or ".join(dict.fromkeys(str(list(form.shape)) for form in forms))
+        raise CheckpointError(
+            f"{entry.name} in {entry.path.name} has dtype {entry.dtype} and shape "
+            f"{list(entry.shape)}, expected {dtypes} and {shapes}; use the files that belong to "
+            "this config.json."
+        )
+
+
+def _logical(spec: TensorSpec) -> Shape:
+    """The shape in weights, two of which share a byte of FP4."""
+    columns = spec.shape[-1] * (2 if spec.dtype == "I8" else 1)
+    shape: Shape = _one_object((*spec.shape[:-1], columns))
+    return shape
+
+
+def _parameter(one: _Expected, storage: Storage | None) -> Parameter:
+    slots = [_WHOLE] if ("weight", _WHOLE) in one.found else sorted(one.weights, key=_row_order)
+    _require_complete(one, slots)
+    parts = tuple(
+        Part(
+            one.logical(slot),
+            one.found["weight", slot],
+            one.found.get(("scales", slot)),
+            one.found.get(("biases", slot)),
+        )
+        for slot in slots
+    )
+    return Parameter(
+        one.module, one.field, one.logical(_WHOLE), _stored_form(one, parts, storage), parts
+    )
+
+
+def _row_order(slot: Slot) -> tuple[int, int]:
+    return (slot[0] or 0, slot[1])
+
+
+def _require_complete(one: _Expected, slots: list[Slot]) -> None:
+    _require_one_form(one)
+    has_scales = one.packed and not one.unpacked
+    roles = [("weight", one.weights, True), ("scales", one.scales, has_scales)]
+    roles.append(("biases", {}, isinstance(one.form, AffineForm)))
+    for role, specs, needed in roles:
+        missing = [slot for slot in slots if needed and (role, slot) not in one.found]
+        if not missing:
+            continue
+        name = specs[missing[0]].name if missing[0] in specs else f"{one.module}.{role}"
+        there = len(slots) - len(missing)
+        counted = f" ({there} of {len(slots)} parts of {one.module} are there)"
+        raise CheckpointError(
+            f"{name} is missing{counted if len(slots) > 1 else ''}; a file of the checkpoint is "
+            "not there or not whole, so download it again."
+        )
+
+
+def _require_one_form(one: _Expected) -> None:
+    """What is multiplied out is so in all its parts, and has no scales left to multiply with."""
+    if not one.unpacked:
+        return
+    others = [
+        entry for (role, _), entry in one.found.items() if role != "weight" or entry.dtype != "BF16"
+    ]
+    if others:
+        raise CheckpointError(
+            f"{others[0].name} in {others[0].path.name} belongs to a packed matrix, but "
+            f"{one.module} is also there in BF16; keep the files of one checkpoint only."
+        )
+
+
+def _stored_form(one: _Expected, parts: tuple[Part, ...], storage: Storage | None) -> WeightForm:
+    """The form in which files hold the parameter; a known `storage` saves reading its scales."""
+    dtype = parts[0].weight.dtype
+    if isinstance(one.form, DenseForm):
+        return dataclasses.replace(one.form, dtype=dtype)
+    if one.unpacked:
+        return DenseForm(dtype)
+    if not isinstance(one.form, BlockFp8Form):
+        return one.form
+    best = fp8_form(parts[0].shape[-1], one.form.block)
+    if storage is None:
+        exact = best.packing is not None and all(map(fits_mxfp8, parts))
+    else:
+        exact = storage is Storage.MXFP8
+    return best if exact else one.form
