@@ -20,6 +20,8 @@ KERNEL_TYPES = ("Haswell", "Sandybridge", "Nehalem")
 # run on a Metal of our own, without a BLAS.
 GROUPS = (
     "tests/model",
+    "tests/cache",
+    "tests/weights",
     "tests/oracle",
     "tests/engine",
     "tests/training",
