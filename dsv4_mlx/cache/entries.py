@@ -74,7 +74,8 @@ class Entries:
         if max(others, default=0) <= self.count:
             self._pool.length = self.count
             return
-        seen = self._pool.buffer[:, : self.count] if self.count else None
+        buffer = self._pool.buffer
+        seen = buffer[:, : self.count] if buffer is not None and self.count else None
         self._pool.viewers.discard(self)
         self._pool = _Pool()
         self._pool.viewers.add(self)

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import mlx.core as mx
 
@@ -166,7 +166,8 @@ def _place(
 def _offsets(path: Path, arrays: dict[str, mx.array], length: int) -> list[int]:
     """The places' offsets, in their order."""
     stored = arrays.pop("places", mx.array([], mx.int32))
-    offsets: list[int] = stored.tolist() if stored.dtype == mx.int32 and stored.ndim == 1 else [0]
+    usable = stored.dtype == mx.int32 and stored.ndim == 1
+    offsets = cast("list[int]", stored.tolist()) if usable else [0]
     if sorted(set(offsets)) != offsets or not all(0 < offset <= length for offset in offsets):
         raise CacheError(
             f"expected places within {length} tokens in {path} but found others; delete the file."
@@ -211,7 +212,8 @@ def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
         read_header(path)  # checks every byte range against the file's length
         cache_seal.check(path)
         with utf8_spelling(path) as name:
-            arrays, header = mx.load(name, format="safetensors", return_metadata=True)
+            loaded = mx.load(name, format="safetensors", return_metadata=True)
+            arrays, header = cast("tuple[dict[str, mx.array], dict[str, Any]]", loaded)
             mx.eval(list(arrays.values()))
     except (CheckpointError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).rstrip(".").split("; download")[0]

@@ -56,11 +56,12 @@ class Packed:
 
     def by_group(self, groups: int) -> "Packed":
         """The same rows as a stack of `groups` matrices [g, out, in]."""
-        parts = (self.weight, self.scales, self.biases)
-        weight, scales, biases = (
-            None if part is None else part.reshape(groups, -1, part.shape[-1]) for part in parts
-        )
-        return Packed(weight, scales, biases, self.packing)
+
+        def stacked(part: mx.array) -> mx.array:
+            return part.reshape(groups, -1, part.shape[-1])
+
+        biases = None if self.biases is None else stacked(self.biases)
+        return Packed(stacked(self.weight), stacked(self.scales), biases, self.packing)
 
     def after(self, done: list[mx.array]) -> "Packed":
         """The same weight, to be read only once `done` exists.
