@@ -11,7 +11,7 @@ import mlx.core as mx
 
 
 class ContractError(ValueError):
-    """A kernel was called with shapes or dtypes outside its contract."""
+    """A kernel was called with arrays whose shapes are outside its contract."""
 
 
 @dataclass(frozen=True)
