@@ -137,5 +137,5 @@ def test_one_more_call_per_token_is_counted(folder: str, monkeypatch: pytest.Mon
 
 def test_a_name_is_found_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert addresses.first("dsv4_mlx.nowhere:TINY", "dsv4_mlx.testing.checkpoints:TINY") is TINY
-    with pytest.raises(SystemExit, match=r"^expected one of dsv4_mlx\.model:Absent but this"):
+    with pytest.raises(SystemExit, match=r"^expected one of dsv4_mlx\.model\.v4:Absent but this"):
         addresses.first("dsv4_mlx.model.v4:Absent")
