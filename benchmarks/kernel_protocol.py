@@ -19,7 +19,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from metal_kernels.backend import Backend
-from metal_kernels.shared.rows import Storage
+from metal_kernels.shared.rows import RowStorage
 
 
 class Ops(Protocol):

@@ -27,8 +27,8 @@ from benchmarks.record import record
 from convert.behaviour import compare_models
 from convert.calibrate import calibrate
 from convert.importance import Importance, open_importance, rows_of
-from convert.lowbit import Packed, quantize
-from convert.progress import Progress
+from convert.lowbit import AffineTensors, quantize
+from convert.progress import ProgressDisplay
 from convert.quantized import in_order, unpacked
 from convert.recipe import Recipe, read_recipe
 from convert.texts import read_text
@@ -40,26 +40,26 @@ from dsv4_mlx.training.nano_eval import answers
 from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
-from dsv4_mlx.weights.quantization import Packing
+from dsv4_mlx.weights.quantization import PackingKeys
 from dsv4_mlx.weights.reading import read_weights
 
 NANO = Path(dsv4_mlx.__file__).parent / "nano"
 SEED, CONVERSATIONS, TURNS = 20261124, 60, 5
 FIELDS = ("recipe", "method", "layer", "measure", "value")
 Rows = list[dict[str, Any]]
-Method = Callable[[mx.array, Packing, mx.array | None], Packed]
+Method = Callable[[mx.array, PackingKeys, mx.array | None], AffineTensors]
 
 
-def plain(values: mx.array, packing: Packing, _: mx.array | None) -> Packed:
+def plain(values: mx.array, packing: PackingKeys, _: mx.array | None) -> AffineTensors:
     words, scales, offsets = mx.quantize(values.astype(mx.bfloat16), **packing)
     return words, scales, offsets
 
 
-def search(values: mx.array, packing: Packing, _: mx.array | None) -> Packed:
+def search(values: mx.array, packing: PackingKeys, _: mx.array | None) -> AffineTensors:
     return quantize(values, packing["bits"], packing["group_size"])
 
 
-def weighted(values: mx.array, packing: Packing, importance: mx.array | None) -> Packed:
+def weighted(values: mx.array, packing: PackingKeys, importance: mx.array | None) -> AffineTensors:
     return quantize(values, packing["bits"], packing["group_size"], importance)
 
 
@@ -115,7 +115,7 @@ class Lab:
 
     def _calibrated(self, text: Path, folder: Path) -> Importance:
         path = folder / f"{text.stem}.safetensors"
-        calibrate(NANO, [text], path, Progress())
+        calibrate(NANO, [text], path, ProgressDisplay())
         return open_importance(path, self.source, self.plan)
 
     def rows(self, recipe: Recipe, method: str, asked: int) -> Rows:
@@ -159,7 +159,7 @@ class Lab:
     def _blocks(
         self,
         parameter: Parameter,
-        packing: Packing | None,
+        packing: PackingKeys | None,
         method: Method,
         errors: dict[str, list[float]],
     ) -> Iterator[mx.array]:

@@ -119,7 +119,7 @@ a reader that leaves early, as `head` does, ends it with status 1 and no sentenc
 whole though stderr cannot be written.
 
 `~` and `~user` are home folders in every path: of options, of the configuration, of commands and
-behind an @. Paths may hold any bytes.
+after an @. Paths may hold any bytes.
 """
 
 

@@ -88,7 +88,7 @@ class Names:
         return notes
 
     def _add(self, spellings: Sequence[str]) -> bool:
-        """The files behind the first spelling that names any."""
+        """The files of the first spelling that names any."""
         for spelling in spellings:
             path = self.folder / os.path.expanduser(spelling)
             if _exists(path):

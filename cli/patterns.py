@@ -85,7 +85,7 @@ def _split(pattern: str) -> tuple[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class _Search:
-    """One pattern. A state is how many of `parts` are behind; a folder is visited with the set of
+    """One pattern. A state is how many of `parts` have matched; a folder is visited with the set of
     states that lead into it."""
 
     pattern: str
@@ -111,7 +111,7 @@ class _Search:
                     yield prefix + name
 
     def _with_empty_matches(self, states: set[int]) -> frozenset[int]:
-        """With the states behind a `**` that matches no folder."""
+        """With the states after a `**` that matches no folder."""
         found = set(states)
         for state in sorted(states):
             while state < len(self.parts) and self.parts[state] == _ANY_FOLDERS:
@@ -120,7 +120,7 @@ class _Search:
         return frozenset(state for state in found if state < len(self.parts))
 
     def _step(self, name: str, states: frozenset[int]) -> set[int]:
-        """The states behind `name`."""
+        """The states after `name`."""
         reached = set()
         for state in states:
             part = self.parts[state]

@@ -14,7 +14,7 @@ from convert.fit import fit_sentence, fitting_plan, shipped_plans
 from convert.importance import open_importance
 from convert.output import OutputError, emit, prepare, tell
 from convert.plan import ConversionPlan, plan_conversion
-from convert.progress import Events, Lines, Progress
+from convert.progress import Events, Lines, ProgressDisplay
 from convert.report import facts, page, size_text
 from convert.shards import MAX_JOBS
 from convert.verify import verify
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _ended(chosen, run)
 
 
-def _ended(chosen: Namespace, run: Callable[[Namespace, Progress], None]) -> int:
+def _ended(chosen: Namespace, run: Callable[[Namespace, ProgressDisplay], None]) -> int:
     progress = _progress_for(chosen.json)
     try:
         run(chosen, progress)
@@ -67,7 +67,7 @@ def _ended(chosen: Namespace, run: Callable[[Namespace, Progress], None]) -> int
     return status
 
 
-def _progress_for(json_events: bool) -> Progress:
+def _progress_for(json_events: bool) -> ProgressDisplay:
     """The progress that suits what is on the other end: a program, a terminal or a file."""
     if json_events:
         return Events()
@@ -79,7 +79,7 @@ def _progress_for(json_events: bool) -> Progress:
 
 
 def _unfinished(
-    sentence: str, chosen: Namespace, run: Callable[[Namespace, Progress], None]
+    sentence: str, chosen: Namespace, run: Callable[[Namespace, ProgressDisplay], None]
 ) -> str:
     """The sentence, with what to do where a conversion was under way."""
     if run is not _convert or chosen.dry_run or (chosen.dst / CONVERSION_FILE).exists():
@@ -87,7 +87,7 @@ def _unfinished(
     return f"{sentence[:-1]}; {chosen.dst} is unfinished, continue it with --resume."
 
 
-def _convert(chosen: Namespace, progress: Progress) -> None:
+def _convert(chosen: Namespace, progress: ProgressDisplay) -> None:
     destination, jobs = chosen.dst, _jobs(chosen.jobs)
     source = _located(chosen.src, progress, silent=chosen.dry_run and chosen.json)
     if not chosen.resume and not chosen.dry_run:
@@ -130,7 +130,7 @@ def _dry_run(plan: ConversionPlan, chosen: Namespace) -> None:
     emit(json.dumps(found, indent=2) if chosen.json else _page(found))
 
 
-def _located(path: Path, progress: Progress, silent: bool = False) -> Path:
+def _located(path: Path, progress: ProgressDisplay, silent: bool = False) -> Path:
     """The model's folder; of a repository in a hub's cache a snapshot, which is said."""
     folder = model_folder(path)
     sentence = snapshot_sentence(path, folder)
@@ -155,11 +155,11 @@ def _jobs(text: str | None) -> int | None:
     return int(text)
 
 
-def _verify(chosen: Namespace, progress: Progress) -> None:
+def _verify(chosen: Namespace, progress: ProgressDisplay) -> None:
     verify(chosen.dst, chosen.against, chosen.level, progress, chosen.text)
 
 
-def _inspect(chosen: Namespace, progress: Progress) -> None:
+def _inspect(chosen: Namespace, progress: ProgressDisplay) -> None:
     facts = inspect.describe(chosen.path)
     emit(json.dumps(facts, indent=2) if chosen.json else _page(inspect.page(facts)))
 
@@ -168,13 +168,13 @@ def _page(lines: Iterable[str]) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _calibrate(chosen: Namespace, progress: Progress) -> None:
+def _calibrate(chosen: Namespace, progress: ProgressDisplay) -> None:
     from convert.calibrate import calibrate
 
     calibrate(_located(chosen.src, progress), chosen.texts, chosen.output, progress)
 
 
-def _fetch(chosen: Namespace, progress: Progress) -> None:
+def _fetch(chosen: Namespace, progress: ProgressDisplay) -> None:
     fetch(chosen.repo, chosen.dst, progress)
 
 

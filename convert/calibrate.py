@@ -20,7 +20,7 @@ import numpy as np
 
 from convert.importance import MIN_TOKENS, Measured, blocks_of, few_rows, save
 from convert.observed import Sums, observe, see
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.recipe import quantizable
 from convert.report import size_text
 from convert.room import free_bytes
@@ -48,7 +48,7 @@ Chunk = tuple[int, int, int]
 """Which timeline, and its tokens [start, stop)."""
 
 
-def calibrate(source: Path, texts: Sequence[Path], output: Path, progress: Progress) -> None:
+def calibrate(source: Path, texts: Sequence[Path], output: Path, progress: ProgressDisplay) -> None:
     """Measure on the texts and write `output`. UsageError or CheckpointError before any work."""
     _require_file_name(output)
     checkpoint = open_checkpoint(source)
@@ -126,7 +126,7 @@ class _Walk:
         plan: ParameterPlan,
         timelines: list[list[int]],
         scratch: BinaryIO,
-        progress: Progress,
+        progress: ProgressDisplay,
     ):
         self._checkpoint, self._plan, self._progress = checkpoint, plan, progress
         self._timelines = timelines

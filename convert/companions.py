@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from convert.disk import Disk
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from dsv4_mlx.files.paths import is_utf8
 from dsv4_mlx.files.system_files import is_system_file
 
@@ -19,7 +19,9 @@ COMPANIONS = (
 _NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 
 
-def copy_companions(source: Path, folder: Path, disk: Disk, progress: Progress) -> dict[str, int]:
+def copy_companions(
+    source: Path, folder: Path, disk: Disk, progress: ProgressDisplay
+) -> dict[str, int]:
     """The bytes of each file that was copied to `folder`, by its name there; OSError.
 
     Those whose names the disk cannot hold are left out, which is said.

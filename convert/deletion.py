@@ -24,7 +24,7 @@ from dsv4_mlx.release.spellings import config_of, keys_of
 from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.weights.parameters import ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
-from dsv4_mlx.weights.quantization import Storage
+from dsv4_mlx.weights.quantization import WeightStorage
 
 SOURCE_FILE = "conversion.source.json"
 
@@ -57,7 +57,7 @@ def open_source(source: Path, destination: Path) -> tuple[Checkpoint, ParameterP
             for name, dtype, shape, file, start, nbytes in content["tensors"]
         }
         config = config_of(content["config"])
-        storages = {name: Storage(value) for name, value in content["storages"].items()}
+        storages = {name: WeightStorage(value) for name, value in content["storages"].items()}
         checkpoint = Checkpoint(source, content["keys"], config, tensors)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from threading import Event
 from convert.companions import COMPANIONS
 from convert.disk import Disk
 from convert.hub import Hub, HubFile, HuggingFace
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.report import size_text
 from convert.room import free_bytes
 from convert.sources import sha256_of
@@ -27,7 +27,7 @@ _CONFIG = "config.json"
 _NEEDED = (_CONFIG, INDEX_FILE, "*.safetensors", *COMPANIONS, "encoding/*")
 
 
-def fetch(repo: str, folder: Path, progress: Progress, hub: Hub | None = None) -> None:
+def fetch(repo: str, folder: Path, progress: ProgressDisplay, hub: Hub | None = None) -> None:
     """Fetch, compare hashes, and open the result as the converter will."""
     hub = hub or HuggingFace()
     revision, files = hub.files(repo)
@@ -37,7 +37,7 @@ def fetch(repo: str, folder: Path, progress: Progress, hub: Hub | None = None) -
     folder.mkdir(parents=True, exist_ok=True)
     if not _is_there(folder / _CONFIG, needed[_CONFIG]):
         first = {_CONFIG: needed[_CONFIG]}
-        hub.download(repo, revision, first, folder, Progress())
+        hub.download(repo, revision, first, folder, ProgressDisplay())
     read_config(folder)
     missing = {name: file for name, file in needed.items() if not _is_there(folder / name, file)}
     left = sum(file.size - _arrived(folder / name, file) for name, file in missing.items())

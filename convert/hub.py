@@ -12,7 +12,7 @@ from threading import Event, Lock
 from typing import BinaryIO, Protocol, TypeVar
 
 from convert.disk import partial
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.file_systems import FileSystem
 
@@ -40,7 +40,12 @@ class Hub(Protocol):
         """The newest revision, and its files by name."""
 
     def download(
-        self, repo: str, revision: str, files: dict[str, HubFile], folder: Path, progress: Progress
+        self,
+        repo: str,
+        revision: str,
+        files: dict[str, HubFile],
+        folder: Path,
+        progress: ProgressDisplay,
     ) -> None:
         """Those files into `folder`, continuing what is half there."""
 
@@ -64,7 +69,12 @@ class HuggingFace:
         return str(info.sha), files
 
     def download(
-        self, repo: str, revision: str, files: dict[str, HubFile], folder: Path, progress: Progress
+        self,
+        repo: str,
+        revision: str,
+        files: dict[str, HubFile],
+        folder: Path,
+        progress: ProgressDisplay,
     ) -> None:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import disable_progress_bars
@@ -113,7 +123,7 @@ def _fetch_one(url: str, path: Path, file: HubFile, arrivals: "_Arrivals") -> No
 class _Arrivals:
     """Bytes that came, from several threads; once `stopped`, writing any more fails."""
 
-    def __init__(self, progress: Progress):
+    def __init__(self, progress: ProgressDisplay):
         self.stopped, self.files = Event(), FileSystem(progress.say)
         self._progress, self._lock = progress, Lock()
 

@@ -2,7 +2,7 @@
 
 A safetensors file. For a matrix X that recipes may quantize, `X.mean_square` holds the mean squared
 input of every channel: float32 [1, in], for `o_a_proj` [groups, in], for stacked experts [E, in],
-each expert over the tokens that were routed to it; `X.tokens` int32 counts the rows behind each.
+each expert over the tokens that were routed to it; `X.tokens` int32 counts the rows of each.
 The metadata name the weights that it belongs to. See docs/formats.md.
 """
 

@@ -12,7 +12,7 @@ from convert.verify import read_summary
 from dsv4_mlx.chat.effort import FoundTable
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
 from dsv4_mlx.weights.planning import plan_parameters
-from dsv4_mlx.weights.quantization import Storage
+from dsv4_mlx.weights.quantization import WeightStorage
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def describe(path: Path) -> dict[str, Any]:
     config, entries = checkpoint.config, checkpoint.tensors.values()
     made: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     for one in plan.parameters:
-        dense = one.storage is Storage.DENSE
+        dense = one.storage is WeightStorage.DENSE
         form = one.parts[0].weight.dtype.lower() if dense else one.storage.value
         numbers = made[kind_of(one.module), form]
         numbers[0] += prod(one.shape)

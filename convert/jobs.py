@@ -18,7 +18,7 @@ from dsv4_mlx.files.safetensors_dtypes import tensor_bytes
 from dsv4_mlx.files.safetensors_files import CHUNK_BYTES, NUMPY_DTYPES, TensorEntry
 from dsv4_mlx.weights.forms import BlockFp8Form, DenseForm, Mxfp4Form, Mxfp8Form, total_bytes
 from dsv4_mlx.weights.parameters import Parameter
-from dsv4_mlx.weights.quantization import Storage
+from dsv4_mlx.weights.quantization import WeightStorage
 from dsv4_mlx.weights.scales import packed_scales, row_scales
 
 Piece = tuple[int, bytes | memoryview]
@@ -110,10 +110,10 @@ def sources_of(parameter: Parameter) -> tuple[TensorEntry, ...]:
 def _format(parameter: Parameter) -> str:
     """The words for how it is stored."""
     match parameter.storage:
-        case Storage.DENSE:
+        case WeightStorage.DENSE:
             stored = parameter.parts[0].weight.dtype
             return "int32" if parameter.field == "tid2eid" else stored.lower()
-        case Storage.BLOCK_FP8:
+        case WeightStorage.BLOCK_FP8:
             return "fp8, block scales"  # which the loader multiplies out to bfloat16
     packed: str = parameter.storage.value
     return packed
@@ -134,7 +134,7 @@ def _native_pieces(parameter: Parameter, experts: int) -> Iterator[Piece]:
 
 
 def _ranges(index: int, entries: list[TensorEntry]) -> Iterator[Piece]:
-    """The bytes of the tensors one behind the other: stacking is no more than that."""
+    """The bytes of the tensors one after the other: stacking is no more than that."""
     buffer = bytearray(CHUNK_BYTES)
     for entry in entries:
         for chunk in entry.views(buffer):

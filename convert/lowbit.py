@@ -16,13 +16,13 @@ _SHARES = {2: (0.95, 0.85, 0.75, 0.65, 0.55), 3: (0.95, 0.85, 0.75), 4: (0.95, 0
 _OTHER_SHARES = (0.97, 0.93)
 _ROUNDS = 2
 
-Packed = tuple[mx.array, mx.array, mx.array]
+AffineTensors = tuple[mx.array, mx.array, mx.array]
 """Words uint32 [rows, in * bits / 32], scales and offsets bfloat16 [rows, in / group_size]."""
 
 
 def quantize(
     values: mx.array, bits: int, group_size: int, importance: mx.array | None = None
-) -> Packed:
+) -> AffineTensors:
     """float32 [rows, in] -> packed, evaluated.
 
     The squared error of a weight counts as much as `importance` says, float32 [1, in] for all rows

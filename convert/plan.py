@@ -22,7 +22,7 @@ from dsv4_mlx.release.naming import is_draft
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
-from dsv4_mlx.weights.quantization import PACKINGS, Packing, Storage
+from dsv4_mlx.weights.quantization import PACKINGS, PackingKeys, WeightStorage
 
 FORMAT_VERSION = 2
 MAX_SHARD_BYTES = 5 << 30
@@ -177,11 +177,11 @@ def _shards(jobs: list[Job], max_bytes: int) -> Iterator[Shard]:
 
 
 def _config(
-    source: Checkpoint, parameters: Iterable[Parameter], packings: dict[str, Packing]
+    source: Checkpoint, parameters: Iterable[Parameter], packings: dict[str, PackingKeys]
 ) -> dict[str, Any]:
     """The source's config.json, with `quantization` as MLX's loaders read it."""
     keys = {key: value for key, value in source.keys.items() if key != "quantization_config"}
-    packed: dict[str, Any] = dict(PACKINGS[Storage.MXFP4])
+    packed: dict[str, Any] = dict(PACKINGS[WeightStorage.MXFP4])
     for parameter in parameters:
         if packing := packings.get(parameter.module) or parameter.packing:
             packed[parameter.module] = packing

@@ -6,7 +6,7 @@ from typing import Any
 from convert.output import emit, tell
 
 
-class Progress:
+class ProgressDisplay:
     """Silent; the base of the others."""
 
     def begin(self, nbytes: int, done: int = 0) -> None:
@@ -22,14 +22,14 @@ class Progress:
         """Whatever the outcome."""
 
 
-class Lines(Progress):
+class Lines(ProgressDisplay):
     """Plain lines on stderr."""
 
     def say(self, line: str, event: str = "note", **content: Any) -> None:
         tell(line)
 
 
-class Events(Progress):
+class Events(ProgressDisplay):
     """One JSON object per line on stdout, and a progress event for every hundredth."""
 
     def __init__(self) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 
 from convert.importance import Importance, rows_of
 from convert.jobs import Job, Piece, loaded_bytes, outputs_of, sources_of
-from convert.lowbit import Packed, quantize
+from convert.lowbit import AffineTensors, quantize
 from dsv4_mlx.files.safetensors_dtypes import ITEM_BYTES
 from dsv4_mlx.files.safetensors_files import NUMPY_DTYPES, TensorEntry
 from dsv4_mlx.weights.forms import AffineForm, BlockFp8Form, Mxfp4Form, Mxfp8Form, WeightForm
 from dsv4_mlx.weights.parameters import Parameter, Part
-from dsv4_mlx.weights.quantization import Packing
+from dsv4_mlx.weights.quantization import PackingKeys
 from dsv4_mlx.weights.reading import dequantize_blocks
 from dsv4_mlx.weights.scales import packed_scales, row_scales
 
@@ -37,7 +37,7 @@ class WeightError:
 
 
 def quantized_job(
-    parameter: Parameter, packing: Packing, importance: Importance | None = None
+    parameter: Parameter, packing: PackingKeys, importance: Importance | None = None
 ) -> Job:
     """`parameter` in affine groups, its errors weighted by `importance`."""
     bits, group = packing["bits"], packing["group_size"]
@@ -66,7 +66,7 @@ def quantized_job(
 
 
 def measured(
-    parameter: Parameter, packing: Packing, tensors: Mapping[str, TensorEntry]
+    parameter: Parameter, packing: PackingKeys, tensors: Mapping[str, TensorEntry]
 ) -> WeightError:
     """How far the stored `tensors` of a converted folder are from the source's `parameter`."""
     error = WeightError()
@@ -93,13 +93,13 @@ def in_order(parameter: Parameter) -> Iterator[tuple[int, mx.array]]:
             row += len(values)
 
 
-def _add(error: WeightError, values: mx.array, packed: Packed, packing: Packing) -> None:
+def _add(error: WeightError, values: mx.array, packed: AffineTensors, packing: PackingKeys) -> None:
     difference = values - unpacked(packed, packing)
     error.weights += _sum(values * values)
     error.differences += _sum(difference * difference)
 
 
-def unpacked(packed: Packed, packing: Packing) -> mx.array:
+def unpacked(packed: AffineTensors, packing: PackingKeys) -> mx.array:
     """The float32 values as the model multiplies them; MLX would compute in the scales' dtype."""
     words, scales, offsets = packed
     wide = scales.astype(mx.float32), offsets.astype(mx.float32)

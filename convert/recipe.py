@@ -21,7 +21,7 @@ from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.documents import read_toml
 from dsv4_mlx.files.paths import printable, user_path
 from dsv4_mlx.weights.parameters import Parameter
-from dsv4_mlx.weights.quantization import AFFINE_BITS, AFFINE_GROUPS, Packing, Storage
+from dsv4_mlx.weights.quantization import AFFINE_BITS, AFFINE_GROUPS, PackingKeys, WeightStorage
 
 _MOST_BYTES = 1 << 20
 NATIVE = "native"
@@ -65,7 +65,7 @@ class Recipe:
             for rule in self.rules
         ]
 
-    def packing(self, parameter: Parameter) -> Packing | None:
+    def packing(self, parameter: Parameter) -> PackingKeys | None:
         """The affine packing of a matrix; None where it stays as released."""
         if not quantizable(parameter):
             return None
@@ -82,7 +82,7 @@ class Recipe:
 
 def quantizable(parameter: Parameter) -> bool:
     """Whether a recipe may touch it."""
-    kept = parameter.field != "weight" or parameter.storage is Storage.AFFINE
+    kept = parameter.field != "weight" or parameter.storage is WeightStorage.AFFINE
     return not kept and bool(_QUANTIZABLE.fullmatch(parameter.module))
 
 

@@ -19,7 +19,7 @@ CONTEXTS = {"8K": 8_192, "128K": 131_072, "1M": 1_048_576}
 
 
 @dataclass(frozen=True)
-class Kind:
+class WeightKind:
     """All matrices of one sort in one format."""
 
     what: str
@@ -50,14 +50,14 @@ def kind_of(module: str) -> str:
     )
 
 
-def kinds(plan: ConversionPlan) -> list[Kind]:
+def kinds(plan: ConversionPlan) -> list[WeightKind]:
     """What the result is made of, in the order of the model."""
     found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     for job in plan.jobs:
         entry = found[kind_of(job.module), job.format]
         entry[0] += job.weights
         entry[1] += job.nbytes
-    return [Kind(what, form, *numbers) for (what, form), numbers in found.items()]
+    return [WeightKind(what, form, *numbers) for (what, form), numbers in found.items()]
 
 
 def loaded_bytes(plan: ConversionPlan) -> int:

@@ -13,11 +13,11 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from dsv4_mlx.files.paths import printable
 
 
-class Screen(Progress):
+class Screen(ProgressDisplay):
     """Bytes, rate and remaining time in one line that is rewritten; other lines stay above it."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import xxhash
 from convert.disk import Disk, partial
 from convert.jobs import Job
 from convert.plan import METADATA, Shard
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from dsv4_mlx.files.safetensors_writing import header_bytes
 
 # The disk is given work in steps of this size, so that the last sync has little left to do.
@@ -34,7 +34,7 @@ class ShardWriter:
     from its first byte to its last.
     """
 
-    def __init__(self, disk: Disk, progress: Progress, jobs: int):
+    def __init__(self, disk: Disk, progress: ProgressDisplay, jobs: int):
         self._disk, self._progress, self._jobs = disk, progress, jobs
         self._workers = ThreadPoolExecutor(jobs)
 

@@ -13,7 +13,7 @@ from convert.card import CARD_FILE, with_behaviour
 from convert.disk import Disk
 from convert.jobs import Job
 from convert.plan import ConversionPlan, plan_conversion
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.quantized import measured
 from convert.recipe import recipe_of
 from convert.second_reader import require_agreement
@@ -35,7 +35,11 @@ LEVELS = {
 
 
 def verify(
-    folder: Path, source: Path | None, level: str, progress: Progress, text: Path | None = None
+    folder: Path,
+    source: Path | None,
+    level: str,
+    progress: ProgressDisplay,
+    text: Path | None = None,
 ) -> None:
     """CheckpointError naming the first thing that is wrong; `text` is for the level behaviour."""
     if level not in LEVELS:
@@ -68,7 +72,7 @@ def verify(
         _require_near(plan, tensors, summary, progress)
 
 
-def _remember(folder: Path, text: Text, found: Behaviour, progress: Progress) -> None:
+def _remember(folder: Path, text: Text, found: Behaviour, progress: ProgressDisplay) -> None:
     """Into the card, where the folder can be written to."""
     path = folder / CARD_FILE
     try:
@@ -144,7 +148,7 @@ def _require_near(
     plan: ConversionPlan,
     tensors: dict[str, TensorEntry],
     summary: dict[str, Any],
-    progress: Progress,
+    progress: ProgressDisplay,
 ) -> None:
     worst = 0.0
     for parameter in plan.parameters.parameters:
@@ -163,7 +167,7 @@ def _require_near(
 
 
 def _require_hashes(
-    hashes: dict[str, str], tensors: dict[str, TensorEntry], progress: Progress
+    hashes: dict[str, str], tensors: dict[str, TensorEntry], progress: ProgressDisplay
 ) -> None:
     for name in hashes:
         entry, digest = tensors[name], xxhash.xxh3_128()
@@ -177,7 +181,7 @@ def _require_hashes(
             )
 
 
-def _require_job(job: Job, tensors: dict[str, TensorEntry], progress: Progress) -> None:
+def _require_job(job: Job, tensors: dict[str, TensorEntry], progress: ProgressDisplay) -> None:
     readers = [_Reader(tensors[output.name]) for output in job.outputs]
     for index, expected in job.pieces():
         if readers[index].take(len(expected)) != expected:

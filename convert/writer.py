@@ -17,7 +17,7 @@ from convert.destination import only_converter, require_empty, require_folder, r
 from convert.disk import Disk
 from convert.journal import JOURNAL_FILE, read_journal
 from convert.plan import FORMAT_VERSION, ConversionPlan
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.read_as import read_as
 from convert.report import bytes_per_token, room_sentence, size_text
 from convert.room import free_bytes, room_needed
@@ -34,7 +34,7 @@ from dsv4_mlx.weights.planning import plan_parameters
 def write(
     plan: ConversionPlan,
     destination: Path,
-    progress: Progress,
+    progress: ProgressDisplay,
     *,
     resume: bool = False,
     delete_source: bool = False,
@@ -80,7 +80,7 @@ class _Run:
         self,
         plan: ConversionPlan,
         folder: Path,
-        progress: Progress,
+        progress: ProgressDisplay,
         disk: Disk,
         delete_source: bool,
         jobs: int,

@@ -8,7 +8,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from metal_kernels.backend import Backend
-from metal_kernels.shared.rows import Storage
+from metal_kernels.shared.rows import RowStorage
 
 
 class Ops(Protocol):
@@ -101,7 +101,7 @@ class Ops(Protocol):
         *,
         eps: float,
         official: bool,
-        storage: Storage,
+        storage: RowStorage,
     ) -> tuple[mx.array, mx.array]:
         """RMS norms of the query residual and window latent + RoPE + rounding + storage."""
 
@@ -136,7 +136,7 @@ class Ops(Protocol):
         gate_column: int,
         eps: float,
         rounding: str,
-        storage: Storage,
+        storage: RowStorage,
     ) -> mx.array:
         """Windows of token projections in, pooled, normed, rotated and stored entries out."""
 

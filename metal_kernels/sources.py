@@ -2,7 +2,7 @@
 
 `<name>.metal` and `<name>.cu` hold helper functions, then a line `// body`, then the statements of
 the kernel, for which MLX writes the signature. Where a kernel has no `.cu` of its own, CUDA
-compiles the Metal text behind `msl_on_cuda.cuh`.
+compiles the Metal text with `msl_on_cuda.cuh` before it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -48,10 +48,6 @@ def test_types_are_found_by_class_and_by_alias() -> None:
     assert defined()["Event"] == ["dsv4_mlx/chat/events.py"]
 
 
-# Shared today; a name leaves this list with its second type.
-STILL_SHARED = {"Form", "Kind", "Model", "Packed", "Packing", "Progress", "Storage"}
-
-
 def test_no_two_public_types_share_a_name() -> None:
     shared = {name: files for name, files in defined().items() if len(files) > 1}
-    assert {name: files for name, files in shared.items() if name not in STILL_SHARED} == {}
+    assert shared == {}

@@ -41,7 +41,7 @@ class Branch:
         return self.logged if self.conversation is None else self.conversation.turns
 
     def messages(self, system: str | None) -> list[dict[str, Any]]:
-        """The dialogue as OpenAI-style dictionaries, behind a system message."""
+        """The dialogue as OpenAI-style dictionaries, after a system message."""
         first = [] if system is None else [{"role": "system", "content": system}]
         return [*first, *(dict(message) for turn in self.turns for message in turn.messages)]
 

@@ -97,7 +97,7 @@ class SessionFile:
         return None if own.st_size == self._nbytes else Lost.CHANGED
 
     def append(self, content: bytes, end_byte: int) -> None:
-        """Write `content` at `end_byte`, cutting what lies behind; on the disk when this returns.
+        """Write `content` at `end_byte`, cutting what follows; on the disk when this returns.
 
         After a failure, a full disk for example, the file ends there.
         """

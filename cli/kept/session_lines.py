@@ -103,7 +103,7 @@ def raw_lines(file: BinaryIO) -> Iterator[bytes]:
     while (raw := file.readline(MOST_LINE_BYTES + 1)).endswith(b"\n"):
         read += len(raw)
         if read > MOST_BYTES:
-            raise LineError(f"lies behind the {MOST_BYTES:,} bytes that are read")
+            raise LineError(f"lies beyond the {MOST_BYTES:,} bytes that are read")
         yield raw[:-1]
     if len(raw) > MOST_LINE_BYTES:
         raise LineError(f"has more than {MOST_LINE_BYTES:,} bytes")

@@ -139,7 +139,7 @@ class SessionLog:
         self._waiting.append(("session", self._begun))
 
     def resume(self) -> Replay:
-        """Open the session that is there, read it, and go on behind its last good line; in a file
+        """Open the session that is there, read it, and go on after its last good line; in a file
         of its own where the old one may only be read."""
         file = SessionFile.open(self.path, self._files)
         try:

@@ -49,7 +49,7 @@ class Replay:
         self.unanswered: str | None = None
         self.lines = 0
         self.end_byte = 0
-        """Where the next line goes: behind the last good one."""
+        """Where the next line goes: after the last good one."""
         self.damage = ""
         """Why reading ended before the last line, empty when it did not."""
         self.changed: datetime | None = None

@@ -56,7 +56,7 @@ class Found:
     unreadable: int = 0
     """Conversations that cannot be read."""
     unread: int = 0
-    """Older conversations, behind MOST_BYTES."""
+    """Older conversations, beyond MOST_BYTES."""
 
 
 def search(store: SessionStore, text: str, stopped: Callable[[], bool] = lambda: False) -> Found:

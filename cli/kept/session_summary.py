@@ -120,7 +120,7 @@ def _one_line(text: str) -> str:
 
 def title_of(text: str) -> str:
     """The first words of a first message, on one line and harmless to show."""
-    if text.startswith(_FILE_BEGINS):  # what was typed stands behind the files
+    if text.startswith(_FILE_BEGINS):  # what was typed follows the files
         text = text.rpartition(_FILE_ENDS)[2] or text
     # A message may hold a whole book; its beginning is enough to split.
     line = _one_line(text[: 40 * _TITLE])

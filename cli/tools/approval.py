@@ -65,5 +65,5 @@ class Approvals:
 
 
 def quoted_lines(text: str, mark: str) -> Sequence[str]:
-    """The lines of `text`, each behind `mark`, so that none can pass for a line of ours."""
+    """The lines of `text`, each after `mark`, so that none can pass for a line of ours."""
     return [mark + line for line in text.split("\n")]

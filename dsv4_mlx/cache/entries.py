@@ -3,7 +3,7 @@
 A pool is one growing buffer. A timeline (an `Entries`) sees its first `count` rows; rows once
 written never change while anybody can see them. The timeline at the tip appends in place (one
 donated update), so that a snapshot is a count: it holds the pool, never a copy. Only a
-timeline that appends *behind* rows another one still sees gets a pool of its own.
+timeline that appends *after* rows another one still sees gets a pool of its own.
 """
 
 import weakref
@@ -60,7 +60,7 @@ class Entries:
         return self.count
 
     def append(self, rows: mx.array) -> None:
-        """Put stored rows [B, n, ...] behind those in view."""
+        """Put stored rows [B, n, ...] after those in view."""
         if rows.shape[1] == 0:
             return
         if self.count < self._pool.length:
@@ -69,7 +69,7 @@ class Entries:
         self.count = self._pool.length
 
     def _leave_others_rows(self) -> None:
-        """Rows behind ours: dropped when nobody sees them, else we move to a pool of our own."""
+        """Rows after ours: dropped when nobody sees them, else we move to a pool of our own."""
         others = (viewer.count for viewer in self._pool.viewers if viewer is not self)
         if max(others, default=0) <= self.count:
             self._pool.length = self.count
@@ -128,7 +128,7 @@ class OneCallEntries(Entries):
         self._rows: mx.array | None = None
 
     def append(self, rows: mx.array) -> None:
-        """Store rows [B, n, d] behind the earlier ones."""
+        """Store rows [B, n, d] after the earlier ones."""
         if rows.shape[1] == 0:
             return
         self._rows = rows if self._rows is None else mx.concatenate([self._rows, rows], axis=1)

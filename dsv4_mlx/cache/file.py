@@ -37,7 +37,7 @@ READABLE = ("2", "3", VERSION)
 _BESIDE = "session."
 
 
-class Model(Protocol):
+class CachedModel(Protocol):
     """What decides whether a file fits: a model, as far as it matters here."""
 
     config: DeepseekV4Config
@@ -113,7 +113,7 @@ def _fixed_arrays(place: Snapshot) -> dict[str, mx.array]:
 
 
 def load(
-    path: str | Path, *, model: Model, fingerprint: str
+    path: str | Path, *, model: CachedModel, fingerprint: str
 ) -> tuple[list[LayerCache], list[int], dict[str, str], dict[str, mx.array], list[Snapshot]]:
     """Cache, tokens, notes, arrays beside and places of a file written for this model.
 
@@ -135,7 +135,7 @@ def load(
 
 
 def _cache(
-    path: Path, layout_name: str, position: int, arrays: dict[str, mx.array], model: Model
+    path: Path, layout_name: str, position: int, arrays: dict[str, mx.array], model: CachedModel
 ) -> list[LayerCache]:
     """The state at the end of the timeline."""
     layout = layout_named(layout_name)
@@ -153,7 +153,7 @@ def _cache(
 
 
 def _place(
-    offset: int, cache: Sequence[LayerCache], arrays: dict[str, mx.array], model: Model
+    offset: int, cache: Sequence[LayerCache], arrays: dict[str, mx.array], model: CachedModel
 ) -> Snapshot:
     """The moment of `cache` after `offset` tokens, with its own rings from the file."""
     rings = [_taken(f"place.{offset}.{number}.", arrays) for number in range(len(cache))]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from dsv4_mlx.errors import CacheError, UsageError
-from metal_kernels.shared.formats import Storage, row_shape
+from metal_kernels.shared.formats import RowStorage, row_shape
 
 Row = tuple[int, mx.Dtype]
 """Elements and dtype of one stored row."""
@@ -18,7 +18,7 @@ class EntryLayout:
     Kernels make and read the rows; `metal_kernels/shared/formats.py` defines them.
     """
 
-    name: Storage
+    name: RowStorage
 
     def latent_row(self, width: int, rope_dims: int) -> Row:
         """One row of the window or of the compressed entries."""

@@ -164,6 +164,8 @@ class Session:
     def load(self, path: str | Path) -> dict[str, str]:
         """Replace the timeline by a saved one, its places included, and return its notes.
 
+        A file without logits, of an earlier version, starts with no places: its last tokens are
+        read again before the next answer.
         CacheError, and an unchanged session, if the file is damaged or of another model.
         """
         timeline, notes = session_file.read(path, self._running)

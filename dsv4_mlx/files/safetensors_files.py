@@ -91,7 +91,7 @@ def read_whole_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata alone, of a file that may be cut short behind its header."""
+    """The metadata alone, of a file that may be cut short after its header."""
     header, _, _ = _open_header(path)
     return _metadata(path, header)
 

@@ -15,7 +15,7 @@ from dsv4_mlx.model.rope import RotaryEmbedding
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.layer_roles import LayerRole
 from metal_kernels.ops import Ops
-from metal_kernels.shared.rows import Storage
+from metal_kernels.shared.rows import RowStorage
 
 
 class Compressor(nn.Module):
@@ -60,7 +60,7 @@ class Compressor(nn.Module):
         origin: int,
         position: int,
         stop: int,
-        storage: Storage,
+        storage: RowStorage,
     ) -> None:
         """Append to `entries` what the tokens of positions [position, stop) complete.
 

@@ -270,7 +270,7 @@ def _rows(M: int, each: int) -> mx.array:
 
 
 def stacked_rows(matrices: list[Matrix]) -> Matrix | None:
-    """The matrices one behind the other; None where their formats differ."""
+    """The matrices one after the other; None where their formats differ."""
     first = matrices[0]
     if isinstance(first, mx.array):
         if any(not isinstance(m, mx.array) or m.dtype != first.dtype for m in matrices):

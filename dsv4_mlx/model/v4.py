@@ -92,7 +92,7 @@ class Model(nn.Module):
                 module.bind(plan.ops)
 
     def join(self) -> None:
-        """Lay weights that share an input one behind the other; call it once they are loaded."""
+        """Lay weights that share an input one after the other; call it once they are loaded."""
         for joined in self.joined():
             mx.eval(joined.join())  # one by one, so that two copies exist of one group at most
 

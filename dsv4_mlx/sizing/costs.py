@@ -12,12 +12,12 @@ from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.layer_roles import LayerRole
 from dsv4_mlx.release.tensors import FP8_BLOCK, TensorSpec, backbone_tensors
 from dsv4_mlx.weights.forms import Mxfp4Form, Mxfp8Form, total_bytes
-from metal_kernels.shared.rows import Storage, row_bytes
+from metal_kernels.shared.rows import RowStorage, row_bytes
 
 Kv = Literal["compact", "bf16"]
 """How a cache keeps entries: 16 bits per value, or FP8/FP4 as the release stores them."""
 
-_STORAGE: dict[Kv, Storage] = {"compact": "compact", "bf16": "bfloat16"}
+_STORAGE: dict[Kv, RowStorage] = {"compact": "compact", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dsv4_mlx.files.safetensors_dtypes import Shape, TensorForm
-from dsv4_mlx.weights.quantization import GROUP, PACKINGS, Packing, Storage
+from dsv4_mlx.weights.quantization import GROUP, PACKINGS, PackingKeys, WeightStorage
 
 Tensors = Mapping[str, TensorForm]
 """The tensors of one parameter, by field."""
@@ -24,8 +24,8 @@ class DenseForm:
 
     dtype: str
     table: bool = False
-    storage: ClassVar[Storage] = Storage.DENSE
-    packing: ClassVar[Packing | None] = None
+    storage: ClassVar[WeightStorage] = WeightStorage.DENSE
+    packing: ClassVar[PackingKeys | None] = None
 
     def accepted(self, shape: Shape) -> Accepted:
         """The tensors of files: norms may be float32, and numbers of experts int32."""
@@ -53,8 +53,8 @@ class DenseForm:
 class Mxfp4Form:
     """FP4 with a scale per 32 inputs, as the release stores experts and MLX multiplies them."""
 
-    storage: ClassVar[Storage] = Storage.MXFP4
-    packing: ClassVar[Packing | None] = PACKINGS[storage]
+    storage: ClassVar[WeightStorage] = WeightStorage.MXFP4
+    packing: ClassVar[PackingKeys | None] = PACKINGS[storage]
 
     def accepted(self, shape: Shape) -> Accepted:
         """The tensors of files: two codes a byte or eight a word, or BF16 without scales."""
@@ -77,12 +77,12 @@ class BlockFp8Form:
     """FP8 that is multiplied out when it is loaded; `block` rows and inputs share a scale."""
 
     block: int
-    storage: ClassVar[Storage] = Storage.BLOCK_FP8
-    packing: ClassVar[Packing | None] = None
+    storage: ClassVar[WeightStorage] = WeightStorage.BLOCK_FP8
+    packing: ClassVar[PackingKeys | None] = None
 
     def accepted(self, shape: Shape) -> Accepted:
         """The tensors of files: codes in bytes or words with scales, or BF16 without scales."""
-        packed, blocks = _packed(shape, Storage.MXFP8), self._of_rows(shape)
+        packed, blocks = _packed(shape, WeightStorage.MXFP8), self._of_rows(shape)
         blocks = (*blocks[:-2], -(-shape[-2] // self.block), blocks[-1])
         codes = TensorForm("F8_E4M3", shape), packed["weight"]
         scales = (TensorForm(dtype, blocks) for dtype in ("F8_E8M0", "F32", "U8"))
@@ -109,8 +109,8 @@ class BlockFp8Form:
 class Mxfp8Form(BlockFp8Form):
     """FP8 whose scales are powers of two: MLX's mxfp8, with a scale per row and 32 inputs."""
 
-    storage: ClassVar[Storage] = Storage.MXFP8
-    packing: ClassVar[Packing | None] = PACKINGS[storage]
+    storage: ClassVar[WeightStorage] = WeightStorage.MXFP8
+    packing: ClassVar[PackingKeys | None] = PACKINGS[storage]
 
     def written(self, shape: Shape) -> Tensors:
         """The tensors of a conversion: words of codes, and scale bytes."""
@@ -127,10 +127,10 @@ class AffineForm:
 
     bits: int
     group_size: int
-    storage: ClassVar[Storage] = Storage.AFFINE
+    storage: ClassVar[WeightStorage] = WeightStorage.AFFINE
 
     @property
-    def packing(self) -> Packing:
+    def packing(self) -> PackingKeys:
         """The arguments of `mlx.nn.quantize`."""
         return {"group_size": self.group_size, "bits": self.bits, "mode": "affine"}
 
@@ -172,7 +172,7 @@ def total_bytes(tensors: Tensors) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def _packed(shape: Shape, storage: Storage) -> Tensors:
+def _packed(shape: Shape, storage: WeightStorage) -> Tensors:
     """What MLX multiplies: uint32 words of codes, and a scale byte for every 32 inputs."""
     scales = TensorForm("U8", (*shape[:-1], shape[-1] // GROUP))
     return {"weight": _words(shape, PACKINGS[storage]["bits"]), "scales": scales}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from dsv4_mlx.files.safetensors_dtypes import Shape, TensorForm
 from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.weights.forms import Tensors, WeightForm
-from dsv4_mlx.weights.quantization import Packing, Storage
+from dsv4_mlx.weights.quantization import PackingKeys, WeightStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class Parameter:
         return self._name("weight")
 
     @property
-    def storage(self) -> Storage:
+    def storage(self) -> WeightStorage:
         return self.form.storage
 
     @property
-    def packing(self) -> Packing | None:
+    def packing(self) -> PackingKeys | None:
         """The arguments of `mlx.nn.quantize`; None where the weight is not packed."""
         return self.form.packing
 

@@ -29,7 +29,7 @@ from dsv4_mlx.weights.forms import (
     fp8_form,
 )
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan, Part
-from dsv4_mlx.weights.quantization import Storage
+from dsv4_mlx.weights.quantization import WeightStorage
 from dsv4_mlx.weights.scales import fits_mxfp8
 
 EMBEDDING = "model.embed_tokens"
@@ -85,7 +85,7 @@ class _Expected:
 
 
 def plan_parameters(
-    checkpoint: Checkpoint, storages: Mapping[str, Storage] | None = None
+    checkpoint: Checkpoint, storages: Mapping[str, WeightStorage] | None = None
 ) -> ParameterPlan:
     """Match all tensors of the checkpoint; CheckpointError names the first that does not fit.
 
@@ -210,7 +210,7 @@ def _logical(spec: TensorSpec) -> Shape:
     return shape
 
 
-def _parameter(one: _Expected, storage: Storage | None) -> Parameter:
+def _parameter(one: _Expected, storage: WeightStorage | None) -> Parameter:
     slots = [_WHOLE] if ("weight", _WHOLE) in one.found else sorted(one.weights, key=_row_order)
     _require_complete(one, slots)
     parts = tuple(
@@ -263,7 +263,9 @@ def _require_one_form(one: _Expected) -> None:
         )
 
 
-def _stored_form(one: _Expected, parts: tuple[Part, ...], storage: Storage | None) -> WeightForm:
+def _stored_form(
+    one: _Expected, parts: tuple[Part, ...], storage: WeightStorage | None
+) -> WeightForm:
     """The form in which files hold the parameter; a known `storage` saves reading its scales."""
     dtype = parts[0].weight.dtype
     if isinstance(one.form, DenseForm):
@@ -276,5 +278,5 @@ def _stored_form(one: _Expected, parts: tuple[Part, ...], storage: Storage | Non
     if storage is None:
         exact = best.packing is not None and all(map(fits_mxfp8, parts))
     else:
-        exact = storage is Storage.MXFP8
+        exact = storage is WeightStorage.MXFP8
     return best if exact else one.form

@@ -12,7 +12,7 @@ GROUP = 32
 """Inputs that share one scale in mxfp4 and mxfp8."""
 
 
-class Storage(enum.Enum):
+class WeightStorage(enum.Enum):
     """How one of our parameters is stored."""
 
     DENSE = "dense"
@@ -25,12 +25,12 @@ class Storage(enum.Enum):
     """Integers with a scale and an offset per group, as `convert` writes for its recipes."""
 
 
-Packing = dict[str, Any]
+PackingKeys = dict[str, Any]
 """`group_size`, `bits` and `mode`, as `mlx.nn.quantize` takes them."""
 
-PACKINGS: dict[Storage, Packing] = {
-    Storage.MXFP4: {"group_size": GROUP, "bits": 4, "mode": "mxfp4"},
-    Storage.MXFP8: {"group_size": GROUP, "bits": 8, "mode": "mxfp8"},
+PACKINGS: dict[WeightStorage, PackingKeys] = {
+    WeightStorage.MXFP4: {"group_size": GROUP, "bits": 4, "mode": "mxfp4"},
+    WeightStorage.MXFP8: {"group_size": GROUP, "bits": 8, "mode": "mxfp8"},
 }
 """The arguments of `mlx.nn.quantize` for the packed kinds."""
 
@@ -40,4 +40,4 @@ AFFINE_GROUPS = (32, 64, 128)
 
 # Scale bytes at which every code times its scale is a normal number of bfloat16 and float32.
 # Trained weights lie far inside; 255 is NaN in e8m0, but infinity to MLX.
-SCALE_BYTES = {Storage.MXFP4: (0, 252), Storage.MXFP8: (3, 246)}
+SCALE_BYTES = {WeightStorage.MXFP4: (0, 252), WeightStorage.MXFP8: (3, 246)}

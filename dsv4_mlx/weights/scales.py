@@ -9,7 +9,7 @@ from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.weights.forms import BlockFp8Form, Mxfp4Form, Mxfp8Form
 from dsv4_mlx.weights.parameters import Part
-from dsv4_mlx.weights.quantization import GROUP, SCALE_BYTES, Storage
+from dsv4_mlx.weights.quantization import GROUP, SCALE_BYTES, WeightStorage
 
 
 def packed_scales(part: Part, form: Mxfp4Form | Mxfp8Form) -> np.ndarray:
@@ -45,7 +45,7 @@ def fits_mxfp8(part: Part) -> bool:
     if not part.scales_are_per_block:
         return False  # our `block_scales`, written because they are no powers of two
     scales = read_float_scales(part.scales)
-    low, high = SCALE_BYTES[Storage.MXFP8]
+    low, high = SCALE_BYTES[WeightStorage.MXFP8]
     if not powers_of_two(scales):
         return False
     exponents = to_e8m0(scales)

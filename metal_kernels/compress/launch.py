@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from metal_kernels.compress import reference
 from metal_kernels.contract import Call, ContractError
-from metal_kernels.shared.formats import Kind, Storage, row_shape
+from metal_kernels.shared.formats import RowKind, RowStorage, row_shape
 from metal_kernels.shared.pairs import check_rope, pair_threads
 from metal_kernels.sources import launch
 
@@ -33,11 +33,11 @@ def compress(call: Call) -> mx.array:
 
 
 def _launched(
-    call: Call, *, windows: int, ratio: int, rounding: str, storage: Storage, **scalars: Any
+    call: Call, *, windows: int, ratio: int, rounding: str, storage: RowStorage, **scalars: Any
 ) -> mx.array:
     sizes = call.sizes
     d, lanes = sizes["d"], sizes["c"] // sizes["d"]
-    kind: Kind = "key" if rounding == "index" else "latent"
+    kind: RowKind = "key" if rounding == "index" else "latent"
     row, dtype = row_shape(storage, kind, d, 2 * sizes["P"])
     members = pair_threads("compress", "d", d)
     groups = _groups(lanes * ratio, members)

@@ -7,7 +7,7 @@ last d channels and the previous window's first d; without (HCA) c is d.
 
 import mlx.core as mx
 
-from metal_kernels.shared.formats import Kind, Storage, fp8_kv, hadamard_fp4, store
+from metal_kernels.shared.formats import RowKind, RowStorage, fp8_kv, hadamard_fp4, store
 from metal_kernels.shared.rotary import rotate
 
 
@@ -54,7 +54,7 @@ def compress(
     gate_column: int,
     eps: float,
     rounding: str,
-    storage: Storage,
+    storage: RowStorage,
 ) -> mx.array:
     """Entries of the windows from `first_window` on, as they are stored: [B, T, ...].
 
@@ -63,7 +63,7 @@ def compress(
     and sin [T, P] belong to each window's first position. `rounding`: "kv" (bf16, FP8), "index"
     (Hadamard, FP4) or "none".
     """
-    kind: Kind = "key" if rounding == "index" else "latent"
+    kind: RowKind = "key" if rounding == "index" else "latent"
     d, rope_dims = norm_weight.size, 2 * cos.shape[-1]
     if windows == 0:
         return store(mx.zeros((rows.shape[0], 0, d)), storage, kind, rope_dims)

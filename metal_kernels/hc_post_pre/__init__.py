@@ -3,7 +3,7 @@
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.hc_post_pre.launch import hc_post_pre as fused
 from metal_kernels.hc_post_pre.reference import hc_post_pre
-from metal_kernels.hc_pre import mixing_arguments
+from metal_kernels.hc_pre import mixing_arguments, mixing_cases
 
 
 def _case(name: str, B: int, S: int, N: int, D: int, size: float = 1.0) -> Case:
@@ -40,12 +40,6 @@ KERNEL = Kernel(
         Size(_case("flash-decode", 1, 1, 4, 4096), 2 * 30 * 4 * 4096),
         Size(_case("flash-prefill", 1, 512, 4, 4096), 512 * 2 * 30 * 4 * 4096),
     ),
-    cases=(
-        _case("one-token", 1, 1, 4, 256),
-        _case("odd-sizes", 2, 7, 4, 131),
-        _case("two-streams", 1, 3, 2, 64),
-        _case("tiny-values", 1, 2, 4, 64, size=1e-6),
-        _case("large-values", 1, 2, 4, 64, size=1e4),
-    ),
+    cases=mixing_cases(_case),
     launches=on_gpus(fused),
 )

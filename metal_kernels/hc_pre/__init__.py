@@ -1,5 +1,6 @@
 """mHC mixing weights, Sinkhorn, collapse and the following RMSNorm (paper §2.2)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
@@ -22,6 +23,17 @@ def mixing_arguments(seed: int, N: int, D: int) -> dict[str, Any]:
     }
 
 
+def mixing_cases(case: Callable[..., Case]) -> tuple[Case, ...]:
+    """What tends to break a mix; `case` takes a name, B, S, N, D and the values' size."""
+    return (
+        case("one-token", 1, 1, 4, 256),
+        case("odd-sizes", 2, 7, 4, 131),
+        case("two-streams", 1, 3, 2, 64),
+        case("tiny-values", 1, 2, 4, 64, size=1e-6),
+        case("large-values", 1, 2, 4, 64, size=1e4),
+    )
+
+
 def _case(name: str, B: int, S: int, N: int, D: int, size: float = 1.0) -> Case:
     def make(seed: int) -> dict[str, object]:
         streams = size * random_normal(seed, B, S, N, D)
@@ -42,12 +54,6 @@ KERNEL = Kernel(
         Size(_case("flash-decode", 1, 1, 4, 4096), 2 * 25 * 4 * 4096),
         Size(_case("flash-prefill", 1, 512, 4, 4096), 512 * 2 * 25 * 4 * 4096),
     ),
-    cases=(
-        _case("one-token", 1, 1, 4, 256),
-        _case("odd-sizes", 2, 7, 4, 131),
-        _case("two-streams", 1, 3, 2, 64),
-        _case("tiny-values", 1, 2, 4, 64, size=1e-6),
-        _case("large-values", 1, 2, 4, 64, size=1e4),
-    ),
+    cases=mixing_cases(_case),
     launches=on_gpus(fused),
 )

@@ -5,7 +5,7 @@ import mlx.core as mx
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.index_topk import launch
 from metal_kernels.index_topk.reference import index_topk
-from metal_kernels.shared.formats import Storage, fp4_roundtrip, store
+from metal_kernels.shared.formats import RowStorage, fp4_roundtrip, store
 
 # Powers of two keep float32 exact; the model's scale, (H K)^-1/2, need not be one.
 _SCALE = 2.0**-6
@@ -21,7 +21,7 @@ def _case(
     first: int,
     *,
     K: int = 128,
-    storage: Storage = "float32",
+    storage: RowStorage = "float32",
     ties: bool = False,
 ) -> Case:
     """Values of few bits, as the cache's rounding leaves them: every order of summation is exact.

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from metal_kernels import sources
 from metal_kernels.contract import Call, ContractError
-from metal_kernels.shared.formats import Storage, row_shape
+from metal_kernels.shared.formats import RowStorage, row_shape
 
 # Bytes of scores that live at once.
 SCORE_BYTES = 32 << 20
@@ -59,7 +59,7 @@ def _check(call: Call) -> None:
 @cache
 def _stored_rows(K: int) -> dict[str, tuple[int, mx.Dtype]]:
     """Elements and dtype of a key of width K in every storage."""
-    return {storage: row_shape(storage, "key", K) for storage in get_args(Storage)}
+    return {storage: row_shape(storage, "key", K) for storage in get_args(RowStorage)}
 
 
 def index_scores(

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from metal_kernels.shared.formats import Storage, fp8_kv, round_bf16, store
+from metal_kernels.shared.formats import RowStorage, fp8_kv, round_bf16, store
 from metal_kernels.shared.rotary import rotate
 
 
@@ -15,7 +15,7 @@ def qkv_prepare(
     *,
     eps: float,
     official: bool,
-    storage: Storage,
+    storage: RowStorage,
 ) -> tuple[mx.array, mx.array]:
     """projected [B, S, L + K] -> residual [B, S, L] float32 and stored window rows [B, S, ...].
 

@@ -13,7 +13,7 @@ from functools import cache
 
 import mlx.core as mx
 
-from metal_kernels.shared.rows import FP4_BLOCK, FP8_KV_BLOCK, Kind, Storage, row_form
+from metal_kernels.shared.rows import FP4_BLOCK, FP8_KV_BLOCK, RowKind, RowStorage, row_form
 
 E4M3_MAX = 448.0
 E2M1_MAX = 6.0
@@ -113,13 +113,15 @@ def fp8_kv(x: mx.array, rope_dims: int) -> mx.array:
 
 
 @cache
-def row_shape(storage: Storage, kind: Kind, width: int, rope_dims: int = 0) -> tuple[int, mx.Dtype]:
+def row_shape(
+    storage: RowStorage, kind: RowKind, width: int, rope_dims: int = 0
+) -> tuple[int, mx.Dtype]:
     """Elements and dtype of a stored row."""
     elements, dtype = row_form(storage, kind, width, rope_dims)
     return elements, {"float32": mx.float32, "bfloat16": mx.bfloat16, "uint8": mx.uint8}[dtype]
 
 
-def store(x: mx.array, storage: Storage, kind: Kind, rope_dims: int = 0) -> mx.array:
+def store(x: mx.array, storage: RowStorage, kind: RowKind, rope_dims: int = 0) -> mx.array:
     """Float32 rows [..., width] as a cache keeps them; "compact" expects rounded rows."""
     if storage == "float32":
         return x
@@ -128,7 +130,7 @@ def store(x: mx.array, storage: Storage, kind: Kind, rope_dims: int = 0) -> mx.a
     return pack_key(x) if kind == "key" else pack_latent(x, rope_dims)
 
 
-def load_stored(stored: mx.array, width: int, rope_dims: int, kind: Kind) -> mx.array:
+def load_stored(stored: mx.array, width: int, rope_dims: int, kind: RowKind) -> mx.array:
     """Float32 rows [..., width] of stored ones, whose dtype says how they are stored."""
     if stored.dtype != mx.uint8:
         return stored.astype(mx.float32)

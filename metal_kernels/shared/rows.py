@@ -11,14 +11,16 @@ from typing import Literal
 FP8_KV_BLOCK = 64
 FP4_BLOCK = 32
 
-Storage = Literal["float32", "bfloat16", "compact"]
-Kind = Literal["latent", "key"]
+RowStorage = Literal["float32", "bfloat16", "compact"]
+RowKind = Literal["latent", "key"]
 Element = Literal["float32", "bfloat16", "uint8"]
 
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "uint8": 1}
 
 
-def row_form(storage: Storage, kind: Kind, width: int, rope_dims: int = 0) -> tuple[int, Element]:
+def row_form(
+    storage: RowStorage, kind: RowKind, width: int, rope_dims: int = 0
+) -> tuple[int, Element]:
     """Elements of a stored row and their dtype: 583 bytes for the release's latents, 68 for its
     keys."""
     if storage != "compact":
@@ -29,7 +31,7 @@ def row_form(storage: Storage, kind: Kind, width: int, rope_dims: int = 0) -> tu
     return plain + 2 * rope_dims + ceil(plain / FP8_KV_BLOCK), "uint8"
 
 
-def row_bytes(storage: Storage, kind: Kind, width: int, rope_dims: int = 0) -> int:
+def row_bytes(storage: RowStorage, kind: RowKind, width: int, rope_dims: int = 0) -> int:
     """Bytes of a stored row."""
     elements, dtype = row_form(storage, kind, width, rope_dims)
     return elements * _ELEMENT_BYTES[dtype]

@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
-from metal_kernels.shared.formats import Storage, fp8_kv, store
+from metal_kernels.shared.formats import RowStorage, fp8_kv, store
 from metal_kernels.sparse_attention.launch import sparse_attention as fused
 from metal_kernels.sparse_attention.reference import sparse_attention
 
@@ -16,7 +16,7 @@ _WINDOW = 128
 _TOLERANCE = 2.0**-15
 
 
-def _latents(seed: int, B: int, n: int, K: int, pairs: int, storage: Storage) -> mx.array:
+def _latents(seed: int, B: int, n: int, K: int, pairs: int, storage: RowStorage) -> mx.array:
     """Random rows as a cache keeps them: [B, n, *]."""
     rows = random_normal(seed, B, n, K)
     rows = rows if storage == "float32" else fp8_kv(rows, 2 * pairs)
@@ -41,7 +41,7 @@ def _case(
     T: int | None = None,
     k: int = 0,
     pairs: int = 32,
-    storage: Storage = "float32",
+    storage: RowStorage = "float32",
     rows: int = 0,
     origin: int | None = None,
     official: bool = True,

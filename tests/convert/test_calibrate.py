@@ -16,7 +16,7 @@ from convert.card import CARD_FILE
 from convert.importance import MIN_TOKENS, open_importance, rows_of, weights
 from convert.journal import JOURNAL_FILE
 from convert.observed import Sums, observe
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.quantized import in_order, unpacked
 from convert.recipe import quantizable
 from convert.texts import read_text
@@ -144,7 +144,9 @@ def test_one_layer_is_in_memory_at_a_time(lab, monkeypatch):
     monkeypatch.setattr(module._Walk, "_layer", counting)
     gc.disable()  # what Python collects by chance would hide a layer that stays
     try:
-        calibrate(lab / "source", [lab / "talk.jsonl"], lab / "other.safetensors", Progress())
+        calibrate(
+            lab / "source", [lab / "talk.jsonl"], lab / "other.safetensors", ProgressDisplay()
+        )
     finally:
         gc.enable()
     assert [names for names in asked if names] == [["0"], ["1"], ["2"]]
@@ -177,7 +179,7 @@ def test_transformers_naming_gives_the_same(lab, tmp_path):
         tmp_path / "source",
         [lab / "long.txt", lab / "talk.jsonl"],
         tmp_path / "i.safetensors",
-        Progress(),
+        ProgressDisplay(),
     )
     ours, theirs = measured(lab / "importance.safetensors"), measured(tmp_path / "i.safetensors")
     assert theirs.keys() == {name for name in ours if not name.startswith("mtp.")}
@@ -280,7 +282,9 @@ def test_it_resumes_with_the_same_file_alone(lab, tmp_path, monkeypatch, capsys)
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    calibrate(lab / "source", [lab / "talk.jsonl"], tmp_path / "other.safetensors", Progress())
+    calibrate(
+        lab / "source", [lab / "talk.jsonl"], tmp_path / "other.safetensors", ProgressDisplay()
+    )
     right = ["--importance", str(lab / "importance.safetensors")]
     with monkeypatch.context() as patched:
         patched.setattr(ShardWriter, "write", stop)

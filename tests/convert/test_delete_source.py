@@ -17,7 +17,7 @@ from convert.deletion import open_source
 from convert.disk import Disk
 from convert.journal import JOURNAL_FILE, Journal, read_journal
 from convert.plan import plan_conversion
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.room import room_needed
 from convert.shards import ShardWriter
 from convert.writer import write
@@ -39,7 +39,7 @@ from pathlib import Path
 from convert.deletion import open_source
 from convert.disk import Disk
 from convert.plan import plan_conversion
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.writer import write
 import convert.deletion
 
@@ -66,7 +66,7 @@ def removing(path):
 convert.deletion._remove = removing
 source, parameters = open_source(Path(sys.argv[1]), Path(sys.argv[2]))
 plan = plan_conversion(source, "native", int(sys.argv[4]), parameters)
-write(plan, Path(sys.argv[2]), Progress(), resume=True, delete_source=True, disk=Killing())
+write(plan, Path(sys.argv[2]), ProgressDisplay(), resume=True, delete_source=True, disk=Killing())
 print(-left)
 """
 
@@ -84,7 +84,7 @@ def test_the_source_has_draft_tensors(source):
 @pytest.fixture(scope="module")
 def whole(source, tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("whole") / "out"
-    write(plan_conversion(open_checkpoint(source), "native", LIMIT), folder, Progress())
+    write(plan_conversion(open_checkpoint(source), "native", LIMIT), folder, ProgressDisplay())
     return contents(folder)
 
 
@@ -170,7 +170,7 @@ def test_what_does_not_read_back_keeps_its_source(source, tmp_path, monkeypatch)
     monkeypatch.setattr(ShardWriter, "write", write_and_flip)
     plan = plan_conversion(open_checkpoint(tmp_path / "source"), "native", LIMIT)
     with pytest.raises(CheckpointError, match="was not read back as it was written"):
-        write(plan, tmp_path / "out", Progress(), delete_source=True)
+        write(plan, tmp_path / "out", ProgressDisplay(), delete_source=True)
     assert len(list((tmp_path / "source").glob("*.safetensors"))) == 6
 
 
@@ -248,11 +248,11 @@ def test_a_journal_without_fingerprint_is_gone_on_with(
             super().publish(temporary, final)
 
     with pytest.raises(OSError):
-        write(plan, out, Progress(), delete_source=before, disk=Full())
+        write(plan, out, ProgressDisplay(), delete_source=before, disk=Full())
     without_fingerprint(out)
     kept, parameters = open_source(copy, out)
     again = plan_conversion(kept, "native", LIMIT, parameters)
-    write(again, out, Progress(), resume=True, delete_source=after)
+    write(again, out, ProgressDisplay(), resume=True, delete_source=after)
     assert contents(out) == whole
 
 
@@ -265,7 +265,11 @@ def test_base_scales_are_not_read_again(tmp_path):
     assert len(list((tmp_path / "copy").glob("*.safetensors"))) < 5
     done = run(tmp_path / "copy", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    write(plan_conversion(open_checkpoint(source), "native", LIMIT), tmp_path / "o2", Progress())
+    write(
+        plan_conversion(open_checkpoint(source), "native", LIMIT),
+        tmp_path / "o2",
+        ProgressDisplay(),
+    )
     assert contents(tmp_path / "out") == contents(tmp_path / "o2")
 
 
@@ -282,7 +286,7 @@ def test_deleting_from_a_later_run_on_makes_room_before_the_next_shard(source, w
 
     plan = plan_conversion(open_checkpoint(copy), "native", LIMIT)
     with pytest.raises(Exception, match=r"space|full|room"):
-        write(plan, folder, Progress(), disk=Full())
+        write(plan, folder, ProgressDisplay(), disk=Full())
     left: list[int] = []
 
     class Watching(Disk):
@@ -291,7 +295,7 @@ def test_deleting_from_a_later_run_on_makes_room_before_the_next_shard(source, w
                 left.append(len(list(copy.glob("*.safetensors"))))
             super().publish(temporary, final)
 
-    write(plan, folder, Progress(), resume=True, delete_source=True, disk=Watching())
+    write(plan, folder, ProgressDisplay(), resume=True, delete_source=True, disk=Watching())
     assert left[0] < len(list(source.glob("*.safetensors")))
     assert contents(folder) == whole
     assert list(copy.glob("*.safetensors")) == []

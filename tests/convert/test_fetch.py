@@ -10,7 +10,7 @@ import pytest
 from convert.app import main
 from convert.fetch import fetch
 from convert.hub import HubFile, told
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 
@@ -56,7 +56,7 @@ def hub(tmp_path) -> FolderHub:
 
 
 def test_only_what_is_needed_is_fetched_and_it_converts(hub, tmp_path):
-    fetch("somebody/V4", tmp_path / "got", Progress(), hub)
+    fetch("somebody/V4", tmp_path / "got", ProgressDisplay(), hub)
     assert not (tmp_path / "got" / "assets").exists()
     assert not (tmp_path / "got" / "model.gguf").exists()
     assert not (tmp_path / "got" / "original").exists()
@@ -69,7 +69,7 @@ def test_another_model_is_refused_before_its_weights(hub, tmp_path):
     config = json.loads((hub.folder / "config.json").read_text())
     (hub.folder / "config.json").write_text(json.dumps(config | {"model_type": "deepseek_v41"}))
     with pytest.raises(ConfigError, match=r"V4\.1"):
-        fetch("somebody/V41", tmp_path / "got", Progress(), hub)
+        fetch("somebody/V41", tmp_path / "got", ProgressDisplay(), hub)
     assert hub.asked == [["config.json"]]
 
 
@@ -86,13 +86,13 @@ def test_a_wrong_file_is_named(hub, tmp_path, damage, monkeypatch):
 
     monkeypatch.setattr(hub, "download", damaging)
     with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors is not what"):
-        fetch("somebody/V4", tmp_path / "got", Progress(), hub)
+        fetch("somebody/V4", tmp_path / "got", ProgressDisplay(), hub)
 
 
 def test_a_repository_without_config_is_refused(hub, tmp_path):
     (hub.folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
-        fetch("somebody/V4", tmp_path / "got", Progress(), hub)
+        fetch("somebody/V4", tmp_path / "got", ProgressDisplay(), hub)
 
 
 def test_what_the_client_refuses_is_a_sentence(tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 
 from convert.fetch import fetch
 from convert.hub import HuggingFace
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from tests.convert.hub import REPO, FakeHub, serving
@@ -39,7 +39,7 @@ def hub(release, monkeypatch):
 
 
 def get(hub: FakeHub, folder: Path) -> None:
-    fetch(REPO, folder, Progress(), HuggingFace(hub.url))
+    fetch(REPO, folder, ProgressDisplay(), HuggingFace(hub.url))
 
 
 def require_same(release: Path, folder: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_gated_repository_says_what_to_do(hub, tmp_path, status):
 
 def test_an_unknown_repository_is_one_sentence(hub, tmp_path):
     with pytest.raises(UsageError, match=r"nobody/V4 cannot be fetched"):
-        fetch("nobody/V4", tmp_path / "got", Progress(), HuggingFace(hub.url))
+        fetch("nobody/V4", tmp_path / "got", ProgressDisplay(), HuggingFace(hub.url))
 
 
 def test_no_connection_is_one_sentence(hub, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from dsv4_mlx.release.naming import translate
 from dsv4_mlx.release.tensors import checkpoint_tensors
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
-from dsv4_mlx.weights.quantization import SCALE_BYTES, Storage
+from dsv4_mlx.weights.quantization import SCALE_BYTES, WeightStorage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 SMALL = TINY.replace(
@@ -177,7 +177,10 @@ def test_matrices_have_the_listed_forms(lab):
 
 
 def test_the_scale_bytes_are_the_codes():
-    (low4, high4), (low8, high8) = SCALE_BYTES[Storage.MXFP4], SCALE_BYTES[Storage.MXFP8]
+    (low4, high4), (low8, high8) = (
+        SCALE_BYTES[WeightStorage.MXFP4],
+        SCALE_BYTES[WeightStorage.MXFP8],
+    )
     sentence = f"outside {low4} to {high4} (mxfp4) and {low8} to {high8} (mxfp8)"
     assert sentence in " ".join(PAGE.split())
 

@@ -10,7 +10,7 @@ import pytest
 
 from convert.journal import JOURNAL_FILE
 from convert.plan import plan_conversion
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.writer import write
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
@@ -87,7 +87,7 @@ def source(tmp_path_factory) -> Path:
 def whole(source, tmp_path_factory) -> dict[str, bytes]:
     """The files of a conversion that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole") / "out"
-    write(plan_conversion(open_checkpoint(source)), folder, Progress())
+    write(plan_conversion(open_checkpoint(source)), folder, ProgressDisplay())
     return contents(folder)
 
 
@@ -131,5 +131,5 @@ def test_a_file_that_may_not_grow_so_large(source, whole, tmp_path):
     last = stopped.stderr.splitlines()[-1]
     assert last.startswith("error: Stopped: File too large") and "--resume" in last
     assert not (out / CONVERSION_FILE).exists()
-    write(plan_conversion(open_checkpoint(source)), out, Progress(), resume=True)
+    write(plan_conversion(open_checkpoint(source)), out, ProgressDisplay(), resume=True)
     assert contents(out) == whole

@@ -11,7 +11,7 @@ import pytest
 from convert.app import main
 from convert.disk import Disk
 from convert.plan import plan_conversion
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.writer import write
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
@@ -27,7 +27,7 @@ def source(tmp_path_factory) -> Path:
 def test_any_number_of_jobs_gives_the_same_bytes(recipe, source, tmp_path):
     plan = plan_conversion(open_checkpoint(source), recipe, max_shard_bytes=LIMIT)
     for jobs in (1, 2, 4):
-        write(plan, tmp_path / str(jobs), Progress(), jobs=jobs)
+        write(plan, tmp_path / str(jobs), ProgressDisplay(), jobs=jobs)
     one = contents(tmp_path / "1")
     assert contents(tmp_path / "2") == one
     assert contents(tmp_path / "4") == one
@@ -36,12 +36,12 @@ def test_any_number_of_jobs_gives_the_same_bytes(recipe, source, tmp_path):
 @pytest.mark.parametrize("moment", [5, 40, 80])
 def test_killed_with_two_jobs_ends_with_the_same_bytes(moment, source, tmp_path):
     plan = plan_conversion(open_checkpoint(source), max_shard_bytes=LIMIT)
-    write(plan, tmp_path / "whole", Progress(), jobs=1)
+    write(plan, tmp_path / "whole", ProgressDisplay(), jobs=1)
     command = [sys.executable, "-c", KILLED_CONVERTER, str(source), str(tmp_path / "out")]
     killed = subprocess.run([*command, str(moment), str(LIMIT), "2"], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "out" / CONVERSION_FILE).exists()
-    write(plan, tmp_path / "out", Progress(), resume=True, jobs=2)
+    write(plan, tmp_path / "out", ProgressDisplay(), resume=True, jobs=2)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -63,7 +63,7 @@ class Meeting(Disk):
 def test_two_jobs_are_in_work_at_the_same_time(source, tmp_path):
     disk = Meeting()
     plan = plan_conversion(open_checkpoint(source))
-    write(plan, tmp_path / "out", Progress(), jobs=2, disk=disk)
+    write(plan, tmp_path / "out", ProgressDisplay(), jobs=2, disk=disk)
     assert disk.met
 
 
@@ -86,7 +86,7 @@ class Counting(Disk):
 def test_one_job_is_alone(source, tmp_path):
     disk = Counting()
     plan = plan_conversion(open_checkpoint(source))
-    write(plan, tmp_path / "out", Progress(), jobs=1, disk=disk)
+    write(plan, tmp_path / "out", ProgressDisplay(), jobs=1, disk=disk)
     assert disk.most == 1
 
 
@@ -100,7 +100,7 @@ def test_no_thread_stays_behind(source, tmp_path):
     plan = plan_conversion(open_checkpoint(source))
     before = threading.active_count()
     with pytest.raises(OSError, match="Input/output"):
-        write(plan, tmp_path / "out", Progress(), jobs=4, disk=Failing())
+        write(plan, tmp_path / "out", ProgressDisplay(), jobs=4, disk=Failing())
     assert threading.active_count() == before
 
 

@@ -14,7 +14,7 @@ import safetensors
 from convert import plan as conversion
 from convert import writer
 from convert.plan import DRAFT_FILE, plan_conversion
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.shards import ShardWriter
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.files.safetensors_files import read_header
@@ -34,7 +34,7 @@ def small(folder: Path, config=SMALL, **options) -> Path:
     return write_tiny_checkpoint(folder, config, tokenizer=False, **options)
 
 
-class Heard(Progress):
+class Heard(ProgressDisplay):
     """Keeps the lines."""
 
     def __init__(self):
@@ -88,7 +88,7 @@ def test_converted_weights_are_bit_equal(tmp_path, config, options, dtype):
 def test_plan_knows_every_byte_before_writing(tmp_path):
     source = small(tmp_path / "source", dspark=True)
     plan = plan_conversion(open_checkpoint(source))
-    writer.write(plan, tmp_path / "out", Progress())
+    writer.write(plan, tmp_path / "out", ProgressDisplay())
     for shard in (*plan.shards, plan.drafts):
         entries = read_header(tmp_path / "out" / shard.file)
         assert sum(entry.nbytes for entry in entries.values()) == shard.nbytes
@@ -243,7 +243,7 @@ def test_memory_stays_bounded(tmp_path):
     plan = plan_conversion(open_checkpoint(small(tmp_path / "source", config)))
     largest = max(tensor.nbytes for shard in plan.shards for tensor in shard.tensors)
     tracemalloc.start()
-    writer.write(plan, tmp_path / "out", Progress())
+    writer.write(plan, tmp_path / "out", ProgressDisplay())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < largest
@@ -264,7 +264,7 @@ def test_a_damaged_result_is_not_marked_finished(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ShardWriter, "write", write_and_flip)
     with pytest.raises(CheckpointError, match="does not hold what"):
-        writer.write(plan, tmp_path / "out", Progress())
+        writer.write(plan, tmp_path / "out", ProgressDisplay())
     assert not (tmp_path / "out" / CONVERSION_FILE).exists()
 
 
@@ -299,13 +299,12 @@ def test_unknown_recipe_and_converted_source_are_refused(tmp_path):
 def test_mlx_lm_loads_the_converted_folder(tmp_path):
     from mlx_lm.utils import load_model as load_with_mlx_lm
 
-    from dsv4_mlx.model.v4 import Model
-    from dsv4_mlx.release.config import DeepseekV4Config
+    from dsv4_mlx.mlx_lm import Model, ModelArgs
 
     source = write_tiny_checkpoint(tmp_path / "source", SMALL)
     convert(source, tmp_path / "out", max_shard_bytes=600_000)
     theirs, _ = load_with_mlx_lm(
-        tmp_path / "out", get_model_classes=lambda config: (Model, DeepseekV4Config)
+        tmp_path / "out", get_model_classes=lambda config: (Model, ModelArgs)
     )
     ours, _ = load(source, dtype=mx.bfloat16)
     tokens = mx.array([[5, 6, 7, 300, 2]])

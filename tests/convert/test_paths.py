@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from convert.app import main
 from convert.fetch import fetch
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.paths import printable, user_path
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
@@ -168,7 +168,7 @@ def test_all_of_a_model_in_a_place_of_other_bytes(release, home, capsys):
     assert main(["verify", str(odd / "out"), "--against", str(odd / "m"), *compare]) == 0
     assert "text-\\xff" in (odd / "out" / "CARD.md").read_text()
     assert (odd / "out" / "encoding" / "note-\udcff.txt").read_text() == "kept"
-    fetch("somebody/V4", odd / "got", Progress(), FolderHub(release))
+    fetch("somebody/V4", odd / "got", ProgressDisplay(), FolderHub(release))
     assert contents(odd / "got").items() >= contents(release).items()
 
 

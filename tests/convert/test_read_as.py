@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cli.models import OpenedModel
 from convert.app import main
 from convert.fetch import fetch
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.texts import read_text
 from dsv4_mlx.chat import detect_effort_table
 from dsv4_mlx.chat.settings import ChatSettings
@@ -61,7 +61,7 @@ def in_a_cache(files: Path, root: Path, release: str) -> Path:
 
 
 def fetched(files: Path, root: Path, release: str) -> Path:
-    fetch(f"somebody/{release}-copy", root / "model", Progress(), FolderHub(files))
+    fetch(f"somebody/{release}-copy", root / "model", ProgressDisplay(), FolderHub(files))
     return root / "model"
 
 
@@ -133,7 +133,7 @@ def test_a_source_that_is_renamed_meanwhile_is_read_as_before(files, tmp_path, m
 
 
 def test_fetching_notes_the_repository(files, tmp_path):
-    fetch("somebody/V4", tmp_path / "got", Progress(), FolderHub(files))
+    fetch("somebody/V4", tmp_path / "got", ProgressDisplay(), FolderHub(files))
     noted = json.loads((tmp_path / "got" / "fetched.json").read_text())
     assert noted == {"repository": "somebody/V4", "revision": "0123456789abcdef"}
     assert contents(tmp_path / "got").keys() == {*contents(files), "fetched.json"}

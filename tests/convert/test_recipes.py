@@ -28,7 +28,7 @@ from dsv4_mlx.sizing.weight_bytes import weight_bytes
 from dsv4_mlx.testing.checkpoints import TINY, dequantized_tensors, write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
 from dsv4_mlx.weights.planning import plan_parameters
-from dsv4_mlx.weights.quantization import Storage
+from dsv4_mlx.weights.quantization import WeightStorage
 from dsv4_mlx.weights.reading import read_weights
 
 SMALL = TINY.replace(
@@ -218,7 +218,7 @@ def test_a_recipe_of_ones_own(source, tmp_path):
     path.write_text(RECIPE.format(match="model.layers.1.mlp.experts.down_proj", bits=5, group=32))
     assert main([str(source), str(tmp_path / "out"), "--recipe", str(path)]) == 0
     plan = plan_parameters(open_checkpoint(tmp_path / "out"))
-    affine = [one for one in plan.parameters if one.storage is Storage.AFFINE]
+    affine = [one for one in plan.parameters if one.storage is WeightStorage.AFFINE]
     assert [one.module for one in affine] == ["model.layers.1.mlp.experts.down_proj"]
     assert main(["verify", str(tmp_path / "out"), "--against", str(source)]) == 0
 
@@ -250,7 +250,7 @@ def test_a_wrong_recipe_is_one_sentence(source, tmp_path, text, sentence, capsys
 def test_wildcards_pass_the_protected_by():
     recipe = read_recipe("q4")
     for name in ("model.layers.2.self_attn.compressor.indexer.q_b_proj", "model.layers.2.mlp.gate"):
-        one = type("P", (), {"module": name, "field": "weight", "storage": Storage.MXFP8})
+        one = type("P", (), {"module": name, "field": "weight", "storage": WeightStorage.MXFP8})
         assert recipe.packing(one) is None
 
 

@@ -15,7 +15,7 @@ from convert.app import main
 from convert.disk import Disk
 from convert.journal import JOURNAL_FILE
 from convert.plan import plan_conversion
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.writer import write
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
@@ -33,7 +33,7 @@ import os, signal, sys
 from pathlib import Path
 from convert.disk import Disk
 from convert.plan import plan_conversion
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from convert.writer import write
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 
@@ -53,7 +53,7 @@ class Killing(Disk):
 
 plan = plan_conversion(open_checkpoint(sys.argv[1]), max_shard_bytes=int(sys.argv[4]))
 jobs = int(sys.argv[5]) if len(sys.argv) > 5 else None
-write(plan, Path(sys.argv[2]), Progress(), resume=True, jobs=jobs, disk=Killing())
+write(plan, Path(sys.argv[2]), ProgressDisplay(), resume=True, jobs=jobs, disk=Killing())
 """
 
 
@@ -93,7 +93,7 @@ def whole(source, tmp_path_factory) -> dict[str, bytes]:
 
 def run(source: Path, folder: Path, *, resume=False, disk: Disk | None = None) -> None:
     plan = plan_conversion(open_checkpoint(source), max_shard_bytes=LIMIT)
-    write(plan, folder, Progress(), resume=resume, disk=disk)
+    write(plan, folder, ProgressDisplay(), resume=resume, disk=disk)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -239,7 +239,7 @@ def test_another_recipe_does_not_continue_this_one(source, tmp_path):
         run(source, tmp_path / "out", disk=Full(9))
     plan = plan_conversion(open_checkpoint(source), max_shard_bytes=2 * LIMIT)
     with pytest.raises(UsageError, match="another recipe"):
-        write(plan, tmp_path / "out", Progress(), resume=True)
+        write(plan, tmp_path / "out", ProgressDisplay(), resume=True)
 
 
 def test_a_second_converter_is_refused(source, tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from convert.app import main
 from convert.fetch import fetch
-from convert.progress import Progress
+from convert.progress import ProgressDisplay
 from dsv4_mlx.files.system_files import is_system_file
 from dsv4_mlx.release.identity import FETCHED_FILE
 from dsv4_mlx.release.spellings import keys_of
@@ -115,7 +115,7 @@ def test_companions_are_not_fetched(release, tmp_path):
     folder = write_tiny_checkpoint(tmp_path / "hub", SMALL, shards=2)
     leave(folder, set(FILES))
     leave(folder / "encoding", {"._encoding_dsv4.py", ".DS_Store"})
-    fetch("somebody/V4", tmp_path / "got", Progress(), FolderHub(folder))
+    fetch("somebody/V4", tmp_path / "got", ProgressDisplay(), FolderHub(folder))
     assert contents(tmp_path / "got").keys() == {*contents(release), FETCHED_FILE}
 
 

@@ -18,7 +18,7 @@ from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.testing.checkpoints import TINY, edit_checkpoint, write_tiny_checkpoint
 from dsv4_mlx.weights import planning, reading
 from dsv4_mlx.weights.checkpoint import open_checkpoint
-from dsv4_mlx.weights.quantization import Storage
+from dsv4_mlx.weights.quantization import WeightStorage
 from metal_kernels.registry import plan
 from metal_kernels.shared import formats
 from tests.model.pitfalls import Check, Pitfalls, Plant, expect_notice, wrap
@@ -89,7 +89,7 @@ def nibbles_swapped(patch: pytest.MonkeyPatch) -> None:
     def make(codes):
         def wrong(reader, parameter, form):
             packed = codes(reader, parameter, form)
-            if parameter.storage is not Storage.MXFP4:
+            if parameter.storage is not WeightStorage.MXFP4:
                 return packed
             return ((packed & 0x0F0F0F0F) << 4) | ((packed >> 4) & 0x0F0F0F0F)
 
@@ -104,7 +104,7 @@ def packed_along_the_other_half(patch: pytest.MonkeyPatch) -> None:
     def make(codes):
         def wrong(reader, parameter, form):
             packed = codes(reader, parameter, form)
-            if parameter.storage is not Storage.MXFP4:
+            if parameter.storage is not WeightStorage.MXFP4:
                 return packed
             data = np.array(packed.view(mx.uint8))
             nibbles = np.concatenate([data & 15, data >> 4], axis=-1)

@@ -21,7 +21,7 @@ from dsv4_mlx.testing.checkpoints import (
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from dsv4_mlx.weights.fingerprint import fingerprint
 from dsv4_mlx.weights.planning import plan_parameters
-from dsv4_mlx.weights.quantization import SCALE_BYTES, Storage
+from dsv4_mlx.weights.quantization import SCALE_BYTES, WeightStorage
 from dsv4_mlx.weights.reading import read_weights
 from metal_kernels import registry
 
@@ -46,7 +46,7 @@ def read(folder: Path, dtype=mx.float32) -> tuple[dict, dict[str, mx.array]]:
 def values(parameter, weights: dict[str, mx.array]) -> np.ndarray:
     """The float32 values of a parameter, unpacked by MLX."""
     weight = weights[parameter.name]
-    if parameter.storage in (Storage.MXFP4, Storage.MXFP8):
+    if parameter.storage in (WeightStorage.MXFP4, WeightStorage.MXFP8):
         scales = weights[f"{parameter.module}.scales"]
         mode = parameter.storage.value
         weight = mx.dequantize(weight, scales, mode=mode, dtype=mx.float32)
@@ -88,7 +88,7 @@ def test_transformers_names_load_to_the_same_weights_without_mtp(tmp_path):
 
 def test_all_fp4_codes_and_all_exact_scales(tmp_path):
     folder = small(tmp_path)
-    low, high = SCALE_BYTES[Storage.MXFP4]
+    low, high = SCALE_BYTES[WeightStorage.MXFP4]
     codes = np.arange(96 * 64, dtype=np.int64).reshape(96, 64)
     name = "layers.0.ffn.experts.0.w1"
     edit_checkpoint(
@@ -108,7 +108,7 @@ def test_all_fp4_codes_and_all_exact_scales(tmp_path):
 def test_all_fp8_codes_and_all_exact_scales(tmp_path):
     heads = 256  # 32,768 rows: a block for each scale byte
     folder = small(tmp_path, SMALL.replace(index_n_heads=heads))
-    low, high = SCALE_BYTES[Storage.MXFP8]
+    low, high = SCALE_BYTES[WeightStorage.MXFP8]
     finite = np.array([code for code in range(256) if code & 127 != 127], np.uint8)
     name = "layers.1.attn.indexer.wq_b"
     shape = (heads * SMALL.index_head_dim, SMALL.q_lora_rank)
@@ -163,16 +163,16 @@ def test_float_scales_that_are_powers_of_two_stay_packed(tmp_path):
     }
     edit_checkpoint(folder, scales)
     parameters, _ = read(folder)
-    assert parameters["model.layers.0.mlp.experts.down_proj.weight"].storage is Storage.MXFP8
-    assert parameters["model.layers.0.self_attn.kv_proj.weight"].storage is Storage.BLOCK_FP8
+    assert parameters["model.layers.0.mlp.experts.down_proj.weight"].storage is WeightStorage.MXFP8
+    assert parameters["model.layers.0.self_attn.kv_proj.weight"].storage is WeightStorage.BLOCK_FP8
     assert_equals_official(folder, folder)
 
 
 def test_widths_that_mxfp8_cannot_hold_are_multiplied_out_exactly(tmp_path):
     folder = small(tmp_path, SMALL.replace(q_lora_rank=200))
     parameters, _ = read(folder)
-    assert parameters["model.layers.0.self_attn.q_b_proj.weight"].storage is Storage.BLOCK_FP8
-    assert parameters["model.layers.0.self_attn.q_a_proj.weight"].storage is Storage.MXFP8
+    assert parameters["model.layers.0.self_attn.q_b_proj.weight"].storage is WeightStorage.BLOCK_FP8
+    assert parameters["model.layers.0.self_attn.q_a_proj.weight"].storage is WeightStorage.MXFP8
     assert_equals_official(folder, folder)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
     from rich.text import Text
 
-# As pandoc has it: a dollar before a space or behind one is money, and so is one before a digit.
+# As pandoc has it: a dollar before a space or after one is money, and so is one before a digit.
 _MATH = re.compile(
     r"""\\\( .+? \\\) | \\\[ .+? \\\]
       | \$\$ [^$]+ \$\$

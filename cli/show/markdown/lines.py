@@ -139,7 +139,7 @@ def math_end(line: str) -> str | None:
         end = "$$"
     else:
         return None
-    # What goes on behind its end is a paragraph with mathematics in it.
+    # What goes on after its end is a paragraph with mathematics in it.
     return end if end not in text[2:] or text.index(end, 2) + len(end) == len(text) else None
 
 

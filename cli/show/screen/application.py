@@ -49,7 +49,7 @@ class ScreenApplication(Application[None]):
             input=input,
             output=output,
         )
-        # A lone Escape is told from the beginning of a sequence by the time behind it.
+        # A lone Escape is told from the beginning of a sequence by the time after it.
         self.ttimeoutlen = 0.1
 
     def draw(self) -> None:

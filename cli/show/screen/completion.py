@@ -1,4 +1,4 @@
-"""What Tab offers: commands, their arguments, and paths behind an @."""
+"""What Tab offers: commands, their arguments, and paths after an @."""
 
 import os
 import re
@@ -119,7 +119,7 @@ def _entries(folder: Path) -> Iterable[tuple[str, bool]]:
 
 
 def _is_typeable(name: str) -> bool:
-    """Names with line ends or quotes cannot be written behind an @."""
+    """Names with line ends or quotes cannot be written after an @."""
     return name.isprintable() and '"' not in name
 
 

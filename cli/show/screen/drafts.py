@@ -72,7 +72,7 @@ class Drafts:
         line = json.dumps(record).encode("ascii") + b"\n"
         if self._descriptor < 0:
             self._begin()
-        # In place, since the lock is on this file; behind the first line may stand an older end.
+        # In place, since the lock is on this file; after the first line may stand an older end.
         write_at(self._descriptor, line, 0)
         os.ftruncate(self._descriptor, len(line))
 

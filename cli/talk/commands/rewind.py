@@ -44,7 +44,7 @@ def _edit(chat: "Chat", argument: str) -> None:
     if text:
         chat.send(text)
         return
-    chat.note(f"what you send next takes the place of message {number} and all behind it")
+    chat.note(f"what you send next takes the place of message {number} and all after it")
     chat.surface.prefill(conversation.turns[number - 1].text)
 
 

@@ -75,7 +75,7 @@ def _found(chat: "Chat", argument: str) -> None:
         return
     _show(chat, turns[hit.number - 1])
     chat.note(
-        f"turn {hit.number} of {len(turns)}; the conversation goes on behind its end, and "
+        f"turn {hit.number} of {len(turns)}; the conversation goes on after its end, and "
         f"/edit {hit.number} takes this up again"
     )
 

@@ -208,7 +208,7 @@ def test_a_find_is_opened_at_its_turn(chat) -> None:
     assert "[colours: 2 turns]" in done.stderr
     assert "> why the sky?" in done.stderr
     assert "It is **blue**." in done.stdout
-    assert "[turn 1 of 2; the conversation goes on behind its end, and /edit 1 " in done.stderr
+    assert "[turn 1 of 2; the conversation goes on after its end, and /edit 1 " in done.stderr
     assert "* colours  3 turns  more" in done.stderr
 
 
