@@ -109,9 +109,7 @@ def text(backend: str, name: str) -> tuple[str, str]:
     texts = {f.name: f.read_text(encoding="utf-8") for f in shared if f.is_file()} | {
         own.name: helpers
     }
-    if backend == "metal":
-        return "\n".join(texts.values()), body
-    if own.suffix == ".metal":
+    if backend == "cuda" and own.suffix == ".metal":
         texts = {file: device_functions(part) for file, part in texts.items()}
         texts = {PRELUDE: (SHARED / PRELUDE).read_text(encoding="utf-8")} | texts
     header = "\n".join(_located(file, 1, part) for file, part in texts.items())

@@ -41,6 +41,8 @@ ATTRIBUTES = {
     "dispatch_quadgroups_per_threadgroup": 16,
     "grid_origin": 17,
 }
+# Tells a compiler the file that a part comes from; here lines of header and body are counted.
+PLACE = re.compile(r'^\n#line \d+ "[^"]*"\n', re.M)
 VECTOR = r"(?:u?(?:char|short|int|long)|half|bfloat|float)[234]|(?:metal::)?vec<[^<>]*>"
 
 
@@ -116,6 +118,7 @@ def parsed(text: str, header: str, body: str) -> KernelText:
     template = TEMPLATE.match(generated.lstrip())
     values = VALUES.search(generated) if template else None
     pairs = zip(template[1].split(", "), values[1].split(", "), strict=True) if values else ()
+    header, body = (PLACE.sub("", part) for part in (header, body))
     return KernelText(header, body, _parameters(signature[1]), tuple(pairs))
 
 
