@@ -44,12 +44,9 @@ for (int t = 0; t < TILES; ++t) {
   auto stored = keys + (batch * T + key) * keys_shape[2];
 #pragma unroll
   for (int j = 0; j < PADDED / MATRIX; ++j) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      uint dim = j * MATRIX + lane_column + i;
-      bool inside = dim < DIMS && scored_heads > 0;
-      tile[t][j].thread_elements()[i] = inside ? load_key(stored, dim, DIMS) : 0.0f;
-    }
+    uint dim = j * MATRIX + lane_column, dims = scored_heads > 0 ? DIMS : 0;
+    tile[t][j].thread_elements()[0] = dim < dims ? load_key(stored, dim, DIMS) : 0.0f;
+    tile[t][j].thread_elements()[1] = dim + 1 < dims ? load_key(stored, dim + 1, DIMS) : 0.0f;
   }
   sums[t] = 0;
 }
@@ -82,14 +79,14 @@ for (uint first = 0; first < scored_heads; first += STAGED) {
     }
 #pragma unroll
     for (int t = 0; t < TILES; ++t) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        uint own = head + lane_column + i;
-        float product = products[t].thread_elements()[i];
-        // Not max(): NaN has to stay NaN.
-        product = product < 0.0f ? 0.0f : product;
-        if (own < count) sums[t] = fma(weights[own], product, sums[t]);
-      }
+      uint own = head + lane_column;
+      float product = products[t].thread_elements()[0];
+      float next = products[t].thread_elements()[1];
+      // Not max(): NaN has to stay NaN.
+      product = product < 0.0f ? 0.0f : product;
+      next = next < 0.0f ? 0.0f : next;
+      if (own < count) sums[t] = fma(weights[own], product, sums[t]);
+      if (own + 1 < count) sums[t] = fma(weights[own + 1], next, sums[t]);
     }
   }
 }

@@ -94,12 +94,10 @@ for (int r = 0; r < ROW_BLOCKS; r++) {
   #pragma unroll
   for (int b = 0; b < BLOCKS; b++) {
     int dim = (simdgroup * 4 + matrix_row / 2) * 2 * BLOCKS + 2 * b + matrix_row % 2;
-    #pragma unroll
-    for (int i = 0; i < 2; i++) {
-      int head = first_head + 8 * r + matrix_column + i;
-      queries[r * BLOCKS + b].thread_elements()[i] =
-          head < H ? q[(size_t(row) * H + head) * WIDTH + dim] * scale : 0.0f;
-    }
+    int head = first_head + 8 * r + matrix_column;
+    auto own = q + (size_t(row) * H + head) * WIDTH + dim;
+    queries[r * BLOCKS + b].thread_elements()[0] = head < H ? own[0] * scale : 0.0f;
+    queries[r * BLOCKS + b].thread_elements()[1] = head + 1 < H ? own[WIDTH] * scale : 0.0f;
     sums[r * BLOCKS + b] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
 }

@@ -4,6 +4,7 @@ The texts run in metalhost's checked mode: a read out of bounds or of memory nev
 or a barrier that some threads miss fails the test, in whatever order the threads run.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,18 @@ def test_every_text_is_launched_by_some_case(monkeypatch: pytest.MonkeyPatch) ->
                 op(**case.make(0))
     texts = {*sources.ROOT.glob("*/*.metal"), *sources.ROOT.glob("*/*.cu")}
     assert files == {text for text in texts if text.parent != sources.SHARED}
+
+
+def test_elements_of_matrices_are_named_by_numbers() -> None:
+    """A lane owns two elements of what Metal declares as 64, so an index that is no number may
+    read another lane's."""
+    places = {
+        (text.name, place)
+        for text in sources.ROOT.glob("*/*.metal")
+        for place in re.findall(r"thread_elements\(\)(\[[^]]*\]|.)", text.read_text("utf-8"))
+    }
+    assert {name for name, _ in places} == {"index_scores.metal", "sparse_attention_matrix.metal"}
+    assert {place for _, place in places} == {"[0]", "[1]"}
 
 
 def zeros(*, output_shapes: list, output_dtypes: list, **_: object) -> list[mx.array]:
