@@ -1,5 +1,5 @@
 """Speed, measured side by side: every script prints and records machine and command."""
 
-from dsv4_mlx import blas
+from dsv4_mlx import before_mlx
 
-blas.precede_mlx()
+before_mlx.precede_mlx()

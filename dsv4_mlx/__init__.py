@@ -8,7 +8,7 @@ Importing this package does no work: each name below is imported when it is firs
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from dsv4_mlx import blas
+from dsv4_mlx import before_mlx
 
 if TYPE_CHECKING:
     from dsv4_mlx.engine.engine import Engine
@@ -27,8 +27,8 @@ _HOME = {
 }
 
 
-# Before anything imports mlx.core, which binds to a BLAS when it is loaded.
-blas.precede_mlx()
+# Before anything imports mlx.core: it binds to a BLAS when it is loaded.
+before_mlx.precede_mlx()
 
 
 def __getattr__(name: str) -> object:

@@ -26,14 +26,16 @@ ROOMS = {
     "testing": ("chat", "cache", "release", "files"),
     "training": ("testing", "loading", "chat", "engine", "model", "release", "files", "blas"),
     "blas": (),
+    "device": (),
 }
 # The doors, which open to all rooms, and what stands in front of them.
-DOORS = {"__init__", "about", "errors", "mlx_lm", "mlx_lm_server"}
+DOORS = {"__init__", "about", "before_mlx", "errors", "mlx_lm", "mlx_lm_server"}
 # What the terminal may know of the model: engines and sessions, text, files, facts and sizes; and
 # the engine that follows a script.
 CLI_SEES = {
     "about",
     "chat",
+    "device",
     "engine",
     "errors",
     "files",

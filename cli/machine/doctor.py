@@ -21,6 +21,7 @@ from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
 from cli.machine.memory import SHORT_CONTEXT, Fit, size
 from cli.safe import harmless, json_line
 from dsv4_mlx.about import About, about, device_memory
+from dsv4_mlx.device import command_buffers
 from dsv4_mlx.errors import Dsv4Error
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.sizing.costs import Costs, Kv
@@ -71,6 +72,7 @@ def report(
     if machine.device is None and (memory := device_memory(resolved)):
         machine = replace(machine, device=memory)
     _machine(page, machine, resolved)
+    _device(page, resolved)
     if model is not None:
         _model(page, model, resolved, kv, machine)
     _recipes(page, machine, resolved, kv)
@@ -158,6 +160,17 @@ def _memory_lines(machine: Machine, limit: int | None) -> Iterator[str]:
         yield f"{size(machine.device)} on the graphics card"
     if machine.container is not None:
         yield f"its control group allows {size(machine.container)}"
+
+
+def _device(page: Page, backend: str) -> None:
+    """What MLX was told before it made its device; that concerns Metal alone."""
+    buffers = command_buffers.current()
+    facts = {
+        "variables": dict(buffers.values),
+        "set_here": sorted(buffers.ours),
+        "may_be_late": buffers.is_late,
+    }
+    page.add("buffers", facts, *([buffers.sentence()] if backend == "metal" else []))
 
 
 def _model(page: Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> None:

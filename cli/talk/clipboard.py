@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
+from dsv4_mlx.device.command_buffers import inherited
 from dsv4_mlx.errors import UsageError
 
 MOST_BYTES = 16 << 20
@@ -55,6 +56,7 @@ def _reaches_the_person(tool: str, needed: str | None, variables: Mapping[str, s
 def _runs(command: tuple[str, ...], content: bytes, variables: Mapping[str, str]) -> bool:
     tool = shutil.which(command[0], path=variables.get("PATH", ""))
     assert tool is not None
+    given = inherited(variables)
     try:
         done = subprocess.run(
             [tool, *command[1:]],
@@ -62,7 +64,7 @@ def _runs(command: tuple[str, ...], content: bytes, variables: Mapping[str, str]
             # xclip stays in the background and would keep our streams open.
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**variables, "LC_CTYPE": "UTF-8"} if tool.endswith("pbcopy") else {**variables},
+            env=given | {"LC_CTYPE": "UTF-8"} if tool.endswith("pbcopy") else given,
             timeout=_PATIENCE_S,
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.tools.background import VARIABLE, Background
+from dsv4_mlx.device.command_buffers import inherited
 from dsv4_mlx.errors import UsageError
 
 TIMEOUT_S = 60.0
@@ -54,7 +55,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, VARIABLE: mark},
+            env={**inherited(), VARIABLE: mark},
             # Of its own, so that it can be ended whole, and cannot reach for our terminal.
             start_new_session=True,
         )

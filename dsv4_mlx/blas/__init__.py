@@ -16,17 +16,7 @@ macOS needs none of this: MLX uses Accelerate there. This package can go on the 
 Linux wheel brings a fast BLAS of its own.
 """
 
-import sys
-from collections.abc import Sequence
-from types import ModuleType
-
-__all__ = ["ensure_fast_blas", "name", "precede_mlx"]
-
-
-def precede_mlx() -> None:
-    """Call `ensure_fast_blas` when mlx.core is about to be imported; costs nothing until then."""
-    if not any(isinstance(finder, _BeforeMlx) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _BeforeMlx())
+__all__ = ["ensure_fast_blas", "name"]
 
 
 def ensure_fast_blas() -> None:
@@ -44,13 +34,3 @@ def name() -> str:
     from dsv4_mlx.blas import openblas
 
     return openblas.answering_blas()
-
-
-class _BeforeMlx:
-    """An import hook that finds nothing itself: it only learns that mlx.core is wanted."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> None:
-        if fullname == "mlx.core":
-            ensure_fast_blas()

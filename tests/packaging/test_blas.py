@@ -67,7 +67,7 @@ def test_openblas_answers_when_dsv4_mlx_comes_first() -> None:
 
 @linux
 def test_the_import_hook_loads_openblas_before_mlx() -> None:
-    hook = "from dsv4_mlx import blas\nblas.precede_mlx()\nblas.precede_mlx()\nimport mlx.core\n"
+    hook = "from dsv4_mlx.before_mlx import precede_mlx\nprecede_mlx()\nimport mlx.core\n"
     assert run(hook + NAME).startswith("OpenBLAS 0.3.")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cli.texts import decoded
+from dsv4_mlx.device.command_buffers import inherited
 from dsv4_mlx.errors import UsageError
 
 _DEFAULT = "vi"
@@ -22,7 +23,7 @@ def edited(text: str, variables: Mapping[str, str]) -> str | None:
         with tempfile.TemporaryDirectory(prefix="dsv4-chat-") as folder:  # mode 0700
             file = Path(folder, "message.md")
             file.write_bytes(f"{text}\n".encode("utf-8", "replace"))
-            if subprocess.call([*shlex.split(command), str(file)]) != 0:
+            if subprocess.call([*shlex.split(command), str(file)], env=inherited()) != 0:
                 return None
             return decoded(file.read_bytes(), "replace").removesuffix("\n")
     except (OSError, ValueError) as error:

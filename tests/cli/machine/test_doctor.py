@@ -82,6 +82,19 @@ def test_a_mac_is_told_which_recipes_fit_and_which_with_the_command(
     ]
 
 
+@pytest.mark.usefixtures("metal")
+def test_a_mac_is_told_how_long_command_buffers_are(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"MLX_MAX_OPS_PER_BUFFER": "7", "MLX_MAX_MB_PER_BUFFER": "8"}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    found = report(environment, machine=mac(192))
+    told = "command buffers: MLX_MAX_OPS_PER_BUFFER=7 (yours), MLX_MAX_MB_PER_BUFFER=8 (yours)"
+    assert page(found)["buffers"] == [told]
+    assert found.facts["buffers"] == {"variables": own, "set_here": [], "may_be_late": False}
+
+
 def test_the_json_line_has_the_same_facts(environment: Environment, folder: Path) -> None:
     assert run(environment, folder, backend="cpu", json=True) == 0
     assert isinstance(environment.stdout, Stream)

@@ -1,0 +1,1 @@
+"""What MLX's device is told: how long its command buffers are, and which memory stays."""
