@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from dsv4_mlx.cache import ring
 from dsv4_mlx.cache.entries import Entries, OneCallEntries
 from dsv4_mlx.cache.layouts import PLAIN, EntryLayout, layout_named
 from dsv4_mlx.errors import CacheError
@@ -38,12 +39,27 @@ class LayerState:
     open_rows: mx.array | None = None
     entries: Entries | None = None
     keys: Entries | None = None  # of the indexer
+    moments: dict[int, dict[str, mx.array]] = field(default_factory=dict)
+    """Positions inside the next call that are remembered, and `window` and `open` as they were."""
 
     def view(self) -> "LayerState":
         """The same timeline for a snapshot or a fork: counts and references, no copies."""
         entries = None if self.entries is None else self.entries.view()
         keys = None if self.keys is None else self.keys.view()
-        return replace(self, entries=entries, keys=keys)
+        return replace(self, entries=entries, keys=keys, moments={})
+
+    def write_window(self, rows: mx.array, size: int) -> None:
+        """Put stored rows [B, n, ...] of the tokens from `position` on into the window's ring."""
+        self.window = self._written("window", self.window, rows, size)
+
+    def write_open(self, rows: mx.array, size: int) -> None:
+        """Put raw rows [B, n, C] of the tokens from `position` on into the ring of open ones."""
+        self.open_rows = self._written("open", self.open_rows, rows, size)
+
+    def _written(self, name: str, before: mx.array | None, rows: mx.array, size: int) -> mx.array:
+        for offset, rings in self.moments.items():
+            rings[name] = ring.write(before, rows[:, : offset - self.position], self.position, size)
+        return ring.write(before, rows, self.position, size)
 
     def pools(self) -> tuple[Entries, ...]:
         """What grows: entries and index keys, as far as this layer has them."""
@@ -77,7 +93,8 @@ class LayerState:
     def evaluated(self) -> list[mx.array]:
         """Every array that must be evaluated for this state to exist."""
         buffers = (pool.buffer() for pool in self.pools())
-        return [*self.fixed(), *(buffer for buffer in buffers if buffer is not None)]
+        held = (array for rings in self.moments.values() for array in rings.values())
+        return [*self.fixed(), *(buffer for buffer in buffers if buffer is not None), *held]
 
 
 def new_state(role: LayerRole, layout: EntryLayout, *, one_call: bool = False) -> LayerState:

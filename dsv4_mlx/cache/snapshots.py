@@ -4,7 +4,7 @@ A snapshot is a count and the fixed-size state, `restore` moves the count back, 
 the entries until both timelines go on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -45,6 +45,23 @@ def restore(cache: Sequence[LayerCache], snapshot: Snapshot) -> None:
     for layer, rows in zip(cache, snapshot.layers, strict=True):
         layer.rows = [row.view() for row in rows]
         layer.finalize()
+
+
+def mark(cache: Sequence[LayerCache], offsets: Iterable[int]) -> None:
+    """Let the next call remember the moments after `offsets` tokens, each inside of it.
+
+    `cache` has one timeline. No chunk of a prompt has to end where somebody may want to return to.
+    """
+    for layer in cache:
+        (row,) = layer.rows
+        row.moments = {offset: {} for offset in offsets}
+
+
+def marked(cache: Sequence[LayerCache]) -> list[Snapshot]:
+    """The moments that `mark` asked for, in the order of their offsets; they are forgotten here."""
+    moments = [layer.rows[0].moments for layer in cache]
+    mark(cache, ())
+    return [snapshot_at(cache, at, [one[at] for one in moments]) for at in sorted(moments[0])]
 
 
 def snapshot_at(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dsv4_mlx.engine.timeline import Sync
 
 Emit = Callable[[Event], None]
+# Tokens from one place of a prompt to the next: what going back may read again, at most.
+_APART = 512
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class ModelSide:
         session = self._session
         if session is None or not len(session):
             session = self._session = started(self._engine, prompt.tokens, self._prefixes)
-        boundaries = _apart(prompt.boundaries, self._engine.prefill_chunk)
+        boundaries = _apart(prompt.boundaries, _APART)
         read = session.sync(
             prompt.tokens,
             lambda done, total: emit(Progress(done, total)),
@@ -232,8 +234,7 @@ class ModelSide:
 def _apart(boundaries: Sequence[int], distance: int) -> list[int]:
     """The last boundary, and of those before it as many as lie that far apart.
 
-    Each is a chunk of its own when it is read, and a dialogue of many short turns would be read in
-    many short chunks.
+    Each costs a snapshot of its moment, and a dialogue of many short turns would take many.
     """
     chosen: list[int] = []
     for offset in reversed(boundaries):

@@ -1,7 +1,7 @@
 """What a session runs on: a model, the functions of its cache, and the limits of both."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +31,14 @@ class CacheFunctions(Protocol):
     def snapshot(self, cache: Cache, /) -> Any: ...
 
     def restore(self, cache: Cache, snapshot: Any, /) -> None: ...
+
+    def mark(self, cache: Cache, offsets: Iterable[int], /) -> None:
+        """Let the model's next call remember the moments after `offsets` tokens, inside of it."""
+        ...
+
+    def marked(self, cache: Cache, /) -> Sequence[Any]:
+        """Snapshots of these moments, in order, once the call was made."""
+        ...
 
     def fork(self, cache: Cache, /) -> Cache: ...
 
@@ -74,6 +82,10 @@ class LanguageModel(Protocol):
 
     def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
         """Token ids [B, S] -> logits [B, S, V] float32."""
+        ...
+
+    def last_logits(self, tokens: mx.array, cache: Cache) -> mx.array:
+        """The same after the last of the tokens alone, [B, V]."""
         ...
 
     def make_cache(self) -> Cache: ...

@@ -217,33 +217,40 @@ class Timeline:
         cancel: Flag | None,
         places: Collection[int],
     ) -> None:
-        """Consume the rest of `target`; the last token alone, since it needs logits."""
+        """Consume the rest of `target`; the last chunk gives the logits.
+
+        `places` and the moment before the last token, to which an answer returns, lie inside
+        chunks: the call remembers them on its way.
+        """
         start, last = self.consumed, len(target) - 1
-        stops = sorted({place for place in places if start < place < last} | {last}, reverse=True)
+        wanted = {place for place in places if start < place < last} | {last}
         report = on_progress or (lambda done, total: None)
         report(0, len(target) - start)
         while self.consumed < len(target):
             if cancel is not None and cancel.is_set():
                 return
-            if self.consumed == stops[-1]:
-                stops.pop()
+            if self.consumed in wanted:
                 self._remember()
             self.hold()
-            # After the last stop only the last token is left.
-            end = min(self.consumed + self.running.prefill_chunk, stops[-1] if stops else last + 1)
-            self._consume(target[self.consumed : end], logits=end == len(target))
+            end = min(self.consumed + self.running.prefill_chunk, len(target))
+            inside = [place for place in wanted if self.consumed < place < end]
+            self._consume(target[self.consumed : end], inside, logits=end == len(target))
             self.tokens += target[len(self.tokens) : end]
             report(end - start, len(target) - start)
         self.places.release()
         mx.clear_cache()
 
-    def _consume(self, tokens: list[int], logits: bool) -> None:
-        """Run the model over `tokens`, evaluated when this returns."""
+    def _consume(self, tokens: list[int], inside: list[int], logits: bool) -> None:
+        """Run the model over `tokens`, evaluated when this returns; places at offsets `inside`."""
+        caches = self.running.caches
         try:
-            output = self.running.model(mx.array(tokens)[None], cache=self.cache)
+            caches.mark(self.cache, inside)
+            output = self.running.model.last_logits(mx.array(tokens)[None], cache=self.cache)
             # Unless asked for, logits stay unevaluated and the head costs nothing.
-            self.logits = output[0, -1] if logits else None
+            self.logits = output[0] if logits else None
             mx.eval(self.arrays(), self.logits if logits else [])
+            for moment in caches.marked(self.cache):
+                self.places.add(moment)
         except BaseException:
             self._recover()
             raise

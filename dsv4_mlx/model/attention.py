@@ -153,8 +153,9 @@ class Attention(nn.Module):
         position, n = state.position, kv.shape[1]
         before = state.window
         if not state.one_call:
-            state.window = ring.write(before, kv, position, self._window)
+            state.write_window(kv, self._window)
             if n == 1:
+                assert state.window is not None
                 return state.window, 0
         earlier = min(position, self._window - 1)
         return ring.followed_by(before, kv, position, earlier), position - earlier

@@ -87,8 +87,9 @@ class Compression(Compressor):
         """Keep raw rows until their window closes; rows for the windows that close now, origin."""
         position, before = state.position, state.open_rows
         if not state.one_call:
-            state.open_rows = ring.write(before, rows, position, self._kept)
+            state.write_open(rows, self._kept)
             if rows.shape[1] == 1:
+                assert state.open_rows is not None
                 return state.open_rows, 0
         earlier = min(position, position % self.ratio + self._kept - self.ratio)
         return ring.followed_by(before, rows, position, earlier), position - earlier

@@ -8,7 +8,7 @@ mixes up tokens predicts something else at once. `FakeCaches` does for its cache
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class FakeCache:
     """What a fake model remembers: every token it consumed."""
 
     history: list[int] = field(default_factory=list)
+    marks: tuple[int, ...] = ()
+    """Offsets inside the next call that are remembered."""
 
     @property
     def offset(self) -> int:
@@ -63,7 +65,16 @@ class FakeCaches:
 
     def restore(self, cache: list[FakeCache], snapshot: FakeSnapshot) -> None:
         self.restored_to.append(snapshot.offset)
-        cache[0].history = list(snapshot.history)
+        cache[0].history, cache[0].marks = list(snapshot.history), ()
+
+    def mark(self, cache: list[FakeCache], offsets: Iterable[int]) -> None:
+        cache[0].marks = tuple(sorted(offsets))
+
+    def marked(self, cache: list[FakeCache]) -> list[FakeSnapshot]:
+        history, marks = cache[0].history, cache[0].marks
+        self.snapshots += len(marks)
+        cache[0].marks = ()
+        return [FakeSnapshot(tuple(history[:offset]), self.snapshot_bytes) for offset in marks]
 
     def fork(self, cache: list[FakeCache]) -> list[FakeCache]:
         return [FakeCache(list(cache[0].history))]
@@ -140,6 +151,10 @@ class FakeModel:
         logits = np.full((1, len(new), self.config.vocab_size), np.nan, np.float32)
         logits[0, -1] = self.logits(state.history)
         return mx.array(logits)
+
+    def last_logits(self, tokens: mx.array, cache: list[FakeCache]) -> mx.array:
+        """Logits [1, V] after the last of the tokens."""
+        return self(tokens, cache)[:, -1]
 
     def logits(self, history: Sequence[int]) -> np.ndarray:
         """[V] float32 after `history`, the same on every machine."""
