@@ -9,11 +9,9 @@ from metal_kernels.compress import reference
 from metal_kernels.contract import Call, ContractError
 from metal_kernels.shared.formats import RowKind, RowStorage, row_shape
 from metal_kernels.shared.pairs import check_rope, pair_threads
+from metal_kernels.shared.threadgroups import MOST_THREADS
 from metal_kernels.sources import launch
 
-# Half of what a threadgroup may have: a thread then may use twice the registers, and the sixteen
-# loads of a chunk of slots stay in flight together.
-_MOST_THREADS = 512
 # Slots whose loads a thread issues together: the text's CHUNK.
 _CHUNK = 8
 
@@ -65,7 +63,7 @@ def _launched(
 def _groups(slots: int, members: int) -> int:
     """Groups of threads that share the slots evenly, a chunk or more for each."""
     groups = 1
-    while slots % (2 * groups * _CHUNK) == 0 and 2 * groups * members <= _MOST_THREADS:
+    while slots % (2 * groups * _CHUNK) == 0 and 2 * groups * members <= MOST_THREADS["compress"]:
         groups *= 2
     return groups
 

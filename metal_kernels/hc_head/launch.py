@@ -16,7 +16,7 @@ def hc_head(call: Call) -> mx.array:
     arrays, options = call.arrays, call.options
     B, S, N, D = arrays["streams"].shape
     check_rows(call, N)
-    threads = threads_per_token(D)
+    threads = threads_per_token("hc_head", D)
     partials = mix(call)
     (hidden,) = launch(
         call.backend,
@@ -33,6 +33,6 @@ def hc_head(call: Call) -> mx.array:
         outputs={"hidden": ((B, S, D), mx.float32)},
         grid=(B * S * threads, 1, 1),
         threadgroup=(threads, 1, 1),
-        template=second_template(call, partials),
+        template=second_template("hc_head", call, partials),
     )
     return hidden

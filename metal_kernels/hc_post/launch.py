@@ -3,10 +3,8 @@
 import mlx.core as mx
 
 from metal_kernels.contract import Call
+from metal_kernels.shared.threadgroups import MOST_THREADS
 from metal_kernels.sources import launch
-
-# Few, so that one token of 4096 channels still makes 64 threadgroups.
-_MOST_THREADS = 64
 
 
 def hc_post(call: Call) -> mx.array:
@@ -15,7 +13,7 @@ def hc_post(call: Call) -> mx.array:
     It reads `4 B S (k + 1 + N) D` bytes and writes `4 B S N D`, each value once.
     """
     B, S, N, D = call.arrays["streams"].shape
-    threads = min(_MOST_THREADS, -(-D // 32) * 32)
+    threads = min(MOST_THREADS["hc_post"], -(-D // 32) * 32)
     (mixed,) = launch(
         call.backend,
         "hc_post",

@@ -3,18 +3,15 @@
 import mlx.core as mx
 
 from metal_kernels.contract import Call, ContractError
+from metal_kernels.shared.threadgroups import MOST_THREADS
 from metal_kernels.sources import Outputs, Template, launch
 
 MOST_STREAMS = 8
-# Simdgroups of a first-launch threadgroup, which share the rows of fn.
-_SIMDGROUPS = 8
 # Values of a token that such a threadgroup owns, over all streams: with 4 streams of 4096 channels
 # that makes 64 threadgroups, enough for a large GPU at one token.
 _VALUES = 256
 # Tokens for which a weight of fn is read once; each count compiles anew.
 _TILES = (1, 4, 16)
-# Half of what a threadgroup may have: a thread then may use twice the registers.
-_MOST_THREADS = 512
 
 
 def hc_pre(call: Call) -> tuple[mx.array, mx.array, mx.array]:
@@ -58,7 +55,7 @@ def first_launch(
     M, tokens = call.arrays["fn"].shape[0], B * S
     width, slices = _slices(N, D)
     tile = next((n for n in _TILES if n >= tokens), _TILES[-1])
-    threads = 32 * _SIMDGROUPS
+    threads = MOST_THREADS[text]
     return launch(
         call.backend,
         text,
@@ -73,7 +70,7 @@ def first_launch(
             "M": M,
             "WIDTH": width,
             "TOKENS": tile,
-            "SIMDGROUPS": _SIMDGROUPS,
+            "SIMDGROUPS": threads // 32,
         },
     )
 
@@ -89,7 +86,7 @@ def collapse(
 ) -> tuple[mx.array, mx.array, mx.array]:
     """The second launch: normed [B, S, D], post [B, S, N], comb [B, S, N, N] of partial sums."""
     (B, S, N, D), arrays, options = streams.shape, call.arrays, call.options
-    threads = threads_per_token(D)
+    threads = threads_per_token("hc_collapse", D)
     # Sinkhorn takes one simdgroup per token, beside the threadgroup that collapses it.
     groups = B * S + -(-B * S // (threads // 32))
     normed, post, comb = launch(
@@ -112,23 +109,23 @@ def collapse(
         },
         grid=(groups * threads, 1, 1),
         threadgroup=(threads, 1, 1),
-        template=second_template(call, partials),
+        template=second_template("hc_collapse", call, partials),
     )
     return normed, post, comb
 
 
-def threads_per_token(D: int) -> int:
+def threads_per_token(text: str, D: int) -> int:
     """Whole simdgroups, up to a thread for each channel."""
-    return min(_MOST_THREADS, -(-D // 32) * 32)
+    return min(MOST_THREADS[text], -(-D // 32) * 32)
 
 
-def second_template(call: Call, partials: mx.array) -> dict[str, Template]:
+def second_template(text: str, call: Call, partials: mx.array) -> dict[str, Template]:
     """Template values of the texts that begin with `mix_rows`."""
     D = call.sizes["D"]
     return {
         "N": call.sizes["N"],
         "D": D,
         "SLICES": partials.shape[1],
-        "THREADS": threads_per_token(D),
+        "THREADS": threads_per_token(text, D),
         "OFFICIAL": call.options["official"],
     }

@@ -8,11 +8,14 @@ import mlx.core as mx
 from metal_kernels import sources
 from metal_kernels.contract import Call, ContractError
 from metal_kernels.shared.formats import RowStorage, row_shape
+from metal_kernels.shared.threadgroups import MOST_THREADS
 
 # Bytes of scores that live at once.
 SCORE_BYTES = 32 << 20
-# Elements that one threadgroup selects from: 512 threads with 32 keys in registers.
-PART = 1 << 14
+# Up to so many scores, threadgroups are half as large.
+FEW_SCORES = 1 << 14
+# Keys that a thread of the selection keeps in registers, at most.
+_ITEMS = 32
 _SIMD = 32
 
 
@@ -106,9 +109,15 @@ def _geometry(backend: str, K: int, work: int) -> tuple[str, int, int, dict[str,
     tiles = 2 if K <= 128 else 1
     staged = max(8, min(128, 4096 // K // 8 * 8))
     # Smaller threadgroups, and more of them, where there are few keys.
-    simdgroups = 4 if work <= PART else 8
+    most = MOST_THREADS["index_scores"]
+    simdgroups = (most // 2 if work <= FEW_SCORES else most) // _SIMD
     template = {"DIMS": K, "TILES": tiles, "STAGED": staged}
     return "index_scores", simdgroups * tiles * 8, simdgroups * _SIMD, template
+
+
+def part() -> int:
+    """Elements that one threadgroup selects from, all in registers."""
+    return _ITEMS * MOST_THREADS["index_select"]
 
 
 def select(backend: str, scores: mx.array, k: int) -> mx.array:
@@ -116,7 +125,7 @@ def select(backend: str, scores: mx.array, k: int) -> mx.array:
     B, S, T = scores.shape
     scores = scores.reshape(B * S, T)
     # The union of the best k of every part holds the best k of the row.
-    parts = -(-T // PART)
+    parts = -(-T // part())
     positions = None if parts == 1 else _select(backend, scores, None, parts, k)
     return _select(backend, scores, positions, 1, k).reshape(B, S, k)
 
@@ -127,9 +136,9 @@ def _select(
     """The best k of every part of each row's positions: [rows, T], [rows, n] -> [rows, parts k]."""
     rows = scores.shape[0]
     own = scores if positions is None else positions
-    part = -(-own.shape[1] // parts)
-    items = 8 if part <= 4096 else 32
-    threads = min(512, -(-part // (items * _SIMD)) * _SIMD)
+    own_part, most = -(-own.shape[1] // parts), MOST_THREADS["index_select"]
+    items = 8 if own_part <= 8 * most else _ITEMS
+    threads = min(most, -(-own_part // (items * _SIMD)) * _SIMD)
     (selected,) = sources.launch(
         backend,
         "index_select",

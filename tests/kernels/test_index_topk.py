@@ -186,7 +186,7 @@ def test_scores_depend_on_neither_tile_nor_chunk(text: str) -> None:
 
 
 def test_a_large_call_uses_larger_threadgroups_with_the_same_scores() -> None:
-    small, large = (launch._geometry("metal", 128, work) for work in (launch.PART, 1 << 20))
+    small, large = (launch._geometry("metal", 128, work) for work in (launch.FEW_SCORES, 1 << 20))
     assert small[0] == large[0] and small[3] == large[3]
     assert 2 * small[1] == large[1] and 2 * small[2] == large[2]
     given = arguments(T=5000, S=4, H=4, k=40)
@@ -273,7 +273,7 @@ def test_selection_of_special_scores() -> None:
 @pytest.mark.parametrize("part", [37, 64, 1000])
 def test_a_selection_in_two_steps_is_exact(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long rows are selected from in parts; ties at a part's edge go to the earlier part."""
-    monkeypatch.setattr(launch, "PART", part)
+    monkeypatch.setattr(launch, "part", lambda: part)
     for scores in (random(1, 2, 1001), np.round(random(1, 2, 1001)), np.zeros((1, 2, 1001))):
         assert_top_k(scores, 1, 50, 200, 1001)
     nothing = np.where(np.arange(1001) < 70, random(1, 1, 1001), -INFINITE)
@@ -283,7 +283,7 @@ def test_a_selection_in_two_steps_is_exact(part: int, monkeypatch: pytest.Monkey
 def test_more_keys_than_a_thread_keeps_in_registers() -> None:
     assert_top_k(np.round(random(1, 1, 5000) * 50), 40, mode="fast")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "PART", 1 << 16)
+        patch.setattr(launch, "part", lambda: 1 << 16)
         assert_top_k(np.round(random(1, 1, 40_000) * 50), 2048, mode="fast")
 
 

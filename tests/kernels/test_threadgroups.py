@@ -1,0 +1,98 @@
+"""The table of threadgroup sizes: halving an entry is one line, and every text then still works."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from metal_kernels.contract import Case
+from metal_kernels.index_topk.launch import select
+from metal_kernels.registry import kernels
+from metal_kernels.shared.selection import exact_top_k
+from metal_kernels.shared.threadgroups import MOST_THREADS
+from tests.kernels import host
+from tests.kernels.compare import assert_equals_reference
+from tests.kernels.host import host_plan
+from tests.kernels.test_index_topk import arguments
+
+pytestmark = pytest.mark.needs("metalhost")
+
+
+def case(kernel: str, name: str) -> Callable[[], None]:
+    """A declared case or size, which must equal the reference."""
+
+    def run() -> None:
+        own = kernels()[kernel]
+        found = next(c for c in (*own.cases, *(s.case for s in own.sizes)) if c.id == name)
+        with host_plan("fast") as plan:
+            assert_equals_reference(own, getattr(plan.ops, kernel), found)
+
+    return run
+
+
+def selection(length: int) -> Callable[[], None]:
+    def run() -> None:
+        scores = mx.round(50 * mx.random.normal((1, 1, length), key=mx.random.key(1)))
+        with host_plan("fast"):
+            found = select("metal", scores, 300)
+        assert mx.array_equal(found, exact_top_k(scores, 300))
+
+    return run
+
+
+def many_scores() -> None:
+    """More than FEW_SCORES, of few bits."""
+    made = Case("many-scores", lambda seed: arguments(T=5000, S=4, H=4, k=40))
+    with host_plan("fast") as plan:
+        assert_equals_reference(kernels()["index_topk"], plan.ops.index_topk, made)
+
+
+# Calls in which a text has as many threads as the table allows.
+LARGEST: dict[str, tuple[Callable[[], None], ...]] = {
+    "compress": (case("compress", "hca"), case("compress", "flash-hca-decode")),
+    "hc_collapse": (case("hc_pre", "flash-decode"), case("hc_post_pre", "flash-decode")),
+    "hc_head": (case("hc_head", "flash-decode"),),
+    "index_select": (selection(4096), selection(16_384), selection(40_000)),
+    "hc_mix": (case("hc_pre", "odd-sizes"), case("hc_head", "odd-sizes")),
+    "hc_post_mix": (case("hc_post_pre", "odd-sizes"),),
+    "index_scores": (many_scores,),
+    "hc_post": (case("hc_post", "flash-decode"),),
+}
+
+
+@contextmanager
+def recorded(patch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """The most threads that each text was launched with."""
+    threads: dict[str, int] = {}
+    own = host._built
+
+    def built(backend: str, name: str, *signature: Any) -> Callable[..., Any]:
+        kernel = own(backend, name, *signature)
+
+        def launched(**call: Any) -> Any:
+            x, y, z = call["threadgroup"]
+            threads[name] = max(threads.get(name, 0), x * y * z)
+            return kernel(**call)
+
+        return launched
+
+    patch.setattr(host, "_built", built)
+    yield threads
+
+
+@pytest.mark.parametrize("name", MOST_THREADS)
+def test_a_text_works_with_half_its_threads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in (1, 2):
+        allowed = MOST_THREADS[name] // part
+        with monkeypatch.context() as patch, recorded(patch) as threads:
+            patch.setitem(MOST_THREADS, name, allowed)
+            for run in LARGEST[name]:
+                run()
+        assert threads[name] == allowed
+
+
+def test_numbers_are_whole_simdgroups_and_can_be_halved() -> None:
+    assert all(threads % 64 == 0 for threads in MOST_THREADS.values())
+    assert MOST_THREADS.keys() == LARGEST.keys()
