@@ -1,38 +1,40 @@
-"""Launches and bytes of one decoded token, counted without a GPU.
+"""Launches, command buffers and bytes of one decoded token, counted without a GPU.
 
     python -m benchmarks.launches [--json] [--model flash,pro] [--context N,...] [--alone]
 
 For V4-Flash and V4-Pro at each context: Metal launches per token, per layer and per kind of layer,
-and the bytes of weights and cache that the token reads. The graph is traced (see
-`dsv4_mlx.tracing`), each node is counted by `benchmarks/launch_table.py`. Where mlx-vlm is
-installed (`make bench` does that) its DeepSeek-V4 is counted beside it, in the same way (see
-`benchmarks/mlx_vlm_graph.py`). At contexts like 8191 the token closes windows, so that compressors
-run; at 8192 none closes. The rows go to results/launches.csv.
+the longest chain of launches that wait for one another, command buffers by MLX's own limits and by
+ours (`benchmarks/encoding.py`), and the bytes of weights and cache that the token reads. The graph
+is traced (see `dsv4_mlx.tracing`), each node is counted by `benchmarks/launch_table.py`. Where
+mlx-vlm is installed (`make bench` does that) its DeepSeek-V4 is counted beside it, in the same way
+(see `benchmarks/mlx_vlm_graph.py`). At contexts like 8191 the token closes windows, so that
+compressors run; at 8192 none closes. The rows go to results/launches.csv; a table at the end sets
+them beside those that were there before.
 """
 
 import argparse
 import importlib.util
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from math import prod
 from typing import Any
 
-from benchmarks import counting
+from benchmarks import counting, encoding
 from benchmarks.counting import AFTER, BEFORE, Graph
 from benchmarks.launch_rules import Node
 from benchmarks.layouts import Layout
-from benchmarks.record import record
+from benchmarks.record import earlier, record
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.release.layer_roles import LayerRole
 from dsv4_mlx.tracing import decode_graph
 
 MODELS = {"flash": FLASH, "pro": PRO}
 FIELDS = ("program", "model", "context", "launches", "sliding_layer", "csa_layer", "hca_layer")
-FIELDS += ("weights_bytes", "cache_bytes")
+FIELDS += ("weights_bytes", "cache_bytes", "chain", "buffers_mlx", "buffers")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class Report:
     per_kind: dict[str, list[int]]
     per_node: dict[str, int]
     bytes_read: dict[str, int]
+    chain: int
+    """Launches that wait for one another."""
+    buffers_mlx: int
+    """Command buffers under MLX's own limits."""
+    buffers: int
+    """Command buffers under ours."""
 
     @property
     def launches(self) -> int:
@@ -77,6 +85,9 @@ def report(
         dict(per_kind),
         dict(counting.by_name(one for one in found if one.launches).most_common()),
         dict(per_part),
+        encoding.longest_chain(graph),
+        encoding.command_buffers(graph, encoding.MLX_OWN),
+        encoding.command_buffers(graph, encoding.OURS),
     )
 
 
@@ -119,7 +130,8 @@ def lines(one: Report) -> list[str]:
     if read:
         parts = ", ".join(f"{name} {nbytes / 1e9:.3f}" for name, nbytes in read.items())
         title += f", {sum(read.values()) / 1e9:.3f} GB read ({parts})"
-    found = [title]
+    found = [title, f"  {one.chain:,} of them wait for one another"]
+    found.append(f"  command buffers: {one.buffers_mlx} by MLX's own limits, {one.buffers} by ours")
     for kind, counts in one.per_kind.items():
         spread = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"
         found.append(f"  {kind:8} {len(counts):3} layers, {spread} launches each")
@@ -154,7 +166,37 @@ def row(one: Report) -> dict[str, Any]:
     kinds = {f"{kind.lower()}_layer": max(counts) for kind, counts in one.per_kind.items()}
     read = {f"{name}_bytes": nbytes for name, nbytes in one.bytes_read.items()}
     values = {"program": one.program, "model": one.model, "context": one.context}
-    return values | {"launches": one.launches} | kinds | read
+    encoded = {name: getattr(one, name) for name in ("chain", "buffers_mlx", "buffers")}
+    return values | {"launches": one.launches} | kinds | read | encoded
+
+
+_COLUMNS = ("launches", "chain", "buffers_mlx", "buffers", "GB read")
+
+
+def table(found: Sequence[dict[str, Any]], before: Sequence[dict[str, str]]) -> list[str]:
+    """Rows of now below the latest of the same program, model and context that were there before;
+    nothing where a row did not tell."""
+    lines = ["", _line("", _COLUMNS)]
+    for one in found:
+        title = f"{one['program']} {one['model']} at {one['context']:,}"
+        same = [old for old in before if all(old[key] == str(one[key]) for key in _SAME)]
+        lines += [_line(f"{title}, {old['date']}", _cells(old)) for old in same[-1:]]
+        lines.append(_line(f"{title}, now", _cells(one)))
+    return lines
+
+
+_SAME = ("program", "model", "context")
+
+
+def _line(title: str, cells: Iterable[str]) -> str:
+    return f"{title:42}" + "".join(f"{cell:>13}" for cell in cells)
+
+
+def _cells(row: Mapping[str, Any]) -> Iterator[str]:
+    for name in _COLUMNS[:-1]:
+        yield f"{int(row[name]):,}" if row.get(name) else ""
+    parts = [row.get(name) for name in ("weights_bytes", "cache_bytes")]
+    yield f"{sum(map(int, parts)) / 1e9:.3f}" if all(parts) else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -166,14 +208,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for context in map(int, options.context.split(","))
         for program, trace in programs(options.backend, options.alone).items()
     ]
+    found, before = [row(one) for one in reports], earlier("launches")
     if options.json:
         print(json.dumps([one.as_dict() for one in reports], indent=1))
     else:
         print("\n".join(line for one in reports for line in lines(one)))
+        print("\n".join(table(found, before)))
         if len({one.program for one in reports}) == 1 and not options.alone:
             print("mlx-vlm is not installed, so it was not counted beside; make bench installs it.")
     command = f"python -m benchmarks.launches --model {options.model} --context {options.context}"
-    record("launches", f"{command} --backend {options.backend}", [row(r) for r in reports], FIELDS)
+    record("launches", f"{command} --backend {options.backend}", found, FIELDS)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,15 @@ def device() -> str:
     return str(mx.device_info().get("device_name", "GPU"))
 
 
+def earlier(name: str) -> list[dict[str, str]]:
+    """The rows of results/NAME.csv, oldest first."""
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def record(name: str, command: str, rows: Sequence[dict[str, Any]], fields: Sequence[str]) -> None:
     """Append `rows` to results/NAME.csv; `fields` are the columns beside the common ones."""
     RESULTS.mkdir(exist_ok=True)

@@ -58,6 +58,24 @@ def test_a_flash_token_launches_at_most_1200_kernels(
     assert closing.launches <= 1200
 
 
+def test_a_flash_token_is_few_command_buffers(
+    flash: launches.Report, closing: launches.Report
+) -> None:
+    """By MLX's rule: each stack of experts ends one by MLX's own limits, launches alone by ours."""
+    assert flash.buffers <= 12
+    assert closing.buffers <= 14
+    experts = 2 * FLASH.num_hidden_layers
+    assert flash.buffers_mlx > experts and closing.buffers_mlx > experts
+
+
+def test_a_fifth_of_a_token_could_run_beside_the_rest(
+    flash: launches.Report, closing: launches.Report
+) -> None:
+    """What is computed beside stays beside: a chain is 821 launches with either."""
+    assert flash.chain <= 830
+    assert closing.chain <= 830
+
+
 def test_a_csa_layer_launches_at_most_30_kernels(
     flash: launches.Report, closing: launches.Report
 ) -> None:
@@ -205,6 +223,8 @@ def test_the_command_prints_json_and_records(
         (recorded,) = csv.DictReader(file)
     assert recorded["launches"] == str(printed["launches"])
     assert recorded["program"] == "dsv4-mlx" and recorded["context"] == "300"
+    for name in ("chain", "buffers_mlx", "buffers"):
+        assert recorded[name] == str(printed[name])
 
 
 def test_the_command_prints_kinds_and_bytes_for_readers(
@@ -216,3 +236,25 @@ def test_the_command_prints_kinds_and_bytes_for_readers(
     shown = capsys.readouterr().out
     assert "dsv4-mlx tiny at 300 tokens: " in shown and "dsv4-mlx tiny at 301 tokens: " in shown
     assert "GB read (" in shown and "CSA" in shown and "after them: " in shown
+    assert "command buffers: " in shown
+
+
+def test_the_table_sets_now_below_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The latest row of the same program, model and context; where it tells nothing, nothing."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setitem(launches.MODELS, "tiny", TINY)
+    ran = ["--model", "tiny", "--context", "300", "--alone"]
+    launches.main(ran)
+    assert " at 300, now" in (first := capsys.readouterr().out) and " at 300, 2" not in first
+    values = {"program": "dsv4-mlx", "model": "tiny", "context": 300, "launches": 1234}
+    record.record("launches", "", [values | {"context": 301, "launches": 77}], launches.FIELDS)
+    record.record("launches", "", [values], launches.FIELDS)
+    launches.main(ran)
+    columns, before, now = capsys.readouterr().out.splitlines()[-3:]
+    assert columns.split() == ["launches", "chain", "buffers_mlx", "buffers", "GB", "read"]
+    assert before.split()[4].startswith("2") and before.split()[5:] == ["1,234"]
+    report = counted(TINY, 300)
+    counts = (report.launches, report.chain, report.buffers_mlx, report.buffers)
+    assert now.split()[4:-1] == ["now", *(f"{count:,}" for count in counts)]
