@@ -230,10 +230,10 @@ Three things that cost launches without showing in Python:
   a packed product neither is a matrix, so that it copies the rows first; `reshape` makes them one.
 - `gather_qmm` without `lhs_indices` counts its rows by a kernel; a constant does not.
 
-Launches go to the GPU in command buffers. MLX ends one after 40 or 50 launches, or once the arrays in it
-have more than 40 or 50 Mi elements, which every stack of experts has; `benchmarks/encoding.py` applies
-that rule to the same graph. A token of V4-Flash at 8,192 tokens is 89 buffers by MLX's own limits and 11
-by those that `dsv4_mlx/device/command_buffers.py` sets; 821 of its 1,032 launches wait for one another.
+Launches go to the GPU in command buffers. MLX ends one after 40 or 50 launches, or once the arrays
+in it have more than 40 or 50 Mi elements, which every stack of experts has; on Macs with memory for
+it `dsv4_mlx/device/command_buffers.py` sets other limits. `benchmarks/encoding.py` applies the rule
+to the same graph, and follows the longest chain of launches that wait for one another.
 """
 
 
