@@ -33,10 +33,11 @@ from convert.quantized import in_order, unpacked
 from convert.recipe import Recipe, read_recipe
 from convert.texts import read_text
 from dsv4_mlx.chat.tokenizer import Tokenizer
-from dsv4_mlx.loading import load, pack_layers
+from dsv4_mlx.loading import load
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.training import nano_data
 from dsv4_mlx.training.nano_eval import answers
+from dsv4_mlx.unloaded import pack_layers
 from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters

@@ -29,12 +29,13 @@ from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.file_systems import FileSystem
-from dsv4_mlx.loading import dense_dtype, pack_layers
+from dsv4_mlx.loading import dense_dtype
 from dsv4_mlx.model.backends import use_backend
 from dsv4_mlx.model.decoder_layer import DecoderLayer
 from dsv4_mlx.model.mtp import MultiTokenPredictor
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.unloaded import pack_layers
 from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.weights.fingerprint import fingerprint
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan

@@ -1,18 +1,18 @@
 """From a checkpoint folder to a model that runs."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
-from mlx.nn.layers.quantized import quantize
 
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.model.backends import use_backend
+from dsv4_mlx.model.backends import kernel_plan, use_backend
 from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.unloaded import pack_layers
+from dsv4_mlx.warm_up import Shapes, WarmUp, session_launches
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.weights.fingerprint import fingerprint
-from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
+from dsv4_mlx.weights.parameters import ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
 from dsv4_mlx.weights.reading import read_weights
 from metal_kernels.backend import Backend
@@ -69,16 +69,30 @@ def load_model(
     _require_finished(checkpoint, plan)
     model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)
     pack_layers(model, plan.parameters)
+    if kernels.backend != "cpu":
+        warm_up = WarmUp(Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype))
+        warm_up.start()
+        model.at_first_call = warm_up.abandon
     model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)
     model.join()
     model.fingerprint = fingerprint(checkpoint, plan)
     return model
 
 
-def pack_layers(model: "Model", parameters: Iterable[Parameter]) -> None:
-    """Make the layers of packed parameters packed ones, ready for their weights."""
-    packings = {one.module: one.packing for one in parameters if one.packing is not None}
-    quantize(model, class_predicate=lambda name, _: packings.get(name, False))
+def session_kernels(
+    checkpoint: Checkpoint, *, backend: str = "auto", kv: str | None = None
+) -> list[str]:
+    """The forms of kernels that are compiled while this checkpoint loads; none on a CPU.
+
+    Raises CheckpointError and BackendError.
+    """
+    kernels = kernel_plan(backend)
+    if kernels.backend == "cpu":
+        return []
+    dtype = dense_dtype(None, kernels.backend)
+    plan = plan_parameters(checkpoint)
+    shapes = Shapes(checkpoint.config, plan, kernels, Numerics.OFFICIAL, kv, dtype)
+    return [str(variant) for variant in session_launches(shapes.blank())]
 
 
 def dense_dtype(dtype: mx.Dtype | None, backend: Backend) -> mx.Dtype:

@@ -5,7 +5,8 @@ the kernel, for which MLX writes the signature. Where a kernel has no `.cu` of i
 compiles the Metal text with `msl_on_cuda.cuh` before it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ Template = int | bool | mx.Dtype
 Scalar = int | float
 Outputs = Mapping[str, tuple[Sequence[int], mx.Dtype]]
 """Shape and dtype of every output by name."""
+
+Builder = Callable[[str, str, tuple[str, ...], tuple[str, ...]], Callable[..., Any]]
+builder: ContextVar[Builder | None] = ContextVar("builder", default=None)
+"""What stands in for `built` in this thread; a recorder of launches, for example."""
 
 # What lets CUDA compile Metal texts.
 PRELUDE = "msl_on_cuda.cuh"
@@ -48,7 +53,7 @@ def launch(
     never at import.
     """
     arrays = {n: v if isinstance(v, mx.array) else _scalar(v) for n, v in inputs.items()}
-    kernel = built(backend, name, parameters(backend, arrays), tuple(outputs))
+    kernel = (builder.get() or built)(backend, name, parameters(backend, arrays), tuple(outputs))
     return tuple(
         kernel(
             inputs=list(arrays.values()),

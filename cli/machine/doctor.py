@@ -22,11 +22,11 @@ from cli.machine.memory import SHORT_CONTEXT, Fit, size
 from cli.safe import harmless, json_line
 from dsv4_mlx.about import About, about, device_memory
 from dsv4_mlx.device import command_buffers
-from dsv4_mlx.errors import Dsv4Error
+from dsv4_mlx.errors import BackendError, Dsv4Error
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.sizing.costs import Costs, Kv
 from dsv4_mlx.sizing.recipe_sizes import RECIPES
-from dsv4_mlx.weights.checkpoint import open_checkpoint
+from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
 
 CONTEXTS = (SHORT_CONTEXT, 131_072, 393_216, 1_048_576)
 _PACKAGES = (
@@ -175,7 +175,9 @@ def _device(page: Page, backend: str) -> None:
 
 def _model(page: Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> None:
     try:
-        fit = Fit.of(open_checkpoint(folder), kv, backend=backend, machine=machine)
+        checkpoint = open_checkpoint(folder)
+        fit = Fit.of(checkpoint, kv, backend=backend, machine=machine)
+        forms = _session_kernels(checkpoint, backend, kv)
     except Dsv4Error as error:
         page.problems.append(str(error))
         return
@@ -186,8 +188,13 @@ def _model(page: Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> 
         "weight_bytes": fit.weights,
         "longest_context": fit.longest(),
         "contexts": {context: _context_facts(fit, context) for context in contexts},
+        "compiled_ahead": forms,
     }
-    lines = (_context_line(fit, context) for context in contexts)
+    lines = [_context_line(fit, context) for context in contexts]
+    if forms:
+        lines.append(
+            f"{len(forms)} forms of kernels are compiled while it loads (--json lists them)"
+        )
     page.add(
         "model",
         facts,
@@ -197,6 +204,16 @@ def _model(page: Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> 
     )
     if not fit.fits(contexts[0]):
         page.problems.append(fit.sentence(contexts[0]))
+
+
+def _session_kernels(checkpoint: Checkpoint, backend: str, kv: Kv) -> list[str]:
+    """The forms that are compiled ahead; none where the backend is absent, which is said above."""
+    from dsv4_mlx.loading import session_kernels
+
+    try:
+        return session_kernels(checkpoint, backend=backend, kv=kv)
+    except BackendError:
+        return []
 
 
 def _context_facts(fit: Fit, context: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ says. `Model` keeps mlx-lm's contract: `model(tokens, cache)`, `make_cache()`, `
 
 import hashlib
 import json
+from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -87,6 +88,8 @@ class Model(nn.Module):
             MultiTokenPredictor(config, numerics, plan.ops, self.layout) for _ in range(blocks)
         ]
         self.fingerprint = _config_fingerprint(config)
+        self.at_first_call: Callable[[], None] | None = None
+        """What ends with the first tokens, as work that was done ahead of them does."""
         for _, module in self.named_modules():
             if isinstance(module, MatrixLayer):
                 module.bind(plan.ops)
@@ -114,6 +117,9 @@ class Model(nn.Module):
             raise UsageError(
                 f"expected token ids [B, S] with at least one token but found {tokens.shape}."
             )
+        if self.at_first_call is not None:
+            self.at_first_call()
+            self.at_first_call = None
         if cache is None:
             cache = [for_one_call(role) for role in self.config.layer_roles]
         return self.model(tokens, cache)

@@ -16,9 +16,9 @@ import mlx.core as mx
 
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.tracing.stand_ins import one_node_each
+from dsv4_mlx.unloaded import cache_after, place_zeros
 
 if TYPE_CHECKING:
-    from dsv4_mlx.cache import LayerCache
     from dsv4_mlx.model.v4 import Model
     from dsv4_mlx.weights.parameters import ParameterPlan
     from metal_kernels.backend import Backend
@@ -127,17 +127,7 @@ def _may_hold_arrays(value: Any) -> bool:
 
 def place_weights(model: "Model") -> None:
     """Give `model` unevaluated weights as the loader holds a release of this config for a GPU."""
-    from dsv4_mlx.loading import pack_layers
-    from dsv4_mlx.weights.reading import MLX_DTYPES
-
-    plan = release_plan(model.config)
-    pack_layers(model, plan.parameters)
-    weights = [
-        (name, mx.zeros(form.shape, MLX_DTYPES[form.dtype])) for name, form in plan.loaded("BF16")
-    ]
-    model.load_weights(weights, strict=True)
-    for joined in model.joined():
-        joined.join()
+    place_zeros(model, release_plan(model.config), "BF16")
 
 
 def release_plan(config: DeepseekV4Config) -> "ParameterPlan":
@@ -152,17 +142,3 @@ def release_plan(config: DeepseekV4Config) -> "ParameterPlan":
         dtype = "F8_E8M0" if name.endswith(".scale") else dtype
         tensors[name] = TensorEntry(name, dtype, shape, Path("release"), 0, 0)
     return plan_parameters(Checkpoint(Path("release"), {}, config, tensors))
-
-
-def cache_after(model: "Model", context: int, batch: int) -> "list[LayerCache]":
-    """The cache of `batch` timelines at `context` tokens, unevaluated: no prompt was run."""
-    from dsv4_mlx.cache.forms import state_forms
-    from dsv4_mlx.cache.layer import new_state
-
-    cache = model.make_cache()
-    for number, layer in enumerate(cache):
-        forms = state_forms(model.config, model.layout, number, context)
-        layer.rows = [new_state(layer.role, layer.layout) for _ in range(batch)]
-        for state in layer.rows:
-            state.fill(context, {name: mx.zeros(*form) for name, form in forms.items()})
-    return cache

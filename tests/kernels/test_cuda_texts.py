@@ -15,7 +15,8 @@ import pytest
 from dsv4_mlx.cache import LayerCache, evaluated
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import FLASH, PRO
-from dsv4_mlx.tracing import cache_after, place_weights, trace
+from dsv4_mlx.tracing import place_weights, trace
+from dsv4_mlx.unloaded import cache_after
 from metal_kernels.registry import bind, kernels
 from tests.kernels import nvrtc
 from tests.kernels.cuda_signature import UTILS, UTILS_TEXT, Launch, cuda_source, recorded

@@ -1,0 +1,51 @@
+"""A model before its weights are read, and a cache before a prompt was: shapes without values."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+from mlx.nn.layers.quantized import quantize
+
+from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
+from dsv4_mlx.weights.reading import MLX_DTYPES
+
+if TYPE_CHECKING:
+    from dsv4_mlx.cache import LayerCache
+    from dsv4_mlx.model.v4 import Model
+
+
+def pack_layers(model: "Model", parameters: Iterable[Parameter]) -> None:
+    """Make the layers of packed parameters packed ones, ready for their weights."""
+    packings = {one.module: one.packing for one in parameters if one.packing is not None}
+    quantize(model, class_predicate=lambda name, _: packings.get(name, False))
+
+
+def place_zeros(model: "Model", plan: ParameterPlan, dense: str) -> None:
+    """Give `model` weights as a loader leaves them, unevaluated; `dense` is BF16 or F32.
+
+    Weights of the plan that the model lacks are left out.
+    """
+    own = {module for module, _ in model.named_modules()}
+    parameters = [one for one in plan.parameters if one.module in own]
+    pack_layers(model, parameters)
+    plan = ParameterPlan(tuple(parameters), ())
+    weights = [
+        (name, mx.zeros(form.shape, MLX_DTYPES[form.dtype])) for name, form in plan.loaded(dense)
+    ]
+    model.load_weights(weights, strict=True)
+    for joined in model.joined():
+        joined.join()
+
+
+def cache_after(model: "Model", context: int, batch: int) -> "list[LayerCache]":
+    """The cache of `batch` timelines at `context` tokens, unevaluated: no prompt was run."""
+    from dsv4_mlx.cache.forms import state_forms
+    from dsv4_mlx.cache.layer import new_state
+
+    cache = model.make_cache()
+    for number, layer in enumerate(cache):
+        forms = state_forms(model.config, model.layout, number, context)
+        layer.rows = [new_state(layer.role, layer.layout) for _ in range(batch)]
+        for state in layer.rows:
+            state.fill(context, {name: mx.zeros(*form) for name, form in forms.items()})
+    return cache

@@ -1,0 +1,147 @@
+"""The forms that are compiled while weights load: all that a session meets; nothing waits."""
+
+from threading import Event
+
+import mlx.core as mx
+import pytest
+
+from dsv4_mlx.loading import load_model
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.tracing import release_plan
+from dsv4_mlx.unloaded import cache_after
+from dsv4_mlx.warm_up import Shapes, WarmUp, session_launches, shortened
+from dsv4_mlx.weights.checkpoint import open_checkpoint
+from metal_kernels import registry, sources
+from metal_kernels.variants import Variant, recording
+from tests.kernels.host import host_plan
+
+
+def shapes(config: DeepseekV4Config) -> Shapes:
+    plan = release_plan(shortened(config))
+    return Shapes(config, plan, registry.bind("metal"), Numerics.OFFICIAL, None, mx.bfloat16)
+
+
+def session(model: Model) -> set[Variant]:
+    """What a first prompt, its first 64 tokens, the tokens at 2,048 and a second turn launch."""
+    selecting = 4 * model.config.index_topk
+    calls = [(0, 512), (512, 37), (0, 37), *((37 + i, 1) for i in range(64))]
+    calls += [(selecting - 8 + i, 1) for i in range(16)]
+    calls += [(selecting + 8, tokens) for tokens in range(2, 20)] + [(selecting + 8, 200)]
+    with recording() as seen:
+        for context, tokens in calls:
+            cache = cache_after(model, context, 1)
+            model.last_logits(mx.zeros((1, tokens), mx.int32), cache)
+    return set(seen)
+
+
+@pytest.mark.parametrize("config", [FLASH, PRO, TINY], ids=["flash", "pro", "tiny"])
+def test_a_session_meets_no_form_that_was_not_built(config: DeepseekV4Config) -> None:
+    model = shapes(config).blank()
+    listed, met = set(session_launches(model)), session(model)
+    assert {str(one) for one in met - listed} == set()
+    assert {str(one) for one in listed - met} == set()
+
+
+@pytest.mark.parametrize("config", [FLASH, PRO], ids=["flash", "pro"])
+def test_the_layers_left_out_are_of_kinds_that_stay(config: DeepseekV4Config) -> None:
+    short = shortened(config)
+    roles = {(role.ratio, role.selects) for role in config.layer_roles}
+    assert {(role.ratio, role.selects) for role in short.layer_roles} == roles
+    assert short.num_hash_layers < short.num_hidden_layers < 8
+
+
+def test_recording_launches_nothing_and_ends_with_its_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sources, "built", None)
+    x, weight = mx.zeros((1, 64)), mx.zeros((8, 64))
+    ops = registry.bind("metal").ops
+    with recording() as seen:
+        assert ops.dense_matvec(x, weight).tolist() == [[0.0] * 8]
+    assert [one.text for one in seen] == ["dense_matvec"]
+    with pytest.raises(TypeError):
+        ops.dense_matvec(x, weight)
+
+
+@pytest.mark.slow
+def test_every_form_is_built_by_zeros_within_bounds() -> None:
+    """In the checked mode of the host runner, which finds reads outside of an array."""
+    with host_plan():
+        warm_up = WarmUp(shapes(TINY))
+        launches = session_launches(warm_up._shapes.blank())
+        for launched in launches.values():
+            launched.build("metal")
+    assert len(launches) > 30
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, first: Event, go_on: Event) -> list[str]:
+    """Replace MLX's compiler by one that waits in its first form and refuses `swiglu`."""
+    compiled: list[str] = []
+
+    def built(backend: str, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> object:
+        def kernel(**call: list[object]) -> list[mx.array]:
+            first.set()
+            go_on.wait()
+            if name == "swiglu":
+                raise ValueError("no such instruction")
+            compiled.append(name)
+            return []
+
+        return kernel
+
+    monkeypatch.setattr(sources, "built", built)
+    monkeypatch.setattr(mx, "set_default_device", lambda device: None)
+    return compiled
+
+
+def test_a_refused_form_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = Event()
+    go_on.set()
+    compiled = planted(monkeypatch, Event(), go_on)
+    warm_up = WarmUp(shapes(TINY))
+    warm_up.start()
+    warm_up.join()
+    assert {one.text for one in warm_up.failed} == {"swiglu"}
+    assert (
+        len(compiled)
+        == len(warm_up.built)
+        == len(session_launches(shapes(TINY).blank())) - len(warm_up.failed)
+    )
+
+
+def test_the_first_tokens_end_it(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    first, go_on = Event(), Event()
+    compiled = planted(monkeypatch, first, go_on)
+    warm_up = WarmUp(shapes(TINY))
+    warm_up.start()
+    first.wait()
+    warm_up.abandon()  # does not wait for the form in the compiler
+    assert compiled == []
+    go_on.set()
+    warm_up.join()
+    assert len(compiled) == 1
+
+
+def test_a_model_tells_at_its_first_tokens_and_once() -> None:
+    model, told = Model(TINY, backend="cpu"), []
+    model.at_first_call = lambda: told.append("over")
+    model.streams(mx.zeros((1, 1), mx.int32))
+    model.streams(mx.zeros((1, 1), mx.int32))
+    assert told == ["over"]
+
+
+def test_loading_warms_a_gpu_up_and_no_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    go_on = Event()
+    go_on.set()
+    checkpoint = open_checkpoint(write_tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
+    compiled = planted(monkeypatch, Event(), go_on)
+    assert load_model(checkpoint, backend="cpu").at_first_call is None
+    assert compiled == []
+    model = load_model(checkpoint, kernels=registry.bind("metal"))
+    assert model.at_first_call is not None
+    model.at_first_call()
