@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks.record import device, record
 from dsv4_mlx import cache as caches
-from dsv4_mlx.engine.running import PREFILL_CHUNK
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.sizing.costs import Costs
+from dsv4_mlx.sizing.prefill import SHORT_CHUNK
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
 from dsv4_mlx.testing.long_context import stretched
 
@@ -53,7 +53,7 @@ class Timeline:
         seconds: list[float] = []
         mx.reset_peak_memory()
         while self.position < stop:
-            count = min(PREFILL_CHUNK, stop - self.position)
+            count = min(SHORT_CHUNK, stop - self.position)
             seconds.append(_timed(lambda n=count: self._read(n)) / count)
         return 1 / statistics.mean(seconds[-_RATE_CHUNKS:]), mx.get_peak_memory()
 

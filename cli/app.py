@@ -118,6 +118,7 @@ def _run(
         options,
         backend=options.backend or chosen.backend,
         kv=options.kv or chosen.kv,
+        prefill_chunk=options.prefill_chunk or chosen.prefill_chunk,
         model=options.model or chosen.model,
     )
     if options.subcommand == "doctor":
@@ -129,6 +130,7 @@ def _run(
             folder,
             backend=options.backend or "auto",
             kv=options.kv or "compact",
+            prefill_chunk=options.prefill_chunk,
             json=options.json,
         )
     preferences = Preferences.configured(chosen).given(options)

@@ -41,6 +41,7 @@ class Config:
     loop: Loops = "notice"
     system: str | None = None
     kv: Literal["compact", "bf16"] = "compact"
+    prefill_chunk: int | None = None
     backend: str = "auto"
     tools: bool = False
     status_line: bool = True

@@ -54,6 +54,9 @@ SETTINGS = (
             none_for("", text)),
     Setting("kv", '"compact"', "How the cache keeps entries: compact or bf16; both hold the same"
             " values.", "compact or bf16", one_of(*KV_CHOICES)),
+    Setting("prefill_chunk", '"auto"', "Tokens of a prompt that are read at a time; auto is 2048"
+            " where memory allows it, else 512.", "auto or a whole number from 1 on",
+            none_for("auto", whole(1))),
     Setting("backend", '"auto"', f"Where the model runs: {', '.join(BACKENDS)}.",
             ", ".join(BACKENDS), one_of(*BACKENDS)),
     Setting("tools", "false", "Whether the model may use tools when a conversation begins.", ON,

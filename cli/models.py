@@ -222,4 +222,4 @@ def load_model(folder: "ModelFolder", options: Options) -> "tuple[Engine, Tokeni
 
     backend, kv = options.backend or "auto", options.kv or "compact"
     model = loading.load_model(folder.checkpoint, backend=backend, kv=kv)
-    return Engine(model), Tokenizer(folder.folder)
+    return Engine(model, prefill_chunk=options.prefill_chunk), Tokenizer(folder.folder)

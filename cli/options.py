@@ -83,6 +83,7 @@ class Options:
     repetition_penalty: float | None = None
     stop: tuple[str, ...] | None = None
     loop: Loops | None = None
+    prefill_chunk: int | None = None
     words: tuple[str, ...] = ()
     """A subcommand, or files to attach."""
 
@@ -177,6 +178,12 @@ def _parser(environment: Environment) -> _Parser:
         "--kv",
         choices=KV_CHOICES,
         help="how the cache keeps entries; both hold the same values",
+    )
+    add(
+        "--prefill-chunk",
+        type=_whole(1),
+        metavar="N",
+        help="prompt tokens read at a time; by memory 2048 or 512",
     )
     add(
         "--continue",

@@ -35,6 +35,7 @@ def place_zeros(model: "Model", plan: ParameterPlan, dense: str) -> None:
     model.load_weights(weights, strict=True)
     for joined in model.joined():
         joined.join()
+    model.model.is_paced = False
 
 
 def cache_after(model: "Model", context: int, batch: int) -> "list[LayerCache]":

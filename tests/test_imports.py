@@ -18,7 +18,7 @@ ROOMS = {
     "cache": ("release", "files"),
     "model": ("cache", "release"),
     "sizing": ("weights", "release", "files"),
-    "engine": ("cache", "release", "files"),
+    "engine": ("cache", "sizing", "release", "files"),
     "chat": ("engine", "release", "files"),
     "unloaded": ("model", "cache", "weights"),
     "warm_up": ("unloaded", "model", "weights", "release"),
@@ -133,6 +133,7 @@ def test_mlx_lm_and_its_family_have_one_door() -> None:
         "release.tensors",
         "sizing.costs",
         "sizing.machines",
+        "sizing.prefill",
         "engine.sampling",
     ],
 )

@@ -41,10 +41,11 @@ def run(
     *,
     backend: str = "auto",
     kv: Kv = "compact",
+    prefill_chunk: int | None = None,
     json: bool = False,
 ) -> ExitStatus:
     """Print the report, as one JSON line with `json`; ERROR when it found a problem."""
-    found = report(environment, model, backend=backend, kv=kv)
+    found = report(environment, model, backend=backend, kv=kv, prefill_chunk=prefill_chunk)
     if json:
         facts = {**found.facts, "problems": list(found.problems)}
         if home := environment.variables.get("HOME", "").rstrip("/"):
@@ -62,6 +63,7 @@ def report(
     *,
     backend: str = "auto",
     kv: Kv = "compact",
+    prefill_chunk: int | None = None,
     machine: Machine | None = None,
 ) -> Report:
     """Everything worth knowing; `model` is the folder to look at, None for none."""
@@ -74,7 +76,7 @@ def report(
     _machine(page, machine, resolved)
     _device(page, resolved)
     if model is not None:
-        _model(page, model, resolved, kv, machine)
+        _model(page, model, resolved, kv, machine, prefill_chunk)
     _recipes(page, machine, resolved, kv)
     disk(page, environment)
     terminal(page, environment)
@@ -173,7 +175,9 @@ def _device(page: Page, backend: str) -> None:
     page.add("buffers", facts, *([buffers.sentence()] if backend == "metal" else []))
 
 
-def _model(page: Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> None:
+def _model(
+    page: Page, folder: Path, backend: str, kv: Kv, machine: Machine, prefill_chunk: int | None
+) -> None:
     try:
         checkpoint = open_checkpoint(folder)
         fit = Fit.of(checkpoint, kv, backend=backend, machine=machine)
@@ -187,6 +191,7 @@ def _model(page: Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> 
         "folder": str(folder),
         "weight_bytes": fit.weights,
         "longest_context": fit.longest(),
+        "prefill_chunk": prefill_chunk or fit.prefill_chunk,
         "contexts": {context: _context_facts(fit, context) for context in contexts},
         "compiled_ahead": forms,
     }
@@ -201,6 +206,7 @@ def _model(page: Page, folder: Path, backend: str, kv: Kv, machine: Machine) -> 
         f"{folder}, weights {size(fit.weights)}",
         *lines,
         f"longest context here: {fit.longest():,} of {most:,} tokens",
+        f"a prompt is read {prefill_chunk or fit.prefill_chunk:,} tokens at a time",
     )
     if not fit.fits(contexts[0]):
         page.problems.append(fit.sentence(contexts[0]))

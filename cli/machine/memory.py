@@ -15,6 +15,7 @@ from dsv4_mlx.sizing.machines import (
     memory_needed,
     wired_limit_mb,
 )
+from dsv4_mlx.sizing.prefill import chunk_that_fits
 from dsv4_mlx.sizing.recipe_sizes import RECIPES
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class Fit:
     @cached_property
     def limit(self) -> int | None:
         return self.machine.limit(self.backend)
+
+    @cached_property
+    def prefill_chunk(self) -> int:
+        """Tokens of a prompt that are read at a time."""
+        return chunk_that_fits(self.config, self.weights, self.limit, self.backend, self.kv)
 
     def fits(self, context: int) -> bool:
         """Whether the model may use that much; true when the machine does not tell."""

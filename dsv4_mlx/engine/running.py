@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from dsv4_mlx import cache
 from dsv4_mlx.cache import CacheBytes
 from dsv4_mlx.errors import PromptError, UsageError
 from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.sizing.prefill import chunk_that_fits
 
 Cache = list[Any]
 """The state of a model after some tokens, one entry per layer; its model knows what they are."""
 
-PREFILL_CHUNK = 512
 SNAPSHOT_BYTES = 1 << 30
 
 
@@ -103,15 +105,18 @@ class Running:
         self,
         model: LanguageModel,
         *,
-        prefill_chunk: int = PREFILL_CHUNK,
+        prefill_chunk: int | None = None,
         snapshot_bytes: int = SNAPSHOT_BYTES,
         caches: CacheFunctions | None = None,
     ) -> None:
-        """`prefill_chunk` tokens are read at a time; `snapshot_bytes` bounds the snapshots that
-        each session takes by itself. `caches` replaces `dsv4_mlx.cache` for a model with its own.
+        """`prefill_chunk` tokens are read at a time, by default as many as memory is for, 2,048 or
+        512; `snapshot_bytes` bounds the snapshots that each session takes by itself. `caches`
+        replaces `dsv4_mlx.cache` for a model with its own.
 
         UsageError for a `prefill_chunk` below 1.
         """
+        if prefill_chunk is None:
+            prefill_chunk = _fitting_chunk(model)
         if prefill_chunk < 1:
             raise UsageError(f"prefill_chunk must be 1 or more, got {prefill_chunk}.")
         self.model = model
@@ -142,3 +147,23 @@ class Running:
                 f"{self.config.vocab_size - 1}, so this tokenizer is not the model's."
             )
         return ids
+
+
+def _fitting_chunk(model: LanguageModel) -> int:
+    """How many tokens of a prompt are read at a time where nobody says it."""
+    plan = getattr(model, "kernel_plan", None)
+    backend = "cpu" if plan is None else str(plan()["backend"])
+    if plan is None or not isinstance(model, nn.Module):
+        return chunk_that_fits(model.config, 0, None, backend)
+    parameters: Any = tree_flatten(model.parameters())  # type: ignore[no-untyped-call]
+    weight_bytes = sum(array.nbytes for _, array in parameters)
+    return chunk_that_fits(model.config, weight_bytes, _usable_memory(), backend)
+
+
+def _usable_memory() -> int | None:
+    """Bytes that MLX's device may use; None where it does not tell."""
+    told = mx.device_info()
+    for name in ("max_recommended_working_set_size", "total_memory", "memory_size"):
+        if isinstance(found := told.get(name), int):
+            return found
+    return None

@@ -19,8 +19,10 @@ from dsv4_mlx.model.backends import use_backend
 from dsv4_mlx.model.decoder_layer import DecoderLayer
 from dsv4_mlx.model.hyper_connections import HyperHead
 from dsv4_mlx.model.layers import Embedding, Joined, Linear, MatrixLayer, Norm
+from dsv4_mlx.model.matmul import on_cpu
 from dsv4_mlx.model.mtp import MultiTokenPredictor
 from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.pacing import Pace
 from dsv4_mlx.model.rope import compressed_rope, sliding_rope
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.spellings import keys_of
@@ -49,12 +51,16 @@ class Backbone(nn.Module):
         self.hc_head = HyperHead(config, numerics, ops)
         self.norm = Norm(config.hidden_size)
         self._ops, self._streams = ops, config.hc_mult
+        self.is_paced = not on_cpu(ops)  # a model without values has nothing to evaluate
 
     def __call__(self, tokens: mx.array, cache: list[LayerCache]) -> mx.array:
         """Token ids [B, S] -> streams after the last layer [B, S, N, D]."""
         streams = self._ops.embed_streams(tokens, self.embed_tokens.weight, self._streams)
+        pace = Pace(tokens.size) if self.is_paced and tokens.shape[1] > 1 else None
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             streams = layer(streams, tokens, layer_cache)
+            if pace is not None:
+                pace.after(streams)
         return streams
 
 

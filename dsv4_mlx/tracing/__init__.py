@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 
 
 def decode_graph(
-    config: DeepseekV4Config, *, backend: "Backend" = "metal", context: int, batch: int = 1
+    config: DeepseekV4Config,
+    *,
+    backend: "Backend" = "metal",
+    context: int,
+    batch: int = 1,
+    tokens: int = 1,
 ) -> list[dict[str, Any]]:
     """What `mx.export_function` says of one greedy token after `context` tokens, in its order.
+
+    `tokens` above one are a chunk of a prompt, whose last token's logits are asked for.
 
     `batch` timelines of equal length. The first callbacks name inputs, keywords (the paths of all
     weights and cache arrays, `model.…` and `cache.<layer>.…`), outputs and constants; then comes
@@ -48,7 +55,7 @@ def decode_graph(
         token = model.last_logits(tokens, cache).argmax(-1)
         return [token, *evaluated(cache)]
 
-    return trace(step, mx.zeros((batch, 1), mx.int32), model=model, cache=cache)
+    return trace(step, mx.zeros((batch, tokens), mx.int32), model=model, cache=cache)
 
 
 def trace(

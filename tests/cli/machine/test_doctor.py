@@ -10,6 +10,7 @@ import pytest
 from cli.environment import Environment
 from cli.machine import doctor
 from cli.machine.doctor import report, run
+from dsv4_mlx import about as facts
 from dsv4_mlx.about import About
 from dsv4_mlx.sizing.recipe_sizes import RECIPES
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
@@ -59,10 +60,27 @@ def test_the_page_names_everything(environment: Environment, folder: Path) -> No
     ]
     assert lines["model"][0].startswith(f"{folder}, weights ")
     assert lines["model"][1].split() == ["8,192", "tokens", "2.0", "GiB", "fits"]
-    assert lines["model"][-1] == "longest context here: 16,384 of 16,384 tokens"
+    assert lines["model"][-2:] == [
+        "longest context here: 16,384 of 16,384 tokens",
+        "a prompt is read 512 tokens at a time",
+    ]
     assert lines["recipes"] == ["none of V4-Flash and V4-Pro fits here"]
     assert lines["terminal"] == ["xterm-256color, no size, utf-8, plain lines, tmux"]
     assert "mlx " in lines["packages"][0]
+
+
+@pytest.mark.usefixtures("metal")
+def test_the_chunk_of_a_prompt_follows_memory_and_the_person(
+    environment: Environment, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "about", doctor.about)
+
+    def told(**options: int) -> tuple[str, int]:
+        found = report(environment, folder, machine=mac(192), **options)
+        return page(found)["model"][-1], found.facts["model"]["prefill_chunk"]
+
+    assert told() == ("a prompt is read 2,048 tokens at a time", 2048)
+    assert told(prefill_chunk=100) == ("a prompt is read 100 tokens at a time", 100)
 
 
 @pytest.mark.usefixtures("metal")
