@@ -1,10 +1,12 @@
 """Kernel texts are files; here they are read, joined and handed to MLX.
 
-`<name>.metal` and `<name>.cu` hold helper functions, then a line `// body`, then the statements of
-the kernel, for which MLX writes the signature. Where a kernel has no `.cu` of its own, CUDA
-compiles the Metal text with `msl_on_cuda.cuh` before it.
+`<name>.metal` and `<name>.cu` name the files of `shared` that they use, `#include "formats.metal"`,
+then hold helper functions, then a line `// body`, then the statements of the kernel, for which MLX
+writes the signature. Where a kernel has no `.cu` of its own, CUDA compiles the Metal text with
+`msl_on_cuda.cuh` before it. MLX hashes a text at every launch, so it carries what it uses alone.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache, lru_cache
@@ -18,8 +20,7 @@ from metal_kernels.cuda_text import device_functions
 ROOT = Path(__file__).parent
 SHARED = ROOT / "shared"
 BODY = "\n// body\n"
-# Functions that many kernels use: reductions, number formats, residual streams, softmax.
-COMMON = ("common", "formats", "streams", "attention")
+_INCLUDE = re.compile(r'^#include "(\w+\.\w+)"$', re.MULTILINE)
 
 Template = int | bool | mx.Dtype
 Scalar = int | float
@@ -107,18 +108,23 @@ def text(backend: str, name: str) -> tuple[str, str]:
     helpers, marker, body = own.read_text(encoding="utf-8").partition(BODY)
     if not marker:
         raise ValueError(f"{own} has no line '// body' between its functions and its statements")
-    if own.suffix == ".cu":
-        shared = [SHARED / "common.cuh"]
-    else:
-        shared = [SHARED / f"{part}.metal" for part in COMMON]
-    texts = {f.name: f.read_text(encoding="utf-8") for f in shared if f.is_file()} | {
-        own.name: helpers
-    }
+    texts = included(own.name, helpers)
     if backend == "cuda" and own.suffix == ".metal":
         texts = {file: device_functions(part) for file, part in texts.items()}
         texts = {PRELUDE: (SHARED / PRELUDE).read_text(encoding="utf-8")} | texts
     header = "\n".join(_located(file, 1, part) for file, part in texts.items())
     return header, _located(own.name, helpers.count("\n") + 3, body)
+
+
+def included(file: str, helpers: str) -> dict[str, str]:
+    """Helper functions by their file: of every shared file that is named, once each, then `file`'s.
+
+    A file comes after those that it names itself; the lines that name files are left empty.
+    """
+    found: dict[str, str] = {}
+    for shared in _INCLUDE.findall(helpers):
+        found |= included(shared, (SHARED / shared).read_text(encoding="utf-8"))
+    return {**found, file: _INCLUDE.sub("", helpers)}
 
 
 def _located(file: str, line: int, part: str) -> str:

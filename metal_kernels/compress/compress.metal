@@ -1,3 +1,7 @@
+#include "common.metal"
+#include "formats.metal"
+#include "lanes.metal"
+
 // Windows of token rows become entries: pooled channel by channel, normed, rotated, rounded, stored.
 
 // Softmax of a channel's slots that have been seen: the largest score, the weights' sum and the

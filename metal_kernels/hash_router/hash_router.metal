@@ -1,3 +1,5 @@
+#include "common.metal"
+
 // Weights of the experts that a table names for a token. One simdgroup serves one token, lane j the
 // j-th of its experts.
 

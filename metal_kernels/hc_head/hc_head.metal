@@ -1,3 +1,5 @@
+#include "streams.metal"
+
 // Second launch of hc_head: the weighted sum of the streams, and the final norm.
 
 // body

@@ -1,3 +1,5 @@
+#include "streams.metal"
+
 // A sublayer's output goes to every stream, the old streams mix.
 
 // body

@@ -1,3 +1,5 @@
+#include "streams.metal"
+
 // First launch of hc_post_pre: the new streams, and partial sums of their mix.
 
 // body

@@ -1,3 +1,5 @@
+#include "streams.metal"
+
 // Second launch of hc_pre and hc_post_pre: from partial sums to what the sublayer needs.
 
 // body

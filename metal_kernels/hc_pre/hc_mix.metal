@@ -1,3 +1,5 @@
+#include "streams.metal"
+
 // First launch of hc_pre and hc_head: partial sums of the mix.
 
 // body

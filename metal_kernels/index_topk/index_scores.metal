@@ -1,3 +1,5 @@
+#include "formats.metal"
+
 // Index scores by 8x8 matrices: sum over heads of weight * relu(q . key), for queries and keys.
 //
 // One threadgroup scores a tile of keys for one query. A simdgroup unpacks its 8 * TILES keys once

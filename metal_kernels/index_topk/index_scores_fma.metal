@@ -1,3 +1,5 @@
+#include "formats.metal"
+
 // Index scores without matrix instructions: sum over heads of weight * relu(q . key).
 //
 // One threadgroup scores 64 keys for one query, 32 heads and 32 dims at a time: both sides are

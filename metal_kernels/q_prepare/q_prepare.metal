@@ -1,3 +1,6 @@
+#include "bfloat16.metal"
+#include "lanes.metal"
+
 // Queries of attention are normed and rotated; index queries rotated, transformed and rounded.
 
 // body

@@ -1,3 +1,6 @@
+#include "common.metal"
+#include "formats.metal"
+
 // Both latents of a token: the queries' residual is normed, the window's row normed, rotated, rounded
 // and stored.
 

@@ -1,3 +1,5 @@
+#include "common.metal"
+
 // Top-k experts of a token by biased sqrt(softplus) scores. One simdgroup serves one token: its
 // lanes hold the scores of experts lane, lane + 32, ... in registers, so there is no barrier.
 

@@ -1,3 +1,5 @@
+#include "bfloat16.metal"
+
 // Softmax by powers of two, and the end of attention: what its parts and their merge share.
 //
 // A head's weights are exp(score) / 2^exponent, where 2^exponent is at least the largest exp(score)

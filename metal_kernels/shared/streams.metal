@@ -1,3 +1,6 @@
+#include "bfloat16.metal"
+#include "common.metal"
+
 // The mHC kernels' shared functions. A token has N streams of D channels, one after the other; fn
 // has M rows of N D weights: (2 + N) N of them before a sublayer, N before the head.
 //

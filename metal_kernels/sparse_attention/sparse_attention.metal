@@ -1,3 +1,6 @@
+#include "attention.metal"
+#include "formats.metal"
+
 // Attention of one query's heads over one stretch of the keys that it sees.
 //
 // A threadgroup has a query, HEADS heads in each simdgroup, and one split of the query's keys: the

@@ -1,3 +1,6 @@
+#include "attention.metal"
+#include "formats.metal"
+
 // The same attention with 8x8 matrices of simdgroups, which CUDA has no word for.
 //
 // A threadgroup has a query, 8 ROW_BLOCKS of its heads and one split of its keys, eight keys at a

@@ -1,3 +1,5 @@
+#include "attention.metal"
+
 // The splits of a query's keys become one: sinks, normalisation, inverse rotation, rounding.
 
 // body

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from metal_kernels.shared import formats
-from metal_kernels.sources import SHARED
+from metal_kernels.sources import SHARED, included
 from tests.metalhost import checking, metal_kernel
 
 pytestmark = pytest.mark.needs("metalhost")
 
-HEADER = (SHARED / "formats.metal").read_text(encoding="utf-8")
+LANES = (SHARED / "lanes.metal").read_text(encoding="utf-8")
+HEADER = "\n".join(included("lanes.metal", LANES).values())
 LATENTS = [(512, 64), (192, 64), (64, 64), (160, 32), (66, 2), (100, 36)]
 KEYS = [32, 64, 128]
 

@@ -143,7 +143,6 @@ def every_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "every_word").mkdir()
     (tmp_path / "every_word" / "every_word.metal").write_text(EVERY_WORD)
     monkeypatch.setattr(sources, "ROOT", tmp_path)
-    monkeypatch.setattr(sources, "COMMON", ())
     return "every_word"
 
 
