@@ -4,7 +4,7 @@
 
 // body
 // y [B, S, D], streams [B, S, N, D], post [B, S, N], comb [B, S, N, N], fn [M, N D]
-// -> mixed [B, S, N, D], partials [B S, slices, M + 1]; hc_mix of streams that are expanded here.
+// -> mixed [B, S, N, D], partials [B S, M + 1, slices]; hc_mix of streams that are expanded here.
 constexpr int THREADS = 32 * SIMDGROUPS, ROWS = (M + SIMDGROUPS - 1) / SIMDGROUPS;
 threadgroup float tile[TOKENS * N * WIDTH];
 uint thread_index = thread_position_in_threadgroup.x, lane = thread_index_in_simdgroup;

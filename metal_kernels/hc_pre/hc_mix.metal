@@ -3,7 +3,7 @@
 // First launch of hc_pre and hc_head: partial sums of the mix.
 
 // body
-// streams [B, S, N, D], fn [M, N D] -> partials [B S, slices, M + 1]; a threadgroup has TOKENS
+// streams [B, S, N, D], fn [M, N D] -> partials [B S, M + 1, slices]; a threadgroup has TOKENS
 // tokens and WIDTH channels of each stream.
 constexpr int THREADS = 32 * SIMDGROUPS, ROWS = (M + SIMDGROUPS - 1) / SIMDGROUPS;
 threadgroup float tile[TOKENS * N * WIDTH];

@@ -42,7 +42,7 @@ def check_rows(call: Call, rows: int) -> None:
 
 
 def mix(call: Call) -> mx.array:
-    """Partial sums [B S, slices, M + 1] of `fn @ flatten(streams)`, last those of the squares."""
+    """Partial sums [B S, M + 1, slices] of the squares, then of `fn @ flatten(streams)`."""
     (partials,) = first_launch(call, "hc_mix", ("streams", "fn"), {})
     return partials
 
@@ -60,7 +60,7 @@ def first_launch(
         call.backend,
         text,
         inputs={name: call.arrays[name] for name in inputs},
-        outputs={**outputs, "partials": ((tokens, slices, M + 1), mx.float32)},
+        outputs={**outputs, "partials": ((tokens, M + 1, slices), mx.float32)},
         grid=(slices * -(-tokens // tile) * threads, 1, 1),
         threadgroup=(threads, 1, 1),
         template={
@@ -120,12 +120,12 @@ def threads_per_token(text: str, D: int) -> int:
 
 
 def second_template(text: str, call: Call, partials: mx.array) -> dict[str, Template]:
-    """Template values of the texts that begin with `mix_rows`."""
+    """Template values of the texts that begin with `sum_slices`."""
     D = call.sizes["D"]
     return {
         "N": call.sizes["N"],
         "D": D,
-        "SLICES": partials.shape[1],
+        "SLICES": partials.shape[2],
         "THREADS": threads_per_token(text, D),
         "OFFICIAL": call.options["official"],
     }

@@ -76,8 +76,8 @@ MixWeights<ROWS, N * WIDTH / 32> load_weights(Fn fn, Slice slice, uint simdgroup
   return weights;
 }
 
-// One slice's share of `fn @ flatten(streams)` and, as row M, of the sum of squares, to partials
-// [tokens, slices, M + 1]. tile [TOKENS, N, WIDTH] is 0 beyond the last channel.
+// One slice's share of the sum of squares, as row 0, and of `fn @ flatten(streams)`, as rows 1 to M,
+// to partials [tokens, M + 1, slices]. tile [TOKENS, N, WIDTH] is 0 beyond the last channel.
 template <int TOKENS, int SIMDGROUPS, int M, int ROWS, int COLUMNS, typename Tile,
           typename Partials>
 void mix_slice(
@@ -95,11 +95,12 @@ void mix_slice(
       for (int r = 0; r < ROWS; r++) sums[r] = fma(weights.at[r * COLUMNS + c], x, sums[r]);
     }
     uint token = slice.first_token + t;
-    auto partial = partials + (size_t(token) * slice.count + slice.index) * (M + 1);
+    auto partial = partials + size_t(token) * (M + 1) * slice.count + slice.index;
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
       float sum = simd_sum(sums[r]);
-      if (lane == 0 && token < slice.tokens && row + r < M) partial[row + r] = sum;
+      if (lane == 0 && token < slice.tokens && row + r < M)
+        partial[(1 + row + r) * slice.count] = sum;
     }
   }
 
@@ -112,7 +113,7 @@ void mix_slice(
     }
     squares = simd_sum(squares);
     if (lane == 0 && t < TOKENS && token < slice.tokens)
-      partials[(size_t(token) * slice.count + slice.index) * (M + 1) + M] = squares;
+      partials[size_t(token) * (M + 1) * slice.count + slice.index] = squares;
   }
 }
 
@@ -131,47 +132,66 @@ float number_at(Lanes<COUNT> numbers, uint index) {
   return found;
 }
 
-// `fn @ flatten(streams) / RMS(flatten(streams))` of one token, of its partial sums in order.
-template <int N, int D, int M, int SLICES, typename Partials>
-Lanes<M> mix_rows(Partials partials, uint lane, float eps) {
-  Lanes<M + 1> sums;
-#pragma unroll
-  for (uint slot = 0; slot < (M + 32) / 32; slot++) {
-    uint row = min(lane + 32 * slot, uint(M));
+// Sums over the slices of `rows` rows of partials, to `sums`: a simdgroup has a row, a lane every 32nd
+// slice of it. All threads come here, and the order of a sum depends on nobody else's rows.
+template <int SLICES, int SIMDGROUPS, typename Sums, typename Partials>
+void sum_slices(Sums sums, Partials partials, uint rows, uint simdgroup, uint lane) {
+  for (uint row = simdgroup; row < rows; row += SIMDGROUPS) {
     float sum = 0.0f;
-#pragma unroll 16
-    for (uint s = 0; s < SLICES; s++) sum += partials[s * (M + 1) + row];
-    sums.at[slot] = sum;
-  }
-  float inverse_rms = precise::rsqrt(number_at(sums, M) / float(N * D) + eps);
-  Lanes<M> mix;
 #pragma unroll
-  for (uint slot = 0; slot < (M + 31) / 32; slot++) mix.at[slot] = sums.at[slot] * inverse_rms;
-  return mix;
+    for (uint first = 0; first < SLICES; first += 32) {
+      if (first + lane < SLICES) sum += partials[row * SLICES + first + lane];
+    }
+    sum = simd_sum(sum);
+    if (lane == 0) sums[row] = sum;
+  }
+}
+
+// One row of `fn @ flatten(streams) / RMS(flatten(streams))`, of a token's sums.
+template <int N, int D, typename Sums>
+float mix_row(Sums sums, uint row, float eps) {
+  return sums[1 + row] * precise::rsqrt(sums[0] / float(N * D) + eps);
 }
 
 float stream_gate(float x) { return 1.0f / (1.0f + precise::exp(-x)); }
 
-// pre_j = sigmoid(mix_j scale + base_j) + eps, by the first N lanes.
-template <int N, int M, typename Pre, typename Base>
-void keep_pre(Pre pre, Lanes<M> mix, float scale, Base base, float eps, uint lane) {
-  if (lane < N) pre[lane] = stream_gate(fma(mix.at[0], scale, base[lane])) + eps;
+// pre_j = sigmoid(mix_j scale + base_j) + eps: all of them in every lane.
+template <int N, int D, typename Sums, typename Base>
+Streams<N> stream_weights(Sums sums, float scale, Base base, float norm_eps, float eps, uint lane) {
+  uint row = min(lane, uint(N - 1));
+  float own = stream_gate(fma(mix_row<N, D>(sums, row, norm_eps), scale, base[row])) + eps;
+  Streams<N> pre;
+#pragma unroll
+  for (int n = 0; n < N; n++) pre.at[n] = simd_shuffle(own, n);
+  return pre;
+}
+
+// A thread's channels of a token, all streams of each: every THREADS-th channel.
+template <int N, int CHANNELS> struct TokenStreams { Streams<N> at[CHANNELS]; };
+
+template <int N, int D, int THREADS, int CHANNELS, typename Row>
+TokenStreams<N, CHANNELS> load_token(Row row, uint thread_index) {
+  TokenStreams<N, CHANNELS> x;
+#pragma unroll
+  for (int i = 0; i < CHANNELS; i++)
+    x.at[i] = load_streams<N>(row, D, min(i * THREADS + thread_index, uint(D - 1)));
+  return x;
 }
 
 // u = sum_j pre_j X_j, then RMSNorm with weight. All threads of the threadgroup come here together.
-template <int N, int D, int THREADS, bool BF16, typename Row, typename Pre, typename Weight,
-          typename Out, typename Scratch>
+template <int D, int THREADS, bool BF16, int N, int CHANNELS, typename Weight, typename Out,
+          typename Scratch>
 void collapse_streams(
-    Row row, Pre pre, Weight weight, Out out, float eps, Scratch scratch, uint thread_index) {
-  constexpr int CHANNELS = (D + THREADS - 1) / THREADS;
+    TokenStreams<N, CHANNELS> x, Streams<N> pre, Weight weight, Out out, float eps,
+    Scratch scratch, uint thread_index) {
   float u[CHANNELS];
   float squares = 0.0f;
 #pragma unroll
   for (int i = 0; i < CHANNELS; i++) {
     uint d = i * THREADS + thread_index;
-    Streams<N> x = load_streams<N>(row, D, min(d, uint(D - 1)));
-    float sum = pre[0] * x.at[0];
-    for (int n = 1; n < N; n++) sum = fma(pre[n], x.at[n], sum);
+    float sum = pre.at[0] * x.at[i].at[0];
+#pragma unroll
+    for (int n = 1; n < N; n++) sum = fma(pre.at[n], x.at[i].at[n], sum);
     u[i] = BF16 ? round_bf16(sum) : sum;
     squares = d < D ? fma(u[i], u[i], squares) : squares;
   }

@@ -4,10 +4,11 @@ Everything between a model and the GPU is the shipped code: contract, launch fun
 text. Only the object that MLX would build from a text is replaced.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 from metal_kernels import sources
 from metal_kernels.contract import Kernel
@@ -15,6 +16,7 @@ from metal_kernels.registry import KernelPlan, bind
 from tests.kernels.compare import assert_matches
 from tests.kernels.runner_work import Counted
 from tests.metalhost import checking, metal_kernel
+from tests.metalhost.launch import Counts
 
 
 @contextmanager
@@ -60,6 +62,38 @@ def assert_text_matches(
     assert_matches(kernel, found, expected, case=case, arguments=arguments)
 
 
+class Launched(NamedTuple):
+    """One launch of a text: its threads per threadgroup and its work."""
+
+    text: str
+    threads: int
+    counts: Counts
+
+
+@contextmanager
+def launched() -> Iterator[list[Launched]]:
+    """The launches of host plans inside the block, in order."""
+    _LAUNCHED.append([])
+    try:
+        yield _LAUNCHED[-1]
+    finally:
+        _LAUNCHED.pop()
+
+
+_LAUNCHED: list[list[Launched]] = []
+
+
+def _recorded(text: str, kernel: Counted) -> Callable[..., list[Any]]:
+    def launch(**call: Any) -> list[Any]:
+        outputs = kernel(**call)
+        assert kernel.kernel.counts is not None
+        for launches in _LAUNCHED:
+            launches.append(Launched(text, prod(call["threadgroup"]), kernel.kernel.counts))
+        return outputs
+
+    return launch
+
+
 # Beside the cache of sources.built, which keeps what MLX built for a real GPU.
 @cache
 def _built(backend: str, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Any:
@@ -71,4 +105,4 @@ def _built(backend: str, name: str, inputs: tuple[str, ...], outputs: tuple[str,
         header=header,
         source=body,
     )
-    return Counted(kernel, sources.path(backend, name).parent.name)
+    return _recorded(name, Counted(kernel, sources.path(backend, name).parent.name))

@@ -1,8 +1,6 @@
 """The table of threadgroup sizes: halving an entry is one line, and every text then still works."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import mlx.core as mx
 import pytest
@@ -12,9 +10,8 @@ from metal_kernels.index_topk.launch import select
 from metal_kernels.registry import kernels
 from metal_kernels.shared.selection import exact_top_k
 from metal_kernels.shared.threadgroups import MOST_THREADS
-from tests.kernels import host
 from tests.kernels.compare import assert_equals_reference
-from tests.kernels.host import host_plan
+from tests.kernels.host import host_plan, launched
 from tests.kernels.test_index_topk import arguments
 
 pytestmark = pytest.mark.needs("metalhost")
@@ -62,35 +59,15 @@ LARGEST: dict[str, tuple[Callable[[], None], ...]] = {
 }
 
 
-@contextmanager
-def recorded(patch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
-    """The most threads that each text was launched with."""
-    threads: dict[str, int] = {}
-    own = host._built
-
-    def built(backend: str, name: str, *signature: Any) -> Callable[..., Any]:
-        kernel = own(backend, name, *signature)
-
-        def launched(**call: Any) -> Any:
-            x, y, z = call["threadgroup"]
-            threads[name] = max(threads.get(name, 0), x * y * z)
-            return kernel(**call)
-
-        return launched
-
-    patch.setattr(host, "_built", built)
-    yield threads
-
-
 @pytest.mark.parametrize("name", MOST_THREADS)
 def test_a_text_works_with_half_its_threads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in (1, 2):
         allowed = MOST_THREADS[name] // part
-        with monkeypatch.context() as patch, recorded(patch) as threads:
+        with monkeypatch.context() as patch, launched() as launches:
             patch.setitem(MOST_THREADS, name, allowed)
             for run in LARGEST[name]:
                 run()
-        assert threads[name] == allowed
+        assert max(launch.threads for launch in launches if launch.text == name) == allowed
 
 
 def test_numbers_are_whole_simdgroups_and_can_be_halved() -> None:

@@ -136,6 +136,10 @@ class Counts:
     lane_switches: int
     threads: int
     same_value_stores: int
+    most_barriers: int = 0
+    """Threadgroup barriers of the threadgroup that passed the most."""
+    most_accesses: int = 0
+    """Accesses of the thread that made the most; only in checked mode."""
 
 
 def run(
@@ -158,7 +162,7 @@ def run(
             )  # fmt: skip
             if failed:
                 raise _described(runtime().mh_error().contents, kernel, text, buffers)
-            counts = (ctypes.c_uint64 * 5)()
+            counts = (ctypes.c_uint64 * 7)()
             runtime().mh_counts(counts)
             outputs = [
                 ctypes.string_at(p, b.size)

@@ -277,7 +277,7 @@ static inline bool known(u64 word, bool write) {
 void check_access(u64 address, u32 size, bool write, bool read, bool atomic, u64 pc, bool aligned) {
   if (address - stack_low < stack_high - stack_low) return;
   if (pending.waiting) check_pending();
-  checked_accesses++;
+  checked_accesses++, current->accesses++;
   u64 slot = (address - FIRST_BUFFER) >> SPACING;
   bool straight = !aligned || !(address & (size - 1));
   if (slot < MAX_BUFFERS) {

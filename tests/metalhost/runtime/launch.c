@@ -37,6 +37,7 @@ const Error *mh_error(void) { return &error; }
 void mh_counts(u64 *counts) {
   counts[0] = checked_accesses, counts[1] = records_checked, counts[2] = lane_switches;
   counts[3] = threads_started, counts[4] = same_value_stores;
+  counts[5] = most_barriers, counts[6] = most_accesses;
 }
 
 // Values of the attributes; the numbers are those of text.py.

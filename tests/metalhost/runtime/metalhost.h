@@ -51,6 +51,7 @@ typedef struct {
   u32 state, index, lane, position;
   u32 site, operation, flags;
   u32 x, y, z;
+  u64 accesses;
 } Thread;
 
 struct Simd {
@@ -89,6 +90,7 @@ typedef struct {
   u32 first_id;          // id of its thread 0 in records of accesses; ids start at 1
   u32 start[CLASSES];    // time of the last threadgroup barrier
   u32 at_barrier;
+  u64 barriers;
 } Group;
 
 typedef struct {
@@ -114,6 +116,7 @@ extern void *main_sp;
 extern u64 stack_low, stack_high;
 extern Buffer buffers[MAX_BUFFERS];
 extern u64 same_value_stores, checked_accesses, records_checked, lane_switches, threads_started;
+extern u64 most_barriers, most_accesses;
 
 // fiber.c
 void fiber_switch(void **save, void *to);

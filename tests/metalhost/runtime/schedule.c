@@ -13,7 +13,7 @@ Simd simds[MAX_THREADS / LANES];
 Thread *current;
 u32 now;
 Error error;
-u64 lane_switches, threads_started;
+u64 lane_switches, threads_started, most_barriers, most_accesses;
 
 static u32 order_kind;
 static u64 random_state;
@@ -146,6 +146,7 @@ static void run_thread(void) {
   check_pending();
   Thread *self = current;
   self->state = DONE;
+  if (self->accesses > most_accesses) most_accesses = self->accesses;
   self->simd->live--;
   for (;;) resume_next(self);
 }
@@ -183,7 +184,7 @@ static bool all_at_one_barrier(void) {
 }
 
 static void release_barrier(void) {
-  now++;
+  now++, group.barriers++;
   order_memory(threads[0].flags, group.start);
   group.at_barrier = 0;
   for (u32 i = 0; i < group.simds; i++) {
@@ -207,7 +208,7 @@ static void start_group(u32 number) {
   }
   group.simds = (group.threads + LANES - 1) / LANES;
   group.first_id = 1 + number * launch.group[0] * launch.group[1] * launch.group[2];
-  group.at_barrier = 0;
+  group.at_barrier = group.barriers = 0;
   threads_started += group.threads;
   now++;
   group.start[DEVICE] = group.start[THREADGROUP] = now;
@@ -228,6 +229,7 @@ static void start_threads(void) {
   for (u32 i = 0; i < group.threads; i++) {
     Thread *thread = &threads[i];
     thread->simd = &simds[i / LANES], thread->lane = i % LANES, thread->index = i;
+    thread->accesses = 0;
     thread->state = READY, thread->site = thread->operation = 0;
     thread->x = i % group.size[0];
     thread->y = i / group.size[0] % group.size[1];
@@ -249,6 +251,7 @@ bool run_group(u32 number) {
     if (!all_at_one_barrier()) return false;
     release_barrier();
   }
+  if (group.barriers > most_barriers) most_barriers = group.barriers;
   check_group_end();
   return !error.kind;
 }
@@ -257,7 +260,7 @@ void schedule_start(void (*entry)(void), u32 order, u64 seed) {
   kernel = entry;
   order_kind = order, random_state = seed;
   now = 0;
-  lane_switches = threads_started = 0;
+  lane_switches = threads_started = most_barriers = most_accesses = 0;
 }
 
 static u32 coprime(u32 count) {

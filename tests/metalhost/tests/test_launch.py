@@ -196,9 +196,10 @@ def test_work_is_counted_alike_in_every_order(order):
         kernel(**call)
     checked = kernel.counts
     assert (checked.threads, checked.checked_accesses, checked.records) == (128, 512, 384)
+    assert (checked.most_barriers, checked.most_accesses) == (1, 4)
     with checking("fast", order):
         kernel(**call)
-    assert kernel.counts == replace(checked, checked_accesses=0, records=0)
+    assert kernel.counts == replace(checked, checked_accesses=0, records=0, most_accesses=0)
     # A thread waits at the barrier and all but one of a simdgroup at the sum; then it ends.
     assert kernel.counts.lane_switches == 128 + 4 * 31 + 128
 
