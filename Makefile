@@ -24,7 +24,7 @@ help:
 	@echo "make check   make lint, then make test"
 	@echo "make pages   write the generated pages and golden texts anew"
 	@echo "make bench   benchmarks; results are appended to benchmarks/results"
-	@echo "make report  one page about the kernels on this machine's GPU"
+	@echo "make report  one page about this program on this machine's GPU, to send"
 	@echo "make screens pictures of the terminal program, docs/screens"
 	@echo "make clean   remove .venv and build folders"
 
@@ -73,7 +73,7 @@ bench: $(VENV)/.installed-bench
 # On Linux MLX's build for NVIDIA cards is a package of its own, wanted where there is a driver.
 CUDA := $(if $(shell command -v nvidia-smi),$(VENV)/.installed-cuda13)
 
-report: $(VENV)/.installed-test $(CUDA)
+report: $(VENV)/.installed $(CUDA)
 	$(BIN)/python -m benchmarks.report $(ARGS)
 
 screens: $(VENV)/.installed-test

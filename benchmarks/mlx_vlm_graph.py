@@ -35,7 +35,7 @@ _FP8 = (".attn.wq_a", ".attn.wq_b", ".attn.wkv", ".attn.wo_a", ".attn.wo_b", ".i
 def decode_graph(config: DeepseekV4Config, *, context: int) -> list[dict[str, Any]]:
     """The callbacks of one greedy token after `context` tokens, batch 1."""
     with as_on_a_mac():
-        model = _model(config)
+        model = packed_model(config)
         cache = _cache_after(model, context)
 
         def step(tokens: mx.array) -> list[mx.array]:
@@ -72,7 +72,8 @@ def as_on_a_mac() -> Iterator[None]:
         sys.modules |= hidden
 
 
-def _model(config: DeepseekV4Config) -> Any:
+def packed_model(config: DeepseekV4Config) -> Any:
+    """mlx-vlm's model, its matrices packed as the release stores them; all of it zeros."""
     family = "mlx_vlm.models.deepseek_v4"
     settings = importlib.import_module(f"{family}.config").ModelConfig.from_dict(keys_of(config))
     model = importlib.import_module(f"{family}.language").LanguageModel(settings)

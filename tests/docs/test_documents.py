@@ -82,7 +82,8 @@ def complaint(words: list[str]) -> str:
             found = importlib.util.find_spec(module)
             if found is None:
                 return f"there is no module {module}"
-            source = Path(str(found.origin)).read_text(encoding="utf-8")
+            file = Path(str(found.origin))
+            source = file.with_name(file.name.replace("__init__", "__main__")).read_text("utf-8")
             ours = [word for word in arguments if word.startswith("--") and "mlx_lm" not in module]
             return "".join(f"no {word}" for word in ours if f'"{word}"' not in source)
         case arguments:

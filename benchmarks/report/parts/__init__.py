@@ -1,0 +1,1 @@
+"""What is measured: one file per subject, each run in a process of its own."""
