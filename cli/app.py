@@ -29,7 +29,11 @@ from dsv4_mlx.errors import Dsv4Error, UsageError
 from dsv4_mlx.files.hub_cache import snapshot_sentence
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cli.models import Load
+    from dsv4_mlx.chat.answer_settings import AnswerSettings
+    from dsv4_mlx.chat.conversation import Conversation, Turn
 
 _PATIENCE_S = 2.0
 
@@ -152,8 +156,13 @@ def _run(
         from cli.talk.interactive import talk
 
         return talk(environment, options, chosen, models, model, preferences)
+
+    def begin(settings: "AnswerSettings", turns: "Sequence[Turn]" = ()) -> "Conversation":
+        tell = PlainOutput(environment).note
+        return models.conversation(model, settings, turns, tell=lambda text: tell(f"[{text}]"))
+
     if options.resume is None:
-        return answer(message, lambda: models.conversation(model, settings), options, environment)
+        return answer(message, lambda: begin(settings), options, environment)
     root = state_home(environment.variables) / "sessions"
     store = SessionStore(root, kv_budget_bytes=chosen.session_kv_bytes)
     resumed = Resumed(store, options, PlainOutput(environment).note)
@@ -161,9 +170,7 @@ def _run(
     if problem is not None:
         PlainOutput(environment).note(f"[{problem}]")
     turns, settings = resumed.turns(model.place), preferences.answer_settings(model.settings)
-    return answer(
-        message, lambda: models.conversation(model, settings, turns), options, environment, resumed
-    )
+    return answer(message, lambda: begin(settings, turns), options, environment, resumed)
 
 
 def _print_version(options: Options, environment: Environment) -> ExitStatus:

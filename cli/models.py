@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dsv4_mlx.chat.answer_settings import AnswerSettings
     from dsv4_mlx.chat.conversation import Conversation, Prefixes, Turn
     from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.device.memory import HeldMemory
     from dsv4_mlx.engine.engine import Engine
     from dsv4_mlx.sizing.costs import Kv
     from dsv4_mlx.weights.checkpoint import ModelFolder
@@ -41,6 +42,7 @@ class OpenedModel:
     """The folder's files; None for a script that stands in the place of one."""
     title: str = ""
     """Its name where that is not the folder's."""
+    _is_told: bool = False
 
     @property
     def name(self) -> str:
@@ -72,6 +74,18 @@ class OpenedModel:
         if not self.opening.done() or self.opening.exception() is not None:
             return None
         return self.opening.result()[0].backend
+
+    @property
+    def wired(self) -> int:
+        """Bytes that stay resident in memory for it, once it is loaded."""
+        return 0 if self.backend is None else self.opening.result()[0].memory.wired
+
+    def notes(self) -> list[str]:
+        """Sentences about how it runs, once it is loaded; each is told once."""
+        if self._is_told or self.backend is None:
+            return []
+        self._is_told = True
+        return [problem for problem in (self.opening.result()[0].memory.problem,) if problem]
 
     def close(self) -> None:
         """Let go of the weights, whoever still holds this."""
@@ -111,6 +125,7 @@ class Models:
         self._open_model = open_model
         self._prefixes = prefixes
         self._snapshot_bytes = snapshot_bytes
+        self._held: HeldMemory | None = None  # of the model that was loaded last
         self._script = None if options.engine is None else _script(options.engine)
 
     def first(self, folder: Path) -> OpenedModel:
@@ -145,12 +160,16 @@ class Models:
         settings: "AnswerSettings",
         turns: "Sequence[Turn]" = (),
         stop: Flag | None = None,
+        tell: Callable[[str], None] = lambda sentence: None,
     ) -> "Conversation":
         """A conversation with `model` that begins with `turns`; waits until the model is loaded,
-        and raises KeyboardInterrupt as soon as `stop` is set."""
+        and raises KeyboardInterrupt as soon as `stop` is set. `tell` gets what is worth saying of
+        how it runs."""
         from dsv4_mlx.chat.conversation import Conversation
 
         engine, tokenizer = model.wait(stop or Flag())
+        for sentence in model.notes():
+            tell(sentence)
         return Conversation(
             engine,
             tokenizer,
@@ -193,7 +212,10 @@ class Models:
         return OpenedModel(file, settings, opening, title=script.name)
 
     def _opened(self, folder: "ModelFolder") -> "tuple[Engine, Tokenizer]":
+        if self._held is not None:
+            self._held.release()
         engine, tokenizer = self._open_model(folder, self._options)
+        self._held = engine.memory
         if self._snapshot_bytes is not None:
             engine.snapshot_bytes = self._snapshot_bytes
         return engine, tokenizer
@@ -221,5 +243,6 @@ def load_model(folder: "ModelFolder", options: Options) -> "tuple[Engine, Tokeni
     from dsv4_mlx.engine.engine import Engine
 
     backend, kv = options.backend or "auto", options.kv or "compact"
-    model = loading.load_model(folder.checkpoint, backend=backend, kv=kv)
+    # A problem with memory is told where it does not disturb what is on the screen.
+    model = loading.load_model(folder.checkpoint, backend=backend, kv=kv, say=lambda _: None)
     return Engine(model, prefill_chunk=options.prefill_chunk), Tokenizer(folder.folder)

@@ -35,9 +35,16 @@ def device_memory(backend: str) -> int | None:
 
     A Mac's GPU shares the machine's, so only an NVIDIA one has.
     """
-    if backend != "cuda":
-        return None
+    return _device_number("total_memory") if backend == "cuda" else None
+
+
+def wirable_memory(backend: str) -> int | None:
+    """Bytes that a Mac's GPU may keep resident, as it says; None for another backend."""
+    return _device_number("max_recommended_working_set_size") if backend == "metal" else None
+
+
+def _device_number(name: str) -> int | None:
     import mlx.core as mx
 
-    total = mx.device_info().get("total_memory")
-    return total if isinstance(total, int) else None
+    number = mx.device_info().get(name)
+    return number if isinstance(number, int) else None

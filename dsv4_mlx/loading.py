@@ -1,26 +1,30 @@
 """From a checkpoint folder to a model that runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from dsv4_mlx.device import memory
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.model.backends import kernel_plan, use_backend
 from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.sizing.held import held_bytes
 from dsv4_mlx.unloaded import pack_layers
 from dsv4_mlx.warm_up import Shapes, WarmUp, session_launches
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.weights.fingerprint import fingerprint
 from dsv4_mlx.weights.parameters import ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
-from dsv4_mlx.weights.reading import read_weights
+from dsv4_mlx.weights.reading import DTYPE_NAMES, read_weights
 from metal_kernels.backend import Backend
 from metal_kernels.registry import KernelPlan
 
 if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.model.v4 import Model
+    from dsv4_mlx.sizing.costs import Kv
 
 
 def load(
@@ -30,6 +34,7 @@ def load(
     numerics: Numerics = Numerics.OFFICIAL,
     backend: str = "auto",
     kv: str | None = None,
+    context: int | None = None,
 ) -> tuple["Model", "Tokenizer"]:
     """Load an official or a converted folder -> (model, tokenizer).
 
@@ -37,14 +42,18 @@ def load(
     products need it, and on a GPU bfloat16, as they are stored: its kernels multiply them exactly.
     `kv` (`compact`, the default, or `bf16`) says how caches store rows. The embedding stays
     bfloat16; norms and what is stored in float32 are float32. `model.fingerprint` names the
-    weights. Raises CheckpointError, ConfigError, BackendError or UsageError, each a sentence.
+    weights. On Metal the model stays resident in memory, with the cache of `context` tokens (see
+    `device.memory`). Raises CheckpointError, ConfigError, BackendError or UsageError, each a
+    sentence.
     """
     from dsv4_mlx.chat.tokenizer import Tokenizer
 
     kernels = use_backend(backend)
     dtype = dense_dtype(dtype, kernels.backend)
     checkpoint = open_checkpoint(path)
-    model = load_model(checkpoint, dtype=dtype, numerics=numerics, kv=kv, kernels=kernels)
+    model = load_model(
+        checkpoint, dtype=dtype, numerics=numerics, kv=kv, context=context, kernels=kernels
+    )
     return model, Tokenizer(checkpoint.folder)
 
 
@@ -55,11 +64,15 @@ def load_model(
     numerics: Numerics = Numerics.OFFICIAL,
     backend: str = "auto",
     kv: str | None = None,
+    context: int | None = None,
     kernels: KernelPlan | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> "Model":
     """The model of an opened checkpoint, its weights read; see `load`.
 
-    `kernels` take the place of `backend` and leave MLX's device alone.
+    `kernels` take the place of `backend` and leave MLX's device alone. Where memory should stay
+    resident and cannot, `say` gets a sentence; the log does by default. `model.memory` is what is
+    held, until the model is gone or lets go of it.
     """
     from dsv4_mlx.model.v4 import Model
 
@@ -68,15 +81,28 @@ def load_model(
     plan = plan_parameters(checkpoint)
     _require_finished(checkpoint, plan)
     model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)
-    pack_layers(model, plan.parameters)
-    if kernels.backend != "cpu":
-        warm_up = WarmUp(Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype))
-        warm_up.start()
-        model.at_first_call = warm_up.abandon
-    model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)
-    model.join()
-    model.fingerprint = fingerprint(checkpoint, plan)
+    weights = plan.loaded_bytes(DTYPE_NAMES[dtype])
+    wanted = held_bytes(checkpoint.config, weights, context, _stored(model))
+    model.memory = memory.hold(kernels.backend, wanted, say)
+    try:
+        pack_layers(model, plan.parameters)
+        if kernels.backend != "cpu":
+            warm_up = WarmUp(Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype))
+            warm_up.start()
+            model.at_first_call = warm_up.abandon
+        model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)
+        model.join()
+        model.fingerprint = fingerprint(checkpoint, plan)
+    except BaseException:
+        model.memory.release()
+        raise
+    model.memory.end_with(model)
     return model
+
+
+def _stored(model: "Model") -> "Kv":
+    """How the model's caches keep rows, as sizes are told."""
+    return "compact" if model.layout.name == "compact" else "bf16"
 
 
 def session_kernels(

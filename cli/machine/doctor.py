@@ -20,8 +20,9 @@ from cli.machine.doctor_report import Page, Report
 from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
 from cli.machine.memory import SHORT_CONTEXT, Fit, size
 from cli.safe import harmless, json_line
-from dsv4_mlx.about import About, about, device_memory
+from dsv4_mlx.about import About, about, device_memory, wirable_memory
 from dsv4_mlx.device import command_buffers
+from dsv4_mlx.device.memory import unwirable
 from dsv4_mlx.errors import BackendError, Dsv4Error
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.sizing.costs import Costs, Kv
@@ -70,7 +71,7 @@ def report(
     page = Page()
     installed = _installation(page, backend)
     resolved = installed.backend if installed else "cpu"
-    machine = machine or read_machine()
+    machine = machine or replace(read_machine(), wirable=wirable_memory(resolved))
     if machine.device is None and (memory := device_memory(resolved)):
         machine = replace(machine, device=memory)
     _machine(page, machine, resolved)
@@ -144,6 +145,7 @@ def _machine(page: Page, machine: Machine, backend: str) -> None:
         "card_bytes": machine.device,
         "limit_bytes": limit,
         "wired_limit_mb": machine.wired_limit_mb,
+        "wirable_bytes": machine.wirable,
     }
     page.add("memory", facts, *_memory_lines(machine, limit))
 
@@ -173,6 +175,8 @@ def _device(page: Page, backend: str) -> None:
         "may_be_late": buffers.is_late,
     }
     page.add("buffers", facts, *([buffers.sentence()] if backend == "metal" else []))
+    if backend == "metal" and (problem := unwirable()):
+        page.problems.append(problem)
 
 
 def _model(
@@ -186,12 +190,14 @@ def _model(
         page.problems.append(str(error))
         return
     most = fit.config.max_position_embeddings
+    wired = fit.held() if backend == "metal" and not unwirable() else 0
     contexts = [context for context in CONTEXTS if context <= most] or [most]
     facts = {
         "folder": str(folder),
         "weight_bytes": fit.weights,
         "longest_context": fit.longest(),
         "prefill_chunk": prefill_chunk or fit.prefill_chunk,
+        "wired_bytes": wired,
         "contexts": {context: _context_facts(fit, context) for context in contexts},
         "compiled_ahead": forms,
     }
@@ -206,6 +212,7 @@ def _model(
         f"{folder}, weights {size(fit.weights)}",
         *lines,
         f"longest context here: {fit.longest():,} of {most:,} tokens",
+        *([f"{size(wired)} stay resident (wired) while it is used"] if wired else []),
         f"a prompt is read {prefill_chunk or fit.prefill_chunk:,} tokens at a time",
     )
     if not fit.fits(contexts[0]):

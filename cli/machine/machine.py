@@ -68,6 +68,8 @@ class Machine:
     """The setting of macOS; 0 is its default."""
     device: int | None = None
     """What a graphics card has of its own."""
+    wirable: int | None = None
+    """What a Mac's GPU may keep resident, as the GPU itself says."""
 
     @property
     def is_mac(self) -> bool:
@@ -78,6 +80,8 @@ class Machine:
         if self.memory is None:
             return None
         if self.is_mac and backend != "cpu":
+            if self.wirable is not None:
+                return self.wirable
             if self.wired_limit_mb:
                 return min(self.wired_limit_mb * MIB, self.memory)
             return default_limit(self.memory)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
 from dsv4_mlx.chat.settings import MAX_LEVEL_CONTEXT
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.sizing.held import held_bytes
 from dsv4_mlx.sizing.machines import (
     GIB,
     WORKING_BYTES,
@@ -51,13 +52,19 @@ class Fit:
         machine: Machine | None = None,
     ) -> "Fit":
         """How an opened checkpoint stands to a machine, by default this one."""
-        from dsv4_mlx.about import about, device_memory
+        from dsv4_mlx.about import about, device_memory, wirable_memory
         from dsv4_mlx.sizing.weight_bytes import weight_bytes
 
-        resolved, machine = about(backend).backend, machine or read_machine()
+        resolved = about(backend).backend
+        machine = machine or replace(read_machine(), wirable=wirable_memory(resolved))
         machine = replace(machine, device=machine.device or device_memory(resolved))
         weights = weight_bytes(checkpoint, dense=4 if resolved == "cpu" else 2)
         return cls(checkpoint.folder, checkpoint.config, weights, machine, resolved, kv)
+
+    def held(self) -> int:
+        """Bytes that stay resident while it is used on Metal."""
+        wanted = held_bytes(self.config, self.weights, kv=self.kv)
+        return wanted if self.limit is None else min(wanted, self.limit)
 
     def needed(self, context: int) -> int:
         """Bytes with a conversation of `context` tokens."""
@@ -165,8 +172,7 @@ def check(
     `context` tokens must fit, by default a short conversation. The headers of a model that is small
     beside the memory are not read. Raises UsageError, and CheckpointError for damaged files.
     """
-    machine = machine or read_machine()
-    if _is_small(folder.folder, machine):
+    if _is_small(folder.folder, machine or read_machine()):
         return
     fit = Fit.of(folder.checkpoint, kv, backend=backend, machine=machine)
     context = min(context or SHORT_CONTEXT, fit.config.max_position_embeddings)

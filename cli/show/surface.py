@@ -31,6 +31,8 @@ class Status:
     mode: str
     """The thinking level."""
     backend: str | None = None
+    wired_bytes: int = 0
+    """What stays resident in memory for the model."""
     used_tokens: int | None = None
     context_tokens: int | None = None
     window_bytes: int = 0

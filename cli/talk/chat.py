@@ -186,7 +186,7 @@ class Chat:
 
     def conversation(self, turns: Sequence[Turn]) -> Conversation:
         """One that begins with `turns`; waits for the model."""
-        return self.models.conversation(self.model, self.settings, turns, self.stop)
+        return self.models.conversation(self.model, self.settings, turns, self.stop, self.note)
 
     # Settings
 

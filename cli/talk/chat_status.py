@@ -17,7 +17,7 @@ def status_of(
     level = settings.thinking.level
     if settings.budget == 0 and level != "none":
         level += " (budget 0)"
-    status = Status(model.name, level, model.backend)
+    status = Status(model.name, level, model.backend, wired_bytes=model.wired)
     if use is not None:
         status = replace(
             status,

@@ -14,6 +14,7 @@ loads the model and makes every call that says so; the others may come from any 
 | `Engine.session()` | model's | an empty `Session` | |
 | `Engine.check(tokens)` | any | the ids of a prompt that can be answered | PromptError |
 | `Engine.max_context`, `backend` | any | tokens; what the kernels run on | |
+| `Engine.memory` | any | what stays resident for the model; `release()` on the model's | |
 | `Session.sync(tokens)` | model's | `Sync`: tokens found and tokens read | PromptError |
 | `Session.stream()` | model's | an iterator of `Token` | PromptError, UsageError |
 | `Session.rewind(offset)` | model's | the offset it went back to | |

@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from dsv4_mlx import cache
 from dsv4_mlx.cache import CacheBytes
+from dsv4_mlx.device.memory import HeldMemory
 from dsv4_mlx.errors import PromptError, UsageError
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.sizing.prefill import chunk_that_fits
@@ -124,6 +125,8 @@ class Running:
         self.prefill_chunk = prefill_chunk
         self.snapshot_bytes = snapshot_bytes
         self.caches: CacheFunctions = cache if caches is None else caches
+        self.memory: HeldMemory = getattr(model, "memory", None) or HeldMemory()
+        """What is held for the model; sessions that grow raise it."""
 
     @property
     def max_context(self) -> int:

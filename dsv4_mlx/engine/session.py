@@ -8,8 +8,6 @@ listed in `dsv4_mlx.engine.engine`.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import mlx.core as mx
-
 from dsv4_mlx.cache import CacheBytes
 from dsv4_mlx.engine import session_file
 from dsv4_mlx.engine.generation import (
@@ -28,8 +26,8 @@ from dsv4_mlx.engine.timeline import OnProgress, SessionSnapshot, Sync, Timeline
 from dsv4_mlx.errors import CacheError, PromptError, UsageError
 
 SAVED_PLACE_BYTES = 1 << 28
-_CLEAR_EVERY = 256
-"""Tokens generated from one clearing of MLX's memory cache to the next."""
+_LOOK_EVERY = 256
+"""Tokens generated from one look at what the session has grown by to the next."""
 
 
 class Session:
@@ -197,8 +195,8 @@ class Session:
             yield Token(token, logprob, finish)
             if finish is not None:
                 return
-            if number % _CLEAR_EVERY == 0:
-                mx.clear_cache()
+            if number % _LOOK_EVERY == 0:
+                self._running.memory.keep_up()
 
 
 def _finish(stopped: bool, full: bool) -> StreamEnd | None:

@@ -236,9 +236,9 @@ class Timeline:
             inside = [place for place in wanted if self.consumed < place < end]
             self._consume(target[self.consumed : end], inside, logits=end == len(target))
             self.tokens += target[len(self.tokens) : end]
+            self.running.memory.keep_up()
             report(end - start, len(target) - start)
         self.places.release()
-        mx.clear_cache()
 
     def _consume(self, tokens: list[int], inside: list[int], logits: bool) -> None:
         """Run the model over `tokens`, evaluated when this returns; places at offsets `inside`."""

@@ -14,6 +14,7 @@ import mlx.nn as nn
 
 from dsv4_mlx.cache.layer import LayerCache, for_one_call, new_cache
 from dsv4_mlx.cache.layouts import layout_for
+from dsv4_mlx.device.memory import HeldMemory
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.backends import use_backend
 from dsv4_mlx.model.decoder_layer import DecoderLayer
@@ -96,6 +97,7 @@ class Model(nn.Module):
         self.fingerprint = _config_fingerprint(config)
         self.at_first_call: Callable[[], None] | None = None
         """What ends with the first tokens, as work that was done ahead of them does."""
+        self.memory = HeldMemory()
         for _, module in self.named_modules():
             if isinstance(module, MatrixLayer):
                 module.bind(plan.ops)

@@ -73,6 +73,10 @@ class ParameterPlan:
     parameters: tuple[Parameter, ...]
     set_aside: tuple[TensorEntry, ...]
 
+    def loaded_bytes(self, dense: str) -> int:
+        """Bytes of all arrays in memory; `dense` is the dtype of unpacked matrices."""
+        return sum(form.nbytes for _, form in self.loaded(dense))
+
     def loaded(self, dense: str) -> Iterator[tuple[str, TensorForm]]:
         """Name, dtype and shape of every array in memory; `dense` is that of unpacked matrices."""
         for parameter in self.parameters:

@@ -26,7 +26,7 @@ MLX_DTYPES = {
     "BF16": mx.bfloat16, "F32": mx.float32, "I32": mx.int32, "U32": mx.uint32, "U8": mx.uint8,
 }  # fmt: skip
 """The dtypes of loaded arrays by their names in safetensors files."""
-_NAMES = {dtype: name for name, dtype in MLX_DTYPES.items()}
+DTYPE_NAMES = {dtype: name for name, dtype in MLX_DTYPES.items()}
 
 
 def read_weights(
@@ -35,7 +35,7 @@ def read_weights(
     """Evaluated arrays of all parameters by name, matrices in `dtype` where they are unpacked."""
     reader, experts = _Reader(), checkpoint.config.n_routed_experts
     for parameter in plan.parameters:
-        loaded = parameter.form.loaded(parameter.shape, _NAMES[dtype])
+        loaded = parameter.form.loaded(parameter.shape, DTYPE_NAMES[dtype])
         for field, form in loaded.items():
             name = f"{parameter.module}.{field}"
             if field == "weight":

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsv4_mlx.engine import session as session_module
 from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.engine.session import Session
 from dsv4_mlx.model.v4 import Model
@@ -109,8 +108,8 @@ def failing(
         monkeypatch.setattr(kind, "__call__", counted(kind.__call__, error))
     else:
         late = request.param == "the last evaluation"
-        monkeypatch.setattr(session_module.mx, "async_eval", counted(mx.async_eval, error, late))
-        monkeypatch.setattr(session_module.mx, "eval", counted(mx.eval, error, late))
+        monkeypatch.setattr(mx, "async_eval", counted(mx.async_eval, error, late))
+        monkeypatch.setattr(mx, "eval", counted(mx.eval, error, late))
     yield waits
 
 

@@ -46,7 +46,8 @@ def _parts(status: Status, blocks: bool) -> list[_Part]:
         parts.append(_Part(4, "status", f"{status.tokens_per_s:,.1f} tok/s"))
     if status.first_token_s is not None:
         parts.append(_Part(6, "status", f"first {status.first_token_s:.2f} s"))
-    parts.append(_Part(7, "status", status.backend or ""))
+    wired = f", {byte_count(status.wired_bytes)} wired" if status.wired_bytes else ""
+    parts.append(_Part(7, "status", (status.backend or "") + wired))
     return [part for part in parts if part.text]
 
 

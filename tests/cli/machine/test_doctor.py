@@ -113,6 +113,26 @@ def test_a_mac_is_told_how_long_command_buffers_are(
     assert found.facts["buffers"] == {"variables": own, "set_here": [], "may_be_late": False}
 
 
+@pytest.mark.usefixtures("metal")
+def test_a_mac_is_told_what_stays_resident(
+    environment: Environment, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the model needs, its margin included, or what the GPU says may be wired."""
+    monkeypatch.setattr("dsv4_mlx.device.memory.platform.mac_ver", lambda: ("15.5", (), ""))
+    monkeypatch.setattr("dsv4_mlx.about.about", doctor.about)
+    found = report(environment, folder, machine=replace(mac(192), wirable=150 * GIB))
+    assert page(found)["memory"][0] == "192.0 GiB, of which a model may use 150.0 GiB"
+    assert page(found)["model"][-2] == "4.1 GiB stay resident (wired) while it is used"
+    assert found.facts["memory"]["wirable_bytes"] == 150 * GIB
+    small = report(environment, folder, machine=replace(mac(192), wirable=3 * GIB))
+    assert small.facts["model"]["wired_bytes"] == 3 * GIB and not small.problems
+    monkeypatch.setattr("dsv4_mlx.device.memory.platform.mac_ver", lambda: ("14.5", (), ""))
+    old = report(environment, folder, machine=mac(192))
+    assert old.facts["model"]["wired_bytes"] == 0
+    (problem,) = old.problems
+    assert problem.startswith("macOS 14.5 keeps no model resident in memory, which takes macOS 15")
+
+
 def test_the_json_line_has_the_same_facts(environment: Environment, folder: Path) -> None:
     assert run(environment, folder, backend="cpu", json=True) == 0
     assert isinstance(environment.stdout, Stream)
