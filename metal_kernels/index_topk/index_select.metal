@@ -3,9 +3,16 @@
 // One threadgroup per part of a row; all parts of a row but one only when a row is long, and then a
 // second launch selects among what they found (CANDIDATES). A simdgroup owns a contiguous run of
 // its part and reads it 32 neighbours at a time; a thread keeps its first ITEMS keys in registers.
-// The k-th highest key is found bit by bit, by counting: no histogram whose bins would be contended
-// (index scores share their leading bits, and the ReLU makes many of them equal). Then prefix sums
-// in the order of positions give every selected one its place.
+// The k-th highest key is found by 8-bit digits from the top: a round counts the digits of the keys
+// that share what is found so far. Index scores share their leading bits, and the ReLU makes many of
+// them equal, so a thread counts a run of equal digits at once. Then prefix sums in the order of
+// positions give every selected one its place.
+
+constant constexpr uint DIGIT_BITS = 8;
+constant constexpr uint BINS = 256;
+constant constexpr uint LANE_BINS = BINS / 32;
+constant constexpr uint NO_BIN = BINS;
+constant constexpr int ROUNDS = 4;
 
 // A score as an integer of the same order; 0 for -inf and NaN, which are never selected.
 inline uint order_key(float score) {
@@ -26,34 +33,105 @@ uint key_at(Scores scores, Positions positions, uint index, uint end) {
   return position < 0 ? 0u : order_key(scores[position]);
 }
 
-// How many of a thread's keys are at least `key`; those beyond ITEMS are read again.
-template <int ITEMS, bool CANDIDATES, typename Keys, typename Scores, typename Positions>
-uint count_at_least(
-    uint key, Keys keys, Scores scores, Positions positions, uint own, uint items, uint end) {
-  uint count = 0;
-#pragma unroll
-  for (int item = 0; item < ITEMS; ++item) count += keys[item] >= key ? 1u : 0u;
-  for (uint item = ITEMS; item < items; ++item) {
-    count += key_at<CANDIDATES>(scores, positions, own + 32 * item, end) >= key ? 1u : 0u;
-  }
-  return count;
+// Keys of one thread with the same digit, one after the other.
+struct Run {
+  uint bin, count;
+};
+
+template <typename Bins>
+void add_run(Run run, Bins bins) {
+  if (run.count > 0) atomic_fetch_add_explicit(&bins[run.bin], run.count, memory_order_relaxed);
 }
 
-// Sum over the threadgroup, in every thread. `scratch` has a place for each of 32 simdgroups, of
-// which `own` is the caller's, and may be used again after the next barrier.
-template <typename Scratch>
-uint block_count(uint count, Scratch scratch, uint own, uint simdgroups, uint lane) {
-  count = simd_sum(count);
-  if (lane == 0) scratch[own] = count;
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  return simd_sum(lane < simdgroups ? scratch[lane] : 0u);
+// The run with one more key, or a new one of it. A key that has not the digits found so far above
+// `shift + 8` takes no part, nor does 0. The highest digit is the first of lane 0's bins, which lie
+// 32 words apart, so that lanes read theirs from all banks.
+template <typename Bins>
+Run extended_run(Run run, uint key, uint found, uint shift, Bins bins) {
+  if (key == 0 || (key ^ found) >> shift >> DIGIT_BITS != 0) return run;
+  uint from_top = BINS - 1 - (key >> shift) % BINS;
+  uint bin = from_top % LANE_BINS * 32 + from_top / LANE_BINS;
+  if (bin != run.bin) {
+    add_run(run, bins);
+    run.bin = bin;
+    run.count = 0;
+  }
+  run.count += 1;
+  return run;
+}
+
+// The digit at which the count from the top reaches what is wanted: how many keys are above it, and
+// at it. All 0 where there are not so many keys.
+struct Digit {
+  uint value, above, at;
+};
+
+template <typename Bins>
+Digit digit_of(Bins bins, uint wanted, uint lane) {
+  uint counts[LANE_BINS], sum = 0;
+#pragma unroll
+  for (uint i = 0; i < LANE_BINS; ++i) {
+    counts[i] = atomic_load_explicit(&bins[32 * i + lane], memory_order_relaxed);
+    sum += counts[i];
+  }
+  uint above = simd_prefix_exclusive_sum(sum);
+  Digit own = {0, 0, 0};
+#pragma unroll
+  for (uint i = 0; i < LANE_BINS; ++i) {
+    if (above < wanted && wanted <= above + counts[i]) {  // in one lane at most
+      own.value = BINS - 1 - (LANE_BINS * lane + i);
+      own.above = above;
+      own.at = counts[i];
+    }
+    above += counts[i];
+  }
+  uint owner = simd_max(own.at > 0 ? lane : 0u);
+  own.value = simd_shuffle(own.value, owner);
+  own.above = simd_shuffle(own.above, owner);
+  own.at = simd_shuffle(own.at, owner);
+  return own;
+}
+
+// Of selected elements: those above the threshold and those at it.
+struct Tally {
+  uint above, tied;
+};
+
+// 0 is no key, so it is never tied.
+inline Tally with_key(Tally tally, uint key, uint threshold) {
+  tally.above += key > threshold ? 1u : 0u;
+  tally.tied += key == threshold && threshold != 0 ? 1u : 0u;
+  return tally;
+}
+
+// Write 32 neighbours of a simdgroup that are selected: all above the threshold, and those at it
+// that come before `ties` others. `before` has the elements in front of them.
+template <bool CANDIDATES, typename Positions, typename Output>
+Tally placed(
+    Tally before, uint key, uint index, uint threshold, uint ties, Positions positions,
+    Output output) {
+  Tally none = {0, 0}, own = with_key(none, key, threshold);
+  // Both counts of a simdgroup in one number: neither exceeds 32.
+  uint both = own.above | own.tied << 16;
+  uint earlier = simd_prefix_exclusive_sum(both);
+  uint tied_rank = before.tied + (earlier >> 16);
+  uint place = before.above + (earlier & 0xFFFF) + min(tied_rank, ties);
+  if (own.above > 0 || (own.tied > 0 && tied_rank < ties)) {
+    output[place] = position_at<CANDIDATES>(positions, index);
+  }
+  both = simd_sum(both);
+  before.above += both & 0xFFFF;
+  before.tied += both >> 16;
+  return before;
 }
 
 // body
 // scores [rows, T] float32; positions [rows, n] int32 with -1 for none where CANDIDATES, otherwise
 // the scores once more, for their size. selected [rows, parts, k] int32.
-threadgroup uint scratch[2 * 32];
+threadgroup atomic_uint bins[ROUNDS * BINS];
+threadgroup uint above_of[32], tied_of[32];  // simdgroups
 uint lane = thread_index_in_simdgroup;
+uint thread_index = thread_position_in_threadgroup.x;
 uint own_simdgroup = simdgroup_index_in_threadgroup;
 uint threads = threads_per_threadgroup.x;
 uint simdgroups = threads / 32;
@@ -77,60 +155,69 @@ for (uint item = 0; item < ITEMS; ++item) {
   uint until = item < items ? end : 0;
   keys[item] = key_at<CANDIDATES>(row_scores, row_positions, own + 32 * item, until);
 }
+for (uint bin = thread_index; bin < ROUNDS * BINS; bin += threads) {
+  atomic_store_explicit(&bins[bin], 0u, memory_order_relaxed);
+}
+threadgroup_barrier(mem_flags::mem_threadgroup);
 
-// The largest key that at least k elements reach; 0 where no more than k can be selected.
-uint threshold = 0;
-uint count = count_at_least<ITEMS, CANDIDATES>(
-    1, keys, row_scores, row_positions, own, items, end);
-count = block_count(count, scratch, own_simdgroup, simdgroups, lane);
-bool search = count > wanted;
-for (int bit = 31; bit >= 0 && search; --bit) {
-  uint candidate = threshold | (1u << bit);
-  count = count_at_least<ITEMS, CANDIDATES>(
-      candidate, keys, row_scores, row_positions, own, items, end);
-  // The halves of the scratch alternate, so one barrier per bit is enough.
-  count = block_count(count, scratch + 32 * (bit % 2), own_simdgroup, simdgroups, lane);
-  threshold = count >= wanted ? candidate : threshold;
-  search = count != wanted;
+// The largest key that at least k elements reach; 0 where fewer than k can be selected. A round has
+// bins of its own, so one barrier is enough. Where all keys at a digit are wanted, so are all that
+// begin with it.
+uint threshold = 0, missing = wanted;
+for (int round = 0; round < ROUNDS; ++round) {
+  uint shift = DIGIT_BITS * (ROUNDS - 1 - round);
+  auto own_bins = bins + BINS * round;
+  Run run = {NO_BIN, 0};
+#pragma unroll
+  for (int item = 0; item < ITEMS; ++item) {
+    run = extended_run(run, keys[item], threshold, shift, own_bins);
+  }
+  for (uint item = ITEMS; item < items; ++item) {
+    uint key = key_at<CANDIDATES>(row_scores, row_positions, own + 32 * item, end);
+    run = extended_run(run, key, threshold, shift, own_bins);
+  }
+  add_run(run, own_bins);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  Digit digit = digit_of(own_bins, missing, lane);
+  threshold |= digit.value << shift;
+  missing -= digit.above;
+  if (digit.at <= missing) break;
 }
 
 // How many elements above the threshold, and how many at it, come before this simdgroup's run.
-uint above = simd_sum(count_at_least<ITEMS, CANDIDATES>(
-    threshold + 1, keys, row_scores, row_positions, own, items, end));
-uint reached = simd_sum(count_at_least<ITEMS, CANDIDATES>(
-    threshold, keys, row_scores, row_positions, own, items, end));
-uint tied = threshold == 0 ? 0 : reached - above;
-threadgroup_barrier(mem_flags::mem_threadgroup);
+Tally tally = {0, 0};
+#pragma unroll
+for (int item = 0; item < ITEMS; ++item) tally = with_key(tally, keys[item], threshold);
+for (uint item = ITEMS; item < items; ++item) {
+  uint key = key_at<CANDIDATES>(row_scores, row_positions, own + 32 * item, end);
+  tally = with_key(tally, key, threshold);
+}
+uint above = simd_sum(tally.above), tied = simd_sum(tally.tied);
 if (lane == 0) {
-  scratch[own_simdgroup] = above;
-  scratch[32 + own_simdgroup] = tied;
+  above_of[own_simdgroup] = above;
+  tied_of[own_simdgroup] = tied;
 }
 threadgroup_barrier(mem_flags::mem_threadgroup);
-above = lane < simdgroups ? scratch[lane] : 0;
-tied = lane < simdgroups ? scratch[32 + lane] : 0;
-uint above_before = simd_shuffle(simd_prefix_exclusive_sum(above), own_simdgroup);
-uint tied_before = simd_shuffle(simd_prefix_exclusive_sum(tied), own_simdgroup);
+above = lane < simdgroups ? above_of[lane] : 0;
+tied = lane < simdgroups ? tied_of[lane] : 0;
+Tally before;
+before.above = simd_shuffle(simd_prefix_exclusive_sum(above), own_simdgroup);
+before.tied = simd_shuffle(simd_prefix_exclusive_sum(tied), own_simdgroup);
 above = simd_sum(above);
 tied = min(simd_sum(tied), wanted - above);
 
-for (uint item = 0; item < items; ++item) {
+#pragma unroll
+for (uint item = 0; item < ITEMS; ++item) {
+  if (item < items) {
+    before = placed<CANDIDATES>(
+        before, keys[item], own + 32 * item, threshold, tied, row_positions, output);
+  }
+}
+for (uint item = ITEMS; item < items; ++item) {
   uint index = own + 32 * item;
   uint key = key_at<CANDIDATES>(row_scores, row_positions, index, end);
-  bool is_above = key > threshold;
-  bool is_tied = key == threshold && threshold != 0;
-  // Both counts of a simdgroup in one number: neither exceeds 32.
-  uint both = (is_above ? 1u : 0u) | (is_tied ? 1u << 16 : 0u);
-  uint before = simd_prefix_exclusive_sum(both);
-  uint tied_rank = tied_before + (before >> 16);
-  uint place = above_before + (before & 0xFFFF) + min(tied_rank, tied);
-  if (is_above || (is_tied && tied_rank < tied)) {
-    output[place] = position_at<CANDIDATES>(row_positions, index);
-  }
-  both = simd_sum(both);
-  above_before += both & 0xFFFF;
-  tied_before += both >> 16;
+  before = placed<CANDIDATES>(before, key, index, threshold, tied, row_positions, output);
 }
-for (uint place = above + tied + thread_position_in_threadgroup.x; place < wanted;
-     place += threads) {
+for (uint place = above + tied + thread_index; place < wanted; place += threads) {
   output[place] = -1;
 }

@@ -26,7 +26,7 @@ def index_topk(call: Call) -> mx.array:
     every key once, R T bytes (68 T packed, K = 128), and write 4 T; they take 2 H K T FLOPs, the
     floor, which is what bounds them: 240 FLOPs per packed byte at 64 heads. Every threadgroup
     reads the query's 4 H K bytes, once per 64 or 128 keys. The selection reads the 4 T bytes
-    twice. A chunk is the same launches over tiles of queries whose scores fill at most 32 MiB;
+    once. A chunk is the same launches over tiles of queries whose scores fill at most 32 MiB;
     it reads a query's keys anew, through the cache, and skips tiles that the query cannot see.
 
     A key's score depends on neither its place nor the chunk, so ties stay ties.

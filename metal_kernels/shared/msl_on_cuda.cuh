@@ -162,6 +162,26 @@ inline __device__ mem_flags operator|(mem_flags, mem_flags b) { return b; }
 inline __device__ void threadgroup_barrier(mem_flags) { __syncthreads(); }
 inline __device__ void simdgroup_barrier(mem_flags) { __syncwarp(); }
 
+// --- Atomics: of unsigned integers, in whatever order ---
+namespace msl {
+
+enum MemoryOrder { RELAXED };
+struct AtomicUint { unsigned int value; };
+
+}  // namespace msl
+
+#define atomic_uint msl::AtomicUint
+#define memory_order_relaxed msl::RELAXED
+inline __device__ uint atomic_fetch_add_explicit(msl::AtomicUint* at, uint x, msl::MemoryOrder) {
+  return atomicAdd(&at->value, x);
+}
+inline __device__ uint atomic_load_explicit(const msl::AtomicUint* at, msl::MemoryOrder) {
+  return *(const volatile uint*)&at->value;
+}
+inline __device__ void atomic_store_explicit(msl::AtomicUint* at, uint x, msl::MemoryOrder) {
+  *(volatile uint*)&at->value = x;
+}
+
 // --- Functions of a simdgroup ---
 namespace msl {
 

@@ -7,8 +7,10 @@ which wait for each other, are the same on every machine; docs/LOG.md has what t
 from collections.abc import Callable
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
+from metal_kernels.index_topk.launch import select
 from metal_kernels.registry import kernels
 from tests.kernels.host import host_plan, launched
 from tests.metalhost.launch import Counts
@@ -35,3 +37,27 @@ def test_the_sums_of_a_mix_are_not_added_in_a_row(kernel: str) -> None:
     found = of_size(kernel)["hc_head" if kernel == "hc_head" else "hc_collapse"]
     assert found.most_barriers == 2
     assert found.most_accesses <= 64
+
+
+def scores(kind: str, T: int) -> mx.array:
+    random = mx.random.normal((1, 1, T), key=mx.random.key(1))
+    return {"random": random, "plateau": mx.maximum(random - 2.2, 0), "equal": 0 * random}[kind]
+
+
+@pytest.mark.parametrize("kind", ["random", "plateau", "equal"])
+@pytest.mark.parametrize("T", [2048, 16_384])
+def test_a_selection_is_four_rounds_at_most(T: int, kind: str) -> None:
+    """A barrier each, one before and one after them."""
+    work = counted(lambda _: select("metal", scores(kind, T), 512))
+    assert work["index_select"].most_barriers <= 6
+
+
+def test_keys_with_the_same_digits_are_counted_at_once() -> None:
+    """Each of 256 threads has 8 keys, 32 places apart: equal ones are one addition to a bin, and
+    where every other one has another first digit they are 8."""
+    places = mx.arange(2048)[None, None]
+    equal, alternating = (
+        counted(lambda _, own=own: select("metal", own.astype(mx.float32), 1500))["index_select"]
+        for own in (mx.zeros_like(places), places // 32 % 2)
+    )
+    assert alternating.checked_accesses - equal.checked_accesses == 256 * (8 - 1)

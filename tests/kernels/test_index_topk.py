@@ -270,6 +270,14 @@ def test_selection_of_special_scores() -> None:
     assert_top_k(scores, 1, 20, 40, 60, 99, 100)
 
 
+@pytest.mark.parametrize("shift", [0, 8, 16, 22])
+def test_scores_that_differ_in_one_digit_only(shift: int) -> None:
+    """Of 8 bits, on both sides of zero; the boundary falls on every digit and between two."""
+    digits = np.random.default_rng(shift).permutation(np.arange(500) % 250).astype(np.uint32)
+    scores = (np.uint32(0x3F800000) + (digits << np.uint32(shift))).view(np.float32)
+    assert_top_k(np.stack([scores, -scores])[:, None], 1, 2, 3, 250, 251, 498, 499, order=shift)
+
+
 @pytest.mark.parametrize("part", [37, 64, 1000])
 def test_a_selection_in_two_steps_is_exact(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long rows are selected from in parts; ties at a part's edge go to the earlier part."""

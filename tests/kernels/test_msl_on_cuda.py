@@ -95,6 +95,7 @@ Pair pair(const device float* p) { return {p[0], p[1]}; }
 threadgroup float shared[64];
 threadgroup uint counts[2];
 threadgroup float4 quads[4];
+threadgroup atomic_uint bins[2];
 uint3 position = thread_position_in_grid;
 uint lane = thread_index_in_simdgroup, group = simdgroup_index_in_threadgroup;
 uint i = thread_position_in_threadgroup.x, column = position.x + 64 * position.y, row = 0;
@@ -112,8 +113,12 @@ ROW(v.x) ROW(v.y) ROW(v.z) ROW(v.w) ROW(w[lane % 4]) ROW(u.x) ROW(u.y) ROW(words
 if (i < 4) quads[i] = v;
 shared[i] = own;
 if (i < 2) counts[i] = i + 5;
+if (i < 2) atomic_store_explicit(&bins[i], 3u, memory_order_relaxed);
 threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device);
 ROW(quads[lane % 4].y) ROW(shared[63 - i]) ROW(counts[lane % 2])
+atomic_fetch_add_explicit(&bins[i % 2], lane, memory_order_relaxed);
+threadgroup_barrier(mem_flags::mem_threadgroup);
+ROW(atomic_load_explicit(&bins[lane % 2], memory_order_relaxed))
 simdgroup_barrier(mem_flags::mem_threadgroup);
 ROW(simd_sum(own)) ROW(simd_max(own)) ROW(simd_min(own)) ROW(simd_sum(lane)) ROW(simd_max(group))
 ROW(simd_or(1u << lane % 8)) ROW(simd_and(bits(own))) ROW(simd_min(int(lane) - 9))
