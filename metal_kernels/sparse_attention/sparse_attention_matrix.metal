@@ -24,35 +24,56 @@ float2 from_e4m3_pair(uint code, uint next) {
 // 2 BLOCKS neighbouring dims of a stored row.
 template <int BLOCKS> struct LatentRun { float2 pairs[BLOCKS]; };
 
+// What is loaded of a run a tile before the rest: its first number and a packed run's scale. Then the
+// lines that hold the rest are in a cache, for three registers; a whole run would take a lane's last.
+template <int WIDTH, int ROPE>
+uint2 run_start(const device float* row, int dim) {
+  return *(const device uint2*)(row + dim);
+}
+
+template <int WIDTH, int ROPE>
+uint2 run_start(const device bfloat16_t* row, int dim) {
+  return uint2(*(const device uint*)(row + dim), 0u);
+}
+
+template <int WIDTH, int ROPE>
+uint2 run_start(const device uint8_t* row, int dim) {
+  if (dim >= WIDTH - ROPE) return uint2(row[2 * dim - (WIDTH - ROPE)], 0u);
+  return uint2(row[dim], row[WIDTH + ROPE + dim / FP8_KV_BLOCK]);
+}
+
 template <int BLOCKS, int WIDTH, int ROPE>
-LatentRun<BLOCKS> latent_run(const device float* row, int dim) {
+LatentRun<BLOCKS> latent_run(uint2 start, const device float* row, int dim) {
   LatentRun<BLOCKS> run;
+  run.pairs[0] = as_type<float2>(start);
   #pragma unroll
-  for (int b = 0; b < BLOCKS; b++) run.pairs[b] = *(const device float2*)(row + dim + 2 * b);
+  for (int b = 1; b < BLOCKS; b++) run.pairs[b] = *(const device float2*)(row + dim + 2 * b);
   return run;
 }
 
 template <int BLOCKS, int WIDTH, int ROPE>
-LatentRun<BLOCKS> latent_run(const device bfloat16_t* row, int dim) {
+LatentRun<BLOCKS> latent_run(uint2 start, const device bfloat16_t* row, int dim) {
   LatentRun<BLOCKS> run;
   #pragma unroll
   for (int b = 0; b < BLOCKS; b++) {
-    uint word = *(const device uint*)(row + dim + 2 * b);
+    uint word = b == 0 ? start.x : *(const device uint*)(row + dim + 2 * b);
     run.pairs[b] = float2(from_bf16_bits(word & 0xFFFFu), from_bf16_bits(word >> 16));
   }
   return run;
 }
 
 template <int BLOCKS, int WIDTH, int ROPE>
-LatentRun<BLOCKS> latent_run(const device uint8_t* row, int dim) {
+LatentRun<BLOCKS> latent_run(uint2 start, const device uint8_t* row, int dim) {
   LatentRun<BLOCKS> run;
   // 16 dims or a divisor of 16 have one scale; other runs may cross to the next.
   bool one_scale = 16 % (2 * BLOCKS) == 0 && dim + 2 * BLOCKS <= WIDTH - ROPE;
   if (one_scale) {
-    float scale = from_e8m0(row[WIDTH + ROPE + dim / FP8_KV_BLOCK]);
+    float scale = from_e8m0(start.y);
     #pragma unroll
-    for (int b = 0; b < BLOCKS; b++)
-      run.pairs[b] = from_e4m3_pair(row[dim + 2 * b], row[dim + 2 * b + 1]) * scale;
+    for (int b = 0; b < BLOCKS; b++) {
+      uint code = b == 0 ? start.x : row[dim + 2 * b];
+      run.pairs[b] = from_e4m3_pair(code, row[dim + 2 * b + 1]) * scale;
+    }
   } else {
     #pragma unroll
     for (int b = 0; b < BLOCKS; b++)
@@ -60,6 +81,15 @@ LatentRun<BLOCKS> latent_run(const device uint8_t* row, int dim) {
           load_latent(row, dim + 2 * b, WIDTH, ROPE), load_latent(row, dim + 2 * b + 1, WIDTH, ROPE));
   }
   return run;
+}
+
+// Where a query's key lies, in the window's ring before `seen`, among the entries from there on; -1
+// for none.
+template <int ENTRIES, typename Selected>
+int index_of_key(int key, int end, int seen, int oldest, int n, Selected selected) {
+  if (key >= end) return -1;
+  if (key < seen) return (oldest + key) % n;
+  return ENTRIES == 2 ? selected[key - seen] : key - seen;
 }
 
 // body
@@ -105,22 +135,31 @@ for (int r = 0; r < ROW_BLOCKS; r++) {
   }
 }
 
+// Two tiles ahead the lane's index is loaded, one tile ahead the start of its row.
+int T = entries_shape[1], row_size = window_shape[2], turned = oldest + n - origin;
+auto own_window = window + size_t(batch) * n * row_size;
+auto own_entries = entries + size_t(batch) * T * row_size;
+auto own_selected = selected + size_t(row) * chosen;
+int key = begin + matrix_row;
+int index = index_of_key<ENTRIES>(key, end, seen, turned, n, own_selected);
+int after = index_of_key<ENTRIES>(key + TILE, end, seen, turned, n, own_selected);
+auto stored = (key < seen ? own_window : own_entries) + size_t(max(index, 0)) * row_size;
+uint2 run_begin = uint2(0u);
+if (index >= 0) run_begin = run_start<WIDTH, ROPE>(stored, first_dim);
+
 for (int start = begin; start < end; start += TILE) {
-  int key = start + matrix_row, index = -1;
-  if (key < end && key < seen) index = (oldest + key + n - origin) % n;
-  if (key < end && key >= seen) {
-    index = key - seen;
-    if (ENTRIES == 2) index = selected[size_t(row) * chosen + index];
-  }
+  bool present = index >= 0;
   LatentRun<BLOCKS> run;
   #pragma unroll
   for (int b = 0; b < BLOCKS; b++) run.pairs[b] = float2(0.0f);
-  if (index >= 0 && key < seen)
-    run = latent_run<BLOCKS, WIDTH, ROPE>(
-        window + (size_t(batch) * n + index) * window_shape[2], first_dim);
-  if (index >= 0 && key >= seen)
-    run = latent_run<BLOCKS, WIDTH, ROPE>(
-        entries + (size_t(batch) * entries_shape[1] + index) * entries_shape[2], first_dim);
+  if (present) run = latent_run<BLOCKS, WIDTH, ROPE>(run_begin, stored, first_dim);
+
+  key += TILE;
+  index = after;
+  stored = (key < seen ? own_window : own_entries) + size_t(max(index, 0)) * row_size;
+  if (index >= 0) run_begin = run_start<WIDTH, ROPE>(stored, first_dim);
+  after = index_of_key<ENTRIES>(key + TILE, end, seen, turned, n, own_selected);
+
   simdgroup_matrix<float, 8, 8> keys[BLOCKS];
   #pragma unroll
   for (int b = 0; b < BLOCKS; b++) {
@@ -137,8 +176,8 @@ for (int start = begin; start < end; start += TILE) {
     for (int b = 0; b < BLOCKS; b++)
       simdgroup_multiply_accumulate(products, keys[b], queries[r * BLOCKS + b], products);
     int place = ((buffer + simdgroup) * ROW_BLOCKS + r) * 64 + matrix_column * 8 + matrix_row;
-    scores[place] = index >= 0 ? products.thread_elements()[0] : -INFINITY;
-    scores[place + 8] = index >= 0 ? products.thread_elements()[1] : -INFINITY;
+    scores[place] = present ? products.thread_elements()[0] : -INFINITY;
+    scores[place + 8] = present ? products.thread_elements()[1] : -INFINITY;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -163,13 +202,17 @@ for (int start = begin; start < end; start += TILE) {
     simdgroup_matrix<float, 8, 8> weights;
     weights.thread_elements()[0] = OFFICIAL ? round_bf16(weight) : weight;
     weights.thread_elements()[1] = OFFICIAL ? round_bf16(next_weight) : next_weight;
+    if (simd_any(shrink != 1.0f)) {  // times 1 would change nothing
+      #pragma unroll
+      for (int b = 0; b < BLOCKS; b++) {
+        sums[r * BLOCKS + b].thread_elements()[0] *= shrink;
+        sums[r * BLOCKS + b].thread_elements()[1] *= shrink;
+      }
+    }
     #pragma unroll
-    for (int b = 0; b < BLOCKS; b++) {
-      sums[r * BLOCKS + b].thread_elements()[0] *= shrink;
-      sums[r * BLOCKS + b].thread_elements()[1] *= shrink;
+    for (int b = 0; b < BLOCKS; b++)
       simdgroup_multiply_accumulate(
           sums[r * BLOCKS + b], weights, keys[b], sums[r * BLOCKS + b]);
-    }
   }
 }
 
