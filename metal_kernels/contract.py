@@ -5,7 +5,7 @@ Test, benchmark, documentation row and error text all come from this one declara
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import mlx.core as mx
 
@@ -38,18 +38,35 @@ class Size:
 Arrays = dict[str, mx.array]
 
 
+Made = TypeVar("Made")
+
+
 class Call(NamedTuple):
     """A call that keeps its kernel's contract: what a launch is given.
 
-    `arrays` are the contract's inputs that were given, in its order, `options` the reference's
-    other arguments, `sizes` those of the contract's letters.
+    `arrays` are the contract's inputs that were given, in its order, `sizes` those of the
+    contract's letters, `options` the reference's other arguments but for those that the kernel
+    declares to be `moving`. Calls that look alike in all but the arrays' numbers and the moving
+    options share `kept`.
     """
 
     kernel: str
     backend: str
     arrays: Arrays
-    options: dict[str, Any]
+    options: Mapping[str, Any]
     sizes: Mapping[str, int]
+    moving: Mapping[str, Any]
+    kept: dict[Any, Any]
+
+    def keep(self, make: Callable[["Call"], Made]) -> Made:
+        """What `make` gives of this call without its moving options: made once for those alike.
+
+        `make` looks at shapes, dtypes, sizes and options, never at numbers of arrays.
+        """
+        made: Made | None = self.kept.get(make)
+        if made is None:
+            made = self.kept[make] = make(self._replace(moving={}))
+        return made
 
 
 Launch = Callable[[Call], Any]
@@ -65,7 +82,8 @@ class Kernel:
     normalised mean squared error of any launch against the reference; 0 means bit equality.
     `grids` names outputs that lie on a number grid, with the grid's relative step: there a sum in
     another order may round the other way, so a value may differ from the reference by one step.
-    `sizes` are what benchmarks time, `launches` the implementations by backend.
+    `sizes` are what benchmarks time, `launches` the implementations by backend. `moving` names the
+    arguments that differ from token to token and decide no geometry: numbers, or 0-d arrays.
     """
 
     name: str
@@ -78,6 +96,7 @@ class Kernel:
     sizes: tuple[Size, ...] = ()
     grids: Mapping[str, float] = field(default_factory=dict)
     launches: Mapping[str, Launch] = field(default_factory=dict)
+    moving: tuple[str, ...] = ()
 
     def check(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
         """Sizes of the letters; raises ContractError where shapes disagree with the contract."""

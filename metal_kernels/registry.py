@@ -10,8 +10,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
+from operator import attrgetter
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from metal_kernels.backend import Backend, resolve
 from metal_kernels.contract import Arrays, Call, Kernel, Launch
@@ -35,7 +36,7 @@ NAMES = (
     "expert_sum",
 )
 
-# Shapes of one op that are remembered: a prompt and a context that grows go through many.
+# Looks of one op's calls that are remembered: a prompt and a context that grows go through many.
 _VERDICTS = 1024
 
 
@@ -75,36 +76,59 @@ def as_ops(backend: Backend, ops: Mapping[str, Callable[..., Any]]) -> Ops:
     return cast(Ops, SimpleNamespace(backend=backend, **ops))
 
 
+_LOOK = attrgetter("shape", "dtype")
+
+
+class _Alike(NamedTuple):
+    """What is remembered of calls that look alike: see `Call`."""
+
+    complete: bool  # every input was given
+    options: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    kept: dict[Any, Any]
+
+
 def _checked(kernel: Kernel, launch: Launch, backend: Backend) -> Callable[..., Any]:
     """The op that takes the reference's arguments, checks them and launches.
 
     What Python does for a launch is time that a GPU waits. So a verdict is remembered for what it
-    depends on: the names of the arguments and the shapes of the arrays.
+    depends on, the shapes of the arrays, and beside it what the launch makes of shapes, dtypes and
+    options.
     """
     signature = inspect.signature(kernel.reference)
-    parameters, inputs = tuple(signature.parameters), tuple(kernel.inputs)
-    verdicts: dict[tuple[Any, ...], dict[str, int]] = {}
+    inputs, moving = tuple(kernel.inputs), kernel.moving
+    remembered: dict[tuple[Any, ...], _Alike] = {}
 
-    def verdict(given: tuple[Any, ...], named: tuple[str, ...], arrays: Arrays) -> dict[str, int]:
-        signature.bind(*given, **dict.fromkeys(named))
-        if len(verdicts) == _VERDICTS:
-            verdicts.clear()
-        return kernel.check({name: array.shape for name, array in arrays.items()})
+    def in_order(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        options = dict(signature.bind(*given, **named).arguments)
+        return tuple(options.pop(name, None) for name in inputs), options
+
+    def looked_at(given: tuple[Any, ...], options: dict[str, Any], moved: dict[str, Any]) -> _Alike:
+        signature.bind(*given, **options, **moved)
+        if len(remembered) == _VERDICTS:
+            remembered.clear()
+        shapes = {n: a.shape for n, a in zip(inputs, given, strict=True) if a is not None}
+        return _Alike(len(shapes) == len(inputs), options, kernel.check(shapes), {})
 
     @wraps(kernel.reference)
     def op(*given: Any, **options: Any) -> Any:
-        named = tuple(options)
-        options.update(zip(parameters, given, strict=False))
-        seen: list[Any] = [len(given), named]
-        arrays: Arrays = {}
-        for name in inputs:
-            if (array := options.pop(name, None)) is not None:
-                arrays[name] = array
-                seen += name, array.shape
-        key = tuple(seen)
-        sizes = verdicts.get(key)
-        if sizes is None:
-            sizes = verdicts[key] = verdict(given, named, arrays)
-        return launch(Call(kernel.name, backend, arrays, options, sizes))
+        if len(given) != len(inputs):
+            given, options = in_order(given, options)
+        moved = {name: options.pop(name) for name in moving if name in options}
+        try:
+            look: tuple[Any, ...] = tuple(map(_LOOK, given))
+        except AttributeError:
+            look = tuple(None if array is None else _LOOK(array) for array in given)
+        # 1, 1.0 and True are equal.
+        key = (len(moved), *options.items(), *map(type, options.values()), *look)
+        alike = remembered.get(key)
+        if alike is None:
+            alike = remembered[key] = looked_at(given, options, moved)
+        arrays: Arrays = dict(zip(inputs, given, strict=True))
+        if not alike.complete:
+            arrays = {name: array for name, array in arrays.items() if array is not None}
+        return launch(
+            Call(kernel.name, backend, arrays, alike.options, alike.sizes, moved, alike.kept)
+        )
 
     return op

@@ -9,7 +9,7 @@ writes the signature. Where a kernel has no `.cu` of its own, CUDA compiles the 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,56 @@ def launch(
             template=list((template or {}).items()),
         )
     )
+
+
+class Prepared:
+    """A launch made ready for shapes and options: only arrays are missing.
+
+    `arrays` names what a call gives in this order, then come the `moving` 0-d ones; `scalars` are
+    numbers that stay. Everything else is as in `launch`.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        name: str,
+        *,
+        arrays: Sequence[str],
+        outputs: Outputs,
+        grid: tuple[int, int, int],
+        threadgroup: tuple[int, int, int],
+        moving: Sequence[str] = (),
+        scalars: Mapping[str, Scalar] | None = None,
+        template: Mapping[str, Template] | None = None,
+    ) -> None:
+        numbers = {n: _scalar(value) for n, value in (scalars or {}).items()}
+        names = (*moving, *numbers)
+        if backend != "metal":
+            names = tuple(SCALAR.format(n) for n in names)
+        self._text = (backend, name, (*arrays, *names), tuple(outputs))
+        self._fixed: dict[str, Any] = {
+            "output_shapes": [tuple(shape) for shape, _ in outputs.values()],
+            "output_dtypes": [dtype for _, dtype in outputs.values()],
+            "grid": grid,
+            "threadgroup": threadgroup,
+            "template": list((template or {}).items()),
+        }
+        self._numbers = tuple(numbers.values())
+        # Who built it and what; one value, because threads may have builders of their own.
+        self._kernel: tuple[Any, Callable[..., list[mx.array]]] | None = None
+
+    def __call__(self, *arrays: mx.array) -> list[mx.array]:
+        """Launch once; the outputs in order."""
+        build = builder.get() or built
+        kernel = self._kernel
+        if kernel is None or kernel[0] is not build:
+            kernel = self._kernel = build, partial(build(*self._text), **self._fixed)
+        return kernel[1](inputs=arrays + self._numbers)
+
+
+def zero_d(value: mx.array | Scalar) -> mx.array:
+    """A moving number as the 0-d array that a text reads, int32 or float32."""
+    return value if isinstance(value, mx.array) else _scalar(value)
 
 
 def parameters(backend: str, arrays: Mapping[str, mx.array]) -> tuple[str, ...]:

@@ -62,10 +62,9 @@ class HyperConnection(nn.Module):
 
         post and comb [B, S, N, N] are those of the sublayer before.
         """
+        fn, base, scale = self["fn"], self["base"], self["scale"]  # not through __getattr__
         return self._ops.hc_post_pre(
-            *(y, streams, post, comb),
-            *(self.fn, self.base, self.scale, norm_weight),
-            **self._options,
+            y, streams, post, comb, fn, base, scale, norm_weight, **self._options
         )
 
 

@@ -5,7 +5,6 @@ A matrix is whatever was loaded into it: `weight` alone is dense [out, in]; `wei
 packed through `to_quantized`, as mlx-lm's loader does.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +18,13 @@ from metal_kernels.ops import Ops
 
 
 class MatrixLayer(nn.Module):
-    """A weight [..., out, in], dense or packed."""
+    """A weight [..., out, in], dense or packed.
+
+    What is made of the arrays, here and in a `Joined`, is kept until one of them is replaced.
+    """
+
+    _kept: Packed | None = None
+    _joined: "Joined | None" = None
 
     def __init__(self, *shape: int):
         super().__init__()
@@ -40,6 +45,7 @@ class MatrixLayer(nn.Module):
         self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", **_: Any
     ) -> "MatrixLayer":
         """The same layer with its weight packed; the conversion itself stays lazy."""
+        self._replaced()  # the new layer takes this one's place
         weight, scales, *biases = mx.quantize(
             self.weight, group_size=group_size, bits=bits, mode=mode
         )
@@ -47,6 +53,7 @@ class MatrixLayer(nn.Module):
         nn.Module.__init__(layer)
         for name, value in self.__dict__.items():
             layer.__dict__.setdefault(name, value)
+        layer._kept = layer._joined = None
         layer.weight, layer.scales = weight, scales
         if biases:
             layer.biases = biases[0]
@@ -58,8 +65,21 @@ class MatrixLayer(nn.Module):
     def matrix(self) -> Matrix:
         """The weight as products take it."""
         if self._packing is None:
-            return self.weight
-        return Packed(self.weight, self.scales, self.get("biases"), self._packing)
+            weight: mx.array = self["weight"]  # not through Module.__getattr__
+            return weight
+        if self._kept is None:
+            self._kept = Packed(self.weight, self.scales, self.get("biases"), self._packing)
+        return self._kept
+
+    def __setitem__(self, name: str, array: mx.array) -> None:
+        """Every way to replace an array ends here, `update` and assignment among them."""
+        super().__setitem__(name, array)
+        self._replaced()
+
+    def _replaced(self) -> None:
+        self._kept = None
+        if self._joined is not None:
+            self._joined.part()
 
 
 class Linear(MatrixLayer):
@@ -120,14 +140,14 @@ class Joined:
 
     `layers` gives them as they are now: quantising puts other ones into their places. `join` lays
     their weights one after the other; the layers keep views of their rows, so nothing is stored
-    twice. Where a layer's arrays were replaced since (training, quantising), the joined weight is
-    dropped and each layer is multiplied by itself.
+    twice. When a layer's array is replaced (training, quantising), the layer says so, the joined
+    weight is dropped and each layer is multiplied by itself.
     """
 
     def __init__(self, layers: Callable[[], Sequence[Linear]]):
         self._layers = layers
         self._matrix: Matrix | None = None
-        self._views: list[mx.array] = []  # the layers' arrays as `join` left them
+        self._ops: Ops | None = None
 
     @property
     def matrix(self) -> Matrix | None:
@@ -135,33 +155,32 @@ class Joined:
         return self._matrix
 
     def __call__(self, x: mx.array) -> mx.array:
-        layers = self._layers()
-        if self._matrix is not None and not self._is_current(layers):
-            self._matrix, self._views = None, []
         if self._matrix is not None:
-            return matmul.product(x, self._matrix, layers[0]._ops)
-        return mx.concatenate([layer(x) for layer in layers], axis=-1)
+            return matmul.product(x, self._matrix, self._ops)
+        return mx.concatenate([layer(x) for layer in self._layers()], axis=-1)
 
     def join(self) -> list[mx.array]:
         """Join the weights as they are now, and give the layers' new arrays, unevaluated.
 
         Layers stored in different formats stay apart.
         """
-        layers = self._layers()
+        layers, start = self._layers(), 0
         joined = matmul.stacked_rows([layer.matrix() for layer in layers])
-        self._matrix, self._views, start = joined, [], 0
         if joined is None:
+            self.part()
             return []
         for layer in layers:
             rows = layer.weight.shape[0]
             layer.take_rows(joined, start, start + rows)
             start += rows
-        self._views = _arrays(layers)
-        return self._views
+        self._matrix, self._ops = joined, layers[0]._ops
+        for layer in layers:
+            layer._joined = self
+        return _arrays(layers)
 
-    def _is_current(self, layers: Sequence[Linear]) -> bool:
-        now = _arrays(layers)
-        return len(now) == len(self._views) and all(map(operator.is_, now, self._views))
+    def part(self) -> None:
+        """Drop the joined weight."""
+        self._matrix = None
 
 
 def _arrays(layers: Sequence[Linear]) -> list[mx.array]:

@@ -134,7 +134,7 @@ def on_cpu(ops: Ops | None = None) -> bool:
 
 def product(x: mx.array, matrix: Matrix, ops: Ops | None = None) -> mx.array:
     """`x W^T`: [..., in], [out, in] -> [..., out], float32."""
-    if not on_cpu(ops):
+    if (ops is not None and ops.backend != "cpu") or not on_cpu(ops):
         return _gpu_product(x, matrix, ops)
     if isinstance(matrix, mx.array):
         return _dense(x, matrix.astype(mx.float32))

@@ -56,7 +56,7 @@ class Backbone(nn.Module):
 
     def __call__(self, tokens: mx.array, cache: list[LayerCache]) -> mx.array:
         """Token ids [B, S] -> streams after the last layer [B, S, N, D]."""
-        streams = self._ops.embed_streams(tokens, self.embed_tokens.weight, self._streams)
+        streams = self._ops.embed_streams(tokens, self.embed_tokens.weight, streams=self._streams)
         pace = Pace(tokens.size) if self.is_paced and tokens.shape[1] > 1 else None
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             streams = layer(streams, tokens, layer_cache)

@@ -19,6 +19,7 @@ from dsv4_mlx.tracing.stand_ins import one_node_each
 from dsv4_mlx.unloaded import cache_after, place_zeros
 
 if TYPE_CHECKING:
+    from dsv4_mlx.cache import LayerCache
     from dsv4_mlx.model.v4 import Model
     from dsv4_mlx.weights.parameters import ParameterPlan
     from metal_kernels.backend import Backend
@@ -41,6 +42,20 @@ def decode_graph(
     one per primitive, `{"type": "primitive", "name", "arguments", "inputs", "outputs"}`.
     """
     from dsv4_mlx.cache import evaluated
+
+    model, cache = traced_model(config, backend, context, batch)
+
+    def step(tokens: mx.array) -> list[mx.array]:
+        token = model.last_logits(tokens, cache).argmax(-1)
+        return [token, *evaluated(cache)]
+
+    return trace(step, mx.zeros((batch, tokens), mx.int32), model=model, cache=cache)
+
+
+def traced_model(
+    config: DeepseekV4Config, backend: "Backend", context: int, batch: int = 1
+) -> "tuple[Model, list[LayerCache]]":
+    """A model whose weights are only shapes, and its cache after `context` tokens, likewise."""
     from dsv4_mlx.model.v4 import Model
     from metal_kernels import registry
     from metal_kernels.backend import BACKENDS
@@ -49,13 +64,7 @@ def decode_graph(
         raise ValueError(f"expected a backend out of {', '.join(BACKENDS)} but found {backend!r}")
     model = Model(config, plan=registry.bind(backend))
     place_weights(model)
-    cache = cache_after(model, context, batch)
-
-    def step(tokens: mx.array) -> list[mx.array]:
-        token = model.last_logits(tokens, cache).argmax(-1)
-        return [token, *evaluated(cache)]
-
-    return trace(step, mx.zeros((batch, tokens), mx.int32), model=model, cache=cache)
+    return model, cache_after(model, context, batch)
 
 
 def trace(
@@ -106,10 +115,10 @@ def each_array(holder: Any, path: str, visited: set[int]) -> Iterator[HeldArray]
 def _parts(holder: Any) -> Iterator[tuple[Any, Any, Callable[[mx.array], None]]]:
     if isinstance(holder, dict):
         for key, value in list(holder.items()):
-            yield key, value, partial(holder.__setitem__, key)
+            yield key, value, partial(dict.__setitem__, holder, key)  # nobody is told
     elif isinstance(holder, list):
         for index, value in enumerate(holder):
-            yield index, value, partial(holder.__setitem__, index)
+            yield index, value, partial(list.__setitem__, holder, index)
     elif isinstance(holder, tuple):
         for index, value in enumerate(holder):
             yield index, value, _cannot_put

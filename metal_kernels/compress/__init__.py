@@ -5,6 +5,7 @@ next window pools) the next one's; a score of -inf has weight 0, also in window 
 previous window, whatever the rows hold there.
 """
 
+from metal_kernels.compress.launch import MOVING
 from metal_kernels.compress.launch import compress as fused
 from metal_kernels.compress.reference import compress
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
@@ -112,4 +113,5 @@ KERNEL = Kernel(
         _case("hca-plain", 1, 128, 192, _HCA, "none", windows=1, columns=(192, 0, 400)),
     ),
     launches=on_gpus(fused),
+    moving=MOVING,
 )

@@ -10,10 +10,11 @@ from metal_kernels.contract import Call, ContractError
 from metal_kernels.shared.formats import RowKind, RowStorage, row_shape
 from metal_kernels.shared.pairs import check_rope, pair_threads
 from metal_kernels.shared.threadgroups import MOST_THREADS
-from metal_kernels.sources import launch
+from metal_kernels.sources import Prepared, zero_d
 
 # Slots whose loads a thread issues together: the text's CHUNK.
 _CHUNK = 8
+MOVING = ("origin", "first_window")
 
 
 def compress(call: Call) -> mx.array:
@@ -24,25 +25,40 @@ def compress(call: Call) -> mx.array:
     threadgroup's, since its norm needs all channels; without overlap groups of its threads share
     the slots.
     """
-    _check(call.sizes, **call.options)
+    call.keep(_checked)
+    _check_rows(call.sizes, call.options, call.moving["first_window"])
     if call.options["windows"] == 0:
-        return reference.compress(*call.arrays.values(), **call.options)
-    return _launched(call, **call.options)
+        options = {**call.options, **call.moving}
+        return reference.compress(*call.arrays.values(), **options)
+    origin, first = zero_d(call.moving["origin"]), zero_d(call.moving["first_window"])
+    (entries,) = call.keep(_launch)(*call.arrays.values(), origin, first)
+    return entries
 
 
-def _launched(
+def _checked(call: Call) -> bool:
+    _check(call.sizes, **call.options)
+    return True
+
+
+def _launch(call: Call) -> Prepared:
+    return _prepared(call, **call.options)
+
+
+def _prepared(
     call: Call, *, windows: int, ratio: int, rounding: str, storage: RowStorage, **scalars: Any
-) -> mx.array:
+) -> Prepared:
     sizes = call.sizes
     d, lanes = sizes["d"], sizes["c"] // sizes["d"]
     kind: RowKind = "key" if rounding == "index" else "latent"
     row, dtype = row_shape(storage, kind, d, 2 * sizes["P"])
     members = pair_threads("compress", "d", d)
     groups = _groups(lanes * ratio, members)
-    (entries,) = launch(
+    return Prepared(
         call.backend,
         "compress",
-        inputs=call.arrays | scalars,
+        arrays=tuple(call.arrays),
+        moving=MOVING,
+        scalars=scalars,
         outputs={"entries": ((sizes["B"], windows, row), dtype)},
         grid=(groups * members * windows, sizes["B"], 1),
         threadgroup=(groups * members, 1, 1),
@@ -57,7 +73,20 @@ def _launched(
             "Stored": dtype,
         },
     )
-    return entries
+
+
+def _check_rows(
+    sizes: Mapping[str, int], options: Mapping[str, Any], first_window: int | mx.array
+) -> None:
+    """Raise ContractError where rows are missing; an array of a window is not looked into."""
+    ratio, windows = options["ratio"], options["windows"]
+    later = isinstance(first_window, mx.array) or first_window > 0
+    earlier = 1 if sizes["c"] > sizes["d"] and later else 0
+    if windows and (windows + earlier) * ratio > sizes["n"]:
+        raise ContractError(
+            f"compress: expected the rows of {windows + earlier} windows of {ratio} "
+            f"but found {sizes['n']} rows."
+        )
 
 
 def _groups(slots: int, members: int) -> int:
@@ -81,12 +110,6 @@ def _check(sizes: Mapping[str, int], **options: Any) -> None:
         raise ContractError(
             f"compress: expected {c} latents and {c} scores within {sizes['C']} columns but found "
             f"them from {options['kv_column']} and {options['gate_column']} on."
-        )
-    earlier = 1 if c > d and options["first_window"] else 0
-    if (windows + earlier) * ratio > sizes["n"] and windows:
-        raise ContractError(
-            f"compress: expected the rows of {windows + earlier} windows of {ratio} "
-            f"but found {sizes['n']} rows."
         )
     check_rope("compress", sizes["P"], d)
     if options["rounding"] == "index" and d & (d - 1):

@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from metal_kernels.contract import Call
-from metal_kernels.sources import launch
+from metal_kernels.sources import Prepared
 
 # Rows of x that a threadgroup multiplies with each weight it reads.
 MOST_ROWS = 8
@@ -21,24 +21,29 @@ def dense_matvec(call: Call) -> mx.array:
     eight; x and weight then begin at multiples of 16 bytes, as whole arrays do. The numbers of
     a row do not depend on how many rows there are.
     """
-    return product(call.backend, **call.arrays)
+    return product(call)
 
 
-def product(backend: str, x: mx.array, weight: mx.array) -> mx.array:
-    """The launch, for kernels that begin with this product."""
+def product(call: Call) -> mx.array:
+    """The launch, for kernels that begin with this product of `x` and `weight`."""
+    (result,) = call.keep(_product)(call.arrays["x"], call.arrays["weight"])
+    return result
+
+
+def _product(call: Call) -> Prepared:
+    x, weight = call.arrays["x"], call.arrays["weight"]
     (M, width), out = x.shape, weight.shape[0]
     wide = 8 if width % 8 == 0 and {x.dtype, weight.dtype} <= _WIDE_DTYPES else 1
     rows = next(n for n in (1, 2, 4, MOST_ROWS) if n >= min(M, MOST_ROWS))
     outputs = next((n for n in (4, 2) if out >= n * _ENOUGH_THREADGROUPS), 1)
     simdgroups = next(n for n in (8, 4, 2, 1) if n == 1 or width > n // 2 * 32 * wide)
     threads = 32 * simdgroups
-    (result,) = launch(
-        backend,
+    return Prepared(
+        call.backend,
         "dense_matvec",
-        inputs={"x": x, "weight": weight},
+        arrays=("x", "weight"),
         outputs={"product": ((M, out), mx.float32)},
         grid=(-(-out // outputs) * threads, -(-M // rows), 1),
         threadgroup=(threads, 1, 1),
         template={"OUTPUTS": outputs, "ROWS": rows, "WIDE": wide, "SIMDGROUPS": simdgroups},
     )
-    return result

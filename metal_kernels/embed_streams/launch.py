@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from metal_kernels.contract import Call, ContractError
-from metal_kernels.sources import launch
+from metal_kernels.sources import Prepared
 
 WIDTH = 256
 """Columns of one threadgroup."""
@@ -15,18 +15,22 @@ def embed_streams(call: Call) -> mx.array:
     Reads a row of the table per token, `D` times its itemsize bytes, and writes it N times, `4 N D`
     bytes: at one token of the released sizes (N 4, D 4096) 8 KB and 64 KB.
     """
+    (embedded,) = call.keep(_launch)(call.arrays["tokens"], call.arrays["table"])
+    return embedded
+
+
+def _launch(call: Call) -> Prepared:
     _check_dtypes(**call.arrays)
     (B, S), D, streams = call.arrays["tokens"].shape, call.sizes["D"], call.options["streams"]
-    (embedded,) = launch(
+    return Prepared(
         call.backend,
         "embed_streams",
-        inputs=call.arrays,
+        arrays=("tokens", "table"),
         outputs={"embedded": ((B, S, streams, D), mx.float32)},
         grid=(B * S * WIDTH, -(-D // WIDTH), 1),
         threadgroup=(WIDTH, 1, 1),
         template={"STREAMS": streams},
     )
-    return embedded
 
 
 def _check_dtypes(tokens: mx.array, table: mx.array) -> None:

@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from metal_kernels.contract import Call
 from metal_kernels.shared.threadgroups import MOST_THREADS
-from metal_kernels.sources import launch
+from metal_kernels.sources import Prepared
 
 
 def hc_post(call: Call) -> mx.array:
@@ -12,13 +12,20 @@ def hc_post(call: Call) -> mx.array:
 
     It reads `4 B S (k + 1 + N) D` bytes and writes `4 B S N D`, each value once.
     """
+    arrays = call.arrays
+    # Without experts the text does not read `routed`: any array stands in for it.
+    y, routed = arrays["y"], arrays.get("routed", arrays["y"])
+    (mixed,) = call.keep(_launch)(y, arrays["streams"], arrays["post"], arrays["comb"], routed)
+    return mixed
+
+
+def _launch(call: Call) -> Prepared:
     B, S, N, D = call.arrays["streams"].shape
     threads = min(MOST_THREADS["hc_post"], -(-D // 32) * 32)
-    (mixed,) = launch(
+    return Prepared(
         call.backend,
         "hc_post",
-        # Without experts the text does not read `routed`: any array stands in for it.
-        inputs={**call.arrays, "routed": call.arrays.get("routed", call.arrays["y"])},
+        arrays=("y", "streams", "post", "comb", "routed"),
         outputs={"mixed": ((B, S, N, D), mx.float32)},
         grid=(B * S * -(-D // threads) * threads, 1, 1),
         threadgroup=(threads, 1, 1),
@@ -30,4 +37,3 @@ def hc_post(call: Call) -> mx.array:
             "OFFICIAL": call.options["official"],
         },
     )
-    return mixed

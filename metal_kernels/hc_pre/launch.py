@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from metal_kernels.contract import Call, ContractError
 from metal_kernels.shared.threadgroups import MOST_THREADS
-from metal_kernels.sources import Outputs, Template, launch
+from metal_kernels.sources import Outputs, Prepared, Template
 
 MOST_STREAMS = 8
 # Values of a token that such a threadgroup owns, over all streams: with 4 streams of 4096 channels
@@ -21,9 +21,14 @@ def hc_pre(call: Call) -> tuple[mx.array, mx.array, mx.array]:
     16 tokens: at one token of the released sizes (N 4, D 4096) 1.64 MB. The second reads the
     streams again and writes `4 B S D` bytes. A token's numbers do not depend on how many there are.
     """
+    call.keep(_checked)
+    return collapse(call, call.arrays["streams"], mix(call))
+
+
+def _checked(call: Call) -> bool:
     N = call.sizes["N"]
     check_rows(call, (2 + N) * N)
-    return collapse(call, call.arrays["streams"], mix(call))
+    return True
 
 
 def check_rows(call: Call, rows: int) -> None:
@@ -43,23 +48,27 @@ def check_rows(call: Call, rows: int) -> None:
 
 def mix(call: Call) -> mx.array:
     """Partial sums [B S, M + 1, slices] of the squares, then of `fn @ flatten(streams)`."""
-    (partials,) = first_launch(call, "hc_mix", ("streams", "fn"), {})
+    (partials,) = call.keep(_mix)(call.arrays["streams"], call.arrays["fn"])
     return partials
+
+
+def _mix(call: Call) -> Prepared:
+    return first_launch(call, "hc_mix", ("streams", "fn"), {})
 
 
 def first_launch(
     call: Call, text: str, inputs: tuple[str, ...], outputs: Outputs, **template: Template
-) -> tuple[mx.array, ...]:
+) -> Prepared:
     """A text that ends with `mix_slice`; its partial sums are the last output."""
     B, S, N, D = call.arrays["streams"].shape
     M, tokens = call.arrays["fn"].shape[0], B * S
     width, slices = _slices(N, D)
     tile = next((n for n in _TILES if n >= tokens), _TILES[-1])
     threads = MOST_THREADS[text]
-    return launch(
+    return Prepared(
         call.backend,
         text,
-        inputs={name: call.arrays[name] for name in inputs},
+        arrays=inputs,
         outputs={**outputs, "partials": ((tokens, M + 1, slices), mx.float32)},
         grid=(slices * -(-tokens // tile) * threads, 1, 1),
         threadgroup=(threads, 1, 1),
@@ -85,19 +94,23 @@ def collapse(
     call: Call, streams: mx.array, partials: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
     """The second launch: normed [B, S, D], post [B, S, N], comb [B, S, N, N] of partial sums."""
-    (B, S, N, D), arrays, options = streams.shape, call.arrays, call.options
+    arrays = call.arrays
+    normed, post, comb = call.keep(_collapse)(
+        streams, partials, arrays["base"], arrays["scale"], arrays["norm_weight"]
+    )
+    return normed, post, comb
+
+
+def _collapse(call: Call) -> Prepared:
+    (B, S, N, D), options = call.arrays["streams"].shape, call.options
     threads = threads_per_token("hc_collapse", D)
     # Sinkhorn takes one simdgroup per token, beside the threadgroup that collapses it.
     groups = B * S + -(-B * S // (threads // 32))
-    normed, post, comb = launch(
+    return Prepared(
         call.backend,
         "hc_collapse",
-        inputs={
-            "streams": streams,
-            "partials": partials,
-            "base": arrays["base"],
-            "scale": arrays["scale"],
-            "norm_weight": arrays["norm_weight"],
+        arrays=("streams", "partials", "base", "scale", "norm_weight"),
+        scalars={
             "iters": options["iters"],
             "hc_eps": float(options["hc_eps"]),
             "norm_eps": float(options["norm_eps"]),
@@ -109,9 +122,8 @@ def collapse(
         },
         grid=(groups * threads, 1, 1),
         threadgroup=(threads, 1, 1),
-        template=second_template("hc_collapse", call, partials),
+        template=second_template("hc_collapse", call),
     )
-    return normed, post, comb
 
 
 def threads_per_token(text: str, D: int) -> int:
@@ -119,13 +131,13 @@ def threads_per_token(text: str, D: int) -> int:
     return min(MOST_THREADS[text], -(-D // 32) * 32)
 
 
-def second_template(text: str, call: Call, partials: mx.array) -> dict[str, Template]:
+def second_template(text: str, call: Call) -> dict[str, Template]:
     """Template values of the texts that begin with `sum_slices`."""
     D = call.sizes["D"]
     return {
         "N": call.sizes["N"],
         "D": D,
-        "SLICES": partials.shape[2],
+        "SLICES": _slices(call.sizes["N"], D)[1],
         "THREADS": threads_per_token(text, D),
         "OFFICIAL": call.options["official"],
     }

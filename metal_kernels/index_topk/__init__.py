@@ -64,6 +64,7 @@ KERNEL = Kernel(
     outputs={"selected": "B S k"},
     tolerance=0.0,
     launches=on_gpus(launch.index_topk),
+    moving=("first_position",),
     sizes=(
         Size(
             _case("flash-decode-8k", 1, 1, 64, 2048, 512, 8191, storage="compact"),

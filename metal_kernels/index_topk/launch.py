@@ -35,7 +35,8 @@ def index_topk(call: Call) -> mx.array:
     B, S, T = (call.sizes[letter] for letter in "BST")
     if T == 0:
         return mx.zeros((B, S, 0), mx.int32)
-    k, scalars = call.options["k"], {n: v for n, v in call.options.items() if n != "k"}
+    scalars = {**call.moving, **call.options}
+    k = scalars.pop("k")
     step = max(1, SCORE_BYTES // (4 * B * T))
     index_q, head_weights, keys = call.arrays.values()
     selected: list[mx.array] = []
@@ -72,7 +73,7 @@ def index_scores(
     keys: mx.array,
     *,
     queries: tuple[int, int],
-    first_position: int,
+    first_position: int | mx.array,
     ratio: int,
     scale: float,
 ) -> mx.array:

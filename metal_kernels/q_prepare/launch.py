@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from metal_kernels.contract import Call, ContractError
 from metal_kernels.shared.pairs import check_rope
-from metal_kernels.sources import launch
+from metal_kernels.sources import Prepared
 
 # Heads of a threadgroup: one while every simdgroup can have a core for itself, else a few, because
 # there are not as many places for threadgroups as for simdgroups.
@@ -18,6 +18,12 @@ def q_prepare(call: Call) -> tuple[mx.array, mx.array | None]:
     It reads and writes `4 B S (H K + Hi Ki)` bytes, each value once: at one token of the released
     sizes (H 64, K 512, Hi 64, Ki 128) 160 KiB each way, in 128 simdgroups.
     """
+    arrays = call.arrays
+    q, index_q = call.keep(_launch)(arrays["projected"], arrays["cos"], arrays["sin"])
+    return q, index_q if call.options["index_heads"] else None
+
+
+def _launch(call: Call) -> Prepared:
     _check(call)
     B, S = call.sizes["B"], call.sizes["S"]
     heads, width, index_heads, index_width, eps, official = (
@@ -26,10 +32,11 @@ def q_prepare(call: Call) -> tuple[mx.array, mx.array | None]:
     )
     total = heads + index_heads
     index_shape = (B, S, index_heads, index_width) if index_heads else (1,)
-    q, index_q = launch(
+    return Prepared(
         call.backend,
         "q_prepare",
-        inputs={**call.arrays, "heads": heads, "index_heads": index_heads, "eps": eps},
+        arrays=("projected", "cos", "sin"),
+        scalars={"heads": heads, "index_heads": index_heads, "eps": eps},
         outputs={
             "q": ((B, S, heads, width), mx.float32),
             "index_q": (index_shape, mx.float32),
@@ -42,7 +49,6 @@ def q_prepare(call: Call) -> tuple[mx.array, mx.array | None]:
             "OFFICIAL": official,
         },
     )
-    return q, index_q if index_heads else None
 
 
 def _check(call: Call) -> None:

@@ -5,7 +5,7 @@ import mlx.core as mx
 from metal_kernels.contract import Call, ContractError
 from metal_kernels.shared.formats import row_shape
 from metal_kernels.shared.pairs import check_rope, pair_threads
-from metal_kernels.sources import launch
+from metal_kernels.sources import Prepared
 
 
 def qkv_prepare(call: Call) -> tuple[mx.array, mx.array]:
@@ -14,6 +14,11 @@ def qkv_prepare(call: Call) -> tuple[mx.array, mx.array]:
     It reads `4 B S (L + K)` bytes (the residual's columns a second time, from cache) and writes
     `4 B S L` and the rows: 583 B S bytes where the release's latents are compact.
     """
+    q_residual, kv = call.keep(_launch)(*call.arrays.values())
+    return q_residual, kv
+
+
+def _launch(call: Call) -> Prepared:
     B, S, L, K, P, columns = (call.sizes[letter] for letter in "BSLKPC")
     if columns != L + K:
         raise ContractError(
@@ -23,13 +28,13 @@ def qkv_prepare(call: Call) -> tuple[mx.array, mx.array]:
     check_rope("qkv_prepare", P, K)
     threads = pair_threads("qkv_prepare", "K", K)
     row, dtype = row_shape(call.options["storage"], "latent", K, 2 * P)
-    q_residual, kv = launch(
+    return Prepared(
         call.backend,
         "qkv_prepare",
-        inputs={**call.arrays, "eps": call.options["eps"]},
+        arrays=tuple(call.arrays),
+        scalars={"eps": call.options["eps"]},
         outputs={"q_residual": ((B, S, L), mx.float32), "kv": ((B, S, row), dtype)},
         grid=(threads * B * S, 2, 1),
         threadgroup=(threads, 1, 1),
         template={"OFFICIAL": call.options["official"], "Stored": dtype},
     )
-    return q_residual, kv

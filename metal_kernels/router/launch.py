@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from metal_kernels.contract import Call, ContractError
 from metal_kernels.dense_matvec.launch import product
-from metal_kernels.sources import launch
+from metal_kernels.sources import Prepared
 
 # Lane j of a simdgroup keeps choice j.
 MOST_EXPERTS_PER_TOKEN = 32
@@ -18,28 +18,30 @@ def router(call: Call) -> tuple[mx.array, mx.array]:
     The first reads `E D` weights once for every eight tokens. The second reads `4 M E` bytes of
     logits and keeps them in registers over its k rounds.
     """
-    M, E = call.sizes["M"], call.sizes["E"]
-    k = min(call.options["k"], E)
-    check_choices("router", k)
-    x, weight, bias = call.arrays.values()
-    experts, weights = launch(
-        call.backend,
-        "router",
-        inputs={
-            "logits": product(call.backend, x, weight),
-            "bias": bias,
-            "scaling": float(call.options["scaling"]),
-        },
-        outputs={"experts": ((M, k), mx.uint32), "weights": ((M, k), mx.float32)},
-        **one_simdgroup_per_token(M),
-        template={"E": E, "K": k},
-    )
+    experts, weights = call.keep(_choice)(product(call), call.arrays["bias"])
     return experts, weights
 
 
-def one_simdgroup_per_token(M: int) -> dict[str, tuple[int, int, int]]:
+def _choice(call: Call) -> Prepared:
+    M, E = call.sizes["M"], call.sizes["E"]
+    k = min(call.options["k"], E)
+    check_choices("router", k)
+    grid, threadgroup = one_simdgroup_per_token(M)
+    return Prepared(
+        call.backend,
+        "router",
+        arrays=("logits", "bias"),
+        scalars={"scaling": float(call.options["scaling"])},
+        outputs={"experts": ((M, k), mx.uint32), "weights": ((M, k), mx.float32)},
+        grid=grid,
+        threadgroup=threadgroup,
+        template={"E": E, "K": k},
+    )
+
+
+def one_simdgroup_per_token(M: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Grid and threadgroup in which `thread_position_in_grid.y` is the token."""
-    return {"grid": (32, M, 1), "threadgroup": (32, min(M, _TOKENS), 1)}
+    return (32, M, 1), (32, min(M, _TOKENS), 1)
 
 
 def check_choices(kernel: str, k: int) -> None:

@@ -4,6 +4,7 @@ import mlx.core as mx
 
 from metal_kernels.contract import Case, Kernel, Size, on_gpus, random_normal
 from metal_kernels.shared.formats import RowStorage, fp8_kv, store
+from metal_kernels.sparse_attention.launch import MOVING
 from metal_kernels.sparse_attention.launch import sparse_attention as fused
 from metal_kernels.sparse_attention.reference import sparse_attention
 
@@ -90,6 +91,7 @@ KERNEL = Kernel(
     outputs={"output": "B S H K"},
     tolerance=_TOLERANCE,
     launches=on_gpus(fused),
+    moving=MOVING,
     sizes=(
         Size(_case("flash-sliding-decode", 1, 64, 512, 8191, storage="compact"), _flops(1, 128)),
         Size(

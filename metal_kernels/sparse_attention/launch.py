@@ -26,8 +26,9 @@ from functools import cache
 import mlx.core as mx
 
 from metal_kernels.contract import Call, ContractError
-from metal_kernels.sources import launch
+from metal_kernels.sources import Prepared, zero_d
 
+MOVING = ("first_position", "origin")
 _TILE = 8  # rows decoded at once
 _HEADS = 16  # of a threadgroup: their queries and sums fill its registers
 # A GPU of 40 cores is busy with this many threadgroups.
@@ -45,24 +46,52 @@ class _Text:
     template: dict[str, int]
 
 
+@dataclass(frozen=True)
+class _Launches:
+    """What is made once for calls that look alike."""
+
+    attend: Prepared
+    merge: Prepared | None  # where there are splits
+    entries: bool  # whether the text reads entries
+
+
 def sparse_attention(call: Call) -> mx.array:
     """q [B, S, H, K] and stored rows -> [B, S, H, K]: two launches, one where queries abound."""
+    arrays, moving, launches = call.arrays, call.moving, call.keep(_launches)
+    q, window, sinks, cos, sin = [*arrays.values()][:5]
+    # What the text does not read is stood in for.
+    entries = arrays["entries"] if launches.entries else window
+    selected = arrays["selected"] if "selected" in arrays else _no_selection()
+    origin = moving["origin"]
+    output, stats = launches.attend(
+        *(q, window, sinks, cos, sin, entries, selected),
+        zero_d(moving["first_position"]),
+        zero_d(origin if isinstance(origin, mx.array) else origin % window.shape[1]),
+    )
+    if launches.merge is not None:
+        (output,) = launches.merge(output, stats, sinks, cos, sin)
+    return output.reshape(q.shape)
+
+
+def _launches(call: Call) -> _Launches:
+    """The geometry: of shapes alone, so that it stays the same from token to token.
+
+    Splits of a ring that is not full yet, or of entries that no query sees yet, are empty.
+    """
     B, S, H, K, n = (call.sizes[letter] for letter in "BSHKn")
     options, rope = call.options, 2 * call.sizes["P"]
     _check_width(K, rope)
     text = _text(call.backend, K, H)
-    chosen = _chosen(call)
-    keys = min(options["sliding_window"], n, options["first_position"] + S) + chosen
+    chosen = call.sizes.get("k", call.sizes["T"]) if call.sizes.get("T", 0) else 0
     groups = -(-H // text.heads)
-    splits, keys_per_split = _splits(keys, groups * B * S)
+    splits, keys_per_split = _splits(min(options["sliding_window"], n) + chosen, groups * B * S)
     template = {"WIDTH": K, "ROPE": rope, "OFFICIAL": options["official"]}
-    output, stats = launch(
+    attend = Prepared(
         call.backend,
         text.name,
-        inputs={
-            **_read(call, chosen),
-            "first_position": options["first_position"],
-            "origin": options["origin"] % n,
+        arrays=("q", "window", "sinks", "cos", "sin", "entries", "selected"),
+        moving=MOVING,
+        scalars={
             "ratio": options["ratio"],
             "sliding_window": options["sliding_window"],
             "splits": splits,
@@ -83,48 +112,16 @@ def sparse_attention(call: Call) -> mx.array:
             "SPLIT": splits > 1,
         },
     )
-    if splits > 1:
-        output = _merged(call, output, stats, template)
-    return output.reshape(B, S, H, K)
-
-
-def _read(call: Call, chosen: int) -> dict[str, mx.array]:
-    """The call's arrays; what the text does not read is stood in for."""
-    window, entries = call.arrays["window"], call.arrays.get("entries")
-    return {
-        **call.arrays,
-        "entries": window if entries is None or not chosen else entries,
-        "selected": call.arrays.get("selected", _no_selection()),
-    }
-
-
-def _merged(
-    call: Call, partials: mx.array, stats: mx.array, template: dict[str, int | bool]
-) -> mx.array:
-    """Partial outputs [B S, splits, H, K] of splits, their maxima and sums -> [B S, H, K]."""
-    queries, _, H, K = partials.shape
-    (output,) = launch(
+    merge = Prepared(
         call.backend,
         "sparse_attention_merge",
-        inputs={
-            "partials": partials,
-            "stats": stats,
-            **{name: call.arrays[name] for name in ("sinks", "cos", "sin")},
-        },
-        outputs={"output": ((queries, H, K), mx.float32)},
-        grid=(K // 2 * queries, H, 1),
+        arrays=("partials", "stats", "sinks", "cos", "sin"),
+        outputs={"output": ((B * S, H, K), mx.float32)},
+        grid=(K // 2 * B * S, H, 1),
         threadgroup=(K // 2, 1, 1),
         template=template,
     )
-    return output
-
-
-def _chosen(call: Call) -> int:
-    """Entries that the last query may attend, holes included."""
-    T, stop = call.sizes.get("T", 0), call.options["first_position"] + call.sizes["S"]
-    if not T:
-        return 0
-    return call.sizes["k"] if "selected" in call.arrays else min(T, stop // call.options["ratio"])
+    return _Launches(attend, merge if splits > 1 else None, bool(chosen))
 
 
 def _text(backend: str, K: int, H: int) -> _Text:

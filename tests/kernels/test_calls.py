@@ -26,6 +26,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         outputs={},
         tolerance=0.0,
         launches=on_gpus(calls.append),
+        moving=("factor",),
     )
     monkeypatch.setattr(registry, "kernels", lambda: {"scaled": kernel})
     return calls
@@ -37,15 +38,16 @@ def op() -> Callable[..., Any]:
 
 def test_a_call_has_arrays_options_and_sizes_however_it_is_written(seen: list[Call]) -> None:
     x, rows = mx.zeros((3, 4)), mx.zeros((3,))
-    options, sizes = {"factor": 5, "wide": False}, {"M": 3, "D": 4}
+    options, sizes = {"wide": False}, {"M": 3, "D": 4}
     op()(wide=False, rows=rows, factor=5, x=x)
     registry.bind("cuda").ops.scaled(x, rows, factor=5, wide=False)
     op()(x, None, factor=5, wide=False)
-    assert seen == [
+    assert [call[:5] for call in seen] == [
         ("scaled", "metal", {"x": x, "rows": rows}, options, sizes),
         ("scaled", "cuda", {"x": x, "rows": rows}, options, sizes),
         ("scaled", "metal", {"x": x}, options, sizes),
     ]
+    assert [call.moving for call in seen] == [{"factor": 5}] * 3
     assert [list(call.arrays) for call in seen] == [["x", "rows"], ["x", "rows"], ["x"]]
 
 
@@ -88,6 +90,27 @@ def test_few_shapes_are_remembered(
     for length in (1, 2, 3, 3, 1):
         scaled(mx.zeros((length, 1)), factor=1, wide=True)
     assert [shapes["x"][0] for shapes in checked] == [1, 2, 3, 1]
+
+
+def test_what_is_kept_is_made_once_for_calls_that_look_alike(seen: list[Call]) -> None:
+    """Also for numbers that are equal but of other types, which a text reads as another one."""
+    made: list[Call] = []
+
+    def length(call: Call) -> int:
+        made.append(call)
+        return call.sizes["M"]
+
+    scaled, x = op(), mx.zeros((3, 4))
+    for factor, given, wide in (
+        (1, x, True), (2, x, True), (2, x, False), (2, mx.zeros((2, 4)), True),
+        (2, x.astype(mx.bfloat16), True), (3, x, 1), (3, x, True),
+    ):  # fmt: skip
+        scaled(given, factor=factor, wide=wide)
+    assert [call.keep(length) for call in seen] == [3, 3, 3, 2, 3, 3, 3]
+    assert [(call.sizes["M"], call.options["wide"]) for call in made] == [
+        (3, True), (3, False), (2, True), (3, True), (3, 1),
+    ]  # fmt: skip
+    assert all(call.moving == {} for call in made)
 
 
 X = mx.zeros((1, 1))

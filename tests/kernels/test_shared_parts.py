@@ -25,7 +25,7 @@ def declared(file: str) -> set[str]:
 def test_names_are_found() -> None:
     assert {"block_sum", "block_max", "softplus", "expert_score"} == declared("common.metal")
     assert {"StoredRow", "FP4_BLOCK", "load_key"} <= declared("formats.metal")
-    assert {"Lanes", "number_at", "sinkhorn", "mix_rows"} <= declared("streams.metal")
+    assert {"Lanes", "number_at", "sinkhorn", "stream_gate"} <= declared("streams.metal")
 
 
 @pytest.mark.parametrize("file", [pytest.param(file, id=file.stem) for file in FILES])

@@ -1,0 +1,82 @@
+"""Python's share of a decoded token: bytecodes, counted, and what is kept between calls."""
+
+import sys
+from collections import Counter
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from benchmarks import host
+from dsv4_mlx import tracing
+from dsv4_mlx.release.config import FLASH
+from dsv4_mlx.testing.checkpoints import TINY
+from metal_kernels import sources
+from metal_kernels.variants import recording
+
+MOST = 280_000
+"""For a token of Flash whose graph is built anew, counted by CPython 3.11."""
+
+
+@pytest.fixture(scope="module")
+def flash() -> host.Host:
+    return host.host("flash", FLASH, 8192)
+
+
+def test_a_flash_token_is_built_in_few_bytecodes(flash: host.Host) -> None:
+    assert flash.bytecodes <= MOST
+
+
+def test_a_flash_token_that_closes_windows_is_built_in_few_bytecodes() -> None:
+    assert host.host("flash", FLASH, 8190).bytecodes <= MOST
+
+
+def test_no_launch_is_prepared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two more tokens, of which none closes a window, make ready nothing that one did not."""
+    prepared: list[str] = []
+    own = sources.Prepared.__init__
+
+    def counting(self: sources.Prepared, backend: str, name: str, **given: Any) -> None:
+        prepared.append(name)
+        own(self, backend, name, **given)
+
+    monkeypatch.setattr(sources.Prepared, "__init__", counting)
+    model, cache = tracing.traced_model(TINY, "metal", 200)
+    made = []
+    with recording():
+        for _ in range(3):
+            model.last_logits(mx.zeros((1, 1), mx.int32), cache)
+            made.append(len(prepared))
+    assert 0 < made[0] == made[1] == made[2]
+
+
+def test_a_launch_carries_a_third_of_all_shared_text(flash: host.Host) -> None:
+    """24 KB of 26 to 33 in each were the same files; MLX hashes them at every launch."""
+    shared = sum(len(file.read_text()) for file in sources.SHARED.glob("*.metal"))
+    assert shared > 20_000
+    assert flash.text_bytes <= 10_500 * flash.custom_kernels
+
+
+def counted_loop(rounds: int) -> int:
+    found: Counter[str] = Counter()
+    with host.bytecodes(found):
+        worked(rounds)
+    return found["tests/benchmarks/test_host.py"]
+
+
+def worked(rounds: int) -> None:
+    for _ in range(rounds):
+        str(rounds)
+
+
+def test_bytecodes_are_counted_exactly_and_only_within() -> None:
+    once, more = counted_loop(1), counted_loop(11)
+    assert 0 < once < 40 and (more - once) % 10 == 0
+    assert counted_loop(11) == more
+    assert sys.gettrace() is None
+
+
+def test_the_rows_name_every_column(flash: host.Host) -> None:
+    assert list(flash.row()) == list(host.FIELDS)
+    assert sum(flash.by_file.values()) == flash.bytecodes
+    assert f"{flash.bytecodes:,} bytecodes" in host.lines(flash)[0]
