@@ -128,6 +128,8 @@ class Model(nn.Module):
         if self.at_first_call is not None:
             self.at_first_call()
             self.at_first_call = None
+        if tokens.dtype == mx.uint32:  # drawn ones: as prompts, so that kernels have one variant
+            tokens = tokens.view(mx.int32)
         if cache is None:
             cache = [for_one_call(role) for role in self.config.layer_roles]
         return self.model(tokens, cache)

@@ -34,7 +34,8 @@ def _product(call: Call) -> Prepared:
     x, weight = call.arrays["x"], call.arrays["weight"]
     (M, width), out = x.shape, weight.shape[0]
     wide = 8 if width % 8 == 0 and {x.dtype, weight.dtype} <= _WIDE_DTYPES else 1
-    rows = next(n for n in (1, 2, 4, MOST_ROWS) if n >= min(M, MOST_ROWS))
+    # Two texts in all: those for 2 and 4 rows read the same weights and took a compilation each.
+    rows = 1 if M == 1 else MOST_ROWS
     outputs = next((n for n in (4, 2) if out >= n * _ENOUGH_THREADGROUPS), 1)
     simdgroups = next(n for n in (8, 4, 2, 1) if n == 1 or width > n // 2 * 32 * wide)
     threads = 32 * simdgroups

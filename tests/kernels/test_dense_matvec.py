@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from metal_kernels.contract import random_normal
-from metal_kernels.registry import kernels
+from metal_kernels.registry import bind, kernels
+from tests.kernels.cuda_signature import recorded
 from tests.kernels.host import assert_text_matches, host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
@@ -70,3 +71,13 @@ def test_the_smallest_numbers_of_a_weight_enter() -> None:
     weight = mx.full((1, 8), 2.0**-130).astype(mx.bfloat16)
     found = product(mx.full((1, 8), 2.0**60), weight)
     assert found.tolist() == [[2.0**-67]]
+
+
+@pytest.mark.parametrize("out", [8, 1024])
+def test_one_row_and_several_are_all_the_variants(out: int) -> None:
+    """A prompt's end, a batch or a draft has any number of rows and waits for no compiler."""
+    weight = mx.ones((out, 64), mx.bfloat16)
+    with recorded() as launches:
+        for rows in (1, 2, 3, 4, 5, 8, 9, 40):
+            bind("cuda").ops.dense_matvec(mx.ones((rows, 64)), weight)
+    assert len({launch.variant for launch in launches}) == 2
