@@ -193,6 +193,16 @@ class Ops(Protocol):
     ) -> tuple[mx.array, mx.array]:
         """Experts from the token id, weights from the scores."""
 
+    def expert_matmul(
+        self,
+        x: mx.array,
+        codes: mx.array,
+        scales: mx.array,
+        experts: mx.array,
+        rows: mx.array | None = None,
+    ) -> mx.array:
+        """Rows sorted by expert times the experts' MXFP4 matrices."""
+
     def swiglu(
         self,
         gate_up: mx.array,

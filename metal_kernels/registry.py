@@ -32,6 +32,7 @@ NAMES = (
     "sparse_attention",
     "router",
     "hash_router",
+    "expert_matmul",
     "swiglu",
     "expert_sum",
 )

@@ -4,7 +4,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from dsv4_mlx.model import matmul
+from dsv4_mlx.model.expert_rows import takes_blocks
 from dsv4_mlx.model.layers import ExpertsLinear, Joined, Linear, expert_bounds
+from dsv4_mlx.model.matmul import Packing
 from dsv4_mlx.release.config import DeepseekV4Config
 from metal_kernels.ops import Ops
 
@@ -12,6 +14,7 @@ from metal_kernels.ops import Ops
 _SORTED_ROWS = 32
 # The same on a GPU, where MLX has a product for rows in the order of their experts.
 _GPU_SORTED_ROWS = 64
+_MXFP4 = Packing(32, 4, "mxfp4")
 
 
 class Experts(nn.Module):
@@ -37,7 +40,7 @@ class Experts(nn.Module):
             many = M * k > _SORTED_ROWS
             return (self._sorted if many else self._gathered)(x, experts, weights, shared)
         if M * k >= _GPU_SORTED_ROWS:
-            return self._sorted_on_gpu(x, experts, weights, shared)
+            return self._sorted_on_gpu(x, experts, weights, shared, self._takes_blocks(M, k))
         gate_up = self.gate_up_proj.chosen(x.reshape(M, 1, -1), experts)
         activated, shared = self._activate(gate_up.reshape(M * k, -1), weights, shared)
         return self.down_proj.chosen(activated.reshape(M, k, -1), experts), shared
@@ -59,16 +62,33 @@ class Experts(nn.Module):
         activated, shared = self._activate(gate_up, weights, shared)
         return self.down_proj.gathered(activated, rows, chosen).reshape(M, k, -1), shared
 
+    def _takes_blocks(self, M: int, k: int) -> bool:
+        """Whether M tokens are multiplied by blocks of one expert, for which MXFP4 has a kernel."""
+        is_mxfp4 = all(one.packing == _MXFP4 for one in (self.gate_up_proj, self.down_proj))
+        return is_mxfp4 and takes_blocks(M, k, self.gate_up_proj.weight.shape[0])
+
     def _sorted_on_gpu(
-        self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array
+        self,
+        x: mx.array,
+        experts: mx.array,
+        weights: mx.array,
+        shared: mx.array,
+        by_blocks: bool,
     ) -> tuple[mx.array, mx.array]:
-        """Rows in the order of their experts, so that MLX multiplies expert by expert."""
+        """Rows in the order of their experts, multiplied expert by expert: by blocks that have one,
+        or by MLX's tiles."""
         M, k = experts.shape
         order = mx.argsort(experts.reshape(-1))
         chosen = experts.reshape(-1)[order]
-        gate_up = self.gate_up_proj.in_order(x[order // k], chosen)
+        if by_blocks:
+            gate_up = self.gate_up_proj.by_blocks(x, chosen, order // k)
+        else:
+            gate_up = self.gate_up_proj.in_order(x[order // k], chosen)
         activated, shared = self._activate(gate_up, weights.reshape(-1)[order], shared)
-        outputs = self.down_proj.in_order(activated, chosen)
+        down = self.down_proj
+        outputs = (
+            down.by_blocks(activated, chosen) if by_blocks else down.in_order(activated, chosen)
+        )
         return outputs[mx.argsort(order)].reshape(M, k, -1), shared
 
     def _sorted(

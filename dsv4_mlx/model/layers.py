@@ -130,6 +130,11 @@ class ExpertsLinear(MatrixLayer):
         """Row r of x [R, in] times matrix `experts[r]`, the experts ascending -> [R, out]."""
         return matmul.in_order(x, experts, self.matrix())
 
+    def by_blocks(self, x: mx.array, experts: mx.array, rows: mx.array | None = None) -> mx.array:
+        """As `in_order`, of rows `rows` [R] of x where given; MXFP4 and an own kernel for it."""
+        assert self._ops is not None
+        return self._ops.expert_matmul(x, self.weight, self.scales, experts, rows)
+
     def sorted(self, x: mx.array, bounds: Bounds) -> mx.array:
         """Rows of x [R, in] sorted by expert, (expert, start, stop) each -> [R, out]."""
         return matmul.sorted_by_expert(x, bounds, self.matrix())

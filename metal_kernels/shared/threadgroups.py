@@ -12,6 +12,8 @@ MOST_THREADS = {
     "hc_collapse": 512,
     "hc_head": 512,
     "index_select": 512,
+    # One for each expert, or a few experts each.
+    "expert_blocks": 256,
     # Its simdgroups share the rows of fn.
     "hc_mix": 256,
     "hc_post_mix": 256,

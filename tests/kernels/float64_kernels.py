@@ -234,6 +234,16 @@ def hash_router(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     return experts, weights
 
 
+def expert_matmul(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    E, out, words = a["codes"].shape
+    codes = a["codes"][..., None] >> (4 * np.arange(8)) & 15
+    values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])[codes & 7] * np.where(codes & 8, -1.0, 1.0)
+    scales = np.repeat(np.exp2(a["scales"] - 127.0), 32, axis=-1)
+    matrices = values.reshape(E, out, 8 * words) * scales
+    x = a["x"] if a["rows"] is None else a["x"][a["rows"]]
+    return (np.einsum("rk,rok->ro", x, matrices[a["experts"]]),)
+
+
 def swiglu(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     def clamped(gate_up: np.ndarray) -> np.ndarray:
         gate, up = np.split(gate_up, 2, axis=-1)
@@ -264,6 +274,6 @@ FLOAT64: dict[str, Callable[[Arguments, Rounding], tuple[np.ndarray | None, ...]
     for function in (
         embed_streams, hc_pre, hc_post, hc_post_pre, hc_head,
         qkv_prepare, q_prepare, compress, index_topk,
-        sparse_attention, dense_matvec, router, hash_router, swiglu, expert_sum,
+        sparse_attention, dense_matvec, router, hash_router, expert_matmul, swiglu, expert_sum,
     )
 }  # fmt: skip

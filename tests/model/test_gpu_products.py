@@ -12,7 +12,9 @@ import pytest
 
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model import matmul
+from dsv4_mlx.model.expert_rows import takes_blocks
 from dsv4_mlx.model.experts import _GPU_SORTED_ROWS, Experts
+from dsv4_mlx.model.layers import ExpertsLinear
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.weights.checkpoint import open_checkpoint
@@ -75,6 +77,27 @@ def test_experts_take_the_way_of_their_number(
     mx.eval(own(mx.array(prompt(own, tokens))[None]))
     sorts = tokens * own.config.num_experts_per_tok >= _GPU_SORTED_ROWS
     assert set(ways) == ({"_sorted_on_gpu"} if sorts else set())
+
+
+@pytest.mark.parametrize("tokens", [10, 40, 70])
+def test_mxfp4_experts_are_multiplied_by_blocks_where_those_are_fewer(
+    pair: tuple[Model, Model], tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, seen = pair[0], []
+    by_blocks = ExpertsLinear.by_blocks
+    monkeypatch.setattr(
+        ExpertsLinear, "by_blocks", lambda *a: seen.append(a[1].shape[0]) or by_blocks(*a)
+    )
+    k, experts = own.config.num_experts_per_tok, own.config.n_routed_experts
+    mx.eval(own(mx.array(prompt(own, tokens))[None]))
+    fewer = tokens * k >= _GPU_SORTED_ROWS and takes_blocks(tokens, k, experts)
+    assert bool(seen) == fewer
+    monkeypatch.undo()
+    packing = matmul.Packing(64, 4, "affine")  # other packings have no such kernel
+    layer = own.layers[0].mlp.experts
+    assert layer._takes_blocks(70, k)
+    monkeypatch.setattr(layer.gate_up_proj, "_packing", packing)
+    assert not layer._takes_blocks(70, k)
 
 
 @pytest.mark.parametrize("mode", [None, "mxfp4", "mxfp8", "affine"])
