@@ -10,7 +10,6 @@ from dsv4_mlx.testing.checkpoints import TINY
 from dsv4_mlx.tracing import place_weights
 from metal_kernels.registry import KernelPlan, as_ops, kernels
 
-
 Dtypes = list[tuple[str, mx.Dtype]]
 
 
