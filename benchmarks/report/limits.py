@@ -6,6 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from dsv4_mlx.device import command_buffers
+from dsv4_mlx.device.memory import HeldMemory, hold
 
 _MARGIN = 2 << 30
 _LEFT_FOR_THE_SYSTEM = 2 << 30
@@ -37,7 +38,6 @@ def _available() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def wire(needed: int, limit: int) -> None:
-    """Keep so many bytes in memory, at most what Metal recommends; nothing without Metal."""
-    if mx.metal.is_available():
-        mx.set_wired_limit(min(limit, needed + _MARGIN))
+def wire(backend: str, needed: int) -> HeldMemory:
+    """Keep so many bytes resident, as loading does; nothing without Metal."""
+    return hold(backend, needed + _MARGIN)

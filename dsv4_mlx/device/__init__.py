@@ -1,1 +1,1 @@
-"""What MLX's device is told: how long its command buffers are, and which memory stays."""
+"""What MLX's device is told: the length of its command buffers, its float32, its memory."""

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
+from dsv4_mlx.device import tf32
+
 LIMITS = {"MLX_MAX_OPS_PER_BUFFER": "100", "MLX_MAX_MB_PER_BUFFER": "100000"}
 """Launches, and Mi elements, in one command buffer."""
 LEAST_MEMORY = 32 * 10**9
@@ -83,7 +85,7 @@ def current(variables: Mapping[str, str] | None = None) -> CommandBuffers:
 def inherited(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """`variables`, by default the process's own, without what is set here: for other programs."""
     variables = os.environ if variables is None else variables
-    ours = _ours(variables)
+    ours = _ours(variables) | tf32.ours(variables)
     return {name: value for name, value in variables.items() if name not in ours}
 
 

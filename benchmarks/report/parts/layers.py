@@ -112,7 +112,7 @@ def _made(teller: Teller, setting: Setting) -> tuple[Model, DeepseekV4Config] | 
         return None
     config = layered(sizes.config, count)
     if "wired" in setting.choices:
-        limits.wire(weight_bytes(config), limit)
+        limits.wire(setting.backend, weight_bytes(config))
     teller.at(f"making {count} layers")
     return synthetic_model(config, setting.backend), config
 

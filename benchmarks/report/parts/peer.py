@@ -47,7 +47,7 @@ def measured(
         return
     config = layered(sizes.config, count)
     if "wired" in setting.choices:
-        limits.wire(weight_bytes(config), limit)
+        limits.wire(setting.backend, weight_bytes(config))
     teller.at(f"making {program}")
     model = make(config)
     fill(model, config)
