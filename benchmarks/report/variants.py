@@ -25,17 +25,16 @@ _CONSTANT_BELOW = 8
 @contextmanager
 def recorded(teller: Teller) -> Iterator[None]:
     """Within, every first evaluation of a variant is told as a row `variant`."""
-    own = sources.built
-    recorder = _Recorder(teller, own)
-    sources.built = recorder.built  # type: ignore[assignment]
+    recorder = _Recorder(teller, sources.builder.get() or sources.built)
+    token = sources.builder.set(recorder.built)
     try:
         yield
     finally:
-        sources.built = own
+        sources.builder.reset(token)
 
 
 class _Recorder:
-    """Stands in the place of `sources.built`."""
+    """Stands in for `sources.built`."""
 
     def __init__(self, teller: Teller, build: Callable[..., Any]):
         self._teller, self._build = teller, build

@@ -12,7 +12,6 @@ from benchmarks.report.parts import kernel_cases
 from benchmarks.report.teller import Teller
 from benchmarks.report.variants import recorded, variant_of
 from metal_kernels import registry, sources
-from tests.kernels import host
 from tests.kernels.host import host_plan
 
 
@@ -40,7 +39,6 @@ def test_every_first_call_is_told_once(tmp_path: Path) -> None:
         assert kernel_cases.compared(Teller(out, tmp_path), plan, kernel)
         kept = len(rows(out))
         kernel_cases.compared(Teller(out, tmp_path), plan, kernel)
-    assert sources.built is not host._built
     told = rows(out)[:kept]
     cases = [row["case"] for row in told if row["kind"] == "case"]
     assert cases == [case.id for case in kernel.cases]
@@ -78,10 +76,9 @@ def test_a_text_that_fails_lies_beside_and_is_named(
 
 
 def test_recording_ends_with_its_block(tmp_path: Path) -> None:
-    own = sources.built
     with recorded(Teller(io.StringIO(), tmp_path)):
-        assert sources.built is not own
-    assert sources.built is own
+        assert sources.builder.get() is not None
+    assert sources.builder.get() is None
 
 
 def test_wrong_values_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
