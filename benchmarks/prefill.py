@@ -4,8 +4,9 @@
 
 For each release and chunk: launches; the bytes of arrays that the launches of a layer write, and of
 all layers that are under way at a time (see `dsv4_mlx/model/pacing.py`), which is the peak beside
-weights and cache. The graph is traced (see `dsv4_mlx.tracing`) as the tokens after `--context`
-others. The rows go to results/prefill.csv.
+weights and cache; and the rows that the experts' products multiply for every row that is needed, by
+MLX's own product and by ours (see `dsv4_mlx/model/expert_rows.py`). The graph is traced (see
+`dsv4_mlx.tracing`) as the tokens after `--context` others. The rows go to results/prefill.csv.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass
 
 from benchmarks import counting
 from benchmarks.record import record
+from dsv4_mlx.model.expert_rows import rows_of_blocks, rows_of_mlx
 from dsv4_mlx.model.pacing import UNDER_WAY, layers_at_a_time
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.tracing import decode_graph
@@ -35,6 +37,9 @@ class ChunkReport:
     layers_at_a_time: int
     peak_bytes: int
     """Arrays of all layers that are under way at a time."""
+    mlx_rows: float
+    own_rows: float
+    """Multiplied for each row that an expert is to multiply, by MLX and by `expert_matmul`."""
 
 
 def report(model: str, config: DeepseekV4Config, chunk: int, context: int) -> ChunkReport:
@@ -50,7 +55,12 @@ def report(model: str, config: DeepseekV4Config, chunk: int, context: int) -> Ch
     at_a_time = layers_at_a_time(chunk)
     together = UNDER_WAY * at_a_time
     peak = max(sum(layers[i : i + together]) for i in range(0, len(layers), at_a_time))
-    return ChunkReport(model, chunk, context, launches, max(layers), at_a_time, peak)
+    sizes = (chunk, config.num_experts_per_tok, config.n_routed_experts)
+    mlx, own = (
+        round(rows(*sizes) / (chunk * config.num_experts_per_tok), 3)
+        for rows in (rows_of_mlx, rows_of_blocks)
+    )
+    return ChunkReport(model, chunk, context, launches, max(layers), at_a_time, peak, mlx, own)
 
 
 def line(one: ChunkReport) -> str:
@@ -58,7 +68,8 @@ def line(one: ChunkReport) -> str:
     return (
         f"{one.model} {one.chunk:,} tokens after {one.context:,}: {one.launches:,} launches, "
         f"{one.layer_bytes / 2**30:.2f} GiB of arrays in a layer, {one.layers_at_a_time} layers "
-        f"at a time, {one.peak_bytes / 2**30:.2f} GiB at most"
+        f"at a time, {one.peak_bytes / 2**30:.2f} GiB at most; for each row of an expert MLX "
+        f"multiplies {one.mlx_rows:.2f}, we {one.own_rows:.2f}"
     )
 
 

@@ -1,3 +1,5 @@
+#include "formats.metal"
+
 // Rows of one expert times its MXFP4 matrix, by 8x8 matrices of simdgroups.
 //
 // A threadgroup has a block of at most BLOCK rows and 64 outputs, 16 for each simdgroup, which reads

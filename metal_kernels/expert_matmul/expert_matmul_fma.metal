@@ -1,3 +1,5 @@
+#include "formats.metal"
+
 // Rows of one expert times its MXFP4 matrix, without matrix instructions.
 //
 // A threadgroup has a block of at most BLOCK rows and 32 outputs. A group of 32 inputs at a time is

@@ -149,7 +149,11 @@ def test_elements_of_matrices_are_named_by_numbers() -> None:
         for text in sources.ROOT.glob("*/*.metal")
         for place in re.findall(r"thread_elements\(\)(\[[^]]*\]|.)", text.read_text("utf-8"))
     }
-    assert {name for name, _ in places} == {"index_scores.metal", "sparse_attention_matrix.metal"}
+    assert {name for name, _ in places} == {
+        "expert_matmul.metal",
+        "index_scores.metal",
+        "sparse_attention_matrix.metal",
+    }
     assert {place for _, place in places} == {"[0]", "[1]"}
 
 
