@@ -5,6 +5,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import pytest
 
+from metal_kernels import expert_matmul
 from metal_kernels.contract import Case
 from metal_kernels.index_topk.launch import select
 from metal_kernels.registry import kernels
@@ -46,12 +47,20 @@ def many_scores() -> None:
         assert_equals_reference(kernels()["index_topk"], plan.ops.index_topk, made)
 
 
+def many_experts() -> None:
+    """More than half of the threads that find their blocks, fewer than all."""
+    made = expert_matmul._case("many-experts", 9, 200, 64, 8, k=2)
+    with host_plan("fast") as plan:
+        assert_equals_reference(kernels()["expert_matmul"], plan.ops.expert_matmul, made)
+
+
 # Calls in which a text has as many threads as the table allows.
 LARGEST: dict[str, tuple[Callable[[], None], ...]] = {
     "compress": (case("compress", "hca"), case("compress", "flash-hca-decode")),
     "hc_collapse": (case("hc_pre", "flash-decode"), case("hc_post_pre", "flash-decode")),
     "hc_head": (case("hc_head", "flash-decode"),),
     "index_select": (selection(4096), selection(16_384), selection(40_000)),
+    "expert_blocks": (case("expert_matmul", "many-blocks"), many_experts),
     "hc_mix": (case("hc_pre", "odd-sizes"), case("hc_head", "odd-sizes")),
     "hc_post_mix": (case("hc_post_pre", "odd-sizes"),),
     "index_scores": (many_scores,),
