@@ -33,7 +33,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="without the layers of V4-Flash, which take minutes"
     )
     parser.add_argument(
-        "--only", default="", help="parts by name or first word, separated by semicolons"
+        "--only", default="", help="parts by name or first word, joined by +"
     )
     parser.add_argument("--rounds", type=int, help="rounds of each timing")
     parser.add_argument(
@@ -126,7 +126,7 @@ def _asked(
 def _wanted(part: Part, options: argparse.Namespace) -> bool:
     if options.quick and part.long:
         return False
-    only = [word for word in options.only.split(";") if word] or [part.name]
+    only = [word for word in options.only.split("+") if word] or [part.name]
     return part.name in only or part.name.partition(":")[0] in only
 
 

@@ -99,7 +99,7 @@ def test_what_is_right_ends_well_and_in_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The speeds, one kernel and the layers, each in its process, as the schedule orders them."""
-    only = "speeds;kernel:expert_sum;decode;prefill;heat;peer"
+    only = "speeds+kernel:expert_sum+decode+prefill+heat+peer"
     assert report.main([*SMALL, "--only", only, "--out", str(tmp_path)]) == 0
     found, page = read(tmp_path)
     assert "Everything that was run is right: 1 kernels in 3 cases." in capsys.readouterr().out
