@@ -32,9 +32,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="without the layers of V4-Flash, which take minutes"
     )
-    parser.add_argument(
-        "--only", default="", help="parts by name or first word, joined by +"
-    )
+    parser.add_argument("--only", default="", help="parts by name or first word, joined by +")
     parser.add_argument("--rounds", type=int, help="rounds of each timing")
     parser.add_argument(
         "--small", action="store_true", help="sizes for trying the report itself, on a CPU"
