@@ -15,7 +15,7 @@ from cli.environment import Environment, ExitStatus
 from cli.kept.prefixes import stored_prefixes
 from cli.kept.private_files import state_home
 from cli.kept.sessions import SessionStore
-from cli.models import Models, embedded_model, load_model
+from cli.models import Models, embedded_model, left_out_sentence, load_model
 from cli.once.answer_output import write_json_error
 from cli.once.oneshot import answer, read_message
 from cli.once.resumed import Resumed
@@ -114,13 +114,13 @@ def _run(
     options: Options, environment: Environment, worker: Worker, open_model: "Load"
 ) -> ExitStatus:
     if options.version:
-        return _print_version(options, environment)
+        return _print_version(replace(options, backend=_backend(options)), environment)
     if options.subcommand == "config":
         return config.print_config(environment, path=options.path)
     chosen = config.load(environment)
     options = replace(
         options,
-        backend=options.backend or chosen.backend,
+        backend=_backend(options, chosen.backend),
         kv=options.kv or chosen.kv,
         prefill_chunk=options.prefill_chunk or chosen.prefill_chunk,
         model=options.model or chosen.model,
@@ -173,6 +173,19 @@ def _run(
     return answer(message, lambda: begin(settings, turns), options, environment, resumed)
 
 
+def _backend(options: Options, configured: str = "auto") -> str:
+    """Where the model runs, and the kernels that it does without, as `registry.plan` reads it."""
+    backend, kernels = options.backend or configured, options.kernels
+    if kernels is None:
+        return backend
+    named = [word for word in kernels.split(",") if word and not word.startswith("-")]
+    if not named:
+        return f"{backend},{kernels}"
+    if options.backend not in (None, "auto", named[0]):
+        raise UsageError(f"--backend says {options.backend} and --kernels {kernels}; give one.")
+    return kernels
+
+
 def _print_version(options: Options, environment: Environment) -> ExitStatus:
     from dsv4_mlx.about import about
 
@@ -185,6 +198,7 @@ def _print_version(options: Options, environment: Environment) -> ExitStatus:
         by_implementation.setdefault(implementation, []).append(kernel)
     lines = [f"dsv4-mlx {facts.version}", f"mlx {facts.mlx}", f"backend {facts.backend}"]
     lines += [f"kernels {how}: {', '.join(names)}" for how, names in by_implementation.items()]
+    lines += [f"left out {left_out_sentence(facts.left_out)}"] if facts.left_out else []
     lines += [f"blas {facts.blas}"]
     environment.stdout.write("\n".join(lines) + "\n")
     return ExitStatus.OK

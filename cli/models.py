@@ -85,7 +85,11 @@ class OpenedModel:
         if self._is_told or self.backend is None:
             return []
         self._is_told = True
-        return [problem for problem in (self.opening.result()[0].memory.problem,) if problem]
+        engine = self.opening.result()[0]
+        sentences = [engine.memory.problem] if engine.memory.problem else []
+        if engine.left_out:
+            sentences.append(f"kernels left out: {left_out_sentence(engine.left_out)}")
+        return sentences
 
     def close(self) -> None:
         """Let go of the weights, whoever still holds this."""
@@ -219,6 +223,11 @@ class Models:
         if self._snapshot_bytes is not None:
             engine.snapshot_bytes = self._snapshot_bytes
         return engine, tokenizer
+
+
+def left_out_sentence(kernels: Sequence[str]) -> str:
+    """What leaving kernels out means, for people."""
+    return f"{', '.join(kernels)} (references run instead, slower)"
 
 
 def _script(engine: str) -> Path:

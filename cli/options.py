@@ -28,7 +28,8 @@ configuration file with every default.
 _EPILOG = """\
 Ctrl-C stops the answer and keeps what was said.
 Exit status: 0 done, 1 error, 2 usage, 130 interrupted.
-Environment: DSV4_BACKEND (as --backend), DSV4_HOME (conversations), NO_COLOR.
+Environment: DSV4_BACKEND and DSV4_KERNELS (as --backend and --kernels),
+DSV4_HOME (conversations), NO_COLOR.
 """
 
 SUBCOMMANDS = ("doctor", "config")
@@ -84,6 +85,8 @@ class Options:
     stop: tuple[str, ...] | None = None
     loop: Loops | None = None
     prefill_chunk: int | None = None
+    kernels: str | None = None
+    """A backend, and kernels to leave out with a - before each."""
     words: tuple[str, ...] = ()
     """A subcommand, or files to attach."""
 
@@ -174,6 +177,11 @@ def _parser(environment: Environment) -> _Parser:
         add(option, dest=name, type=_within(RANGES[name]), metavar=metavar, help=meaning)
     add("--seed", type=_whole(0), metavar="N", help="makes sampling repeatable")
     add("--backend", choices=BACKENDS, help="where the model runs")
+    add(
+        "--kernels",
+        metavar="LIST",
+        help="leave kernels out, as metal,-index_topk: a slower reference runs instead",
+    )
     add(
         "--kv",
         choices=KV_CHOICES,

@@ -14,6 +14,8 @@ class About:
     backend: str
     kernels: dict[str, str]  # kernel name -> implementation
     blas: str
+    left_out: tuple[str, ...] = ()
+    """Kernels that run by their slower references, as somebody asked."""
 
 
 def about(backend: str = "auto") -> About:
@@ -27,7 +29,14 @@ def about(backend: str = "auto") -> About:
     from dsv4_mlx.model.backends import kernel_plan
 
     plan = kernel_plan(backend)
-    return About(__version__, vars(mx)["__version__"], plan.backend, dict(plan.chosen), blas_name)
+    return About(
+        __version__,
+        vars(mx)["__version__"],
+        plan.backend,
+        dict(plan.chosen),
+        blas_name,
+        plan.left_out,
+    )
 
 
 def device_memory(backend: str) -> int | None:

@@ -25,6 +25,10 @@ class BackendError(Dsv4Error):
     """A backend was asked for that this machine does not have."""
 
 
+class KernelError(Dsv4Error):
+    """A GPU or its compiler refuses a kernel."""
+
+
 class PromptError(Dsv4Error):
     """Messages or tokens that cannot be turned into a prompt, or a reply that cannot be parsed."""
 

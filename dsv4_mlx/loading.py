@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from dsv4_mlx.broken_kernels import diagnosis
 from dsv4_mlx.device import memory
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.model.backends import kernel_plan, use_backend
@@ -87,7 +88,9 @@ def load_model(
     try:
         pack_layers(model, plan.parameters)
         if kernels.backend != "cpu":
-            warm_up = WarmUp(Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype))
+            shapes = Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype)
+            model.explain = diagnosis(shapes)
+            warm_up = WarmUp(shapes)
             warm_up.start()
             model.at_first_call = warm_up.abandon
         model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)

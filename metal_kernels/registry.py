@@ -2,19 +2,20 @@
 
 A kernel folder exports `KERNEL`. On the CPU every op is its reference. Metal and CUDA run the
 launches that `Kernel.launches` declares, each behind a check of the contract; where a backend has
-none yet the reference runs on it, and the plan says so.
+none yet, or a person leaves one out, the reference runs on it, and the plan says so.
 """
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
-from metal_kernels.backend import Backend, resolve
+from metal_kernels.backend import Backend, MissingBackend, resolve
 from metal_kernels.contract import Arrays, Call, Kernel, Launch
 from metal_kernels.ops import Ops
 
@@ -37,6 +38,8 @@ NAMES = (
     "expert_sum",
 )
 
+ENVIRONMENT_VARIABLE = "DSV4_KERNELS"
+
 # Looks of one op's calls that are remembered: a prompt and a context that grows go through many.
 _VERDICTS = 1024
 
@@ -54,22 +57,67 @@ class KernelPlan:
     backend: Backend
     ops: Ops
     chosen: dict[str, str]
+    left_out: tuple[str, ...] = ()
+    """Kernels that have a launch there and run by their slower references, as somebody asked."""
+
+
+class UnknownKernel(MissingBackend):
+    """A kernel is to be left out that there is not."""
 
 
 def plan(backend: str = "auto") -> KernelPlan:
-    """Resolve the backend and bind every op to its implementation there."""
-    return bind(resolve(backend))
+    """Resolve the backend and bind every op to its implementation there.
+
+    `metal,-index_topk` leaves a kernel to its reference, and so does the same in DSV4_KERNELS where
+    `backend` leaves none out and names no other backend. MissingBackend for what is not there.
+    """
+    name, left_out = asked(backend)
+    return bind(resolve(name), left_out)
 
 
-def bind(backend: Backend) -> KernelPlan:
+def asked(backend: str) -> tuple[str, frozenset[str]]:
+    """The backend and the kernels to leave out that `backend` and DSV4_KERNELS ask for."""
+    name, left_out = words(backend)
+    variable = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    if left_out or not variable:
+        return name, left_out
+    other, left_out = words(variable)
+    if name == "auto":
+        return other, left_out
+    return name, left_out if other in ("auto", name) else frozenset()
+
+
+def words(text: str) -> tuple[str, frozenset[str]]:
+    """Of `metal,-index_topk,-router` the backend, `auto` where none is named, and the kernels."""
+    given = [word.strip() for word in text.split(",") if word.strip()]
+    left_out = frozenset(word[1:] for word in given if word.startswith("-"))
+    names = [word for word in given if not word.startswith("-")]
+    if len(names) > 1:
+        raise MissingBackend(
+            f"expected one backend and kernels to leave out, as metal,-index_topk, but found "
+            f"{text!r}; put a - before each kernel."
+        )
+    if unknown := sorted(left_out - set(NAMES)):
+        raise UnknownKernel(
+            f"expected kernels out of {', '.join(NAMES)} but found {unknown[0]!r}; correct "
+            f"--kernels or {ENVIRONMENT_VARIABLE}."
+        )
+    return (names or ["auto"])[0], left_out
+
+
+def bind(backend: Backend, left_out: Collection[str] = ()) -> KernelPlan:
     """The plan of a backend whether or not this machine has it: what tracing looks at."""
     ops: dict[str, Callable[..., Any]] = {}
     chosen: dict[str, str] = {}
+    given_up = []
     for name, kernel in kernels().items():
         launch = kernel.launches.get(backend)
+        if launch and name in left_out:
+            given_up.append(name)
+            launch = None
         ops[name] = _checked(kernel, launch, backend) if launch else kernel.reference
         chosen[name] = backend if launch else "reference"
-    return KernelPlan(backend, as_ops(backend, ops), chosen)
+    return KernelPlan(backend, as_ops(backend, ops), chosen, tuple(given_up))
 
 
 def as_ops(backend: Backend, ops: Mapping[str, Callable[..., Any]]) -> Ops:

@@ -19,6 +19,7 @@ from cli.machine.doctor_place import disk, terminal
 from cli.machine.doctor_report import Page, Report
 from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
 from cli.machine.memory import SHORT_CONTEXT, Fit, size
+from cli.models import left_out_sentence
 from cli.safe import harmless, json_line
 from dsv4_mlx.about import About, about, device_memory, wirable_memory
 from dsv4_mlx.device import command_buffers
@@ -105,7 +106,8 @@ def _installation(page: Page, backend: str) -> About | None:
     if found is not None:
         page.add("program", {"version": found.version}, f"dsv4-mlx {found.version}")
         page.add("backend", found.backend, found.backend)
-        page.add("kernels", dict(found.kernels), *_kernel_lines(found.kernels))
+        left_out = [f"left out: {left_out_sentence(found.left_out)}"] if found.left_out else []
+        page.add("kernels", dict(found.kernels), *_kernel_lines(found.kernels), *left_out)
         page.add("blas", found.blas, found.blas)
     listed = ", ".join(f"{name} {found or 'missing'}" for name, found in packages.items())
     page.add("packages", {**packages, "python": python_version()},

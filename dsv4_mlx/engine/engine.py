@@ -28,8 +28,9 @@ loads the model and makes every call that says so; the others may come from any 
 | `Session.tokens`, `len`, `places`, `sizes()` | model's | what the session holds | |
 | `cancel.set()` on a flag given to `sync` or `stream` | any | the call ends soon | |
 
-Errors of the model itself, such as memory that ran out, pass through every call that computes; the
-timeline is then as it was at its last complete moment, and the next call reads what is missing.
+Errors of the model itself, such as memory that ran out, pass through every call that computes, and
+a kernel that the GPU refuses is a KernelError; the timeline is then as it was at its last complete
+moment, and the next call reads what is missing.
 """
 
 from dsv4_mlx.engine.running import Running
@@ -44,6 +45,11 @@ class Engine(Running):
         """What the model's kernels run on; None for a model that does not tell."""
         plan = getattr(self.model, "kernel_plan", None)
         return None if plan is None else str(plan()["backend"])
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Kernels that run by their slower references, as somebody asked."""
+        return tuple(getattr(self.model, "left_out", ()))
 
     def session(self) -> Session:
         """A new, empty timeline."""

@@ -128,6 +128,11 @@ class Running:
         self.memory: HeldMemory = getattr(model, "memory", None) or HeldMemory()
         """What is held for the model; sessions that grow raise it."""
 
+    def explain(self, error: BaseException) -> None:
+        """Raise a KernelError where a kernel is to blame for an error that MLX raised."""
+        if (explain := getattr(self.model, "explain", None)) is not None:
+            explain(error)
+
     @property
     def max_context(self) -> int:
         """Tokens that prompt and reply may have together."""

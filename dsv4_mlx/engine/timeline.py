@@ -149,9 +149,10 @@ class Timeline:
             mx.async_eval(following, self.arrays())  # type: ignore[no-untyped-call]
             token: int = drawn.item()  # type: ignore[assignment]
             logprob: float = chosen.item()  # type: ignore[assignment]
-        except BaseException:
+        except BaseException as error:
             self.places.release()  # what was held while generating may be under way itself
             self._recover()
+            self.running.explain(error)
             raise
         self.tokens.append(token)
         self.consumed += 1
@@ -183,8 +184,9 @@ class Timeline:
         if self.consumed and not self.places.has(self.consumed):
             try:
                 mx.eval(self.arrays())  # generating leaves it under way, and it might fail yet
-            except BaseException:
+            except BaseException as error:
                 self._recover()
+                self.running.explain(error)
                 raise
             self.places.add(self.running.caches.snapshot(self.cache))
 
@@ -251,8 +253,9 @@ class Timeline:
             mx.eval(self.arrays(), self.logits if logits else [])
             for moment in caches.marked(self.cache):
                 self.places.add(moment)
-        except BaseException:
+        except BaseException as error:
             self._recover()
+            self.running.explain(error)
             raise
         self.consumed += len(tokens)
 

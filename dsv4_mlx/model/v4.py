@@ -97,6 +97,8 @@ class Model(nn.Module):
         self.fingerprint = _config_fingerprint(config)
         self.at_first_call: Callable[[], None] | None = None
         """What ends with the first tokens, as work that was done ahead of them does."""
+        self.explain: Callable[[BaseException], None] | None = None
+        """What raises a sentence for an error of MLX that a kernel is to blame for."""
         self.memory = HeldMemory()
         for _, module in self.named_modules():
             if isinstance(module, MatrixLayer):
@@ -146,6 +148,11 @@ class Model(nn.Module):
     def layers(self) -> list[DecoderLayer]:
         """The backbone's layers."""
         return self.model.layers
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Kernels that run by their slower references, as somebody asked."""
+        return self._plan.left_out
 
     def kernel_plan(self) -> dict[str, str]:
         """Which implementation every kernel runs: `metal`, `cuda` or `reference`."""

@@ -19,8 +19,10 @@ from dsv4_mlx.loading import load_model
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.weights.checkpoint import open_checkpoint
-from metal_kernels.registry import KernelPlan
-from tests.kernels.host import host_plan
+from metal_kernels import sources
+from metal_kernels.diagnosis import users
+from metal_kernels.registry import NAMES, KernelPlan, bind
+from tests.kernels.host import host_plan, launched
 from tests.model import running
 
 pytestmark = pytest.mark.needs("metalhost")
@@ -73,6 +75,28 @@ def assert_same_logits(plan: KernelPlan, folder: Path, sizes: list[int]) -> None
 @pytest.mark.parametrize("name", ["tiny", "nano"])
 def test_prefill_and_decode(fast: KernelPlan, tmp_path: Path, name: str) -> None:
     assert_same_logits(fast, folder_of(name, tmp_path), [9, 1, 1, 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_kernel_may_be_left_out(fast: KernelPlan, tmp_path: Path, name: str) -> None:
+    """Its reference runs between the texts of all others: the same logits but for float32 noise."""
+    folder, sizes = folder_of("tiny", tmp_path), [9, 1]
+    reference = running.load(folder)
+    ours = on(bind("metal", [name]), folder, Numerics.PLAIN)
+    assert ours.left_out == (name,)
+    assert [one for one, how in ours.kernel_plan().items() if how == "reference"] == [name]
+    pieces = running.pieces(tokens(reference, sum(sizes)), sizes)
+    expected = running.feed(reference, reference.make_cache(), pieces)
+    with launched() as texts:
+        found = running.feed(ours, ours.make_cache(), pieces)
+    assert {one.text for one in texts} and not only_its_own(name) & {one.text for one in texts}
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+
+
+def only_its_own(name: str) -> set[str]:
+    """Texts that no other kernel launches."""
+    files = {path.stem for path in sources.ROOT.glob(f"{name}/*.metal")}
+    return {text for text in files if users(text, "metal") == (name,)}
 
 
 @pytest.mark.slow
