@@ -89,6 +89,21 @@ class Entries:
         self._pool.viewers.add(other)
         return other
 
+    def whole(self, room: int = 0) -> mx.array | None:
+        """The whole buffer, ours from `count` on where `room` more rows are to be put there."""
+        if room and self._pool.buffer is not None:
+            if self.count < self._pool.length:
+                self._leave_others_rows()
+            assert self._pool.buffer is not None
+            self._pool.reserve(self._pool.buffer[:, :room])
+        return self._pool.buffer
+
+    def put(self, buffer: mx.array, room: int) -> None:
+        """Take the buffer that `whole` gave, with `room` rows written after ours."""
+        self._pool.buffer = buffer
+        self._pool.length += room
+        self.count = self._pool.length
+
     def rows(self) -> mx.array | None:
         """Stored rows [B, count, ...] without a copy for B = 1; None while there are none."""
         if self.count == 0:
@@ -137,3 +152,26 @@ class OneCallEntries(Entries):
     def rows(self) -> mx.array | None:
         """All rows [B, count, d]."""
         return self._rows
+
+
+class MovingEntries(Entries):
+    """A whole buffer [B, capacity, ...]: kernels clamp what they read of it by the position.
+
+    A row is written at `start`, int32 [1], so that a graph serves any number of rows.
+    """
+
+    def __init__(self, buffer: mx.array, start: mx.array) -> None:
+        super().__init__()
+        self._buffer, self._start = buffer, start
+
+    def append(self, rows: mx.array) -> None:
+        """Put a stored row [B, 1, ...] after those that the position says there are."""
+        self._buffer = mx.slice_update(self._buffer, rows, self._start, axes=(1,))
+
+    def rows(self) -> mx.array:
+        """All rows, also those that are not written yet."""
+        return self._buffer
+
+    def buffer(self) -> mx.array:
+        """The same."""
+        return self._buffer

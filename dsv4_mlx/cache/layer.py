@@ -17,6 +17,7 @@ import mlx.core as mx
 from dsv4_mlx.cache import ring
 from dsv4_mlx.cache.entries import Entries, OneCallEntries
 from dsv4_mlx.cache.layouts import PLAIN, EntryLayout, layout_named
+from dsv4_mlx.cache.moving import Moving
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.layer_roles import LayerRole, layer_role
@@ -39,6 +40,7 @@ class LayerState:
     open_rows: mx.array | None = None
     entries: Entries | None = None
     keys: Entries | None = None  # of the indexer
+    moving: Moving | None = None
     moments: dict[int, dict[str, mx.array]] = field(default_factory=dict)
     """Positions inside the next call that are remembered, and `window` and `open` as they were."""
 
@@ -57,6 +59,9 @@ class LayerState:
         self.open_rows = self._written("open", self.open_rows, rows, size)
 
     def _written(self, name: str, before: mx.array | None, rows: mx.array, size: int) -> mx.array:
+        if self.moving is not None:
+            assert before is not None
+            return mx.slice_update(before, rows, self.moving.slots[size], axes=(1,))
         for offset, rings in self.moments.items():
             rings[name] = ring.write(before, rows[:, : offset - self.position], self.position, size)
         return ring.write(before, rows, self.position, size)
@@ -127,6 +132,11 @@ class LayerCache:
     def __post_init__(self) -> None:
         if not self.rows:
             self.rows = [new_state(self.role, self.layout)]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is a single timeline, of which no padding is expected."""
+        return len(self.rows) == 1 and not self._skip and not self._remaining
 
     def groups(self, batch: int, length: int) -> list[tuple[slice, slice, LayerState]]:
         """Which rows and which of `length` tokens belong to which state; consumes padding."""

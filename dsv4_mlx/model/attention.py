@@ -57,6 +57,11 @@ class Attention(nn.Module):
         self._window, self._eps = config.sliding_window, config.rms_norm_eps
         self._official = numerics is Numerics.OFFICIAL
 
+    @property
+    def rope(self) -> RotaryEmbedding:
+        """What turns its queries and keys, those of its entries too."""
+        return self._rope
+
     def joined(self) -> list[Joined]:
         """The groups of layers that share an input."""
         raw_rows = None if self.compressor is None else self.compressor.raw_rows
@@ -85,7 +90,7 @@ class Attention(nn.Module):
 
     def _prepare(self, projected: mx.array, state: LayerState) -> tuple[mx.array, mx.array]:
         """Normed q residual [B, n, ql] and the stored window rows [B, n, ...] of new tokens."""
-        cos, sin = self._rope.tables(state.position, projected.shape[1])
+        cos, sin = self._rope.of(state.moving, state.position, projected.shape[1])
         return self._ops.qkv_prepare(
             projected,
             self.q_a_norm.weight,
@@ -111,7 +116,7 @@ class Attention(nn.Module):
     ) -> mx.array:
         """One timeline: q projections [B, n, ...], stored kv -> de-rotated output [B, n, H, K]."""
         position, n = state.position, kv.shape[1]
-        cos, sin = self._rope.tables(position, n)
+        cos, sin = self._rope.of(state.moving, position, n)
         with_index = projected.shape[-1] > self._heads * self._width
         q, index_q = self._ops.q_prepare(
             projected,
@@ -138,7 +143,7 @@ class Attention(nn.Module):
             sin,
             entries,
             selected,
-            first_position=position,
+            first_position=position if state.moving is None else state.moving.position,
             origin=origin,
             ratio=self._ratio,
             sliding_window=self._window,

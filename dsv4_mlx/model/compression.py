@@ -69,19 +69,31 @@ class Compression(Compressor):
         selection where every query attends all that it sees.
         """
         position, stop, storage = state.position, state.position + raw.shape[1], state.layout.name
+        moving = state.moving
         rows, origin = self._keep_open(raw[..., : self._raw_width], state)
         entries = state.entries
         assert entries is not None
-        self.close(rows, entries, origin=origin, position=position, stop=stop, storage=storage)
+        self.close(
+            rows,
+            entries,
+            origin=origin,
+            position=position,
+            stop=stop,
+            storage=storage,
+            moving=moving,
+        )
         indexer, pool = self.indexer, state.keys
         if indexer is None or pool is None:
             return entries.rows(), None
-        indexer.close(rows, pool, origin=origin, position=position, stop=stop, storage=storage)
+        indexer.close(
+            rows, pool, origin=origin, position=position, stop=stop, storage=storage, moving=moving
+        )
         if not indexer.selects(stop):
             return entries.rows(), None  # every visible entry is among the top k
         keys, head_weights = pool.rows(), raw[..., self._raw_width :]
         assert index_q is not None and keys is not None
-        return entries.rows(), indexer.select(index_q, head_weights, keys, position)
+        place = position if moving is None else moving.position
+        return entries.rows(), indexer.select(index_q, head_weights, keys, place)
 
     def _keep_open(self, rows: mx.array, state: LayerState) -> tuple[mx.array, int]:
         """Keep raw rows until their window closes; rows for the windows that close now, origin."""

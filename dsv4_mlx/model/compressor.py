@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from dsv4_mlx.cache.entries import Entries
+from dsv4_mlx.cache.moving import Moving
 from dsv4_mlx.model.layers import Linear, Norm
 from dsv4_mlx.model.rope import RotaryEmbedding
 from dsv4_mlx.release.config import DeepseekV4Config
@@ -61,6 +62,7 @@ class Compressor(nn.Module):
         position: int,
         stop: int,
         storage: RowStorage,
+        moving: Moving | None = None,
     ) -> None:
         """Append to `entries` what the tokens of positions [position, stop) complete.
 
@@ -70,7 +72,7 @@ class Compressor(nn.Module):
         first, windows = position // self.ratio, stop // self.ratio - position // self.ratio
         if windows == 0:
             return
-        cos, sin = self._rope.tables(first * self.ratio, windows, self.ratio)
+        cos, sin = self._rope.of(moving, first * self.ratio, windows, self.ratio)
         entries.append(
             self._ops.compress(
                 rows,
@@ -79,7 +81,7 @@ class Compressor(nn.Module):
                 cos,
                 sin,
                 origin=origin,
-                first_window=first,
+                first_window=first if moving is None else moving.windows[self.ratio].reshape(()),
                 windows=windows,
                 storage=storage,
                 **self._options,

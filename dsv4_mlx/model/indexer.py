@@ -52,7 +52,7 @@ class Indexer(Compressor):
         return length // self.ratio > self._topk
 
     def select(
-        self, q: mx.array, head_weights: mx.array, keys: mx.array, position: int
+        self, q: mx.array, head_weights: mx.array, keys: mx.array, position: int | mx.array
     ) -> mx.array:
         """Indices of the entries each query attends: [B, S, k] int32, -1 for none.
 

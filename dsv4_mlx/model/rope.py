@@ -10,6 +10,7 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
+from dsv4_mlx.cache.moving import Moving
 from dsv4_mlx.release.config import DeepseekV4Config, RopeScaling
 
 
@@ -40,6 +41,14 @@ class RotaryEmbedding:
         self.frequencies = rope_frequencies(dims, theta, scaling)
         # Every layer of a call asks for the same few tables.
         self.tables = lru_cache(maxsize=64)(self._tables)
+
+    def of(
+        self, moving: Moving | None, first: int, count: int, stride: int = 1
+    ) -> tuple[mx.array, mx.array]:
+        """`tables`, or those that a moving position carries."""
+        if moving is None:
+            return self.tables(first, count, stride)
+        return moving.tables[self, stride]
 
     def _tables(self, first: int, count: int, stride: int = 1) -> tuple[mx.array, mx.array]:
         """Positions first, first + stride, ...: cos and sin, float32 [count, dims / 2]."""

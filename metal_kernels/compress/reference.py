@@ -11,10 +11,14 @@ from metal_kernels.shared.formats import RowKind, RowStorage, fp8_kv, hadamard_f
 from metal_kernels.shared.rotary import rotate
 
 
-def token_rows(rows: mx.array, first: int, count: int, origin: int) -> mx.array:
+def token_rows(
+    rows: mx.array, first: int | mx.array, count: int, origin: int | mx.array
+) -> mx.array:
     """Rows of the positions from `first` on: that of p lies at (p - origin) mod n of [B, n, C]."""
     n = rows.shape[1]
     start = (first - origin) % n
+    if isinstance(start, mx.array):
+        return mx.take(rows, (start + mx.arange(count)) % n, axis=1)
     if start + count <= n:
         return rows[:, start : start + count]
     return mx.concatenate([rows[:, start:], rows[:, : start + count - n]], axis=1)
@@ -25,7 +29,7 @@ def pool(values: mx.array, scores: mx.array) -> mx.array:
     return (mx.softmax(scores, axis=2, precise=True) * values).sum(axis=2)
 
 
-def with_previous(windows: mx.array, first: bool, nothing: float) -> mx.array:
+def with_previous(windows: mx.array, first: bool | mx.array, nothing: float) -> mx.array:
     """Slots of overlapping windows: [B, T (+ 1), R, 2 d] -> [B, T, 2 R, d].
 
     The first of `windows` is only the previous one of the second, unless it is the `first` of all:
@@ -33,6 +37,9 @@ def with_previous(windows: mx.array, first: bool, nothing: float) -> mx.array:
     """
     d = windows.shape[-1] // 2
     previous, own = windows[..., :d], windows[..., d:]
+    if isinstance(first, mx.array):
+        begin = mx.where(first, nothing, previous[:, :1])
+        return mx.concatenate([mx.concatenate([begin, previous[:, 1:-1]], 1), own[:, 1:]], axis=2)
     if first:
         empty = mx.full((windows.shape[0], 1, *windows.shape[2:-1], d), nothing)
         return mx.concatenate([mx.concatenate([empty, previous[:, :-1]], axis=1), own], axis=2)
@@ -46,8 +53,8 @@ def compress(
     cos: mx.array,
     sin: mx.array,
     *,
-    origin: int,
-    first_window: int,
+    origin: int | mx.array,
+    first_window: int | mx.array,
     windows: int,
     ratio: int,
     kv_column: int,
@@ -59,8 +66,9 @@ def compress(
     """Entries of the windows from `first_window` on, as they are stored: [B, T, ...].
 
     rows [B, n, C] float32, the row of position p at (p - origin) mod n; window w is the positions
-    from w R on. bias [R, c] is added to the scores, and its width says whether windows overlap; cos
-    and sin [T, P] belong to each window's first position. `rounding`: "kv" (bf16, FP8), "index"
+    from w R on. Where `first_window` is a 0-d array, rows hold all that any window needs. bias
+    [R, c] is added to the scores, and its width says whether windows overlap; cos and sin [T, P]
+    belong to each window's first position. `rounding`: "kv" (bf16, FP8), "index"
     (Hadamard, FP4) or "none".
     """
     kind: RowKind = "key" if rounding == "index" else "latent"
@@ -69,7 +77,8 @@ def compress(
         return store(mx.zeros((rows.shape[0], 0, d)), storage, kind, rope_dims)
     first, c = first_window == 0, bias.shape[-1]
     overlaps = c == 2 * d
-    count = windows + (overlaps and not first)
+    moving = isinstance(first, mx.array)
+    count = windows + (overlaps and (moving or not first))
     taken = token_rows(rows, (first_window + windows - count) * ratio, count * ratio, origin)
     taken = taken.reshape(rows.shape[0], count, ratio, rows.shape[-1])
     values = taken[..., kv_column : kv_column + c]

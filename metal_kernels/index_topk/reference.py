@@ -31,7 +31,7 @@ def index_topk(
     head_weights: mx.array,
     keys: mx.array,
     *,
-    first_position: int,
+    first_position: int | mx.array,
     ratio: int,
     k: int,
     scale: float,
@@ -53,7 +53,7 @@ def index_topk(
         stop = min(S, start + step)
         own = mx.depends([keys], selected[-1:])[0] if selected else keys
         scores = index_scores(index_q[:, start:stop], weights[:, start:stop], own)
-        visible = (mx.arange(first_position + start, first_position + stop) + 1) // ratio
+        visible = (mx.arange(start, stop) + first_position + 1) // ratio
         scores = mx.where(mx.arange(T) < visible[:, None], scores, -float("inf"))
         selected.append(exact_top_k(scores, k))
     return selected[0] if len(selected) == 1 else mx.concatenate(selected, axis=1)

@@ -48,6 +48,33 @@ def attend(
     return (weights @ keys).reshape(B, S, H, K) / total
 
 
+def _moving(
+    window: mx.array,
+    entries: mx.array | None,
+    selected: mx.array | None,
+    position: mx.array,
+    *,
+    origin: int,
+    ratio: int,
+    sliding_window: int,
+) -> tuple[mx.array, mx.array, mx.array | None, mx.array | None]:
+    """What one query at any position may see: rows of a window and who is there, entries likewise.
+
+    Shapes follow from those of the arrays alone.
+    """
+    n = min(window.shape[1], sliding_window)
+    positions = position - n + 1 + mx.arange(n)
+    rows = mx.take(window, (positions - origin) % window.shape[1], axis=1)
+    seen = (positions >= 0)[None]
+    if entries is None:
+        return rows, seen, None, None
+    if selected is None:
+        complete = (position + 1) // ratio
+        return rows, seen, entries, (mx.arange(entries.shape[1]) < complete)[None]
+    own, chosen = _entry_tile(entries, selected, 0, 1, ratio)
+    return rows, seen, own, chosen
+
+
 def _window_tile(
     window: mx.array, first: int, stop: int, *, origin: int, oldest: int, sliding_window: int
 ) -> tuple[mx.array, mx.array]:
@@ -113,7 +140,7 @@ def sparse_attention(
     entries: mx.array | None = None,
     selected: mx.array | None = None,
     *,
-    first_position: int,
+    first_position: int | mx.array,
     origin: int,
     ratio: int,
     sliding_window: int,
@@ -124,9 +151,19 @@ def sparse_attention(
     q [B, S, H, K] at positions `first_position + s`; window [B, n, *]: stored rows of the last n
     positions, those of the chunk among them, position p at index `(p - origin) mod n`; entries
     [B, T, *], stored; selected [B, S, k] int32 with -1 for none, or None for every visible entry
-    (`w < (p + 1) // ratio`).
+    (`w < (p + 1) // ratio`). `first_position` may be a 0-d array where S is 1: the window is then a
+    ring of which any row may be unseen, and entries may hold more rows than are visible.
     """
     S, K = q.shape[1], q.shape[-1]
+    if isinstance(first_position, mx.array):
+        return _one_moving(
+            *(q, window, sinks, cos, sin, entries, selected),
+            position=first_position,
+            origin=origin,
+            ratio=ratio,
+            sliding_window=sliding_window,
+            official=official,
+        )
     oldest = max(0, first_position + S - window.shape[1])
     if entries is not None and 0 in (
         entries.shape[1],
@@ -157,4 +194,29 @@ def sparse_attention(
         outputs.append(attend(q[:, start:stop], rows, seen, sinks, official=official))
     output = outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=1)
     output = rotate(output, cos[:, None], sin[:, None], inverse=True)
+    return round_bf16(output) if official else output
+
+
+def _one_moving(
+    q: mx.array,
+    window: mx.array,
+    sinks: mx.array,
+    cos: mx.array,
+    sin: mx.array,
+    entries: mx.array | None,
+    selected: mx.array | None,
+    *,
+    position: mx.array,
+    official: bool,
+    **where: int,
+) -> mx.array:
+    """One query at a position that is an array."""
+    K, rope = q.shape[-1], 2 * cos.shape[-1]
+    rows, seen, own, chosen = _moving(window, entries, selected, position, **where)
+    rows = load_stored(rows, K, rope, "latent")
+    if own is not None and chosen is not None:
+        rows, seen = _with_window(rows, seen, load_stored(own, K, rope, "latent"), chosen)
+    output = rotate(
+        attend(q, rows, seen, sinks, official=official), cos[:, None], sin[:, None], inverse=True
+    )
     return round_bf16(output) if official else output
