@@ -90,9 +90,10 @@ def load_model(
         if kernels.backend != "cpu":
             shapes = Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype)
             model.explain = diagnosis(shapes)
-            warm_up = WarmUp(shapes)
-            warm_up.start()
-            model.at_first_call = warm_up.abandon
+            if mx.default_device() != mx.cpu:
+                warm_up = WarmUp(shapes)
+                warm_up.start()
+                model.at_first_call = warm_up.abandon
         model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)
         model.join()
         model.fingerprint = fingerprint(checkpoint, plan)

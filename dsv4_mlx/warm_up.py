@@ -43,7 +43,8 @@ class WarmUp:
     """Builds the forms on a thread of its own until all are there or somebody needs the GPU."""
 
     def __init__(self, shapes: Shapes) -> None:
-        self._shapes = shapes
+        """On the device that MLX computes on in this thread."""
+        self._shapes, self._device = shapes, mx.default_device()
         self._over = Event()
         self._thread = Thread(target=self._run, name="warm-up", daemon=True)
         self.built: list[Variant] = []
@@ -52,35 +53,33 @@ class WarmUp:
 
     def start(self) -> None:
         """Begin; a process that ends meanwhile waits for the form in the compiler, no longer."""
+        atexit.register(self._end)
         self._thread.start()
-        atexit.register(self.wait)
 
     def abandon(self) -> None:
         """Build no more forms, without waiting for the one in the compiler."""
         self._over.set()
-        atexit.unregister(self.wait)
-
-    def wait(self) -> None:
-        """Until no form is being built, after `abandon` at most one."""
-        self.abandon()
-        self._thread.join()
 
     def join(self) -> None:
         """Until all forms are built."""
         self._thread.join()
 
+    def _end(self) -> None:
+        self.abandon()
+        self.join()
+
     def _run(self) -> None:
-        backend = self._shapes.kernels.backend
-        mx.set_default_device(mx.cpu if backend == "cpu" else mx.gpu)
+        mx.set_default_device(self._device)
         for launched in session_launches(self._shapes.blank(), self._over).values():
             if self._over.is_set():
-                return
+                break
             try:
-                launched.build(backend)
+                launched.build(self._shapes.kernels.backend)
             except (RuntimeError, ValueError) as error:
                 self.failed[launched.variant] = str(error)
             else:
                 self.built.append(launched.variant)
+        atexit.unregister(self._end)
 
 
 def session_launches(model: Model, over: Event | None = None) -> dict[Variant, Launched]:

@@ -142,6 +142,9 @@ def test_loading_warms_a_gpu_up_and_no_cpu(
     compiled = planted(monkeypatch, Event(), go_on)
     assert load_model(checkpoint, backend="cpu").at_first_call is None
     assert compiled == []
+    # A plan for a GPU on a CPU: for those who look at its graph.
+    assert load_model(checkpoint, kernels=registry.bind("metal")).at_first_call is None
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
     model = load_model(checkpoint, kernels=registry.bind("metal"))
     assert model.at_first_call is not None
     model.at_first_call()
