@@ -11,7 +11,7 @@ ARGS   ?=
 PYTEST := DSV4_INSTALL=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test processors slow parity nvrtc lint check pages bench report screens clean
+.PHONY: help chat test processors slow parity nvrtc soak lint check pages bench report screens clean
 
 help:
 	@echo "make chat    chat with the embedded model (ARGS='--model PATH' for another)"
@@ -19,6 +19,7 @@ help:
 	@echo "make processors  the numeric tests with the sums of two other processors (Linux)"
 	@echo "make slow    the long tests"
 	@echo "make parity  live comparison with transformers (installs torch)"
+	@echo "make soak    runs of half an hour, in no CI"
 	@echo "make nvrtc   compile the CUDA texts (installs NVIDIA's compiler, Linux)"
 	@echo "make lint    formatting, lint, types"
 	@echo "make check   make lint, then make test"
@@ -39,6 +40,9 @@ processors: $(VENV)/.installed-test
 
 slow: $(VENV)/.installed-test
 	$(PYTEST) -m slow $(ARGS)
+
+soak: $(VENV)/.installed-test
+	$(PYTEST) -m soak --timeout=7200 $(ARGS)
 
 parity: $(VENV)/.installed-parity
 	DSV4_REQUIRE=parity,$(DSV4_REQUIRE) $(PYTEST) -m parity $(ARGS)

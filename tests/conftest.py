@@ -151,7 +151,7 @@ def _where_texts_run() -> Iterator[None]:
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
-        for group in ("slow", "parity", "nvrtc"):
+        for group in ("slow", "parity", "nvrtc", "soak"):
             if item.get_closest_marker(group):
                 LEFT_OUT[f"{group}: make {group} runs them"] += 1
                 break

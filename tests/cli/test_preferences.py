@@ -35,7 +35,7 @@ def test_a_level_chosen_while_a_command_changes_something_else_is_kept() -> None
     surface = SimpleNamespace(status=seen.append, ask=None)
     view = SimpleNamespace(note=None, error=None)
     model: Any = SimpleNamespace(
-        name="nano", backend="cpu", settings=ChatSettings("2026-04", MAX_LEVEL_CONTEXT)
+        name="nano", backend="cpu", wired=0, settings=ChatSettings("2026-04", MAX_LEVEL_CONTEXT)
     )
     models, toolbox, folder = None, None, None
     branches = Branches(Keeping(None, seen.append, seen.append))

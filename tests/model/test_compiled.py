@@ -50,7 +50,7 @@ def test_tokens_are_the_models_own(taken_apart: None) -> None:
     assert_same_tokens(120, 18)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(shutil.which("g++") is None, reason="mx.compile needs g++ on a CPU")
 def test_tokens_of_a_compiled_step_are_the_models_own() -> None:
     step = assert_same_tokens(130, 600)
