@@ -63,6 +63,8 @@ class Chat:
     _answering: Conversation | None = None
     _busy: str = ""
     _changing: Lock = field(default_factory=Lock)
+    _drawing: Lock = field(default_factory=Lock)
+    """Held from reading what the status line says until it is shown, so that the latest stays."""
     stop: Flag = field(default_factory=Flag)
     """Set by Ctrl-C; cleared before each text is carried out."""
 
@@ -291,9 +293,10 @@ class Chat:
         self._draw_status()
 
     def _draw_status(self) -> None:
-        status = Status("", "")
-        if self.status_line:
-            conversation = self.branch.conversation
-            use = None if conversation is None else conversation.context()
-            status = status_of(self.model, self.settings, use, self._done)
-        self.surface.status(replace(status, busy=self._busy))
+        with self._drawing:
+            status = Status("", "")
+            if self.status_line:
+                conversation = self.branch.conversation
+                use = None if conversation is None else conversation.context()
+                status = status_of(self.model, self.settings, use, self._done)
+            self.surface.status(replace(status, busy=self._busy))

@@ -1,5 +1,6 @@
 """What a conversation is led by: levels in a circle, and changes from two threads."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from threading import Thread
 from types import SimpleNamespace
@@ -29,17 +30,35 @@ def test_the_levels_that_a_checkpoint_can_give_go_round(context: int, circle: li
     assert found == circle
 
 
+def chat_of(model: Any, seen: list[Any]) -> Any:
+    """A chat about a model, whose status lines go to `seen`."""
+    surface = SimpleNamespace(status=seen.append, ask=None)
+    view = SimpleNamespace(note=None, error=None)
+    branches = Branches(Keeping(None, seen.append, seen.append))
+    models, toolbox, folder = None, None, None
+    return Chat(surface, view, models, model, Preferences(), branches, toolbox, folder)  # type: ignore[arg-type]
+
+
+class Nano:
+    """What a status line says of a model; `named` happens while it is read."""
+
+    backend, wired = "cpu", 0
+    settings = ChatSettings("2026-04", MAX_LEVEL_CONTEXT)
+
+    def __init__(self) -> None:
+        self.named: Callable[[], None] = lambda: None
+
+    @property
+    def name(self) -> str:
+        named, self.named = self.named, lambda: None
+        named()
+        return "nano"
+
+
 def test_a_level_chosen_while_a_command_changes_something_else_is_kept() -> None:
     """Shift-Tab comes on the thread that draws, whatever the controller does meanwhile."""
     seen: list[Any] = []
-    surface = SimpleNamespace(status=seen.append, ask=None)
-    view = SimpleNamespace(note=None, error=None)
-    model: Any = SimpleNamespace(
-        name="nano", backend="cpu", wired=0, settings=ChatSettings("2026-04", MAX_LEVEL_CONTEXT)
-    )
-    models, toolbox, folder = None, None, None
-    branches = Branches(Keeping(None, seen.append, seen.append))
-    chat: Any = Chat(surface, view, models, model, Preferences(), branches, toolbox, folder)  # type: ignore[arg-type]
+    chat = chat_of(Nano(), seen)
     pressed = Thread(target=chat.next_level)
 
     def slowly(preferences: Preferences) -> Preferences:
@@ -52,3 +71,19 @@ def test_a_level_chosen_while_a_command_changes_something_else_is_kept() -> None
     pressed.join()
     assert (chat.preferences.seed, chat.preferences.think) == (7, "max")
     assert [(one.mode, one.busy) for one in seen] == [("high", "answering"), ("max", "answering")]
+
+
+def test_a_level_chosen_while_the_status_is_read_is_what_stays_shown() -> None:
+    seen: list[Any] = []
+    model = Nano()
+    chat = chat_of(model, seen)
+    pressed = Thread(target=chat.next_level)
+
+    def press() -> None:
+        pressed.start()
+        pressed.join(0.1)  # its own status waits for this one
+
+    model.named = press
+    chat.show_status()
+    pressed.join()
+    assert [one.mode for one in seen] == ["high", "max"]
