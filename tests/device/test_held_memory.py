@@ -68,6 +68,7 @@ def test_loading_wires_once_before_the_first_evaluation(
     monkeypatch.setattr(
         mx, "eval", lambda *arrays: (device.events.append(("eval",)), evaluate(*arrays))[1]
     )
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)  # a warm-up is for a GPU
     model = loaded(folder)
     assert device.events[0] == ("wired", model.memory.wired)
     assert {event[0] for event in device.events[1:]} == {"warm-up", "eval"}

@@ -292,10 +292,8 @@ def gate_and_up_swapped(patch: pytest.MonkeyPatch) -> None:
 def shared_gate_and_up_swapped(patch: pytest.MonkeyPatch) -> None:
     def make(call):
         def wrong(self, x):
-            self.gate_proj, self.up_proj = self.up_proj, self.gate_proj
-            result = call(self, x)
-            self.gate_proj, self.up_proj = self.up_proj, self.gate_proj
-            return result
+            gate, up = mx.split(call(self, x), 2, axis=-1)
+            return mx.concatenate([up, gate], axis=-1)
 
         return wrong
 
