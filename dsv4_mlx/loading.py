@@ -98,6 +98,8 @@ def load_model(
         model.join()
         model.fingerprint = fingerprint(checkpoint, plan)
     except BaseException:
+        if model.at_first_call is not None:
+            model.at_first_call()
         model.memory.release()
         raise
     model.memory.end_with(model)

@@ -1,10 +1,12 @@
 """The forms that are compiled while weights load: all that a session meets; nothing waits."""
 
+from pathlib import Path
 from threading import Event
 
 import mlx.core as mx
 import pytest
 
+from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
@@ -112,7 +114,7 @@ def test_a_refused_form_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_the_first_tokens_end_it(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_the_first_tokens_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     first, go_on = Event(), Event()
     compiled = planted(monkeypatch, first, go_on)
     warm_up = WarmUp(shapes(TINY))
@@ -131,6 +133,29 @@ def test_a_model_tells_at_its_first_tokens_and_once() -> None:
     model.streams(mx.zeros((1, 1), mx.int32))
     model.streams(mx.zeros((1, 1), mx.int32))
     assert told == ["over"]
+
+
+def test_a_load_that_fails_warms_nothing_up_any_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(write_tiny_checkpoint(tmp_path))
+    first, go_on = Event(), Event()
+    compiled = planted(monkeypatch, first, go_on)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    started: list[WarmUp] = []
+    start = WarmUp.start
+    monkeypatch.setattr(WarmUp, "start", lambda one: (started.append(one), start(one)))
+
+    def damaged(*_: object) -> list[object]:
+        first.wait()
+        raise CheckpointError("a shard is cut short")
+
+    monkeypatch.setattr("dsv4_mlx.loading.read_weights", damaged)
+    with pytest.raises(CheckpointError):
+        load_model(checkpoint, kernels=registry.bind("metal"))
+    go_on.set()
+    started[0].join()
+    assert len(compiled) == 1
 
 
 def test_loading_warms_a_gpu_up_and_no_cpu(
