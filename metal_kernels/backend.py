@@ -33,7 +33,7 @@ def resolve(name: str = "auto") -> Backend:
     if name not in BACKENDS:
         raise MissingBackend(
             f"expected a backend out of auto, {', '.join(BACKENDS)} but found {name!r}; "
-            f"set --backend or {ENVIRONMENT_VARIABLE} to one of these."
+            f"set --backend, --kernels, {ENVIRONMENT_VARIABLE} or DSV4_KERNELS to one of these."
         )
     for backend in available():
         if backend == name:
