@@ -163,7 +163,9 @@ def _checked(kernel: Kernel, launch: Launch, backend: Backend) -> Callable[..., 
     def op(*given: Any, **options: Any) -> Any:
         if len(given) != len(inputs):
             given, options = in_order(given, options)
-        moved = {name: options.pop(name) for name in moving if name in options}
+        moved: dict[str, Any] = {}
+        if moving and options:
+            moved = {name: options.pop(name) for name in moving if name in options}
         try:
             look: tuple[Any, ...] = tuple(map(_LOOK, given))
         except AttributeError:

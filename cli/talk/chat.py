@@ -209,10 +209,7 @@ class Chat:
             self.keeping.write(lambda: log.settings(self.preferences.as_record()))
 
     def next_level(self) -> None:
-        """Go on to the next level that this checkpoint can give; from any thread.
-
-        The files are the controller's, so the next turn keeps it there.
-        """
+        """Go on to the next level of this checkpoint; from any thread, the next turn keeps it."""
         self.change(lambda preferences: preferences.at_next_level(self.model.settings))
         self._draw_status()
 
