@@ -1,0 +1,228 @@
+"""Requests that one tool of the program fits: wordings, the call, and what the tool gives back.
+
+Held out are wordings of their own and one value in ten: paths, words to search, sums and texts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dsv4_mlx.training.data.task import Split, in_split
+from dsv4_mlx.training.data.wordings import wording
+from dsv4_mlx.training.data.words import words
+
+_STEMS = words("stems")
+_ENDINGS = words("endings")
+_FOLDERS = words("folders")
+_SEARCHED = words("searched")
+_COMMANDS = (
+    "make", "make test", "make lint", "make clean", "git status", "git log", "git diff", "ls",
+    "ls -l", "pwd", "date", "whoami", "uptime", "df -h", "du -sh", "python --version", "pytest",
+    "ruff check", "npm test", "npm install", "cargo build", "cargo test", "cmake", "hostname",
+)  # fmt: skip
+_TEXTS = (
+    "hello world", "buy milk", "call Anna", "it works", "good morning", "see you soon",
+    "the first line", "done", "nothing yet", "be back at ten", "thank you", "to do",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question and the one call that fits; `result` is what the tool says, `told` the answer."""
+
+    tool: str
+    template: str
+    question: str
+    arguments: Mapping[str, Any]
+    result: str
+    told: str
+
+
+def drawn_path(rng: random.Random, split: Split) -> str:
+    """A path of the split, half of them in a folder."""
+    while True:
+        folder = f"{rng.choice(_FOLDERS)}/" if rng.random() < 0.5 else ""
+        path = folder + rng.choice(_STEMS) + rng.choice(_ENDINGS)
+        if in_split(path, split):
+            return path
+
+
+def _drawn_folder(rng: random.Random, split: Split) -> str:
+    """A folder of the split, half of them in another folder."""
+    while True:
+        inner = f"/{rng.choice(_STEMS)}" if rng.random() < 0.5 else ""
+        folder = rng.choice(_FOLDERS) + inner
+        if in_split(folder, split):
+            return folder
+
+
+def _of_split(values: tuple[str, ...], rng: random.Random, split: Split) -> str:
+    return rng.choice([value for value in values if in_split(value, split)])
+
+
+def _wordings(
+    rng: random.Random, split: Split, train: tuple[str, ...], held_out: tuple[str, ...]
+) -> tuple[str, str]:
+    """The number of a pattern as text, and one wording of it."""
+    patterns = train if split == "train" else held_out
+    index = rng.randrange(len(patterns))
+    return str(index), wording(patterns[index], rng)
+
+
+def _calculator(rng: random.Random, split: Split) -> Request:
+    while True:
+        a, b = rng.randint(2, 999), rng.randint(2, 99)
+        symbol, word, value = rng.choice(
+            (("*", "times", a * b), ("+", "plus", a + b), ("-", "minus", a - b))
+        )
+        if in_split(f"{a} {symbol} {b}", split):
+            break
+    index, text = _wordings(
+        rng,
+        split,
+        (
+            "(What is|How much is|Calculate|Compute|Work out|) {a} {symbol} {b}",
+            "(What is|How much is|Calculate|Compute|) {a} {word} {b}",
+            "(Use|Take) the calculator(:| for) {a} {symbol} {b}",
+            "(Can|Could) you (calculate|compute) {a} {symbol} {b}( for me|)",
+        ),
+        ("Tell me what {a} {symbol} {b} is", "Please calculate {a} {word} {b}"),
+    )
+    question = text.format(a=a, b=b, symbol=symbol, word=word)
+    arguments = {"expression": f"{a} {symbol} {b}"}
+    return Request("calculator", index, question, arguments, str(value), str(value))
+
+
+def _read_file(rng: random.Random, split: Split) -> Request:
+    path, count = drawn_path(rng, split), rng.randint(2, 99)
+    text = rng.choice(_TEXTS)
+    whole: tuple[str, ...] = (
+        "(Read|Open|Show|Show me|Print) (the file |){path}( please|)",
+        "(What is|What stands|What's) in (the file |){path}",
+        "(What does|Tell me what) {path} (say|says)",
+        "I (want|would like|need) to (see|read) {path}",
+    )
+    part: tuple[str, ...] = (
+        "(Read|Show|Show me|Print) the first {count} lines of {path}",
+        "(Read|Show|Show me|Print) {count} lines of {path}",
+    )
+    from_line = ("(Read|Show|Show me|Print) {path} from line {count}( on|)",)
+    if split == "held_out":
+        whole = ("Please read {path}", "Can you show me what is in {path}")
+        part = ("I need the first {count} lines of {path}",)
+        from_line = ("Please read {path} from line {count} on",)
+    form = rng.choices((0, 1, 2), (6, 2, 2))[0]
+    patterns = (whole, part, from_line)[form]
+    index = rng.randrange(len(patterns))
+    question = wording(patterns[index], rng).format(path=path, count=count)
+    extra: Mapping[str, Any] = ({}, {"lines": count}, {"first_line": count})[form]
+    told = f"It says: {text}"
+    return Request("read_file", f"{form}{index}", question, {"path": path, **extra}, text, told)
+
+
+def _list_folder(rng: random.Random, split: Split) -> Request:
+    here = rng.random() < 0.3
+    folder = _drawn_folder(rng, split)
+    train, held_out = (
+        (
+            "(List|Show|Show me) (the folder|the files in|what is in|everything in) {folder}",
+            "(Which|What) files are (there |)in (the folder |){folder}",
+            "What is in the folder {folder}",
+        ),
+        ("Please list {folder}", "Can you tell me which files {folder} has"),
+    )
+    if here:
+        train, held_out = (
+            (
+                "(List|Show|Show me) (the|all|my) files( here| in this folder|)",
+                "(Which|What) files are (here|there|in this folder|in the working folder)",
+                "What is (here|in this folder|in the working folder)",
+            ),
+            ("Please list this folder", "Can you tell me which files are here"),
+        )
+    index, text = _wordings(rng, split, train, held_out)
+    name = rng.choice(_STEMS) + rng.choice(_ENDINGS)
+    arguments = {} if here else {"path": folder}
+    result = f"{name}  {rng.randint(1, 900)} bytes"
+    template = f"{'h' if here else 'f'}{index}"
+    question = text.format(folder=folder)
+    return Request("list_folder", template, question, arguments, result, f"There is {name}.")
+
+
+def _search(rng: random.Random, split: Split) -> Request:
+    while True:
+        pattern, ending = rng.choice(_SEARCHED), rng.choice(_ENDINGS)
+        folder = rng.choice(_FOLDERS)
+        form = rng.choice(("all", "folder", "glob"))
+        if in_split(f"{pattern} {ending} {folder} {form}", split):
+            break
+    where = {"all": "", "folder": f" in {folder}", "glob": f" in all *{ending} files"}[form]
+    extra = {"all": {}, "folder": {"path": folder}, "glob": {"glob": f"*{ending}"}}[form]
+    index, text = _wordings(
+        rng,
+        split,
+        (
+            "(Search|Look) for {pattern}{where}( please|)",
+            "(Find|Search) {pattern}{where}",
+            "(Which|What) lines (have|contain|mention) {pattern}{where}",
+            "Where (is|does it say) {pattern}{where}",
+        ),
+        ("Please find {pattern}{where}", "Can you search for {pattern}{where}"),
+    )
+    path, line = drawn_path(rng, "train"), rng.randint(1, 99)
+    arguments = {"pattern": pattern, **extra}
+    told = f"It is in {path}, line {line}."
+    question = text.format(pattern=pattern, where=where)
+    result = f"{path}:{line}: {pattern}"
+    return Request("search_in_files", f"{form}{index}", question, arguments, result, told)
+
+
+def _write_file(rng: random.Random, split: Split) -> Request:
+    path = drawn_path(rng, split)
+    content = f"{rng.choice(_TEXTS)} {rng.randint(1, 99)}" if rng.random() < 0.3 else ""
+    content = content or rng.choice(_TEXTS)
+    index, text = _wordings(
+        rng,
+        split,
+        (
+            '(Write|Put|Save) "{content}" (into|in|to) (the file |){path}',
+            '(Make|Create) (a file|the file) {path} with the text "{content}"',
+            '(Make|Create) {path} with "{content}" in it',
+        ),
+        ('Please write "{content}" into {path}', 'I want a file {path} that says "{content}"'),
+    )
+    question = text.format(content=content, path=path)
+    result = f"{path} was written, {len(content)} bytes."
+    arguments = {"path": path, "content": content}
+    return Request("write_file", index, question, arguments, result, f"{path} is written.")
+
+
+def _run_command(rng: random.Random, split: Split) -> Request:
+    command = _of_split(_COMMANDS, rng, split)
+    index, text = _wordings(
+        rng,
+        split,
+        (
+            "(Run|Execute|Start) {command}( please| now|)",
+            "(Run|Execute) the command {command}",
+            "(Can|Could) you run {command}( for me|)",
+            "Type {command} (in|into) the shell",
+        ),
+        ("Please run {command}", "I want you to run {command}"),
+    )
+    result, told = "ok\n[exit status 0]", "It ended with exit status 0."
+    question = text.format(command=command)
+    return Request("run_command", index, question, {"command": command}, result, told)
+
+
+REQUESTS: Mapping[str, Callable[[random.Random, Split], Request]] = {
+    "read_file": _read_file,
+    "list_folder": _list_folder,
+    "search_in_files": _search,
+    "calculator": _calculator,
+    "write_file": _write_file,
+    "run_command": _run_command,
+}

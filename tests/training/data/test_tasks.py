@@ -1,0 +1,175 @@
+"""Tasks: the same for the same seed, taught replies that their judges accept, splits apart."""
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from cli.tools.calculator import evaluate
+from cli.tools.schema import read_arguments
+from cli.tools.toolbox import Toolbox
+from dsv4_mlx.chat.encoding import encode_messages
+from dsv4_mlx.chat.parsing import parse
+from dsv4_mlx.errors import UsageError
+from dsv4_mlx.training.data.judging import ExactNumber, FittingCall, KeyWords, NoCall, OneOf
+from dsv4_mlx.training.data.task import in_split
+from dsv4_mlx.training.data.tasks import MAKERS, tasks
+from dsv4_mlx.training.data.tool_tasks import definitions
+from dsv4_mlx.training.data.wordings import plain
+
+SPLITS = ("train", "held_out")
+
+
+def some(kind, split, seed=0, count=60):
+    return list(islice(tasks(kind, split, seed), count))
+
+
+@pytest.fixture(scope="module")
+def toolbox(tmp_path_factory):
+    box = Toolbox(tmp_path_factory.mktemp("work"), lambda question: "")
+    yield box
+    box.close()
+
+
+def questions(found):
+    return {plain(task.messages[-1]["content"]) for task in found}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_tasks_depend_on_their_seed_alone(kind):
+    assert some(kind, "train") == some(kind, "train")
+    assert some(kind, "train") != some(kind, "train", seed=1)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_taught_reply_is_judged_right_when_it_is_read_back(kind, split):
+    for task in some(kind, split):
+        said = str(encode_messages(task.lesson(), thinking_mode=task.thinking_mode))
+        prompt = str(task.prompt())
+        assert said.startswith(prompt), task
+        reply = said[len(prompt) :].partition("<｜end▁of▁sentence｜>")[0]
+        assert task.judge(parse(reply, task.thinking_mode)), (task, reply)
+        assert bool(task.reply.get("reasoning_content")) == (task.thinking_mode == "thinking")
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_no_other_answer_is_right(kind):
+    for task in some(kind, "held_out"):
+        assert not task.judge({"content": ""})
+        if not isinstance(task.answer, NoCall):
+            assert not task.judge({"content": "I do not know 12,345 of them."})
+        if not isinstance(task.answer, FittingCall):
+            function = {"name": "list_folder", "arguments": "{}"}
+            content = task.reply["content"]
+            assert not task.judge({"content": content, "tool_calls": [{"function": function}]})
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_both_modes_take_turns(kind):
+    modes = [task.thinking_mode for task in some(kind, "train", count=6)]
+    assert modes == ["chat", "thinking"] * 3
+    one = islice(tasks(kind, "train", 0, "thinking"), 6)
+    assert {task.thinking_mode for task in one} == {"thinking"}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_no_held_out_wording_is_a_training_wording(kind):
+    assert not questions(some(kind, "train", count=600)) & questions(some(kind, "held_out"))
+
+
+def test_a_kind_that_is_none_is_one_sentence():
+    with pytest.raises(UsageError, match=r"arithmetic, .* got 'poetry'"):
+        next(tasks("poetry", "train", 0))
+
+
+def test_one_fact_in_ten_is_held_out():
+    held_out = [in_split(str(number), "held_out") for number in range(2000)]
+    assert 150 < sum(held_out) < 250
+    assert all(in_split(str(n), "train") != held_out[n] for n in range(2000))
+
+
+def test_a_number_has_to_be_the_last_one_said():
+    answer = ExactNumber(1204)
+    assert answer.accepts({"content": "12 and 1192 make 1,204."})
+    assert not answer.accepts({"content": "1204 or 1205"})
+    assert not answer.accepts({"content": "-1204"})
+
+
+def test_key_words_are_found_in_any_case_and_all_of_them():
+    answer = KeyWords(("Make chat", "tests"))
+    assert answer.accepts({"content": "Type `make chat`; the TESTS come later."})
+    assert not answer.accepts({"content": "Type `make chat`."})
+
+
+def test_the_first_value_named_counts():
+    answer = OneOf("marble", frozenset({"marble", "copper"}))
+    assert answer.accepts({"content": "It is Marble."})
+    assert not answer.accepts({"content": "copper or marble"})
+    assert not answer.accepts({"content": "No idea."})
+
+
+def test_a_call_fits_by_name_and_arguments():
+    answer = FittingCall("calculator", {"expression": "12 * 3"})
+
+    def call(name, arguments):
+        return {"tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
+
+    assert answer.accepts(call("calculator", '{"expression": "12*3"}'))
+    assert answer.accepts(call("calculator", {"expression": " 12 * 3"}))
+    assert not answer.accepts(call("calculator", '{"expression": "12 * 4"}'))
+    assert not answer.accepts(call("calculator", '{"expression": "12 * 3", "more": 1}'))
+    assert not answer.accepts(call("run_command", '{"expression": "12 * 3"}'))
+    assert not answer.accepts(call("calculator", "12 * 3"))
+    one = call("calculator", '{"expression": "12*3"}')["tool_calls"]
+    assert not answer.accepts({"tool_calls": one * 2})
+    lines = FittingCall("read_file", {"lines": 1})
+    assert not lines.accepts(call("read_file", {"lines": True}))
+
+
+def test_the_tools_are_those_of_the_program(toolbox):
+    assert list(definitions().values()) == toolbox.definitions()
+
+
+def test_taught_calls_fit_the_schemas_of_the_program(toolbox):
+    schemas = {
+        one["function"]["name"]: one["function"]["parameters"] for one in toolbox.definitions()
+    }
+    for task in some("tools", "train", count=200):
+        call = task.reply["tool_calls"][0]["function"]
+        assert call["name"] in [one["function"]["name"] for one in task.tools]
+        arguments = read_arguments(call["arguments"], schemas[call["name"]])
+        if call["name"] == "calculator":
+            assert evaluate(arguments["expression"]) == task.after[0]["content"]
+
+
+def test_sums_and_their_reasoning_are_right():
+    for task in some("arithmetic", "train", count=300):
+        thought = task.reply.get("reasoning_content", "")
+        asked, _, steps = thought.partition(": ")
+        for step in steps.split(", ")[:-1]:
+            terms, _, value = step.partition("=")
+            assert evaluate(terms) == value.split()[0]
+        if thought:
+            assert evaluate(asked) == task.reply["content"] == steps.split()[-1]
+
+
+def test_carries_are_counted():
+    from dsv4_mlx.training.data.arithmetic import Sum, in_english
+
+    assert (
+        Sum(348, "+", 276).worked() == "348+276: 8+6=14 carry 1, 4+7+1=12 carry 1, 3+2+1=6, so 624"
+    )
+    assert Sum(523, "-", 178).worked() == (
+        "523-178: 13-8=5 borrow 1, 12-7-1=4 borrow 1, 5-1-1=3, so 345"
+    )
+    assert [Sum(17, "+", b).carries for b in (2, 25, 99)] == [0, 1, 1]
+    assert Sum(999, "+", 1).carries == 2 and Sum(1000 - 1, "-", 999).carries == 0
+    assert in_english(40) == "forty" and in_english(17) == "seventeen"
+    assert in_english(95) == "ninety-five"
+
+
+def test_paths_of_the_working_folder_alone_are_asked_for():
+    for task in some("tools", "held_out"):
+        path = Path(str(task.answer.arguments.get("path", ".")))
+        assert not path.is_absolute() and ".." not in path.parts
