@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.files.documents import parse_object
+from dsv4_mlx.files.safetensors_files import read_metadata
 from dsv4_mlx.training.muon import AdamW, Muon, Parameters
 
 Objective = Callable[[Parameters, Any], tuple[mx.array, dict[str, mx.array]]]
@@ -118,6 +119,11 @@ class Trainer:
         self.parameters, self.buffers = groups["parameters"], groups["buffers"]
         self.muon.state, self.adamw.state = groups["muon"], groups["adamw"]
         self.steps, self.adamw.steps = state["steps"], state["adamw_steps"]
+
+    @staticmethod
+    def saved_steps(path: Path) -> int:
+        """How many steps the trainer had made that `save` wrote to `path`."""
+        return int(parse_object(read_metadata(path)["trainer"])["steps"])
 
 
 def clipped(gradients: Parameters, limit: float) -> Parameters:
