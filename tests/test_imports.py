@@ -36,7 +36,17 @@ ROOMS = {
     "tracing": ("unloaded", "model", "cache", "weights", "release", "files"),
     "scripted": ("chat", "engine", "cache", "release", "files"),
     "testing": ("chat", "cache", "release", "files"),
-    "training": ("testing", "loading", "chat", "engine", "model", "release", "files", "blas"),
+    "training": (
+        "testing",
+        "loading",
+        "chat",
+        "engine",
+        "model",
+        "cache",
+        "release",
+        "files",
+        "blas",
+    ),
     "blas": (),
     "device": (),
 }
