@@ -83,6 +83,8 @@ class Model(nn.Module):
         plan: registry.KernelPlan | None = None,
     ):
         super().__init__()
+        if config.engram is not None:
+            raise UsageError("expected a DeepSeek-V4 but found one with Engram; use another model.")
         if plan is None:
             plan = use_backend(backend)
         self.config, self.numerics = config, numerics

@@ -11,6 +11,7 @@ from typing import Literal
 
 from dsv4_mlx.errors import ConfigError
 from dsv4_mlx.files.documents import shown
+from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.release.layer_roles import COMPRESS_RATIOS, LayerRole, layer_role
 from dsv4_mlx.release.values import require_float, require_int
 
@@ -104,6 +105,8 @@ class DeepseekV4Config:
     dspark: DSpark | None = None
     other_stop_ids: tuple[int, ...] = ()
     """Further tokens that end a reply, where a checkpoint lists several."""
+    engram: EngramConfig | None = None
+    """The memory of N-grams that later models have; None in every DeepSeek-V4."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -151,6 +154,7 @@ class DeepseekV4Config:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
+_OBJECTS = {"rope_scaling": RopeScaling, "dspark": DSpark, "engram": EngramConfig}
 _MAY_BE_ZERO = {"num_hash_layers", "num_nextn_predict_layers", "bos_token_id", "eos_token_id"}
 
 
@@ -165,7 +169,7 @@ def _check_types(config: DeepseekV4Config) -> None:
         raise ConfigError(f"expert_dtype is {shown(config.expert_dtype)}; expected 'fp4' or 'fp8'.")
     for token in config.other_stop_ids:
         require_int("eos_token_id", token, minimum=0)
-    for name, kind in (("rope_scaling", RopeScaling), ("dspark", DSpark)):
+    for name, kind in _OBJECTS.items():
         value = getattr(config, name)
         if value is not None and not isinstance(value, kind):
             raise ConfigError(f"{name} is {shown(value)}; expected a {kind.__name__} or None.")
@@ -212,10 +216,25 @@ def _check_relations(config: DeepseekV4Config) -> None:
             c.bos_token_id >= c.vocab_size,
         f"eos_token_id ({max(c.stop_token_ids)}) is outside the vocabulary of {c.vocab_size}.":
             max(c.stop_token_ids) >= c.vocab_size,
+        **_engram_problems(c),
     }  # fmt: skip
     for sentence, broken in problems.items():
         if broken:
             raise ConfigError(sentence)
+
+
+def _engram_problems(config: DeepseekV4Config) -> dict[str, bool]:
+    engram, layers, vocab = config.engram, config.num_hidden_layers, config.vocab_size
+    if engram is None:
+        return {}
+    return {
+        f"engram.layer_ids ends at layer {engram.layer_ids[-1]}, with {layers} layers.":
+            engram.layer_ids[-1] >= layers,
+        f"engram.compressed_vocab_size ({engram.compressed_vocab_size}) is larger than the "
+        f"vocabulary of {vocab}.": engram.compressed_vocab_size > vocab,
+        f"engram.pad_token_id ({engram.pad_token_id}) is outside the vocabulary of {vocab}.":
+            engram.pad_token_id >= vocab,
+    }  # fmt: skip
 
 
 FLASH = DeepseekV4Config(

@@ -15,6 +15,7 @@ from dsv4_mlx.errors import ConfigError
 from dsv4_mlx.files.documents import as_double, shown
 from dsv4_mlx.files.fields import Fields, without_nulls
 from dsv4_mlx.release.config import DeepseekV4Config, DSpark, RopeScaling
+from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.release.ignored import IGNORED
 from dsv4_mlx.release.tensors import FP8_BLOCK
 from dsv4_mlx.release.translations import (
@@ -76,7 +77,7 @@ def keys_of(config: DeepseekV4Config) -> Keys:
     for name in _NOT_WRITTEN:
         del keys[name]
     for field in fields(config):
-        if field.name not in ("rope_scaling", "dspark", "other_stop_ids"):
+        if field.name not in ("rope_scaling", "dspark", "other_stop_ids", "engram"):
             keys[field.name] = getattr(config, field.name)
     if config.other_stop_ids:
         keys["eos_token_id"] = list(config.stop_token_ids)
@@ -87,6 +88,8 @@ def keys_of(config: DeepseekV4Config) -> Keys:
     if config.dspark is not None:
         values = {key: getattr(config.dspark, name) for key, name in _DSPARK.items()}
         keys |= values | {"dspark_target_layer_ids": list(config.dspark.target_layer_ids)}
+    if config.engram is not None:
+        keys["engram"] = _engram_keys(config.engram)
     keys["quantization_config"] = {
         "activation_scheme": "dynamic",
         "fmt": "e4m3",
@@ -168,6 +171,7 @@ def _read_official(keys: Keys) -> DeepseekV4Config:
         if found != value or isinstance(found, bool) != isinstance(value, bool):
             raise ConfigError(f"{name} is {shown(found)}; DeepSeek-V4 has {value!r}.")
     keys["dspark"] = _read_dspark(keys)
+    keys["engram"] = _read_engram(keys.get("engram"))
     keys["rope_scaling"] = _read_rope_scaling(keys.get("rope_scaling"))
     keys["compress_ratios"] = _read_ratios(keys)
     keys |= _read_eos(keys)
@@ -216,6 +220,42 @@ def _read_dspark(keys: Keys) -> DSpark | None:
     values = {name: keys.pop(key) for key, name in _DSPARK.items()}
     layers = as_list("dspark_target_layer_ids", values["target_layer_ids"])
     return DSpark(**values | {"target_layer_ids": tuple(layers)})
+
+
+def _engram_keys(engram: EngramConfig) -> Keys:
+    return {
+        **{field.name: getattr(engram, field.name) for field in fields(EngramConfig)},
+        "layer_ids": list(engram.layer_ids),
+        "num_embeddings": list(engram.num_embeddings),
+    }
+
+
+def _read_engram(source: object) -> EngramConfig | None:
+    """The extension that no released V4 has; row totals in it must be what the primes add up to."""
+    if source is None:
+        return None
+    values = as_object("engram", source)
+    totals = values.pop("num_embeddings", None)
+    known = {field.name: field for field in fields(EngramConfig)}
+    needed = {name for name, field in known.items() if field.default is MISSING}
+    for name in sorted(values.keys() ^ known.keys()):
+        if name not in known:
+            raise ConfigError(
+                f"engram: the key {shown(name)} is unknown; expected {', '.join(known)} and "
+                "num_embeddings."
+            )
+        if name in needed:
+            raise ConfigError(f"engram: {name} is missing; its tables cannot be found without it.")
+    layers = tuple(as_list("engram.layer_ids", values["layer_ids"]))
+    engram = EngramConfig(**values | {"layer_ids": layers})
+    if totals is not None and as_list("engram.num_embeddings", totals) != list(
+        engram.num_embeddings
+    ):
+        raise ConfigError(
+            f"engram.num_embeddings is {shown(totals)}, but the primes from {engram.vocab_size} on "
+            f"add up to {list(engram.num_embeddings)}; the tables are hashed in another way."
+        )
+    return engram
 
 
 def _read_rope_scaling(source: object) -> RopeScaling | None:
