@@ -1,8 +1,10 @@
 """Few calls that still try every pair of sizes: most size bugs need one or two sizes to meet."""
 
 from collections.abc import Sequence
-from itertools import combinations, product
+from itertools import combinations
 from typing import Any
+
+import numpy as np
 
 
 def pairwise(**axes: Sequence[Any]) -> list[dict[str, Any]]:
@@ -10,20 +12,29 @@ def pairwise(**axes: Sequence[Any]) -> list[dict[str, Any]]:
 
     Greedy and always the same: each choice is the product's first that covers most open pairs.
     """
-    names, everything = list(axes), list(product(*axes.values()))
-    pairs = {choice: _pairs(choice) for choice in everything}
-    missing = set().union(*pairs.values())
+    counts = [len(values) for values in axes.values()]
+    everything = np.indices(counts).reshape(len(counts), -1).T
+    pairs = _pairs(everything, counts)
+    missing = np.zeros(pairs.max() + 1, bool)
+    missing[pairs] = True
     chosen = []
-    while missing:
-        best = max(everything, key=lambda choice: len(pairs[choice] & missing))
-        missing -= pairs[best]
-        chosen.append(dict(zip(names, best, strict=True)))
+    while missing.any():
+        best = int(missing[pairs].sum(1).argmax())
+        missing[pairs[best]] = False
+        places = zip(axes.items(), everything[best], strict=True)
+        chosen.append({name: values[place] for (name, values), place in places})
     return chosen
 
 
-def _pairs(choice: tuple[Any, ...]) -> set[tuple[Any, ...]]:
-    placed = list(enumerate(choice))
-    return set(combinations(placed, 2)) if len(placed) > 1 else {(placed[0],)}
+def _pairs(choices: np.ndarray, counts: list[int]) -> np.ndarray:
+    """[choices, pairs of axes]: a number for each two values, of one axis where there is one."""
+    if len(counts) == 1:
+        return choices
+    columns, first = [], 0
+    for one, other in combinations(range(len(counts)), 2):
+        columns.append(first + choices[:, one] * counts[other] + choices[:, other])
+        first += counts[one] * counts[other]
+    return np.stack(columns, axis=1)
 
 
 def sizes_id(sizes: dict[str, Any]) -> str:

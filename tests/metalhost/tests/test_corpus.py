@@ -16,14 +16,13 @@ from tests.metalhost.tests.support import numbers, values
 if not version("mlx-lm").startswith("0.32."):
     pytest.skip("the kernels of mlx-lm 0.32", allow_module_level=True)
 
-import mlx_lm.utils
-
 pytestmark = pytest.mark.needs("metalhost")
 
 
 @pytest.fixture(scope="module")
 def theirs() -> Callable[[str], ModuleType]:
     """A fresh copy of a module of mlx-lm whose kernels run here."""
+    import mlx_lm.utils  # takes seconds
 
     def load(name: str) -> ModuleType:
         spec = importlib.util.find_spec(f"mlx_lm.{name}")
