@@ -210,14 +210,29 @@ def _by_length(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
 class SampleBatch:
     """Answers as rows of one length: what an objective computes on.
 
-    `tokens` int32 [B, S]: prompt, answer, and any id where a row has ended; `mask` float32
-    [B, S - 1]: one where `tokens[:, 1:]` is a token of the answer; `logprobs` float32 [B, S - 1]
-    of these, zero elsewhere.
+    `tokens` int32 [B, S]: prompt, answer, and any id where a row has ended. The M tokens of all
+    answers, row by row, are `targets` int32 [M]; `places` int32 [M] says which of the B (S - 1)
+    positions before the last predicts each, `rows` int32 [M] whose answer it is of, and `logprobs`
+    float32 [M] how likely it was when it was drawn.
     """
 
     tokens: np.ndarray
-    mask: np.ndarray
+    places: np.ndarray
+    rows: np.ndarray
+    targets: np.ndarray
     logprobs: np.ndarray
+
+    def part(self, start: int, stop: int) -> SampleBatch:
+        """The rows [start, stop) as a batch of their own."""
+        own = (self.rows >= start) & (self.rows < stop)
+        before = start * (self.tokens.shape[1] - 1)
+        return SampleBatch(
+            self.tokens[start:stop],
+            self.places[own] - before,
+            self.rows[own] - start,
+            self.targets[own],
+            self.logprobs[own],
+        )
 
 
 def as_batch(samples: Sequence[Sample], pad_to: int = 1) -> SampleBatch:
@@ -225,11 +240,14 @@ def as_batch(samples: Sequence[Sample], pad_to: int = 1) -> SampleBatch:
     longest = max(len(one.prompt) + len(one.tokens) for one in samples)
     length = 1 + -(-(longest - 1) // pad_to) * pad_to
     tokens = np.zeros((len(samples), length), np.int32)
-    mask = np.zeros((len(samples), length - 1), np.float32)
-    logprobs = np.zeros((len(samples), length - 1), np.float32)
+    places, rows = [], []
     for row, one in enumerate(samples):
         start, stop = len(one.prompt), len(one.prompt) + len(one.tokens)
         tokens[row, :stop] = one.prompt + one.tokens
-        mask[row, start - 1 : stop - 1] = 1
-        logprobs[row, start - 1 : stop - 1] = one.logprobs
-    return SampleBatch(tokens, mask, logprobs)
+        places.append(row * (length - 1) + np.arange(start - 1, stop - 1))
+        rows.append(np.full(len(one.tokens), row))
+    at = np.concatenate(places).astype(np.int32)
+    logprobs = np.array([value for one in samples for value in one.logprobs], np.float32)
+    return SampleBatch(
+        tokens, at, np.concatenate(rows).astype(np.int32), tokens[:, 1:].ravel()[at], logprobs
+    )

@@ -44,11 +44,11 @@ def answers(model) -> list[list[Sample]]:
 def test_log_probabilities_are_those_of_a_forward_pass_over_prompt_and_answer(model, answers):
     samples = [one for group in answers for one in group]
     batch = as_batch(samples)
-    logits = model(mx.array(batch.tokens[:, :-1]))
-    logprobs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-    expected = np.take_along_axis(logprobs, batch.tokens[:, 1:, None], axis=-1)[..., 0]
-    np.testing.assert_allclose(batch.logprobs, expected * batch.mask, rtol=1e-3, atol=1e-3)
-    assert batch.mask.sum() == sum(len(one.tokens) for one in samples)
+    logits = model(mx.array(batch.tokens[:, :-1])).reshape(-1, CONFIG["vocab_size"])
+    own = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[batch.places]
+    expected = np.take_along_axis(own, batch.targets[:, None], axis=-1)[:, 0]
+    np.testing.assert_allclose(batch.logprobs, expected, rtol=1e-3, atol=1e-3)
+    assert len(batch.places) == sum(len(one.tokens) for one in samples)
 
 
 def test_answers_end_with_a_stop_id_or_at_the_limit(answers):
@@ -108,13 +108,19 @@ def test_tokens_are_drawn_as_often_as_they_are_likely():
     assert np.array(ends).tolist() == [1, 5]
 
 
-def test_a_batch_marks_the_answers_and_nothing_else():
+def test_a_batch_says_where_the_tokens_of_the_answers_are_predicted():
     one = Sample((5, 6, 7), (8, 1), (-0.5, -0.25), True)
     two = Sample((5,), (9,), (-2.0,), False)
     batch = as_batch([one, two], pad_to=3)
     assert batch.tokens.tolist() == [[5, 6, 7, 8, 1, 0, 0], [5, 9, 0, 0, 0, 0, 0]]
-    assert batch.mask.tolist() == [[0, 0, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0]]
-    assert batch.logprobs.tolist() == [[0, 0, -0.5, -0.25, 0, 0], [-2, 0, 0, 0, 0, 0]]
+    assert batch.places.tolist() == [2, 3, 6]
+    assert batch.rows.tolist() == [0, 0, 1]
+    assert batch.targets.tolist() == [8, 1, 9]
+    assert batch.logprobs.tolist() == [-0.5, -0.25, -2]
+    second = batch.part(1, 2)
+    assert second.tokens.tolist() == [[5, 9, 0, 0, 0, 0, 0]]
+    assert (second.places.tolist(), second.rows.tolist()) == ([0], [0])
+    assert (second.targets.tolist(), second.logprobs.tolist()) == ([9], [-2])
 
 
 @pytest.mark.parametrize("wrong", [{"group": 0}, {"max_tokens": 0}, {"prompts": [[]]}])
