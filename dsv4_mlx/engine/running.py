@@ -1,7 +1,8 @@
 """What a session runs on: a model, the functions of its cache, and the limits of both."""
 
 import operator
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,6 +100,16 @@ class LanguageModel(Protocol):
         ...
 
 
+class Step(Protocol):
+    """A model's `last_logits` of one token by a graph that is built once."""
+
+    def keep_up(self) -> None:
+        """Notice weights that were replaced."""
+        ...
+
+    def last_logits(self, tokens: mx.array, cache: Cache) -> mx.array: ...
+
+
 class Running:
     """A model and how it is run; it knows token ids only."""
 
@@ -107,14 +118,16 @@ class Running:
         model: LanguageModel,
         *,
         prefill_chunk: int | None = None,
+        compiled: bool | None = None,
         snapshot_bytes: int = SNAPSHOT_BYTES,
         caches: CacheFunctions | None = None,
     ) -> None:
         """`prefill_chunk` tokens are read at a time, by default as many as memory is for, 2,048 or
-        512; `snapshot_bytes` bounds the snapshots that each session takes by itself. `caches`
+        512. `compiled` says whether a graph that is built once steps a token, by default on a GPU.
+        `snapshot_bytes` bounds the snapshots that each session takes by itself. `caches`
         replaces `dsv4_mlx.cache` for a model with its own.
 
-        UsageError for a `prefill_chunk` below 1.
+        UsageError for a `prefill_chunk` below 1, and for `compiled` with a model that has no step.
         """
         if prefill_chunk is None:
             prefill_chunk = _fitting_chunk(model)
@@ -123,6 +136,7 @@ class Running:
         self.model = model
         self.config = model.config
         self.prefill_chunk = prefill_chunk
+        self._step = _compiled_step(model, compiled)
         self.snapshot_bytes = snapshot_bytes
         self.caches: CacheFunctions = cache if caches is None else caches
         self.memory: HeldMemory = getattr(model, "memory", None) or HeldMemory()
@@ -132,6 +146,22 @@ class Running:
         """Raise a KernelError where a kernel is to blame for an error that MLX raised."""
         if (explain := getattr(self.model, "explain", None)) is not None:
             explain(error)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether one token is stepped by a graph that is built once."""
+        return self._step is not None
+
+    def begin_reply(self) -> None:
+        """Notice weights that were replaced since the last reply."""
+        if self._step is not None:
+            self._step.keep_up()
+
+    def next_logits(self, tokens: mx.array, cache: Cache) -> mx.array:
+        """Logits [V] after one more token [1, 1] of one timeline, unevaluated."""
+        if self._step is not None:
+            return self._step.last_logits(tokens, cache)[0]
+        return self.model(tokens, cache=cache)[0, -1]
 
     @property
     def max_context(self) -> int:
@@ -155,6 +185,26 @@ class Running:
                 f"{self.config.vocab_size - 1}, so this tokenizer is not the model's."
             )
         return ids
+
+
+def _compiled_step(model: LanguageModel, compiled: bool | None) -> Step | None:
+    """The step of `model` where it is asked for, or nobody says it and the kernels are a GPU's."""
+    make: Callable[[], Step] | None = getattr(model, "compiled_step", None)
+    if make is None:
+        if compiled:
+            raise UsageError("compiled is True and this model has no compiled step; leave it out.")
+        return None
+    if compiled is None:
+        compiled = steps_are_compiled(str(model.kernel_plan()["backend"]))  # type: ignore[attr-defined]
+    return make() if compiled else None
+
+
+def steps_are_compiled(backend: str) -> bool:
+    """Whether a token is stepped by a graph that is built once where nobody says it.
+
+    On a CPU MLX would run a C++ compiler for a minute, and MLX_DISABLE_COMPILE says no everywhere.
+    """
+    return backend != "cpu" and "MLX_DISABLE_COMPILE" not in os.environ
 
 
 def _fitting_chunk(model: LanguageModel) -> int:

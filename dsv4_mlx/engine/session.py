@@ -183,6 +183,7 @@ class Session:
         timeline = self._timeline
         room = self._running.max_context - len(self)
         limit = room if max_tokens is None else min(max_tokens, room)
+        self._running.begin_reply()
         if timeline.logits is None and limit:
             timeline.catch_up(cancel)
         for number in range(1, limit + 1):

@@ -142,8 +142,7 @@ class Timeline:
             # Evaluated for themselves: one evaluation is waited for as a whole, and the token must
             # not wait for the step after it, which computes while the caller shows this token.
             mx.async_eval(drawn, chosen)  # type: ignore[no-untyped-call]
-            output = self.running.model(drawn.reshape(1, 1), cache=self.cache)
-            following = output[0, -1]
+            following = self.running.next_logits(drawn.reshape(1, 1), self.cache)
             # State is evaluated with the logits: parts that none depend on would otherwise grow an
             # endless lazy chain.
             mx.async_eval(following, self.arrays())  # type: ignore[no-untyped-call]

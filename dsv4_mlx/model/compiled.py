@@ -6,30 +6,35 @@ which windows it closes, and whether indexers select. A call that fits no graph,
 or timelines or before the first entries, is the model's own.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from dsv4_mlx.cache.entries import Entries, MovingEntries
 from dsv4_mlx.cache.forms import kept_rows
 from dsv4_mlx.cache.layer import LayerCache, LayerState
 from dsv4_mlx.cache.moving import Moving
-from dsv4_mlx.model.v4 import Model
+
+if TYPE_CHECKING:
+    from dsv4_mlx.model.v4 import Model
 
 _Arrays = list[Any]
 _Kind = tuple[tuple[int, ...], bool]
 """Ratios whose windows close, and whether indexers select."""
+_Graph = Callable[..., Any]
+MOST_GRAPHS = 12
+"""Graphs that are kept: of four timelines of other lengths, each with three kinds of tokens."""
 
 
 class CompiledStep:
     """Logits after one token, as `Model.last_logits` gives them, and the same change of the cache.
 
-    The graph holds the model's weights as they are when it is built: a model whose weights change
-    needs a new step.
+    A graph holds the weights that the model had when it was built; `keep_up` notices others.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: "Model") -> None:
         self._model = model
         roles = model.config.layer_roles
         self._ratios = sorted({role.ratio for role in roles if role.owns_entries})
@@ -39,21 +44,43 @@ class CompiledStep:
         self._ropes = list(dict.fromkeys(layer.self_attn.rope for layer in model.layers))
         compressors = [layer.self_attn.compressor for layer in model.layers]
         self._selecting = next((c for c in compressors if c is not None and c.indexer), None)
-        self._graphs: dict[_Kind, Callable[..., Any]] = {}
-        self.traces = 0
+        # By kind and by the rows that buffers have room for; the one used last is at the end.
+        self._graphs: dict[tuple[_Kind, tuple[int, ...]], _Graph] = {}
+        self._weights: list[mx.array] = []
+        self._built: list[_Kind] = []
+
+    @property
+    def traces(self) -> int:
         """How often a graph was built."""
+        return len(self._built)
+
+    def keep_up(self) -> None:
+        """Forget the graphs of weights that the model has no longer; for the start of a reply."""
+        weights = list(_weights(self._model))
+        old = self._weights
+        if len(weights) != len(old) or any(
+            one is not other for one, other in zip(weights, old, strict=True)
+        ):
+            self._graphs.clear()
+        self._weights = weights
 
     def last_logits(self, tokens: mx.array, cache: list[LayerCache]) -> mx.array:
         """Token ids [B, S] -> logits after the last of them [B, V] float32."""
         states = self._states(tokens, cache)
         if states is None:
             return self._model.last_logits(tokens, cache)
+        if tokens.dtype != mx.int32:  # ids of a prompt and drawn ones share a graph
+            tokens = tokens.view(mx.int32) if tokens.dtype == mx.uint32 else tokens.astype(mx.int32)
         position = states[0].position
         kind = self._kind(position)
         place = Moving.at(position, self._sizes, self._ratios, self._ropes)
         held = [_taken(state, ratio in kind[0]) for state, ratio in self._with_ratios(states)]
-        graph = self._graphs.get(kind) or self._compiled(kind, position, place)
+        key = kind, tuple(buffer.shape[1] for arrays in held for buffer in arrays[2:])
+        graph = self._graphs.pop(key, None) or self._compiled(kind, position, place)
         logits, changed = graph(tokens, place.leaves(), held)
+        self._graphs[key] = graph  # only now: one whose building failed would stay unfinished
+        if len(self._graphs) > MOST_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
         del held  # else no buffer could be written in place
         for (state, ratio), arrays in zip(self._with_ratios(states), changed, strict=True):
             _put(state, arrays, closes=ratio in kind[0])
@@ -81,12 +108,13 @@ class CompiledStep:
         roles = self._model.config.layer_roles
         return [(s, r.ratio if r.owns_entries else 0) for s, r in zip(states, roles, strict=True)]
 
-    def _compiled(self, kind: _Kind, position: int, place: Moving) -> Callable[..., Any]:
+    def _compiled(self, kind: _Kind, position: int, place: Moving) -> _Graph:
         """The graph of tokens like the one at `position`; it is built when it is first called."""
-        model, roles = self._model, self._model.config.layer_roles
+        # None of these is the step itself, which would hold the model in a circle.
+        model, roles, built = self._model, self._model.config.layer_roles, self._built
 
         def step(tokens: mx.array, leaves: _Arrays, held: _Arrays) -> tuple[mx.array, _Arrays]:
-            self.traces += 1
+            built.append(kind)
             moving = place.of(leaves)
             states = [
                 _moving_state(model, arrays, role.ratio, position, moving)
@@ -95,12 +123,16 @@ class CompiledStep:
             cache = [LayerCache(r, model.layout, [s]) for r, s in zip(roles, states, strict=True)]
             logits = model.last_logits(tokens, cache)
             return logits, [
-                _changed(s, s_ratio in kind[0]) for s, s_ratio in self._with_ratios(states)
+                _changed(state, role.owns_entries and role.ratio in kind[0])
+                for state, role in zip(states, roles, strict=True)
             ]
 
-        graph: Callable[..., Any] = mx.compile(step)
-        self._graphs[kind] = graph
-        return graph
+        return mx.compile(step)
+
+
+def _weights(model: "Model") -> Iterator[mx.array]:
+    parameters: Any = tree_flatten(model.parameters())  # type: ignore[no-untyped-call]
+    return (array for _, array in parameters)
 
 
 def _taken(state: LayerState, closes: bool) -> _Arrays:
@@ -109,7 +141,7 @@ def _taken(state: LayerState, closes: bool) -> _Arrays:
 
 
 def _moving_state(
-    model: Model, arrays: _Arrays, ratio: int, position: int, moving: Moving
+    model: "Model", arrays: _Arrays, ratio: int, position: int, moving: Moving
 ) -> LayerState:
     state = LayerState(model.layout, position=position, moving=moving, window=arrays[0])
     if len(arrays) > 1:

@@ -17,6 +17,7 @@ from dsv4_mlx.cache.layouts import layout_for
 from dsv4_mlx.device.memory import HeldMemory
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.backends import use_backend
+from dsv4_mlx.model.compiled import CompiledStep
 from dsv4_mlx.model.decoder_layer import DecoderLayer
 from dsv4_mlx.model.hyper_connections import HyperHead
 from dsv4_mlx.model.layers import Embedding, Joined, Linear, MatrixLayer, Norm
@@ -141,6 +142,10 @@ class Model(nn.Module):
     def logits(self, streams: mx.array) -> mx.array:
         """Streams [B, S, N, D] -> logits [B, S, V] float32."""
         return self.lm_head(self.model.hc_head(streams, self.model.norm.weight))
+
+    def compiled_step(self) -> CompiledStep:
+        """A step of one token that is built once and replayed; it holds the model."""
+        return CompiledStep(self)
 
     def make_cache(self) -> list[LayerCache]:
         """An empty cache, one per layer."""

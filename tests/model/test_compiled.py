@@ -1,6 +1,5 @@
 """One token by a replayed graph: the model's own tokens, few graphs, few bytecodes."""
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 
@@ -48,13 +47,6 @@ def assert_same_tokens(prompt: int, count: int) -> CompiledStep:
 def test_tokens_are_the_models_own(taken_apart: None) -> None:
     """Over windows that close, and the ends of both rings; from position 120 on."""
     assert_same_tokens(120, 18)
-
-
-@pytest.mark.soak
-@pytest.mark.skipif(shutil.which("g++") is None, reason="mx.compile needs g++ on a CPU")
-def test_tokens_of_a_compiled_step_are_the_models_own() -> None:
-    step = assert_same_tokens(130, 600)
-    assert step.traces <= 12
 
 
 def test_a_replayed_token_of_flash_takes_few_bytecodes() -> None:
