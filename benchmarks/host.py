@@ -55,6 +55,12 @@ class Host:
 
 def host(model: str, config: DeepseekV4Config, context: int, backend: str = "metal") -> Host:
     """Count the second of two tokens after `context` of them."""
+    found = built(config, context, backend)
+    return Host(model, context, dict(found.most_common()), *carried(config, context, backend))
+
+
+def built(config: DeepseekV4Config, context: int, backend: str = "metal") -> Counter[str]:
+    """Bytecodes of the second of two tokens after `context` of them, by file."""
     found: Counter[str] = Counter()
     traced, cache_ = tracing.traced_model(config, backend, context)
 
@@ -65,7 +71,7 @@ def host(model: str, config: DeepseekV4Config, context: int, backend: str = "met
         return [logits]
 
     tracing.trace(step, mx.zeros((1, 1), mx.int32), model=traced, cache=cache_)
-    return Host(model, context, dict(found.most_common()), *carried(config, context, backend))
+    return found
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def test_a_flash_token_is_built_in_few_bytecodes(flash: host.Host) -> None:
 
 
 def test_a_flash_token_that_closes_windows_is_built_in_few_bytecodes() -> None:
-    assert host.host("flash", FLASH, 8190).bytecodes <= MOST
+    assert host.built(FLASH, 8190).total() <= MOST
 
 
 def test_no_launch_is_prepared_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,11 +92,18 @@ class Timelines(RuleBasedStateMachine):
         return {"cache": other, "path": line["path"]}
 
 
-Timelines.TestCase.settings = settings(max_examples=15, stateful_step_count=20)
+Timelines.TestCase.settings = settings(max_examples=8, stateful_step_count=16)
 
 
 class TestTimelines(Timelines.TestCase):  # type: ignore[valid-type]
     """Runs the machine."""
+
+
+@pytest.mark.slow
+class TestMoreTimelines(Timelines.TestCase):  # type: ignore[valid-type]
+    """Runs it longer."""
+
+    settings = settings(max_examples=40, stateful_step_count=30)
 
 
 # --- Snapshots, one by one ------------------------------------------------------------------------

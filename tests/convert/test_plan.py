@@ -14,7 +14,7 @@ from dsv4_mlx.weights.checkpoint import open_checkpoint
 GIB = 1 << 30
 
 
-@pytest.fixture(scope="module", params=["flash", "pro"])
+@pytest.fixture(scope="module", params=["flash", pytest.param("pro", marks=pytest.mark.slow)])
 def complete(request):
     """The complete release as headers, and its plan."""
     folder = request.getfixturevalue(f"{request.param}_headers")

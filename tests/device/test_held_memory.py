@@ -13,6 +13,7 @@ import pytest
 
 from dsv4_mlx.device import memory
 from dsv4_mlx.device.memory import CACHE_BYTES, GROWTH_BYTES, HEADROOM_BYTES, HeldMemory, hold
+from dsv4_mlx.engine import session as sessions
 from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.loading import load_model
@@ -237,15 +238,18 @@ def test_a_session_that_outgrows_the_limit_raises_it(
     assert device.wired == 0
 
 
-def test_generating_raises_it_too(engine: Engine, device: RecordingDevice) -> None:
+def test_generating_raises_it_too(
+    engine: Engine, device: RecordingDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_LOOK_EVERY", 8)
     session = engine.session()
     session.sync(range(3, 20))
     device.active = 120 * GIB
-    stream = session.stream(300, stop_ids=())
-    tokens = [next(stream) for _ in range(256)]
+    stream = session.stream(12, stop_ids=())
+    tokens = [next(stream) for _ in range(8)]
     assert device.limits == [100 * GIB]
     next(stream)
-    assert len(device.limits) == 2 and len(tokens) == 256
+    assert len(device.limits) == 2 and len(tokens) == 8
 
 
 def test_growth_ends_at_what_the_device_recommends(engine: Engine, device: RecordingDevice) -> None:

@@ -205,8 +205,8 @@ def check_flat_memory(folder: Path, tokens: int) -> None:
     assert after - before <= grown + spare
 
 
-def test_memory_stays_flat_over_2000_tokens(tmp_path: Path) -> None:
-    check_flat_memory(tmp_path, 2000)
+def test_memory_stays_flat_over_800_tokens(tmp_path: Path) -> None:
+    check_flat_memory(tmp_path, 800)
 
 
 @pytest.mark.slow

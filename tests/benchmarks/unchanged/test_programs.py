@@ -108,7 +108,14 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("case", PLANTED)
+# One of each area is in the plain suite.
+LONG = ("help of the converter", "exit status", "the manual", "an export", "a measured file")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * (case in LONG)) for case in PLANTED],
+)
 def test_a_planted_difference_is_found(
     case: str, areas: Areas, unchanged: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:

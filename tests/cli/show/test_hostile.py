@@ -58,7 +58,12 @@ def shown(text: str, widths: tuple[int, ...]) -> str:
     return screens.received
 
 
-@pytest.mark.parametrize("seeds", [range(start, start + 50) for start in range(0, 500, 50)])
+FIRST, *LATER = [range(start, start + 50) for start in range(0, 500, 50)]
+
+
+@pytest.mark.parametrize(
+    "seeds", [FIRST, *(pytest.param(seeds, marks=pytest.mark.slow) for seeds in LATER)]
+)
 def test_only_text_and_our_own_styles_reach_the_terminal(seeds: range) -> None:
     for seed in seeds:
         plain = OUR_STYLES.sub("", shown(hostile(seed), WIDTHS))
