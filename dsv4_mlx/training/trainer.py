@@ -62,6 +62,7 @@ class Trainer:
         matrices: Callable[[str, mx.array], mx.array],
         rounded: Callable[[Parameters], Parameters] = dict,
         clip: float = 1.0,
+        takes_muon: Callable[[str, mx.array], bool] = uses_muon,
     ):
         self.parameters = parameters
         self.buffers: Parameters = {}  # saved along, moved by the caller
@@ -71,6 +72,7 @@ class Trainer:
         self.steps = 0
         self._rounded = rounded
         self._clip = clip
+        self._takes_muon = takes_muon
         self._gradient = mx.value_and_grad(objective)
 
     def step(self, batch: Any) -> tuple[float, dict[str, mx.array]]:
@@ -79,7 +81,7 @@ class Trainer:
         (loss, extras), gradients = self._gradient(self._rounded(self.parameters), batch)
         mx.eval(loss, extras, gradients)  # the graph of the backward pass ends here
         gradients = clipped(gradients, self._clip)
-        matrices = {name: g for name, g in gradients.items() if uses_muon(name, g)}
+        matrices = {name: g for name, g in gradients.items() if self._takes_muon(name, g)}
         others = {name: g for name, g in gradients.items() if name not in matrices}
         updated = self.muon.update(self.parameters, matrices, lr)
         updated |= self.adamw.update(self.parameters, others, lr)

@@ -1,0 +1,94 @@
+"""What the finished runs say: a table and pictures, from results/ablations.csv and its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from benchmarks.ablations.arms import ARMS
+from benchmarks.record import earlier
+from dsv4_mlx.training.plots import Bar, Curve, bar_plot, line_plot
+
+Row = Mapping[str, str]
+MEASURES = {
+    "text_loss": "next-token loss on held-out text, nats",
+    "fact_recall": "facts of training recalled in an unseen wording, share",
+    "needle_recall": "pairs planted in the context recalled from beyond the window, share",
+}
+
+
+def compared(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows of every arm, in the order of the arms, of the longest runs that `base` has.
+
+    Shorter and longer runs are other comparisons: rates fall by the planned number of steps.
+    """
+    rows = list(rows)
+    steps = max((int(row["steps"]) for row in rows if row["arm"] == "base"), default=0)
+    chosen = {
+        name: [r for r in rows if r["arm"] == name and int(r["steps"]) == steps] for name in ARMS
+    }
+    return {name: found for name, found in chosen.items() if found}
+
+
+def values(rows: Iterable[Row], measure: str) -> list[float]:
+    return [float(row[measure]) for row in rows]
+
+
+def spread(found: list[float]) -> str:
+    """`1.23 (1.20 to 1.25)`, or the one value that there is."""
+    mean = f"{sum(found) / len(found):.3f}"
+    return mean + (f" ({min(found):.3f} to {max(found):.3f})" if len(found) > 1 else "")
+
+
+def table() -> str:
+    """The runs as a table of Markdown; arms without a run say so."""
+    arms = compared(earlier("ablations"))
+    lines = [
+        "| arm | seeds | steps | parameters, active | loss | facts | needles | CPU minutes a run |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, arm in ARMS.items():
+        rows = arms.get(name, [])
+        if not rows:
+            lines.append(f"| {name}: {arm.says} | 0 | | | not run | not run | not run | |")
+            continue
+        sizes = f"{int(rows[0]['parameters']):,}, {int(rows[0]['active_parameters']):,}"
+        measures = (spread(values(rows, m)) for m in ("text_loss", "fact_recall", "needle_recall"))
+        minutes = sum(values(rows, "cpu_s")) / len(rows) / 60
+        cells = (
+            f"{name}: {arm.says}",
+            len(rows),
+            rows[0]["steps"],
+            sizes,
+            *measures,
+            f"{minutes:.0f}",
+        )
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def pictures() -> dict[str, str]:
+    """SVG texts by file name, of all arms that have a run; none before the first one."""
+    arms = compared(earlier("ablations"))
+    if not arms:
+        return {}
+    drawn = {}
+    for measure, label in MEASURES.items():
+        bars = [Bar(name, values(rows, measure)) for name, rows in arms.items()]
+        name = measure.replace("_", "-")
+        drawn[f"ablations-{name}.svg"] = bar_plot(
+            f"Ablations: {label.partition(',')[0]}", label, bars
+        )
+        drawn[f"ablations-{name}-curve.svg"] = line_plot(
+            f"Ablations: {label.partition(',')[0]}", "training step", label, curves(arms, measure)
+        )
+    return drawn
+
+
+def curves(arms: Mapping[str, list[Row]], measure: str) -> list[Curve]:
+    """A line for each arm: the values of its seeds at every step that was measured."""
+    designs = {name: {row["design"] for row in rows} for name, rows in arms.items()}
+    points: dict[str, dict[int, list[float]]] = {name: {} for name in arms}
+    for row in earlier("ablation_curves"):
+        if row["design"] in designs.get(row["arm"], ()):
+            points[row["arm"]].setdefault(int(row["step"]), []).append(float(row[measure]))
+    return [Curve(name, sorted(found.items())) for name, found in points.items() if found]

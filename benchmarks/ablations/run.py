@@ -1,0 +1,200 @@
+"""One run: train an arm from a seed, measure it, and write its row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from benchmarks.ablations import lab_data
+from benchmarks.ablations.arms import Arm, counted, plain
+from benchmarks.ablations.lab_data import Asked
+from benchmarks.record import earlier, record
+from dsv4_mlx.release.spellings import keys_of
+from dsv4_mlx.training.losses import corrected_bias
+from dsv4_mlx.training.nano_init import initial_parameters
+from dsv4_mlx.training.nano_recipe import NanoObjective, matrices
+from dsv4_mlx.training.runs import StepListener, TrainingRun
+from dsv4_mlx.training.trainer import Schedule, Trainer
+
+FIELDS = (
+    "arm", "seed", "design", "steps", "tokens", "parameters", "active_parameters", "text_loss",
+    "needle_recall", "fact_recall", "cpu_s",
+)  # fmt: skip
+CURVE_FIELDS = ("arm", "seed", "design", "step", "text_loss", "needle_recall", "fact_recall")
+_UNTRAINED = ("tid2eid", "e_score_correction_bias")
+_ROWS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs of a comparison share."""
+
+    steps: int = 700
+    rows: int = 4
+    length: int = 256
+    measured_rows: int = 24
+    every: int = 50
+    """Steps between measurements."""
+
+    def settings(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """All that a run depends on, as JSON values."""
+        return {
+            **asdict(self),
+            "arm": arm.name,
+            "seed": seed,
+            "config": keys_of(arm.config),
+            "peak": arm.peak,
+            "only_adamw": arm.only_adamw,
+            "plain_residuals": arm.plain_residuals,
+        }
+
+    def design(self, arm: Arm) -> str:
+        """Eight digits that rows with the same settings share, whatever their seed."""
+        text = json.dumps(self.settings(arm, 0), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class Lab:
+    """The model of one arm and seed with its trainer."""
+
+    def __init__(self, arm: Arm, seed: int, plan: Plan):
+        self.arm, self.seed, self.plan = arm, seed, plan
+        parameters = initial_parameters(arm.config, seed)
+        fixed = {name: parameters[name] for name in parameters if name.endswith(_UNTRAINED)}
+        if arm.plain_residuals:
+            fixed |= plain(parameters)
+        trained = {name: value for name, value in parameters.items() if name not in fixed}
+        self.objective = NanoObjective(arm.config, fixed)
+        self.trainer = Trainer(
+            trained,
+            self.objective,
+            Schedule(plan.steps, arm.peak),
+            matrices=matrices(arm.config),
+            takes_muon=arm.takes_muon,
+        )
+        self.trainer.buffers = {name: fixed[name] for name in self.objective.routers}
+        self.sizes = counted(arm.config, trained)
+
+    def step(self, number: int) -> dict[str, float]:
+        """Make step `number` (from 0); its figures, with measurements where they are due."""
+        started = time.process_time()
+        plan, trainer = self.plan, self.trainer
+        self.objective.put(trainer.buffers)
+        made = lab_data.batch(self.seed, number, plan.rows, plan.length)
+        loss, extras = trainer.step(made)
+        for name in self.objective.routers:
+            trainer.buffers[name] = corrected_bias(trainer.buffers[name], extras[name])
+        figures = {"loss": loss, "cpu_s": time.process_time() - started}
+        if trainer.steps % plan.every == 0 or trainer.steps == plan.steps:
+            figures |= self.measured()
+        return figures
+
+    def measured(self) -> dict[str, float]:
+        """Next-token loss in nats on held-out text, and the shares of answers that come out."""
+        plan = self.plan
+        self.objective.put(self.trainer.buffers | self.trainer.parameters)
+        text = lab_data.held_out_text(plan.measured_rows, plan.length)
+        needles = lab_data.held_out_needles(
+            plan.measured_rows, plan.length, self.arm.config.sliding_window
+        )
+        return {
+            "text_loss": self._loss(text),
+            "needle_recall": self._recall(needles),
+            "fact_recall": self._recall(lab_data.held_out_facts(self.seed, plan.length)),
+        }
+
+    def _loss(self, tokens: np.ndarray) -> float:
+        total = 0.0
+        for logits, targets in self._predictions(tokens):
+            chosen = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+            total += float((_log_sum(logits) - chosen).sum())
+        return total / tokens[:, 1:].size
+
+    def _recall(self, asked: Asked) -> float:
+        guesses = np.concatenate([one.argmax(-1) for one, _ in self._predictions(asked.tokens)])
+        right = [
+            guesses[row, place - 1] == asked.tokens[row, place] for row, place in asked.answers
+        ]
+        return float(np.mean(right))
+
+    def _predictions(self, tokens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Logits [b, S, V] and the tokens [b, S] they are about, some rows at a time."""
+        model = self.objective.model
+        for start in range(0, len(tokens), _ROWS_AT_ONCE):
+            part = tokens[start : start + _ROWS_AT_ONCE]
+            logits = model.logits(model.streams(mx.array(part[:, :-1])))
+            yield np.array(logits.astype(mx.float32)), part[:, 1:]
+
+
+def run(
+    folder: Path,
+    arm: Arm,
+    seed: int,
+    plan: Plan,
+    command: str,
+    progress: StepListener | None = None,
+) -> bool:
+    """Train in FOLDER from where a run stopped, then record; False where a signal ended it."""
+    lab = Lab(arm, seed, plan)
+    with TrainingRun(folder, plan.settings(arm, seed)) as kept:
+        done = kept.go_on(
+            lab.trainer,
+            plan.steps,
+            lab.step,
+            save_every=plan.every,
+            log_every=plan.every,
+            progress=progress,
+        )
+        if done:
+            _record(kept.curve(), lab, command)
+    return done
+
+
+def _record(curve: list[dict[str, float]], lab: Lab, command: str) -> None:
+    """The points of the curve first: a kill between the two files leaves the run unfinished."""
+    plan = lab.plan
+    common = {"arm": lab.arm.name, "seed": lab.seed, "design": plan.design(lab.arm)}
+    points = [
+        common | {"step": int(row["step"])} | _rounded(row, CURVE_FIELDS[4:]) for row in curve
+    ]
+    known = {_key(row, "step") for row in earlier("ablation_curves")}
+    fresh = [row for row in points if _key(row, "step") not in known]
+    record("ablation_curves", command, fresh, CURVE_FIELDS)
+    total, active = lab.sizes
+    row = {
+        **common,
+        "steps": plan.steps,
+        "tokens": plan.steps * plan.rows * plan.length,
+        "parameters": total,
+        "active_parameters": active,
+        **_rounded(curve[-1], CURVE_FIELDS[4:]),
+        "cpu_s": round(plan.every * sum(row["cpu_s"] for row in curve)),
+    }
+    record("ablations", command, [row], FIELDS)
+
+
+def _rounded(row: Mapping[str, float], names: tuple[str, ...]) -> dict[str, float]:
+    return {name: round(row[name], 4) for name in names}
+
+
+def _key(row: Mapping[str, Any], *more: str) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("arm", "seed", "design", *more))
+
+
+def finished(arm: Arm, seed: int, plan: Plan) -> bool:
+    """Whether the table has a row of this run."""
+    wanted = {"arm": arm.name, "seed": seed, "design": plan.design(arm)}
+    return _key(wanted) in {_key(row) for row in earlier("ablations")}
+
+
+def _log_sum(logits: np.ndarray) -> np.ndarray:
+    top = logits.max(axis=-1)
+    return top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
