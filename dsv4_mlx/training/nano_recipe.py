@@ -14,22 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
-from mlx.utils import tree_unflatten
 
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.files.documents import read_object
-from dsv4_mlx.model.numerics import Numerics
-from dsv4_mlx.model.router import TopKRouter
-from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import FLASH, DeepseekV4Config
 from dsv4_mlx.testing.tokenizers import write_tokenizer
 from dsv4_mlx.training import nano_data
-from dsv4_mlx.training.losses import balance_loss, corrected_bias, cross_entropy, load_fractions
+from dsv4_mlx.training.losses import corrected_bias
 from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.nano_init import initial_parameters
+from dsv4_mlx.training.objective import NanoObjective
 from dsv4_mlx.training.stored_weights import rounded, stored_dtypes, write_release
 from dsv4_mlx.training.trainer import Schedule, Trainer
-from metal_kernels.router.reference import expert_scores
 
 NANO = FLASH.replace(
     vocab_size=2048,
@@ -50,7 +46,6 @@ NANO = FLASH.replace(
 """Flash's schedule with one CSA and HCA pair; 17 million parameters."""
 
 _UNTRAINED = ("tid2eid", "e_score_correction_bias")  # a table, and what load balancing moves
-_BALANCE_WEIGHT = 1e-3
 _SHARD_BYTES = 12 << 20
 
 
@@ -64,64 +59,6 @@ class NanoRecipe:
     peak: float = 4e-3
     seed: int = 0
     save_every: int = 20
-
-
-class ObservedRouter(TopKRouter):
-    """A router that remembers its last scores [M, E] and choice [M, k] for load balancing."""
-
-    def __call__(self, x: mx.array, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        experts, weights = super().__call__(x, tokens)
-        self._seen = expert_scores(x, self.weight), experts
-        return experts, weights
-
-    @property
-    def seen(self) -> tuple[mx.array, mx.array]:
-        return self._seen
-
-
-class NanoObjective:
-    """The loss of the project's own model in its cacheless form, weights put in per call."""
-
-    def __init__(self, config: DeepseekV4Config, fixed: Parameters):
-        self.model = Model(config, numerics=Numerics.PLAIN, backend="cpu")
-        self.routers = self._observe_routers(config)
-        self.mtp_weight = 0.3
-        self.put(fixed)
-
-    def _observe_routers(self, config: DeepseekV4Config) -> dict[str, ObservedRouter]:
-        blocks = {f"model.layers.{i}": layer for i, layer in enumerate(self.model.layers)}
-        blocks |= {f"mtp.{i}": block for i, block in enumerate(self.model.mtp)}
-        routers = {}
-        for name, block in blocks.items():
-            if isinstance(block.mlp.gate, TopKRouter):
-                block.mlp.gate = ObservedRouter(config, block.mlp.gate._ops)
-                routers[f"{name}.mlp.gate.e_score_correction_bias"] = block.mlp.gate
-        return routers
-
-    def put(self, parameters: Parameters) -> None:
-        self.model.update(tree_unflatten(list(parameters.items())))
-
-    def __call__(
-        self, parameters: Parameters, batch: nano_data.Batch
-    ) -> tuple[mx.array, dict[str, mx.array]]:
-        """Next token + `mtp_weight` times the one after it + a little for unbalanced experts."""
-        self.put(parameters)
-        tokens, weights = mx.array(batch.tokens), mx.array(batch.weights)
-        streams = self.model.streams(tokens[:, :-2])
-        following = self.model.mtp[0].predict(
-            streams,
-            tokens[:, 1:-1],
-            embed=self.model.model.embed_tokens,
-            head=self.model.lm_head,
-        )
-        nll = cross_entropy(self.model.logits(streams), tokens[:, 1:-1], weights[:, 1:-1])
-        mtp = cross_entropy(following, tokens[:, 2:], weights[:, 2:])
-        seen = {name: router.seen for name, router in self.routers.items()}
-        balance = sum(balance_loss(*one) for one in seen.values()) / len(seen)
-        count = self.model.config.n_routed_experts
-        loads = {name: load_fractions(experts, count) for name, (_, experts) in seen.items()}
-        loss = nll + self.mtp_weight * mtp + _BALANCE_WEIGHT * balance
-        return loss, {"nll": nll, "mtp": mtp, **loads}
 
 
 def matrices(config: DeepseekV4Config) -> Callable[[str, mx.array], mx.array]:

@@ -1,0 +1,131 @@
+"""A layer's attention in training: cacheless, dense products, and an indexer that learns.
+
+`TrainedAttention` takes the place of the model's `Attention`, with the same parameters and, but for
+the order of sums, the same output. Three ways of `indexing`:
+
+    off       every closed entry is attended, the indexer takes no part
+    dense     the same, while the indexer learns where attention goes: its warm-up
+    sparse    attention sees the entries that the indexer selects, and it goes on learning
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import mlx.core as mx
+
+from dsv4_mlx.cache.layer import LayerCache
+from dsv4_mlx.model.attention import Attention
+from dsv4_mlx.model.compression import Compression
+from dsv4_mlx.model.indexer import Indexer
+from dsv4_mlx.training.block_attention import BLOCK, Visibility, attend
+from dsv4_mlx.training.index_scores import chosen_entries, closed, index_loss, index_scores, recall
+from metal_kernels.shared.rotary import rotate
+
+Indexing = Literal["off", "dense", "sparse"]
+
+
+class TrainedAttention(Attention):
+    """Attention whose gradient is written by hand; `seen` holds what its indexer learned from."""
+
+    indexing: Indexing = "off"
+    _seen: tuple[mx.array, mx.array] | None
+
+    @classmethod
+    def take_over(cls, attention: Attention) -> TrainedAttention:
+        """The same layer, parameters and all, computing as training does."""
+        attention.__class__ = cls
+        assert isinstance(attention, TrainedAttention)
+        attention.forget()
+        return attention
+
+    @property
+    def seen(self) -> tuple[mx.array, mx.array] | None:
+        """The indexer's loss and its recall of attention in the last call; None without one."""
+        return self._seen
+
+    def remember(self, loss: mx.array, recalled: mx.array) -> None:
+        """Have seen these."""
+        self._seen = loss, recalled
+
+    def forget(self) -> None:
+        """Have seen nothing."""
+        self._seen = None
+
+    def __call__(self, x: mx.array, cache: LayerCache) -> mx.array:
+        """Normed input [B, S, D] -> [B, S, D] float32; `cache` is not used."""
+        B, S, _ = x.shape
+        cos, sin = self._rope.of(None, 0, S)
+        residual = mx.fast.rms_norm(self.q_a_proj(x), self.q_a_norm.weight, self._eps)
+        kv = mx.fast.rms_norm(self.kv_proj(x), self.kv_norm.weight, self._eps)
+        q = self.q_b_proj(residual).reshape(B, S, self._heads, self._width)
+        scale = mx.rsqrt(mx.square(q).mean(axis=-1) + self._eps) * self._width**-0.5
+        entries = scores = chosen = None
+        compression = self.compressor
+        if compression is not None and self._ratio <= S:
+            entries = _entries(compression, x)
+            if compression.indexer is not None and self.indexing != "off":
+                scores = self._index_scores(compression.indexer, x, residual)
+                if self.indexing == "sparse":
+                    chosen = chosen_entries(scores, compression.indexer._topk)
+        output, weights = attend(
+            rotate(q, cos[:, None], sin[:, None]),
+            scale,
+            rotate(kv, cos, sin),
+            self.sinks,
+            entries,
+            Visibility(self._window, self._ratio, chosen),
+        )
+        if scores is not None:
+            assert compression is not None and compression.indexer is not None
+            self._learn(scores, _mass(weights, scores.shape, self._ratio), chosen)
+        return self._output(rotate(output, cos[:, None], sin[:, None], inverse=True))
+
+    def _index_scores(self, indexer: Indexer, x: mx.array, residual: mx.array) -> mx.array:
+        """Scores [B, S, T]; what the indexer reads of the model is a constant to it."""
+        x, residual = mx.stop_gradient(x), mx.stop_gradient(residual)
+        B, S, _ = x.shape
+        cos, sin = self._rope.of(None, 0, S)
+        q = indexer.q_b_proj(residual).reshape(B, S, self._index_heads, self._index_width)
+        weights = indexer.scorer.weights_proj(x) * indexer._scale
+        keys = _entries(indexer, x)
+        return index_scores(rotate(q, cos[:, None], sin[:, None]), weights, keys, indexer.ratio)
+
+    def _learn(self, scores: mx.array, mass: mx.array, chosen: mx.array | None) -> None:
+        assert self.compressor is not None and self.compressor.indexer is not None
+        S, T = scores.shape[1:]
+        among = closed(S, T, self._ratio) if chosen is None else chosen
+        among = mx.broadcast_to(among, scores.shape)
+        k = self.compressor.indexer._topk
+        self.remember(index_loss(scores, mass, among), recall(scores, mass, k))
+
+
+def _entries(compressor: Compression | Indexer, x: mx.array) -> mx.array:
+    """All entries that the tokens of x [B, S, D] close: [B, T, d] float32."""
+    S, ratio = x.shape[1], compressor.ratio
+    rows = mx.concatenate([compressor.kv_proj(x), compressor.gate_proj(x)], axis=-1)
+    cos, sin = compressor._rope.of(None, 0, S // ratio, ratio)
+    options = {**compressor._options, "kv_column": 0, "gate_column": rows.shape[-1] // 2}
+    return compressor._ops.compress(
+        rows,
+        compressor.position_bias,
+        compressor.kv_norm.weight,
+        cos,
+        sin,
+        origin=0,
+        first_window=0,
+        windows=S // ratio,
+        storage="float32",
+        **options,
+    )
+
+
+def _mass(weights: list[mx.array], shape: tuple[int, ...], ratio: int) -> mx.array:
+    """What each query paid to each entry, summed over heads: `shape` [B, S, T] float32."""
+    _, S, T = shape
+    rows = []
+    for number, block in enumerate(weights):
+        count = min(T, min(S, (number + 1) * BLOCK) // ratio)
+        paid = block[..., block.shape[-1] - count :].sum(axis=2)
+        rows.append(mx.pad(paid, [(0, 0), (0, 0), (0, T - count)]))
+    return mx.stop_gradient(mx.concatenate(rows, axis=1))

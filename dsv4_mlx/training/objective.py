@@ -1,0 +1,91 @@
+"""What nano is trained to minimise: next token, the one after it, balance, and the indexers'."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.training.attention import Indexing
+from dsv4_mlx.training.losses import balance_loss, cross_entropy, load_fractions
+from dsv4_mlx.training.muon import Parameters
+from dsv4_mlx.training.trained_model import ObservedRouter, TrainedModel
+
+_BALANCE_WEIGHT = 1e-3
+
+
+class WeightedTokens(Protocol):
+    """Token ids [B, S + 2] and what each is worth as a target, float32 [B, S + 2]."""
+
+    @property
+    def tokens(self) -> np.ndarray: ...
+
+    @property
+    def weights(self) -> np.ndarray: ...
+
+
+class NanoObjective:
+    """The loss of the project's own model in its cacheless form, weights put in per call."""
+
+    def __init__(
+        self,
+        config: DeepseekV4Config,
+        fixed: Parameters,
+        *,
+        backend: str = "cpu",
+        recompute: bool = False,
+    ):
+        self._trained = TrainedModel(config, backend=backend, recompute=recompute)
+        self.mtp_weight = 0.3
+        self.put(fixed)
+
+    @property
+    def model(self) -> Model:
+        """The model whose weights are put in."""
+        return self._trained.model
+
+    @property
+    def routers(self) -> dict[str, ObservedRouter]:
+        """Routers that are balanced, by the name of their bias."""
+        return self._trained.routers
+
+    def put(self, parameters: Parameters) -> None:
+        """Compute with these arrays, by name, from now on."""
+        self._trained.put(parameters)
+
+    def set_indexing(self, indexing: Indexing) -> None:
+        """Switch the indexers of all layers: `off`, `dense` or `sparse`."""
+        self._trained.set_indexing(indexing)
+
+    def __call__(
+        self, parameters: Parameters, batch: WeightedTokens
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        """Next token + `mtp_weight` times the one after it + a little for unbalanced experts.
+
+        While indexers learn, their own loss is added; it moves nothing but them. Extras: `nll`,
+        `mtp`, with indexers `index` and `recall`, and every router's load by its bias's name.
+        """
+        self.put(parameters)
+        model = self.model
+        tokens, weights = mx.array(batch.tokens), mx.array(batch.weights)
+        streams = model.streams(tokens[:, :-2])
+        following = model.mtp[0].predict(
+            streams, tokens[:, 1:-1], embed=self._trained.embed, head=model.lm_head
+        )
+        nll = cross_entropy(model.logits(streams), tokens[:, 1:-1], weights[:, 1:-1])
+        mtp = cross_entropy(following, tokens[:, 2:], weights[:, 2:])
+        seen = self._trained.routing()
+        balance = sum(balance_loss(*one) for one in seen.values()) / max(1, len(seen))
+        count = model.config.n_routed_experts
+        loads = {name: load_fractions(experts, count) for name, (_, experts) in seen.items()}
+        loss = nll + self.mtp_weight * mtp + _BALANCE_WEIGHT * balance
+        extras = {"nll": nll, "mtp": mtp, **loads}
+        indexed = self._trained.indexing()
+        if indexed is not None:
+            index, recalled = indexed
+            loss = loss + index
+            extras |= {"index": index, "recall": recalled}
+        return loss, extras

@@ -1,0 +1,100 @@
+"""The ops of a model that is trained: references, and forms of them that a gradient is cheap of.
+
+Kernels have no gradient. A model that is trained runs every op by its reference, on whichever
+backend, or by a form of it written here; `kernel_plan()` of the model says which: `reference` or
+`training`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import mlx.core as mx
+
+from dsv4_mlx.errors import BackendError
+from dsv4_mlx.model.backends import use_backend
+from metal_kernels import registry
+from metal_kernels.hc_pre.reference import mix_streams, split_mix
+
+_DIFFERENTIABLE = ("reference", "training")
+
+
+def training_plan(backend: str = "cpu") -> registry.KernelPlan:
+    """A plan on `backend` whose every op has a gradient; BackendError where it is not there."""
+    name = use_backend(backend).backend
+    forms: dict[str, Callable[..., Any]] = {
+        "hc_pre": hc_pre,
+        "hc_post": hc_post,
+        "hc_post_pre": hc_post_pre,
+    }
+    ops: dict[str, Callable[..., Any]] = {
+        kernel: one.reference for kernel, one in registry.kernels().items()
+    }
+    chosen = {kernel: "training" if kernel in forms else "reference" for kernel in ops}
+    return registry.KernelPlan(name, registry.as_ops(name, ops | forms), chosen)
+
+
+def require_gradients(kernel_plan: Mapping[str, str]) -> None:
+    """BackendError for a model, by its `kernel_plan()`, some op of which has no gradient."""
+    kernels = [name for name, how in kernel_plan.items() if name != "backend"]
+    without = [name for name in kernels if kernel_plan[name] not in _DIFFERENTIABLE]
+    if without:
+        raise BackendError(
+            f"expected ops that have a gradient but found kernels of {kernel_plan['backend']} for "
+            f"{', '.join(without)}; build the model that is trained with plan=training_plan()."
+        )
+
+
+def hc_post(
+    y: mx.array,
+    streams: mx.array,
+    post: mx.array,
+    comb: mx.array,
+    routed: mx.array | None = None,
+    *,
+    official: bool,
+) -> mx.array:
+    """`hc_post` as one small product per token: its gradients are products too."""
+    assert not official, "training rounds nothing"
+    if routed is not None:
+        y = routed.sum(axis=2) + y
+    return comb.swapaxes(-1, -2) @ streams + post[..., None] @ y[:, :, None, :]
+
+
+def hc_pre(
+    streams: mx.array,
+    fn: mx.array,
+    base: mx.array,
+    scale: mx.array,
+    norm_weight: mx.array,
+    *,
+    iters: int,
+    hc_eps: float,
+    norm_eps: float,
+    official: bool,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """`hc_pre` whose collapse is one small product per token."""
+    assert not official, "training rounds nothing"
+    B, S, N, _ = streams.shape
+    mix = mix_streams(streams, fn, norm_eps)
+    pre, post, comb = split_mix(mix, scale, base, streams=N, iters=iters, eps=hc_eps)
+    collapsed = (pre.T.reshape(B, S, 1, N) @ streams)[:, :, 0]
+    normed = mx.fast.rms_norm(collapsed, norm_weight, norm_eps)
+    comb = comb.reshape(N * N, -1).T.reshape(B, S, N, N)
+    return normed, post.T.reshape(B, S, N), comb
+
+
+def hc_post_pre(
+    y: mx.array,
+    streams: mx.array,
+    post: mx.array,
+    comb: mx.array,
+    *of_next: mx.array,
+    official: bool,
+    **options: Any,
+) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    """`hc_pre` of `hc_post`."""
+    mixed = hc_post(y, streams, post, comb, official=official)
+    fn, base, scale, norm_weight = of_next
+    return mixed, *hc_pre(mixed, fn, base, scale, norm_weight, official=official, **options)
