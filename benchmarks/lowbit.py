@@ -35,8 +35,9 @@ from convert.texts import read_text
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.loading import load
 from dsv4_mlx.model.v4 import Model
-from dsv4_mlx.training import nano_data
-from dsv4_mlx.training.nano_eval import answers
+from dsv4_mlx.training.data import help as nano_help
+from dsv4_mlx.training.data.fact_tasks import fact_turn
+from dsv4_mlx.training.evaluation import answers
 from dsv4_mlx.unloaded import pack_layers
 from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
@@ -138,7 +139,7 @@ class Lab:
 
     def answered(self, model: Model, count: int) -> int:
         """How many of `count` held-out questions, evenly chosen, are answered by the key words."""
-        held_out = nano_data.held_out()
+        held_out = nano_help.held_out(nano_help.written_facts())
         asked = [held_out[number * len(held_out) // count] for number in range(count)]
         given = answers(model, self.tokenizer, [question for _, question in asked])
         return sum(fact.answered_by(text) for (fact, _), text in zip(asked, given, strict=True))
@@ -195,14 +196,16 @@ def _write(path: Path, conversations: Iterator[list[dict[str, str]]]) -> None:
 
 
 def _training_conversations() -> Iterator[list[dict[str, str]]]:
-    deck = nano_data.Deck(random.Random(SEED))
+    rng = random.Random(SEED)
+    deck = nano_help.fact_deck(rng, nano_help.written_facts())
     for _ in range(CONVERSATIONS):
-        turns = nano_data.turns(deck, TURNS)
-        yield _messages([(turn.question, turn.answer) for turn in turns])
+        yield [one for _ in range(TURNS) for one in fact_turn(deck.draw(), rng, "chat")]
 
 
 def _held_out_conversations() -> Iterator[list[dict[str, str]]]:
-    pairs = [(question, fact.answer) for fact, question in nano_data.held_out()]
+    pairs = [
+        (question, fact.answer) for fact, question in nano_help.held_out(nano_help.written_facts())
+    ]
     random.Random(SEED).shuffle(pairs)
     for start in range(0, len(pairs), TURNS):
         yield _messages(pairs[start : start + TURNS])

@@ -38,7 +38,7 @@ def evaluate(folder: Path) -> None:
     """Print what was answered wrongly and how many were right, in both modes."""
     from dsv4_mlx.chat.effort import ThinkingMode
     from dsv4_mlx.loading import load
-    from dsv4_mlx.training.nano_eval import judged
+    from dsv4_mlx.training.evaluation import judged
 
     model, tokenizer = load(folder)
     modes: tuple[ThinkingMode, ...] = ("chat", "thinking")

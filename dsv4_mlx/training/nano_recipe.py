@@ -1,7 +1,7 @@
 """How nano is trained: its config, its objective, the loop, and the folder it ends in.
 
 nano is V4-Flash made small: the same kinds of layers in the same order, the same attention
-geometry, the same stored formats. It learns only the questions and answers of `nano_data`.
+geometry, the same stored formats. It learns only what the lessons of `training.data` teach.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.files.documents import read_object
 from dsv4_mlx.release.config import FLASH, DeepseekV4Config
 from dsv4_mlx.testing.tokenizers import write_tokenizer
-from dsv4_mlx.training import nano_data
+from dsv4_mlx.training.data.batches import Batch, batch, corpus
 from dsv4_mlx.training.losses import corrected_bias
 from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.nano_init import initial_parameters
@@ -89,7 +89,7 @@ def train(
     recipe = recipe or NanoRecipe()
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer.json").exists():  # else token ids of an earlier run would move
-        write_tokenizer(folder, nano_data.corpus(recipe.seed), config.vocab_size)
+        write_tokenizer(folder, corpus(recipe.seed), config.vocab_size)
         _answer_greedily(folder / "generation_config.json")
     tokenizer = Tokenizer(folder)
     trainer, objective, fixed = _prepared(recipe, config)
@@ -124,9 +124,9 @@ def _answer_greedily(path: Path) -> None:
     path.write_text(json.dumps(kept | {"do_sample": False}, indent=2) + "\n")
 
 
-def _batch(tokenizer: Tokenizer, recipe: NanoRecipe, step: int) -> nano_data.Batch:
+def _batch(tokenizer: Tokenizer, recipe: NanoRecipe, step: int) -> Batch:
     fold = 2 if step % 4 == 3 else 1
-    return nano_data.batch(
+    return batch(
         tokenizer, recipe.seed, step, rows=recipe.rows // fold, length=recipe.length * fold
     )
 

@@ -69,7 +69,7 @@ def test_every_source_and_data_file_but_training_is_in_the_wheel(wheel: Path) ->
         and (file.suffix in CARRIED or "/nano/" in name)
     }
     trained = {name for name in expected if name.startswith(LEFT_OUT)}
-    assert f"{LEFT_OUT}nano_help.toml" in trained
+    assert f"{LEFT_OUT}data/help.toml" in trained
     assert expected - trained <= packed and trained.isdisjoint(packed)
     tops = {name.partition("/")[0] for name in packed}
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)

@@ -9,8 +9,8 @@ from dsv4_mlx.files.safetensors_files import read_header
 from dsv4_mlx.loading import load
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.tensors import checkpoint_tensors
-from dsv4_mlx.training import nano_data
-from dsv4_mlx.training.nano_eval import answer, answers
+from dsv4_mlx.training.data.help import written_facts
+from dsv4_mlx.training.evaluation import answer, answers
 from dsv4_mlx.training.nano_recipe import NANO
 
 NANO_FOLDER = Path(str(resources.files("dsv4_mlx"))) / "nano"
@@ -20,7 +20,7 @@ ASKED = frozenset(
      "stop", "max_tokens", "backend", "flash_size", "flash_memory", "context", "csa",
      "hca", "off_topic"}
 )  # fmt: skip
-QUESTIONS = {f.id: f"{f.held_out[0]}?" for f in nano_data.facts() if f.id in ASKED}
+QUESTIONS = {f.id: f"{f.held_out[0]}?" for f in written_facts() if f.id in ASKED}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_nano_names_the_converter(nano):
 def test_nano_answers_questions_it_was_not_trained_on(nano):
     assert len(QUESTIONS) >= 20
     given = dict(zip(QUESTIONS, answers(*nano, list(QUESTIONS.values())), strict=True))
-    facts = {fact.id: fact for fact in nano_data.facts()}
+    facts = {fact.id: fact for fact in written_facts()}
     wrong = {
         QUESTIONS[name]: text for name, text in given.items() if not facts[name].answered_by(text)
     }

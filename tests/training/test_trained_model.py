@@ -8,7 +8,7 @@ from mlx.utils import tree_unflatten
 from dsv4_mlx.errors import BackendError
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
-from dsv4_mlx.training.nano_data import Batch
+from dsv4_mlx.training.data.batches import Batch
 from dsv4_mlx.training.nano_init import initial_parameters
 from dsv4_mlx.training.nano_recipe import NANO
 from dsv4_mlx.training.objective import NanoObjective

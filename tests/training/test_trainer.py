@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.training.nano_data import Batch
+from dsv4_mlx.training.data.batches import Batch
 from dsv4_mlx.training.nano_init import initial_parameters
 from dsv4_mlx.training.nano_recipe import NANO, NanoRecipe, _prepared
 from dsv4_mlx.training.trainer import Schedule, Trainer, clipped, uses_muon

@@ -7,31 +7,55 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import count
 from typing import get_args
 
 from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.training.data.arithmetic import arithmetic_task
+from dsv4_mlx.training.data.fact_tasks import FactTasks
+from dsv4_mlx.training.data.follow_up import follow_up_task
+from dsv4_mlx.training.data.recall import recall_task
 from dsv4_mlx.training.data.task import Kind, Split, Task
 from dsv4_mlx.training.data.tool_tasks import needless_task, tool_task, unfitting_task
 
-Maker = Callable[[random.Random, Split, ThinkingMode], Task]
+Maker = Callable[[ThinkingMode], Task]
+"""Draws the next task in a mode."""
+
+Source = Callable[[random.Random, Split], Maker]
 
 
-def no_tool_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
+def _drawing(make: Callable[[random.Random, Split, ThinkingMode], Task]) -> Source:
+    return lambda rng, split: partial(make, rng, split)
+
+
+class _NoTool:
     """Tools are on offer and none is to be called, because none fits or none is needed."""
-    if rng.random() < 0.5:
-        return unfitting_task(rng, split, mode)
-    return needless_task(
-        rng, arithmetic_task(rng, split, mode), never=("calculator", "run_command")
-    )
+
+    def __init__(self, rng: random.Random, split: Split) -> None:
+        self._rng = rng
+        self._split: Split = split
+        self._help = FactTasks("help", rng, split)
+
+    def __call__(self, mode: ThinkingMode) -> Task:
+        form = self._rng.choices(("unfitting", "help", "sum"), (2, 1, 1))[0]
+        if form == "unfitting":
+            return unfitting_task(self._rng, self._split, mode)
+        if form == "help":
+            return needless_task(self._rng, self._help(mode))
+        task = arithmetic_task(self._rng, self._split, mode)
+        return needless_task(self._rng, task, never=("calculator", "run_command"))
 
 
-MAKERS: Mapping[Kind, Maker] = {
-    "arithmetic": arithmetic_task,
-    "tools": tool_task,
-    "no_tool": no_tool_task,
+MAKERS: Mapping[Kind, Source] = {
+    "arithmetic": _drawing(arithmetic_task),
+    "tools": _drawing(tool_task),
+    "no_tool": _NoTool,
+    "recall": _drawing(recall_task),
+    "help": partial(FactTasks, "help"),
+    "follow_up": _drawing(follow_up_task),
+    "talk": partial(FactTasks, "talk"),
 }
 
 
@@ -48,7 +72,7 @@ def tasks(
             f"({', '.join(get_args(Split))}), "
             f"got {kind!r} and {split!r}; choose from these."
         )
-    rng = random.Random(f"{kind}/{split}/{seed}")
+    make = MAKERS[kind](random.Random(f"{kind}/{split}/{seed}"), split)
     modes = get_args(ThinkingMode)
     for number in count():
-        yield MAKERS[kind](rng, split, thinking_mode or modes[number % len(modes)])
+        yield make(thinking_mode or modes[number % len(modes)])

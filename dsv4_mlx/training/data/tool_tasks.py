@@ -110,7 +110,8 @@ def unfitting_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task
 
 def needless_task(rng: random.Random, task: Task, never: Collection[str] = ()) -> Task:
     """`task`, which needs no tool, asked while tools are on offer; the answer stays the same."""
-    messages = (system(offered(rng, never=never)), *task.messages)
+    asked = tuple(message for message in task.messages if message["role"] != "system")
+    messages = (system(offered(rng, never=never)), *asked)
     reasoning = f"No tool is needed. {task.reply.get('reasoning_content', '')}".strip()
     content = task.reply["content"]
     return no_call(f"{task.kind}/{task.template}", messages, content, reasoning, task.thinking_mode)

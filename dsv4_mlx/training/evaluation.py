@@ -10,7 +10,7 @@ from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.marks import MarkedTokens
 from dsv4_mlx.chat.parsing import ReplyParser
 from dsv4_mlx.engine.engine import Engine
-from dsv4_mlx.training import nano_data
+from dsv4_mlx.training.data.help import held_out, written_facts
 
 if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
@@ -54,6 +54,6 @@ def judged(
     model: Model, tokenizer: Tokenizer, thinking_mode: ThinkingMode = "chat"
 ) -> Iterator[tuple[bool, str, str]]:
     """(right, question, answer) for every held-out wording."""
-    for fact, question in nano_data.held_out():
+    for fact, question in held_out(written_facts()):
         given = answers(model, tokenizer, [question], thinking_mode)[0]
         yield fact.answered_by(given), question, given

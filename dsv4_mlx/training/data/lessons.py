@@ -1,0 +1,142 @@
+"""Lessons: whole conversations as token ids, each token with what it is worth as a target."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import get_args
+
+from dsv4_mlx.chat.effort import ThinkingMode
+from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
+from dsv4_mlx.chat.tokenizer import Tokenizer
+from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, EOS, THINK
+from dsv4_mlx.training.data.recall import recall_task
+from dsv4_mlx.training.data.task import Kind, Task
+from dsv4_mlx.training.data.tasks import MAKERS, Maker
+
+KindAndMode = tuple[Kind, ThinkingMode]
+
+SHARES: Mapping[Kind, float] = {
+    "arithmetic": 0.24,
+    "help": 0.20,
+    "recall": 0.20,
+    "tools": 0.14,
+    "no_tool": 0.08,
+    "follow_up": 0.08,
+    "talk": 0.06,
+}
+"""Share of the tokens that each kind has, half of it in each mode."""
+
+ELSEWHERE = 0.1  # questions teach the language, so they count a little
+LONG_TEXT = 0.01  # filler and schemas teach nothing that is asked for
+_LONG_TOKENS = 100
+_MAX_EFFORT = 0.05  # share of thinking lessons that begin with the text of level max
+_SHORTEST_RECALL = 100
+_MEASURED = 60  # lessons from which the mean length of a kind is taken
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Token ids of a conversation and as many weights; `kind` and `mode` are those of its task."""
+
+    ids: list[int]
+    weights: list[float]
+    kind: Kind
+    mode: ThinkingMode
+
+
+def prompt_of(task: Task, *, effort: str | None = None) -> Prompt:
+    """The whole conversation of a task in the official encoding."""
+    return encode_messages(task.lesson(), thinking_mode=task.thinking_mode, reasoning_effort=effort)
+
+
+def lesson_of(tokenizer: Tokenizer, task: Task, *, effort: str | None = None) -> Lesson:
+    """1 for what the assistant says up to EOS, less for the rest.
+
+    The `<think>` or `</think>` right after the assistant's token belongs to the prompt.
+    """
+    ids: list[int] = []
+    weights: list[float] = []
+    speaks, before = False, ""
+    for segment in prompt_of(task, effort=effort).segments:
+        own = _segment_ids(tokenizer, segment)
+        given = before == ASSISTANT and segment.text in (THINK, END_THINK)
+        weight = ELSEWHERE if len(own) < _LONG_TOKENS else LONG_TEXT
+        ids += own
+        weights += [1.0 if speaks and not given else weight] * len(own)
+        before = segment.text if segment.is_control else ""
+        speaks = (speaks or before == ASSISTANT) and before != EOS
+    return Lesson(ids, weights, task.kind, task.thinking_mode)
+
+
+@lru_cache(maxsize=4096)
+def _segment_ids(tokenizer: Tokenizer, segment: Segment) -> list[int]:
+    return tokenizer.encode(Prompt([segment]))
+
+
+class LessonMaker:
+    """Lessons of a given kind and mode, recall of any length up to `limit` tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, rng: random.Random, limit: int) -> None:
+        self._tokenizer = tokenizer
+        self._rng = rng
+        self._makers: dict[Kind, Maker] = {
+            kind: make(rng, "train") for kind, make in MAKERS.items()
+        }
+        self._makers["recall"] = partial(_recall, rng, limit)
+
+    def made(self, kind: Kind, mode: ThinkingMode) -> Lesson:
+        most = mode == "thinking" and self._rng.random() < _MAX_EFFORT
+        task = self._makers[kind](mode)
+        return lesson_of(self._tokenizer, task, effort="max" if most else None)
+
+
+def _recall(rng: random.Random, limit: int, mode: ThinkingMode) -> Task:
+    """Lengths even on a logarithmic scale: as many of 200 to 400 tokens as of 1,000 to 2,000."""
+    low, high = math.log(_SHORTEST_RECALL), math.log(max(limit, _SHORTEST_RECALL + 1))
+    return recall_task(rng, "train", mode, int(math.exp(rng.uniform(low, high))))
+
+
+class Lessons:
+    """Lessons of at most `limit` tokens; drawn by themselves they hold `SHARES` in tokens.
+
+    Kinds of which fewer than a quarter of the lessons have at most `limit` tokens are left out.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rng: random.Random, limit: int) -> None:
+        self._maker = LessonMaker(tokenizer, rng, limit)
+        self._rng = rng
+        self._limit = limit
+        self._means = mean_tokens(tokenizer, limit)
+        total = sum(SHARES[kind] for kind, _ in self._means)
+        self.shares: dict[KindAndMode, float] = {
+            (kind, mode): SHARES[kind] / total for kind, mode in self._means
+        }
+
+    def draw(self, wanted: Mapping[KindAndMode, float] | None = None) -> Lesson:
+        """The next lesson; `wanted` are other tokens of kinds and modes than those of `shares`."""
+        wanted = wanted or self.shares
+        odds = [tokens / self._means[one] for one, tokens in wanted.items()]
+        kind, mode = self._rng.choices(list(wanted), odds)[0]
+        while True:
+            lesson = self._maker.made(kind, mode)
+            if len(lesson.ids) <= self._limit:
+                return lesson
+
+
+@lru_cache(maxsize=64)
+def mean_tokens(tokenizer: Tokenizer, limit: int) -> Mapping[KindAndMode, float]:
+    """Tokens of a lesson of each kind and mode, of those that have at most `limit`."""
+    means: dict[KindAndMode, float] = {}
+    for kind in SHARES:
+        for mode in get_args(ThinkingMode):
+            # Both modes from the same tasks, so that chance makes no difference between them.
+            maker = LessonMaker(tokenizer, random.Random(f"{kind}/{limit}"), limit)
+            lengths = [len(maker.made(kind, mode).ids) for _ in range(_MEASURED)]
+            fitting = [length for length in lengths if length <= limit]
+            if len(fitting) * 4 >= _MEASURED:
+                means[kind, mode] = sum(fitting) / len(fitting)
+    return means

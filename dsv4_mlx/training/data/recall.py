@@ -1,0 +1,162 @@
+"""Recall: facts planted in a long text, one of them asked for at its end.
+
+The text is made of sentences drawn word by word, so that none is repeated on purpose and nothing in
+it helps. A text holds several facts of one form, so the one that is asked for has to be found by
+its key. Held out are one pair of key and value in ten and wordings of their own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dsv4_mlx.chat.effort import ThinkingMode
+from dsv4_mlx.training.data.judging import Answer, ExactNumber, OneOf
+from dsv4_mlx.training.data.task import Split, Task, assistant, in_split, user
+from dsv4_mlx.training.data.wordings import wording
+from dsv4_mlx.training.data.words import words
+
+LENGTHS = (256, 512, 1024, 2048)
+"""Tokens of a lesson's prompt, about."""
+
+TOKENS_PER_WORD = 1.0
+"""With a vocabulary of 2,048 that is made from this data; full stops are words here."""
+
+_FORMS: tuple[tuple[str, str], ...] = (
+    ("{key} keeps the {value}.", "What does {key} keep"),
+    ("The word of {key} is {value}.", "What is the word of {key}"),
+    ("The number of {key} is {value}.", "What is the number of {key}"),
+    ("{key} lives at number {value}.", "At which number does {key} live"),
+)
+_ASKED: Mapping[Split, tuple[str, ...]] = {
+    "train": (
+        "{asked}",
+        "(Now|So|Question:|And now:) {asked}",
+        "(According to|By|From) the text: {asked}",
+        "(The question is|My question|Answer this): {asked}",
+    ),
+    "held_out": (
+        "After reading, tell me: {asked}",
+        "One thing from above: {asked}",
+        "Look it up above: {asked}",
+    ),
+}
+_FRAME_WORDS = 24  # of the prompt around the text
+_NEAREST = 170  # words between a held-out fact and the question: the window of 128 is past it
+
+
+@dataclass(frozen=True)
+class PlantedFact:
+    """A key and its value in one of the forms."""
+
+    key: str
+    value: str
+    form: int
+
+    @property
+    def sentence(self) -> str:
+        return _FORMS[self.form][0].format(key=self.key, value=self.value)
+
+    @property
+    def question(self) -> str:
+        return _FORMS[self.form][1].format(key=self.key)
+
+    @property
+    def answer(self) -> Answer:
+        if self.value.isdigit():
+            return ExactNumber(int(self.value))
+        return OneOf(self.value, frozenset(words("treasures")))
+
+
+def sentence(rng: random.Random) -> str:
+    """One sentence of filler, 8 to 14 words."""
+    pick = {name: (lambda name=name: rng.choice(words(name))) for name in _DRAWN}
+    place = f"the {pick['adjectives']()} {pick['nouns']()}"
+    other = f"the {pick['nouns']()} {pick['joints']()} the {pick['adjectives']()} {pick['nouns']()}"
+    who = f"the {pick['people']()}"
+    form = rng.randrange(4)
+    if form == 0:
+        text = f"{who} {pick['verbs']()} {place} and {pick['verbs']()} {other}"
+    elif form == 1:
+        text = f"{pick['times']()} {who} {pick['verbs']()} {other}"
+    elif form == 2:
+        text = f"{other} was {pick['adjectives']()} and {pick['times']()} {pick['adjectives']()}"
+    else:
+        text = f"{pick['joints']()} {place} {who} {pick['verbs']()} {other} {pick['times']()}"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+_DRAWN = ("adjectives", "nouns", "people", "verbs", "joints", "times")
+
+
+def filler(rng: random.Random, count: int) -> list[str]:
+    """Sentences with at most `count` words, full stops counted."""
+    sentences: list[str] = []
+    while True:
+        text = sentence(rng)
+        count -= text.count(" ") + 2
+        if count < 0:
+            return sentences
+        sentences.append(text)
+
+
+def planted_facts(rng: random.Random, split: Split, count: int) -> list[PlantedFact]:
+    """Facts of one form with different keys and values; the first is of the split.
+
+    The others are always of the training, so that no lesson has a held-out pair.
+    """
+    form = rng.randrange(len(_FORMS))
+    numbers = "number" in _FORMS[form][0]
+    values = [str(number) for number in range(10, 1000)] if numbers else words("treasures")
+    found: list[PlantedFact] = []
+    while len(found) < count:
+        key, value = rng.choice(words("keepers")), rng.choice(values)
+        known = any(key == fact.key or value == fact.value for fact in found)
+        if not known and in_split(f"{key} {value}", "train" if found else split):
+            found.append(PlantedFact(key, value, form))
+    return found
+
+
+def recall_task(
+    rng: random.Random, split: Split, mode: ThinkingMode, length: int | None = None
+) -> Task:
+    """A text of about `length` tokens and a question about one fact in it.
+
+    Held-out facts stand further back than the window reaches, where the text is long enough.
+    """
+    length = length or rng.choice(LENGTHS)
+    count = max(20, int(length / TOKENS_PER_WORD) - _FRAME_WORDS)
+    facts = planted_facts(rng, split, min(4, 2 + count // 200))
+    text = filler(rng, count - 7 * len(facts))
+    last = len(text)
+    if split == "held_out":
+        last = max(1, last - _NEAREST // 12)
+    place = rng.randint(0, last)
+    text.insert(place, facts[0].sentence)
+    for other in facts[1:]:
+        text.insert(rng.randint(0, len(text)), other.sentence)
+    return _asked(rng, split, mode, facts[0], " ".join(text), length, place / max(1, len(text)))
+
+
+def _asked(
+    rng: random.Random,
+    split: Split,
+    mode: ThinkingMode,
+    fact: PlantedFact,
+    text: str,
+    length: int,
+    depth: float,
+) -> Task:
+    index = rng.randrange(len(_ASKED[split]))
+    question = wording(_ASKED[split][index], rng).format(asked=fact.question)
+    # The nearest sentence of the text is the whole reasoning.
+    return Task(
+        kind="recall",
+        template=f"{split}{fact.form}/{index}",
+        messages=(user(f"{text}\n\n{question}?"),),
+        thinking_mode=mode,
+        answer=fact.answer,
+        reply=assistant(f"It is {fact.value}.", f"The text says: {fact.sentence}", mode),
+        traits={"length": length, "depth": f"{depth:.2f}", "form": fact.form},
+    )
