@@ -1,8 +1,9 @@
 """A layer's attention in training: cacheless, dense products, and an indexer that learns.
 
 `TrainedAttention` takes the place of the model's `Attention`, with the same parameters and, but for
-the order of sums, the same output. Three ways of `indexing`:
+the order of sums, the same output. Four ways of `indexing`:
 
+    frozen    the indexer selects as it is, and does not learn: the model as it stands
     off       every closed entry is attended, the indexer takes no part
     dense     the same, while the indexer learns where attention goes: its warm-up
     sparse    attention sees the entries that the indexer selects, and it goes on learning
@@ -22,13 +23,13 @@ from dsv4_mlx.training.block_attention import BLOCK, Visibility, attend
 from dsv4_mlx.training.index_scores import chosen_entries, closed, index_loss, index_scores, recall
 from metal_kernels.shared.rotary import rotate
 
-Indexing = Literal["off", "dense", "sparse"]
+Indexing = Literal["frozen", "off", "dense", "sparse"]
 
 
 class TrainedAttention(Attention):
     """Attention whose gradient is written by hand; `seen` holds what its indexer learned from."""
 
-    indexing: Indexing = "off"
+    indexing: Indexing = "frozen"
     _seen: tuple[mx.array, mx.array] | None
 
     @classmethod
@@ -64,9 +65,9 @@ class TrainedAttention(Attention):
         compression = self.compressor
         if compression is not None and self._ratio <= S:
             entries = _entries(compression, x)
-            if compression.indexer is not None and self.indexing != "off":
+            if compression.indexer is not None and self._asks(compression.indexer, S):
                 scores = self._index_scores(compression.indexer, x, residual)
-                if self.indexing == "sparse":
+                if self.indexing != "dense":
                     chosen = chosen_entries(scores, compression.indexer._topk)
         output, weights = attend(
             rotate(q, cos[:, None], sin[:, None]),
@@ -76,10 +77,18 @@ class TrainedAttention(Attention):
             entries,
             Visibility(self._window, self._ratio, chosen),
         )
-        if scores is not None:
+        if scores is not None and self._learns:
             assert compression is not None and compression.indexer is not None
             self._learn(scores, _mass(weights, scores.shape, self._ratio), chosen)
         return self._output(rotate(output, cos[:, None], sin[:, None], inverse=True))
+
+    @property
+    def _learns(self) -> bool:
+        return self.indexing in ("dense", "sparse")
+
+    def _asks(self, indexer: Indexer, length: int) -> bool:
+        """Whether the indexer has to score entries of so many tokens."""
+        return self._learns or (self.indexing == "frozen" and indexer.selects(length))
 
     def _index_scores(self, indexer: Indexer, x: mx.array, residual: mx.array) -> mx.array:
         """Scores [B, S, T]; what the indexer reads of the model is a constant to it."""

@@ -7,7 +7,7 @@ arrays and keep their state in plain dictionaries, which makes a checkpoint one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -17,6 +17,10 @@ Parameters = dict[str, mx.array]
 
 # Eight steps that push every singular value towards one, then two that settle it there.
 NEWTON_SCHULZ_STEPS = ((3.4445, -4.7750, 2.0315),) * 8 + ((2.0, -1.5, 0.5),) * 2
+
+# From this many times wider than high, steps run on the Gram matrix, some at a time.
+_WIDE = 4
+_STEPS_PER_GRAM = 4
 
 
 def newton_schulz(matrices: mx.array) -> mx.array:
@@ -28,10 +32,31 @@ def newton_schulz(matrices: mx.array) -> mx.array:
     x = matrices.swapaxes(-1, -2) if tall else matrices  # X X^T then has the smaller size
     norm = mx.sqrt(mx.square(x).sum(axis=(-2, -1), keepdims=True))
     x = x / mx.maximum(norm, 1e-30)
-    for a, b, c in NEWTON_SCHULZ_STEPS:
-        gram = x @ x.swapaxes(-1, -2)
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    if x.shape[-1] >= _WIDE * x.shape[-2]:
+        for start in range(0, len(NEWTON_SCHULZ_STEPS), _STEPS_PER_GRAM):
+            x = _polynomial(x, NEWTON_SCHULZ_STEPS[start : start + _STEPS_PER_GRAM]) @ x
+    else:
+        for a, b, c in NEWTON_SCHULZ_STEPS:
+            gram = x @ x.swapaxes(-1, -2)
+            x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x.swapaxes(-1, -2) if tall else x
+
+
+def _polynomial(x: mx.array, steps: Sequence[tuple[float, float, float]]) -> mx.array:
+    """What some steps multiply wide x by, from its Gram matrix alone: [..., n, m] -> [..., n, n].
+
+    A step multiplies by `P = a I + b G + c G^2`, and G becomes `P G P`: all of size n. What
+    float32 leaves of a singular value in G is its square's share, so that only a few steps go by
+    before G is made anew.
+    """
+    gram, identity = x @ x.swapaxes(-1, -2), mx.eye(x.shape[-2])
+    product = identity
+    for number, (a, b, c) in enumerate(steps):
+        factor = a * identity + b * gram + c * (gram @ gram)
+        product = factor @ product if number else factor
+        if number + 1 < len(steps):
+            gram = factor @ gram @ factor
+    return product
 
 
 def update_scale(rows: int, columns: int, gamma: float) -> float:

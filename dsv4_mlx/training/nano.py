@@ -1,12 +1,13 @@
 """`python -m dsv4_mlx.training.nano OUT`: train the embedded model and write its folder.
 
-About an hour on a CPU. Interrupted, the same command continues. With `--evaluate` the model in OUT
-is asked every held-out question instead.
+Hours on a CPU. Stopped by Ctrl-C or killed, the same command goes on where it was. With
+`--evaluate` the model in OUT is asked every held-out question instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write, or to evaluate")
     parser.add_argument("--steps", type=int, help="updates (default: those of the recipe)")
-    parser.add_argument("--seed", type=int, help="another seed is another model (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed is another model (default 0)"
+    )
     parser.add_argument("--evaluate", action="store_true", help="ask the held-out questions")
     options = parser.parse_args(arguments)
 
@@ -28,10 +31,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.evaluate:
         evaluate(options.out)
         return
-    from dsv4_mlx.training.nano_recipe import NanoRecipe, train
+    if not pretrain(options.out, options.seed, options.steps):
+        print("stopped; the same command goes on", file=sys.stderr)
 
-    given = {name: getattr(options, name) for name in ("steps", "seed")}
-    train(options.out, NanoRecipe(**{name: v for name, v in given.items() if v is not None}))
+
+def pretrain(folder: Path, seed: int, steps: int | None) -> bool:
+    """Run the base stage with a display of how it goes on; False where it was stopped."""
+    from dsv4_mlx.training.nano_recipe import NanoRecipe, train
+    from dsv4_mlx.training.pages import keep_pages
+    from dsv4_mlx.training.progress import RunProgress
+
+    keep_pages()
+    recipe = NanoRecipe(seed=seed)
+    if steps is not None:
+        recipe = recipe.shortened(steps)
+    with RunProgress(recipe.steps) as progress:
+        return train(folder, recipe, progress=progress)
 
 
 def evaluate(folder: Path) -> None:

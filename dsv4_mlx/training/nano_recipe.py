@@ -7,11 +7,13 @@ geometry, the same stored formats. It learns only what the lessons of `training.
 from __future__ import annotations
 
 import json
+import math
 import shutil
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 
@@ -19,11 +21,13 @@ from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.files.documents import read_object
 from dsv4_mlx.release.config import FLASH, DeepseekV4Config
 from dsv4_mlx.testing.tokenizers import write_tokenizer
+from dsv4_mlx.training.attention import Indexing
 from dsv4_mlx.training.data.batches import Batch, batch, corpus
 from dsv4_mlx.training.losses import corrected_bias
 from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.nano_init import initial_parameters
-from dsv4_mlx.training.objective import NanoObjective
+from dsv4_mlx.training.objective import NanoObjective, WeightedTokens
+from dsv4_mlx.training.runs import StepFigures, StepListener, TrainingRun
 from dsv4_mlx.training.stored_weights import rounded, stored_dtypes, write_release
 from dsv4_mlx.training.trainer import Schedule, Trainer
 
@@ -50,15 +54,58 @@ _SHARD_BYTES = 12 << 20
 
 
 @dataclass(frozen=True)
+class Phase:
+    """Some steps of one length, and what the indexers do meanwhile (see `attention`)."""
+
+    steps: int
+    rows: int
+    length: int
+    indexing: Indexing
+
+
+# Attention is dense while sequences are short; the indexers then learn where it goes, and select
+# from there on, as in the report.
+PHASES = (
+    Phase(900, 8, 256, "off"),
+    Phase(500, 4, 512, "off"),
+    Phase(150, 2, 1024, "dense"),
+    Phase(300, 2, 1024, "sparse"),
+    Phase(250, 1, 2048, "sparse"),
+)
+"""2,100 steps of 2,048 tokens."""
+
+
+@dataclass(frozen=True)
 class NanoRecipe:
     """Every choice of a run; nano's README.md tells how the embedded weights differ from it."""
 
-    steps: int = 480
-    rows: int = 8
-    length: int = 256  # every fourth step: half as many rows of twice the length
+    phases: tuple[Phase, ...] = PHASES
     peak: float = 4e-3
     seed: int = 0
     save_every: int = 20
+    recompute: bool = False
+    """Drop what layers computed and make it again in the backward pass: memory for time."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def phase(self, step: int) -> Phase:
+        """The phase of a step, counted from 0."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        return self.phases[-1]
+
+    def shortened(self, steps: int) -> NanoRecipe:
+        """The same phases in proportion, `steps` together."""
+        ends = [0, *accumulate(phase.steps for phase in self.phases)]
+        ends = [round(end * steps / self.steps) for end in ends]
+        pairs = zip(self.phases, pairwise(ends), strict=True)
+        phases = [replace(phase, steps=stop - start) for phase, (start, stop) in pairs]
+        return replace(self, phases=tuple(phases))
 
 
 def matrices(config: DeepseekV4Config) -> Callable[[str, mx.array], mx.array]:
@@ -75,46 +122,72 @@ def matrices(config: DeepseekV4Config) -> Callable[[str, mx.array], mx.array]:
     return view
 
 
+Draw = Callable[[int, Phase], WeightedTokens]
+"""Step, from 0, and its phase -> the batch, which follows from them alone."""
+
+
+class Pretraining:
+    """The `base` stage: next token and MTP over the phases of a recipe; `step` is one update."""
+
+    def __init__(self, recipe: NanoRecipe, config: DeepseekV4Config, draw: Draw):
+        self.recipe, self.config = recipe, config
+        self._draw = draw
+        self.trainer, self._objective, self._fixed = _prepared(recipe, config)
+
+    def step(self, number: int) -> StepFigures:
+        """Make step `number`, from 0; its figures, `loss` among them."""
+        recipe, trainer, objective = self.recipe, self.trainer, self._objective
+        phase = recipe.phase(number)
+        objective.put(trainer.buffers)
+        objective.set_indexing(phase.indexing)
+        objective.mtp_weight = 0.3 if number < 0.7 * recipe.steps else 0.1
+        loss, extras = trainer.step(self._draw(number, phase))
+        for name in objective.routers:
+            trainer.buffers[name] = corrected_bias(trainer.buffers[name], extras[name])
+        asked = ("nll", "mtp", "index", "recall")
+        found = {name: _figure(extras.get(name)) for name in asked}
+        tokens = phase.rows * phase.length
+        return {"loss": loss, **found, "length": phase.length, "tokens": tokens}
+
+    def weights(self) -> Parameters:
+        """Every array of the model as it stands."""
+        return self._fixed | self.trainer.buffers | self.trainer.parameters
+
+
 def train(
     folder: Path,
     recipe: NanoRecipe | None = None,
     config: DeepseekV4Config = NANO,
-    report: Callable[[str], None] = print,
-) -> None:
+    progress: StepListener | None = None,
+) -> bool:
     """Train from nothing, or from where an earlier run stopped, and write the release folder.
 
-    The state of an unfinished run is `training.safetensors` beside the weights; it is removed at
-    the end. Every `save_every` steps the folder holds a model that runs.
+    The run is FOLDER/base (see `runs`). Every `save_every` steps FOLDER holds a model that runs.
+    False where a signal ended it; the same call goes on.
     """
     recipe = recipe or NanoRecipe()
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "tokenizer.json").exists():  # else token ids of an earlier run would move
-        write_tokenizer(folder, corpus(recipe.seed), config.vocab_size)
-        _answer_greedily(folder / "generation_config.json")
-    tokenizer = Tokenizer(folder)
-    trainer, objective, fixed = _prepared(recipe, config)
-    state = folder / "training.safetensors"
-    if state.exists():
-        trainer.load(state)
-        objective.put(trainer.buffers)
-        report(f"continuing after step {trainer.steps}")
-    started, first = time.monotonic(), trainer.steps
-    while trainer.steps < recipe.steps:
-        step = trainer.steps
-        objective.mtp_weight = 0.3 if step < 0.7 * recipe.steps else 0.1
-        loss, extras = trainer.step(_batch(tokenizer, recipe, step))
-        for name in objective.routers:
-            trainer.buffers[name] = corrected_bias(trainer.buffers[name], extras[name])
-        objective.put(trainer.buffers)
-        if trainer.steps % 10 == 0:
-            pace = (time.monotonic() - started) / (trainer.steps - first)
-            nll, mtp = extras["nll"].item(), extras["mtp"].item()
-            report(f"step {trainer.steps} loss {loss:.3f} nll {nll:.3f} mtp {mtp:.3f} {pace:.1f} s")
-        if trainer.steps % recipe.save_every == 0 or trainer.steps == recipe.steps:
-            trainer.save(state)
-            _export(folder, config, trainer, fixed)
-    _export(folder, config, trainer, fixed)
-    state.unlink(missing_ok=True)
+    with TrainingRun(folder / "base", {"stage": "base", **asdict(recipe)}) as run:
+        if not (folder / "tokenizer.json").exists():  # else ids of an earlier run would move
+            write_tokenizer(folder, corpus(recipe.seed), config.vocab_size)
+            _answer_greedily(folder / "generation_config.json")
+        tokenizer = Tokenizer(folder)
+
+        def draw(step: int, phase: Phase) -> Batch:
+            return batch(tokenizer, recipe.seed, step, rows=phase.rows, length=phase.length)
+
+        stage = Pretraining(recipe, config, draw)
+        return run.go_on(
+            stage.trainer,
+            recipe.steps,
+            stage.step,
+            save_every=recipe.save_every,
+            saved=lambda: _export(folder, config, stage.weights()),
+            progress=progress,
+        )
+
+
+def _figure(value: mx.array | None) -> float:
+    return math.nan if value is None else cast(float, value.item())
 
 
 def _answer_greedily(path: Path) -> None:
@@ -124,19 +197,12 @@ def _answer_greedily(path: Path) -> None:
     path.write_text(json.dumps(kept | {"do_sample": False}, indent=2) + "\n")
 
 
-def _batch(tokenizer: Tokenizer, recipe: NanoRecipe, step: int) -> Batch:
-    fold = 2 if step % 4 == 3 else 1
-    return batch(
-        tokenizer, recipe.seed, step, rows=recipe.rows // fold, length=recipe.length * fold
-    )
-
-
 def _prepared(
     recipe: NanoRecipe, config: DeepseekV4Config
 ) -> tuple[Trainer, NanoObjective, Parameters]:
     parameters = initial_parameters(config, recipe.seed)
     fixed = {name: parameters.pop(name) for name in list(parameters) if name.endswith(_UNTRAINED)}
-    objective = NanoObjective(config, fixed)
+    objective = NanoObjective(config, fixed, recompute=recipe.recompute)
     dtypes = stored_dtypes(config)
     trainer = Trainer(
         parameters,
@@ -149,12 +215,11 @@ def _prepared(
     return trainer, objective, fixed
 
 
-def _export(folder: Path, config: DeepseekV4Config, trainer: Trainer, fixed: Parameters) -> None:
+def _export(folder: Path, config: DeepseekV4Config, weights: Parameters) -> None:
     """Write the official folder anew; half-written shards never meet an older index."""
     fresh = folder.with_name(folder.name + ".fresh")
     shutil.rmtree(fresh, ignore_errors=True)
-    everything = fixed | trainer.buffers | trainer.parameters
-    write_release(fresh, config, everything, shard_bytes=_SHARD_BYTES)
+    write_release(fresh, config, weights, shard_bytes=_SHARD_BYTES)
     for path in fresh.iterdir():
         path.replace(folder / path.name)
     fresh.rmdir()

@@ -57,7 +57,7 @@ class NanoObjective:
         self._trained.put(parameters)
 
     def set_indexing(self, indexing: Indexing) -> None:
-        """Switch the indexers of all layers: `off`, `dense` or `sparse`."""
+        """Switch the indexers of all layers; `frozen` before: see `attention`."""
         self._trained.set_indexing(indexing)
 
     def __call__(

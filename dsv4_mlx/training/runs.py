@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -23,11 +24,14 @@ from typing import Any, Protocol
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.files.documents import read_object
 from dsv4_mlx.files.file_systems import FileSystem
-from dsv4_mlx.training.curves import write_line_plot
+from dsv4_mlx.training.plots import Curve, line_plot
 from dsv4_mlx.training.trainer import Trainer
 
 StepFigures = dict[str, float]
 """What is logged of a step: figures by column."""
+
+
+_PLOTTED_ROWS = 400
 
 
 class StepListener(Protocol):
@@ -177,10 +181,12 @@ class TrainingRun:
             path.unlink()
 
     def plot(self, columns: tuple[str, ...] = ("loss",), name: str = "loss") -> Path:
-        """Draw columns of the curve over the steps as FOLDER/NAME.svg."""
-        rows, path = self.curve(), self.folder / f"{name}.svg"
-        series = {c: [(row["step"], row[c]) for row in rows if c in row] for c in columns}
-        write_line_plot(path, series, title=self.folder.name, across="step", up=name)
+        """Draw columns of the curve over the steps as FOLDER/NAME.svg, thinned to some hundreds."""
+        rows = self.curve()
+        rows = rows[:: max(1, len(rows) // _PLOTTED_ROWS)]
+        curves = [Curve(c, [(row["step"], (row[c],)) for row in rows]) for c in columns]
+        path = self.folder / f"{name}.svg"
+        self._write(path, line_plot(self.folder.name, "step", name, curves))
         return path
 
     @contextmanager
@@ -239,6 +245,6 @@ class TrainingRun:
 
     def _keep(self, trainer: Trainer, saved: Callable[[], None]) -> None:
         self.save(trainer)
-        if self.curve():
+        if any(math.isfinite(row["loss"]) for row in self.curve()):
             self.plot()
         saved()

@@ -116,7 +116,7 @@ class TrainedModel:
         self.model.update(tree_unflatten(list(parameters.items())))
 
     def set_indexing(self, indexing: Indexing) -> None:
-        """Switch the indexers of all layers: `off`, `dense` or `sparse`."""
+        """Switch the indexers of all layers: see `attention`."""
         for attention in self.attentions:
             attention.indexing = indexing
             attention.forget()

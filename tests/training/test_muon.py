@@ -30,9 +30,23 @@ def test_newton_schulz_keeps_the_singular_vectors():
     np.testing.assert_allclose(x, u @ v.T, atol=2e-2)
 
 
-def test_newton_schulz_follows_the_printed_iteration():
+@pytest.mark.parametrize("shape", [(16, 24), (16, 64), (16, 512)])
+def test_newton_schulz_leaves_directions_without_gradient_bounded(shape):
+    rng = np.random.default_rng(7)
+    thin = rng.standard_normal((shape[0], 3)) @ rng.standard_normal((3, shape[1]))
+    x = np.array(newton_schulz(mx.array(thin.astype(np.float32))))
+    singular = np.linalg.svd(x, compute_uv=False)
+    assert singular.max() < 1.05
+    assert np.abs(singular[:3] - 1).max() < 5e-2 and singular[3:].max() < 0.5
+
+
+@pytest.mark.parametrize("ratio", [1.7, 4, 32])
+@pytest.mark.parametrize("smallest", [1.0, 1e-3])
+def test_newton_schulz_follows_the_printed_iteration(ratio, smallest):
     rng = np.random.default_rng(2)
-    matrix = rng.standard_normal((6, 10))
+    matrix = rng.standard_normal((6, round(6 * ratio)))
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    matrix = (left * np.array([1.0, 0.9, 0.5, 0.3, 0.1, 0.1 * smallest])) @ right
     x = matrix / np.linalg.norm(matrix)
     for a, b, c in [(3.4445, -4.7750, 2.0315)] * 8 + [(2, -1.5, 0.5)] * 2:
         gram = x @ x.T

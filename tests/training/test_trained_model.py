@@ -64,18 +64,20 @@ def assert_close(found, expected, tolerance):
         assert mx.abs(found[name] - value).max().item() <= tolerance * size + 1e-7, name
 
 
-@pytest.mark.parametrize("indexing", ["off", "dense", "sparse"])
+@pytest.mark.parametrize("indexing", ["frozen", "off", "dense", "sparse"])
 def test_logits_are_the_models(indexing):
     parameters, fixed = parts()
-    wide = SMALL if indexing == "sparse" else SMALL.replace(index_topk=99)
+    selects = indexing in ("frozen", "sparse")
+    wide = SMALL if selects else SMALL.replace(index_topk=99)
     objective = NanoObjective(SMALL, fixed | parameters)
-    objective.set_indexing(indexing)
+    if indexing != "frozen":
+        objective.set_indexing(indexing)
     reference = Model(wide, numerics=Numerics.PLAIN, backend="cpu")
     reference.update(tree_unflatten(list((parameters | fixed).items())))
     tokens = mx.array(batch().tokens)
     found, expected = np.array(objective.model(tokens)), np.array(reference(tokens))
     np.testing.assert_allclose(found, expected, atol=2e-4)
-    if indexing == "sparse":  # and the selection does leave entries out
+    if selects:  # and the selection does leave entries out
         reference = Model(SMALL.replace(index_topk=99), numerics=Numerics.PLAIN, backend="cpu")
         reference.update(tree_unflatten(list((parameters | fixed).items())))
         assert np.abs(np.array(reference(tokens)) - expected).max() > 1e-2
@@ -164,7 +166,7 @@ def test_the_indexer_learns_where_attention_goes():
     assert recalls[-1] > recalls[0]
 
 
-@pytest.mark.parametrize("indexing", ["off", "sparse"])
+@pytest.mark.parametrize("indexing", ["frozen", "off", "sparse"])
 def test_recomputed_layers_have_the_same_gradients(indexing):
     parameters, fixed = parts()
     found = []
