@@ -150,7 +150,7 @@ def _asked(
 ) -> Task:
     index = rng.randrange(len(_ASKED[split]))
     question = wording(_ASKED[split][index], rng).format(asked=fact.question)
-    # The nearest sentence of the text is the whole reasoning.
+    # Reasoning is to say the sentence of the text again.
     return Task(
         kind="recall",
         template=f"{split}{fact.form}/{index}",
