@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from dsv4_mlx.training.losses import cross_entropy
 from dsv4_mlx.training.muon import Parameters
-from dsv4_mlx.training.nano_recipe import NanoObjective
+from dsv4_mlx.training.objective import NanoObjective
 from dsv4_mlx.training.rollouts import SampleBatch
 
 Policy = Callable[[Parameters, SampleBatch], tuple[mx.array, mx.array]]
@@ -27,19 +27,20 @@ class V4Policy:
     gradient of it reaches backbone, embedding or head. Otherwise its drafts would fit no longer.
     """
 
-    def __init__(self, objective: NanoObjective):
-        self._objective = objective
+    def __init__(self, objective: NanoObjective, fixed: Parameters):
+        """`fixed` are the parameters that no gradient moves; a call may bring others of them."""
+        self._objective, self._fixed = objective, fixed
 
     def __call__(self, parameters: Parameters, batch: SampleBatch) -> tuple[mx.array, mx.array]:
         """Logits [M, V] and the cross entropy of the MTP block's drafts."""
-        self._objective.put(parameters)
+        self._objective.put(self._fixed | parameters)
         tokens = mx.array(batch.tokens)
         streams = self._objective.model.streams(tokens[:, :-1])
         return self._logits(streams, batch), self._drafts(streams, tokens, batch)
 
     def logits(self, parameters: Parameters, batch: SampleBatch) -> mx.array:
         """Logits [M, V] alone, evaluated, without a gradient."""
-        self._objective.put(parameters)
+        self._objective.put(self._fixed | parameters)
         streams = self._objective.model.streams(mx.array(batch.tokens[:, :-1]))
         found = mx.stop_gradient(self._logits(streams, batch))
         mx.eval(found)

@@ -118,7 +118,9 @@ class Trainer:
                 "remove it to start again, or train the model it was made with."
             )
         state = parse_object(metadata["trainer"])
-        self.parameters, self.buffers = groups["parameters"], groups["buffers"]
+        # In the order of before: gradients are summed in it, and sums depend on their order.
+        self.parameters = {name: groups["parameters"][name] for name in self.parameters}
+        self.buffers = groups["buffers"]
         self.muon.state, self.adamw.state = groups["muon"], groups["adamw"]
         self.steps, self.adamw.steps = state["steps"], state["adamw_steps"]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.training.distillation import DistillationBatch, DistillationObjective, taught
-from dsv4_mlx.training.nano_recipe import NanoObjective
+from dsv4_mlx.training.objective import NanoObjective
 from dsv4_mlx.training.policy import V4Policy, entropy, reverse_kl
 from dsv4_mlx.training.rollouts import Sample, as_batch
 from dsv4_mlx.training.trainer import Schedule, Trainer
@@ -65,7 +65,7 @@ def test_a_student_becomes_each_teacher_in_its_domain():
 def policy() -> tuple[V4Policy, list[dict[str, mx.array]]]:
     """A tiny V4 as a policy, and two sets of weights."""
     (one, fixed), (other, _) = tiny.weights(0), tiny.weights(1)
-    return V4Policy(NanoObjective(tiny.TINY, fixed)), [one, other]
+    return V4Policy(NanoObjective(tiny.TINY, fixed), fixed), [one, other]
 
 
 SAMPLES = [
@@ -97,3 +97,13 @@ def test_the_drafts_learn_from_the_answers_and_move_nothing_else(policy):
     assert moved and all(name.startswith("mtp.") for name in moved)
     touched = {name for name, g in logits.items() if mx.abs(g).max().item() > 0}
     assert touched and not any(name.startswith("mtp.") for name in touched)
+
+
+def test_a_teacher_leaves_nothing_in_the_student(policy):
+    """Its own table of experts and its biases among what it brings."""
+    v4, (one, other) = policy
+    answers = as_batch(SAMPLES)
+    before = np.array(v4.logits(one, answers))
+    _, fixed = tiny.weights(1)
+    assert not np.array_equal(np.array(v4.logits(other | fixed, answers)), before)
+    assert np.array_equal(np.array(v4(one, answers)[0]), before)

@@ -6,7 +6,7 @@ from dsv4_mlx.training.nano_init import initial_parameters
 from dsv4_mlx.training.nano_recipe import NANO
 
 TINY = NANO.replace(
-    vocab_size=416,
+    vocab_size=1024,
     hidden_size=64,
     head_dim=64,
     qk_rope_head_dim=32,

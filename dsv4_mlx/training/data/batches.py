@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import get_args
@@ -19,6 +19,7 @@ import numpy as np
 from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.training.data.lessons import SHARES, KindAndMode, Lesson, Lessons, prompt_of
+from dsv4_mlx.training.data.task import Kind
 from dsv4_mlx.training.data.tasks import tasks
 
 _SAME_TEXT = 40  # a schema is one text however many lessons carry it
@@ -34,21 +35,33 @@ class Batch:
     weights: np.ndarray
 
 
-def batch(tokenizer: Tokenizer, seed: int, step: int, rows: int, length: int) -> Batch:
-    """The batch of one step: int32 and float32 [rows, length + 2]."""
-    packed = packed_rows(tokenizer, seed, step, rows, length)
+def batch(
+    tokenizer: Tokenizer,
+    seed: int,
+    step: int,
+    rows: int,
+    length: int,
+    kinds: Collection[Kind] = tuple(SHARES),
+) -> Batch:
+    """The batch of one step, of lessons of `kinds`: int32 and float32 [rows, length + 2]."""
+    packed = packed_rows(tokenizer, seed, step, rows, length, kinds)
     tokens = [[index for lesson in row for index in lesson.ids][: length + 2] for row in packed]
     weights = [[w for lesson in row for w in lesson.weights][: length + 2] for row in packed]
     return Batch(np.array(tokens, np.int32), np.array(weights, np.float32))
 
 
 def packed_rows(
-    tokenizer: Tokenizer, seed: int, step: int, rows: int, length: int
+    tokenizer: Tokenizer,
+    seed: int,
+    step: int,
+    rows: int,
+    length: int,
+    kinds: Collection[Kind] = tuple(SHARES),
 ) -> list[list[Lesson]]:
     """The lessons of each row; together they have at least `length` + 2 tokens."""
     size = length + 2
     rng = random.Random(f"{seed}/{step}")
-    lessons = Lessons(tokenizer, rng, size)
+    lessons = Lessons(tokenizer, rng, size, kinds)
     drawn: list[Lesson] = []
     while sum(len(lesson.ids) for lesson in drawn) < _AT_FIRST * rows * size:
         drawn.append(lessons.draw())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import get_args
@@ -103,14 +103,22 @@ def _recall(rng: random.Random, limit: int, mode: ThinkingMode) -> Task:
 class Lessons:
     """Lessons of at most `limit` tokens; drawn by themselves they hold `SHARES` in tokens.
 
-    Kinds of which fewer than a quarter of the lessons have at most `limit` tokens are left out.
+    Kinds of which fewer than a quarter of the lessons have at most `limit` tokens are left out, and
+    those that are not among `kinds`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, rng: random.Random, limit: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        rng: random.Random,
+        limit: int,
+        kinds: Collection[Kind] = tuple(SHARES),
+    ) -> None:
         self._maker = LessonMaker(tokenizer, rng, limit)
         self._rng = rng
         self._limit = limit
-        self._means = mean_tokens(tokenizer, limit)
+        means = mean_tokens(tokenizer, limit)
+        self._means = {one: tokens for one, tokens in means.items() if one[0] in kinds}
         total = sum(SHARES[kind] for kind, _ in self._means)
         self.shares: dict[KindAndMode, float] = {
             (kind, mode): SHARES[kind] / total for kind, mode in self._means
