@@ -5,8 +5,9 @@
 For each model and context: executed bytecodes (opcode events of CPython's tracer) of one token, by
 file; launches of custom kernels, and bytes of text that they carry, which MLX hashes at every
 launch. The token is the second of two: what is remembered from call to call is there then. So at
-context 8192 no window closes, at 8190 every compressor closes one. Nothing is evaluated, weights
-and cache are only shapes (see `dsv4_mlx.tracing`). The rows go to results/host.csv.
+context 8192 no window closes, at 8190 every compressor closes one. Then the same of a token whose
+graph was built by another one like it (`Model.compiled_step`). Nothing is evaluated, weights and
+cache are only shapes (see `dsv4_mlx.tracing`). The rows go to results/host.csv.
 """
 
 import argparse
@@ -28,9 +29,12 @@ from benchmarks.launches import MODELS
 from benchmarks.record import record
 from dsv4_mlx import tracing
 from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.unloaded import cache_after
 from metal_kernels import sources
+from metal_kernels.backend import Backend
+from metal_kernels.variants import recording
 
-FIELDS = ("model", "context", "bytecodes", "custom_kernels", "text_bytes")
+FIELDS = ("model", "context", "step", "bytecodes", "custom_kernels", "text_bytes")
 ROOT = Path(__file__).parents[1]
 _OURS = "dsv4_"
 
@@ -41,6 +45,8 @@ class Host:
 
     model: str
     context: int
+    step: str
+    """`built` anew, or `replayed` from a graph."""
     by_file: dict[str, int]
     custom_kernels: int
     text_bytes: int
@@ -53,13 +59,20 @@ class Host:
         return {name: getattr(self, name) for name in FIELDS}
 
 
-def host(model: str, config: DeepseekV4Config, context: int, backend: str = "metal") -> Host:
-    """Count the second of two tokens after `context` of them."""
-    found = built(config, context, backend)
-    return Host(model, context, dict(found.most_common()), *carried(config, context, backend))
+def host(
+    model: str,
+    config: DeepseekV4Config,
+    context: int,
+    backend: Backend = "metal",
+    *,
+    step: str = "built",
+) -> Host:
+    """Count the second of two tokens after `context` of them, by a step out of STEPS."""
+    by_file = dict(STEPS[step](config, context, backend).most_common())
+    return Host(model, context, step, by_file, *carried(config, context, backend))
 
 
-def built(config: DeepseekV4Config, context: int, backend: str = "metal") -> Counter[str]:
+def built(config: DeepseekV4Config, context: int, backend: Backend = "metal") -> Counter[str]:
     """Bytecodes of the second of two tokens after `context` of them, by file."""
     found: Counter[str] = Counter()
     traced, cache_ = tracing.traced_model(config, backend, context)
@@ -72,6 +85,24 @@ def built(config: DeepseekV4Config, context: int, backend: str = "metal") -> Cou
 
     tracing.trace(step, mx.zeros((1, 1), mx.int32), model=traced, cache=cache_)
     return found
+
+
+def replayed(config: DeepseekV4Config, context: int, backend: Backend = "metal") -> Counter[str]:
+    """The same of a token at that place that replays the graph of one like it."""
+    found: Counter[str] = Counter()
+    traced, cache_ = tracing.traced_model(config, backend, context + 1)
+    step, token = traced.compiled_step(), mx.zeros((1, 1), mx.int32)
+    with recording():
+        step.last_logits(token, cache_)
+        cache_ = cache_after(traced, context + 1, 1)
+        with bytecodes(found):
+            step.last_logits(token, cache_)
+    if step.traces != 1:
+        raise RuntimeError(f"expected one graph of two tokens alike but found {step.traces}")
+    return found
+
+
+STEPS = {"built": built, "replayed": replayed}
 
 
 @contextmanager
@@ -104,7 +135,7 @@ def _short(file: str) -> str:
     return str(Path(file).relative_to(ROOT)) if file.startswith(str(ROOT)) else Path(file).name
 
 
-def carried(config: DeepseekV4Config, context: int, backend: str) -> tuple[int, int]:
+def carried(config: DeepseekV4Config, context: int, backend: Backend) -> tuple[int, int]:
     """Custom kernels of one token that are ours, and the bytes of their texts."""
     graph = tracing.decode_graph(config, backend=backend, context=context + 1)
     nodes = [display_name(node) for node in primitives(graph) if node["name"] == "CustomKernel"]
@@ -113,7 +144,7 @@ def carried(config: DeepseekV4Config, context: int, backend: str) -> tuple[int, 
 
 
 @cache
-def text_bytes(backend: str, name: str) -> int:
+def text_bytes(backend: Backend, name: str) -> int:
     """Characters of a text as MLX gets it, all of them ASCII."""
     return sum(map(len, sources.text(backend, name)))
 
@@ -122,7 +153,7 @@ def lines(one: Host) -> list[str]:
     """A count for readers."""
     mean = one.text_bytes / max(1, one.custom_kernels)
     found = [
-        f"{one.model} at {one.context:,} tokens: {one.bytecodes:,} bytecodes; "
+        f"{one.model} at {one.context:,} tokens, {one.step}: {one.bytecodes:,} bytecodes; "
         f"{one.custom_kernels} custom kernels, {one.text_bytes:,} bytes of text, {mean:,.0f} each"
     ]
     return found + [f"  {count:8,} {file}" for file, count in list(one.by_file.items())[:12]]
@@ -136,9 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--context", default="8190,8192", help="tokens before the counted two")
     options = parser.parse_args(arguments)
     found = [
-        host(model, MODELS[model], context)
+        host(model, MODELS[model], context, step=step)
         for model in options.model.split(",")
         for context in map(int, options.context.split(","))
+        for step in STEPS
     ]
     if options.json:
         print(json.dumps([vars(one) for one in found], indent=1))

@@ -7,7 +7,8 @@ the longest chain of launches that wait for one another, command buffers by MLX'
 ours (`benchmarks/encoding.py`), and the bytes of weights and cache that the token reads. The graph
 is traced (see `dsv4_mlx.tracing`), each node is counted by `benchmarks/launch_table.py`. Where
 mlx-vlm is installed (`make bench` does that) its DeepSeek-V4 is counted beside it, in the same way
-(see `benchmarks/mlx_vlm_graph.py`). At contexts like 8191 the token closes windows, so that
+(see `benchmarks/mlx_vlm_graph.py`); `dsv4-mlx compiled` is the token as a graph that is built once
+replays it. At contexts like 8191 the token closes windows, so that
 compressors run; at 8192 none closes. The rows go to results/launches.csv; a table at the end sets
 them beside those that were there before.
 """
@@ -153,7 +154,11 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def programs(backend: str, alone: bool) -> dict[str, Callable[..., Graph]]:
     """What is counted: a program's name and how its graph is traced."""
-    found: dict[str, Callable[..., Graph]] = {"dsv4-mlx": partial(decode_graph, backend=backend)}
+    traced = partial(decode_graph, backend=backend)
+    found: dict[str, Callable[..., Graph]] = {
+        "dsv4-mlx": traced,
+        "dsv4-mlx compiled": partial(traced, compiled=True),
+    }
     if not alone and importlib.util.find_spec("mlx_vlm"):
         from benchmarks import mlx_vlm_graph
 
@@ -214,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         print("\n".join(line for one in reports for line in lines(one)))
         print("\n".join(table(found, before)))
-        if len({one.program for one in reports}) == 1 and not options.alone:
+        if len({one.program for one in reports}) == 2 and not options.alone:
             print("mlx-vlm is not installed, so it was not counted beside; make bench installs it.")
     command = f"python -m benchmarks.launches --model {options.model} --context {options.context}"
     record("launches", f"{command} --backend {options.backend}", found, FIELDS)

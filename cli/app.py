@@ -123,6 +123,7 @@ def _run(
         backend=_backend(options, chosen.backend),
         kv=options.kv or chosen.kv,
         prefill_chunk=options.prefill_chunk or chosen.prefill_chunk,
+        compile=options.compile and chosen.compile,
         model=options.model or chosen.model,
     )
     if options.subcommand == "doctor":
@@ -135,6 +136,7 @@ def _run(
             backend=options.backend or "auto",
             kv=options.kv or "compact",
             prefill_chunk=options.prefill_chunk,
+            compile=options.compile,
             json=options.json,
         )
     preferences = Preferences.configured(chosen).given(options)
@@ -189,7 +191,7 @@ def _backend(options: Options, configured: str = "auto") -> str:
 def _print_version(options: Options, environment: Environment) -> ExitStatus:
     from dsv4_mlx.about import about
 
-    facts = about(options.backend or "auto")
+    facts = about(options.backend or "auto", compile=options.compile)
     if options.json:
         environment.stdout.write(json_line(asdict(facts)))
         return ExitStatus.OK
@@ -199,6 +201,7 @@ def _print_version(options: Options, environment: Environment) -> ExitStatus:
     lines = [f"dsv4-mlx {facts.version}", f"mlx {facts.mlx}", f"backend {facts.backend}"]
     lines += [f"kernels {how}: {', '.join(names)}" for how, names in by_implementation.items()]
     lines += [f"left out {left_out_sentence(facts.left_out)}"] if facts.left_out else []
+    lines += ["tokens by a graph that is built once"] if facts.compiled else []
     lines += [f"blas {facts.blas}"]
     environment.stdout.write("\n".join(lines) + "\n")
     return ExitStatus.OK

@@ -42,6 +42,7 @@ class Config:
     system: str | None = None
     kv: Literal["compact", "bf16"] = "compact"
     prefill_chunk: int | None = None
+    compile: bool = True
     backend: str = "auto"
     tools: bool = False
     status_line: bool = True

@@ -57,6 +57,8 @@ SETTINGS = (
     Setting("prefill_chunk", '"auto"', "Tokens of a prompt that are read at a time; auto is 2048"
             " where memory allows it, else 512.", "auto or a whole number from 1 on",
             none_for("auto", whole(1))),
+    Setting("compile", "true", "Whether a GPU replays one graph for the tokens of a reply; false"
+            " builds each token's anew.", ON, switch),
     Setting("backend", '"auto"', f"Where the model runs: {', '.join(BACKENDS)}.",
             ", ".join(BACKENDS), one_of(*BACKENDS)),
     Setting("tools", "false", "Whether the model may use tools when a conversation begins.", ON,

@@ -254,4 +254,6 @@ def load_model(folder: "ModelFolder", options: Options) -> "tuple[Engine, Tokeni
     backend, kv = options.backend or "auto", options.kv or "compact"
     # A problem with memory is told where it does not disturb what is on the screen.
     model = loading.load_model(folder.checkpoint, backend=backend, kv=kv, say=lambda _: None)
-    return Engine(model, prefill_chunk=options.prefill_chunk), Tokenizer(folder.folder)
+    compiled = None if options.compile else False
+    engine = Engine(model, prefill_chunk=options.prefill_chunk, compiled=compiled)
+    return engine, Tokenizer(folder.folder)

@@ -85,6 +85,7 @@ class Options:
     stop: tuple[str, ...] | None = None
     loop: Loops | None = None
     prefill_chunk: int | None = None
+    compile: bool = True
     kernels: str | None = None
     """A backend, and kernels to leave out with a - before each."""
     words: tuple[str, ...] = ()
@@ -192,6 +193,12 @@ def _parser(environment: Environment) -> _Parser:
         type=_whole(1),
         metavar="N",
         help="prompt tokens read at a time; by memory 2048 or 512",
+    )
+    add(
+        "--no-compile",
+        dest="compile",
+        action="store_false",
+        help="on a GPU, build every token's graph anew instead of replaying one",
     )
     add(
         "--continue",

@@ -16,16 +16,22 @@ class About:
     blas: str
     left_out: tuple[str, ...] = ()
     """Kernels that run by their slower references, as somebody asked."""
+    compiled: bool = False
+    """Whether the tokens of a reply replay one graph, which is on a GPU."""
 
 
-def about(backend: str = "auto") -> About:
-    """The facts; loads no model. Raises BackendError for a backend this machine lacks."""
+def about(backend: str = "auto", *, compile: bool = True) -> About:
+    """The facts; loads no model. `compile` is false where somebody wants no token compiled.
+
+    Raises BackendError for a backend this machine lacks.
+    """
     from dsv4_mlx import blas  # before mlx, which binds its matrix products when it is imported
 
     blas_name = blas.name()
 
     import mlx.core as mx
 
+    from dsv4_mlx.engine.running import steps_are_compiled
     from dsv4_mlx.model.backends import kernel_plan
 
     plan = kernel_plan(backend)
@@ -36,6 +42,7 @@ def about(backend: str = "auto") -> About:
         dict(plan.chosen),
         blas_name,
         plan.left_out,
+        compile and steps_are_compiled(plan.backend),
     )
 
 

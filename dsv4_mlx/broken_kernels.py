@@ -43,7 +43,8 @@ def sentence(plan: KernelPlan, found: list[Broken], said: str) -> str:
     if not found:
         return (
             f"MLX failed on {plan.backend} ({first_line(said)}) and each kernel runs alone; "
-            "`make report` tests everything and writes what to send."
+            "`dsv4-chat --no-compile` replays no graph, and `make report` tests everything and "
+            "writes what to send."
         )
     first = found[0]
     names = dict.fromkeys(name for one in found for name in users(one.variant.text, plan.backend))

@@ -141,7 +141,8 @@ def test_an_error_that_nothing_raises_alone_blames_no_kernel(
         session.sync(PROMPT)
     assert str(error.value) == (
         "MLX failed on metal ([METAL] Command buffer execution failed: Caused GPU Timeout Error) "
-        "and each kernel runs alone; `make report` tests everything and writes what to send."
+        "and each kernel runs alone; `dsv4-chat --no-compile` replays no graph, and `make report` "
+        "tests everything and writes what to send."
     )
     session.sync(PROMPT)  # and the session goes on
 

@@ -44,10 +44,13 @@ def run(
     backend: str = "auto",
     kv: Kv = "compact",
     prefill_chunk: int | None = None,
+    compile: bool = True,
     json: bool = False,
 ) -> ExitStatus:
     """Print the report, as one JSON line with `json`; ERROR when it found a problem."""
-    found = report(environment, model, backend=backend, kv=kv, prefill_chunk=prefill_chunk)
+    found = report(
+        environment, model, backend=backend, kv=kv, prefill_chunk=prefill_chunk, compile=compile
+    )
     if json:
         facts = {**found.facts, "problems": list(found.problems)}
         if home := environment.variables.get("HOME", "").rstrip("/"):
@@ -66,11 +69,12 @@ def report(
     backend: str = "auto",
     kv: Kv = "compact",
     prefill_chunk: int | None = None,
+    compile: bool = True,
     machine: Machine | None = None,
 ) -> Report:
     """Everything worth knowing; `model` is the folder to look at, None for none."""
     page = Page()
-    installed = _installation(page, backend)
+    installed = _installation(page, backend, compile)
     resolved = installed.backend if installed else "cpu"
     machine = machine or replace(read_machine(), wirable=wirable_memory(resolved))
     if machine.device is None and (memory := device_memory(resolved)):
@@ -96,10 +100,10 @@ def without_home(value: Any, home: str) -> Any:
     return value
 
 
-def _installation(page: Page, backend: str) -> About | None:
+def _installation(page: Page, backend: str, compile: bool) -> About | None:
     packages = {name: _version(name) for name in _PACKAGES}
     try:
-        found = about(backend)
+        found = about(backend, compile=compile)
     except Dsv4Error as error:
         page.problems.append(str(error))
         found = None
@@ -108,6 +112,8 @@ def _installation(page: Page, backend: str) -> About | None:
         page.add("backend", found.backend, found.backend)
         left_out = [f"left out: {left_out_sentence(found.left_out)}"] if found.left_out else []
         page.add("kernels", dict(found.kernels), *_kernel_lines(found.kernels), *left_out)
+        replays = ["a reply's replay one graph, built once; --no-compile builds each anew"]
+        page.add("tokens", {"compiled": found.compiled}, *(replays if found.compiled else []))
         page.add("blas", found.blas, found.blas)
     listed = ", ".join(f"{name} {found or 'missing'}" for name, found in packages.items())
     page.add("packages", {**packages, "python": python_version()},

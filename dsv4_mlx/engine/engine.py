@@ -10,7 +10,7 @@ loads the model and makes every call that says so; the others may come from any 
 
 | call | thread | gives | errors |
 |---|---|---|---|
-| `Engine(model)` | model's | an engine; reads nothing | UsageError: `prefill_chunk` |
+| `Engine(model)` | model's | an engine; reads nothing | UsageError: `prefill_chunk`, `compiled` |
 | `Engine.session()` | model's | an empty `Session` | |
 | `Engine.check(tokens)` | any | the ids of a prompt that can be answered | PromptError |
 | `Engine.max_context`, `backend` | any | tokens; what the kernels run on | |

@@ -32,10 +32,12 @@ def decode_graph(
     context: int,
     batch: int = 1,
     tokens: int = 1,
+    compiled: bool = False,
 ) -> list[dict[str, Any]]:
     """What `mx.export_function` says of one greedy token after `context` tokens, in its order.
 
-    `tokens` above one are a chunk of a prompt, whose last token's logits are asked for.
+    `tokens` above one are a chunk of a prompt, whose last token's logits are asked for. `compiled`
+    is the token as `Model.compiled_step` replays it, before MLX fuses elementwise neighbours.
 
     `batch` timelines of equal length. The first callbacks name inputs, keywords (the paths of all
     weights and cache arrays, `model.…` and `cache.<layer>.…`), outputs and constants; then comes
@@ -44,9 +46,10 @@ def decode_graph(
     from dsv4_mlx.cache import evaluated
 
     model, cache = traced_model(config, backend, context, batch)
+    stepping = model.compiled_step() if compiled else model
 
     def step(tokens: mx.array) -> list[mx.array]:
-        token = model.last_logits(tokens, cache).argmax(-1)
+        token = stepping.last_logits(tokens, cache).argmax(-1)
         return [token, *evaluated(cache)]
 
     return trace(step, mx.zeros((batch, tokens), mx.int32), model=model, cache=cache)

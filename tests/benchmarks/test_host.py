@@ -16,6 +16,8 @@ from metal_kernels.variants import recording
 
 MOST = 280_000
 """For a token of Flash whose graph is built anew, counted by CPython 3.11."""
+MOST_REPLAYED = 60_000
+"""For one that replays a graph."""
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,11 @@ def test_a_flash_token_is_built_in_few_bytecodes(flash: host.Host) -> None:
 
 def test_a_flash_token_that_closes_windows_is_built_in_few_bytecodes() -> None:
     assert host.built(FLASH, 8190).total() <= MOST
+
+
+@pytest.mark.parametrize("context", [8190, 8192])
+def test_a_flash_token_is_replayed_in_fewer(context: int) -> None:
+    assert 0 < host.replayed(FLASH, context).total() <= MOST_REPLAYED
 
 
 def test_no_launch_is_prepared_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,4 +86,4 @@ def test_bytecodes_are_counted_exactly_and_only_within() -> None:
 def test_the_rows_name_every_column(flash: host.Host) -> None:
     assert list(flash.row()) == list(host.FIELDS)
     assert sum(flash.by_file.values()) == flash.bytecodes
-    assert f"{flash.bytecodes:,} bytecodes" in host.lines(flash)[0]
+    assert f"built: {flash.bytecodes:,} bytecodes" in host.lines(flash)[0]

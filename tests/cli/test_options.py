@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from cli.environment import Environment
+from cli.models import load_model
 from cli.options import Options, parse
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.weights.checkpoint import ModelFolder
@@ -23,14 +25,26 @@ def test_every_option_has_its_place() -> None:
         "--model m -p hi --system s --think low --effort-table 2026-07-31 --max-tokens 9 "
         "--temp 0.5 --top-p 0.9 --seed 3 --backend cpu --kv bf16 --json --version "
         "--top-k 40 --min-p 0.05 --repetition-penalty 1.1 --budget 0 --prefill-chunk 64 "
-        "--kernels metal,-router"
+        "--kernels metal,-router --no-compile"
     )
     assert parse(line.split(), Environment()) == Options(
         Path("m"), "hi", "s", "low", "2026-07-31", 9, 0.5, 0.9, 3, "cpu", "bf16", True, True,
         top_k=40, min_p=0.05, repetition_penalty=1.1, budget=0, prefill_chunk=64,
-            kernels="metal,-router",
+            kernels="metal,-router", compile=False,
     )  # fmt: skip
     assert parse([], Environment()) == Options()
+
+
+@pytest.mark.parametrize("line", ["", "--no-compile"])
+def test_no_compile_reaches_the_engine(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr("dsv4_mlx.loading.load_model", lambda *_, **__: None)
+    monkeypatch.setattr("dsv4_mlx.chat.tokenizer.Tokenizer", lambda _: None)
+    monkeypatch.setattr(
+        "dsv4_mlx.engine.engine.Engine", lambda _, **given: made.append(given["compiled"])
+    )
+    load_model(Mock(), parse(line.split(), Environment()))
+    assert made == [False if line else None]
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,6 @@ def test_an_open_pipe_on_stdin_is_waited_for_and_told(tmp_path: Path) -> None:
 def test_json_version_is_one_object() -> None:
     _, shown = imports_of("--version", "--json")
     facts = json.loads(shown)
-    assert set(facts) == {"version", "mlx", "backend", "kernels", "left_out", "blas"}
+    assert set(facts) == {"version", "mlx", "backend", "kernels", "left_out", "compiled", "blas"}
     assert facts["left_out"] == []
     assert set(facts["kernels"].values()) <= {"metal", "cuda", "reference"}

@@ -13,9 +13,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from dsv4_mlx.cache import fork
 from dsv4_mlx.chat import encode_messages
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.loading import load_model
+from dsv4_mlx.model.compiled import CompiledStep
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.weights.checkpoint import open_checkpoint
@@ -75,6 +77,47 @@ def assert_same_logits(plan: KernelPlan, folder: Path, sizes: list[int]) -> None
 @pytest.mark.parametrize("name", ["tiny", "nano"])
 def test_prefill_and_decode(fast: KernelPlan, tmp_path: Path, name: str) -> None:
     assert_same_logits(fast, folder_of(name, tmp_path), [9, 1, 1, 1])
+
+
+@pytest.mark.parametrize("before", [255, pytest.param(259, marks=pytest.mark.slow)])
+def test_a_token_of_whole_buffers_and_moved_positions(
+    fast: KernelPlan, tmp_path: Path, before: int
+) -> None:
+    """The arguments that a replayed graph gives the texts: a position as an array and buffers with
+    room for more. The token closes the windows of 4 and 128 tokens, or of 4 alone; the next none.
+
+    Attention splits its entries by the rows of the buffer, so that sums have another order.
+    """
+    folder = folder_of("tiny", tmp_path)
+    reference, ours = running.load(folder), on(fast, folder, Numerics.PLAIN)
+    cache = reference.make_cache()
+    ids = tokens(reference, before + 2)
+    reference.last_logits(mx.array(ids[None, :before]), cache)
+    own, other, step = fork(cache), fork(cache), CompiledStep(ours)
+    mx.disable_compile()
+    try:
+        for token in ids[before:]:
+            given = mx.array([[int(token)]])
+            expected = ours.last_logits(given, own)
+            with launched() as texts:
+                found = step.last_logits(given, other)
+            near = reference.last_logits(given, cache)
+            for logits in (expected, near):
+                np.testing.assert_allclose(np.array(found), np.array(logits), rtol=0, atol=CLOSE)
+            for one, layer in zip(other, own, strict=True):
+                for kept, same in zip(one.rows, layer.rows, strict=True):
+                    compare(kept.arrays(), same.arrays())
+    finally:
+        mx.enable_compile()
+    assert step.traces == 2
+    assert {"index_scores", "index_select", "sparse_attention_matrix"} <= {t.text for t in texts}
+
+
+def compare(found: dict[str, mx.array], expected: dict[str, mx.array]) -> None:
+    """Rings and rows of a layer, as far as they are seen."""
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_allclose(np.array(found[name]), np.array(array), rtol=0, atol=CLOSE)
 
 
 SOME = ("expert_matmul", "index_topk", "sparse_attention")

@@ -34,7 +34,7 @@ def environment(tmp_path: Path) -> Environment:
 def metal(monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation with the Metal backend, which only a Mac has."""
     made = About("0.1.0", "0.32.4", "metal", {"router": "metal", "hc_pre": "reference"}, "none")
-    monkeypatch.setattr(doctor, "about", lambda backend: made)
+    monkeypatch.setattr(doctor, "about", lambda _, compile=True: replace(made, compiled=compile))
 
 
 def page(found: doctor.Report) -> dict[str, list[str]]:
@@ -81,6 +81,15 @@ def test_the_chunk_of_a_prompt_follows_memory_and_the_person(
 
     assert told() == ("a prompt is read 2,048 tokens at a time", 2048)
     assert told(prefill_chunk=100) == ("a prompt is read 100 tokens at a time", 100)
+
+
+@pytest.mark.usefixtures("metal")
+def test_a_mac_is_told_that_tokens_replay_a_graph(environment: Environment) -> None:
+    found = report(environment, machine=mac(192))
+    assert found.facts["tokens"] == {"compiled": True}
+    assert "--no-compile" in page(found)["tokens"][0]
+    found = report(environment, machine=mac(192), compile=False)
+    assert found.facts["tokens"] == {"compiled": False} and "tokens" not in page(found)
 
 
 @pytest.mark.usefixtures("metal")
