@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
+import numpy as np
 from mlx.nn.layers.quantized import quantize
 
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
@@ -33,6 +34,8 @@ def place_zeros(model: "Model", plan: ParameterPlan, dense: str) -> None:
         (name, mx.zeros(form.shape, MLX_DTYPES[form.dtype])) for name, form in plan.loaded(dense)
     ]
     model.load_weights(weights, strict=True)
+    for engram in model.engrams().values():
+        engram.use_token_map(np.zeros(model.config.vocab_size, np.int32))
     for joined in model.joined():
         joined.join()
     model.model.is_paced = False

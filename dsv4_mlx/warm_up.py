@@ -115,8 +115,16 @@ def moments(config: DeepseekV4Config) -> list[tuple[int, int]]:
 
 def shortened(config: DeepseekV4Config) -> DeepseekV4Config:
     """The config of the fewest first layers that have every kind of layer that it has."""
+    engram = config.engram
+    with_engram = () if engram is None else engram.layer_ids
     kinds = [
-        (role.ratio, role.selects, role.owns_entries, layer < config.num_hash_layers)
+        (
+            role.ratio,
+            role.selects,
+            role.owns_entries,
+            layer < config.num_hash_layers,
+            layer in with_engram,
+        )
         for layer, role in enumerate(config.layer_roles)
     ]
     layers = next(n for n in range(1, len(kinds) + 1) if set(kinds[:n]) == set(kinds))
@@ -126,4 +134,5 @@ def shortened(config: DeepseekV4Config) -> DeepseekV4Config:
         num_hash_layers=min(config.num_hash_layers, layers),
         num_nextn_predict_layers=0,
         dspark=None,
+        engram=None if engram is None else engram.within(layers),
     )

@@ -25,6 +25,29 @@ class Ops(Protocol):
     ) -> mx.array:
         """Rows of the embedding by token id, one for each residual stream."""
 
+    def engram_rows(
+        self,
+        tokens: mx.array,
+        history: mx.array,
+        token_map: mx.array,
+        multipliers: mx.array,
+        primes: mx.array,
+        *,
+        pad_token_id: int,
+    ) -> tuple[mx.array, mx.array]:
+        """Rows of Engram's tables for the N-grams that end at each token."""
+
+    def engram_gate(
+        self,
+        streams: mx.array,
+        kv: mx.array,
+        q_weight: mx.array,
+        k_weight: mx.array,
+        *,
+        official: bool,
+    ) -> mx.array:
+        """Add what Engram looked up to every stream, as far as its key fits."""
+
     def dense_matvec(
         self,
         x: mx.array,

@@ -21,6 +21,8 @@ from metal_kernels.ops import Ops
 
 NAMES = (
     "embed_streams",
+    "engram_rows",
+    "engram_gate",
     "dense_matvec",
     "hc_pre",
     "hc_post",

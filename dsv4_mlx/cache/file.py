@@ -2,11 +2,13 @@
 
 Format, version 4. Header: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
 notes as JSON), `checksum`. Tensors: `tokens` int32 [n], and per layer l the rings `l.window`
-and `l.open`, the entries `l.entries` and the index keys `l.keys`, each absent while it is empty.
+and `l.open`, the entries `l.entries` and the index keys `l.keys`, each absent while it is empty;
+layers with Engram, which no released model has, add the last token ids `l.ids` int32.
 Entries and keys are stored without spare rows, all rows as `layout` says. `places` int32 [p] are
 offsets to which the timeline can return; a place k brings the rings `place.k.l.window` and
-`place.k.l.open` and shares the rest. `session.*` are arrays of the caller's, such as logits, which
-versions 2 and 3 did not have. Version 2 had neither places nor a checksum.
+`place.k.l.open`, with Engram `place.k.l.ids`, and shares the rest. `session.*` are arrays of the
+caller's, such as logits, which versions 2 and 3 did not have. Version 2 had neither places nor a
+checksum.
 
 The file is data only and is written whole or not at all.
 """
@@ -107,7 +109,7 @@ def _fixed_arrays(place: Snapshot) -> dict[str, mx.array]:
     return {
         f"place.{place.offset}.{number}.{name}": array
         for number, (row,) in enumerate(place.layers)
-        for name, array in (("window", row.window), ("open", row.open_rows))
+        for name, array in (("window", row.window), ("open", row.open_rows), ("ids", row.ids))
         if array is not None
     }
 

@@ -38,7 +38,12 @@ def state_forms(
         rows["entries"] = (position // role.ratio, latent)
     if role.selects:
         rows["keys"] = (position // role.ratio, layout.key_row(config.index_head_dim))
-    return {name: ((1, n, width), dtype) for name, (n, (width, dtype)) in rows.items() if n}
+    forms: dict[str, Form] = {
+        name: ((1, n, width), dtype) for name, (n, (width, dtype)) in rows.items() if n
+    }
+    if seen and config.engram is not None and layer in config.engram.layer_ids:
+        forms["ids"] = ((1, config.engram.kept_tokens), mx.int32)
+    return forms
 
 
 def check_state(

@@ -40,9 +40,12 @@ class LayerState:
     open_rows: mx.array | None = None
     entries: Entries | None = None
     keys: Entries | None = None  # of the indexer
+    ids: mx.array | None = None
+    """The last token ids [B, n] int32 where the layer has Engram; -1 stands before the first."""
     moving: Moving | None = None
     moments: dict[int, dict[str, mx.array]] = field(default_factory=dict)
-    """Positions inside the next call that are remembered, and `window` and `open` as they were."""
+    """Positions inside the next call that are remembered, and `window`, `open` and `ids` as they
+    were."""
 
     def view(self) -> "LayerState":
         """The same timeline for a snapshot or a fork: counts and references, no copies."""
@@ -71,8 +74,8 @@ class LayerState:
         return tuple(pool for pool in (self.entries, self.keys) if pool is not None)
 
     def arrays(self) -> dict[str, mx.array]:
-        """What persists, as far as there is any: `window`, `open`, `entries`, `keys`."""
-        found = {"window": self.window, "open": self.open_rows}
+        """What persists, as far as there is any: `window`, `open`, `ids`, `entries`, `keys`."""
+        found = {"window": self.window, "open": self.open_rows, "ids": self.ids}
         for name, pool in (("entries", self.entries), ("keys", self.keys)):
             found[name] = None if pool is None else pool.rows()
         return {name: array for name, array in found.items() if array is not None}
@@ -81,6 +84,7 @@ class LayerState:
         """Stand at `position` with what `arrays` gave there."""
         self.position = position
         self.window, self.open_rows = arrays.get("window"), arrays.get("open")
+        self.ids = arrays.get("ids")
         if self.entries is not None:
             self.entries = Entries.from_rows(arrays.get("entries"))
         if self.keys is not None:
@@ -88,7 +92,8 @@ class LayerState:
 
     def fixed(self) -> tuple[mx.array, ...]:
         """The arrays that do not grow."""
-        return tuple(array for array in (self.window, self.open_rows) if array is not None)
+        arrays = (self.window, self.open_rows, self.ids)
+        return tuple(array for array in arrays if array is not None)
 
     @property
     def fixed_nbytes(self) -> int:
@@ -138,8 +143,13 @@ class LayerCache:
         """Whether this is a single timeline, of which no padding is expected."""
         return len(self.rows) == 1 and not self._skip and not self._remaining
 
-    def groups(self, batch: int, length: int) -> list[tuple[slice, slice, LayerState]]:
-        """Which rows and which of `length` tokens belong to which state; consumes padding."""
+    def groups(
+        self, batch: int, length: int, *, ahead: bool = False
+    ) -> list[tuple[slice, slice, LayerState]]:
+        """Which rows and which of `length` tokens belong to which state; consumes padding.
+
+        `ahead` asks before the layer's attention does, and leaves the padding to it.
+        """
         if self.rows[0].one_call:  # one state for the whole batch
             return [(slice(0, batch), slice(0, length), self.rows[0])]
         if len(self.rows) == 1 and batch > 1 and self.empty():
@@ -149,21 +159,21 @@ class LayerCache:
                 f"expected {len(self.rows)} rows of tokens, as this cache holds, but found "
                 f"{batch}; build the batch with merge or extend."
             )
-        spans = [self._span(row, length) for row in range(batch)]
+        spans = [self._span(row, length, ahead) for row in range(batch)]
         return [
             (slice(row, row + 1), span, state)
             for row, (span, state) in enumerate(zip(spans, self.rows, strict=True))
             if span.start < span.stop
         ]
 
-    def _span(self, row: int, length: int) -> slice:
+    def _span(self, row: int, length: int, ahead: bool) -> slice:
         start, stop = 0, length
         if self._skip:
             start = min(self._skip[row], length)
-            self._skip[row] -= start
+            self._skip[row] -= 0 if ahead else start
         if self._remaining:
             stop = min(length, start + self._remaining[row])
-            self._remaining[row] -= stop - start
+            self._remaining[row] -= 0 if ahead else stop - start
         return slice(start, stop)
 
     # mlx-lm's protocol
@@ -256,7 +266,8 @@ class LayerCache:
         rows: list[Any] = [self.role.ratio, self.layout.name]
         for row in self.rows:
             pools = [pool.rows() for pool in row.pools()]
-            rows.append([row.position, row.window, row.open_rows, *pools])
+            ids = [] if row.ids is None else [None] * (2 - len(pools)) + [row.ids]
+            rows.append([row.position, row.window, row.open_rows, *pools, *ids])
         return rows
 
     @state.setter
@@ -283,6 +294,6 @@ def _numbers(given: mx.array | Sequence[int]) -> list[int]:
 
 def _row_from_state(role: LayerRole, layout: EntryLayout, value: list[Any]) -> LayerState:
     state, (position, *arrays) = new_state(role, layout), value
-    named = zip(("window", "open", "entries", "keys"), arrays, strict=False)
+    named = zip(("window", "open", "entries", "keys", "ids"), arrays, strict=False)
     state.fill(int(position), {name: array for name, array in named if array is not None})
     return state

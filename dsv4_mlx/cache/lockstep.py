@@ -25,7 +25,9 @@ class LockstepCache(LayerCache):
     were fed together from the start are one bundle; `extend` puts bundles beside each other.
     """
 
-    def groups(self, batch: int, length: int) -> list[tuple[slice, slice, LayerState]]:
+    def groups(
+        self, batch: int, length: int, *, ahead: bool = False
+    ) -> list[tuple[slice, slice, LayerState]]:
         """Which rows of a batch belong to which bundle; CacheError where they do not add up."""
         if self.empty():
             return [(slice(0, batch), slice(0, length), self.rows[0])]
@@ -107,6 +109,7 @@ def _taken(state: LayerState, rows: list[int]) -> LayerState:
         state,
         window=taken(state.window),
         open_rows=taken(state.open_rows),
+        ids=taken(state.ids),
         entries=pool(state.entries),
         keys=pool(state.keys),
         moments={},

@@ -75,6 +75,7 @@ def snapshot_at(
     for layer, held in zip(cache, rings, strict=True):
         row = replace(layer.rows[0].view(), position=offset)
         row.window, row.open_rows = held.get("window"), held.get("open")
+        row.ids = held.get("ids")
         for pool in row.pools():
             pool.count = offset // layer.role.ratio
         rows.append((row,))

@@ -88,7 +88,12 @@ class CompiledStep:
 
     def _states(self, tokens: mx.array, cache: list[LayerCache]) -> list[LayerState] | None:
         """The timeline's layers; None where the call fits no graph."""
-        if tokens.shape != (1, 1) or not all(layer.is_plain for layer in cache):
+        # A graph has no place for Engram's ids.
+        if (
+            tokens.shape != (1, 1)
+            or self._model.config.engram is not None
+            or not all(layer.is_plain for layer in cache)
+        ):
             return None
         states = [layer.rows[0] for layer in cache]
         complete = all(

@@ -6,6 +6,7 @@ import mlx.nn as nn
 from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.model.attention import Attention
 from dsv4_mlx.model.compression import Compression
+from dsv4_mlx.model.engram import Engram, LookedUp
 from dsv4_mlx.model.hyper_connections import HyperConnection
 from dsv4_mlx.model.layers import Joined, Norm
 from dsv4_mlx.model.moe import MoE
@@ -17,7 +18,7 @@ from metal_kernels.ops import Ops
 
 
 class DecoderLayer(nn.Module):
-    """mHC around attention, mHC around the experts."""
+    """mHC around attention, mHC around the experts; Engram before both, where the layer has it."""
 
     def __init__(
         self,
@@ -28,9 +29,11 @@ class DecoderLayer(nn.Module):
         role: LayerRole,
         rope: RotaryEmbedding,
         hashed: bool,
+        engram: Engram | None = None,
     ):
         super().__init__()
         self.role = role
+        self.engram = engram
         self.attn_hc = HyperConnection(config, numerics, ops)
         self.input_layernorm = Norm(config.hidden_size)
         compression = None
@@ -45,8 +48,19 @@ class DecoderLayer(nn.Module):
         """The groups of layers that share an input."""
         return [*self.self_attn.joined(), self.mlp.shared_experts.joined]
 
-    def __call__(self, streams: mx.array, tokens: mx.array, cache: LayerCache) -> mx.array:
-        """Streams [B, S, N, D], token ids [B, S] -> streams [B, S, N, D]."""
+    def __call__(
+        self,
+        streams: mx.array,
+        tokens: mx.array,
+        cache: LayerCache,
+        looked_up: LookedUp | None = None,
+    ) -> mx.array:
+        """Streams [B, S, N, D], token ids [B, S] -> streams [B, S, N, D].
+
+        `looked_up` is what Engram gave for the tokens where it was asked ahead.
+        """
+        if self.engram is not None:
+            streams = self.engram(streams, looked_up or self.engram.look_up(tokens, cache))
         x, post, comb = self.attn_hc.collapse(streams, self.input_layernorm.weight)
         y = self.self_attn(x, cache)
         streams, x, post, comb = self.ffn_hc.expand_and_collapse(

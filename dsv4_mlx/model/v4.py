@@ -19,6 +19,7 @@ from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.backends import use_backend
 from dsv4_mlx.model.compiled import CompiledStep
 from dsv4_mlx.model.decoder_layer import DecoderLayer
+from dsv4_mlx.model.engram import Engram, engram_of
 from dsv4_mlx.model.hyper_connections import HyperHead
 from dsv4_mlx.model.layers import Embedding, Joined, Linear, MatrixLayer, Norm
 from dsv4_mlx.model.matmul import on_cpu
@@ -47,6 +48,7 @@ class Backbone(nn.Module):
                 role=role,
                 rope=ropes[role.source is not None],
                 hashed=number < config.num_hash_layers,
+                engram=engram_of(config, number, numerics, ops),
             )
             for number, role in enumerate(config.layer_roles)
         ]
@@ -59,8 +61,13 @@ class Backbone(nn.Module):
         """Token ids [B, S] -> streams after the last layer [B, S, N, D]."""
         streams = self._ops.embed_streams(tokens, self.embed_tokens.weight, streams=self._streams)
         pace = Pace(tokens.size) if self.is_paced and tokens.shape[1] > 1 else None
-        for layer, layer_cache in zip(self.layers, cache, strict=True):
-            streams = layer(streams, tokens, layer_cache)
+        # Rows may lie in files, so they are asked for before any layer works.
+        looked_up = [
+            None if layer.engram is None else layer.engram.look_up(tokens, layer_cache)
+            for layer, layer_cache in zip(self.layers, cache, strict=True)
+        ]
+        for layer, layer_cache, found in zip(self.layers, cache, looked_up, strict=True):
+            streams = layer(streams, tokens, layer_cache, found)
             if pace is not None:
                 pace.after(streams)
         return streams
@@ -84,8 +91,6 @@ class Model(nn.Module):
         plan: registry.KernelPlan | None = None,
     ):
         super().__init__()
-        if config.engram is not None:
-            raise UsageError("expected a DeepSeek-V4 but found one with Engram; use another model.")
         if plan is None:
             plan = use_backend(backend)
         self.config, self.numerics = config, numerics
@@ -155,6 +160,10 @@ class Model(nn.Module):
     def layers(self) -> list[DecoderLayer]:
         """The backbone's layers."""
         return self.model.layers
+
+    def engrams(self) -> dict[int, Engram]:
+        """What the layers that have Engram look up with, by layer."""
+        return {n: layer.engram for n, layer in enumerate(self.layers) if layer.engram is not None}
 
     @property
     def left_out(self) -> tuple[str, ...]:

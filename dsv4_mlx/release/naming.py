@@ -37,7 +37,10 @@ _NORMS = {
     "attn.q_norm": "self_attn.q_a_norm",
     "attn.kv_norm": "self_attn.kv_norm",
 }
-_BLOCK_WEIGHTS = _NORMS | _ATTENTION | _COMPRESSORS | _MIXTURE
+ENGRAM_TABLE = "engram.table"
+"""Our name of the table of a layer, whose rows have scales of their own in files."""
+_ENGRAM = {"engram.embed": ENGRAM_TABLE, "engram.wkv": "engram.kv_proj"}
+_BLOCK_WEIGHTS = _ENGRAM | _NORMS | _ATTENTION | _COMPRESSORS | _MIXTURE
 
 # Parameters with a whole name of their own.
 _BLOCK_PARAMETERS = {
@@ -46,6 +49,8 @@ _BLOCK_PARAMETERS = {
     "attn.attn_sink": "self_attn.sinks",
     "attn.compressor.ape": "self_attn.compressor.position_bias",
     "attn.indexer.compressor.ape": "self_attn.compressor.indexer.position_bias",
+    "engram.q_weight": "engram.q_weight",
+    "engram.k_weight": "engram.k_weight",
     "ffn.gate.bias": "mlp.gate.e_score_correction_bias",
     "ffn.gate.tid2eid": "mlp.gate.tid2eid",
 }  # fmt: skip

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from dsv4_mlx.errors import ConfigError
 from dsv4_mlx.files.safetensors_dtypes import Shape, tensor_bytes
 from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.engram import SCALE_GROUP, EngramConfig
 from dsv4_mlx.release.layer_roles import WINDOW_ONLY, LayerRole
 
 FP8_BLOCK = 128
@@ -53,6 +54,19 @@ def layer_tensors(config: DeepseekV4Config, layer: int) -> Iterator[TensorSpec]:
     """One backbone block."""
     hashed = config.is_hash_layer(layer)
     yield from _block(config, f"layers.{layer}.", config.layer_roles[layer], hashed)
+    if config.engram is not None and layer in config.engram.layer_ids:
+        yield from _engram(config, config.engram, layer)
+
+
+def _engram(config: DeepseekV4Config, engram: EngramConfig, layer: int) -> Iterator[TensorSpec]:
+    """A table whose rows have a power of two for every 32 columns, and what reads them."""
+    prefix, rows = f"layers.{layer}.engram.", engram.table_rows(layer)
+    yield TensorSpec(f"{prefix}embed.weight", "F8_E4M3", (rows, engram.head_dim))
+    yield TensorSpec(f"{prefix}embed.scale", "F8_E8M0", (rows, engram.head_dim // SCALE_GROUP))
+    hidden, streams = config.hidden_size, config.hc_mult
+    yield from _fp8(config, f"{prefix}wkv", (streams + 1) * hidden, engram.width)
+    for name in ("q_weight", "k_weight"):
+        yield TensorSpec(prefix + name, "BF16", (streams, hidden))
 
 
 def mtp_tensors(config: DeepseekV4Config, prefix: str) -> Iterator[TensorSpec]:

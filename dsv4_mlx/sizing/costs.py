@@ -57,8 +57,11 @@ class Costs:
 
     def cache_bytes(self, context: int, kv: Kv = "compact") -> int:
         """All that a cache holds of one sequence of `context` tokens: `kv_bytes` and the float32
-        latents and scores of windows that are not complete yet."""
-        return self.kv_bytes(context, kv) + sum(map(self._open_bytes, self.config.layer_roles))
+        latents and scores of windows that are not complete yet, with Engram the last token ids."""
+        engram = self.config.engram
+        ids = 0 if engram is None else 4 * engram.kept_tokens * len(engram.layer_ids)
+        open_rows = sum(map(self._open_bytes, self.config.layer_roles))
+        return self.kv_bytes(context, kv) + open_rows + ids
 
     def _open_bytes(self, role: LayerRole) -> int:
         if not role.owns_entries:
@@ -72,6 +75,8 @@ def _share(tensor: TensorSpec, config: DeepseekV4Config) -> Fraction:
     """How much of a tensor one decoded token reads."""
     if tensor.name == "embed.weight" or tensor.name.endswith("tid2eid"):
         return Fraction(0)  # one row, too little to count
+    if ".engram.embed." in tensor.name and config.engram is not None:
+        return Fraction(config.engram.rows_per_token, tensor.shape[0])
     if ".experts." in tensor.name:
         return Fraction(config.num_experts_per_tok, config.n_routed_experts)
     return Fraction(1)

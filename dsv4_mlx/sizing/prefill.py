@@ -36,7 +36,14 @@ def chunk_that_fits(
 def chunk_bytes(config: DeepseekV4Config, tokens: int) -> int:
     """Most bytes of arrays that reading `tokens` at once, 512 or more, has in memory on a GPU."""
     widest = max(_layer_floats(config, role) for role in config.layer_roles)
-    return 4 * tokens * _LAYERS * widest
+    return 4 * tokens * _LAYERS * (widest + _engram_floats(config))
+
+
+def _engram_floats(config: DeepseekV4Config) -> int:
+    """Float32 numbers of one token that Engram's launches write before a layer's."""
+    if config.engram is None:
+        return 0
+    return config.engram.width + (2 * config.hc_mult + 1) * config.hidden_size
 
 
 def _layer_floats(config: DeepseekV4Config, role: LayerRole) -> int:

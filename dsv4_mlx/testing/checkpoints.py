@@ -161,8 +161,15 @@ def _dequantized(entries: dict[str, TensorEntry], name: str) -> np.ndarray:
     if entry.dtype not in ("I8", "F8_E4M3"):
         return values
     scales = entries[name.removesuffix("weight") + "scale"].read()
+    if _is_table(name):
+        return number_formats.dequantize_fp8_rows(values, scales)
     formats = {"I8": number_formats.dequantize_fp4, "F8_E4M3": number_formats.dequantize_fp8}
     return formats[entry.dtype](values, scales)
+
+
+def _is_table(name: str) -> bool:
+    """Whether a tensor is one of Engram's tables, whose rows have scales of their own."""
+    return name.endswith(".engram.embed.weight")
 
 
 def _variant(config: DeepseekV4Config, base: bool, dspark: bool) -> DeepseekV4Config:
@@ -224,6 +231,8 @@ def _tensor(
 
 
 def _quantizer(spec: TensorSpec, scale: TensorSpec) -> Callable:
+    if _is_table(spec.name):
+        return number_formats.quantize_fp8_rows
     if spec.dtype == "I8":
         return number_formats.quantize_fp4
     if scale.dtype == "F32":
@@ -248,9 +257,9 @@ def _values(
 ) -> np.ndarray:
     """float32 values of one tensor; see the module's docstring for what they aim at."""
     normal = rng.standard_normal(shape).astype(np.float32)
-    if name == "embed.weight":
+    if name == "embed.weight" or _is_table(name):
         return normal
-    if name.endswith("norm.weight"):
+    if name.endswith(("norm.weight", "engram.q_weight", "engram.k_weight")):
         return 1 + 0.15 * normal
     if name.endswith("hc_head_scale") or "_scale" in name:
         return 0.8 + 0.15 * normal

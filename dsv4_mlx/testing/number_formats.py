@@ -64,6 +64,19 @@ def quantize_fp8(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return encode_sign_magnitude(scaled, E4M3_VALUES, 128), scales
 
 
+def quantize_fp8_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[n, m] -> e4m3 codes uint8 [n, m], e8m0 scales uint8 [n, m/32]."""
+    groups = x.reshape(x.shape[0], -1, 32)
+    scales = power_of_two_scale(np.abs(groups).max(-1), 448)
+    scaled = (groups / e8m0_values(scales)[..., None]).reshape(x.shape)
+    return encode_sign_magnitude(scaled, E4M3_VALUES, 128), scales
+
+
+def dequantize_fp8_rows(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """e4m3 codes [n, m] times e8m0 scales [n, m/32] -> float32 [n, m]."""
+    return E4M3_CODES[codes.view(np.uint8)] * e8m0_values(scales).repeat(32, 1)
+
+
 def quantize_fp8_float_scales(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """FP8 codes of `x` and float32 scales that use the whole range, as the Base releases have."""
     scales = (_block_maxima(x, 128) / 448).astype(np.float32)

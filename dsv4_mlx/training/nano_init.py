@@ -25,7 +25,7 @@ def _values(
     config: DeepseekV4Config, name: str, shape: tuple[int, ...], rng: np.random.Generator
 ) -> np.ndarray:
     normal: np.ndarray = rng.standard_normal(shape).astype(np.float32)
-    if name.endswith("norm.weight"):
+    if name.endswith(("norm.weight", "engram.q_weight", "engram.k_weight")):
         return np.ones(shape, np.float32)
     if name.endswith(("hc.base", "hc_base")):
         return _hyper_connection_base(config.hc_mult, shape)
@@ -33,8 +33,10 @@ def _values(
         return np.full(shape, 0.1, np.float32)
     if name.endswith(("e_score_correction_bias", "sinks", "position_bias")):
         return np.zeros(shape, np.float32)
-    if name.endswith("embed_tokens.weight"):
+    if name.endswith(("embed_tokens.weight", "engram.table.weight")):
         return normal
+    if name.endswith("engram.kv_proj.weight"):
+        normal[-config.hidden_size :] = 0  # the value: at first nothing is added to the streams
     gain = 0.5 if name.endswith("lm_head.weight") else 1.0
     return normal * np.float32(gain * shape[-1] ** -0.5)
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from dsv4_mlx.files.safetensors_writing import TensorPlan, plan_array, write_file
 from dsv4_mlx.release.config import DeepseekV4Config
-from dsv4_mlx.release.naming import Target, translate
+from dsv4_mlx.release.engram import SCALE_GROUP
+from dsv4_mlx.release.naming import ENGRAM_TABLE, Target, translate
 from dsv4_mlx.release.spellings import keys_of
 from dsv4_mlx.release.tensors import FP8_BLOCK, TensorSpec, checkpoint_tensors
 from dsv4_mlx.training.muon import Parameters
@@ -50,10 +51,17 @@ def parameter_shapes(config: DeepseekV4Config) -> dict[str, tuple[int, ...]]:
 def rounded(parameters: Parameters, dtypes: dict[str, str]) -> Parameters:
     """Every parameter with the values its stored form will have, float32."""
     rounding = {"F8_E4M3": _round_fp8, "I8": _round_fp4, "BF16": round_bf16}
-    return {
-        name: rounding[dtypes[name]](value) if dtypes[name] in rounding else value
-        for name, value in parameters.items()
-    }
+    tables = {**rounding, "F8_E4M3": _round_fp8_rows}
+    found = {}
+    for name, value in parameters.items():
+        round_to = (tables if _is_table(name) else rounding).get(dtypes[name])
+        found[name] = value if round_to is None else round_to(value)
+    return found
+
+
+def _is_table(name: str) -> bool:
+    """Whether the parameter is an Engram table, whose rows have scales of their own."""
+    return name.endswith(f"{ENGRAM_TABLE}.weight")
 
 
 def fp8_codes(weight: mx.array) -> tuple[mx.array, mx.array]:
@@ -75,6 +83,20 @@ def _round_fp8(weight: mx.array) -> mx.array:
     expanded = mx.repeat(mx.repeat(scales, FP8_BLOCK, 0), FP8_BLOCK, 1)
     values = mx.from_fp8(codes, mx.float32)
     return values * expanded[: weight.shape[0], : weight.shape[1]]
+
+
+def _fp8_rows(rows: mx.array) -> tuple[mx.array, mx.array]:
+    """[n, m] -> e4m3 codes uint8 [n, m], float32 scales [n, m / 32]."""
+    groups = rows.reshape(rows.shape[0], -1, SCALE_GROUP)
+    scales = power_of_two_scale(
+        mx.maximum(mx.abs(groups).max(axis=-1, keepdims=True), 1e-30), E4M3_MAX
+    )
+    return mx.to_fp8(groups / scales).reshape(rows.shape), scales[..., 0]
+
+
+def _round_fp8_rows(rows: mx.array) -> mx.array:
+    codes, scales = _fp8_rows(rows)
+    return mx.from_fp8(codes, mx.float32) * mx.repeat(scales, SCALE_GROUP, 1)
 
 
 def _round_fp4(weight: mx.array) -> mx.array:
@@ -110,7 +132,8 @@ def release_tensors(config: DeepseekV4Config, parameters: Parameters) -> Iterato
             continue  # written together with its weight
         value = _part(parameters[target.name], target)
         if spec.dtype in ("F8_E4M3", "I8"):
-            codes, scales = (_store_fp8 if spec.dtype == "F8_E4M3" else _store_fp4)(value)
+            store = _store_fp8 if spec.dtype == "F8_E4M3" else _store_fp4
+            codes, scales = (_store_fp8_rows if _is_table(target.name) else store)(value)
             yield plan_array(spec.name, spec.dtype, codes)
             yield plan_array(spec.name.removesuffix("weight") + "scale", "F8_E8M0", scales)
         else:
@@ -137,7 +160,17 @@ def _part(value: mx.array, target: Target) -> mx.array:
 
 def _store_fp8(weight: mx.array) -> tuple[np.ndarray, np.ndarray]:
     codes, scales = fp8_codes(weight)
-    return np.array(codes), np.array(scales.view(mx.uint32) >> 23).astype(np.uint8)
+    return np.array(codes), _exponents(scales)
+
+
+def _store_fp8_rows(rows: mx.array) -> tuple[np.ndarray, np.ndarray]:
+    codes, scales = _fp8_rows(rows)
+    return np.array(codes), _exponents(scales)
+
+
+def _exponents(scales: mx.array) -> np.ndarray:
+    """Powers of two as bytes."""
+    return np.array(scales.view(mx.uint32) >> 23).astype(np.uint8)
 
 
 def _store_fp4(weight: mx.array) -> tuple[np.ndarray, np.ndarray]:

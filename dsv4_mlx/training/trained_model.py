@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from dsv4_mlx.cache.layer import LayerCache, for_one_call
 from dsv4_mlx.model.decoder_layer import DecoderLayer
+from dsv4_mlx.model.engram import LookedUp
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.router import TopKRouter
 from dsv4_mlx.model.v4 import Model
@@ -44,8 +45,14 @@ class ObservedRouter(TopKRouter):
 class RecomputedLayer(DecoderLayer):
     """A layer whose intermediate values are dropped and made again in the backward pass."""
 
-    def __call__(self, streams: mx.array, tokens: mx.array, cache: LayerCache) -> mx.array:
-        """As the layer's; `cache` is not used."""
+    def __call__(
+        self,
+        streams: mx.array,
+        tokens: mx.array,
+        cache: LayerCache,
+        looked_up: LookedUp | None = None,
+    ) -> mx.array:
+        """As the layer's; `cache` and `looked_up` are not used: rows are looked up anew."""
 
         @mx.checkpoint  # type: ignore[untyped-decorator]
         def inner(parameters: Parameters, streams: mx.array) -> list[mx.array]:

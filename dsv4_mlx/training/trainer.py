@@ -45,8 +45,18 @@ class Schedule:
 
 
 def uses_muon(name: str, parameter: mx.array) -> bool:
-    """Matrices go to Muon; embedding, head, norms, biases, gates and sinks to AdamW."""
-    table = name.endswith(("embed_tokens.weight", "lm_head.weight", "position_bias"))
+    """Matrices go to Muon; embedding, head, Engram's tables, norms, biases, gates and sinks to
+    AdamW."""
+    table = name.endswith(
+        (
+            "embed_tokens.weight",
+            "lm_head.weight",
+            "position_bias",
+            "engram.table.weight",
+            "engram.q_weight",
+            "engram.k_weight",
+        )
+    )
     return parameter.ndim >= 2 and not table
 
 

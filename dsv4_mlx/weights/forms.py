@@ -122,6 +122,22 @@ class Mxfp8Form(BlockFp8Form):
 
 
 @dataclass(frozen=True)
+class RowFp8Form(Mxfp8Form):
+    """FP8 rows that are looked up: a power of two for every 32 columns of each, as in the files."""
+
+    block: int = GROUP
+
+    def accepted(self, shape: Shape) -> Accepted:
+        """The tensors of files: codes in bytes or words with scales, or BF16 without scales."""
+        packed = self.written(shape)
+        codes = TensorForm("F8_E4M3", shape), packed["weight"], TensorForm("BF16", shape)
+        return {
+            "weight": codes,
+            "scales": (TensorForm("F8_E8M0", packed["scales"].shape), packed["scales"]),
+        }
+
+
+@dataclass(frozen=True)
 class AffineForm:
     """Integers of `bits` with a scale and an offset per `group_size` inputs, of a conversion."""
 

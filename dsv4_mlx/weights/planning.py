@@ -15,7 +15,7 @@ from typing import Any
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.files.safetensors_dtypes import Shape
 from dsv4_mlx.files.safetensors_files import TensorEntry
-from dsv4_mlx.release.naming import Target, is_draft, repeats_backbone, translate
+from dsv4_mlx.release.naming import ENGRAM_TABLE, Target, is_draft, repeats_backbone, translate
 from dsv4_mlx.release.tensors import TensorSpec, checkpoint_tensors
 from dsv4_mlx.weights.affine_packings import affine_packings
 from dsv4_mlx.weights.checkpoint import Checkpoint
@@ -25,6 +25,7 @@ from dsv4_mlx.weights.forms import (
     BlockFp8Form,
     DenseForm,
     Mxfp4Form,
+    RowFp8Form,
     WeightForm,
     fp8_form,
 )
@@ -130,6 +131,8 @@ def _released_form(checkpoint: Checkpoint, spec: TensorSpec, target: Target) -> 
     match spec.dtype:
         case "I8":
             return Mxfp4Form()
+        case "F8_E4M3" if target.module.endswith(ENGRAM_TABLE):
+            return RowFp8Form()
         case "F8_E4M3":
             return BlockFp8Form(checkpoint.fp8_block)
     return DenseForm(spec.dtype, table=target.module == EMBEDDING)
@@ -272,7 +275,7 @@ def _stored_form(
         return dataclasses.replace(one.form, dtype=dtype)
     if one.unpacked:
         return DenseForm(dtype)
-    if not isinstance(one.form, BlockFp8Form):
+    if not isinstance(one.form, BlockFp8Form) or isinstance(one.form, RowFp8Form):
         return one.form
     best = fp8_form(parts[0].shape[-1], one.form.block)
     if storage is None:

@@ -14,6 +14,8 @@ MOST_THREADS = {
     "index_select": 512,
     # One for each expert, or a few experts each.
     "expert_blocks": 256,
+    # A stream of a token.
+    "engram_gate": 256,
     # Its simdgroups share the rows of fn.
     "hc_mix": 256,
     "hc_post_mix": 256,

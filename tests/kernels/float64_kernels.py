@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from tests.oracle import formats_numpy
+from tests.oracle import engram_numpy, formats_numpy
 from tests.oracle import v4_numpy as v4
 
 Arguments = dict[str, Any]
@@ -101,6 +101,25 @@ def hc_head(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     hidden = np.einsum("sn,snd->sd", weights, streams)
     hidden = rounding.bf16(hidden) if a["official"] else hidden
     return (v4.rms_norm(hidden, a["norm_weight"], a["norm_eps"]).reshape(B, S, D),)
+
+
+def engram_rows(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    """In Python's integers; history and tokens are one text, of which the first rows are left."""
+    text = np.concatenate([a["history"], a["tokens"]], axis=1)
+    size, kept = a["token_map"].size, a["history"].shape[1]
+    known = (text >= 0) & (text < size)
+    ids = np.where(known, a["token_map"][np.where(known, text, 0)], -1)
+    pad, primes = int(a["token_map"][a["pad_token_id"]]), a["primes"].tolist()
+    rows = [engram_numpy.hashed(one, a["multipliers"].tolist(), primes, pad)[kept:] for one in ids]
+    return np.stack(rows), text[:, text.shape[1] - kept :]
+
+
+def engram_gate(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    """The gate is off by float32 noise itself, which shows where stream and value nearly cancel."""
+    kv, moved = a["kv"].copy(), 1 + 3e-6 * rounding.nudge
+    kv[:, :, -1] *= moved
+    added = engram_numpy.gated(a["streams"], kv, a["q_weight"] * a["k_weight"])
+    return (rounding.bf16(added) if a["official"] else added,)
 
 
 def qkv_prepare(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
@@ -272,7 +291,7 @@ def expert_sum(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
 FLOAT64: dict[str, Callable[[Arguments, Rounding], tuple[np.ndarray | None, ...]]] = {
     function.__name__: function
     for function in (
-        embed_streams, hc_pre, hc_post, hc_post_pre, hc_head,
+        embed_streams, engram_rows, engram_gate, hc_pre, hc_post, hc_post_pre, hc_head,
         qkv_prepare, q_prepare, compress, index_topk,
         sparse_attention, dense_matvec, router, hash_router, expert_matmul, swiglu, expert_sum,
     )
