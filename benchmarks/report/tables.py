@@ -100,9 +100,10 @@ def nano(found: Found) -> Iterator[str]:
     lines = []
     for part in parts(found, "nano"):
         for row in rows_of(part["rows"], "nano"):
-            tf32 = "on" if "tf32" in part["name"] else "off"
+            how = part["name"].partition(":")[2]
+            how = {"tf32": "on", "replayed": "off, by replayed graphs"}.get(how, "off")
             lines.append(
-                f"| {tf32} | {_tokens(row)} | {row['largest_difference']:.2e} of "
+                f"| {how} | {_tokens(row)} | {row['largest_difference']:.2e} of "
                 f"{row['deviation']:.2f} | {_ms(row['median_s'])} |"
             )
     names = ("TF32", "tokens", "largest difference of logits, of their deviation", "per token")
@@ -127,9 +128,10 @@ def decoding(found: Found) -> Iterator[str]:
         lines.append(
             f"| {', '.join(row['choices'])} | {_ms(row['build_s'])} | {_ms(row['encode_s'])} | "
             f"{_ms(row['wait_s'])} | {_ms(row['total_s'])} | {_ms(row['session_s'])} | "
-            f"{row['peak_bytes'] / 1e9:.2f} GB |"
+            f"{_ms(row.get('replayed_s'))} | {row['peak_bytes'] / 1e9:.2f} GB |"
         )
-    names = ("limits, memory", "build", "encode", "wait", "total", "in a session", "peak")
+    names = ("limits, memory", "build", "encode", "wait", "total", "in a session",
+             "the same, replayed", "peak")  # fmt: skip
     if lines:
         decoded, floor = rows(found, "decode")[0], floors[0]
         title = f"Decoding, {decoded['layers']} layers after {decoded['context']:,} tokens"
@@ -142,7 +144,8 @@ def decoding(found: Found) -> Iterator[str]:
             f"speed of the matvec above; {floor['launches']:,} launches, of which "
             f"{floor['chain']:,} wait for one another, {_ms(waiting)} at the speed of empty ones; "
             f"{floor['buffers_mlx']} command buffers by MLX's limits, {floor['buffers']} by ours. "
-            "In a session the next token is built while this one is computed."
+            "In a session the next token is built while this one is computed, or a graph that was "
+            "built once is replayed, as the chat does."
         )
         yield ""
     for row in rows(found, "peer"):

@@ -6,6 +6,10 @@ from typing import Any
 Rows = list[dict[str, Any]]
 
 _WORDS = {"failed": "failed", "hung": "did not end", "interrupted": "was interrupted"}
+_HOW = {
+    "tf32": " with TF32",
+    "replayed": " by replayed graphs (`dsv4-chat --no-compile` builds each token anew)",
+}
 NEAR_TIE = 2.0
 """Two logits may each be off by the largest difference, in opposite directions."""
 FAR_OFF = 0.1
@@ -66,14 +70,28 @@ def _of_kernels(found: dict[str, Any]) -> Iterator[str]:
             yield f"{name} {_how_it_ended(part)}"
 
 
+def _without_them(found: dict[str, Any]) -> str:
+    """The command line that leaves out the kernels that are wrong; "" where none is."""
+    names = [
+        part["name"].partition(":")[2]
+        for part in parts(found, "kernel")
+        if part["state"] in ("failed", "hung") or rows_of(part["rows"], "failed")
+    ]
+    backend = next((row["backend"] for row in rows(found, "machine")), "cpu")
+    if not names or backend == "cpu":
+        return ""
+    left_out = ",".join(f"-{name}" for name in names)
+    return f" `dsv4-chat --kernels {backend},{left_out}` runs their references instead, slower."
+
+
 def _of_nano(found: dict[str, Any]) -> Iterator[str]:
     for part in parts(found, "nano"):
         for row in rows_of(part["rows"], "nano"):
-            with_tf32 = " with TF32" if "tf32" in part["name"] else ""
+            how = _HOW.get(part["name"].partition(":")[2], "")
             if is_far_off(row):
-                yield f"nano's logits differ from the CPU's{with_tf32}"
+                yield f"nano's logits differ from the CPU's{how}"
             elif not is_near_tie(row):
-                yield f"nano chooses other tokens than on the CPU{with_tf32}"
+                yield f"nano chooses other tokens than on the CPU{how}"
 
 
 def is_far_off(row: dict[str, Any]) -> bool:
@@ -122,6 +140,7 @@ def sentence(found: dict[str, Any]) -> str:
         text = f"**Something is wrong: {'; '.join(wrong[:6])}.**"
         if len(wrong) > 6:
             text += f" {len(wrong) - 6} more below."
+        text += _without_them(found)
     else:
         text = f"Everything that was run is right: {len(kernels)} kernels in {len(cases)} cases"
         text += ", and nano answers as on the CPU." if rows(found, "nano") else "."
@@ -147,6 +166,9 @@ def _of_speed(found: dict[str, Any]) -> Iterator[str]:
         if ours in decoded and other in decoded:
             change = 100 * (decoded[ours]["session_s"] / decoded[other]["session_s"] - 1)
             yield f"A token with {what}: {change:+.0f} % time."
+    if best.get("replayed_s"):
+        change = 100 * (best["replayed_s"] / best["session_s"] - 1)
+        yield f"A token with a replayed graph instead of one built anew: {change:+.0f} % time."
 
 
 def _limit(found: dict[str, Any], row: dict[str, Any]) -> str:

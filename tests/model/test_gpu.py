@@ -13,6 +13,8 @@ from dsv4_mlx.weights.checkpoint import open_checkpoint
 from tests.model import running
 
 PROMPT, COUNT = 40, 24
+LONG = 240
+"""A prompt after which every layer has entries, and windows of 4 and 128 tokens close soon."""
 
 
 @pytest.fixture(autouse=True)
@@ -22,17 +24,20 @@ def same_device_afterwards() -> Iterator[None]:
     mx.set_default_device(before)
 
 
-def greedy(folder: Path, backend: str) -> list[int]:
+def greedy(
+    folder: Path, backend: str, length: int = PROMPT, *, replayed: bool = False
+) -> list[int]:
     """The greedy tokens after a prompt of seeded ones, on a backend, as `load` sets it up."""
     model = load_model(
         open_checkpoint(folder),
         backend=backend,
     )
     assert set(model.kernel_plan().values()) == {backend, *(["reference"] * (backend == "cpu"))}
-    prompt = np.random.default_rng(0).integers(2, model.config.vocab_size, PROMPT)
+    prompt = np.random.default_rng(0).integers(2, model.config.vocab_size, length)
+    stepping = model.compiled_step() if replayed else model
     cache, tokens, part = model.make_cache(), [], mx.array(prompt)[None]
     for _ in range(COUNT):
-        part = model.last_logits(part, cache).argmax(-1)[None]
+        part = stepping.last_logits(part, cache).argmax(-1)[None]
         mx.eval(part, evaluated(cache))
         tokens.append(int(part.item()))
     return tokens
@@ -45,6 +50,15 @@ def greedy(folder: Path, backend: str) -> list[int]:
 def test_greedy_tokens_are_the_cpus(backend: str, name: str, tmp_path: Path) -> None:
     folder = running.checkpoint_folder(name, tmp_path)
     assert greedy(folder, backend) == greedy(folder, "cpu")
+
+
+@pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("metal", "cuda")]
+)
+@pytest.mark.parametrize("name", ["tiny", "nano"])
+def test_a_replayed_graph_gives_the_same_tokens(backend: str, name: str, tmp_path: Path) -> None:
+    folder = running.checkpoint_folder(name, tmp_path)
+    assert greedy(folder, backend, LONG, replayed=True) == greedy(folder, backend, LONG)
 
 
 def test_the_cpu_answers_the_same_twice(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -20,11 +21,12 @@ from benchmarks.report.synthetic import (
 from benchmarks.report.teller import Teller
 from dsv4_mlx import cache as caches
 from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.engine.running import steps_are_compiled
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.tracing import decode_graph
 
-_WARM_UPS = 3
+_WARM_UPS = 5  # of four tokens one closes a window: both kinds have been met
 _PROMPT_ROUNDS = 3
 
 
@@ -42,7 +44,11 @@ def decode(teller: Teller, setting: Setting) -> None:
     teller.at("decoding")
     times = four_numbers(model, cache, sizes.decode_tokens)
     teller.at("decoding as a session does")
-    ahead = session_seconds(model, config, sizes.decode_tokens, sizes.prefill[0])
+    measured = partial(session_seconds, model, config, sizes.decode_tokens, sizes.prefill[0])
+    ahead, replayed = measured(compiled=False), None
+    if steps_are_compiled(setting.backend):
+        teller.at("decoding by a replayed graph")
+        replayed = measured(compiled=True)
     teller.row(
         "decode",
         choices=list(setting.choices),
@@ -50,6 +56,7 @@ def decode(teller: Teller, setting: Setting) -> None:
         context=sizes.context,
         **times,
         session_s=ahead,
+        replayed_s=replayed,
         peak_bytes=mx.get_peak_memory(),
     )
 
@@ -161,9 +168,11 @@ def four_numbers(model: Model, cache: list[caches.LayerCache], count: int) -> di
     return dict(zip(names, map(statistics.median, columns), strict=True))
 
 
-def session_seconds(model: Model, config: DeepseekV4Config, count: int, prompt: int) -> float:
-    """Seconds per token as the chat gets them, which builds one token while another is computed."""
-    session = Engine(model).session()
+def session_seconds(
+    model: Model, config: DeepseekV4Config, count: int, prompt: int, *, compiled: bool
+) -> float:
+    """Seconds per token as the chat gets them, which has one token while another is computed."""
+    session = Engine(model, compiled=compiled).session()
     session.sync(tokens_of(config, prompt))
     generated = session.stream(_WARM_UPS + count, stop_ids=())
     for _ in range(_WARM_UPS):

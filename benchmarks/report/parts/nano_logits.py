@@ -13,40 +13,54 @@ from benchmarks.report.teller import Teller
 
 FOLDER = Path(__file__).parents[3] / "dsv4_mlx" / "nano"
 QUESTION = "What is DeepSeek-V4?"
+LONG = 240
+"""Tokens of a prompt after which a graph is replayed: every layer has entries, and windows of 4 and
+128 tokens close among the next 16."""
 
 
 def run(teller: Teller, setting: Setting) -> None:
-    """One row `nano`."""
+    """One row `nano`; the tokens here by replayed graphs where that was chosen."""
     from dsv4_mlx.loading import load
 
     count = setting.sizes.greedy_tokens
     teller.at("nano on the CPU")
     model, tokenizer = load(FOLDER, backend="cpu")
-    prompt = tokenizer.encode(QUESTION)
+    prompt, replayed = tokenizer.encode(QUESTION), "replayed" in setting.choices
+    if replayed:
+        prompt = (prompt * LONG)[:LONG]
     tokens, expected, _ = answered(model, prompt, count)
     teller.at(f"nano on {setting.backend}")
     model, _ = load(FOLDER, backend=setting.backend)
-    _, found, seconds = answered(model, prompt, count, tokens)
-    teller.row("nano", tokens=count, median_s=statistics.median(seconds), **apart(found, expected))
+    step = model.compiled_step() if replayed else None
+    _, found, seconds = answered(model, prompt, count, tokens, step)
+    graphs = {} if step is None else {"graphs": step.traces}
+    told = apart(found, expected) | graphs
+    teller.row("nano", tokens=count, median_s=statistics.median(seconds), **told)
 
 
 def answered(
-    model: object, prompt: Sequence[int], count: int, tokens: Sequence[int] | None = None
+    model: object,
+    prompt: Sequence[int],
+    count: int,
+    tokens: Sequence[int] | None = None,
+    step: object = None,
 ) -> tuple[list[int], np.ndarray, list[float]]:
     """Tokens after `prompt`, logits [count, V] that they were chosen from, seconds of each.
 
     With `tokens` these are fed instead of the model's own, so that two runs can be compared all
-    the way even where they would part.
+    the way even where they would part. A `step` of the model takes its place.
     """
     from dsv4_mlx import cache as caches
+    from dsv4_mlx.model.compiled import CompiledStep
     from dsv4_mlx.model.v4 import Model
 
     assert isinstance(model, Model)
+    stepping = step if isinstance(step, CompiledStep) else model
     cache = model.make_cache()
     part, chosen, logits, seconds = mx.array([list(prompt)]), [], [], []
     for number in range(count):
         started = time.perf_counter()
-        last = model.last_logits(part, cache)
+        last = stepping.last_logits(part, cache)
         mx.eval(last, caches.evaluated(cache))
         seconds.append(time.perf_counter() - started)
         logits.append(np.array(last[0].astype(mx.float32)))

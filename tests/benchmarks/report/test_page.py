@@ -72,6 +72,10 @@ def test_what_is_right_is_said_to_be() -> None:
             part("nano", NANO | {"differs_at": 2, "margin": 0.5, "difference_there": 0.01}),
             "nano chooses other tokens than on the CPU",
         ),
+        (
+            part("nano:replayed", NANO | {"largest_difference": 0.3}),
+            "by replayed graphs (`dsv4-chat --no-compile` builds each token anew)",
+        ),
         (part("decode:ours", state="failed", message="ended by SIGKILL\nlong"), "ended by SIGKILL"),
         (part("speeds", failed()), "swiglu [two] failed"),
     ],
@@ -81,6 +85,13 @@ def test_what_is_wrong_is_said_in_words(wrong: dict[str, Any], phrase: str) -> N
     assert len(verdict.problems(report)) == 1 and phrase in verdict.problems(report)[0]
     assert "**Something is wrong: " in page.markdown(report)
     assert not verdict.sound(report)
+
+
+def test_a_person_is_told_how_to_go_on_without_broken_kernels() -> None:
+    broken = (part("kernel:swiglu", case(), failed()), part("kernel:router", state="hung"))
+    text = verdict.sentence(found(*broken, part("kernel:hc_post", case())))
+    assert "`dsv4-chat --kernels metal,-swiglu,-router` runs their references instead" in text
+    assert "--kernels" not in verdict.sentence(found(part("speeds", failed())))
 
 
 def test_a_near_tie_is_no_fault_and_is_shown() -> None:
@@ -94,7 +105,10 @@ def test_times_stand_beside_floors_and_are_judged() -> None:
     ways = {"default,unwired": 0.016, "ours,unwired": 0.008, "ours,wired": 0.004}
     rows = [DECODE | {"choices": way.split(","), "session_s": s} for way, s in ways.items()]
     report = found(part("speeds", *SPEEDS), *(part("decode:x", FLOOR, row) for row in rows))
+    rows[-1]["replayed_s"] = 0.003
     text = page.markdown(report)
+    assert "a replayed graph instead of one built anew: -25 % time" in text
+    assert "| 4.00 ms | 3.00 ms |" in text and "| 8.00 ms |  |" in text
     # 1 GB at 500 GB/s are 2 ms, 80 launches of 2.5 us 0.2 ms.
     assert "takes 2.0 times as long as reading its weights and cache would; the host is" in text
     assert "our command buffers instead of MLX's: -50 % time" in text

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from benchmarks.report import limits, schedule
+from benchmarks.report import limits, schedule, verdict
 from benchmarks.report.parts import facts, layers, nano_logits, peer
 from benchmarks.report.setting import Setting
 from benchmarks.report.sizes import FULL, SMALL, layered
@@ -108,6 +109,19 @@ def test_nano_is_compared_all_the_way_on_the_tokens_of_the_cpu(tmp_path: Path) -
     assert row["largest_difference"] == 0 and row["deviation"] > 1
 
 
+def test_nano_is_compared_by_replayed_graphs(tmp_path: Path) -> None:
+    out = io.StringIO()
+    setting = Setting("cpu", replace(SMALL, greedy_tokens=3), ("replayed",))
+    mx.disable_compile()  # each of the two tokens after the prompt is a graph then
+    try:
+        nano_logits.run(Teller(out, tmp_path), setting)
+    finally:
+        mx.enable_compile()
+    (row,) = rows(out)
+    assert row["graphs"] == 2
+    assert verdict.is_near_tie(row) and not verdict.is_far_off(row)
+
+
 def test_as_many_layers_as_fit_are_made() -> None:
     two = weight_bytes(layered(FLASH, 2))
     assert 9e9 < two < 9.5e9  # embedding and head are 2.1 of them
@@ -196,6 +210,8 @@ def test_the_schedule_has_both_limits_and_wires_on_a_mac_alone() -> None:
     assert parts["decode:ours,wired"].environment["MLX_MAX_OPS_PER_BUFFER"] == "100"
     assert "MLX_MAX_OPS_PER_BUFFER" not in parts["decode:default,wired"].environment
     assert parts["nano"].environment == {"MLX_ENABLE_TF32": "0"}
+    assert schedule.choices("nano:replayed") == ("replayed",) and "nano:replayed" in parts
+    assert "nano:replayed" not in {one.name for one in schedule.models("cpu")}
     assert parts["nano:tf32"].environment == {"MLX_ENABLE_TF32": "1"}
     with pytest.raises(ValueError, match="expected a part out of machine"):
         schedule.function("nothing")
