@@ -19,6 +19,7 @@ from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.model.attention import Attention
 from dsv4_mlx.model.compression import Compression
 from dsv4_mlx.model.indexer import Indexer
+from dsv4_mlx.training.absorbed_attention import HeadWeights, attend_heads
 from dsv4_mlx.training.block_attention import BLOCK, Visibility, attend
 from dsv4_mlx.training.index_scores import chosen_entries, closed, index_loss, index_scores, recall
 from metal_kernels.shared.rotary import rotate
@@ -55,12 +56,11 @@ class TrainedAttention(Attention):
 
     def __call__(self, x: mx.array, cache: LayerCache) -> mx.array:
         """Normed input [B, S, D] -> [B, S, D] float32; `cache` is not used."""
-        B, S, _ = x.shape
+        S = x.shape[1]
         cos, sin = self._rope.of(None, 0, S)
         residual = mx.fast.rms_norm(self.q_a_proj(x), self.q_a_norm.weight, self._eps)
         kv = mx.fast.rms_norm(self.kv_proj(x), self.kv_norm.weight, self._eps)
-        q = self.q_b_proj(residual).reshape(B, S, self._heads, self._width)
-        scale = mx.rsqrt(mx.square(q).mean(axis=-1) + self._eps) * self._width**-0.5
+        kv = rotate(kv, cos, sin)
         entries = scores = chosen = None
         compression = self.compressor
         if compression is not None and self._ratio <= S:
@@ -69,18 +69,65 @@ class TrainedAttention(Attention):
                 scores = self._index_scores(compression.indexer, x, residual)
                 if self.indexing != "dense":
                     chosen = chosen_entries(scores, compression.indexer._topk)
-        output, weights = attend(
-            rotate(q, cos[:, None], sin[:, None]),
-            scale,
-            rotate(kv, cos, sin),
-            self.sinks,
-            entries,
-            Visibility(self._window, self._ratio, chosen),
-        )
+        visible = Visibility(self._window, self._ratio, chosen)
+        core = self._absorbed if self._absorbs(2 * cos.shape[-1]) else self._direct
+        output, paid = core(residual, kv, entries, visible, cos, sin)
         if scores is not None and self._learns:
             assert compression is not None and compression.indexer is not None
-            self._learn(scores, _mass(weights, scores.shape, self._ratio), chosen)
-        return self._output(rotate(output, cos[:, None], sin[:, None], inverse=True))
+            self._learn(scores, _mass(paid, scores.shape, self._ratio), chosen)
+        return self.o_b_proj(output)
+
+    def _absorbs(self, rope: int) -> bool:
+        """Whether a head is wider than what its queries are made of and its outputs become."""
+        longest = max(self.q_a_norm.weight.size, self.o_a_proj.weight.shape[0] // self._groups)
+        return longest + rope < self._width
+
+    def _direct(
+        self,
+        residual: mx.array,
+        kv: mx.array,
+        entries: mx.array | None,
+        visible: Visibility,
+        cos: mx.array,
+        sin: mx.array,
+    ) -> tuple[mx.array, list[mx.array]]:
+        """Attention over rotated rows [B, S, K]: [B, S, g O], and what blocks paid [B, n, m]."""
+        B, S, _ = residual.shape
+        q = self.q_b_proj(residual).reshape(B, S, self._heads, self._width)
+        scale = mx.rsqrt(mx.square(q).mean(axis=-1) + self._eps) * self._width**-0.5
+        q = rotate(q, cos[:, None], sin[:, None])
+        output, weights = attend(q, scale, kv, self.sinks, entries, visible)
+        output = rotate(output, cos[:, None], sin[:, None], inverse=True)
+        grouped = self.o_a_proj(output.reshape(B, S, self._groups, -1))
+        return grouped.reshape(B, S, -1), [block.sum(axis=2) for block in weights]
+
+    def _absorbed(
+        self,
+        residual: mx.array,
+        kv: mx.array,
+        entries: mx.array | None,
+        visible: Visibility,
+        cos: mx.array,
+        sin: mx.array,
+    ) -> tuple[mx.array, list[mx.array]]:
+        """The same by `absorbed_attention`."""
+        heads = HeadWeights(
+            self.q_b_proj.weight,
+            self.o_a_proj.weight,
+            self._heads,
+            self._groups,
+            2 * cos.shape[-1],
+        )
+        squares = heads.squares(residual)
+        output, weights = attend_heads(
+            heads.queries(residual, cos, sin),
+            mx.rsqrt(squares / self._width + self._eps) * self._width**-0.5,
+            heads.keys(kv),
+            self.sinks,
+            None if entries is None else heads.keys(entries),
+            visible,
+        )
+        return heads.outputs(output, cos, sin), [block.sum(axis=0) for block in weights]
 
     @property
     def _learns(self) -> bool:
@@ -129,12 +176,11 @@ def _entries(compressor: Compression | Indexer, x: mx.array) -> mx.array:
     )
 
 
-def _mass(weights: list[mx.array], shape: tuple[int, ...], ratio: int) -> mx.array:
+def _mass(paid: list[mx.array], shape: tuple[int, ...], ratio: int) -> mx.array:
     """What each query paid to each entry, summed over heads: `shape` [B, S, T] float32."""
     _, S, T = shape
     rows = []
-    for number, block in enumerate(weights):
+    for number, block in enumerate(paid):
         count = min(T, min(S, (number + 1) * BLOCK) // ratio)
-        paid = block[..., block.shape[-1] - count :].sum(axis=2)
-        rows.append(mx.pad(paid, [(0, 0), (0, 0), (0, T - count)]))
+        rows.append(mx.pad(block[..., block.shape[-1] - count :], [(0, 0), (0, 0), (0, T - count)]))
     return mx.stop_gradient(mx.concatenate(rows, axis=1))

@@ -112,8 +112,8 @@ def _backward(
     q, scale, kv, sinks = given[:4]
     B, _, H, K = q.shape
     of_q, of_scale, of_sinks = [], [], mx.zeros_like(sinks)
-    of_kv = _Pieces(kv)
-    of_entries = _Pieces(given[4]) if len(given) > 4 else None
+    of_kv = Pieces(kv)
+    of_entries = Pieces(given[4]) if len(given) > 4 else None
     for (first, stop, oldest, count, _), p in zip(blocks, weights, strict=True):
         n, keys = stop - first, _keys(given, oldest, stop, count)
         own_q = q[:, first:stop].reshape(B, n * H, K)
@@ -137,8 +137,8 @@ def _backward(
     return found if of_entries is None else [*found, of_entries.total()]
 
 
-class _Pieces:
-    """A sum over rows [B, n, K] of which every block adds to a part."""
+class Pieces:
+    """A sum over rows [..., n, K] of which every block adds to a part."""
 
     def __init__(self, like: mx.array):
         self._done: list[mx.array] = []
@@ -151,23 +151,23 @@ class _Pieces:
         if self._open is None:
             self._start, self._open = start, rows
             if start:
-                self._done.append(mx.zeros_like(self._like[:, :start]))
+                self._done.append(mx.zeros_like(self._like[..., :start, :]))
             return
         skip = start - self._start
         if skip:
-            self._done.append(self._open[:, :skip])
-        kept = self._open[:, skip:]
-        shared = kept.shape[1]
-        parts = [kept + rows[:, :shared]] if shared else []
-        if rows.shape[1] > shared:
-            parts.append(rows[:, shared:])
-        self._open = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+            self._done.append(self._open[..., :skip, :])
+        kept = self._open[..., skip:, :]
+        shared = kept.shape[-2]
+        parts = [kept + rows[..., :shared, :]] if shared else []
+        if rows.shape[-2] > shared:
+            parts.append(rows[..., shared:, :])
+        self._open = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-2)
         self._start = start
 
     def total(self) -> mx.array:
         """The sum, zero where nothing was added."""
         if self._open is None:
             return mx.zeros_like(self._like)
-        rest = self._like.shape[1] - self._start - self._open.shape[1]
-        tail = [mx.zeros_like(self._like[:, :rest])] if rest else []
-        return mx.concatenate([*self._done, self._open, *tail], axis=1)
+        rest = self._like.shape[-2] - self._start - self._open.shape[-2]
+        tail = [mx.zeros_like(self._like[..., :rest, :])] if rest else []
+        return mx.concatenate([*self._done, self._open, *tail], axis=-2)

@@ -32,11 +32,13 @@ SMALL = NANO.replace(
     moe_intermediate_size=32,
     compress_ratios=(0, 4, 128, 0),
 )
+# Heads wider than their residual and their share of the output, as nano's are.
+WIDE = SMALL.replace(head_dim=96, q_lora_rank=32, o_lora_rank=48)
 UNTRAINED = ("tid2eid", "e_score_correction_bias")
 
 
-def parts(seed=0):
-    parameters = initial_parameters(SMALL, seed)
+def parts(config=SMALL):
+    parameters = initial_parameters(config, 0)
     fixed = {name: parameters.pop(name) for name in list(parameters) if name.endswith(UNTRAINED)}
     return parameters, fixed
 
@@ -65,11 +67,12 @@ def assert_close(found, expected, tolerance):
 
 
 @pytest.mark.parametrize("indexing", ["frozen", "off", "dense", "sparse"])
-def test_logits_are_the_models(indexing):
-    parameters, fixed = parts()
+@pytest.mark.parametrize("config", [SMALL, WIDE], ids=["direct", "absorbed"])
+def test_logits_are_the_models(config, indexing):
+    parameters, fixed = parts(config)
     selects = indexing in ("frozen", "sparse")
-    wide = SMALL if selects else SMALL.replace(index_topk=99)
-    objective = NanoObjective(SMALL, fixed | parameters)
+    wide = config if selects else config.replace(index_topk=99)
+    objective = NanoObjective(config, fixed | parameters)
     if indexing != "frozen":
         objective.set_indexing(indexing)
     reference = Model(wide, numerics=Numerics.PLAIN, backend="cpu")
@@ -78,16 +81,17 @@ def test_logits_are_the_models(indexing):
     found, expected = np.array(objective.model(tokens)), np.array(reference(tokens))
     np.testing.assert_allclose(found, expected, atol=2e-4)
     if selects:  # and the selection does leave entries out
-        reference = Model(SMALL.replace(index_topk=99), numerics=Numerics.PLAIN, backend="cpu")
+        reference = Model(config.replace(index_topk=99), numerics=Numerics.PLAIN, backend="cpu")
         reference.update(tree_unflatten(list((parameters | fixed).items())))
         assert np.abs(np.array(reference(tokens)) - expected).max() > 1e-2
 
 
-def test_gradients_are_the_references():
-    parameters, fixed = parts()
+@pytest.mark.parametrize("config", [SMALL, WIDE], ids=["direct", "absorbed"])
+def test_gradients_are_the_references(config):
+    parameters, fixed = parts(config)
     tokens = mx.array(batch().tokens)
     cotangent = mx.random.normal((*tokens.shape, 64), key=mx.random.key(3))
-    wide = SMALL.replace(index_topk=99)
+    wide = config.replace(index_topk=99)
     models = {
         "reference": Model(wide, numerics=Numerics.PLAIN, backend="cpu"),
         "trained": NanoObjective(wide, fixed).model,
