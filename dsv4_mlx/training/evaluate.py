@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MTP = "mtp"
 WITHOUT = ("window", "csa", "hca", "selection")
-_MODES: tuple[ThinkingMode, ...] = get_args(ThinkingMode)
+MODES: tuple[ThinkingMode, ...] = get_args(ThinkingMode)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("model", metavar="MODEL", type=user_path, help="checkpoint folder")
     kinds = [*MAKERS, MTP]
     add("--kind", nargs="+", choices=kinds, default=kinds, help="which abilities (default: all)")
-    add("--mode", nargs="+", choices=_MODES, default=list(_MODES), help="default: both")
+    add("--mode", nargs="+", choices=MODES, default=list(MODES), help="default: both")
     add("--count", type=int, default=100, help="tasks of a kind and mode (default 100)")
     add("--seed", type=int, default=0, help="which tasks (default 0)")
     add("--lengths", nargs="+", type=int, default=list(LENGTHS), help="of recall, in tokens")
