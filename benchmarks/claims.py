@@ -1,8 +1,9 @@
-"""docs/claims.md: the tables between its marks, written from benchmarks/results.
+"""docs/claims.md: the tables between its marks and its pictures, written from benchmarks/results.
 
     python -m benchmarks.claims
 
-A test compares the committed page with `page()`. What stands outside the marks is written by hand.
+Tests compare the committed files with `page()` and `pictures()`. What stands outside the marks is
+written by hand.
 """
 
 import re
@@ -10,10 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import efficiency
+from benchmarks.ablations import pictures as ablations
 
 PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
+PICTURES = PAGE.with_suffix("")
 BLOCKS: dict[str, Callable[[], str]] = {
     "efficiency": lambda: efficiency.table(list(efficiency.rows())),
+    "ablations": ablations.table,
 }
 """What stands between `<!-- NAME -->` and `<!-- end -->`."""
 
@@ -21,13 +25,30 @@ BLOCKS: dict[str, Callable[[], str]] = {
 def page() -> str:
     """The whole file; KeyError for a mark that has no block."""
     return re.sub(
-        r"(?<=<!-- )(\w+)( -->\n).*?(?=<!-- end -->)",
+        r"(?<=<!-- )((?!end\b)\w+)( -->\n).*?(?=<!-- end -->)",
         lambda mark: f"{mark[1]}{mark[2]}\n{BLOCKS[mark[1]]()}\n\n",
         PAGE.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )
 
 
-if __name__ == "__main__":
+def pictures() -> dict[str, str]:
+    """SVG texts by the name of their file in docs/claims."""
+    return ablations.pictures()
+
+
+def main() -> None:
+    """Write the page and its pictures; pictures that are no longer drawn go."""
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    PICTURES.mkdir(exist_ok=True)
+    drawn = pictures()
+    for old in PICTURES.glob("*.svg"):
+        if old.name not in drawn:
+            old.unlink()
+    for name, svg in drawn.items():
+        (PICTURES / name).write_text(svg, encoding="utf-8")
+    print(f"wrote {PAGE} and {len(drawn)} pictures")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,11 +11,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from benchmarks.record import record
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
-from dsv4_mlx.release.tensors import TensorSpec, backbone_tensors
+from dsv4_mlx.release.tensors import backbone_tensors
 from dsv4_mlx.sizing.costs import Costs
 
 MILLION = 1 << 20
@@ -116,18 +117,19 @@ V32 = SparseMla()
 MODELS = {"V4-Flash": FLASH, "V4-Pro": PRO}
 
 
+@cache
 def active_parameters(config: DeepseekV4Config) -> int:
     """Weights that one token is multiplied with, the head's among them, its embedding's not."""
-    return int(sum(_multiplied(tensor, config) for tensor in backbone_tensors(config)))
-
-
-def _multiplied(tensor: TensorSpec, config: DeepseekV4Config) -> Fraction:
-    if tensor.name == "embed.weight" or tensor.name.endswith(("tid2eid", ".scale")):
-        return Fraction(0)
-    size = math.prod(tensor.shape) * (2 if tensor.dtype == "I8" else 1)  # two FP4 in a byte
-    if ".experts." in tensor.name:
-        return size * Fraction(config.num_experts_per_tok, config.n_routed_experts)
-    return Fraction(size)
+    experts = others = 0
+    for tensor in backbone_tensors(config):
+        if tensor.name == "embed.weight" or tensor.name.endswith(("tid2eid", ".scale")):
+            continue
+        size = math.prod(tensor.shape) * (2 if tensor.dtype == "I8" else 1)  # two FP4 in a byte
+        if ".experts." in tensor.name:
+            experts += size
+        else:
+            others += size
+    return others + experts * config.num_experts_per_tok // config.n_routed_experts
 
 
 def operations(config: DeepseekV4Config, context: int) -> Operations:

@@ -11,6 +11,7 @@ import mlx.core as mx
 from benchmarks.ablations.lab_data import VOCAB
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.release.config import FLASH, DeepseekV4Config
+from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.trainer import uses_muon
 
@@ -41,13 +42,18 @@ HYPER_CONNECTIONS = (".fn", ".base", ".scale", "hc_fn", "hc_base", "hc_scale")
 
 @dataclass(frozen=True)
 class Arm:
-    """One change. `plain_residuals` holds one stream's mixing at x + f(norm(x))."""
+    """One change.
+
+    `plain_residuals` holds one stream's mixing at x + f(norm(x)). With `selects`, indexers learn
+    from the start and choose the entries that are attended in the second half of the steps.
+    """
 
     name: str
     says: str
     config: DeepseekV4Config
     plain_residuals: bool = False
     only_adamw: bool = False
+    selects: bool = False
     peak: float = 4e-3
 
     def takes_muon(self, name: str, parameter: mx.array) -> bool:
@@ -65,7 +71,28 @@ ARMS = {
             LAB.replace(hc_mult=1, n_routed_experts=9),
             plain_residuals=True,
         ),
+        Arm(
+            "engram",
+            "Engram at layer 1, two experts fewer for its parameters",
+            LAB.replace(
+                n_routed_experts=6,
+                engram=EngramConfig(
+                    layer_ids=(1,),
+                    compressed_vocab_size=VOCAB,
+                    vocab_size=1270,
+                    max_ngram_size=3,
+                    n_heads=2,
+                    head_dim=32,
+                ),
+            ),
+        ),
         Arm("adamw", "AdamW for every parameter at Muon's peak rate", LAB, only_adamw=True),
+        Arm(
+            "selected",
+            "16 of 64 entries selected in the second half of the steps, the indexer trained",
+            LAB.replace(index_topk=16),
+            selects=True,
+        ),
         Arm(
             "adamw-low",
             "AdamW for every parameter at a quarter of that rate",
@@ -99,7 +126,7 @@ def plain(parameters: Parameters) -> Parameters:
 
 
 def counted(config: DeepseekV4Config, parameters: Mapping[str, mx.array]) -> tuple[int, int]:
-    """All parameters, and those of one token: its experts, and a row of the embedding."""
+    """All parameters, and those of one token: its experts, and the rows that it looks up."""
     total = active = 0
     for name, value in parameters.items():
         size = math.prod(value.shape)
@@ -108,5 +135,8 @@ def counted(config: DeepseekV4Config, parameters: Mapping[str, mx.array]) -> tup
             size = size * config.num_experts_per_tok // config.n_routed_experts
         elif name.endswith("embed_tokens.weight"):
             size = value.shape[-1]
+        elif name.endswith("engram.table.weight"):
+            assert config.engram is not None
+            size = config.engram.width
         active += size
     return total, active

@@ -73,14 +73,12 @@ def pictures() -> dict[str, str]:
         return {}
     drawn = {}
     for measure, label in MEASURES.items():
-        bars = [Bar(name, values(rows, measure)) for name, rows in arms.items()]
-        name = measure.replace("_", "-")
-        drawn[f"ablations-{name}.svg"] = bar_plot(
-            f"Ablations: {label.partition(',')[0]}", label, bars
-        )
-        drawn[f"ablations-{name}-curve.svg"] = line_plot(
-            f"Ablations: {label.partition(',')[0]}", "training step", label, curves(arms, measure)
-        )
+        name, title = measure.replace("_", "-"), f"Ablations: {label.partition(',')[0]}"
+        lines = curves(arms, measure)
+        drawn[f"ablations-{name}-curve.svg"] = line_plot(title, "training step", label, lines)
+        if label.endswith("share"):  # a bar from zero says nothing of a loss
+            bars = [Bar(name, values(rows, measure)) for name, rows in arms.items()]
+            drawn[f"ablations-{name}.svg"] = bar_plot(title, label, bars)
     return drawn
 
 

@@ -20,7 +20,8 @@ from benchmarks.record import earlier, record
 from dsv4_mlx.release.spellings import keys_of
 from dsv4_mlx.training.losses import corrected_bias
 from dsv4_mlx.training.nano_init import initial_parameters
-from dsv4_mlx.training.nano_recipe import NanoObjective, matrices
+from dsv4_mlx.training.nano_recipe import matrices
+from dsv4_mlx.training.objective import NanoObjective
 from dsv4_mlx.training.runs import StepListener, TrainingRun
 from dsv4_mlx.training.trainer import Schedule, Trainer
 
@@ -54,6 +55,7 @@ class Plan:
             "peak": arm.peak,
             "only_adamw": arm.only_adamw,
             "plain_residuals": arm.plain_residuals,
+            **({"selects": True} if arm.selects else {}),
         }
 
     def design(self, arm: Arm) -> str:
@@ -88,6 +90,8 @@ class Lab:
         started = time.process_time()
         plan, trainer = self.plan, self.trainer
         self.objective.put(trainer.buffers)
+        if self.arm.selects:
+            self.objective.set_indexing("dense" if number < plan.steps // 2 else "sparse")
         made = lab_data.batch(self.seed, number, plan.rows, plan.length)
         loss, extras = trainer.step(made)
         for name in self.objective.routers:

@@ -86,6 +86,21 @@ def test_the_adamw_arm_moves_everything_without_muon() -> None:
     assert [name for name in kept if "indexer" not in name] == []  # it selects nothing here
 
 
+def test_the_selecting_arm_attends_chosen_entries_in_the_second_half() -> None:
+    lab = Lab(Arm("selected", "", SMALL.replace(index_topk=4), selects=True), 0, PLAN)
+    attentions = lab.objective._trained.attentions
+    lab.step(1)
+    assert {one.indexing for one in attentions} == {"dense"}
+    indexers = [n for n in lab.trainer.parameters if "indexer" in n and n.endswith("weight")]
+    before = {name: lab.trainer.parameters[name] for name in indexers}
+    lab.step(2)
+    assert {one.indexing for one in attentions} == {"sparse"}
+    assert all((lab.trainer.parameters[n] != before[n]).any().item() for n in indexers)
+    chosen = lab.measured()["text_loss"]
+    lab.objective.set_indexing("off")
+    assert lab.measured()["text_loss"] != chosen  # with 16 entries, 12 are left out
+
+
 def test_arms_have_the_parameters_of_the_base_within_two_in_a_hundred() -> None:
     sizes = {name: Lab(arm, 0, PLAN).sizes for name, arm in ARMS.items()}
     total, active = sizes["base"]
