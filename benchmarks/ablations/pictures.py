@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from benchmarks.ablations.arms import ARMS
+from benchmarks.ablations.run import Plan
 from benchmarks.record import earlier
 from dsv4_mlx.training.plots import Bar, Curve, bar_plot, line_plot
 
 Row = Mapping[str, str]
 MEASURES = {
     "text_loss": "next-token loss on held-out text, nats",
-    "fact_recall": "facts of training recalled in an unseen wording, share",
-    "needle_recall": "pairs planted in the context recalled from beyond the window, share",
+    "fact_recall": "facts recalled in an unseen wording, share",
+    "needle_recall": "needles recalled from beyond the window, share",
 }
 
 
@@ -49,7 +50,9 @@ def table() -> str:
     for name, arm in ARMS.items():
         rows = arms.get(name, [])
         if not rows:
-            lines.append(f"| {name}: {arm.says} | 0 | | | not run | not run | not run | |")
+            done = reached(name, arms)
+            said = f"stopped at step {done}" if done else "not run"
+            lines.append(f"| {name}: {arm.says} | 0 | | | {said} | {said} | {said} | |")
             continue
         sizes = f"{int(rows[0]['parameters']):,}, {int(rows[0]['active_parameters']):,}"
         measures = (spread(values(rows, m)) for m in ("text_loss", "fact_recall", "needle_recall"))
@@ -83,10 +86,23 @@ def pictures() -> dict[str, str]:
 
 
 def curves(arms: Mapping[str, list[Row]], measure: str) -> list[Curve]:
-    """A line for each arm: the values of its seeds at every step that was measured."""
-    designs = {name: {row["design"] for row in rows} for name, rows in arms.items()}
-    points: dict[str, dict[int, list[float]]] = {name: {} for name in arms}
-    for row in earlier("ablation_curves"):
-        if row["design"] in designs.get(row["arm"], ()):
-            points[row["arm"]].setdefault(int(row["step"]), []).append(float(row[measure]))
+    """A line for each arm: the values of its seeds at every step that was measured.
+
+    Runs that were stopped are among them, as far as they came.
+    """
+    points: dict[str, dict[int, list[float]]] = {name: {} for name in ARMS}
+    for row in _measured(arms):
+        points[row["arm"]].setdefault(int(row["step"]), []).append(float(row[measure]))
     return [Curve(name, sorted(found.items())) for name, found in points.items() if found]
+
+
+def reached(name: str, arms: Mapping[str, list[Row]]) -> int:
+    """The last step at which an unfinished run of the arm was measured."""
+    return max((int(row["step"]) for row in _measured(arms) if row["arm"] == name), default=0)
+
+
+def _measured(arms: Mapping[str, list[Row]]) -> list[Row]:
+    """The points of all curves with the plan of the compared runs."""
+    plans = {int(row["steps"]) for rows in arms.values() for row in rows}
+    wanted = {(name, Plan(steps=n).design(arm)) for name, arm in ARMS.items() for n in plans}
+    return [row for row in earlier("ablation_curves") if (row["arm"], row["design"]) in wanted]

@@ -157,24 +157,30 @@ def run(
             log_every=plan.every,
             progress=progress,
         )
+        record_curve(kept.curve(), lab, command)
         if done:
             _record(kept.curve(), lab, command)
     return done
 
 
-def _record(curve: list[dict[str, float]], lab: Lab, command: str) -> None:
-    """The points of the curve first: a kill between the two files leaves the run unfinished."""
-    plan = lab.plan
-    common = {"arm": lab.arm.name, "seed": lab.seed, "design": plan.design(lab.arm)}
+def record_curve(curve: list[dict[str, float]], lab: Lab, command: str) -> None:
+    """Add the measurements that the table of curves lacks: a stopped run shows how far it came."""
+    common = {"arm": lab.arm.name, "seed": lab.seed, "design": lab.plan.design(lab.arm)}
     points = [
         common | {"step": int(row["step"])} | _rounded(row, CURVE_FIELDS[4:]) for row in curve
     ]
     known = {_key(row, "step") for row in earlier("ablation_curves")}
     fresh = [row for row in points if _key(row, "step") not in known]
-    record("ablation_curves", command, fresh, CURVE_FIELDS)
-    total, active = lab.sizes
+    if fresh:
+        record("ablation_curves", command, fresh, CURVE_FIELDS)
+
+
+def _record(curve: list[dict[str, float]], lab: Lab, command: str) -> None:
+    plan, (total, active) = lab.plan, lab.sizes
     row = {
-        **common,
+        "arm": lab.arm.name,
+        "seed": lab.seed,
+        "design": plan.design(lab.arm),
         "steps": plan.steps,
         "tokens": plan.steps * plan.rows * plan.length,
         "parameters": total,

@@ -1,5 +1,6 @@
 """benchmarks/ablations: arms differ in one thing, runs go on where they were stopped."""
 
+import signal
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,7 +18,7 @@ SMALL = LAB.replace(
 )
 TINY = Arm("base", "a small base", SMALL)
 PLAIN = Arm("plain", "one stream", SMALL.replace(hc_mult=1), plain_residuals=True)
-PLAN = Plan(steps=4, rows=4, length=64, measured_rows=2, every=2)
+PLAN = Plan(steps=4, rows=2, length=64, measured_rows=1, every=2)
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +58,38 @@ def test_a_killed_run_goes_on_to_the_row_of_an_unbroken_one(tmp_path: Path) -> N
     assert run.run(tmp_path / "b", TINY, 0, PLAN, "a")
     one, other = record.earlier("ablations")
     assert one | {"cpu_s": ""} == other | {"cpu_s": ""}
-    assert (one["arm"], one["steps"], one["tokens"]) == ("base", "4", "1024")
+    assert (one["arm"], one["steps"], one["tokens"]) == ("base", "4", "512")
     curve = record.earlier("ablation_curves")
     assert [row["step"] for row in curve] == ["2", "4"]  # the second run adds no point twice
     assert curve[-1]["text_loss"] == one["text_loss"]
+
+
+class StoppedAt:
+    """A listener that asks the program to end after a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def update(self, step: int, row: run.Mapping[str, float]) -> None:
+        if step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_stopped_run_shows_how_far_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "ARMS", {"base": TINY})
+    monkeypatch.setattr(pictures, "Plan", lambda steps: PLAN)
+    assert not run.run(tmp_path / "a", TINY, 1, PLAN, "a", StoppedAt(3))
+    assert [row["step"] for row in record.earlier("ablation_curves")] == ["2"]
+    assert record.earlier("ablations") == []
+    row = {"arm": "base", "steps": "4"}
+    (curve,) = pictures.curves({"base": [row]}, "text_loss")
+    assert curve.label == "base" and [step for step, _ in curve.points] == [2]
+    assert pictures.reached("base", {"base": [row]}) == 2
+    assert run.run(tmp_path / "a", TINY, 1, PLAN, "a")
+    assert [row["step"] for row in record.earlier("ablation_curves")] == ["2", "4"]
+    assert [row["seed"] for row in record.earlier("ablations")] == ["1"]
 
 
 def test_one_stream_without_mixing_weights_is_a_plain_residual() -> None:
@@ -129,7 +158,8 @@ def test_the_list_says_what_is_finished(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path), "--list"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith("finished: none")
-    assert [line for line in said if line.endswith("finished: 2")] == [said[2]]
+    (line,) = (line for line in said if line.endswith("finished: 2"))
+    assert line.startswith("adamw: ") and len(said) == len(ARMS)
 
 
 def test_only_runs_of_equal_length_are_compared() -> None:
