@@ -18,7 +18,7 @@ SMALL = LAB.replace(
 )
 TINY = Arm("base", "a small base", SMALL)
 PLAIN = Arm("plain", "one stream", SMALL.replace(hc_mult=1), plain_residuals=True)
-PLAN = Plan(steps=4, rows=2, length=64, measured_rows=1, every=2)
+PLAN = Plan(steps=3, rows=2, length=64, measured_rows=1, every=2)
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +58,9 @@ def test_a_killed_run_goes_on_to_the_row_of_an_unbroken_one(tmp_path: Path) -> N
     assert run.run(tmp_path / "b", TINY, 0, PLAN, "a")
     one, other = record.earlier("ablations")
     assert one | {"cpu_s": ""} == other | {"cpu_s": ""}
-    assert (one["arm"], one["steps"], one["tokens"]) == ("base", "4", "512")
+    assert (one["arm"], one["steps"], one["tokens"]) == ("base", "3", "384")
     curve = record.earlier("ablation_curves")
-    assert [row["step"] for row in curve] == ["2", "4"]  # the second run adds no point twice
+    assert [row["step"] for row in curve] == ["2", "3"]  # the second run adds no point twice
     assert curve[-1]["text_loss"] == one["text_loss"]
 
 
@@ -80,15 +80,15 @@ def test_a_stopped_run_shows_how_far_it_came(
 ) -> None:
     monkeypatch.setattr(pictures, "ARMS", {"base": TINY})
     monkeypatch.setattr(pictures, "Plan", lambda steps: PLAN)
-    assert not run.run(tmp_path / "a", TINY, 1, PLAN, "a", StoppedAt(3))
+    assert not run.run(tmp_path / "a", TINY, 1, PLAN, "a", StoppedAt(2))
     assert [row["step"] for row in record.earlier("ablation_curves")] == ["2"]
     assert record.earlier("ablations") == []
-    row = {"arm": "base", "steps": "4"}
+    row = {"arm": "base", "steps": "3"}
     (curve,) = pictures.curves({"base": [row]}, "text_loss")
     assert curve.label == "base" and [step for step, _ in curve.points] == [2]
     assert pictures.reached("base", {"base": [row]}) == 2
     assert run.run(tmp_path / "a", TINY, 1, PLAN, "a")
-    assert [row["step"] for row in record.earlier("ablation_curves")] == ["2", "4"]
+    assert [row["step"] for row in record.earlier("ablation_curves")] == ["2", "3"]
     assert [row["seed"] for row in record.earlier("ablations")] == ["1"]
 
 
@@ -118,11 +118,11 @@ def test_the_adamw_arm_moves_everything_without_muon() -> None:
 def test_the_selecting_arm_attends_chosen_entries_in_the_second_half() -> None:
     lab = Lab(Arm("selected", "", SMALL.replace(index_topk=4), selects=True), 0, PLAN)
     attentions = lab.objective._trained.attentions
-    lab.step(1)
+    lab.step(0)
     assert {one.indexing for one in attentions} == {"dense"}
     indexers = [n for n in lab.trainer.parameters if "indexer" in n and n.endswith("weight")]
     before = {name: lab.trainer.parameters[name] for name in indexers}
-    lab.step(2)
+    lab.step(1)
     assert {one.indexing for one in attentions} == {"sparse"}
     assert all((lab.trainer.parameters[n] != before[n]).any().item() for n in indexers)
     chosen = lab.measured()["text_loss"]
