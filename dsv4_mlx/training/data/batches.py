@@ -24,7 +24,8 @@ from dsv4_mlx.training.data.tasks import tasks
 
 _SAME_TEXT = 40  # a schema is one text however many lessons carry it
 _AT_FIRST = 0.75  # share of a batch that is drawn freely; the rest is what is missing then
-_TRIES = 6  # lessons drawn for what is left of a row before one is cut
+_GOLDEN, _SILVER = 0.6180339887, 0.4142135624  # multiples of these lie evenly, modulo 1
+_TRIES = 4  # lessons drawn for what is left of a row before one is cut
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def packed_rows(
     lessons = Lessons(tokenizer, rng, size, kinds)
     drawn: list[Lesson] = []
     while sum(len(lesson.ids) for lesson in drawn) < _AT_FIRST * rows * size:
-        drawn.append(lessons.draw())
+        drawn.append(lessons.draw(chance=_spread(step, len(drawn))))
     packed = _first_fit(drawn, rows, size)
     missing = {one: share * rows * size for one, share in lessons.shares.items()}
     for lesson in (lesson for row in packed for lesson in row):
@@ -73,6 +74,14 @@ def packed_rows(
         rng.shuffle(row)
         _fill(row, lessons, missing, size)
     return packed
+
+
+def _spread(step: int, number: int) -> float:
+    """In [0, 1): over the steps the n-th numbers lie evenly, so that kinds come in their shares.
+
+    Long lessons are few in a batch; left to chance, their shares would take many batches.
+    """
+    return (step * _GOLDEN + number * _SILVER) % 1
 
 
 def _first_fit(drawn: Sequence[Lesson], rows: int, size: int) -> list[list[Lesson]]:
@@ -94,9 +103,10 @@ def _fill(
     room = size - sum(len(lesson.ids) for lesson in row)
     while room > 0:
         wanted = {one: tokens for one, tokens in missing.items() if tokens > 0}
-        tried = [lessons.draw(wanted) for _ in range(_TRIES)]
-        fitting = [lesson for lesson in tried if len(lesson.ids) <= room]
-        lesson = (fitting or tried)[0]
+        for _ in range(_TRIES):
+            lesson = lessons.draw(wanted)
+            if len(lesson.ids) <= room:
+                break
         row.append(lesson)
         missing[lesson.kind, lesson.mode] -= min(room, len(lesson.ids))
         room -= len(lesson.ids)

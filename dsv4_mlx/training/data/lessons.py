@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import accumulate
 from typing import get_args
 
 from dsv4_mlx.chat.effort import ThinkingMode
@@ -34,8 +36,9 @@ ELSEWHERE = 0.1  # questions teach the language, so they count a little
 LONG_TEXT = 0.01  # filler and schemas teach nothing that is asked for
 _LONG_TOKENS = 100
 _MAX_EFFORT = 0.05  # share of thinking lessons that begin with the text of level max
+_KEPT = 0.5  # share of lessons in which earlier turns keep their reasoning
 _SHORTEST_RECALL = 100
-_MEASURED = 60  # lessons from which the mean length of a kind is taken
+_MEASURED = 40  # lessons from which the mean length of a kind is taken
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,24 @@ class Lesson:
     mode: ThinkingMode
 
 
-def prompt_of(task: Task, *, effort: str | None = None) -> Prompt:
-    """The whole conversation of a task in the official encoding."""
-    return encode_messages(task.lesson(), thinking_mode=task.thinking_mode, reasoning_effort=effort)
+def prompt_of(task: Task, *, effort: str | None = None, keep: bool = False) -> Prompt:
+    """The whole conversation of a task in the official encoding.
+
+    The encoding leaves out the reasoning of earlier turns, as a chat does, unless there are tools
+    or `keep` says otherwise; it is kept where the lesson goes on after the task's own reply.
+    """
+    goes_on = any(message["role"] == "user" for message in task.after)
+    return encode_messages(
+        task.lesson(),
+        thinking_mode=task.thinking_mode,
+        reasoning_effort=effort,
+        drop_thinking=not (keep or goes_on),
+    )
 
 
-def lesson_of(tokenizer: Tokenizer, task: Task, *, effort: str | None = None) -> Lesson:
+def lesson_of(
+    tokenizer: Tokenizer, task: Task, *, effort: str | None = None, keep: bool = False
+) -> Lesson:
     """1 for what the assistant says up to EOS, less for the rest.
 
     The `<think>` or `</think>` right after the assistant's token belongs to the prompt.
@@ -61,7 +76,7 @@ def lesson_of(tokenizer: Tokenizer, task: Task, *, effort: str | None = None) ->
     ids: list[int] = []
     weights: list[float] = []
     speaks, before = False, ""
-    for segment in prompt_of(task, effort=effort).segments:
+    for segment in prompt_of(task, effort=effort, keep=keep).segments:
         own = _segment_ids(tokenizer, segment)
         given = before == ASSISTANT and segment.text in (THINK, END_THINK)
         weight = ELSEWHERE if len(own) < _LONG_TOKENS else LONG_TEXT
@@ -90,8 +105,8 @@ class LessonMaker:
 
     def made(self, kind: Kind, mode: ThinkingMode) -> Lesson:
         most = mode == "thinking" and self._rng.random() < _MAX_EFFORT
-        task = self._makers[kind](mode)
-        return lesson_of(self._tokenizer, task, effort="max" if most else None)
+        task, keep = self._makers[kind](mode), self._rng.random() < _KEPT
+        return lesson_of(self._tokenizer, task, effort="max" if most else None, keep=keep)
 
 
 def _recall(rng: random.Random, limit: int, mode: ThinkingMode) -> Task:
@@ -124,11 +139,17 @@ class Lessons:
             (kind, mode): SHARES[kind] / total for kind, mode in self._means
         }
 
-    def draw(self, wanted: Mapping[KindAndMode, float] | None = None) -> Lesson:
-        """The next lesson; `wanted` are other tokens of kinds and modes than those of `shares`."""
+    def draw(
+        self, wanted: Mapping[KindAndMode, float] | None = None, chance: float | None = None
+    ) -> Lesson:
+        """The next lesson; `wanted` are other tokens of kinds and modes than those of `shares`.
+
+        `chance` in [0, 1) takes the place of the random number that chooses kind and mode.
+        """
         wanted = wanted or self.shares
-        odds = [tokens / self._means[one] for one, tokens in wanted.items()]
-        kind, mode = self._rng.choices(list(wanted), odds)[0]
+        odds = list(accumulate(tokens / self._means[one] for one, tokens in wanted.items()))
+        chance = self._rng.random() if chance is None else chance
+        kind, mode = list(wanted)[bisect_right(odds, chance * odds[-1], hi=len(odds) - 1)]
         while True:
             lesson = self._maker.made(kind, mode)
             if len(lesson.ids) <= self._limit:

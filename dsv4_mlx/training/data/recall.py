@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.training.data.judging import Answer, ExactNumber, OneOf
-from dsv4_mlx.training.data.task import Split, Task, assistant, in_split, user
+from dsv4_mlx.training.data.task import MessageDict, Split, Task, assistant, in_split, user
 from dsv4_mlx.training.data.wordings import wording
 from dsv4_mlx.training.data.words import words
 
@@ -42,6 +42,7 @@ _ASKED: Mapping[Split, tuple[str, ...]] = {
         "Look it up above: {asked}",
     ),
 }
+_MOST_MORE = 3  # questions of a lesson after its first
 _FRAME_WORDS = 24  # of the prompt around the text
 _NEAREST = 170  # words between a held-out fact and the question: the window of 128 is past it
 
@@ -127,7 +128,7 @@ def recall_task(
     """
     length = length or rng.choice(LENGTHS)
     count = max(20, int(length / TOKENS_PER_WORD) - _FRAME_WORDS)
-    facts = planted_facts(rng, split, min(4, 2 + count // 200))
+    facts = planted_facts(rng, split, min(6, 3 + count // 200))
     text = filler(rng, count - 7 * len(facts))
     last = len(text)
     if split == "held_out":
@@ -136,27 +137,31 @@ def recall_task(
     text.insert(place, facts[0].sentence)
     for other in facts[1:]:
         text.insert(rng.randint(0, len(text)), other.sentence)
-    return _asked(rng, split, mode, facts[0], " ".join(text), length, place / max(1, len(text)))
-
-
-def _asked(
-    rng: random.Random,
-    split: Split,
-    mode: ThinkingMode,
-    fact: PlantedFact,
-    text: str,
-    length: int,
-    depth: float,
-) -> Task:
-    index = rng.randrange(len(_ASKED[split]))
-    question = wording(_ASKED[split][index], rng).format(asked=fact.question)
-    # Reasoning is to say the sentence of the text again.
+    index, question = _asked(rng, split, facts[0])
+    # A lesson goes on to the other facts: a long text for one answer would teach little.
+    others = facts[1 : 1 + _MOST_MORE] if split == "train" else []
     return Task(
         kind="recall",
-        template=f"{split}{fact.form}/{index}",
-        messages=(user(f"{text}\n\n{question}?"),),
+        template=f"{split}{facts[0].form}/{index}",
+        messages=(user(f"{' '.join(text)}\n\n{question}"),),
         thinking_mode=mode,
-        answer=fact.answer,
-        reply=assistant(f"It is {fact.value}.", f"The text says: {fact.sentence}", mode),
-        traits={"length": length, "depth": f"{depth:.2f}", "form": fact.form},
+        answer=facts[0].answer,
+        reply=_said(facts[0], mode),
+        after=tuple(
+            message
+            for fact in others
+            for message in (user(_asked(rng, split, fact)[1]), _said(fact, mode))
+        ),
+        traits={"length": length, "depth": f"{place / max(1, len(text)):.2f}"},
     )
+
+
+def _asked(rng: random.Random, split: Split, fact: PlantedFact) -> tuple[int, str]:
+    """The number of a wording, and the question in it."""
+    index = rng.randrange(len(_ASKED[split]))
+    return index, wording(_ASKED[split][index], rng).format(asked=fact.question) + "?"
+
+
+def _said(fact: PlantedFact, mode: ThinkingMode) -> MessageDict:
+    """The answer; reasoning is to say the sentence of the text again."""
+    return assistant(f"It is {fact.value}.", f"The text says: {fact.sentence}", mode)

@@ -24,8 +24,8 @@ class Task:
 
     `messages` are official message dictionaries up to the moment when the model answers; where
     tools are offered, the first is a system message that carries `tools`. `reply` is the assistant
-    message that is taught, `after` what follows it in a lesson: results of tools and the answer to
-    them. `traits` are what a report groups by, such as digits and carries.
+    message that is taught, `after` what follows it in a lesson: results of tools with their
+    answers, and further questions. `traits` are what a report groups by, such as digits.
     """
 
     kind: Kind

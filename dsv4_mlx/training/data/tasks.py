@@ -43,9 +43,9 @@ class _NoTool:
         if form == "unfitting":
             return unfitting_task(self._rng, self._split, mode)
         if form == "help":
-            return needless_task(self._rng, self._help(mode))
+            return needless_task(self._rng, self._split, self._help(mode))
         task = arithmetic_task(self._rng, self._split, mode)
-        return needless_task(self._rng, task, never=("calculator", "run_command"))
+        return needless_task(self._rng, self._split, task, never=("calculator", "run_command"))
 
 
 MAKERS: Mapping[Kind, Source] = {

@@ -17,17 +17,20 @@ from dsv4_mlx.chat.messages import to_json
 from dsv4_mlx.files.documents import parse_json
 from dsv4_mlx.training.data.judging import FittingCall, NoCall
 from dsv4_mlx.training.data.requests import REQUESTS, Request
-from dsv4_mlx.training.data.task import Split, Task, assistant, user
+from dsv4_mlx.training.data.task import MessageDict, Split, Task, assistant, user
 from dsv4_mlx.training.data.wordings import typed, wording
 
+CallTurn = tuple[MessageDict, MessageDict, MessageDict, MessageDict]
+
 NO_TOOL = "I have no tool for that."
+_UNFITTING = "No tool fits."
 _NOBODY_CAN: Mapping[Split, tuple[str, ...]] = {
     "train": (
         "(Send|Write) (an email|a letter|a message) to (Anna|Ben|my mother|my friend|the office)",
         "(Book|Buy|Order|Reserve) (a flight|a table|a pizza|tickets|a taxi|flowers)( for me|)",
         "(Call|Phone) (Anna|Ben|my mother|the doctor|the office)( now| please|)",
         "(Play|Stop) (music|a song|the radio|a film)( please| now|)",
-        "(Turn|Switch) (on|off) (the light|the lamp|the heating|the radio)",
+        "(CallTurn|Switch) (on|off) (the light|the lamp|the heating|the radio)",
         "(Set|Make) (an alarm|a timer)( for ten minutes| for seven| please|)",
         "(Take|Make) a (photo|picture|screenshot)( of me| please|)",
         "(Translate|Print on paper) (this|my letter|the page)( please|)",
@@ -40,6 +43,8 @@ _NOBODY_CAN: Mapping[Split, tuple[str, ...]] = {
         "Wake me up at six",
     ),
 }
+_MOST_MORE = 3  # requests of a lesson after its first
+_FITTING = 0.6  # share of these that a tool fits
 _MOST_OFFERED = 3  # schemas are long; all of them are offered in one task of eight
 
 
@@ -65,64 +70,98 @@ def system(names: Sequence[str]) -> dict[str, Any]:
     return {"role": "system", "content": "", "tools": [definitions()[name] for name in names]}
 
 
-def call_message(request: Request, number: int, mode: ThinkingMode) -> dict[str, Any]:
-    """The assistant message that makes the call."""
+def call_turn(rng: random.Random, request: Request, number: int, mode: ThinkingMode) -> CallTurn:
+    """Question, call, what the tool gives back, and the answer to that."""
+    identity = f"call_{number}"
     function = {"name": request.tool, "arguments": to_json(dict(request.arguments))}
-    call = {"id": f"call_{number}", "type": "function", "function": function}
-    message = assistant("", f"The tool {request.tool} fits.", mode)
-    return message | {"tool_calls": [call]}
+    call = {"id": identity, "type": "function", "function": function}
+    message = assistant("", f"The tool {request.tool} fits.", mode) | {"tool_calls": [call]}
+    return (
+        user(typed(request.question, rng, slips=False)),
+        message,
+        {"role": "tool", "tool_call_id": identity, "content": request.result},
+        assistant(request.told, "The result is there.", mode),
+    )
+
+
+def more_turns(
+    rng: random.Random, split: Split, mode: ThinkingMode, names: Sequence[str]
+) -> tuple[MessageDict, ...]:
+    """Further requests of a lesson that has the tools `names`: its schemas are long, so that one
+    request alone would teach little for its tokens. None in the evaluation.
+    """
+    found: list[MessageDict] = []
+    for number in range(1, 1 + rng.randint(0, _MOST_MORE) if split == "train" else 1):
+        if rng.random() < _FITTING:
+            found += call_turn(rng, REQUESTS[rng.choice(names)](rng, split), number, mode)
+        else:
+            question, _, _ = _nobody(rng, split)
+            found += [user(question), assistant(NO_TOOL, _UNFITTING, mode)]
+    return tuple(found)
 
 
 def tool_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     """A request that one of the offered tools fits; the lesson goes on to its result."""
     name = rng.choice(list(REQUESTS))
     request = REQUESTS[name](rng, split)
-    messages = (system(offered(rng, wanted=name)), user(typed(request.question, rng, slips=False)))
-    result = {"role": "tool", "tool_call_id": "call_0", "content": request.result}
+    names = offered(rng, wanted=name)
+    question, reply, *after = call_turn(rng, request, 0, mode)
+    messages = (system(names), question)
     return Task(
         kind="tools",
         template=f"{name}/{split}{request.template}",
         messages=messages,
         thinking_mode=mode,
         answer=FittingCall(name, request.arguments),
-        reply=call_message(request, 0, mode),
+        reply=reply,
         tools=tuple(messages[0]["tools"]),
-        after=(result, assistant(request.told, "The result is there.", mode)),
-        traits={"tool": name, "offered": len(messages[0]["tools"])},
+        after=(*after, *more_turns(rng, split, mode, names)),
+        traits={"tool": name, "offered": len(names)},
     )
 
 
 def unfitting_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     """A request that none of the offered tools fits: another tool would, or none there is."""
-    if rng.random() < 0.5:
-        name = rng.choice([name for name in REQUESTS if name != "calculator"])
-        question, template = REQUESTS[name](rng, split).question, f"other/{name}"
-        # A command shows files as well, and lists, writes and searches them.
-        names = offered(rng, never=(name, "run_command"))
-    else:
-        patterns = _NOBODY_CAN[split]
-        index = rng.randrange(len(patterns))
-        question, template = wording(patterns[index], rng), f"nobody/{index}"
-        names = offered(rng)
-    messages = (system(names), user(typed(question, rng, slips=False)))
-    return no_call(template, messages, NO_TOOL, "No tool fits.", mode)
+    asked = _another if rng.random() < 0.5 else _nobody
+    question, template, never = asked(rng, split)
+    names = offered(rng, never=never)
+    messages = (system(names), user(question))
+    after = more_turns(rng, split, mode, names)
+    return _no_call(template, messages, assistant(NO_TOOL, _UNFITTING, mode), mode, after)
 
 
-def needless_task(rng: random.Random, task: Task, never: Collection[str] = ()) -> Task:
+def _another(rng: random.Random, split: Split) -> tuple[str, str, tuple[str, ...]]:
+    """A request for a tool, its template, and the tools that would do."""
+    name = rng.choice([name for name in REQUESTS if name != "calculator"])
+    question = typed(REQUESTS[name](rng, split).question, rng, slips=False)
+    # A command shows files as well, and lists, writes and searches them.
+    return question, f"other/{name}", (name, "run_command")
+
+
+def _nobody(rng: random.Random, split: Split) -> tuple[str, str, tuple[str, ...]]:
+    patterns = _NOBODY_CAN[split]
+    index = rng.randrange(len(patterns))
+    return typed(wording(patterns[index], rng), rng, slips=False), f"nobody/{index}", ()
+
+
+def needless_task(
+    rng: random.Random, split: Split, task: Task, never: Collection[str] = ()
+) -> Task:
     """`task`, which needs no tool, asked while tools are on offer; the answer stays the same."""
     asked = tuple(message for message in task.messages if message["role"] != "system")
-    messages = (system(offered(rng, never=never)), *asked)
+    names, mode = offered(rng, never=never), task.thinking_mode
     reasoning = f"No tool is needed. {task.reply.get('reasoning_content', '')}".strip()
-    content = task.reply["content"]
-    return no_call(f"{task.kind}/{task.template}", messages, content, reasoning, task.thinking_mode)
+    reply = assistant(task.reply["content"], reasoning, mode)
+    after = more_turns(rng, split, mode, names)
+    return _no_call(f"{task.kind}/{task.template}", (system(names), *asked), reply, mode, after)
 
 
-def no_call(
+def _no_call(
     template: str,
-    messages: tuple[Mapping[str, Any], ...],
-    content: str,
-    reasoning: str,
+    messages: tuple[MessageDict, ...],
+    reply: MessageDict,
     mode: ThinkingMode,
+    after: tuple[MessageDict, ...],
 ) -> Task:
     """A task in which tools are offered and none is to be called."""
     return Task(
@@ -131,7 +170,8 @@ def no_call(
         messages=messages,
         thinking_mode=mode,
         answer=NoCall(),
-        reply=assistant(content, reasoning, mode),
+        reply=reply,
         tools=tuple(messages[0]["tools"]),
+        after=after,
         traits={"offered": len(messages[0]["tools"])},
     )

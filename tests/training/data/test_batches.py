@@ -40,7 +40,7 @@ def test_a_batch_depends_on_seed_and_step_alone(tokenizer):
 
 def test_every_kind_is_taught_and_the_modes_have_equal_tokens(tokenizer):
     tokens: Counter = Counter()
-    for step in range(50):
+    for step in range(40):
         for row in packed_rows(tokenizer, 1, step, 3, LENGTH):
             room = LENGTH + 2
             for lesson in row:
@@ -83,11 +83,26 @@ def test_only_what_the_assistant_says_counts_fully(tokenizer):
 @pytest.mark.parametrize("kind", MAKERS)
 def test_lessons_are_the_official_encoding(tokenizer, kind):
     for task in islice(tasks(kind, "train", 0), 4):
-        prompt = encode_messages(task.lesson(), thinking_mode=task.thinking_mode)
-        lesson = lesson_of(tokenizer, task)
+        prompt = encode_messages(
+            task.lesson(), thinking_mode=task.thinking_mode, drop_thinking=False
+        )
+        lesson = lesson_of(tokenizer, task, keep=True)
         assert lesson.ids == tokenizer.encode(prompt)
         assert str(prompt).startswith(BOS) and str(prompt).endswith(EOS)
         assert len(lesson.ids) == len(lesson.weights)
+
+
+def test_a_lesson_that_goes_on_keeps_the_reasoning_of_its_first_answer(tokenizer):
+    for kind in ("recall", "tools"):
+        task = next(
+            task
+            for task in tasks(kind, "train", 0, "thinking")
+            if any(message["role"] == "user" for message in task.after)
+        )
+        said = tokenizer.decode(lesson_of(tokenizer, task).ids)
+        thoughts = [m["reasoning_content"] for m in task.lesson() if m["role"] == "assistant"]
+        assert len(thoughts) > 1 and all(thought in said for thought in thoughts)
+        assert tokenizer.decode(tokenizer.encode(task.prompt())) in said
 
 
 def test_every_digit_is_a_token_of_its_own(tokenizer):
@@ -102,3 +117,4 @@ def test_recall_has_the_tokens_that_it_names(tmp_path):
     for task in islice(tasks("recall", "held_out", 0), 12):
         length = int(task.traits["length"])
         assert 0.85 * length < len(tokenizer.encode(task.prompt())) < 1.1 * length
+        assert not task.after
