@@ -30,7 +30,7 @@ from dsv4_mlx.chat.requests import check_template_fields, level_asked, read_mess
 from dsv4_mlx.chat.settings import thinking_at
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import ASSISTANT, DSML, END_THINK, THINK
-from dsv4_mlx.errors import Dsv4Error, UsageError
+from dsv4_mlx.errors import Dsv4Error, KernelError, UsageError
 from dsv4_mlx.files.documents import parse_json
 from dsv4_mlx.model import v4 as model
 from dsv4_mlx.release.config import DeepseekV4Config
@@ -43,6 +43,10 @@ MODEL_TYPE = "deepseek_v4"
 _load_other_model: Callable[..., Any] = mlx_lm.utils.load_model
 _load_other_tokenizer: Callable[..., Any] = mlx_lm.utils.load_tokenizer
 _folder_of_repository: Callable[..., Path] = mlx_lm.utils.hf_repo_to_path
+
+
+# What says of an error of MLX which kernel is to blame, by the models that were loaded here.
+_explains: list[Callable[[BaseException], None]] = []
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def load_model(
         raise UsageError("DeepSeek-V4 runs with its activations unquantized; leave that option.")
     loaded = loading.load_model(open_checkpoint(model_path))
     loaded.eval()
+    if loaded.explain is not None:
+        _explains.append(loaded.explain)
     return loaded, config | (model_config or {})
 
 
@@ -243,6 +249,20 @@ def main() -> None:
         mlx_lm.cli.main()  # type: ignore[no-untyped-call]
     except Dsv4Error as error:
         sys.exit(f"dsv4_mlx.mlx_lm: {error}")
+    except (RuntimeError, ValueError) as error:
+        if (sentence := _about_kernels(error)) is None:
+            raise
+        sys.exit(f"dsv4_mlx.mlx_lm: {sentence}")
+
+
+def _about_kernels(error: BaseException) -> KernelError | None:
+    """What the model loaded last says of an error of MLX; None where no kernel is to blame."""
+    try:
+        for explain in _explains[-1:]:
+            explain(error)
+    except KernelError as found:
+        return found
+    return None
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ that a ragged batch is exactly its single runs. Matrices that share an input are
 """
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from dsv4_mlx.cache import ring
 from dsv4_mlx.cache.layer import LayerCache, LayerState
 from dsv4_mlx.model.compression import Compression
-from dsv4_mlx.model.layers import GroupedLinear, Joined, Linear, Norm
+from dsv4_mlx.model.layers import GroupedLinear, Joined, LayerOwner, Linear, Norm
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.rope import RotaryEmbedding
 from dsv4_mlx.release.config import DeepseekV4Config
@@ -21,7 +20,7 @@ Group = tuple[slice, slice, LayerState]
 """Rows and tokens of a batch, and the timeline that they are of."""
 
 
-class Attention(nn.Module):
+class Attention(LayerOwner):
     """Attention over the last W tokens with sinks, and over the entries of a `Compression`."""
 
     compressor: Compression | None

@@ -7,11 +7,10 @@ pooling. Several compressors of one layer share the rows, each reading columns o
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from dsv4_mlx.cache.entries import Entries
 from dsv4_mlx.cache.moving import Moving
-from dsv4_mlx.model.layers import Linear, Norm
+from dsv4_mlx.model.layers import LayerOwner, Linear, Norm
 from dsv4_mlx.model.rope import RotaryEmbedding
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.layer_roles import LayerRole
@@ -19,7 +18,7 @@ from metal_kernels.ops import Ops
 from metal_kernels.shared.rows import RowStorage
 
 
-class Compressor(nn.Module):
+class Compressor(LayerOwner):
     """Pools token latents of `width` channels by the ratio of a role.
 
     `columns` are those of a raw row that it reads, its values first and then its scores.

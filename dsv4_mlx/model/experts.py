@@ -5,7 +5,7 @@ import mlx.nn as nn
 
 from dsv4_mlx.model import matmul
 from dsv4_mlx.model.expert_rows import takes_blocks
-from dsv4_mlx.model.layers import ExpertsLinear, Joined, Linear, expert_bounds
+from dsv4_mlx.model.layers import ExpertsLinear, Joined, LayerOwner, Linear, expert_bounds
 from dsv4_mlx.model.matmul import Packing
 from dsv4_mlx.release.config import DeepseekV4Config
 from metal_kernels.ops import Ops
@@ -102,7 +102,7 @@ class Experts(nn.Module):
         return outputs[mx.argsort(order)].reshape(M, k, -1), shared
 
 
-class SharedExpert(nn.Module):
+class SharedExpert(LayerOwner):
     """The expert every token visits; clamped like the routed ones, and activated beside them."""
 
     def __init__(self, config: DeepseekV4Config):

@@ -1,10 +1,9 @@
 """The lightning indexer: which compressed entries a query attends (paper §2.3.1, eqs. 13-17)."""
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from dsv4_mlx.model.compressor import Compressor
-from dsv4_mlx.model.layers import Linear
+from dsv4_mlx.model.layers import LayerOwner, Linear
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.rope import RotaryEmbedding
 from dsv4_mlx.release.config import DeepseekV4Config
@@ -12,7 +11,7 @@ from dsv4_mlx.release.layer_roles import LayerRole
 from metal_kernels.ops import Ops
 
 
-class IndexScorer(nn.Module):
+class IndexScorer(LayerOwner):
     """The signed weight of every index head, from the token alone."""
 
     def __init__(self, config: DeepseekV4Config):

@@ -82,6 +82,19 @@ class MatrixLayer(nn.Module):
             self._joined.part()
 
 
+class LayerOwner(nn.Module):
+    """A module whose layers may be joined with others: one put into another's place parts them."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Every way to replace a layer ends here too."""
+        before = self.get(name)
+        super().__setitem__(name, value)
+        if isinstance(before, nn.Module) and before is not value:
+            for module in before.modules():
+                if isinstance(module, MatrixLayer):
+                    module._replaced()
+
+
 class Linear(MatrixLayer):
     """`x W^T`: [..., in] -> [..., out], float32."""
 
@@ -145,8 +158,9 @@ class Joined:
 
     `layers` gives them as they are now: quantising puts other ones into their places. `join` lays
     their weights one after the other; the layers keep views of their rows, so nothing is stored
-    twice. When a layer's array is replaced (training, quantising), the layer says so, the joined
-    weight is dropped and each layer is multiplied by itself.
+    twice. When a layer's array is replaced (training, quantising), the layer says so, and its
+    `LayerOwner` when another layer takes its place: the joined weight is dropped and each layer is
+    multiplied by itself.
     """
 
     def __init__(self, layers: Callable[[], Sequence[Linear]]):

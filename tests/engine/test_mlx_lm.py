@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlx.core as mx
 import numpy as np
@@ -25,7 +26,7 @@ from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import DSML
 from dsv4_mlx.engine.engine import Engine
-from dsv4_mlx.errors import UsageError
+from dsv4_mlx.errors import KernelError, UsageError
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 
 HI = [{"role": "user", "content": "Hi there"}]
@@ -265,6 +266,24 @@ def test_errors_of_ours_are_sentences(
         door.main()
     assert str(end.value.code).startswith("dsv4_mlx.mlx_lm: ")
     assert "model-00001-of-00001.safetensors" in str(end.value.code)
+
+
+def test_a_kernel_that_a_gpu_refuses_is_a_sentence(door, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explain(error: BaseException) -> None:
+        if "metal library" in str(error):
+            raise KernelError("the kernel router does not run here")
+
+    monkeypatch.setattr(door, "_explains", [explain])
+    monkeypatch.setattr(sys, "argv", ["mlx_lm", "generate"])
+    for said, expected in (
+        ("[metal::Device] Unable to build metal library", SystemExit),
+        ("[broadcast_shapes] of something else", RuntimeError),
+    ):
+        monkeypatch.setattr(door.mlx_lm.cli, "main", Mock(side_effect=RuntimeError(said)))
+        with pytest.raises(expected) as end:
+            door.main()
+        if expected is SystemExit:
+            assert end.value.code == "dsv4_mlx.mlx_lm: the kernel router does not run here"
 
 
 def test_no_command_is_a_usage_error(door, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

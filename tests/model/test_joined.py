@@ -1,6 +1,8 @@
 """Weights of one input as one product: the same numbers, nothing stored twice."""
 
+import copy
 import gc
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -55,6 +57,34 @@ def test_one_packed_row_is_bit_equal(mode: str) -> None:
     expected = pair.apart(x)
     pair.joined.join()
     np.testing.assert_array_equal(np.array(pair.joined(x)), expected)
+
+
+def test_a_layer_in_the_place_of_another_parts_them(tmp_path: Path) -> None:
+    """Each of every layer's joined ones in turn, the module around it too."""
+    model = running.load(running.checkpoint_folder("tiny", tmp_path))
+    layer = next(one for one in model.layers if one.self_attn.compressor is not None)
+    attention, shared = layer.self_attn, layer.mlp.shared_experts
+    compression = attention.compressor
+    indexer = compression.indexer
+    places = [
+        (attention, "q_a_proj", attention._q_kv),
+        (attention, "q_b_proj", attention._q_index),
+        (compression, "kv_proj", compression.raw_rows),
+        (compression, "indexer", compression.raw_rows),
+        (indexer, "gate_proj", compression.raw_rows),
+        (indexer, "q_b_proj", attention._q_index),
+        (indexer.scorer, "weights_proj", compression.raw_rows),
+        (shared, "up_proj", shared.joined),
+    ]
+    for owner, name, joined in places:
+        joined.join()
+        assert joined.matrix is not None
+        before = owner[name]
+        setattr(owner, name, before)
+        assert joined.matrix is not None
+        setattr(owner, name, copy.deepcopy(before))
+        assert joined.matrix is None, name
+        setattr(owner, name, before)
 
 
 def test_joining_stores_nothing_twice() -> None:
