@@ -35,12 +35,9 @@ class HeadWeights:
 
     def queries(self, residual: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
         """Residual [B, S, L] -> [H, B, S, L + R], to be multiplied by `keys`."""
-        flat = residual.reshape(1, -1, residual.shape[-1])
+        matrices = (self.query[:, self._plain + half :: 2] for half in range(2))
         first, second = (
-            (flat @ self.query[:, self._plain + half :: 2].swapaxes(1, 2)).reshape(
-                self.heads, *residual.shape[:2], -1
-            )
-            for half in range(2)
+            mx.moveaxis(_by_heads(residual, matrix.swapaxes(1, 2)), 2, 0) for matrix in matrices
         )
         own = mx.broadcast_to(residual, (self.heads, *residual.shape))
         turned = (first * cos - second * sin, first * sin + second * cos)
@@ -48,18 +45,19 @@ class HeadWeights:
 
     def squares(self, residual: mx.array) -> mx.array:
         """`|W_h r|^2`: [B, S, L] -> [H, B, S]."""
-        flat = residual.reshape(1, -1, residual.shape[-1])
         gram = self.query.swapaxes(1, 2) @ self.query
-        return ((flat @ gram) * flat).sum(axis=-1).reshape(self.heads, *residual.shape[:2])
+        products = _by_heads(residual, gram) * residual[:, :, None]
+        return mx.moveaxis(products.sum(axis=-1), 2, 0)
 
     def keys(self, rows: mx.array) -> tuple[mx.array, mx.array]:
         """Rotated rows [B, n, K] -> keys [H, B, n, L + R] and values [H, B, n, O + R]."""
-        B, n, _ = rows.shape
-        plain = rows[..., : self._plain].reshape(1, B * n, -1)
         turned = mx.concatenate([rows[..., self._plain :: 2], rows[..., self._plain + 1 :: 2]], -1)
         turned = mx.broadcast_to(turned, (self.heads, *turned.shape))
-        absorbed = (self.query[:, : self._plain], self.output[..., : self._plain].swapaxes(1, 2))
-        keys, values = ((plain @ matrix).reshape(self.heads, B, n, -1) for matrix in absorbed)
+        query = self.query[:, : self._plain]
+        both = mx.concatenate([query, self.output[..., : self._plain].swapaxes(1, 2)], axis=-1)
+        absorbed = mx.moveaxis(_by_heads(rows[..., : self._plain], both), 2, 0)
+        L = query.shape[-1]
+        keys, values = absorbed[..., :L], absorbed[..., L:]
         return mx.concatenate([keys, turned], -1), mx.concatenate([values, turned], -1)
 
     def outputs(self, attended: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
@@ -74,6 +72,13 @@ class HeadWeights:
             found = found + part.reshape(H, B * S, half) @ matrix.swapaxes(1, 2)
         summed = found.reshape(self.groups, H // self.groups, B, S, width).sum(axis=1)
         return mx.moveaxis(summed, 0, 2).reshape(B, S, -1)
+
+
+def _by_heads(x: mx.array, matrices: mx.array) -> mx.array:
+    """x [B, n, i] times every head's matrix [H, i, o], as one product: [B, n, H, o]."""
+    H, inner, width = matrices.shape
+    side_by_side = matrices.swapaxes(0, 1).reshape(inner, H * width)
+    return (x @ side_by_side).reshape(*x.shape[:2], H, width)
 
 
 def attend_heads(
