@@ -106,7 +106,7 @@ def plan_conversion(
     parameters: ParameterPlan | None = None,
     importance: Importance | None = None,
 ) -> ConversionPlan:
-    """Plan one conversion; UsageError for an unknown recipe or a folder already converted.
+    """Plan one conversion; UsageError for an unknown recipe, Engram or a folder already converted.
 
     `parameters` saves matching the tensors anew when several recipes are compared. `importance`
     weights the errors of what is quantized; UsageError where nothing is.
@@ -114,6 +114,11 @@ def plan_conversion(
     rules = read_recipe(recipe) if isinstance(recipe, str) else recipe
     if (source.folder / CONVERSION_FILE).exists():
         raise UsageError(f"{source.folder} is already converted; give the official folder.")
+    if source.config.engram is not None:
+        raise UsageError(
+            f"{source.folder} has Engram tables, which a conversion has no format for; load the "
+            "folder as it is."
+        )
     _require_names(source)
     parameters = parameters or plan_parameters(source)
     require_used(rules, parameters.parameters)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import mlx.core as mx
 
@@ -19,6 +19,7 @@ from dsv4_mlx.weights.fingerprint import fingerprint
 from dsv4_mlx.weights.parameters import ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
 from dsv4_mlx.weights.reading import DTYPE_NAMES, read_weights
+from dsv4_mlx.weights.table_rows import TableFile, token_map_of, without_tables
 from metal_kernels.backend import Backend
 from metal_kernels.registry import KernelPlan
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.model.v4 import Model
     from dsv4_mlx.sizing.costs import Kv
+
+Tables = Literal["memory", "files"]
+"""Where Engram's tables lie while a model is used."""
 
 
 def load(
@@ -36,6 +40,7 @@ def load(
     backend: str = "auto",
     kv: str | None = None,
     context: int | None = None,
+    tables: Tables | None = None,
 ) -> tuple["Model", "Tokenizer"]:
     """Load an official or a converted folder -> (model, tokenizer).
 
@@ -44,8 +49,9 @@ def load(
     `kv` (`compact`, the default, or `bf16`) says how caches store rows. The embedding stays
     bfloat16; norms and what is stored in float32 are float32. `model.fingerprint` names the
     weights. On Metal the model stays resident in memory, with the cache of `context` tokens (see
-    `device.memory`). Raises CheckpointError, ConfigError, BackendError or UsageError, each a
-    sentence.
+    `device.memory`). `tables` says whether Engram's lie in memory or are read from their files row
+    by row, by default from files above a GiB; no released V4 has any. Raises CheckpointError,
+    ConfigError, BackendError or UsageError, each a sentence.
     """
     from dsv4_mlx.chat.tokenizer import Tokenizer
 
@@ -53,7 +59,13 @@ def load(
     dtype = dense_dtype(dtype, kernels.backend)
     checkpoint = open_checkpoint(path)
     model = load_model(
-        checkpoint, dtype=dtype, numerics=numerics, kv=kv, context=context, kernels=kernels
+        checkpoint,
+        dtype=dtype,
+        numerics=numerics,
+        kv=kv,
+        context=context,
+        kernels=kernels,
+        tables=tables,
     )
     return model, Tokenizer(checkpoint.folder)
 
@@ -67,6 +79,7 @@ def load_model(
     kv: str | None = None,
     context: int | None = None,
     kernels: KernelPlan | None = None,
+    tables: Tables | None = None,
     say: Callable[[str], None] | None = None,
 ) -> "Model":
     """The model of an opened checkpoint, its weights read; see `load`.
@@ -82,11 +95,12 @@ def load_model(
     plan = plan_parameters(checkpoint)
     _require_finished(checkpoint, plan)
     model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)
-    weights = plan.loaded_bytes(DTYPE_NAMES[dtype])
+    kept = _with_engram(model, checkpoint, plan, tables)
+    weights = kept.loaded_bytes(DTYPE_NAMES[dtype])
     wanted = held_bytes(checkpoint.config, weights, context, _stored(model))
     model.memory = memory.hold(kernels.backend, wanted, say)
     try:
-        pack_layers(model, plan.parameters)
+        pack_layers(model, kept.parameters)
         if kernels.backend != "cpu":
             shapes = Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype)
             model.explain = diagnosis(shapes)
@@ -94,9 +108,9 @@ def load_model(
                 warm_up = WarmUp(shapes)
                 warm_up.start()
                 model.at_first_call = warm_up.abandon
-        model.load_weights(list(read_weights(checkpoint, plan, dtype)), strict=True)
+        model.load_weights(list(read_weights(checkpoint, kept, dtype)), strict=True)
         model.join()
-        model.fingerprint = fingerprint(checkpoint, plan)
+        model.fingerprint = fingerprint(checkpoint, plan, model.token_map)
     except BaseException:
         if model.at_first_call is not None:
             model.at_first_call()
@@ -104,6 +118,24 @@ def load_model(
         raise
     model.memory.end_with(model)
     return model
+
+
+def _with_engram(
+    model: "Model", checkpoint: Checkpoint, plan: ParameterPlan, tables: Tables | None
+) -> ParameterPlan:
+    """Give Engram its token map and, where tables stay in files, these; what is left to be read."""
+    engram = checkpoint.config.engram
+    if engram is None:
+        return plan
+    token_map = token_map_of(checkpoint, engram)
+    for one in model.engrams().values():
+        one.use_token_map(token_map)
+    if tables == "memory" or (tables is None and not engram.stays_in_files):
+        return plan
+    kept, in_files = without_tables(plan)
+    for layer, one in model.engrams().items():
+        one.stream_from(TableFile(in_files[layer]))
+    return kept
 
 
 def _stored(model: "Model") -> "Kv":

@@ -11,6 +11,7 @@ from dsv4_mlx.loading import load_model
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.tracing import release_plan
 from dsv4_mlx.unloaded import cache_after
@@ -173,3 +174,11 @@ def test_loading_warms_a_gpu_up_and_no_cpu(
     model = load_model(checkpoint, kernels=registry.bind("metal"))
     assert model.at_first_call is not None
     model.at_first_call()
+
+
+def test_engram_is_among_the_forms_and_its_layers_are_kept() -> None:
+    config = TINY.replace(engram=EngramConfig((1, 4), 300, 200, 3, 2, 32))
+    short = shortened(config)
+    assert short.engram is not None and short.engram.layer_ids[0] == 1
+    texts = {variant.text for variant in session_launches(shapes(config).blank())}
+    assert {"engram_rows", "engram_gate"} <= texts

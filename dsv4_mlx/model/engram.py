@@ -1,7 +1,7 @@
 """Engram: what the last tokens say, looked up in a table and added to the residual streams.
 
 N-grams of compressed token ids are hashed to rows, the rows of a token become a key for each stream
-and one value, and each stream takes the value as far as its key fits (arXiv 2601.07372, wired as in
+and one value, and each stream takes the value as far as its key fits (arXiv:2601.07372, wired as in
 V4.1: no convolution, no bias, at the beginning of a layer).
 """
 
@@ -80,6 +80,11 @@ class Engram(nn.Module):
     def use_token_map(self, token_map: npt.NDArray[np.int32]) -> None:
         """Compress token ids as `token_map` [V] says."""
         self._host_map, self._token_map = token_map, mx.array(token_map)
+
+    @property
+    def token_map(self) -> npt.NDArray[np.int32] | None:
+        """What `use_token_map` was given."""
+        return self._host_map
 
     def stream_from(self, source: RowSource) -> None:
         """Read rows from `source` instead of a table in memory, which goes."""

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
 
 from dsv4_mlx.cache.layer import LayerCache, for_one_call, new_cache
 from dsv4_mlx.cache.layouts import layout_for
@@ -164,6 +166,11 @@ class Model(nn.Module):
     def engrams(self) -> dict[int, Engram]:
         """What the layers that have Engram look up with, by layer."""
         return {n: layer.engram for n, layer in enumerate(self.layers) if layer.engram is not None}
+
+    @property
+    def token_map(self) -> npt.NDArray[np.int32] | None:
+        """How Engram compresses token ids, [V]; None without Engram, and until it is known."""
+        return next((one.token_map for one in self.engrams().values()), None)
 
     @property
     def left_out(self) -> tuple[str, ...]:

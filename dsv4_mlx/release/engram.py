@@ -1,6 +1,6 @@
 """Engram, a memory of N-grams, as facts: which layers have one and how many rows its tables hold.
 
-A row is found by hashing the last tokens (paper arXiv 2601.07372; as V4.1 wires it, without a
+A row is found by hashing the last tokens (paper arXiv:2601.07372; as V4.1 wires it, without a
 convolution). No released DeepSeek-V4 has one: a config.json that has the key `engram` declares it,
 and a config without it is a pure V4.
 """
@@ -15,6 +15,8 @@ from dsv4_mlx.release.values import require_int
 
 _MOST_ROWS = 1 << 31  # rows are numbered by 32 bits
 _MOST = {"max_ngram_size": 16, "n_heads": 256, "head_dim": 1 << 14}
+IN_MEMORY_BYTES = 1 << 30
+"""Tables together, above which they stay in their files: the published ones have 200 GB."""
 SCALE_GROUP = 32
 """Columns of a row that share one scale."""
 
@@ -112,6 +114,16 @@ class EngramConfig:
     def num_embeddings(self) -> tuple[int, ...]:
         """`table_rows` of every layer."""
         return tuple(map(self.table_rows, self.layer_ids))
+
+    @property
+    def table_bytes(self) -> int:
+        """All tables as they are stored: a byte for each number, and one for each scale."""
+        return sum(self.num_embeddings) * (self.head_dim + self.head_dim // SCALE_GROUP)
+
+    @property
+    def stays_in_files(self) -> bool:
+        """Whether the tables are read from files row by row unless somebody says otherwise."""
+        return self.table_bytes > IN_MEMORY_BYTES
 
     def within(self, layers: int) -> "EngramConfig | None":
         """The same for a model of the first `layers` layers alone."""

@@ -107,6 +107,11 @@ def is_draft(name: str) -> bool:
     return name.startswith("mtp.")
 
 
+def is_table(name: str) -> bool:
+    """Whether the tensor is part of one of Engram's tables, under any spelling."""
+    return ".engram.embed." in name or f".{ENGRAM_TABLE}." in name
+
+
 def repeats_backbone(name: str) -> bool:
     """Whether the tensor is a draft block's copy of the embedding or head, as some files have."""
     return bool(re.fullmatch(r"mtp\.(?:\d+\.)?(?:embed|head)\.weight", name))

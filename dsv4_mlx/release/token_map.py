@@ -1,6 +1,6 @@
 """Engram's token map: from a token id to the id of the word it spells, whatever its case or spaces.
 
-The rule is the paper's (arXiv 2601.07372): two tokens count as one where their texts are equal
+The rule is the paper's (arXiv:2601.07372): two tokens count as one where their texts are equal
 after normalisation, and what is left is numbered in the order of first appearance. A folder may
 carry the map as `engram_token_map.json`, a list with a number for each token id; otherwise it is
 made from the folder's tokenizer.json.

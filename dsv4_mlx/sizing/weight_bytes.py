@@ -6,7 +6,7 @@ scales only their values could show to be no powers of two counts as packed.
 
 from dsv4_mlx.files.safetensors_dtypes import TensorForm
 from dsv4_mlx.files.safetensors_files import TensorEntry
-from dsv4_mlx.release.naming import is_draft, repeats_backbone
+from dsv4_mlx.release.naming import is_draft, is_table, repeats_backbone
 from dsv4_mlx.weights.checkpoint import Checkpoint
 from dsv4_mlx.weights.forms import BlockFp8Form, DenseForm, fp8_form, total_bytes
 
@@ -16,12 +16,16 @@ _DENSE = {2: "BF16", 4: "F32"}
 
 def weight_bytes(checkpoint: Checkpoint, *, dense: int = 2) -> int:
     """Bytes of all arrays once loaded; `dense` are those of one number of an unpacked matrix: 2 on
-    a GPU, 4 on a CPU."""
+    a GPU, 4 on a CPU. Engram's tables count where they do not stay in files by themselves."""
+    engram = checkpoint.config.engram
+    in_files = engram is not None and engram.stays_in_files
     has_unused_drafts = checkpoint.config.draft_kind == "dspark"
     return sum(
         _loaded(entry, checkpoint, _DENSE[dense])
         for name, entry in checkpoint.tensors.items()
-        if not repeats_backbone(name) and not (has_unused_drafts and is_draft(name))
+        if not repeats_backbone(name)
+        and not (has_unused_drafts and is_draft(name))
+        and not (in_files and is_table(name))
     )
 
 
@@ -30,6 +34,8 @@ def _loaded(entry: TensorEntry, checkpoint: Checkpoint, dense: str) -> int:
     match entry.dtype:
         case "F8_E4M3":
             return total_bytes(fp8_form(shape[-1], block).loaded(shape, dense))
+        case "F8_E8M0" if is_table(name):
+            return 0  # counted with the codes
         case "U32" if f"{name.removesuffix('weight')}block_scales" in checkpoint.tensors:
             codes = (entry.nbytes,)  # four in a word
             return total_bytes(BlockFp8Form(block).loaded(codes, dense))

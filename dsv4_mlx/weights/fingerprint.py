@@ -3,6 +3,9 @@
 import hashlib
 import json
 
+import numpy as np
+import numpy.typing as npt
+
 from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.release.spellings import keys_of
 from dsv4_mlx.weights.checkpoint import Checkpoint
@@ -11,12 +14,16 @@ from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 _SAMPLE_BYTES = 256
 
 
-def fingerprint(checkpoint: Checkpoint, plan: ParameterPlan) -> str:
+def fingerprint(
+    checkpoint: Checkpoint,
+    plan: ParameterPlan,
+    token_map: npt.NDArray[np.int32] | None = None,
+) -> str:
     """64 hexadecimal digits over config, parameter names, shapes, formats and samples of bytes.
 
     Samples are the ends of each matrix, whose bytes a native conversion does not change, so an
     official folder and its converted form have the same fingerprint. Not a checksum: a damaged
-    byte between the samples goes unnoticed.
+    byte between the samples goes unnoticed. `token_map` is Engram's, which decides its rows.
     """
     config = checkpoint.config.replace(other_stop_ids=())  # they decide no value
     digest = hashlib.sha256(json.dumps(keys_of(config), sort_keys=True).encode())
@@ -25,6 +32,8 @@ def fingerprint(checkpoint: Checkpoint, plan: ParameterPlan) -> str:
         digest.update(repr(described).encode())
         if parameter.field != "tid2eid":  # stored as int64 or int32
             digest.update(_sample(parameter))
+    if token_map is not None:
+        digest.update(token_map.astype("<i4").tobytes())
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Engram's gate on every residual stream (arXiv 2601.07372, as V4.1 wires it)."""
+"""Engram's gate on every residual stream (arXiv:2601.07372, as V4.1 wires it)."""
 
 import mlx.core as mx
 

@@ -1,4 +1,4 @@
-"""Hashing of N-grams to the rows of Engram's tables (arXiv 2601.07372)."""
+"""Hashing of N-grams to the rows of Engram's tables (arXiv:2601.07372)."""
 
 import mlx.core as mx
 import numpy as np

@@ -1,6 +1,6 @@
 """Engram in numpy from its equations: integers as Python's, which overflow nowhere, else float64.
 
-Written from arXiv 2601.07372 and V4.1's wiring; nothing of the product's is used.
+Written from arXiv:2601.07372 and V4.1's wiring; nothing of the product's is used.
 """
 
 from collections.abc import Mapping, Sequence
