@@ -97,12 +97,14 @@ def clipped_surrogate(ratio: mx.array, advantages: mx.array, low: float, high: f
 
 
 def informative(advantages: np.ndarray) -> np.ndarray:
-    """Which groups have a spread: [P, G] -> bool [P]; all of them where none has.
+    """Which groups have a spread: [P, G] -> bool [P]; the first where none has.
 
     Answers of the others would move the policy by their KL alone, at the full price of a step.
     """
     found: np.ndarray = np.abs(advantages).max(axis=1) > 0
-    return found if found.any() else np.ones_like(found)
+    if not found.any():
+        found[0] = True
+    return found
 
 
 def chosen_answers(

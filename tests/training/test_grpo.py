@@ -92,9 +92,10 @@ def test_groups_without_a_spread_are_left_out_but_their_tokens_count():
     assert answers.targets.tolist() == [4, 4, 2]
     assert advantages.tolist() == [1, 1, -1]
     assert tokens == 6
-    # Where no group has one, the KL of all of them is left.
-    answers, advantages, _ = chosen_answers(groups, np.zeros((2, 2)))
-    assert len(answers.targets) == 6 and not advantages.any()
+    # Where no group has one, the KL of the first is left.
+    answers, advantages, tokens = chosen_answers(groups, np.zeros((2, 2)))
+    assert answers.targets.tolist() == [1, 2, 3] and not advantages.any()
+    assert tokens == 6
 
 
 def test_clipping_ends_what_was_gained_and_never_the_way_back():
