@@ -37,7 +37,7 @@ LONG_TEXT = 0.01  # filler and schemas teach nothing that is asked for
 _LONG_TOKENS = 100
 _MAX_EFFORT = 0.05  # share of thinking lessons that begin with the text of level max
 _KEPT = 0.5  # share of lessons in which earlier turns keep their reasoning
-_SHORTEST_RECALL = 100
+_SHORTEST_RECALL = 50  # some facts and no filler: where recall begins
 _MEASURED = 40  # lessons from which the mean length of a kind is taken
 
 
