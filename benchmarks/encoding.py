@@ -43,10 +43,18 @@ def command_buffers(graph: Graph, limits: Limits) -> int:
     return buffers
 
 
+_OFFSETS = ("DynamicSlice", "DynamicSliceUpdate")
+"""Nodes whose last input is an array of starts, from which a kernel computes an offset."""
+
+
 def longest_chain(graph: Graph) -> int:
     """Launches of which each waits for the one before: none of them can run beside another."""
     depth: defaultdict[str, int] = defaultdict(int)
     for item, (count, _) in zip(counting.primitives(graph), counting.walked(graph), strict=True):
-        before = max((depth[name] for name, _, _ in item["inputs"]), default=0)
+        waited_for = [depth[name] for name, _, _ in item["inputs"]]
+        if item["name"] in _OFFSETS:  # a launch of its own, that waits for the start alone
+            waited_for[-1] += 1
+            count -= 1
+        before = max(waited_for, default=0)
         depth.update({name: before + count for name, _, _ in item["outputs"]})
     return max(depth.values(), default=0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import metal_kernels.sparse_attention.launch as launch
+from metal_kernels import sources
 from metal_kernels.contract import ContractError
 from metal_kernels.shared.formats import load_stored
 from metal_kernels.sparse_attention import sparse_attention
@@ -24,6 +25,20 @@ from tests.kernels.host import host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
 
 pytestmark = pytest.mark.needs("metalhost")
+
+
+def test_the_next_tile_is_loaded_before_this_one_is_worked_on() -> None:
+    """A lane's index two tiles ahead and its row's start one ahead, between use and products."""
+    text = (sources.ROOT / "sparse_attention" / "sparse_attention_matrix.metal").read_text()
+    loop = text.partition("start += TILE) {")[2]
+    steps = (
+        "run = latent_run<BLOCKS, WIDTH, ROPE>(run_begin",
+        "run_begin = run_start<WIDTH, ROPE>(stored",
+        "after = index_of_key<ENTRIES>(key + TILE",
+        "simdgroup_multiply_accumulate(",
+    )
+    places = [loop.find(step) for step in steps]
+    assert min(places) >= 0 and places == sorted(places)
 
 
 def run(arguments: dict[str, Any], matrix: bool = True, order: int = 0) -> mx.array:
