@@ -110,7 +110,7 @@ def main() -> None:
         for row in found:
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         rows += found
-    given = [word for word in sys.argv[1:] if word != str(options.before)]
+    given = ["DIR" if word == str(options.before) else word for word in sys.argv[1:]]
     record("training", " ".join(["python -m benchmarks.training", *given]), rows, FIELDS)
 
 
