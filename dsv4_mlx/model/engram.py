@@ -6,7 +6,7 @@ V4.1: no convolution, no bias, at the beginning of a layer).
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -54,6 +54,19 @@ class EngramTable(MatrixLayer):
         if isinstance(matrix, mx.array):
             return matrix[rows].astype(mx.float32)
         return Packed(matrix.weight[rows], matrix.scales[rows], None, matrix.packing).unpack()
+
+    def to_quantized(
+        self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", **_: Any
+    ) -> MatrixLayer:
+        """As any matrix's; one of zeros from 2^31 numbers on, which MLX does not quantize."""
+        rows, columns = self.weight.shape
+        if rows * columns < 1 << 31:
+            return super().to_quantized(group_size, bits, mode)
+        self.weight = self.weight[:1]
+        layer = super().to_quantized(group_size, bits, mode)
+        layer.weight = mx.zeros((rows, layer.weight.shape[1]), mx.uint32)
+        layer.scales = mx.zeros((rows, layer.scales.shape[1]), layer.scales.dtype)
+        return layer
 
 
 class Engram(nn.Module):

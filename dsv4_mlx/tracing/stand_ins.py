@@ -15,9 +15,9 @@ def one_node_each() -> Iterator[None]:
     """Within, operations that MLX runs as one on Metal trace as one node each.
 
     Where there is no Metal MLX takes `mx.fast.rms_norm` and `mx.fast.rope` apart, and it cannot
-    export `mx.contiguous`, `mx.to_fp8` and `mx.from_fp8` at all. Attention in shapes that Metal has
-    a kernel for is one node; other shapes are taken apart on Metal as well. CUDA kernels, which MLX
-    only makes where there is CUDA, trace like Metal ones.
+    export `mx.contiguous`, `mx.to_fp8`, `mx.from_fp8` and `mx.dequantize` of FP8 at all. Attention
+    in shapes that Metal has a kernel for is one node; other shapes are taken apart on Metal as
+    well. CUDA kernels, which MLX only makes where there is CUDA, trace like Metal ones.
     """
     replaced: dict[tuple[Any, str], Callable[..., Any]] = {
         (mx.fast, "rms_norm"): lambda x, weight, eps, **_: _node("RMSNorm", [x, weight]),
@@ -26,6 +26,7 @@ def one_node_each() -> Iterator[None]:
         (mx.fast, "scaled_dot_product_attention"): _attention(mx.fast.scaled_dot_product_attention),
         (mx, "contiguous"): lambda x, *_, **__: _node("Contiguous", [x]),
         (mx, "to_fp8"): lambda x, **_: _node("ToFP8", [x], mx.uint8),
+        (mx, "dequantize"): _dequantize(mx.dequantize),
         (mx, "from_fp8"): lambda x, dtype=mx.bfloat16, **_: _node("FromFP8", [x], dtype),
     }
     if not mx.cuda.is_available():
@@ -66,6 +67,17 @@ def _node(name: str, inputs: Sequence[mx.array | None], dtype: mx.Dtype | None =
     """A stand-in whose output is like the first input."""
     present = [one for one in inputs if one is not None]
     return stand_in(name, present, [(present[0].shape, dtype or present[0].dtype)])[0]
+
+
+def _dequantize(taken_apart: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def dequantize(w: mx.array, *arrays: Any, **options: Any) -> mx.array:
+        if options.get("mode") != "mxfp8":
+            return taken_apart(w, *arrays, **options)
+        present = [w, *(one for one in arrays if one is not None)]
+        shape = (*w.shape[:-1], 4 * w.shape[-1])
+        return stand_in("Dequantize", present, [(shape, options.get("dtype") or mx.bfloat16)])[0]
+
+    return dequantize
 
 
 def _cuda_kernel(
