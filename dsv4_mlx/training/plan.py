@@ -46,55 +46,32 @@ def require_gradients(kernel_plan: Mapping[str, str]) -> None:
         )
 
 
-def hc_post(
-    y: mx.array,
-    streams: mx.array,
-    post: mx.array,
-    comb: mx.array,
-    routed: mx.array | None = None,
-    *,
-    official: bool,
-) -> mx.array:
+def hc_post(*given: Any, official: bool) -> mx.array:
     """`hc_post` as one small product per token: its gradients are products too."""
     assert not official, "training rounds nothing"
+    y, streams, post, comb, routed = (*given, None)[:5]
     if routed is not None:
         y = routed.sum(axis=2) + y
-    return comb.swapaxes(-1, -2) @ streams + post[..., None] @ y[:, :, None, :]
+    mixed: mx.array = comb.swapaxes(-1, -2) @ streams + post[..., None] @ y[:, :, None, :]
+    return mixed
 
 
 def hc_pre(
-    streams: mx.array,
-    fn: mx.array,
-    base: mx.array,
-    scale: mx.array,
-    norm_weight: mx.array,
-    *,
-    iters: int,
-    hc_eps: float,
-    norm_eps: float,
-    official: bool,
+    streams: mx.array, *of_layer: mx.array, official: bool, **options: Any
 ) -> tuple[mx.array, mx.array, mx.array]:
     """`hc_pre` whose collapse is one small product per token."""
     assert not official, "training rounds nothing"
+    fn, base, scale, norm_weight = of_layer
     B, S, N, _ = streams.shape
-    mix = mix_streams(streams, fn, norm_eps)
-    pre, post, comb = split_mix(mix, scale, base, streams=N, iters=iters, eps=hc_eps)
-    collapsed = (pre.T.reshape(B, S, 1, N) @ streams)[:, :, 0]
-    normed = mx.fast.rms_norm(collapsed, norm_weight, norm_eps)
-    comb = comb.reshape(N * N, -1).T.reshape(B, S, N, N)
-    return normed, post.T.reshape(B, S, N), comb
+    iters, eps = options["iters"], options["norm_eps"]
+    raw = mix_streams(streams, fn, eps)
+    pre, post, comb = split_mix(raw, scale, base, streams=N, iters=iters, eps=options["hc_eps"])
+    normed = mx.fast.rms_norm((pre.T.reshape(B, S, 1, N) @ streams)[:, :, 0], norm_weight, eps)
+    mixing = comb.reshape(N * N, -1).T.reshape(B, S, N, N)
+    return normed, post.T.reshape(B, S, N), mixing
 
 
-def hc_post_pre(
-    y: mx.array,
-    streams: mx.array,
-    post: mx.array,
-    comb: mx.array,
-    *of_next: mx.array,
-    official: bool,
-    **options: Any,
-) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+def hc_post_pre(*given: mx.array, official: bool, **options: Any) -> tuple[mx.array, ...]:
     """`hc_pre` of `hc_post`."""
-    mixed = hc_post(y, streams, post, comb, official=official)
-    fn, base, scale, norm_weight = of_next
-    return mixed, *hc_pre(mixed, fn, base, scale, norm_weight, official=official, **options)
+    mixed = hc_post(*given[:4], official=official)
+    return mixed, *hc_pre(mixed, *given[4:], official=official, **options)

@@ -7,13 +7,13 @@ of them beside the logits, they keep until it is asked: `routing()` and `indexin
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from dsv4_mlx.cache.layer import LayerCache, for_one_call
+from dsv4_mlx.cache.layer import for_one_call
 from dsv4_mlx.model.decoder_layer import DecoderLayer
-from dsv4_mlx.model.engram import LookedUp
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.router import TopKRouter
 from dsv4_mlx.model.v4 import Model
@@ -45,14 +45,8 @@ class ObservedRouter(TopKRouter):
 class RecomputedLayer(DecoderLayer):
     """A layer whose intermediate values are dropped and made again in the backward pass."""
 
-    def __call__(
-        self,
-        streams: mx.array,
-        tokens: mx.array,
-        cache: LayerCache,
-        looked_up: LookedUp | None = None,
-    ) -> mx.array:
-        """As the layer's; `cache` and `looked_up` are not used: rows are looked up anew."""
+    def __call__(self, streams: mx.array, tokens: mx.array, *_: Any, **__: Any) -> mx.array:
+        """As the layer's, without the cache and what was looked up: rows are looked up anew."""
 
         @mx.checkpoint  # type: ignore[untyped-decorator]
         def inner(parameters: Parameters, streams: mx.array) -> list[mx.array]:
