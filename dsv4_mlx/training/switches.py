@@ -84,20 +84,12 @@ class _NoEntries(_Altered):
 
 
 class _NewestEntries(_Altered):
-    def index_topk(
-        self,
-        index_q: mx.array,
-        head_weights: mx.array,
-        keys: mx.array,
-        *,
-        first_position: int | mx.array,
-        ratio: int,
-        k: int,
-        scale: float,
-    ) -> mx.array:
+    def index_topk(self, *arrays: Any, **options: Any) -> mx.array:
         """As many entries as would be selected, [B, S, min(k, T)] int32, whatever they hold."""
+        index_q, _, keys = arrays
+        first_position, ratio = options["first_position"], options["ratio"]
         B, S = index_q.shape[:2]
-        count = min(k, keys.shape[1])
+        count = min(options["k"], keys.shape[1])
         visible = (mx.arange(S) + first_position + 1) // ratio
         last = mx.minimum(visible, keys.shape[1])[:, None]
         places = mx.where(last >= count, last - count, 0) + mx.arange(count)

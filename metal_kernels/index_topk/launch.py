@@ -1,14 +1,15 @@
 """The launches of index_topk: scores of a tile of queries, then the selection among them."""
 
+from dataclasses import dataclass
 from functools import cache
 from typing import get_args
 
 import mlx.core as mx
 
-from metal_kernels import sources
 from metal_kernels.contract import Call, ContractError
 from metal_kernels.shared.formats import RowStorage, row_shape
 from metal_kernels.shared.threadgroups import MOST_THREADS
+from metal_kernels.sources import Prepared, zero_d
 
 # Bytes of scores that live at once.
 SCORE_BYTES = 32 << 20
@@ -31,22 +32,43 @@ def index_topk(call: Call) -> mx.array:
 
     A key's score depends on neither its place nor the chunk, so ties stay ties.
     """
+    tiles = call.keep(_tiles)
+    if call.sizes["T"] == 0:
+        return mx.zeros((call.sizes["B"], call.sizes["S"], 0), mx.int32)
+    first_position = zero_d(call.moving["first_position"])
+    index_q, head_weights, keys = call.arrays.values()
+    selected: list[mx.array] = []
+    for tile in tiles:
+        if selected:  # else the scores of all tiles may be kept until the first selection
+            (keys,) = mx.depends([keys], selected[-1:])
+        selected.append(tile(index_q, head_weights, keys, first_position))
+    return selected[0] if len(selected) == 1 else mx.concatenate(selected, axis=1)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """The launches of some queries: their scores, and the selection among them."""
+
+    scores: Prepared
+    select: "Selection"
+    shape: tuple[int, int, int]  # of what is selected, [B, queries, k]
+
+    def __call__(
+        self, index_q: mx.array, head_weights: mx.array, keys: mx.array, first_position: mx.array
+    ) -> mx.array:
+        """Positions int32 [B, queries, k]."""
+        (scores,) = self.scores(index_q, head_weights, keys, first_position)
+        return self.select(scores.reshape(-1, scores.shape[2])).reshape(self.shape)
+
+
+def _tiles(call: Call) -> tuple[_Tile, ...]:
+    """One for queries whose scores fill at most SCORE_BYTES."""
     _check(call)
     B, S, T = (call.sizes[letter] for letter in "BST")
     if T == 0:
-        return mx.zeros((B, S, 0), mx.int32)
-    scalars = {**call.moving, **call.options}
-    k = scalars.pop("k")
+        return ()
     step = max(1, SCORE_BYTES // (4 * B * T))
-    index_q, head_weights, keys = call.arrays.values()
-    selected: list[mx.array] = []
-    for start in range(0, S, step):
-        if selected:  # else the scores of all tiles may be kept until the first selection
-            (keys,) = mx.depends([keys], selected[-1:])
-        queries = (start, min(S, start + step))
-        scores = index_scores(call.backend, index_q, head_weights, keys, queries=queries, **scalars)
-        selected.append(select(call.backend, scores, min(k, T)))
-    return selected[0] if len(selected) == 1 else mx.concatenate(selected, axis=1)
+    return tuple(_tile(call, start, min(step, S - start)) for start in range(0, S, step))
 
 
 def _check(call: Call) -> None:
@@ -66,32 +88,27 @@ def _stored_rows(K: int) -> dict[str, tuple[int, mx.Dtype]]:
     return {storage: row_shape(storage, "key", K) for storage in get_args(RowStorage)}
 
 
-def index_scores(
-    backend: str,
-    index_q: mx.array,
-    head_weights: mx.array,
-    keys: mx.array,
-    *,
-    queries: tuple[int, int],
-    first_position: int | mx.array,
-    ratio: int,
-    scale: float,
-) -> mx.array:
-    """Scores of the queries from `queries[0]` to before `queries[1]`: [B, queries, T] float32."""
-    B, T = keys.shape[:2]
-    count = queries[1] - queries[0]
-    text, tile, threads, template = _geometry(backend, index_q.shape[3], B * count * T)
-    (scores,) = sources.launch(
-        backend,
+def _tile(call: Call, start: int, count: int) -> _Tile:
+    """The launches of `count` queries from `start` on."""
+    B, T = call.sizes["B"], call.sizes["T"]
+    k = min(call.options["k"], T)
+    select = Selection.of(call.backend, B * count, T, k)
+    return _Tile(index_scores(call, start, count), select, (B, count, k))
+
+
+def index_scores(call: Call, start: int, count: int) -> Prepared:
+    """Scores float32 [B, count, T] of the queries from `start` on."""
+    B, T = call.sizes["B"], call.sizes["T"]
+    text, tile, threads, template = _geometry(call.backend, call.sizes["K"], B * count * T)
+    return Prepared(
+        call.backend,
         text,
-        inputs={
-            "index_q": index_q,
-            "head_weights": head_weights,
-            "keys": keys,
-            "first_position": first_position,
-            "first_query": queries[0],
-            "ratio": ratio,
-            "scale": scale,
+        arrays=tuple(call.arrays),
+        moving=("first_position",),
+        scalars={
+            "first_query": start,
+            "ratio": call.options["ratio"],
+            "scale": call.options["scale"],
         },
         outputs={"scores": ((B, count, T), mx.float32)},
         # Neighbouring threadgroups share keys, not queries: a tile of queries fits the cache.
@@ -99,7 +116,6 @@ def index_scores(
         threadgroup=(threads, 1, 1),
         template=template,
     )
-    return scores
 
 
 def _geometry(backend: str, K: int, work: int) -> tuple[str, int, int, dict[str, int]]:
@@ -121,32 +137,42 @@ def part() -> int:
     return _ITEMS * MOST_THREADS["index_select"]
 
 
-def select(backend: str, scores: mx.array, k: int) -> mx.array:
-    """Positions of the k highest of the last axis: [B, S, T] float32 -> [B, S, k] int32."""
-    B, S, T = scores.shape
-    scores = scores.reshape(B * S, T)
-    # The union of the best k of every part holds the best k of the row.
-    parts = -(-T // part())
-    positions = None if parts == 1 else _select(backend, scores, None, parts, k)
-    return _select(backend, scores, positions, 1, k).reshape(B, S, k)
+@dataclass(frozen=True)
+class Selection:
+    """Positions of the k highest of every row: [rows, T] float32 -> [rows, k] int32."""
+
+    parts: Prepared | None  # the best of every part, where a row has several
+    whole: Prepared
+
+    @classmethod
+    def of(cls, backend: str, rows: int, T: int, k: int) -> "Selection":
+        """The launches for scores of these sizes, k at most T."""
+        split = -(-T // part())
+        if split == 1:
+            return cls(None, _best(backend, rows, T, 1, k, candidates=False))
+        parts = _best(backend, rows, T, split, k, candidates=False)
+        return cls(parts, _best(backend, rows, split * k, 1, k, candidates=True))
+
+    def __call__(self, scores: mx.array) -> mx.array:
+        # The union of the best k of every part holds the best k of the row.
+        positions = scores if self.parts is None else self.parts(scores, scores)[0]
+        return self.whole(scores, positions)[0]
 
 
-def _select(
-    backend: str, scores: mx.array, positions: mx.array | None, parts: int, k: int
-) -> mx.array:
-    """The best k of every part of each row's positions: [rows, T], [rows, n] -> [rows, parts k]."""
-    rows = scores.shape[0]
-    own = scores if positions is None else positions
-    own_part, most = -(-own.shape[1] // parts), MOST_THREADS["index_select"]
+def _best(backend: str, rows: int, count: int, parts: int, k: int, *, candidates: bool) -> Prepared:
+    """The best k of every part of each row: scores [rows, T], positions [rows, count] -> [rows,
+    parts k] int32. `candidates` says that the positions are those that may be chosen; else all may,
+    and the scores stand in for them."""
+    own_part, most = -(-count // parts), MOST_THREADS["index_select"]
     items = 8 if own_part <= 8 * most else _ITEMS
     threads = min(most, -(-own_part // (items * _SIMD)) * _SIMD)
-    (selected,) = sources.launch(
+    return Prepared(
         backend,
         "index_select",
-        inputs={"scores": scores, "positions": own, "k": k},
+        arrays=("scores", "positions"),
+        scalars={"k": k},
         outputs={"selected": ((rows, parts * k), mx.int32)},
         grid=(threads * rows, parts, 1),
         threadgroup=(threads, 1, 1),
-        template={"ITEMS": items, "CANDIDATES": positions is not None},
+        template={"ITEMS": items, "CANDIDATES": candidates},
     )
-    return selected

@@ -10,9 +10,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from metal_kernels.index_topk.launch import select
 from metal_kernels.registry import kernels
 from tests.kernels.host import host_plan, launched
+from tests.kernels.selections import selected
 from tests.metalhost.launch import Counts
 
 pytestmark = pytest.mark.needs("metalhost")
@@ -48,7 +48,7 @@ def scores(kind: str, T: int) -> mx.array:
 @pytest.mark.parametrize("T", [2048, 16_384])
 def test_a_selection_is_four_rounds_at_most(T: int, kind: str) -> None:
     """A barrier each, one before and one after them."""
-    work = counted(lambda _: select("metal", scores(kind, T), 512))
+    work = counted(lambda _: selected("metal", scores(kind, T), 512))
     assert work["index_select"].most_barriers <= 6
 
 
@@ -57,7 +57,7 @@ def test_keys_with_the_same_digits_are_counted_at_once() -> None:
     where every other one has another first digit they are 8."""
     places = mx.arange(2048)[None, None]
     equal, alternating = (
-        counted(lambda _, own=own: select("metal", own.astype(mx.float32), 1500))["index_select"]
+        counted(lambda _, own=own: selected("metal", own.astype(mx.float32), 1500))["index_select"]
         for own in (mx.zeros_like(places), places // 32 % 2)
     )
     assert alternating.checked_accesses - equal.checked_accesses == 256 * (8 - 1)

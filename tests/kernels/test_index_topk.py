@@ -6,16 +6,17 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import sources
-from metal_kernels.contract import Case, ContractError, random_normal
+from metal_kernels.contract import Call, Case, ContractError, random_normal
 from metal_kernels.index_topk import KERNEL, launch
 from metal_kernels.index_topk.reference import index_scores
 from metal_kernels.registry import bind
 from metal_kernels.shared.formats import fp4_roundtrip, load_stored, store
 from metal_kernels.shared.selection import exact_top_k
+from metal_kernels.sources import zero_d
 from tests.kernels.compare import assert_matches
 from tests.kernels.host import host_plan
 from tests.kernels.pairwise import pairwise, sizes_id
+from tests.kernels.selections import selected
 
 pytestmark = pytest.mark.needs("metalhost")
 
@@ -119,9 +120,14 @@ def test_the_order_of_threads_changes_nothing(order: str | int, text: str) -> No
 
 
 def scores_on_host(given: dict[str, Any], queries: tuple[int, int]) -> np.ndarray:
-    options = {name: value for name, value in given.items() if name != "k"}
+    arrays = {name: given[name] for name in KERNEL.inputs}
+    options = {name: given[name] for name in ("ratio", "scale")}
+    sizes = KERNEL.check({name: array.shape for name, array in arrays.items()})
+    call = Call("index_topk", "metal", arrays, options, sizes, {}, {})
+    start, stop = queries
     with host_plan("checked"):
-        return np.array(launch.index_scores("metal", **options, queries=queries))
+        launched = launch.index_scores(call, start, stop - start)
+        return np.array(launched(*arrays.values(), zero_d(given["first_position"]))[0])
 
 
 def normal_arguments(T: int = 150, S: int = 3, H: int = 20, K: int = 64) -> dict[str, Any]:
@@ -241,7 +247,7 @@ def assert_top_k(scores: np.ndarray, *counts: int, mode: str = "checked", order:
     scores = mx.array(scores.astype(np.float32))
     for k in counts:
         with host_plan(mode, order):
-            found = launch.select("metal", scores, min(k, scores.shape[-1]))
+            found = selected("metal", scores, min(k, scores.shape[-1]))
         np.testing.assert_array_equal(np.array(found), np.array(exact_top_k(scores, k)), f"{k = }")
 
 
@@ -302,13 +308,17 @@ def launches(monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]) -> list[str
     """Names of the texts that a call launches, and their outputs' bytes within the limit."""
     names: list[str] = []
 
-    def launch_nothing(backend, name, *, outputs, **_):
-        names.append(name)
+    def prepare_nothing(backend, name, *, outputs, **_):
         ((shape, dtype),) = outputs.values()
         assert np.prod(shape) * dtype.size <= launch.SCORE_BYTES
-        return (mx.zeros(shape, dtype),)
 
-    monkeypatch.setattr(sources, "launch", launch_nothing)
+        def launch_nothing(*arrays):
+            names.append(name)
+            return [mx.zeros(shape, dtype)]
+
+        return launch_nothing
+
+    monkeypatch.setattr(launch, "Prepared", prepare_nothing)
     found = bind("metal").ops.index_topk(**given)
     assert found.shape == (*given["index_q"].shape[:2], min(given["k"], given["keys"].shape[1]))
     return names

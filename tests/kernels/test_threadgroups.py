@@ -7,12 +7,12 @@ import pytest
 
 from metal_kernels import expert_matmul
 from metal_kernels.contract import Case
-from metal_kernels.index_topk.launch import select
 from metal_kernels.registry import kernels
 from metal_kernels.shared.selection import exact_top_k
 from metal_kernels.shared.threadgroups import MOST_THREADS
 from tests.kernels.compare import assert_equals_reference
 from tests.kernels.host import host_plan, launched
+from tests.kernels.selections import selected
 from tests.kernels.test_index_topk import arguments
 
 pytestmark = pytest.mark.needs("metalhost")
@@ -34,7 +34,7 @@ def selection(length: int) -> Callable[[], None]:
     def run() -> None:
         scores = mx.round(50 * mx.random.normal((1, 1, length), key=mx.random.key(1)))
         with host_plan("fast"):
-            found = select("metal", scores, 300)
+            found = selected("metal", scores, 300)
         assert mx.array_equal(found, exact_top_k(scores, 300))
 
     return run
@@ -61,6 +61,7 @@ LARGEST: dict[str, tuple[Callable[[], None], ...]] = {
     "hc_head": (case("hc_head", "flash-decode"),),
     "index_select": (selection(4096), selection(16_384), selection(40_000)),
     "expert_blocks": (case("expert_matmul", "many-blocks"), many_experts),
+    "engram_gate": (case("engram_gate", "wide"),),
     "hc_mix": (case("hc_pre", "odd-sizes"), case("hc_head", "odd-sizes")),
     "hc_post_mix": (case("hc_post_pre", "odd-sizes"),),
     "index_scores": (many_scores,),
