@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.files.documents import read_object
+from dsv4_mlx.files.documents import parse_object, read_object
 from dsv4_mlx.files.file_systems import FileSystem
 from dsv4_mlx.training.plots import Curve, line_plot
 from dsv4_mlx.training.trainer import Trainer
@@ -57,7 +57,7 @@ class TrainingRun:
         """Whether a signal asked to end after the current step."""
         if settings is not None:
             try:
-                self._agree(json.loads(json.dumps(settings)))
+                self._agree(parse_object(json.dumps(settings)))
             except BaseException:
                 self.close()
                 raise

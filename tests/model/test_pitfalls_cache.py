@@ -222,13 +222,13 @@ def check_a_file_continues_at_every_phase() -> None:
 
 
 def padding_enters_the_state(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(LayerCache, "_span", lambda self, row, length: slice(0, length))
+    patch.setattr(LayerCache, "_span", lambda self, row, length, ahead: slice(0, length))
 
 
 def padding_counts_as_positions(patch: pytest.MonkeyPatch) -> None:
     def make(span):
-        def wrong(self, row, length):
-            found = span(self, row, length)
+        def wrong(self, row, length, ahead):
+            found = span(self, row, length, ahead)
             self.rows[row].position += found.start
             return found
 

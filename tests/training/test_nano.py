@@ -54,6 +54,7 @@ def test_nano_names_the_converter(nano):
     assert "python -m convert" in answers(*nano, [question])[0]
 
 
+@pytest.mark.slow
 def test_nano_answers_questions_it_was_not_trained_on(nano):
     assert len(QUESTIONS) >= 20
     given = dict(zip(QUESTIONS, answers(*nano, list(QUESTIONS.values())), strict=True))

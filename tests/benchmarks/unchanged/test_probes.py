@@ -41,6 +41,7 @@ def planted(patch: pytest.MonkeyPatch, holder: Any, name: str, change: Callable[
     patch.setattr(holder, name, lambda self, *a, **k: change(method(self, *a, **k)))
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_facts(folder: str) -> None:
     assert changed(logits.logits(folder), logits.logits(folder)) == set()
     assert changed(logits.sessions(folder), logits.sessions(folder)) == set()
@@ -80,6 +81,7 @@ def test_a_parameter_that_is_renamed_or_of_another_value_is_found(
     assert "names, shapes, dtypes" in changed(before, logits.parameters(folder))
 
 
+@pytest.mark.slow
 def test_a_rewind_that_ends_elsewhere_is_found(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +112,7 @@ def test_files_of_every_format_are_read_and_damaged_ones_are_refused(
     assert "Größe 你好" in facts["good whole"]
 
 
+@pytest.mark.slow
 def test_a_file_that_leads_elsewhere_is_found(folder: str, files: Path) -> None:
     before = kept.read(folder, "compact", str(files))
     arrays, header = mx.load(
@@ -125,6 +128,7 @@ def test_what_this_commit_writes_it_reads(folder: str, tmp_path: Path) -> None:
     assert facts["own format"].startswith("{'note': 'kept'}\n")
 
 
+@pytest.mark.slow
 def test_one_more_call_per_token_is_counted(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = host.work(folder, "compact")
     assert before == host.work(folder, "compact")
