@@ -118,14 +118,7 @@ def _run(
     if options.subcommand == "config":
         return config.print_config(environment, path=options.path)
     chosen = config.load(environment)
-    options = replace(
-        options,
-        backend=_backend(options, chosen.backend),
-        kv=options.kv or chosen.kv,
-        prefill_chunk=options.prefill_chunk or chosen.prefill_chunk,
-        compile=options.compile and chosen.compile,
-        model=options.model or chosen.model,
-    )
+    options = _completed(options, chosen)
     if options.subcommand == "doctor":
         from cli.machine import doctor
 
@@ -173,6 +166,18 @@ def _run(
         PlainOutput(environment).note(f"[{problem}]")
     turns, settings = resumed.turns(model.place), preferences.answer_settings(model.settings)
     return answer(message, lambda: begin(settings, turns), options, environment, resumed)
+
+
+def _completed(options: Options, chosen: config.Config) -> Options:
+    """The options with what the configuration says where they say nothing."""
+    return replace(
+        options,
+        backend=_backend(options, chosen.backend),
+        kv=options.kv or chosen.kv,
+        prefill_chunk=options.prefill_chunk or chosen.prefill_chunk,
+        compile=options.compile and chosen.compile,
+        model=options.model or chosen.model,
+    )
 
 
 def _backend(options: Options, configured: str = "auto") -> str:

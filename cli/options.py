@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 from cli.environment import Environment
 from dsv4_mlx.chat.loops import LOOPS, Loops
@@ -161,8 +161,16 @@ def _check_words(options: Options) -> None:
 
 
 def _parser(environment: Environment) -> _Parser:
+    """The options in the order of the help."""
     parser = _Parser(environment)
-    add = parser.add_argument
+    _add_the_model(parser.add_argument)
+    _add_the_conversation(parser.add_argument)
+    _add_the_output(parser.add_argument)
+    return parser
+
+
+def _add_the_model(add: Callable[..., Any]) -> None:
+    """What answers, and how."""
     add("--model", type=user_path, metavar="PATH", help="checkpoint folder, official or converted")
     add("-p", dest="prompt", metavar="TEXT", help="answer this message and leave")
     add("--system", metavar="TEXT", help="system message of the conversation")
@@ -200,6 +208,10 @@ def _parser(environment: Environment) -> _Parser:
         action="store_false",
         help="on a GPU, build every token's graph anew instead of replaying one",
     )
+
+
+def _add_the_conversation(add: Callable[..., Any]) -> None:
+    """What goes on, what ends an answer, and what the model may use."""
     add(
         "--continue",
         dest="resume",
@@ -225,6 +237,10 @@ def _parser(environment: Environment) -> _Parser:
     add("--loop", choices=LOOPS, help="what happens when a reply says the same without end")
     add("--tools", action=argparse.BooleanOptionalAction, help="let the model use tools")
     add("--engine", metavar="fake:FILE", help="answers from a script instead of a model")
+
+
+def _add_the_output(add: Callable[..., Any]) -> None:
+    """What is shown, and what the other words mean."""
     add("--no-stream", dest="stream", action="store_false", help="print the answer when complete")
     add("--raw", action="store_true", help="the answer byte for byte, Markdown and all")
     add("--plain", action="store_true", help="plain lines, nothing redrawn; for screen readers")
@@ -234,7 +250,6 @@ def _parser(environment: Environment) -> _Parser:
     add("--path", action="store_true", help="with config: where the file is")
     add("words", nargs="*", metavar="@FILE", help="files that belong to the message")
     add("--version", action="store_true", help="versions, backend, kernels, BLAS")
-    return parser
 
 
 def _whole(minimum: int) -> Callable[[str], int]:

@@ -21,28 +21,12 @@ from dsv4_mlx.training.data.task import Task, assistant, user
 from dsv4_mlx.training.evaluate import WITHOUT, AbilityRow, main, write_rows
 from dsv4_mlx.training.evaluation import Outcome, Score, answers, outcomes, scores
 from dsv4_mlx.training.nano_init import initial_parameters
-from dsv4_mlx.training.nano_recipe import NANO
 from dsv4_mlx.training.rollouts import put_weights
 from dsv4_mlx.training.switches import EXPLAINED, _NewestEntries, without
+from tests.training.small import SMALL as NARROW
 
 NANO_FOLDER = Path(str(resources.files("dsv4_mlx"))) / "nano"
-SMALL = NANO.replace(
-    vocab_size=64,
-    hidden_size=64,
-    head_dim=64,
-    qk_rope_head_dim=32,
-    q_lora_rank=32,
-    o_lora_rank=32,
-    index_head_dim=32,
-    index_n_heads=4,
-    index_topk=4,
-    num_attention_heads=2,
-    num_hidden_layers=3,
-    sliding_window=8,
-    n_routed_experts=4,
-    moe_intermediate_size=32,
-    compress_ratios=(0, 4, 128, 0),
-)
+SMALL = NARROW.replace(index_n_heads=4, index_topk=4)
 LENGTH = 140  # one entry of HCA, and more of CSA than are selected
 # From which position on a part can matter: a second token, a first entry, entries to choose from.
 FIRST = {"window": 1, "csa": 3, "hca": 127, "selection": 4 * 5 - 1}

@@ -10,28 +10,12 @@ from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.training.data.batches import Batch
 from dsv4_mlx.training.nano_init import initial_parameters
-from dsv4_mlx.training.nano_recipe import NANO
 from dsv4_mlx.training.objective import NanoObjective
 from dsv4_mlx.training.plan import require_gradients, training_plan
 from metal_kernels import registry
+from tests.training.small import SMALL as NARROW
 
-SMALL = NANO.replace(
-    vocab_size=64,
-    hidden_size=64,
-    head_dim=64,
-    qk_rope_head_dim=32,
-    q_lora_rank=32,
-    o_lora_rank=32,
-    index_n_heads=2,
-    index_head_dim=32,
-    index_topk=4,
-    num_attention_heads=2,
-    num_hidden_layers=3,
-    sliding_window=8,
-    n_routed_experts=4,
-    moe_intermediate_size=32,
-    compress_ratios=(0, 4, 128, 0),
-)
+SMALL = NARROW.replace(index_n_heads=2, index_topk=4)
 # Heads wider than their residual and their share of the output, as nano's are.
 WIDE = SMALL.replace(head_dim=96, q_lora_rank=32, o_lora_rank=48)
 UNTRAINED = ("tid2eid", "e_score_correction_bias")

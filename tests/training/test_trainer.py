@@ -9,24 +9,9 @@ import pytest
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.training.data.batches import Batch
 from dsv4_mlx.training.nano_init import initial_parameters
-from dsv4_mlx.training.nano_recipe import NANO, NanoRecipe, _prepared
+from dsv4_mlx.training.nano_recipe import NanoRecipe, _prepared
 from dsv4_mlx.training.trainer import Schedule, Trainer, clipped, uses_muon
-
-SMALL = NANO.replace(
-    vocab_size=64,
-    hidden_size=64,
-    head_dim=64,
-    qk_rope_head_dim=32,
-    q_lora_rank=32,
-    o_lora_rank=32,
-    index_head_dim=32,
-    num_attention_heads=2,
-    num_hidden_layers=3,
-    sliding_window=8,
-    n_routed_experts=4,
-    moe_intermediate_size=32,
-    compress_ratios=(0, 4, 128, 0),
-)
+from tests.training.small import SMALL
 
 
 def counting(rows: int = 4, length: int = 24) -> Batch:
