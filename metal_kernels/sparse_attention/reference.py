@@ -170,11 +170,9 @@ def sparse_attention(
         1 if selected is None else selected.shape[2],
     ):
         entries = selected = None
-    if selected is not None:
-        step = _tile_length(q, sliding_window, selected.shape[-1], gathered=True)
-    else:
-        every = 0 if entries is None else entries.shape[1]
-        step = _tile_length(q, sliding_window, every, gathered=False)
+    longest = entries if selected is None else selected
+    keys = 0 if longest is None else longest.shape[1 if selected is None else 2]
+    step = _tile_length(q, sliding_window, keys, gathered=selected is not None)
     outputs: list[mx.array] = []
     for start in range(0, S, step):
         stop = min(S, start + step)
