@@ -9,6 +9,9 @@
 // An exponent below every score's. It is finite: infinity minus itself would be NaN.
 constant constexpr float NO_EXPONENT = -1e30f;
 
+constant constexpr int KEY_TILE = 8;      // keys that are weighed together
+constant constexpr int FEWEST_KEYS = 32;  // of a split, where there are several
+
 float exponent_above(float score) { return ceil(score * 1.4426950408889634f); }
 
 // 2^exponent for exponents up to 0; 0 for NaN and where float32 has no normal number.
@@ -30,4 +33,18 @@ float2 finished_pair(float2 pair, int dim, Cos cos, Sin sin) {
     pair = float2(pair.x * c + pair.y * s, pair.y * c - pair.x * s);
   }
   return OFFICIAL ? float2(round_bf16(pair.x), round_bf16(pair.y)) : pair;
+}
+
+// The keys of one split of a query's.
+struct KeyRange { int begin, end; };
+
+// A query has its keys in as many splits as its own count asks for, so that its numbers are the same
+// whatever other queries and rows the call has: of `most` splits those that it does not need are empty.
+// `count` keys may be there at most, `stop` places may name one: the last split has what lies beyond.
+KeyRange range_of_split(int split, int most, int count, int stop) {
+  int wanted = max(1, min(most, count / FEWEST_KEYS));
+  int each = (count + wanted * KEY_TILE - 1) / (wanted * KEY_TILE) * KEY_TILE;
+  int begin = split * each, last = (count - 1) / each;
+  if (split > last) return KeyRange{stop, stop};
+  return KeyRange{begin, split == last ? stop : begin + each};
 }

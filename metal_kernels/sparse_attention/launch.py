@@ -11,7 +11,9 @@ Counted for Flash at one query (H = 64 heads of K = 512, 583 bytes for a packed 
 FLOPs are `4 H K` for a key, the floor: nothing is computed twice. Rows are the floor as far as
 memory is concerned, but each of the H / 16 groups of heads reads them, and all but the first find
 them in a cache. Partials, `4 K H` bytes for a split, written once and read once, are what it costs
-to fill a GPU at one query; they stay in a cache too. Where B S H / 16 reaches half of the
+to fill a GPU at one query; they stay in a cache too. Up to eight queries have the splits of one,
+chosen by each query's own count of keys, so that a query's numbers do not depend on its neighbours:
+5 MiB of partials for each query of a CSA layer. Of more, where B S H / 16 reaches half of the
 threadgroups wanted, there is one split, nothing partial and one launch.
 
 A chunk's queries do not share a threadgroup, though neighbours see nearly the same window: 16 heads
@@ -29,11 +31,12 @@ from metal_kernels.contract import Call, ContractError
 from metal_kernels.sources import Prepared, zero_d
 
 MOVING = ("first_position", "origin")
-_TILE = 8  # rows decoded at once
 _HEADS = 16  # of a threadgroup: their queries and sums fill its registers
 # A GPU of 40 cores is busy with this many threadgroups.
 _THREADGROUPS = 160
-_FEWEST_KEYS = 32
+_FEWEST_KEYS = 32  # of a split; the texts' FEWEST_KEYS
+FEW_QUERIES = 8
+"""Queries of a call up to which each has the numbers that it has alone."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def _launches(call: Call) -> _Launches:
     text = _text(call.backend, K, H)
     chosen = call.sizes.get("k", call.sizes["T"]) if call.sizes.get("T", 0) else 0
     groups = -(-H // text.heads)
-    splits, keys_per_split = _splits(min(options["sliding_window"], n) + chosen, groups * B * S)
+    splits = _splits(min(options["sliding_window"], n) + chosen, groups * _queries(B * S))
     template = {"WIDTH": K, "ROPE": rope, "OFFICIAL": options["official"]}
     attend = Prepared(
         call.backend,
@@ -95,7 +98,6 @@ def _launches(call: Call) -> _Launches:
             "ratio": options["ratio"],
             "sliding_window": options["sliding_window"],
             "splits": splits,
-            "keys_per_split": keys_per_split,
             "scale": K**-0.5,
         },
         outputs={
@@ -135,11 +137,17 @@ def _text(backend: str, K: int, H: int) -> _Text:
     return _Text("sparse_attention", 2 * simdgroups, simdgroups, {})
 
 
-def _splits(keys: int, threadgroups: int) -> tuple[int, int]:
-    """How many splits of how many keys each: enough to fill the GPU, none too short."""
-    wanted = max(1, min(_THREADGROUPS // threadgroups, keys // _FEWEST_KEYS))
-    keys_per_split = -(-keys // (wanted * _TILE)) * _TILE
-    return -(-keys // keys_per_split), keys_per_split
+def _queries(queries: int) -> int:
+    """Queries as splits count them: a few have the splits of one, and so its numbers."""
+    return 1 if queries <= FEW_QUERIES else queries
+
+
+def _splits(keys: int, threadgroups: int) -> int:
+    """Splits for so many keys at most: enough to fill the GPU, none too short.
+
+    Of these a query has as many as the text gives its own count of keys; its others are empty.
+    """
+    return max(1, min(_THREADGROUPS // threadgroups, keys // _FEWEST_KEYS))
 
 
 def _check_width(K: int, rope_dims: int) -> None:

@@ -45,7 +45,7 @@ float4 latent_vector(const device uint8_t* row, int dim) {
 // selected [B, S, k]. ENTRIES: 0 none, 1 every visible one, 2 the selected ones.
 // -> output [B S, splits, H, WIDTH], unnormalised where SPLIT, else (splits = 1) finished, and stats
 // [B S, splits, H, 2]: exponent and sum of weights.
-constexpr int LANES = 32, HEADS = 2, TILE = 8;
+constexpr int LANES = 32, HEADS = 2, TILE = KEY_TILE;
 constexpr int VECTORS = (WIDTH + 4 * LANES - 1) / (4 * LANES);
 threadgroup float4 tile[TILE * VECTORS * LANES];
 threadgroup bool present[TILE];
@@ -63,7 +63,9 @@ int oldest = max(position - sliding_window + 1, max(0, first_position + S - n));
 int seen = position + 1 - oldest, chosen = 0;
 if (ENTRIES == 1) chosen = min(int(entries_shape[1]), (position + 1) / ratio);
 if (ENTRIES == 2) chosen = selected_shape[2];
-int begin = split * keys_per_split, end = min(begin + keys_per_split, seen + chosen);
+int visible = ENTRIES == 2 ? min(chosen, (position + 1) / ratio) : chosen;
+KeyRange range = range_of_split(split, splits, seen + visible, seen + chosen);
+int begin = range.begin, end = range.end;
 
 float4 query[HEADS * VECTORS], sums[HEADS * VECTORS];
 float exponents[HEADS];

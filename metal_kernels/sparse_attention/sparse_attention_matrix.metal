@@ -95,7 +95,7 @@ int index_of_key(int key, int end, int seen, int oldest, int n, Selected selecte
 // body
 // As sparse_attention.metal, with ROW_BLOCKS in place of heads per simdgroup. Loops over matrices are
 // unrolled by force: an index that is no constant would put registers into memory.
-constexpr int TILE = 8, HEADS = 8 * ROW_BLOCKS, BLOCKS = WIDTH / (8 * SIMDGROUPS);
+constexpr int TILE = KEY_TILE, HEADS = 8 * ROW_BLOCKS, BLOCKS = WIDTH / (8 * SIMDGROUPS);
 // Twice, so that a tile's scores may be written while the last one's are read.
 threadgroup float scores[2 * SIMDGROUPS * ROW_BLOCKS * 64];
 
@@ -115,7 +115,9 @@ int oldest = max(position - sliding_window + 1, max(0, first_position + S - n));
 int seen = position + 1 - oldest, chosen = 0;
 if (ENTRIES == 1) chosen = min(int(entries_shape[1]), (position + 1) / ratio);
 if (ENTRIES == 2) chosen = selected_shape[2];
-int begin = split * keys_per_split, end = min(begin + keys_per_split, seen + chosen);
+int visible = ENTRIES == 2 ? min(chosen, (position + 1) / ratio) : chosen;
+KeyRange range = range_of_split(split, splits, seen + visible, seen + chosen);
+int begin = range.begin, end = range.end;
 
 // queries: dims of a block by heads. sums: heads by dims of a block.
 simdgroup_matrix<float, 8, 8> queries[ROW_BLOCKS * BLOCKS], sums[ROW_BLOCKS * BLOCKS];
