@@ -5,6 +5,7 @@ pad have the official ids 0, 1, 2; the other control tokens follow. The same cor
 the same bytes.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def write_tokenizer(
             f"The vocabulary needs at least {minimum} entries for {len(control_tokens)} control "
             f"tokens and {_BYTES} bytes, got {vocab_size}; ask for a larger vocab_size."
         )
-    tokenizer = _train(list(corpus), vocab_size, control_tokens)
+    tokenizer = _train(tuple(corpus), vocab_size, tuple(control_tokens))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     stored = parse_object(tokenizer.to_str())
@@ -65,7 +66,8 @@ def write_tokenizer(
     _write_json(folder / "generation_config.json", _generation_config(tokenizer))
 
 
-def _train(corpus: list[str], vocab_size: int, control_tokens: Sequence[str]) -> Tokenizer:
+@functools.lru_cache(maxsize=4)  # a test run writes the same few tokenizers hundreds of times
+def _train(corpus: tuple[str, ...], vocab_size: int, control_tokens: tuple[str, ...]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
