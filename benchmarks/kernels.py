@@ -44,9 +44,10 @@ class Timing:
     nbytes: int
 
 
-def sizes(kernel: Kernel) -> tuple[Size, ...]:
-    """What to time of a kernel."""
-    return kernel.sizes or (Size(kernel.cases[0], flops=0),)
+def sizes(kernel: Kernel, *, small: bool = False) -> tuple[Size, ...]:
+    """What to time of a kernel: its declared sizes, or when `small` its first case alone."""
+    first = (Size(kernel.cases[0], flops=0),)
+    return first if small else kernel.sizes or first
 
 
 def measure(
@@ -93,7 +94,12 @@ def _evaluate(operation: Callable[..., Any], inputs: Sequence[dict[str, Any]], c
 
 
 def rows(
-    backend: str = "auto", names: Sequence[str] = (), rounds: int = 5, round_s: float = _ROUND_S
+    backend: str = "auto",
+    names: Sequence[str] = (),
+    rounds: int = 5,
+    round_s: float = _ROUND_S,
+    *,
+    small: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """One row per kernel and size."""
     plan = registry.plan(backend)
@@ -101,7 +107,7 @@ def rows(
     for name, kernel in registry.kernels().items():
         if names and name not in names:
             continue
-        for size in sizes(kernel):
+        for size in sizes(kernel, small=small):
             operation = getattr(plan.ops, name)
             on_gpu = plan.backend != "cpu"
             timing = measure(operation, size, rounds=rounds, on_gpu=on_gpu, round_s=round_s)

@@ -26,6 +26,8 @@ class Sizes:
     heat_s: float
     rounds: int
     most_layers: int = MOST_LAYERS
+    small_kernels: bool = False
+    """Whether kernels are timed at their first case; else at their declared sizes."""
 
 
 FULL = Sizes(
@@ -55,6 +57,7 @@ SMALL = Sizes(
     heat_s=0.0,
     rounds=1,
     most_layers=2,
+    small_kernels=True,
 )
 
 

@@ -52,6 +52,22 @@ def test_a_kernel_without_sizes_is_timed_at_its_first_case() -> None:
     assert [size.case.id for size in kernels.sizes(kernel)] == ["small"]
 
 
+@pytest.mark.parametrize("name", registry.NAMES)
+def test_every_declared_size_is_one_the_reference_takes(name: str) -> None:
+    """Shapes alone: nothing is computed."""
+    kernel = registry.kernels()[name]
+    for size in kernels.sizes(kernel):
+        arguments = size.case.make(0)
+        assert kernels.moved_bytes(arguments, kernel.reference(**arguments)) > 0
+        assert size.flops >= 0 and (size.nbytes is None or size.nbytes > 0)
+
+
+def test_a_small_run_times_first_cases() -> None:
+    (row,) = kernels.rows("cpu", ["expert_matmul"], 1, 0.001, small=True)
+    first = registry.kernels()["expert_matmul"].cases[0]
+    assert row["size"] == first.id and row["calls"] >= 1
+
+
 def test_rows_are_printed_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kernels.main(["--backend", "cpu", "--kernel", "expert_sum", "--rounds", "1"])
     shown = capsys.readouterr().out

@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from benchmarks import kernels
 from benchmarks.report.setting import Setting
+from benchmarks.report.sizes import Sizes
 from benchmarks.report.teller import Teller
 from benchmarks.report.variants import recorded
 from metal_kernels import registry
@@ -20,7 +21,7 @@ def run(teller: Teller, setting: Setting) -> None:
     mx.set_default_device(mx.cpu if plan.backend == "cpu" else mx.gpu)
     for name in setting.choices:
         if compared(teller, plan, registry.kernels()[name]):
-            timed(teller, plan, name, setting.sizes.rounds)
+            timed(teller, plan, name, setting.sizes)
 
 
 def run_again(teller: Teller, setting: Setting) -> None:
@@ -52,8 +53,8 @@ def compared(teller: Teller, plan: KernelPlan, kernel: Kernel) -> bool:
     return not wrong
 
 
-def timed(teller: Teller, plan: KernelPlan, name: str, rounds: int) -> None:
-    """Time a kernel at its declared sizes, against the least bytes and operations they need."""
+def timed(teller: Teller, plan: KernelPlan, name: str, sizes: Sizes) -> None:
+    """Time a kernel, against the least bytes and operations that its sizes need."""
     teller.at(f"{name}, timing")
-    for row in kernels.rows(plan.backend, [name], rounds):
+    for row in kernels.rows(plan.backend, [name], sizes.rounds, small=sizes.small_kernels):
         teller.row("timing", **row)
