@@ -77,13 +77,20 @@ def test_a_chunk_after_a_million_tokens_needs_no_more_memory_than_any(
     caches.restore(million.cache, moment)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_131072_real_tokens_then_a_million() -> None:
-    line = timeline(131072)
+@pytest.mark.parametrize(
+    ("tokens", "most"),
+    [
+        pytest.param(24576, 96 << 20, marks=pytest.mark.slow),
+        pytest.param(
+            131072, MOST_BESIDE_THE_CACHE, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]
+        ),
+    ],
+)
+def test_real_tokens_then_a_million(tokens: int, most: int) -> None:
+    line = timeline(tokens)
     before = mx.get_active_memory()
-    _, peak = line.prefill(131072)
-    assert peak - before - caches.nbytes(line.cache) < MOST_BESIDE_THE_CACHE
+    _, peak = line.prefill(tokens)
+    assert peak - before - caches.nbytes(line.cache) < most
     real = entries(line.cache)
     stretched(line.cache, MILLION)
     for rows, before in zip(entries(line.cache), real, strict=True):
