@@ -10,6 +10,9 @@ ARGS   ?=
 # One process per core, a file's tests in one of them; ARGS=-n0 for one in all, as --pdb wants it.
 PYTEST := DSV4_INSTALL=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
+# A run starts hundreds of processes: each would otherwise compile the same Python files again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help chat test processors slow parity nvrtc soak lint check pages bench report screens clean
 
