@@ -1,7 +1,7 @@
-"""Compile shim.c once per user into a cache that many processes share, and load it.
+"""Compile C once per user into a cache that many processes share, and load it.
 
-The file's name carries a hash of the source, the flags and the machine, so another version compiles
-its own. It appears under that name by one rename: a process sees all of it or nothing.
+The file's name carries a hash of sources, flags and machine, so another version compiles its own.
+It appears under that name by one rename: a process sees all of it or nothing.
 """
 
 import ctypes
@@ -10,45 +10,68 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("shim.c")
-_FLAGS = ("-std=c11", "-O2", "-shared", "-fPIC")
+_ALWAYS = ("-std=c11", "-shared", "-fPIC")
 
 
 class NotBuilt(Exception):
-    """The shim could not be compiled; the message says why and what to do."""
+    """A library could not be compiled; the message says why and what to do."""
 
 
-def load_shim() -> ctypes.CDLL:
-    """The compiled shim, global in this process; compiled first if need be. Raises NotBuilt."""
+@dataclass(frozen=True)
+class CLibrary:
+    """Sources that make one library; `headers` and `made_for` only decide when they are stale."""
+
+    name: str
+    sources: Sequence[Path]
+    flags: Sequence[str] = ("-O2",)
+    headers: Sequence[Path] = ()
+    made_for: str = ""
+    """The processor, where flags tie the library to it."""
+
+    @property
+    def file_name(self) -> str:
+        recipe = b"".join(file.read_bytes() for file in (*self.sources, *self.headers))
+        recipe += " ".join((*_ALWAYS, *self.flags, platform.machine(), self.made_for)).encode()
+        return f"{self.name}-{hashlib.sha256(recipe).hexdigest()[:16]}.so"
+
+
+SHIM = CLibrary("blas-shim", [Path(__file__).with_name("shim.c")])
+
+
+def load(library: CLibrary) -> ctypes.CDLL:
+    """The library, global in this process; compiled first if need be. Raises NotBuilt."""
     try:
-        cached = _cache_folder() / _file_name()
+        cached = _cache_folder() / library.file_name
         if not cached.is_file():
             cached.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _compile_to(cached)
+            _compile_to(cached, library)
         return _load_global(cached)
     except (OSError, RuntimeError):
         # A read-only or missing home: this process compiles for itself. Once loaded, the file
         # may go.
         with tempfile.TemporaryDirectory(prefix="dsv4-mlx-") as folder:
-            return _load_global(_compile_to(Path(folder) / _file_name()))
+            return _load_global(_compile_to(Path(folder) / library.file_name, library))
 
 
 def _load_global(file: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
 
 
-def _compile_to(target: Path) -> Path:
+def _compile_to(target: Path, library: CLibrary) -> Path:
     import subprocess
 
     handle, scratch = tempfile.mkstemp(dir=target.parent, suffix=".so")
     os.close(handle)
     try:
-        command = [*_compiler(), *_FLAGS, "-o", scratch, str(SOURCE)]
+        files = [str(source) for source in library.sources]
+        command = [*_compiler(), *_ALWAYS, *library.flags, "-o", scratch, *files]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
-            raise NotBuilt(f"{command[0]} could not compile {SOURCE.name}: {done.stderr.strip()}")
+            raise NotBuilt(f"{command[0]} could not compile {library.name}: {done.stderr.strip()}")
         os.replace(scratch, target)
     finally:
         Path(scratch).unlink(missing_ok=True)
@@ -61,11 +84,6 @@ def _compiler() -> list[str]:
         if words and shutil.which(words[0]):
             return words
     raise NotBuilt("no C compiler was found to build its OpenBLAS shim; install one, or set CC")
-
-
-def _file_name() -> str:
-    recipe = SOURCE.read_bytes() + " ".join((*_FLAGS, platform.machine())).encode()
-    return f"blas-shim-{hashlib.sha256(recipe).hexdigest()[:16]}.so"
 
 
 def _cache_folder() -> Path:

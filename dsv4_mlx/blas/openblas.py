@@ -8,7 +8,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from dsv4_mlx.blas.build import NotBuilt, load_shim
+from dsv4_mlx.blas import build
+from dsv4_mlx.blas.build import NotBuilt
 
 _BUNDLED = "MLX bundled reference BLAS"
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
@@ -64,7 +65,7 @@ def load() -> OpenBlas | str:
     if not any(name in os.environ for name in _THREAD_VARIABLES):
         openblas.scipy_openblas_set_num_threads(_threads())
     try:
-        return OpenBlas(openblas, load_shim())
+        return OpenBlas(openblas, build.load(build.SHIM))
     except NotBuilt as error:
         return f"{_BUNDLED} ({error})"
 

@@ -19,9 +19,11 @@ from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.model.attention import Attention
 from dsv4_mlx.model.compression import Compression
 from dsv4_mlx.model.indexer import Indexer
+from dsv4_mlx.training import native
 from dsv4_mlx.training.absorbed_attention import HeadWeights, attend_heads
 from dsv4_mlx.training.block_attention import BLOCK, Visibility, attend
 from dsv4_mlx.training.index_scores import chosen_entries, closed, index_loss, index_scores, recall
+from dsv4_mlx.training.native_attention import Heads, attention
 from metal_kernels.shared.rotary import rotate
 
 Indexing = Literal["frozen", "off", "dense", "sparse"]
@@ -70,12 +72,35 @@ class TrainedAttention(Attention):
                 if self.indexing != "dense":
                     chosen = chosen_entries(scores, compression.indexer._topk)
         visible = Visibility(self._window, self._ratio, chosen)
-        core = self._absorbed if self._absorbs(2 * cos.shape[-1]) else self._direct
-        output, paid = core(residual, kv, entries, visible, cos, sin)
-        if scores is not None and self._learns:
-            assert compression is not None and compression.indexer is not None
-            self._learn(scores, _mass(paid, scores.shape, self._ratio), chosen)
+        learns = scores is not None and self._learns
+        output, mass = self._attended(residual, kv, entries, visible, (cos, sin), learns)
+        if scores is not None and mass is not None:
+            self._learn(scores, mass, chosen)
         return self.o_b_proj(output)
+
+    def _attended(
+        self,
+        residual: mx.array,
+        kv: mx.array,
+        entries: mx.array | None,
+        visible: Visibility,
+        rotary: tuple[mx.array, mx.array],
+        learns: bool,
+    ) -> tuple[mx.array, mx.array | None]:
+        """Attention over rotated rows [B, S, K]: [B, S, g O], and for an indexer that `learns` what
+        each query paid to each entry [B, S, T]."""
+        library = native.library() if self._ops.backend == "cpu" else None
+        absorbs = self._absorbs(2 * rotary[0].shape[-1])
+        if absorbs and library is not None:
+            matrices = self.q_b_proj.weight, self.o_a_proj.weight, self.sinks
+            heads, rows = Heads(self._heads, self._groups, self._eps), (residual, kv, entries)
+            output, mass = attention(library, rows, matrices, heads, visible, rotary, pays=learns)
+            return output, None if mass is None else mx.stop_gradient(mass)
+        core = self._absorbed if absorbs else self._direct
+        output, paid = core(residual, kv, entries, visible, *rotary)
+        if not learns or entries is None:
+            return output, None
+        return output, _mass(paid, (*residual.shape[:2], entries.shape[1]), self._ratio)
 
     def _absorbs(self, rope: int) -> bool:
         """Whether a head is wider than what its queries are made of and its outputs become."""

@@ -7,6 +7,7 @@ backend, or by a form of it written here; `kernel_plan()` of the model says whic
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import mlx.core as mx
 
 from dsv4_mlx.errors import BackendError
 from dsv4_mlx.model.backends import use_backend
+from dsv4_mlx.training import native, native_streams
 from metal_kernels import registry
 from metal_kernels.hc_pre.reference import mix_streams, split_mix
 
@@ -46,9 +48,18 @@ def require_gradients(kernel_plan: Mapping[str, str]) -> None:
         )
 
 
+def _library(streams: mx.array) -> ctypes.CDLL | None:
+    """The functions in C, for streams they are written for."""
+    on_cpu = mx.default_device() == mx.cpu
+    return native.library() if on_cpu and streams.shape[2] == native_streams.STREAMS else None
+
+
 def hc_post(*given: Any, official: bool) -> mx.array:
     """`hc_post` as one small product per token: its gradients are products too."""
     assert not official, "training rounds nothing"
+    library = _library(given[1])
+    if library is not None:
+        return native_streams.post(library, *(one for one in given if one is not None))
     y, streams, post, comb, routed = (*given, None)[:5]
     if routed is not None:
         y = routed.sum(axis=2) + y
@@ -61,6 +72,9 @@ def hc_pre(
 ) -> tuple[mx.array, mx.array, mx.array]:
     """`hc_pre` whose collapse is one small product per token."""
     assert not official, "training rounds nothing"
+    library = _library(streams)
+    if library is not None:
+        return native_streams.pre(library, (streams, *of_layer), **options)
     fn, base, scale, norm_weight = of_layer
     B, S, N, _ = streams.shape
     iters, eps = options["iters"], options["norm_eps"]
