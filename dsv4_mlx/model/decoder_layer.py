@@ -54,15 +54,20 @@ class DecoderLayer(nn.Module):
         tokens: mx.array,
         cache: LayerCache,
         looked_up: LookedUp | None = None,
+        *,
+        last: bool = False,
     ) -> mx.array:
         """Streams [B, S, N, D], token ids [B, S] -> streams [B, S, N, D].
 
-        `looked_up` is what Engram gave for the tokens where it was asked ahead.
+        `looked_up` is what Engram gave for the tokens where it was asked ahead. With `last` the
+        cache takes all tokens in, and the experts work for the last one alone: [B, 1, N, D].
         """
         if self.engram is not None:
             streams = self.engram(streams, looked_up or self.engram.look_up(tokens, cache))
         x, post, comb = self.attn_hc.collapse(streams, self.input_layernorm.weight)
         y = self.self_attn(x, cache)
+        if last and tokens.shape[1] > 1:
+            y, streams, post, comb, tokens = (a[:, -1:] for a in (y, streams, post, comb, tokens))
         streams, x, post, comb = self.ffn_hc.expand_and_collapse(
             y, streams, post, comb, self.post_attention_layernorm.weight
         )

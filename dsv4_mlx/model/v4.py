@@ -59,8 +59,10 @@ class Backbone(nn.Module):
         self._ops, self._streams = ops, config.hc_mult
         self.is_paced = not on_cpu(ops)  # a model without values has nothing to evaluate
 
-    def __call__(self, tokens: mx.array, cache: list[LayerCache]) -> mx.array:
-        """Token ids [B, S] -> streams after the last layer [B, S, N, D]."""
+    def __call__(
+        self, tokens: mx.array, cache: list[LayerCache], *, last: bool = False
+    ) -> mx.array:
+        """Token ids [B, S] -> streams after the last layer [B, S, N, D], `last`: [B, 1, N, D]."""
         streams = self._ops.embed_streams(tokens, self.embed_tokens.weight, streams=self._streams)
         pace = Pace(tokens.size) if self.is_paced and tokens.shape[1] > 1 else None
         # Rows may lie in files, so they are asked for before any layer works.
@@ -69,7 +71,8 @@ class Backbone(nn.Module):
             for layer, layer_cache in zip(self.layers, cache, strict=True)
         ]
         for layer, layer_cache, found in zip(self.layers, cache, looked_up, strict=True):
-            streams = layer(streams, tokens, layer_cache, found)
+            ends = last and layer is self.layers[-1]
+            streams = layer(streams, tokens, layer_cache, found, last=ends)
             if pace is not None:
                 pace.after(streams)
         return streams
@@ -129,10 +132,15 @@ class Model(nn.Module):
 
     def last_logits(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """Logits after the last of the tokens alone, [B, V]: what generation needs of a prompt."""
-        return self.logits(self.streams(tokens, cache)[:, -1:])[:, 0]
+        return self.logits(self.streams(tokens, cache, last=True))[:, 0]
 
-    def streams(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
-        """Residual streams after the last layer, [B, S, N, D]: what an MTP block continues."""
+    def streams(
+        self, tokens: mx.array, cache: list[LayerCache] | None = None, *, last: bool = False
+    ) -> mx.array:
+        """Residual streams after the last layer, [B, S, N, D]: what an MTP block continues.
+
+        With `last` those of the last token, [B, 1, N, D]; the last layer has experts for no other.
+        """
         if tokens.ndim != 2 or tokens.size == 0:
             raise UsageError(
                 f"expected token ids [B, S] with at least one token but found {tokens.shape}."
@@ -144,7 +152,7 @@ class Model(nn.Module):
             tokens = tokens.view(mx.int32)
         if cache is None:
             cache = [for_one_call(role) for role in self.config.layer_roles]
-        return self.model(tokens, cache)
+        return self.model(tokens, cache, last=last)
 
     def logits(self, streams: mx.array) -> mx.array:
         """Streams [B, S, N, D] -> logits [B, S, V] float32."""
