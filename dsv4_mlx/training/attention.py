@@ -11,6 +11,7 @@ the order of sums, the same output. Four ways of `indexing`:
 
 from __future__ import annotations
 
+import ctypes
 from typing import Literal
 
 import mlx.core as mx
@@ -19,7 +20,7 @@ from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.model.attention import Attention
 from dsv4_mlx.model.compression import Compression
 from dsv4_mlx.model.indexer import Indexer
-from dsv4_mlx.training import native
+from dsv4_mlx.training import native, native_index
 from dsv4_mlx.training.absorbed_attention import HeadWeights, attend_heads
 from dsv4_mlx.training.block_attention import BLOCK, Visibility, attend
 from dsv4_mlx.training.index_scores import chosen_entries, closed, index_loss, index_scores, recall
@@ -70,7 +71,7 @@ class TrainedAttention(Attention):
             if compression.indexer is not None and self._asks(compression.indexer, S):
                 scores = self._index_scores(compression.indexer, x, residual)
                 if self.indexing != "dense":
-                    chosen = chosen_entries(scores, compression.indexer._topk)
+                    chosen = self._best(scores, compression.indexer._topk)
         visible = Visibility(self._window, self._ratio, chosen)
         learns = scores is not None and self._learns
         output, mass = self._attended(residual, kv, entries, visible, (cos, sin), learns)
@@ -89,7 +90,7 @@ class TrainedAttention(Attention):
     ) -> tuple[mx.array, mx.array | None]:
         """Attention over rotated rows [B, S, K]: [B, S, g O], and for an indexer that `learns` what
         each query paid to each entry [B, S, T]."""
-        library = native.library() if self._ops.backend == "cpu" else None
+        library = self._library
         absorbs = self._absorbs(2 * rotary[0].shape[-1])
         if absorbs and library is not None:
             matrices = self.q_b_proj.weight, self.o_a_proj.weight, self.sinks
@@ -155,6 +156,10 @@ class TrainedAttention(Attention):
         return heads.outputs(output, cos, sin), [block.sum(axis=0) for block in weights]
 
     @property
+    def _library(self) -> ctypes.CDLL | None:
+        return native.library() if self._ops.backend == "cpu" else None
+
+    @property
     def _learns(self) -> bool:
         return self.indexing in ("dense", "sparse")
 
@@ -167,18 +172,34 @@ class TrainedAttention(Attention):
         x, residual = mx.stop_gradient(x), mx.stop_gradient(residual)
         B, S, _ = x.shape
         cos, sin = self._rope.of(None, 0, S)
-        q = indexer.q_b_proj(residual).reshape(B, S, self._index_heads, self._index_width)
         weights = indexer.scorer.weights_proj(x) * indexer._scale
         keys = _entries(indexer, x)
+        library = self._library
+        if library is not None:
+            queries = native_index.IndexQueries(residual, indexer.q_b_proj.weight, cos, sin)
+            return native_index.scores(library, queries, weights, keys, indexer.ratio)
+        q = indexer.q_b_proj(residual).reshape(B, S, self._index_heads, self._index_width)
         return index_scores(rotate(q, cos[:, None], sin[:, None]), weights, keys, indexer.ratio)
+
+    def _best(self, scores: mx.array, k: int) -> mx.array:
+        """The `k` best of scores [B, S, T]: bool [B, S, T]."""
+        library = self._library
+        if library is None:
+            return chosen_entries(scores, k)
+        return native_index.chosen_entries(library, scores, k)
 
     def _learn(self, scores: mx.array, mass: mx.array, chosen: mx.array | None) -> None:
         assert self.compressor is not None and self.compressor.indexer is not None
-        S, T = scores.shape[1:]
+        library, (S, T) = self._library, scores.shape[1:]
+        k = self.compressor.indexer._topk
         among = closed(S, T, self._ratio) if chosen is None else chosen
         among = mx.broadcast_to(among, scores.shape)
-        k = self.compressor.indexer._topk
-        self.remember(index_loss(scores, mass, among), recall(scores, mass, k))
+        if library is None:
+            loss = index_loss(scores, mass, among)
+        else:
+            loss = native_index.index_loss(library, scores, mass, among)
+        best = self._best(scores, k) if chosen is None else chosen
+        self.remember(loss, recall(scores, mass, best, k))
 
 
 def _entries(compressor: Compression | Indexer, x: mx.array) -> mx.array:

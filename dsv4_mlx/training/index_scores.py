@@ -96,14 +96,15 @@ def index_loss(scores: mx.array, mass: mx.array, among: mx.array) -> mx.array:
     return per_query.sum() / mx.maximum(counts.sum(), 1)
 
 
-def recall(scores: mx.array, mass: mx.array, k: int) -> mx.array:
+def recall(scores: mx.array, mass: mx.array, best: mx.array, k: int) -> mx.array:
     """Share of the mass on the `k` best entries, over queries that see more of them: scalar.
 
-    One where no query sees more than `k`.
+    `best` (bool [B, S, T]) are the entries that `chosen_entries` chooses. One where no query sees
+    more than `k`.
     """
     scores = mx.stop_gradient(scores)
     crowded = (scores > -float("inf")).sum(axis=-1) > k
-    kept = mx.where(chosen_entries(scores, k), mass, 0.0).sum(axis=-1)
+    kept = mx.where(best, mass, 0.0).sum(axis=-1)
     share = mx.where(crowded, kept / mx.maximum(mass.sum(axis=-1), 1e-30), 0.0)
     count = crowded.sum()
     return mx.stop_gradient(mx.where(count > 0, share.sum() / mx.maximum(count, 1), 1.0))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.blas import build
-from dsv4_mlx.training import native
+from dsv4_mlx.training import index_scores, native, native_index
 from dsv4_mlx.training.data.batches import Batch
 from dsv4_mlx.training.nano_init import initial_parameters
 from dsv4_mlx.training.objective import NanoObjective
@@ -81,3 +81,18 @@ def test_a_library_is_compiled_anew_when_a_source_or_a_header_changes(tmp_path, 
         assert isinstance(loaded, ctypes.CDLL)
         found.append(loaded.answer())
     assert found == [1, 2]
+
+
+@needs_library
+def test_the_choice_takes_equal_scores_from_the_lowest_place_and_never_nan():
+    rng = np.random.default_rng(5)
+    scores = rng.integers(0, 4, (3, 40, 30)).astype(np.float32)
+    scores[:, 5:, 20:] = -np.inf
+    scores[:, 7, :] = -np.inf
+    scores[:, 9, 3:9] = np.nan
+    for k in (1, 4, 25, 40):
+        found = native_index.chosen_entries(native.library(), mx.array(scores), k)
+        expected = index_scores.chosen_entries(
+            mx.array(np.where(np.isnan(scores), -np.inf, scores)), k
+        )
+        assert mx.array_equal(found, expected).item(), k
