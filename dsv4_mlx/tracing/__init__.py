@@ -8,7 +8,7 @@ apart on a machine without Metal, or cannot export, is traced as one node (see `
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,8 +149,11 @@ def place_weights(model: "Model") -> None:
     place_zeros(model, release_plan(model.config), "BF16")
 
 
+@lru_cache(maxsize=2)  # Flash has 70,000 tensors to match, and is traced many times in a process
 def release_plan(config: DeepseekV4Config) -> "ParameterPlan":
-    """The loader's plan for the files of a release; scales that are powers of two stay packed."""
+    """The loader's plan for the files of a release; scales that are powers of two stay packed.
+
+    One object for all who ask, to be read only."""
     from dsv4_mlx.files.safetensors_files import TensorEntry
     from dsv4_mlx.release.tensors import checkpoint_tensors
     from dsv4_mlx.weights.checkpoint import Checkpoint
