@@ -52,13 +52,19 @@ def test_a_long_prompt_in_chunks(case: Case) -> None:
 
 
 def test_token_by_token(case: Case) -> None:
-    """Through the first HCA entry and 33 CSA entries, more than the tiny top-k."""
+    """From the first token, then through the first HCA entry and as many CSA entries as a tiny
+    top-k chooses from."""
+    case.check(running.run(case.model, case.tokens[:134], [1] * 9 + [113] + [1] * 12))
+
+
+@pytest.mark.slow
+def test_token_by_token_all_the_way(case: Case) -> None:
     case.check(running.run(case.model, case.tokens[:132], 1))
 
 
 def test_token_by_token_after_a_prompt(case: Case) -> None:
-    first = 240
-    logits = running.run(case.model, case.tokens[:300], [first] + [1] * 60)
+    first = 250  # windows of 4 end at 252, 256 and 260, the second one of 128 at 256
+    logits = running.run(case.model, case.tokens[:300], [first] + [1] * 12 + [38])
     case.check(logits[first:], first)
 
 
@@ -68,13 +74,15 @@ def test_a_ragged_batch(case: Case) -> None:
         case.check(logits)
 
 
-def test_saving_and_loading_every_seven_tokens(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [31, pytest.param(7, marks=pytest.mark.slow)])
+def test_saving_and_loading_every_few_tokens(case: Case, tmp_path: Path, step: int) -> None:
+    """At every remainder of a window of 4 tokens, before and after those of 128 end."""
     path, cache, logits = tmp_path / "cache", case.model.make_cache(), []
-    for start in range(0, 301, 7):
+    for start in range(0, 301, step):
         tokens = case.tokens[:start].tolist()
         save_cache(path, cache, fingerprint="tiny", tokens=tokens)
         cache, *_ = load_cache(path, model=case.model, fingerprint="tiny")
-        logits.append(running.feed(case.model, cache, [case.tokens[start : start + 7]]))
+        logits.append(running.feed(case.model, cache, [case.tokens[start : start + step]]))
     case.check(np.concatenate(logits))
 
 
