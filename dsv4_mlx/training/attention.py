@@ -20,7 +20,7 @@ from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.model.attention import Attention
 from dsv4_mlx.model.compression import Compression
 from dsv4_mlx.model.indexer import Indexer
-from dsv4_mlx.training import native, native_index
+from dsv4_mlx.training import native, native_index, native_rows
 from dsv4_mlx.training.absorbed_attention import HeadWeights, attend_heads
 from dsv4_mlx.training.block_attention import BLOCK, Visibility, attend
 from dsv4_mlx.training.index_scores import chosen_entries, closed, index_loss, index_scores, recall
@@ -61,9 +61,7 @@ class TrainedAttention(Attention):
         """Normed input [B, S, D] -> [B, S, D] float32; `cache` is not used."""
         S = x.shape[1]
         cos, sin = self._rope.of(None, 0, S)
-        residual = mx.fast.rms_norm(self.q_a_proj(x), self.q_a_norm.weight, self._eps)
-        kv = mx.fast.rms_norm(self.kv_proj(x), self.kv_norm.weight, self._eps)
-        kv = rotate(kv, cos, sin)
+        residual, kv = self._rows(x, (cos, sin))
         entries = scores = chosen = None
         compression = self.compressor
         if compression is not None and self._ratio <= S:
@@ -78,6 +76,18 @@ class TrainedAttention(Attention):
         if scores is not None and mass is not None:
             self._learn(scores, mass, chosen)
         return self.o_b_proj(output)
+
+    def _rows(self, x: mx.array, rotary: tuple[mx.array, mx.array]) -> tuple[mx.array, mx.array]:
+        """Residuals [B, S, L] and rotated rows [B, S, K] of tokens."""
+        norms = (self.q_a_norm.weight, self.kv_norm.weight)
+        library = self._library
+        if library is not None:
+            residual = native_rows.normed(library, self.q_a_proj(x), norms[0], self._eps)
+            return residual, native_rows.normed(
+                library, self.kv_proj(x), norms[1], self._eps, rotary
+            )
+        residual = mx.fast.rms_norm(self.q_a_proj(x), norms[0], self._eps)
+        return residual, rotate(mx.fast.rms_norm(self.kv_proj(x), norms[1], self._eps), *rotary)
 
     def _attended(
         self,
@@ -205,11 +215,17 @@ class TrainedAttention(Attention):
 def _entries(compressor: Compression | Indexer, x: mx.array) -> mx.array:
     """All entries that the tokens of x [B, S, D] close: [B, T, d] float32."""
     S, ratio = x.shape[1], compressor.ratio
-    rows = mx.concatenate([compressor.kv_proj(x), compressor.gate_proj(x)], axis=-1)
+    library = native.library() if compressor._ops.backend == "cpu" else None
+    if library is not None and compressor._options["rounding"] == "none":
+        cos, sin = compressor._rope.of(None, 0, S // ratio, ratio)
+        rows = compressor.kv_proj(x), compressor.gate_proj(x)
+        given = (*rows, compressor.position_bias, compressor.kv_norm.weight)
+        return native_rows.compressed(library, given, (cos, sin), compressor._options["eps"])
     cos, sin = compressor._rope.of(None, 0, S // ratio, ratio)
-    options = {**compressor._options, "kv_column": 0, "gate_column": rows.shape[-1] // 2}
+    joined = mx.concatenate([compressor.kv_proj(x), compressor.gate_proj(x)], axis=-1)
+    options = {**compressor._options, "kv_column": 0, "gate_column": joined.shape[-1] // 2}
     return compressor._ops.compress(
-        rows,
+        joined,
         compressor.position_bias,
         compressor.kv_norm.weight,
         cos,

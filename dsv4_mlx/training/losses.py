@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from dsv4_mlx.training import native, native_rows
+
 
 def cross_entropy(logits: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
     """Weighted mean of -log p(target): [B, S, V], [B, S], [B, S] -> scalar, float32."""
+    library = native.on_cpu()
+    if library is not None:
+        return native_rows.cross_entropy(library, logits, targets, weights)
     log_sum = mx.logsumexp(logits, axis=-1)
     chosen = mx.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return ((log_sum - chosen) * weights).sum() / mx.maximum(weights.sum(), 1.0)

@@ -48,8 +48,8 @@ def pre(
     def backward(given: Any, cotangents: Any, _: Any) -> list[mx.array]:
         now = native.evaluated([*given, *cotangents])
         found = [empty(*one.shape) for one in given]
-        to = (ctypes.c_void_p * len(found))(*map(address, found))
-        library.streams_pre_back(*common(now[:5]), *map(pointer, now[5:]), to)
+        pointers = [*map(pointer, now[5:]), native.addresses(found)]
+        library.streams_pre_back(*common(now[:5]), *pointers)
         return found
 
     normed, post, comb = cast(list[mx.array], core(*given))

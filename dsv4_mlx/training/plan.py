@@ -15,9 +15,10 @@ import mlx.core as mx
 
 from dsv4_mlx.errors import BackendError
 from dsv4_mlx.model.backends import use_backend
-from dsv4_mlx.training import native, native_streams
+from dsv4_mlx.training import native, native_rows, native_streams
 from metal_kernels import registry
 from metal_kernels.hc_pre.reference import mix_streams, split_mix
+from metal_kernels.swiglu import reference
 
 _DIFFERENTIABLE = ("reference", "training")
 
@@ -29,6 +30,7 @@ def training_plan(backend: str = "cpu") -> registry.KernelPlan:
         "hc_pre": hc_pre,
         "hc_post": hc_post,
         "hc_post_pre": hc_post_pre,
+        "swiglu": swiglu,
     }
     ops: dict[str, Callable[..., Any]] = {
         kernel: one.reference for kernel, one in registry.kernels().items()
@@ -50,8 +52,7 @@ def require_gradients(kernel_plan: Mapping[str, str]) -> None:
 
 def _library(streams: mx.array) -> ctypes.CDLL | None:
     """The functions in C, for streams they are written for."""
-    on_cpu = mx.default_device() == mx.cpu
-    return native.library() if on_cpu and streams.shape[2] == native_streams.STREAMS else None
+    return native.on_cpu() if streams.shape[2] == native_streams.STREAMS else None
 
 
 def hc_post(*given: Any, official: bool) -> mx.array:
@@ -89,3 +90,20 @@ def hc_post_pre(*given: mx.array, official: bool, **options: Any) -> tuple[mx.ar
     """`hc_pre` of `hc_post`."""
     mixed = hc_post(*given[:4], official=official)
     return mixed, *hc_pre(mixed, *given[4:], official=official, **options)
+
+
+def swiglu(
+    gate_up: mx.array,
+    weights: mx.array | None = None,
+    shared: mx.array | None = None,
+    *,
+    limit: float,
+) -> mx.array | tuple[mx.array, mx.array]:
+    """`swiglu`, its sigmoids made again in the backward pass."""
+    library = native.on_cpu()
+    if library is None:
+        return reference.swiglu(gate_up, weights, shared, limit=limit)
+    activated = native_rows.swiglu(library, gate_up, weights, limit)
+    if shared is None:
+        return activated
+    return activated, native_rows.swiglu(library, shared, None, limit)

@@ -84,6 +84,16 @@ def pointer(array: mx.array | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(address(array))
 
 
+def addresses(arrays: Sequence[mx.array]) -> Any:
+    """Theirs, as an argument of C."""
+    return (ctypes.c_void_p * len(arrays))(*map(address, arrays))
+
+
+def on_cpu() -> ctypes.CDLL | None:
+    """`library()`, where arrays are MLX's CPU's."""
+    return library() if mx.default_device() == mx.cpu else None
+
+
 def structure(name: str, kind: Any, fields: Sequence[str]) -> type[ctypes.Structure]:
     """A C struct whose fields are all of one kind."""
     return type(name, (ctypes.Structure,), {"_fields_": [(field, kind) for field in fields]})
