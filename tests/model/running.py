@@ -62,6 +62,21 @@ def pieces(tokens: np.ndarray, sizes: int | Iterable[int]) -> list[np.ndarray]:
     return [part for part in np.split(tokens, np.cumsum(step)) if len(part)]
 
 
+def around_windows(size: int, length: int) -> list[int]:
+    """Calls of `size` tokens; small ones over the ends of the windows of 128 within `length` and
+    the windows of 4 beside them, each end at another place of its call, and one call for what lies
+    between two."""
+    if size >= 64:
+        return [size] * (length // size)
+    sizes, position = [], 0
+    for number, end in enumerate(range(128, length, 128)):
+        first = max(end - 9 - number, position)
+        calls = -(-(end + 9 - first) // size)
+        sizes += [first - position] + [size] * calls
+        position = first + calls * size
+    return sizes
+
+
 def feed(model: Model, cache: list[LayerCache], parts: Iterable[np.ndarray]) -> np.ndarray:
     """Logits [S, V] of `parts` fed one after the other into `cache`."""
     logits = []

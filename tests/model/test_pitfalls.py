@@ -23,7 +23,7 @@ MODULES = (
 )
 
 NOT_HERE = {
-    36: "long decode with flat memory: tests/engine, 4,000 tokens and, in the soak group, 20,000",
+    36: "long decode with flat memory: tests/engine, 2,000 tokens and, in the soak group, 20,000",
     39: "draft acceptance needs speculation and a trained draft block; the block itself is "
     "compared with the oracle",
     40: "stopping and parsing on text instead of token ids: tests/chat",

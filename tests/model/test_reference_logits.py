@@ -47,8 +47,9 @@ def test_one_call(case: Case, length: int) -> None:
     case.check(running.run(case.model, case.tokens[:length]))
 
 
-def test_a_long_prompt_in_chunks(case: Case) -> None:
-    case.check(running.run(case.model, case.tokens, 129))
+@pytest.mark.parametrize("length", [768, pytest.param(1500, marks=pytest.mark.slow)])
+def test_a_long_prompt_in_chunks(case: Case, length: int) -> None:
+    case.check(running.run(case.model, case.tokens[:length], 129))
 
 
 def test_token_by_token(case: Case) -> None:
@@ -90,20 +91,8 @@ def test_saving_and_loading_every_few_tokens(case: Case, tmp_path: Path, step: i
 @pytest.mark.parametrize("size", running.CHUNKS)
 def test_every_chunk_size(case: Case, size: int) -> None:
     """The small sizes where windows end, four times; test_chunking.py has them all the way."""
-    sizes = size if size >= 64 else around_windows(size)
+    sizes = running.around_windows(size, 517)
     case.check(running.run(case.model, case.tokens[:517], sizes))
-
-
-def around_windows(size: int) -> list[int]:
-    """Calls of `size` tokens over the ends of four windows of 128 and the windows of 4 next to
-    them, each end at another place of its call; one call for what lies between two."""
-    sizes, position = [], 0
-    for number, end in enumerate((128, 256, 384, 512)):
-        first = max(end - 9 - number, position)
-        calls = -(-(end + 9 - first) // size)
-        sizes += [first - position] + [size] * calls
-        position = first + calls * size
-    return sizes
 
 
 @pytest.mark.slow
