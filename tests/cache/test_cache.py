@@ -103,7 +103,7 @@ class TestTimelines(Timelines.TestCase):  # type: ignore[valid-type]
 class TestMoreTimelines(Timelines.TestCase):  # type: ignore[valid-type]
     """Runs it longer."""
 
-    settings = settings(max_examples=40, stateful_step_count=30)
+    settings = settings(max_examples=20, stateful_step_count=30)
 
 
 # --- Snapshots, one by one ------------------------------------------------------------------------
