@@ -44,7 +44,7 @@ def place_zeros(model: "Model", plan: ParameterPlan, dense: str) -> None:
 def cache_after(model: "Model", context: int, batch: int) -> "list[LayerCache]":
     """The cache of `batch` timelines at `context` tokens, unevaluated: no prompt was run."""
     from dsv4_mlx.cache.forms import state_forms
-    from dsv4_mlx.cache.layer import new_state
+    from dsv4_mlx.cache.state import new_state
 
     cache = model.make_cache()
     for number, layer in enumerate(cache):

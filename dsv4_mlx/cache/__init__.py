@@ -1,12 +1,13 @@
 """All state that outlives a call: per layer the window, the open compression windows, the entries.
 
 This module is what an engine calls a model's cache by; it hands on the names of its parts. `layer`
-is the state of one layer, `snapshots` what one does with a whole model's, `layouts` how rows are
-stored, and `file` their file.
+is the state of one layer, `snapshots` what one does with a whole model's, `deferred` how rows are
+taken back, `layouts` how rows are stored, and `file` their file.
 """
 
+from dsv4_mlx.cache.deferred import begin, commit, is_open
 from dsv4_mlx.cache.file import load, save
-from dsv4_mlx.cache.layer import LayerCache, LayerState, for_one_call, new_cache, new_state
+from dsv4_mlx.cache.layer import LayerCache, for_one_call, new_cache
 from dsv4_mlx.cache.layouts import KV_CHOICES, layout_for
 from dsv4_mlx.cache.snapshots import (
     CacheBytes,
@@ -20,6 +21,7 @@ from dsv4_mlx.cache.snapshots import (
     sizes,
     snapshot,
 )
+from dsv4_mlx.cache.state import LayerState, new_state
 
 __all__ = [
     "KV_CHOICES",
@@ -27,9 +29,12 @@ __all__ = [
     "LayerCache",
     "LayerState",
     "Snapshot",
+    "begin",
+    "commit",
     "evaluated",
     "for_one_call",
     "fork",
+    "is_open",
     "layout_for",
     "load",
     "mark",

@@ -5,7 +5,7 @@ A few numbers that are replaced with every call: no ring, so that their order is
 
 import mlx.core as mx
 
-from dsv4_mlx.cache.layer import LayerState
+from dsv4_mlx.cache.state import LayerState
 
 
 def follow(state: LayerState, tokens: mx.array, before: mx.array, last: mx.array) -> None:
@@ -16,5 +16,9 @@ def follow(state: LayerState, tokens: mx.array, before: mx.array, last: mx.array
     for offset, rings in state.moments.items():
         seen = tokens[:, : offset - state.position].astype(mx.int32)
         rings["ids"] = mx.concatenate([before, seen], axis=1)[:, seen.shape[1] :]
+    if state.block is not None:
+        if state.block.first_ids is None:
+            state.block.first_ids = before
+        state.block.add("ids", tokens)
     if not state.one_call:
         state.ids = last

@@ -1,7 +1,4 @@
-"""The state of one layer: what one timeline keeps, and the timelines of a batch.
-
-A `LayerState` is one timeline of one layer. Everything in it is either a fixed-size array, which
-is replaced and never assigned into, or a view of append-only entries.
+"""The timelines of one layer that go through the model together.
 
 A `LayerCache` holds the states of a batch, one per row, each at its own position. Ragged batches
 are therefore exactly their single runs: padding never enters a state. It follows mlx-lm's cache
@@ -9,109 +6,16 @@ protocol (`state`, `merge`, `filter`, `extend`, `extract`, `prepare`, `finalize`
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 
-from dsv4_mlx.cache import ring
-from dsv4_mlx.cache.entries import Entries, OneCallEntries
 from dsv4_mlx.cache.layouts import PLAIN, EntryLayout, layout_named
-from dsv4_mlx.cache.moving import Moving
+from dsv4_mlx.cache.state import LayerState, new_state
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.layer_roles import LayerRole, layer_role
-
-
-@dataclass
-class LayerState:
-    """One timeline of one layer, at `position` tokens.
-
-    `window` is a ring of stored rows [B, W, ...]; `open_rows` one of raw rows [B, n, C] float32
-    with the C columns of `cache_forms.raw_width`: the open compression window and, where windows
-    overlap, the one before it. Rows of positions that were not seen yet are zeros that nothing
-    reads.
-    """
-
-    layout: EntryLayout
-    one_call: bool = False  # nothing is kept for another call
-    position: int = 0
-    window: mx.array | None = None
-    open_rows: mx.array | None = None
-    entries: Entries | None = None
-    keys: Entries | None = None  # of the indexer
-    ids: mx.array | None = None
-    """The last token ids [B, n] int32 where the layer has Engram; -1 stands before the first."""
-    moving: Moving | None = None
-    moments: dict[int, dict[str, mx.array]] = field(default_factory=dict)
-    """Positions inside the next call that are remembered, and `window`, `open` and `ids` as they
-    were."""
-
-    def view(self) -> "LayerState":
-        """The same timeline for a snapshot or a fork: counts and references, no copies."""
-        entries = None if self.entries is None else self.entries.view()
-        keys = None if self.keys is None else self.keys.view()
-        return replace(self, entries=entries, keys=keys, moments={})
-
-    def write_window(self, rows: mx.array, size: int) -> None:
-        """Put stored rows [B, n, ...] of the tokens from `position` on into the window's ring."""
-        self.window = self._written("window", self.window, rows, size)
-
-    def write_open(self, rows: mx.array, size: int) -> None:
-        """Put raw rows [B, n, C] of the tokens from `position` on into the ring of open ones."""
-        self.open_rows = self._written("open", self.open_rows, rows, size)
-
-    def _written(self, name: str, before: mx.array | None, rows: mx.array, size: int) -> mx.array:
-        if self.moving is not None:
-            assert before is not None
-            return mx.slice_update(before, rows, self.moving.slots[size], axes=(1,))
-        for offset, rings in self.moments.items():
-            rings[name] = ring.write(before, rows[:, : offset - self.position], self.position, size)
-        return ring.write(before, rows, self.position, size)
-
-    def pools(self) -> tuple[Entries, ...]:
-        """What grows: entries and index keys, as far as this layer has them."""
-        return tuple(pool for pool in (self.entries, self.keys) if pool is not None)
-
-    def arrays(self) -> dict[str, mx.array]:
-        """What persists, as far as there is any: `window`, `open`, `ids`, `entries`, `keys`."""
-        found = {"window": self.window, "open": self.open_rows, "ids": self.ids}
-        for name, pool in (("entries", self.entries), ("keys", self.keys)):
-            found[name] = None if pool is None else pool.rows()
-        return {name: array for name, array in found.items() if array is not None}
-
-    def fill(self, position: int, arrays: dict[str, mx.array]) -> None:
-        """Stand at `position` with what `arrays` gave there."""
-        self.position = position
-        self.window, self.open_rows = arrays.get("window"), arrays.get("open")
-        self.ids = arrays.get("ids")
-        if self.entries is not None:
-            self.entries = Entries.from_rows(arrays.get("entries"))
-        if self.keys is not None:
-            self.keys = Entries.from_rows(arrays.get("keys"))
-
-    def fixed(self) -> tuple[mx.array, ...]:
-        """The arrays that do not grow."""
-        arrays = (self.window, self.open_rows, self.ids)
-        return tuple(array for array in arrays if array is not None)
-
-    @property
-    def fixed_nbytes(self) -> int:
-        """Bytes of the state that does not grow: what a snapshot costs."""
-        return sum(array.nbytes for array in self.fixed())
-
-    def evaluated(self) -> list[mx.array]:
-        """Every array that must be evaluated for this state to exist."""
-        buffers = (pool.buffer() for pool in self.pools())
-        held = (array for rings in self.moments.values() for array in rings.values())
-        return [*self.fixed(), *(buffer for buffer in buffers if buffer is not None), *held]
-
-
-def new_state(role: LayerRole, layout: EntryLayout, *, one_call: bool = False) -> LayerState:
-    """An empty timeline of a layer with this role."""
-    new = OneCallEntries if one_call else Entries
-    entries = new() if role.owns_entries else None
-    return LayerState(layout, one_call, entries=entries, keys=new() if role.selects else None)
 
 
 def new_cache(config: DeepseekV4Config, layout: EntryLayout) -> "list[LayerCache]":
@@ -150,9 +54,12 @@ class LayerCache:
 
         `ahead` asks before the layer's attention does, and leaves the padding to it.
         """
+        for row in self.rows:
+            row.check_room(length)
         if self.rows[0].one_call:  # one state for the whole batch
             return [(slice(0, batch), slice(0, length), self.rows[0])]
-        if len(self.rows) == 1 and batch > 1 and self.empty():
+        fresh = len(self.rows) == 1 and self.rows[0].block is None
+        if fresh and batch > 1 and self.empty():
             self.rows = [new_state(self.role, self.layout) for _ in range(batch)]
         if len(self.rows) != batch:
             raise CacheError(
@@ -214,6 +121,7 @@ class LayerCache:
         right_padding: Sequence[int] | None = None,
     ) -> None:
         """Announce padding of the calls to come; only `lengths` tokens of a row enter its state."""
+        self._check_closed()
         if left_padding is not None and max(left_padding) > 0:
             self._skip = [int(n) for n in left_padding]
         if lengths is not None and right_padding is not None and max(right_padding) > 0:
@@ -241,11 +149,16 @@ class LayerCache:
 
     def extend(self, other: "LayerCache") -> None:
         """Append the rows of `other`."""
+        self._check_closed()
         self.rows = [*self.rows, *(row.view() for row in other.rows)]
 
     def extract(self, index: int) -> "LayerCache":
         """One row as a cache of its own."""
         return LayerCache(self.role, self.layout, [self.rows[index].view()])
+
+    def _check_closed(self) -> None:
+        for row in self.rows:
+            row.check_closed()
 
     def fork(self) -> "LayerCache":
         """The same timelines, continued independently."""
@@ -263,6 +176,7 @@ class LayerCache:
     @property
     def state(self) -> list[Any]:
         """Everything that persists, as a tree of arrays, numbers and names."""
+        self._check_closed()
         rows: list[Any] = [self.role.ratio, self.layout.name]
         for row in self.rows:
             pools = [pool.rows() for pool in row.pools()]

@@ -12,8 +12,9 @@ from typing import Any
 import mlx.core as mx
 
 from dsv4_mlx.cache.entries import Entries
-from dsv4_mlx.cache.layer import LayerCache, LayerState
+from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.cache.layouts import EntryLayout
+from dsv4_mlx.cache.state import LayerState
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.release.config import DeepseekV4Config
 
@@ -29,6 +30,8 @@ class LockstepCache(LayerCache):
         self, batch: int, length: int, *, ahead: bool = False
     ) -> list[tuple[slice, slice, LayerState]]:
         """Which rows of a batch belong to which bundle; CacheError where they do not add up."""
+        for state in self.rows:
+            state.check_room(length)
         if self.empty():
             return [(slice(0, batch), slice(0, length), self.rows[0])]
         if batch != sum(self.widths):
@@ -97,6 +100,7 @@ def widened(cache: Sequence[LayerCache], times: int) -> list[LayerCache]:
 
 def _taken(state: LayerState, rows: list[int]) -> LayerState:
     """The timelines of `rows` of a bundle, copied."""
+    state.check_closed()
     index = mx.array(rows, mx.int32)
 
     def taken(array: mx.array | None) -> mx.array | None:

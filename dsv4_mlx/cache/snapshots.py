@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from dsv4_mlx.cache.layer import LayerCache, LayerState
+from dsv4_mlx.cache.layer import LayerCache
+from dsv4_mlx.cache.state import LayerState
 from dsv4_mlx.errors import CacheError
 
 
@@ -35,7 +36,10 @@ def snapshot(cache: Sequence[LayerCache]) -> Snapshot:
 
 
 def restore(cache: Sequence[LayerCache], snapshot: Snapshot) -> None:
-    """Put `cache` back to `snapshot`, which stays valid and may be restored again."""
+    """Put `cache` back to `snapshot`, which stays valid and may be restored again.
+
+    An open block is given up with all of its rows.
+    """
     kinds = [(layer.role.ratio, layer.layout.name) for layer in cache]
     if kinds != list(snapshot.kinds):
         raise CacheError(
@@ -54,6 +58,7 @@ def mark(cache: Sequence[LayerCache], offsets: Iterable[int]) -> None:
     """
     for layer in cache:
         (row,) = layer.rows
+        row.check_closed()
         row.moments = {offset: {} for offset in offsets}
 
 

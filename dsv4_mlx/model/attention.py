@@ -8,7 +8,8 @@ that a ragged batch is exactly its single runs. Matrices that share an input are
 import mlx.core as mx
 
 from dsv4_mlx.cache import ring
-from dsv4_mlx.cache.layer import LayerCache, LayerState
+from dsv4_mlx.cache.layer import LayerCache
+from dsv4_mlx.cache.state import LayerState
 from dsv4_mlx.model.compression import Compression
 from dsv4_mlx.model.layers import GroupedLinear, Joined, LayerOwner, Linear, Norm
 from dsv4_mlx.model.numerics import Numerics

@@ -14,8 +14,9 @@ from mlx.utils import tree_flatten
 
 from dsv4_mlx.cache.entries import Entries, MovingEntries
 from dsv4_mlx.cache.forms import kept_rows
-from dsv4_mlx.cache.layer import LayerCache, LayerState
+from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.cache.moving import Moving
+from dsv4_mlx.cache.state import LayerState
 
 if TYPE_CHECKING:
     from dsv4_mlx.model.v4 import Model
@@ -99,6 +100,7 @@ class CompiledStep:
         complete = all(
             state.window is not None
             and not state.moments
+            and state.block is None
             and all(len(pool) for pool in state.pools())
             for state in states
         )

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from dsv4_mlx.cache import ring
 from dsv4_mlx.cache.forms import kept_rows, raw_width
-from dsv4_mlx.cache.layer import LayerState
+from dsv4_mlx.cache.state import LayerState
 from dsv4_mlx.model.compressor import Compressor
 from dsv4_mlx.model.indexer import Indexer
 from dsv4_mlx.model.layers import Joined, Linear

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsv4_mlx.cache.last_ids import follow
-from dsv4_mlx.cache.layer import LayerCache, LayerState
+from dsv4_mlx.cache.layer import LayerCache
+from dsv4_mlx.cache.state import LayerState
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.layers import Linear, MatrixLayer
 from dsv4_mlx.model.matmul import Packed, Packing
