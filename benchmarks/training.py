@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.record import machine, record
 
 ROOT = Path(__file__).parents[1]
+WORKER = Path(__file__).with_name("training_worker.py")
 FIELDS = ("version", "length", "tokens", "indexing", "recompute", "tokens_per_cpu_s", "cpu_s")
 FIELDS += ("wall_s", "peak_gib", "times_before", "note")
 
@@ -28,10 +29,9 @@ class Trainee:
     """One checkout's process at one length."""
 
     def __init__(self, version: str, checkout: Path, arguments: list[str]):
-        worker = Path(__file__).with_name("training_worker.py")
         self.version, self.answers, self.error = version, list[dict[str, Any]](), ""
         self._process = subprocess.Popen(
-            [sys.executable, str(worker), *arguments],
+            [sys.executable, str(WORKER), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
