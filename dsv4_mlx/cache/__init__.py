@@ -2,12 +2,14 @@
 
 This module is what an engine calls a model's cache by; it hands on the names of its parts. `layer`
 is the state of one layer, `snapshots` what one does with a whole model's, `deferred` how rows are
-taken back, `layouts` how rows are stored, and `file` their file.
+taken back, `drafts` what a drafter knows of a timeline, `layouts` how rows are stored, and `file`
+their file.
 """
 
 from dsv4_mlx.cache.deferred import begin, commit, is_open
+from dsv4_mlx.cache.drafts import DraftState, drafts_of, keep_drafts, new_cache
 from dsv4_mlx.cache.file import load, save
-from dsv4_mlx.cache.layer import LayerCache, for_one_call, new_cache
+from dsv4_mlx.cache.layer import LayerCache, for_one_call
 from dsv4_mlx.cache.layouts import KV_CHOICES, layout_for
 from dsv4_mlx.cache.snapshots import (
     CacheBytes,
@@ -26,15 +28,18 @@ from dsv4_mlx.cache.state import LayerState, new_state
 __all__ = [
     "KV_CHOICES",
     "CacheBytes",
+    "DraftState",
     "LayerCache",
     "LayerState",
     "Snapshot",
     "begin",
     "commit",
+    "drafts_of",
     "evaluated",
     "for_one_call",
     "fork",
     "is_open",
+    "keep_drafts",
     "layout_for",
     "load",
     "mark",

@@ -1,7 +1,8 @@
 """Cache files: one timeline as safetensors, refused when it does not fit the model.
 
-Format, version 4. Header: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
-notes as JSON), `checksum`. Tensors: `tokens` int32 [n], and per layer l the rings `l.window`
+Format, version 5. Header: `format`, `version`, `fingerprint`, `layout`, `details` (the caller's
+notes as JSON), `checksum`, `parts` (see `parts`: what a reader may pass over, with tensors
+`part.*`; version 4 has none). Tensors: `tokens` int32 [n], and per layer l the rings `l.window`
 and `l.open`, the entries `l.entries` and the index keys `l.keys`, each absent while it is empty;
 layers with Engram, which no released model has, add the last token ids `l.ids` int32.
 Entries and keys are stored without spare rows, all rows as `layout` says. `places` int32 [p] are
@@ -21,9 +22,11 @@ from typing import Any, Protocol, cast
 
 import mlx.core as mx
 
+from dsv4_mlx.cache import parts as optional_parts
 from dsv4_mlx.cache import seal as cache_seal
+from dsv4_mlx.cache.drafts import DraftState, drafts_of, keep_drafts, new_cache
 from dsv4_mlx.cache.forms import check_state
-from dsv4_mlx.cache.layer import LayerCache, new_cache
+from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.cache.layouts import EntryLayout, layout_named
 from dsv4_mlx.cache.snapshots import Snapshot, snapshot_at
 from dsv4_mlx.errors import CacheError, CheckpointError
@@ -34,8 +37,8 @@ from dsv4_mlx.files.safetensors_files import read_header
 from dsv4_mlx.release.config import DeepseekV4Config
 
 FORMAT = "dsv4-mlx cache"
-VERSION = "4"
-READABLE = ("2", "3", VERSION)
+VERSION = "5"
+READABLE = ("2", "3", "4", VERSION)
 _BESIDE = "session."
 
 
@@ -78,7 +81,11 @@ def save(
     if places:
         arrays["places"] = mx.array([place.offset for place in places], mx.int32)
     arrays |= {f"{_BESIDE}{name}": array for name, array in (beside or {}).items()}
+    drafts = {place.offset: place.drafts for place in places} | {len(tokens): drafts_of(cache)}
+    parts, part_arrays = optional_parts.written(drafts)
+    arrays |= part_arrays
     header = {
+        "parts": parts,
         "format": FORMAT,
         "version": VERSION,
         "fingerprint": fingerprint,
@@ -127,9 +134,12 @@ def load(
     notes = _notes(path, header["details"])
     tokens = _tokens(path, arrays, model.config.vocab_size)
     cache = _cache(path, header["layout"], len(tokens), arrays, model)
+    drafts = optional_parts.taken(header, arrays)
     places = [
-        _place(offset, cache, arrays, model) for offset in _offsets(path, arrays, len(tokens))
+        _place(offset, cache, arrays, model, drafts.get(offset))
+        for offset in _offsets(path, arrays, len(tokens))
     ]
+    keep_drafts(cache, drafts.get(len(tokens)))
     beside = _taken(_BESIDE, arrays)
     if arrays:
         raise CacheError(f"{path} holds {min(arrays)}, which this model has no place for.")
@@ -155,11 +165,15 @@ def _cache(
 
 
 def _place(
-    offset: int, cache: Sequence[LayerCache], arrays: dict[str, mx.array], model: CachedModel
+    offset: int,
+    cache: Sequence[LayerCache],
+    arrays: dict[str, mx.array],
+    model: CachedModel,
+    drafts: DraftState | None,
 ) -> Snapshot:
     """The moment of `cache` after `offset` tokens, with its own rings from the file."""
     rings = [_taken(f"place.{offset}.{number}.", arrays) for number in range(len(cache))]
-    found = snapshot_at(cache, offset, rings)
+    found = snapshot_at(cache, offset, rings, drafts)
     for number, (row,) in enumerate(found.layers):
         check_state(model.config, model.layout, number, offset, row.arrays())
     return found

@@ -14,13 +14,7 @@ import mlx.core as mx
 from dsv4_mlx.cache.layouts import PLAIN, EntryLayout, layout_named
 from dsv4_mlx.cache.state import LayerState, new_state
 from dsv4_mlx.errors import CacheError
-from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.layer_roles import LayerRole, layer_role
-
-
-def new_cache(config: DeepseekV4Config, layout: EntryLayout) -> "list[LayerCache]":
-    """An empty cache of a whole model: a single timeline for every layer of the backbone."""
-    return [LayerCache(role, layout) for role in config.layer_roles]
 
 
 def for_one_call(role: LayerRole) -> "LayerCache":

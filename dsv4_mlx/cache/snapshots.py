@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
+from dsv4_mlx.cache.drafts import DraftState, TimelineCache, drafts_of
 from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.cache.state import LayerState
 from dsv4_mlx.errors import CacheError
@@ -21,18 +22,21 @@ class Snapshot:
     layers: tuple[tuple[LayerState, ...], ...]
     kinds: tuple[tuple[int, str], ...]  # compress ratio and layout of each layer
     offset: int
+    drafts: DraftState | None = None
+    """What a drafter knew of it."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the fixed-size state; the entries are shared with the timeline."""
-        return sum(row.fixed_nbytes for rows in self.layers for row in rows)
+        drafts = 0 if self.drafts is None else self.drafts.nbytes
+        return drafts + sum(row.fixed_nbytes for rows in self.layers for row in rows)
 
 
 def snapshot(cache: Sequence[LayerCache]) -> Snapshot:
     """Remember this moment of `cache`."""
     layers = tuple(tuple(row.view() for row in layer.rows) for layer in cache)
     kinds = tuple((layer.role.ratio, layer.layout.name) for layer in cache)
-    return Snapshot(layers, kinds, cache[0].offset)
+    return Snapshot(layers, kinds, cache[0].offset, drafts_of(cache))
 
 
 def restore(cache: Sequence[LayerCache], snapshot: Snapshot) -> None:
@@ -49,6 +53,8 @@ def restore(cache: Sequence[LayerCache], snapshot: Snapshot) -> None:
     for layer, rows in zip(cache, snapshot.layers, strict=True):
         layer.rows = [row.view() for row in rows]
         layer.finalize()
+    if isinstance(cache, TimelineCache):
+        cache.drafts, cache.draft_moments = snapshot.drafts, {}
 
 
 def mark(cache: Sequence[LayerCache], offsets: Iterable[int]) -> None:
@@ -60,17 +66,26 @@ def mark(cache: Sequence[LayerCache], offsets: Iterable[int]) -> None:
         (row,) = layer.rows
         row.check_closed()
         row.moments = {offset: {} for offset in offsets}
+    if isinstance(cache, TimelineCache):
+        cache.draft_moments = {}
 
 
 def marked(cache: Sequence[LayerCache]) -> list[Snapshot]:
     """The moments that `mark` asked for, in the order of their offsets; they are forgotten here."""
     moments = [layer.rows[0].moments for layer in cache]
+    drafts = cache.draft_moments if isinstance(cache, TimelineCache) else {}
     mark(cache, ())
-    return [snapshot_at(cache, at, [one[at] for one in moments]) for at in sorted(moments[0])]
+    return [
+        snapshot_at(cache, at, [one[at] for one in moments], drafts.get(at))
+        for at in sorted(moments[0])
+    ]
 
 
 def snapshot_at(
-    cache: Sequence[LayerCache], offset: int, rings: Sequence[dict[str, mx.array]]
+    cache: Sequence[LayerCache],
+    offset: int,
+    rings: Sequence[dict[str, mx.array]],
+    drafts: DraftState | None = None,
 ) -> Snapshot:
     """The moment of a single timeline after `offset` tokens, per layer with the rings it had then.
 
@@ -85,17 +100,20 @@ def snapshot_at(
             pool.count = offset // layer.role.ratio
         rows.append((row,))
     kinds = tuple((layer.role.ratio, layer.layout.name) for layer in cache)
-    return Snapshot(tuple(rows), kinds, offset)
+    return Snapshot(tuple(rows), kinds, offset, drafts)
 
 
 def fork(cache: Sequence[LayerCache]) -> list[LayerCache]:
     """A second timeline that starts here; entries are shared until both of them append."""
-    return [layer.fork() for layer in cache]
+    forked = TimelineCache(layer.fork() for layer in cache)
+    forked.drafts = drafts_of(cache)
+    return forked
 
 
 def evaluated(cache: Sequence[LayerCache]) -> list[mx.array]:
     """All arrays of `cache` that must be evaluated each step, so that no lazy chain grows."""
-    return [a for layer in cache for row in layer.rows for a in row.evaluated()]
+    drafted = cache.drafted() if isinstance(cache, TimelineCache) else []
+    return [*(a for layer in cache for row in layer.rows for a in row.evaluated()), *drafted]
 
 
 @dataclass(frozen=True)
@@ -111,7 +129,7 @@ def sizes(cache: Sequence[LayerCache]) -> CacheBytes:
     """The bytes of `cache` by its parts, spare rows of the pools included."""
     rows = [row for layer in cache for row in layer.rows]
     return CacheBytes(
-        sum(row.fixed_nbytes for row in rows),
+        sum(row.fixed_nbytes for row in rows) + _drafts_nbytes(cache),
         sum(row.entries.nbytes for row in rows if row.entries is not None),
         sum(row.keys.nbytes for row in rows if row.keys is not None),
     )
@@ -119,4 +137,9 @@ def sizes(cache: Sequence[LayerCache]) -> CacheBytes:
 
 def nbytes(cache: Sequence[LayerCache]) -> int:
     """Bytes held by the whole cache."""
-    return sum(layer.nbytes for layer in cache)
+    return sum(layer.nbytes for layer in cache) + _drafts_nbytes(cache)
+
+
+def _drafts_nbytes(cache: Sequence[LayerCache]) -> int:
+    drafts = drafts_of(cache)
+    return 0 if drafts is None else drafts.nbytes

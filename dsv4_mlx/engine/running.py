@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from dsv4_mlx import cache
-from dsv4_mlx.cache import CacheBytes
+from dsv4_mlx.cache import CacheBytes, DraftState
 from dsv4_mlx.device.memory import HeldMemory
 from dsv4_mlx.errors import PromptError, UsageError
 from dsv4_mlx.release.config import DeepseekV4Config
@@ -45,6 +45,28 @@ class CacheFunctions(Protocol):
         ...
 
     def fork(self, cache: Cache, /) -> Cache: ...
+
+    def begin(self, cache: Cache, /) -> None:
+        """Open a block: of the rows read until `commit`, as many stay as that says."""
+        ...
+
+    def commit(self, cache: Cache, keep: int, /) -> None:
+        """Keep the first `keep` rows of the block, as if the others had never been read."""
+        ...
+
+    def drafts_of(self, cache: Cache, /) -> DraftState | None:
+        """What a drafter knew of the timeline where it stands."""
+        ...
+
+    def keep_drafts(
+        self,
+        cache: Cache,
+        state: DraftState | None,
+        moments: Mapping[int, DraftState] | None = None,
+        /,
+    ) -> None:
+        """Let the timeline have this state, and the moments that `mark` asked for theirs."""
+        ...
 
     def evaluated(self, cache: Cache, /) -> list[mx.array]:
         """Every array that must be evaluated for the state to exist."""

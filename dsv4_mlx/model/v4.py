@@ -14,7 +14,8 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from dsv4_mlx.cache.layer import LayerCache, for_one_call, new_cache
+from dsv4_mlx.cache.drafts import new_cache
+from dsv4_mlx.cache.layer import LayerCache, for_one_call
 from dsv4_mlx.cache.layouts import layout_for
 from dsv4_mlx.device.memory import HeldMemory
 from dsv4_mlx.errors import UsageError

@@ -8,7 +8,7 @@ mixes up tokens predicts something else at once. `FakeCaches` does for its cache
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from dsv4_mlx.cache import CacheBytes
+from dsv4_mlx.cache import CacheBytes, DraftState
 from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.files.documents import content_of, parse_json
@@ -33,6 +33,10 @@ class FakeCache:
     history: list[int] = field(default_factory=list)
     marks: tuple[int, ...] = ()
     """Offsets inside the next call that are remembered."""
+    block: int | None = None
+    """Where rows that may be taken back began."""
+    drafts: DraftState | None = None
+    draft_moments: Mapping[int, DraftState] = field(default_factory=dict)
 
     @property
     def offset(self) -> int:
@@ -45,6 +49,7 @@ class FakeSnapshot:
 
     history: tuple[int, ...]
     nbytes: int
+    drafts: DraftState | None = None
 
     @property
     def offset(self) -> int:
@@ -61,23 +66,53 @@ class FakeCaches:
 
     def snapshot(self, cache: list[FakeCache]) -> FakeSnapshot:
         self.snapshots += 1
-        return FakeSnapshot(tuple(cache[0].history), self.snapshot_bytes)
+        _check_closed(cache)
+        return FakeSnapshot(tuple(cache[0].history), self.snapshot_bytes, cache[0].drafts)
 
     def restore(self, cache: list[FakeCache], snapshot: FakeSnapshot) -> None:
         self.restored_to.append(snapshot.offset)
-        cache[0].history, cache[0].marks = list(snapshot.history), ()
+        one = cache[0]
+        one.history, one.drafts = list(snapshot.history), snapshot.drafts
+        one.marks, one.block, one.draft_moments = (), None, {}
 
     def mark(self, cache: list[FakeCache], offsets: Iterable[int]) -> None:
-        cache[0].marks = tuple(sorted(offsets))
+        _check_closed(cache)
+        cache[0].marks, cache[0].draft_moments = tuple(sorted(offsets)), {}
 
     def marked(self, cache: list[FakeCache]) -> list[FakeSnapshot]:
-        history, marks = cache[0].history, cache[0].marks
+        history, marks, drafts = cache[0].history, cache[0].marks, cache[0].draft_moments
         self.snapshots += len(marks)
-        cache[0].marks = ()
-        return [FakeSnapshot(tuple(history[:offset]), self.snapshot_bytes) for offset in marks]
+        cache[0].marks, cache[0].draft_moments = (), {}
+        return [
+            FakeSnapshot(tuple(history[:offset]), self.snapshot_bytes, drafts.get(offset))
+            for offset in marks
+        ]
 
     def fork(self, cache: list[FakeCache]) -> list[FakeCache]:
-        return [FakeCache(list(cache[0].history))]
+        _check_closed(cache)
+        return [FakeCache(list(cache[0].history), drafts=cache[0].drafts)]
+
+    def begin(self, cache: list[FakeCache]) -> None:
+        _check_closed(cache)
+        cache[0].block = cache[0].offset
+
+    def commit(self, cache: list[FakeCache], keep: int) -> None:
+        block, rows = cache[0].block, cache[0].offset - (cache[0].block or 0)
+        if block is None or not 0 <= keep <= rows:
+            raise CacheError(f"expected to keep 0 to {rows} rows of an open block, found {keep}.")
+        # A new list, as after `restore`: whoever read the old one begins anew.
+        cache[0].history, cache[0].block = cache[0].history[: block + keep], None
+
+    def drafts_of(self, cache: list[FakeCache]) -> DraftState | None:
+        return cache[0].drafts
+
+    def keep_drafts(
+        self,
+        cache: list[FakeCache],
+        state: DraftState | None,
+        moments: Mapping[int, DraftState] | None = None,
+    ) -> None:
+        cache[0].drafts, cache[0].draft_moments = state, dict(moments or {})
 
     def evaluated(self, cache: list[FakeCache]) -> list[mx.array]:
         return []
@@ -97,6 +132,7 @@ class FakeCaches:
         beside: dict[str, mx.array],
         places: Sequence[FakeSnapshot] = (),
     ) -> None:
+        _check_closed(cache)
         offsets = [place.offset for place in places]
         arrays = {name: array.tolist() for name, array in beside.items()}
         content = [fingerprint, cache[0].history, tokens, notes, arrays, offsets]
@@ -118,6 +154,11 @@ class FakeCaches:
             raise CacheError(f"{path} was saved by {found!r}, not by {fingerprint!r}.")
         places = [FakeSnapshot(tuple(history[:n]), self.snapshot_bytes) for n in offsets]
         return [FakeCache(history)], tokens, notes, beside, places
+
+
+def _check_closed(cache: list[FakeCache]) -> None:
+    if cache[0].block is not None:
+        raise CacheError("expected a cache without an open block but found one; commit it first.")
 
 
 class FakeModel:

@@ -199,7 +199,7 @@ def test_the_cache_of_another_model_is_refused(model: Model, saved: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": "1"}, "expected cache version 4"),
+        ({"version": "1"}, "expected cache version 5"),
         ({"format": "another"}, "found another kind"),
         ({"layout": "fp16"}, "expected entries stored as float32, bfloat16, compact"),
         ({"layout": "compact"}, "load the model with the numerics and kv"),

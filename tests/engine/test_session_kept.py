@@ -13,8 +13,8 @@ from dsv4_mlx.model.v4 import Model
 from tests.engine.sessions import ids
 from tests.model import small
 
-# `kept/session_v2.kv` and `kept/session_v3.kv` were written by sessions of this model when those
-# versions were new: PROMPT read, three tokens generated, saved with the note NOTES.
+# `kept/session_v2.kv` to `session_v4.kv` were written by sessions of this model when those versions
+# were new: PROMPT read, three tokens generated, saved with the note NOTES.
 KEPT = Path(__file__).parent / "kept"
 CONFIG = small.config(
     num_hidden_layers=2, compress_ratios=[4, 0, 0], sliding_window=6, index_topk=4
@@ -34,13 +34,16 @@ def stored(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     return mx.load(str(path), format="safetensors", return_metadata=True)
 
 
-@pytest.mark.parametrize(("version", "places"), [("2", []), ("3", [20])])
+@pytest.mark.parametrize(("version", "places"), [("2", []), ("3", [20]), ("4", [20])])
 def test_a_session_of_an_older_version_goes_on(
     model: Model, version: str, places: list[int]
 ) -> None:
     path = KEPT / f"session_v{version}.kv"
-    _, header = stored(path)
-    logits = base64.b64decode(json.loads(header["details"])["session.logits"])
+    arrays, header = stored(path)
+    if version == "4":
+        logits = np.array(arrays["session.logits"]).tobytes()
+    else:
+        logits = base64.b64decode(json.loads(header["details"])["session.logits"])
     session, fresh = Engine(model).session(), Engine(model).session()
     assert (header["version"], session.load(path)) == (version, NOTES)
     assert session.tokens == PROMPT + REPLY
