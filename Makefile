@@ -48,7 +48,7 @@ soak: $(VENV)/.installed-test
 	$(PYTEST) -m soak --timeout=7200 $(ARGS)
 
 parity: $(VENV)/.installed-parity
-	DSV4_REQUIRE=parity,$(DSV4_REQUIRE) $(PYTEST) -m parity $(ARGS)
+	DSV4_REQUIRE=parity,$(DSV4_REQUIRE) $(PYTEST) --dist=loadgroup -m parity $(ARGS)
 
 nvrtc: $(VENV)/.installed-nvrtc
 	DSV4_REQUIRE=nvrtc,$(DSV4_REQUIRE) $(PYTEST) -m nvrtc $(ARGS)

@@ -81,6 +81,7 @@ def transformers_model(config: dict, weights: dict[str, np.ndarray]):
     import torch
     from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 
+    torch.set_num_threads(1)  # products are tiny, and every process of a run would start its own
     ratios = config["compress_ratios"][: config["num_hidden_layers"]]
     settings = DeepseekV4Config(**{**config, "compress_ratios": ratios})
     settings._attn_implementation = "eager"
