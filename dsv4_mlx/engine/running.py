@@ -179,6 +179,12 @@ class Running:
         if self._step is not None:
             self._step.keep_up()
 
+    def ask_ahead(self, tokens: Sequence[int], start: int, stop: int) -> None:
+        """Let a model that reads rows from files begin with what tokens `start` to `stop` of a
+        timeline need, before it is given them."""
+        if (ask := getattr(self.model, "ask_ahead", None)) is not None:
+            ask(tokens, start, stop)
+
     def next_logits(self, tokens: mx.array, cache: Cache) -> mx.array:
         """Logits [V] after one more token [1, 1] of one timeline, unevaluated."""
         if self._step is not None:

@@ -225,7 +225,7 @@ class Timeline:
         """
         start, last = self.consumed, len(target) - 1
         wanted = {place for place in places if start < place < last} | {last}
-        report = on_progress or (lambda done, total: None)
+        report, asked = on_progress or (lambda done, total: None), start
         report(0, len(target) - start)
         while self.consumed < len(target):
             if cancel is not None and cancel.is_set():
@@ -234,12 +234,24 @@ class Timeline:
                 self._remember()
             self.hold()
             end = min(self.consumed + self.running.prefill_chunk, len(target))
+            asked = self._ask_ahead(target, asked, end + self.running.prefill_chunk)
             inside = [place for place in wanted if self.consumed < place < end]
             self._consume(target[self.consumed : end], inside, logits=end == len(target))
             self.tokens += target[len(self.tokens) : end]
             self.running.memory.keep_up()
             report(end - start, len(target) - start)
         self.places.release()
+
+    def _ask_ahead(self, target: list[int], asked: int, until: int) -> int:
+        """Ask, a chunk at a time, for what the tokens from `asked` on look up; where it ends.
+
+        The chunk that is read next comes first, and the one after it is read meanwhile.
+        """
+        while asked < (until := min(until, len(target))):
+            end = min(asked + self.running.prefill_chunk, until)
+            self.running.ask_ahead(target, asked, end)
+            asked = end
+        return asked
 
     def _consume(self, tokens: list[int], inside: list[int], logits: bool) -> None:
         """Run the model over `tokens`, evaluated when this returns; places at offsets `inside`."""

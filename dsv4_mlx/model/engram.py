@@ -5,7 +5,7 @@ and one value, and each stream takes the value as far as its key fits (arXiv:260
 V4.1: no convolution, no bias, at the beginning of a layer).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -44,6 +44,10 @@ class RowSource(Protocol):
 
     def request(self, rows: Ids) -> RowTicket:
         """Begin to read rows [...] by number."""
+        ...
+
+    def ask_ahead(self, rows: Ids) -> None:
+        """Begin to read rows [...] that a request will want."""
         ...
 
 
@@ -104,6 +108,21 @@ class Engram(nn.Module):
         """Read rows from `source` instead of a table in memory, which goes."""
         self._source = source
         self.pop("table", None)
+
+    @property
+    def source(self) -> RowSource | None:
+        """What rows are read from where the table is not in memory."""
+        return self._source
+
+    def ask_ahead(self, tokens: Sequence[int], start: int, stop: int) -> None:
+        """Begin to read what tokens `start` to `stop` of a timeline will look up, where rows are
+        read from files."""
+        if self._source is None or self._host_map is None:
+            return
+        text = np.full(self._facts.kept_tokens + stop - start, NO_TOKEN, np.int64)
+        seen = tokens[max(0, start - self._facts.kept_tokens) : stop]
+        text[text.size - len(seen) :] = seen
+        self._source.ask_ahead(self._hashed(text))
 
     def look_up(self, tokens: mx.array, cache: LayerCache) -> LookedUp:
         """Ask for the rows of token ids [B, S], which come after those that `cache` remembers."""
@@ -179,7 +198,7 @@ class Engram(nn.Module):
         return wait
 
     def _hashed(self, text: Ids) -> Ids:
-        """Rows of the tokens of a text [B, kept_tokens + S] by raw ids."""
+        """Rows of the tokens of a text [..., kept_tokens + S] by raw ids."""
         assert self._host_map is not None
         known = (text >= 0) & (text < len(self._host_map))
         ids = np.where(known, self._host_map[np.where(known, text, 0)], NO_TOKEN)

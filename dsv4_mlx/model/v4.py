@@ -7,7 +7,7 @@ says. `Model` keeps mlx-lm's contract: `model(tokens, cache)`, `make_cache()`, `
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -158,6 +158,11 @@ class Model(nn.Module):
     def logits(self, streams: mx.array) -> mx.array:
         """Streams [B, S, N, D] -> logits [B, S, V] float32."""
         return self.lm_head(self.model.hc_head(streams, self.model.norm.weight))
+
+    def ask_ahead(self, tokens: Sequence[int], start: int, stop: int) -> None:
+        """Begin to read from files what tokens `start` to `stop` of a timeline will look up."""
+        for engram in self.engrams().values():
+            engram.ask_ahead(tokens, start, stop)
 
     def compiled_step(self) -> CompiledStep:
         """A step of one token that is built once and replayed; it holds the model."""

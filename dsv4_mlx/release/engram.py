@@ -17,6 +17,8 @@ _MOST_ROWS = 1 << 31  # rows are numbered by 32 bits
 _MOST = {"max_ngram_size": 16, "n_heads": 256, "head_dim": 1 << 14}
 IN_MEMORY_BYTES = 1 << 30
 """Tables together, above which they stay in their files: the published ones have 200 GB."""
+KEPT_BYTES = 64 << 20
+"""Memory for rows that were read lately, of each table that stays in its files."""
 SCALE_GROUP = 32
 """Columns of a row that share one scale."""
 

@@ -2,7 +2,8 @@
 
 An item is one range of bytes, or several in several places. Ranges are read by `os.preadv` on a
 pool of threads straight into the caller's buffers; nothing is mapped, so that no reading can fill a
-GPU's memory with pages of a file. What was asked for is a ticket until it is waited for.
+GPU's memory with pages of a file. What was asked for is a ticket until it is waited for. A file
+that another one replaces is read on as it was; one that is written to is an error.
 """
 
 import os
@@ -58,6 +59,7 @@ class ItemStore:
             if part.path not in self._files:
                 self._files[part.path] = _opened(part.path)
             _require_whole(part, self._files[part.path])
+        self._stamps = {path: _stamp(file) for path, file in self._files.items()}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="items")
 
     def __len__(self) -> int:
@@ -129,6 +131,10 @@ class ItemStore:
                     )
                 start += count
                 buffers = _rest(buffers, count)
+        if _stamp(file) != self._stamps[path]:
+            raise CheckpointError(
+                f"{path.name} was written to since it was opened; load the model again."
+            )
 
 
 class ItemTicket:
@@ -192,6 +198,12 @@ def _opened(path: Path) -> int:
         raise CheckpointError(
             f"{path} cannot be opened ({error.strerror}); download the file again."
         ) from error
+
+
+def _stamp(file: int) -> tuple[int, int]:
+    """What changes when a file is written to; one that takes its name leaves it as it is."""
+    status = os.fstat(file)
+    return status.st_size, status.st_mtime_ns
 
 
 def _require_whole(part: Ranges, file: int) -> None:

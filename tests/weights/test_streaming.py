@@ -1,5 +1,7 @@
 """Items read from files by number are the files' bytes, and what is damaged says so."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -99,8 +101,45 @@ def test_a_file_that_is_missing_or_short_is_named(table: tuple[Path, np.ndarray]
         ItemStore([ranges(path)])
     with pytest.raises(CheckpointError, match="table ends at byte 12036"):
         store.request([499]).result()
-    (found,) = store.request([498]).result()  # the others are still there
-    assert found.tobytes() == content[-2 * NBYTES : -NBYTES]
+    with pytest.raises(CheckpointError, match="table was written to since it was opened"):
+        store.request([498]).result()  # there, but of another file perhaps
+
+
+def test_a_disk_that_fails_is_a_sentence(
+    table: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    store = ItemStore([ranges(table[0])])
+    monkeypatch.setattr(streaming.os, "preadv", fail)
+    sentence = r"^table could not be read \(Input/output error\); check its disk\.$"
+    with pytest.raises(CheckpointError, match=sentence):
+        store.request([3]).result()
+
+
+def test_a_file_that_is_written_to_is_refused(table: tuple[Path, np.ndarray]) -> None:
+    path, _ = table
+    store = ItemStore([ranges(path)])
+    with path.open("r+b") as file:
+        file.seek(HEAD + 3 * NBYTES)
+        file.write(bytes(NBYTES))
+    os.utime(path, ns=(1, 1))  # clocks of file systems may be coarse
+    sentence = r"^table was written to since it was opened; load the model again\.$"
+    with pytest.raises(CheckpointError, match=sentence):
+        store.request([4]).result()
+
+
+def test_a_file_that_another_replaces_is_read_on(
+    table: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    path, rows = table
+    store = ItemStore([ranges(path)])
+    other = tmp_path / "other"
+    other.write_bytes(bytes(path.stat().st_size))
+    other.replace(path)
+    (found,) = store.request([4, 499]).result()
+    np.testing.assert_array_equal(found, rows[[4, 499]])
 
 
 def test_what_no_item_has_is_refused(table: tuple[Path, np.ndarray]) -> None:
