@@ -7,7 +7,7 @@ from typing import Any
 
 from convert.jobs import sources_of
 from convert.read_as import read_as
-from convert.report import kind_of, size_text
+from convert.report import engram_facts, engram_line, kind_of, size_text
 from convert.verify import read_summary
 from dsv4_mlx.chat.effort import FoundTable
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
@@ -37,6 +37,7 @@ def describe(path: Path) -> dict[str, Any]:
         "experts": config.n_routed_experts,
         "context": config.max_position_embeddings,
         "drafts": config.draft_kind,
+        **engram_facts(config),
         "files": len({entry.path for entry in entries}),
         "tensors": len(entries),
         "bytes": sum(entry.nbytes for entry in entries),
@@ -57,6 +58,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def page(facts: dict[str, Any]) -> list[str]:
     """The same for people."""
+    found = facts.get("engram")
     made = facts.get("conversion")
     kind = f"converted, recipe {made['recipe']}, by {made['written_by']}" if made else "official"
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in sorted(facts["dtypes"].items()))
@@ -65,6 +67,7 @@ def page(facts: dict[str, Any]) -> list[str]:
         FoundTable(**facts["effort_table"]).sentence,
         f"{facts['layers']} layers, {facts['hidden_size']} wide, {facts['experts']} experts, "
         f"context {facts['context']}, drafts: {facts['drafts']}",
+        *([] if found is None else [engram_line(found)]),
         f"{facts['tensors']} tensors in {facts['files']} files, {facts['bytes']} bytes "
         f"({size_text(facts['bytes'])}): {dtypes}",
         *(

@@ -16,10 +16,17 @@ import numpy as np
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.files.safetensors_dtypes import tensor_bytes
 from dsv4_mlx.files.safetensors_files import CHUNK_BYTES, NUMPY_DTYPES, TensorEntry
-from dsv4_mlx.weights.forms import BlockFp8Form, DenseForm, Mxfp4Form, Mxfp8Form, total_bytes
+from dsv4_mlx.weights.forms import (
+    BlockFp8Form,
+    DenseForm,
+    Mxfp4Form,
+    Mxfp8Form,
+    RowFp8Form,
+    total_bytes,
+)
 from dsv4_mlx.weights.parameters import Parameter
 from dsv4_mlx.weights.quantization import WeightStorage
-from dsv4_mlx.weights.scales import packed_scales, row_scales
+from dsv4_mlx.weights.scales import checked_scales, packed_scales, row_scales
 
 Piece = tuple[int, bytes | memoryview]
 """Which of the job's tensors, and the bytes that come next in it; valid until the next piece."""
@@ -127,6 +134,8 @@ def _native_pieces(parameter: Parameter, experts: int) -> Iterator[Piece]:
     yield from _ranges(0, weights)
     for part in parameter.parts:
         match parameter.form:
+            case RowFp8Form() as form:  # too many scales to hold at once
+                yield from ((1, chunk) for chunk in checked_scales(part, form))
             case Mxfp4Form() | Mxfp8Form() as form:
                 yield 1, _bytes(packed_scales(part, form))
             case BlockFp8Form() as form:

@@ -18,7 +18,7 @@ from convert.recipe import NATIVE, Recipe, read_recipe, require_used
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.paths import is_utf8
 from dsv4_mlx.files.safetensors_writing import aligned, header_bytes
-from dsv4_mlx.release.naming import is_draft
+from dsv4_mlx.release.naming import ENGRAM_TABLE, is_draft
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
@@ -26,6 +26,8 @@ from dsv4_mlx.weights.quantization import PACKINGS, PackingKeys, WeightStorage
 
 FORMAT_VERSION = 2
 MAX_SHARD_BYTES = 5 << 30
+PAGE_BYTES = 1 << 14
+"""What Apple's machines read at a time, and a multiple of what others do."""
 DRAFT_FILE = "draft.safetensors"
 """What this program does not run but keeps, under its official names."""
 METADATA = {"format": "mlx"}
@@ -48,9 +50,16 @@ class Shard:
         """Of the tensors, without the header."""
         return sum(job.nbytes for job in self.jobs)
 
+    @property
+    def header(self) -> bytes:
+        """What the file begins with. No row of a table straddles two pages of a disk, which is
+        read by rows."""
+        is_table = any(job.module.endswith(ENGRAM_TABLE) for job in self.jobs)
+        return header_bytes(self.tensors, METADATA, align=PAGE_BYTES if is_table else 8)
+
     def file_bytes(self) -> int:
         """Of the whole file."""
-        return len(header_bytes(self.tensors, METADATA)) + self.nbytes
+        return len(self.header) + self.nbytes
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ def plan_conversion(
     parameters: ParameterPlan | None = None,
     importance: Importance | None = None,
 ) -> ConversionPlan:
-    """Plan one conversion; UsageError for an unknown recipe, Engram or a folder already converted.
+    """Plan one conversion; UsageError for an unknown recipe or a folder already converted.
 
     `parameters` saves matching the tensors anew when several recipes are compared. `importance`
     weights the errors of what is quantized; UsageError where nothing is.
@@ -114,11 +123,6 @@ def plan_conversion(
     rules = read_recipe(recipe) if isinstance(recipe, str) else recipe
     if (source.folder / CONVERSION_FILE).exists():
         raise UsageError(f"{source.folder} is already converted; give the official folder.")
-    if source.config.engram is not None:
-        raise UsageError(
-            f"{source.folder} has Engram tables, which a conversion has no format for; load the "
-            "folder as it is."
-        )
     _require_names(source)
     parameters = parameters or plan_parameters(source)
     require_used(rules, parameters.parameters)
@@ -167,11 +171,12 @@ def _require_each_once(source: Checkpoint, jobs: Iterable[Job]) -> None:
 
 
 def _shards(jobs: list[Job], max_bytes: int) -> Iterator[Shard]:
-    """Whole jobs per shard: a matrix and its scales are never apart; drafts begin a new one."""
+    """Whole jobs per shard: a matrix and its scales are never apart; drafts begin a new one, and
+    each of Engram's tables has one of its own."""
     groups: list[list[Job]] = [[]]
     size = 0
     for job in jobs:
-        apart = groups[-1] and is_draft(job.module) != is_draft(groups[-1][-1].module)
+        apart = groups[-1] and _are_apart(groups[-1][-1].module, job.module)
         if groups[-1] and (apart or size + job.nbytes > max_bytes):
             groups.append([])
             size = 0
@@ -179,6 +184,11 @@ def _shards(jobs: list[Job], max_bytes: int) -> Iterator[Shard]:
         size += job.nbytes
     for number, group in enumerate(groups, 1):
         yield Shard(f"model-{number:05d}-of-{len(groups):05d}.safetensors", tuple(group))
+
+
+def _are_apart(one: str, following: str) -> bool:
+    tables = any(module.endswith(ENGRAM_TABLE) for module in (one, following))
+    return tables or is_draft(one) != is_draft(following)
 
 
 def _config(

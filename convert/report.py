@@ -11,7 +11,7 @@ from convert.read_as import read_as
 from convert.room import free_bytes, room_needed
 from dsv4_mlx.chat.effort import FoundTable
 from dsv4_mlx.release.config import DeepseekV4Config
-from dsv4_mlx.release.naming import is_draft, repeats_backbone
+from dsv4_mlx.release.naming import ENGRAM_TABLE, is_draft, repeats_backbone
 from dsv4_mlx.sizing import machines
 from dsv4_mlx.sizing.machines import GIB, MACS
 
@@ -41,6 +41,10 @@ def kind_of(module: str) -> str:
         return "routed experts"
     if "shared_experts" in module:
         return "shared experts"
+    if module.endswith(ENGRAM_TABLE):
+        return "Engram's tables"
+    if ".engram." in module:
+        return "Engram's products and weights"
     if "compressor" in module:
         return "compressors and indexers"
     if "self_attn" in module and module.endswith("_proj"):
@@ -61,8 +65,12 @@ def kinds(plan: ConversionPlan) -> list[WeightKind]:
 
 
 def loaded_bytes(plan: ConversionPlan) -> int:
-    """The weights once they are in memory."""
-    return sum(job.loaded_bytes for job in plan.jobs)
+    """The weights once they are in memory; of Engram's tables what they take there."""
+    engram = plan.source.config.engram
+    held = 0 if engram is None else engram.held_bytes
+    return held + sum(
+        job.loaded_bytes for job in plan.jobs if not job.module.endswith(ENGRAM_TABLE)
+    )
 
 
 def bytes_per_token(plan: ConversionPlan) -> int:
@@ -73,6 +81,8 @@ def bytes_per_token(plan: ConversionPlan) -> int:
 def _read(job: Job, config: DeepseekV4Config) -> int:
     if is_draft(job.module) or job.module == "model.embed_tokens" or job.format == "int32":
         return 0  # of the tables one row, too little to count
+    if job.module.endswith(ENGRAM_TABLE):
+        return 0  # a few rows, from memory or a disk
     if ".mlp.experts." in job.module:
         return job.loaded_bytes * config.num_experts_per_tok // config.n_routed_experts
     return job.loaded_bytes
@@ -81,6 +91,32 @@ def _read(job: Job, config: DeepseekV4Config) -> int:
 def memory_needed(plan: ConversionPlan, context: int) -> int:
     """Weights, cache and an allowance for the program, at `context` tokens."""
     return machines.memory_needed(plan.source.config, loaded_bytes(plan), context)
+
+
+def engram_facts(config: DeepseekV4Config) -> dict[str, Any]:
+    """What Engram's tables are and where they lie while the model is used; nothing without."""
+    engram = config.engram
+    if engram is None:
+        return {}
+    facts = {
+        "layers": list(engram.layer_ids),
+        "rows": list(engram.num_embeddings),
+        "table_bytes": engram.table_bytes,
+        "held_bytes": engram.held_bytes,
+        "in_files": engram.stays_in_files,
+    }
+    return {"engram": facts}
+
+
+def engram_line(facts: dict[str, Any]) -> str:
+    """The same for people, of the facts `engram`."""
+    where = "held in memory"
+    if facts["in_files"]:
+        where = f"read from files row by row, {size_text(facts['held_bytes'])} of rows kept"
+    return (
+        f"Engram before layers {', '.join(map(str, facts['layers']))}: {sum(facts['rows'])} rows, "
+        f"{size_text(facts['table_bytes'])}, {where}"
+    )
 
 
 def room_sentence(needed: int, folder: Path, free: int) -> str:
@@ -102,6 +138,7 @@ def facts(
         "source": str(plan.source.folder),
         "destination": str(destination),
         **read_as(plan.source.folder).facts(),
+        **engram_facts(plan.source.config),
         "recipe": plan.recipe.name,
         "importance": plan.importance,
         "source_tensors": len(entries),
@@ -154,6 +191,7 @@ def page(plan: ConversionPlan, destination: Path, *, delete_source: bool = False
             f"{8 * kind.nbytes / kind.weights:6.2f} bits per weight"
             for kind in kinds(plan)
         ),
+        *([engram_line(data["engram"])] if "engram" in data else []),
         _disk_line(data, plan, delete_source),
         *_memory_lines(data),
     ]

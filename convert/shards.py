@@ -11,9 +11,8 @@ import xxhash
 
 from convert.disk import Disk, partial
 from convert.jobs import Job
-from convert.plan import METADATA, Shard
+from convert.plan import Shard
 from convert.progress import ProgressDisplay
-from dsv4_mlx.files.safetensors_writing import header_bytes
 
 # The disk is given work in steps of this size, so that the last sync has little left to do.
 _STEP_BYTES = 32 << 20
@@ -105,7 +104,7 @@ class _File:
     def __init__(self, descriptor: int, shard: Shard, disk: Disk):
         self._descriptor, self._disk = descriptor, disk
         self._tensors: dict[str, _Tensor] = {}
-        header = header_bytes(shard.tensors, METADATA)
+        header = shard.header
         disk.write(descriptor, header, 0)
         position = len(header)
         for tensor in shard.tensors:

@@ -23,6 +23,7 @@ from dsv4_mlx.files.documents import read_object
 from dsv4_mlx.files.safetensors_files import TensorEntry, read_header
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.table_rows import token_map_of
 
 LEVELS = {
     "structure": "files, sizes and tensors are all there",
@@ -52,6 +53,7 @@ def verify(
     result = open_checkpoint(folder)
     plan_parameters(result)
     tensors = _require_files(folder, summary, result)
+    _require_token_map(result, source)
     progress.say(f"structure: {len(tensors)} tensors are in their places", "structure")
     plan = None if source is None else _plan(folder, summary, source)
     if text is not None:
@@ -123,6 +125,18 @@ def _require_files(
             "again."
         )
     return tensors
+
+
+def _require_token_map(result: Checkpoint, source: Path | None) -> None:
+    """Engram's fits its tables, and is the source's."""
+    engram = result.config.engram
+    if engram is None:
+        return
+    found = token_map_of(result, engram)
+    if source is not None and (found != token_map_of(open_checkpoint(source), engram)).any():
+        raise CheckpointError(
+            f"{result.folder} compresses token ids otherwise than {source}; convert again."
+        )
 
 
 def _plan(folder: Path, summary: dict[str, Any], source: Path) -> ConversionPlan:

@@ -26,9 +26,11 @@ from convert.sources import SourceHashes, files_of, identity, require_unchanged
 from dsv4_mlx import __version__
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.files.system_files import without_system_files
+from dsv4_mlx.release.token_map import TOKEN_MAP_FILE
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
 from dsv4_mlx.weights.fingerprint import fingerprint
 from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.table_rows import token_map_of
 
 
 def write(
@@ -89,6 +91,8 @@ class _Run:
         self.journal = read_journal(folder, disk)
         self.delete_source, self.jobs = delete_source, jobs
         self.read_as = read_as(plan.source.folder, self.journal.start.get("read_as"))
+        engram = plan.source.config.engram
+        self.token_map = None if engram is None else token_map_of(plan.source, engram)
 
     def require_room(self) -> None:
         """UsageError when the disk cannot hold what is left to be written."""
@@ -123,6 +127,7 @@ class _Run:
         companions = copy_companions(self.plan.source.folder, self.folder, self.disk, self.progress)
         self._put_json(INDEX_FILE, _index(self.plan))
         self._put_json("config.json", self.plan.config)
+        companions |= self._put_token_map()
         companions |= self._put_card()
         self._require_unchanged()
         if self.read_as.effort.known_by == "assumed":
@@ -146,7 +151,7 @@ class _Run:
                 "source": identity(self.plan.source),
             }
             if self.plan.exact:
-                start["fingerprint"] = fingerprint(self.plan.source, self.plan.parameters)
+                start["fingerprint"] = self._fingerprint_of_source()
             start |= {"recipe": self.plan.recipe.name, "read_as": self.read_as.facts()}
             self.journal.record("start", version=__version__, **start)
             return
@@ -209,6 +214,13 @@ class _Run:
         self.disk.put(self.folder / CARD_FILE, text)
         return {CARD_FILE: len(text)}
 
+    def _put_token_map(self) -> dict[str, int]:
+        """Engram's, so that nobody has to make it of the tokenizer again."""
+        if self.token_map is None:
+            return {}
+        self._put_json(TOKEN_MAP_FILE, self.token_map.tolist())
+        return {TOKEN_MAP_FILE: (self.folder / TOKEN_MAP_FILE).stat().st_size}
+
     def _sizes(self) -> dict[str, int]:
         """The bytes of every shard, by file."""
         return {shard.file: self.journal.shards[shard.file]["bytes"] for shard in self.plan.files}
@@ -225,7 +237,7 @@ class _Run:
     def _verify(self) -> str:
         """Reopen the result as the loader would; gives its fingerprint."""
         result = open_checkpoint(self.folder)
-        digest = fingerprint(result, plan_parameters(result))
+        digest = fingerprint(result, plan_parameters(result), self.token_map)
         if not self.plan.exact:
             return digest
         expected = self._source_fingerprint()
@@ -248,7 +260,10 @@ class _Run:
             return noted
         if self.journal.deleted:
             return None
-        return fingerprint(self.plan.source, self.plan.parameters)
+        return self._fingerprint_of_source()
+
+    def _fingerprint_of_source(self) -> str:
+        return fingerprint(self.plan.source, self.plan.parameters, self.token_map)
 
     def _summary(self, companions: dict[str, int], digest: str) -> dict[str, Any]:
         return {

@@ -206,6 +206,7 @@ def _model(
         "longest_context": fit.longest(),
         "prefill_chunk": prefill_chunk or fit.prefill_chunk,
         "wired_bytes": wired,
+        **_engram_facts(fit),
         "contexts": {context: _context_facts(fit, context) for context in contexts},
         "compiled_ahead": forms,
     }
@@ -218,6 +219,7 @@ def _model(
         "model",
         facts,
         f"{folder}, weights {size(fit.weights)}",
+        *_engram_line(fit),
         *lines,
         f"longest context here: {fit.longest():,} of {most:,} tokens",
         *([f"{size(wired)} stay resident (wired) while it is used"] if wired else []),
@@ -225,6 +227,23 @@ def _model(
     )
     if not fit.fits(contexts[0]):
         page.problems.append(fit.sentence(contexts[0]))
+
+
+def _engram_facts(fit: Fit) -> dict[str, Any]:
+    """Engram's tables and what of them is in memory; nothing without Engram."""
+    if (engram := fit.config.engram) is None:
+        return {}
+    sizes = {"table_bytes": engram.table_bytes, "held_bytes": engram.held_bytes}
+    return {"engram": sizes | {"in_files": engram.stays_in_files}}
+
+
+def _engram_line(fit: Fit) -> list[str]:
+    if (engram := fit.config.engram) is None:
+        return []
+    tables, held = size(engram.table_bytes), size(engram.held_bytes)
+    if engram.stays_in_files:
+        return [f"Engram's tables, {tables}, are read from files row by row; {held} are kept"]
+    return [f"of them {held} are Engram's tables"]
 
 
 def _session_kernels(checkpoint: Checkpoint, backend: str, kv: Kv) -> list[str]:

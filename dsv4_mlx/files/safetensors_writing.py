@@ -28,6 +28,7 @@ class NamedTensor(Protocol):
     def shape(self) -> Shape: ...
 
 
+_LENGTH = struct.Struct("<Q")
 NamedT = TypeVar("NamedT", bound=NamedTensor)
 
 
@@ -82,9 +83,10 @@ def write_file(
 
 
 def header_bytes(
-    tensors: Iterable[NamedTensor], metadata: Mapping[str, str] | None = None
+    tensors: Iterable[NamedTensor], metadata: Mapping[str, str] | None = None, align: int = 8
 ) -> bytes:
-    """What a file begins with: the tensors' data follow in this order, without gaps."""
+    """What a file begins with: the tensors' data follow in this order, without gaps, from a
+    multiple of `align` bytes on; 8 aligns the numbers of every dtype."""
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
     for tensor in tensors:
@@ -96,8 +98,8 @@ def header_bytes(
         }
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors start aligned to eight bytes
-    return struct.pack("<Q", len(text)) + text
+    text += b" " * (-(_LENGTH.size + len(text)) % align)
+    return _LENGTH.pack(len(text)) + text
 
 
 def _write_tensor(file: BinaryIO, tensor: TensorPlan) -> None:

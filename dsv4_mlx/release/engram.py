@@ -127,6 +127,15 @@ class EngramConfig:
         """Whether the tables are read from files row by row unless somebody says otherwise."""
         return self.table_bytes > IN_MEMORY_BYTES
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory that the tables take unless somebody says otherwise: all of them, or the rows of
+        each that are kept."""
+        if not self.stays_in_files:
+            return self.table_bytes
+        row = self.head_dim + self.head_dim // SCALE_GROUP
+        return sum(min(KEPT_BYTES, rows * row) for rows in self.num_embeddings)
+
     def within(self, layers: int) -> "EngramConfig | None":
         """The same for a model of the first `layers` layers alone."""
         kept = tuple(layer for layer in self.layer_ids if layer < layers)

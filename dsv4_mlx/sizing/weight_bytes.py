@@ -16,11 +16,12 @@ _DENSE = {2: "BF16", 4: "F32"}
 
 def weight_bytes(checkpoint: Checkpoint, *, dense: int = 2) -> int:
     """Bytes of all arrays once loaded; `dense` are those of one number of an unpacked matrix: 2 on
-    a GPU, 4 on a CPU. Engram's tables count where they do not stay in files by themselves."""
+    a GPU, 4 on a CPU. Of Engram's tables that stay in files the rows count that are kept."""
     engram = checkpoint.config.engram
     in_files = engram is not None and engram.stays_in_files
     has_unused_drafts = checkpoint.config.draft_kind == "dspark"
-    return sum(
+    kept = 0 if engram is None or not in_files else engram.held_bytes
+    return kept + sum(
         _loaded(entry, checkpoint, _DENSE[dense])
         for name, entry in checkpoint.tensors.items()
         if not repeats_backbone(name)

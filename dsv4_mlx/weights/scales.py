@@ -3,10 +3,12 @@
 Numpy throughout: scales are small beside the weights they belong to.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.files.safetensors_files import TensorEntry
+from dsv4_mlx.files.safetensors_files import CHUNK_BYTES, TensorEntry
 from dsv4_mlx.weights.forms import BlockFp8Form, Mxfp4Form, Mxfp8Form
 from dsv4_mlx.weights.parameters import Part
 from dsv4_mlx.weights.quantization import GROUP, SCALE_BYTES, WeightStorage
@@ -22,6 +24,14 @@ def packed_scales(part: Part, form: Mxfp4Form | Mxfp8Form) -> np.ndarray:
         rows, columns = part.shape[-2:]
         return groups_of_blocks(scales, rows, columns, form.block)
     return scales
+
+
+def checked_scales(part: Part, form: Mxfp8Form) -> Iterator[memoryview]:
+    """`packed_scales` of rows with scales of their own, in pieces; each is valid until the next."""
+    entry = _entry(part)
+    for chunk in entry.views(bytearray(min(entry.nbytes, CHUNK_BYTES))):
+        _require_bytes(entry, np.frombuffer(chunk, np.uint8), *SCALE_BYTES[form.storage])
+        yield chunk
 
 
 def row_scales(part: Part, form: BlockFp8Form) -> np.ndarray:

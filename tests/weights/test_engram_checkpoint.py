@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from convert.plan import plan_conversion
-from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.files.safetensors_writing import plan_array
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model.numerics import Numerics
@@ -127,11 +126,6 @@ def test_a_table_that_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
     edit_checkpoint(other, {"layers.0.engram.embed.weight": None})
     with pytest.raises(CheckpointError, match=r"layers\.0\.engram\.embed\.weight is missing"):
         loaded(other, "files")
-
-
-def test_a_conversion_is_refused(folder: Path) -> None:
-    with pytest.raises(UsageError, match="has Engram tables, which a conversion has no format for"):
-        plan_conversion(open_checkpoint(folder))
 
 
 def test_what_training_writes_loads_as_it_was_trained(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from cli.machine import doctor
 from cli.machine.doctor import report, run
 from dsv4_mlx import about as facts
 from dsv4_mlx.about import About
+from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.sizing.recipe_sizes import RECIPES
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
 from tests.cli.machines import GIB, linux, mac
@@ -158,6 +159,16 @@ def test_a_model_that_cannot_fit_is_a_problem(environment: Environment, folder: 
     (problem,) = found.problems
     assert "1.0 GiB may be used here" in problem
     assert "does not fit" in page(found)["model"][1]
+
+
+def test_engrams_tables_are_told(environment: Environment, tmp_path: Path) -> None:
+    engram = EngramConfig((0, 2), LONG.vocab_size, 4_000, max_ngram_size=3, n_heads=2, head_dim=64)
+    folder = write_tiny_checkpoint(tmp_path / "tiny", LONG.replace(engram=engram), tokenizer=False)
+    found = report(environment, folder, backend="cpu", machine=linux(24))
+    tables = sum(engram.num_embeddings) * 66
+    expected = {"table_bytes": tables, "held_bytes": tables, "in_files": False}
+    assert found.facts["model"]["engram"] == expected
+    assert "of them 2 MiB are Engram's tables" in page(found)["model"]
 
 
 def test_a_folder_that_is_no_model_is_a_problem(environment: Environment, tmp_path: Path) -> None:
