@@ -3,7 +3,8 @@
 What changes from token to token is an argument of the graph (see `cache.moving`), and the shapes
 change only when a buffer of entries grows. What a token does beyond that decides which graph it is:
 which windows it closes, and whether indexers select. A call that fits no graph, of several tokens
-or timelines or before the first entries, is the model's own.
+or timelines or before the first entries, is the model's own. Engram's rows in memory are looked up
+in the graph; those of files are read before it runs.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,10 +16,12 @@ from mlx.utils import tree_flatten
 from dsv4_mlx.cache.entries import Entries, MovingEntries
 from dsv4_mlx.cache.forms import kept_rows
 from dsv4_mlx.cache.layer import LayerCache
+from dsv4_mlx.cache.layouts import EntryLayout
 from dsv4_mlx.cache.moving import Moving
 from dsv4_mlx.cache.state import LayerState
 
 if TYPE_CHECKING:
+    from dsv4_mlx.model.decoder_layer import DecoderLayer
     from dsv4_mlx.model.v4 import Model
 
 _Arrays = list[Any]
@@ -75,10 +78,11 @@ class CompiledStep:
         position = states[0].position
         kind = self._kind(position)
         place = Moving.at(position, self._sizes, self._ratios, self._ropes)
+        rows = self._rows_of_files(tokens, cache)
         held = [_taken(state, ratio in kind[0]) for state, ratio in self._with_ratios(states)]
         key = kind, tuple(buffer.shape[1] for arrays in held for buffer in arrays[2:])
-        graph = self._graphs.pop(key, None) or self._compiled(kind, position, place)
-        logits, changed = graph(tokens, place.leaves(), held)
+        graph = self._graphs.pop(key, None) or self._compiled(kind, position, place, tuple(rows))
+        logits, changed = graph(tokens, place.leaves(), held, list(rows.values()))
         self._graphs[key] = graph  # only now: one whose building failed would stay unfinished
         if len(self._graphs) > MOST_GRAPHS:
             del self._graphs[next(iter(self._graphs))]
@@ -89,12 +93,7 @@ class CompiledStep:
 
     def _states(self, tokens: mx.array, cache: list[LayerCache]) -> list[LayerState] | None:
         """The timeline's layers; None where the call fits no graph."""
-        # A graph has no place for Engram's ids.
-        if (
-            tokens.shape != (1, 1)
-            or self._model.config.engram is not None
-            or not all(layer.is_plain for layer in cache)
-        ):
+        if tokens.shape != (1, 1) or not all(layer.is_plain for layer in cache):
             return None
         states = [layer.rows[0] for layer in cache]
         complete = all(
@@ -102,9 +101,21 @@ class CompiledStep:
             and not state.moments
             and state.block is None
             and all(len(pool) for pool in state.pools())
-            for state in states
+            and (layer.engram is None or state.ids is not None)
+            for state, layer in zip(states, self._model.layers, strict=True)
         )
         return states if complete else None
+
+    def _rows_of_files(self, tokens: mx.array, cache: list[LayerCache]) -> dict[int, mx.array]:
+        """What Engram looks up where tables stay in files, by layer: a graph waits for none, so
+        all is asked for before it runs, and then waited for."""
+        asked = {
+            number: engram.look_up(tokens, cache[number])
+            for number, engram in self._model.engrams().items()
+            if engram.source is not None
+        }
+        found = {number: looked_up() for number, looked_up in asked.items()}
+        return {number: rows for number, rows in found.items() if rows is not None}
 
     def _kind(self, position: int) -> _Kind:
         closing = tuple(ratio for ratio in self._ratios if (position + 1) % ratio == 0)
@@ -115,20 +126,27 @@ class CompiledStep:
         roles = self._model.config.layer_roles
         return [(s, r.ratio if r.owns_entries else 0) for s, r in zip(states, roles, strict=True)]
 
-    def _compiled(self, kind: _Kind, position: int, place: Moving) -> _Graph:
-        """The graph of tokens like the one at `position`; it is built when it is first called."""
+    def _compiled(
+        self, kind: _Kind, position: int, place: Moving, from_files: tuple[int, ...]
+    ) -> _Graph:
+        """The graph of tokens like the one at `position`; it is built when it is first called.
+
+        Engram's rows of the layers `from_files` are arguments.
+        """
         # None of these is the step itself, which would hold the model in a circle.
         model, roles, built = self._model, self._model.config.layer_roles, self._built
 
-        def step(tokens: mx.array, leaves: _Arrays, held: _Arrays) -> tuple[mx.array, _Arrays]:
+        def step(
+            tokens: mx.array, leaves: _Arrays, held: _Arrays, rows: _Arrays
+        ) -> tuple[mx.array, _Arrays]:
             built.append(kind)
             moving = place.of(leaves)
             states = [
-                _moving_state(model, arrays, role.ratio, position, moving)
-                for arrays, role in zip(held, roles, strict=True)
+                _moving_state(layer, model.layout, arrays, position, moving)
+                for layer, arrays in zip(model.layers, held, strict=True)
             ]
             cache = [LayerCache(r, model.layout, [s]) for r, s in zip(roles, states, strict=True)]
-            logits = model.last_logits(tokens, cache)
+            logits = model.last_logits(tokens, cache, dict(zip(from_files, rows, strict=True)))
             return logits, [
                 _changed(state, role.owns_entries and role.ratio in kind[0])
                 for state, role in zip(states, roles, strict=True)
@@ -143,29 +161,43 @@ def _weights(model: "Model") -> Iterator[mx.array]:
 
 
 def _taken(state: LayerState, closes: bool) -> _Arrays:
-    """The arrays of a layer: rings, then whole buffers, with room where a window closes."""
-    return [*state.fixed(), *(pool.whole(int(closes)) for pool in state.pools())]
+    """The arrays of a layer: rings, whole buffers, with room where a window closes, last ids."""
+    return [*_rings(state), *(pool.whole(int(closes)) for pool in state.pools()), *_ids(state)]
+
+
+def _rings(state: LayerState) -> _Arrays:
+    return [state.window] if state.open_rows is None else [state.window, state.open_rows]
+
+
+def _ids(state: LayerState) -> _Arrays:
+    return [] if state.ids is None else [state.ids]
 
 
 def _moving_state(
-    model: "Model", arrays: _Arrays, ratio: int, position: int, moving: Moving
+    layer: "DecoderLayer", layout: EntryLayout, arrays: _Arrays, position: int, moving: Moving
 ) -> LayerState:
-    state = LayerState(model.layout, position=position, moving=moving, window=arrays[0])
+    state = LayerState(layout, position=position, moving=moving, window=arrays[0])
+    if layer.engram is not None:
+        *arrays, state.ids = arrays
     if len(arrays) > 1:
         state.open_rows = arrays[1]
-        pools = [MovingEntries(buffer, moving.windows[ratio]) for buffer in arrays[2:]]
+        window = moving.windows[layer.role.ratio]
+        pools = [MovingEntries(buffer, window) for buffer in arrays[2:]]
         state.entries, state.keys = pools[0], pools[1] if len(pools) > 1 else None
     return state
 
 
 def _changed(state: LayerState, closes: bool) -> _Arrays:
-    """What a token changes of a layer: its rings, and its buffers where a window closes."""
+    """What a token changes of a layer: its rings, its buffers where a window closes, its last
+    ids."""
     buffers = [pool.buffer() for pool in state.pools()] if closes else []
-    return [*state.fixed(), *buffers]
+    return [*_rings(state), *buffers, *_ids(state)]
 
 
 def _put(state: LayerState, arrays: _Arrays, *, closes: bool) -> None:
     state.window = arrays[0]
+    if state.ids is not None:
+        *arrays, state.ids = arrays
     if state.open_rows is not None:
         state.open_rows = arrays[1]
     if closes:

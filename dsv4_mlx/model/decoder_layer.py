@@ -53,7 +53,7 @@ class DecoderLayer(nn.Module):
         streams: mx.array,
         tokens: mx.array,
         cache: LayerCache,
-        looked_up: LookedUp | None = None,
+        looked_up: LookedUp | mx.array | None = None,
         *,
         last: bool = False,
     ) -> mx.array:
@@ -63,7 +63,9 @@ class DecoderLayer(nn.Module):
         cache takes all tokens in, and the experts work for the last one alone: [B, 1, N, D].
         """
         if self.engram is not None:
-            streams = self.engram(streams, looked_up or self.engram.look_up(tokens, cache))
+            if looked_up is None:
+                looked_up = self.engram.look_up(tokens, cache)
+            streams = self.engram(streams, looked_up)
         x, post, comb = self.attn_hc.collapse(streams, self.input_layernorm.weight)
         y = self.self_attn(x, cache)
         if last and tokens.shape[1] > 1:

@@ -156,13 +156,16 @@ class Engram(nn.Module):
                 rows[one, span] = found
         return lambda: self.table(rows).reshape(B, S, -1)
 
-    def __call__(self, streams: mx.array, looked_up: LookedUp) -> mx.array:
-        """Streams [B, S, N, D] -> the same with what was looked up."""
+    def __call__(self, streams: mx.array, looked_up: LookedUp | mx.array) -> mx.array:
+        """Streams [B, S, N, D] -> the same with what was looked up, or with rows [B, S, width]."""
+        if isinstance(looked_up, mx.array):
+            return self._gated(streams, looked_up)
         if self._source is not None:
             mx.async_eval(streams)  # meanwhile rows are read
         rows = looked_up()
-        if rows is None:
-            return streams
+        return streams if rows is None else self._gated(streams, rows)
+
+    def _gated(self, streams: mx.array, rows: mx.array) -> mx.array:
         B, S, N, D = streams.shape
         kv = self.kv_proj(rows).reshape(B, S, N + 1, D)
         return self._ops.engram_gate(

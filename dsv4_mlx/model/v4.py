@@ -7,7 +7,7 @@ says. `Model` keeps mlx-lm's contract: `model(tokens, cache)`, `make_cache()`, `
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,7 +22,7 @@ from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.backends import use_backend
 from dsv4_mlx.model.compiled import CompiledStep
 from dsv4_mlx.model.decoder_layer import DecoderLayer
-from dsv4_mlx.model.engram import Engram, engram_of
+from dsv4_mlx.model.engram import Engram, LookedUp, engram_of
 from dsv4_mlx.model.hyper_connections import HyperHead
 from dsv4_mlx.model.layers import Embedding, Joined, Linear, MatrixLayer, Norm
 from dsv4_mlx.model.matmul import on_cpu
@@ -61,19 +61,27 @@ class Backbone(nn.Module):
         self.is_paced = not on_cpu(ops)  # a model without values has nothing to evaluate
 
     def __call__(
-        self, tokens: mx.array, cache: list[LayerCache], *, last: bool = False
+        self,
+        tokens: mx.array,
+        cache: list[LayerCache],
+        *,
+        last: bool = False,
+        rows: Mapping[int, mx.array] | None = None,
     ) -> mx.array:
-        """Token ids [B, S] -> streams after the last layer [B, S, N, D], `last`: [B, 1, N, D]."""
+        """Token ids [B, S] -> streams after the last layer [B, S, N, D], `last`: [B, 1, N, D].
+
+        `rows` [B, S, width] are what Engram looked up for them already, by layer.
+        """
         streams = self._ops.embed_streams(tokens, self.embed_tokens.weight, streams=self._streams)
         pace = Pace(tokens.size) if self.is_paced and tokens.shape[1] > 1 else None
         # Rows may lie in files, so they are asked for before any layer works.
-        looked_up = [
-            None if layer.engram is None else layer.engram.look_up(tokens, layer_cache)
-            for layer, layer_cache in zip(self.layers, cache, strict=True)
-        ]
-        for layer, layer_cache, found in zip(self.layers, cache, looked_up, strict=True):
+        looked_up: dict[int, LookedUp | mx.array] = dict(rows or {})
+        for number, layer in enumerate(self.layers):
+            if layer.engram is not None and number not in looked_up:
+                looked_up[number] = layer.engram.look_up(tokens, cache[number])
+        for number, layer in enumerate(self.layers):
             ends = last and layer is self.layers[-1]
-            streams = layer(streams, tokens, layer_cache, found, last=ends)
+            streams = layer(streams, tokens, cache[number], looked_up.get(number), last=ends)
             if pace is not None:
                 pace.after(streams)
         return streams
@@ -131,12 +139,25 @@ class Model(nn.Module):
         """Token ids [B, S] -> logits [B, S, V] float32; `cache` moves on by S tokens."""
         return self.logits(self.streams(tokens, cache))
 
-    def last_logits(self, tokens: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
-        """Logits after the last of the tokens alone, [B, V]: what generation needs of a prompt."""
-        return self.logits(self.streams(tokens, cache, last=True))[:, 0]
+    def last_logits(
+        self,
+        tokens: mx.array,
+        cache: list[LayerCache] | None = None,
+        rows: Mapping[int, mx.array] | None = None,
+    ) -> mx.array:
+        """Logits after the last of the tokens alone, [B, V]: what generation needs of a prompt.
+
+        `rows` [B, S, width] are what Engram looked up already, by layer.
+        """
+        return self.logits(self.streams(tokens, cache, last=True, rows=rows))[:, 0]
 
     def streams(
-        self, tokens: mx.array, cache: list[LayerCache] | None = None, *, last: bool = False
+        self,
+        tokens: mx.array,
+        cache: list[LayerCache] | None = None,
+        *,
+        last: bool = False,
+        rows: Mapping[int, mx.array] | None = None,
     ) -> mx.array:
         """Residual streams after the last layer, [B, S, N, D]: what an MTP block continues.
 
@@ -153,7 +174,7 @@ class Model(nn.Module):
             tokens = tokens.view(mx.int32)
         if cache is None:
             cache = [for_one_call(role) for role in self.config.layer_roles]
-        return self.model(tokens, cache, last=last)
+        return self.model(tokens, cache, last=last, rows=rows)
 
     def logits(self, streams: mx.array) -> mx.array:
         """Streams [B, S, N, D] -> logits [B, S, V] float32."""

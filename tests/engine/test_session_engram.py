@@ -1,6 +1,7 @@
 """Sessions on a model with Engram whose rows are read from files: every way gives one reply."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
@@ -120,6 +121,27 @@ def test_logits_are_those_of_rows_in_memory_bit_for_bit(folder: Path, model: Mod
         session.sync(PROMPT)
         found.append(np.array(session.snapshot().logits))
     np.testing.assert_array_equal(*found)
+
+
+@pytest.fixture
+def taken_apart() -> Iterator[None]:
+    """What `mx.compile` is given runs as it is, without a compiler."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+@pytest.mark.parametrize("tables", ["memory", "files"])
+def test_a_compiled_step_gives_the_same_reply(
+    folder: Path, model: Model, tables: str, taken_apart: None
+) -> None:
+    prompt, replies = [*PROMPT, *PROMPT, *PROMPT, *PROMPT[:15]], []
+    for one, compiled in ((model, False), (loaded(folder, tables), True)):
+        session = Engine(one, compiled=compiled).session()
+        session.sync(prompt)
+        replies.append(reply(session))
+    assert session._running._step.traces == NEXT
+    assert replies[0] == replies[1]
 
 
 def test_rewinding_and_forking(model: Model, expected: list[int]) -> None:

@@ -1,7 +1,7 @@
 """Engram in the model: the oracle's logits, and state that no chunking, batch or rewind changes."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 
 from dsv4_mlx import cache as caches
+from dsv4_mlx import tracing
 from dsv4_mlx.cache import LayerCache
 from dsv4_mlx.cache.lockstep import lockstep_cache, widened
 from dsv4_mlx.errors import CacheError, UsageError
 from dsv4_mlx.model.compiled import CompiledStep
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.release.config import FLASH
+from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.release.spellings import config_of
+from metal_kernels.variants import recording
 from tests.model import engrams, running, small
 from tests.oracle import engram_numpy
 
@@ -196,12 +200,37 @@ def test_answers_in_lockstep_keep_their_ids(model: Model) -> None:
         np.testing.assert_allclose(row, straight, rtol=0, atol=CLOSE)
 
 
-def test_a_step_that_is_compiled_elsewhere_is_the_models_own(model: Model) -> None:
-    step = CompiledStep(model)
-    found = step.last_logits(mx.array([[5]]), grown(model))
-    straight = model.last_logits(mx.array([[5]]), grown(model))
-    assert step.traces == 0
-    np.testing.assert_array_equal(np.array(found), np.array(straight))
+@pytest.fixture
+def taken_apart() -> Iterator[None]:
+    """What `mx.compile` is given runs as it is, without a compiler."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+def test_a_compiled_step_looks_up_in_its_graph(model: Model, taken_apart: None) -> None:
+    """Over a window that closes; the last ids are arguments and results of the graph."""
+    own, step = grown(model, np.resize(TOKENS, 133)), CompiledStep(model)
+    other = caches.fork(own)
+    for token in NEXT[:6].tolist():
+        straight = np.array(model.last_logits(mx.array([[token]]), own))
+        found = np.array(step.last_logits(mx.array([[token]]), other))
+        np.testing.assert_allclose(found, straight, rtol=0, atol=CLOSE)
+    assert step.traces == 6  # each runs as it is
+    for layer in engrams.FACTS.layer_ids:
+        assert other[layer].rows[0].ids.tolist() == own[layer].rows[0].ids.tolist()
+        assert other[layer].rows[0].ids.tolist() == [NEXT[4:6].tolist()]
+
+
+def test_a_graph_of_a_model_with_engram_is_replayed() -> None:
+    facts = EngramConfig((1,), 99092, 16_000_000)
+    config = FLASH.replace(num_hidden_layers=4, compress_ratios=(0, 0, 4, 128, 0), engram=facts)
+    traced, cache = tracing.traced_model(config, "metal", 8190)
+    step = CompiledStep(traced)
+    with recording():
+        for _ in range(6):
+            step.last_logits(mx.array([[5]], mx.int32), cache)
+    assert step.traces == 3  # no window closes, the short one does, both do
 
 
 OFFICIAL_NAMES = {"table.weight": "embed.weight", "kv_proj.weight": "wkv.weight"}
