@@ -109,7 +109,8 @@ class NanoRecipe:
 
 
 def matrices(config: DeepseekV4Config) -> Callable[[str, mx.array], mx.array]:
-    """How Muon sees a parameter: gate, up and output groups are matrices of their own."""
+    """How Muon sees a parameter: gate, up and output groups are matrices of their own, as are the
+    keys of Engram's streams and its value."""
 
     def view(name: str, array: mx.array) -> mx.array:
         rows, columns = array.shape[-2:]
@@ -117,6 +118,8 @@ def matrices(config: DeepseekV4Config) -> Callable[[str, mx.array], mx.array]:
             rows //= 2
         elif name.endswith("o_a_proj.weight"):
             rows //= config.o_groups
+        elif name.endswith("engram.kv_proj.weight"):
+            rows //= config.hc_mult + 1
         return array.reshape(-1, rows, columns)
 
     return view

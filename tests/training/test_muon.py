@@ -4,7 +4,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from dsv4_mlx.release.engram import EngramConfig
+from dsv4_mlx.testing.checkpoints import LONG
 from dsv4_mlx.training.muon import AdamW, Muon, newton_schulz, update_scale
+from dsv4_mlx.training.nano_recipe import matrices
 
 
 def stack(name: str, array: mx.array) -> mx.array:
@@ -53,6 +56,30 @@ def test_newton_schulz_follows_the_printed_iteration(ratio, smallest):
         x = a * x + b * gram @ x + c * gram @ gram @ x
     found = np.array(newton_schulz(mx.array(matrix.astype(np.float32))))
     np.testing.assert_allclose(found, x, atol=1e-4)
+
+
+def test_engrams_keys_and_its_value_are_matrices_of_their_own():
+    """One update of `kv_proj` is that of a key for each stream and a value, each alone."""
+    engram = EngramConfig((1,), 512, 300, max_ngram_size=3, n_heads=2, head_dim=32)
+    config = LONG.replace(hidden_size=48, engram=engram)
+    name = "model.layers.1.engram.kv_proj.weight"
+    rng, count = np.random.default_rng(3), config.hc_mult + 1
+    shape = (count, config.hidden_size, engram.width)
+    parts, slopes = (mx.array(rng.standard_normal(shape).astype(np.float32)) for _ in range(2))
+    slopes = slopes * mx.array([1.0, 30.0, 1e-3, 5.0, 0.2])[:, None, None]
+    whole = Muon(matrices(config)).update(
+        {name: parts.reshape(-1, engram.width)}, {name: slopes.reshape(-1, engram.width)}, 0.1
+    )
+    alone = Muon(stack).update(
+        {str(n): parts[n] for n in range(count)}, {str(n): slopes[n] for n in range(count)}, 0.1
+    )
+    found = np.array(whole[name]).reshape(shape)
+    for number in range(count):
+        np.testing.assert_allclose(found[number], np.array(alone[str(number)]), atol=1e-4)
+    together = Muon(stack).update(
+        {name: parts.reshape(-1, engram.width)}, {name: slopes.reshape(-1, engram.width)}, 0.1
+    )
+    assert np.abs(found - np.array(together[name]).reshape(shape)).max() > 1e-2
 
 
 def test_a_matrix_without_gradient_only_decays():
