@@ -187,7 +187,7 @@ TABLE = (
         "Arange of their own (metal/quantized.cpp)",
         rules.gather_quantized,
     ),
-    Row(("Quantize",), "1 and more", "one kernel, one copy per input with gaps "
+    Row(("Quantize", "Dequantize"), "1 and more", "one kernel, one copy per input with gaps "
         "(metal/quantized.cpp)", lambda node: (
             1 + sum(not source.row_contiguous for source in node.inputs), node.outputs)),
     Row(("Hadamard",), "1 to 3", "one kernel for a power of two, two for others, a copy where "

@@ -2,9 +2,10 @@
 
     python -m benchmarks.launches [--json] [--model flash,pro] [--context N,...] [--alone]
 
-For V4-Flash and V4-Pro at each context: Metal launches per token, per layer and per kind of layer,
-the longest chain of launches that wait for one another, command buffers by MLX's own limits and by
-ours (`benchmarks/encoding.py`), and the bytes of weights and cache that the token reads. The graph
+For V4-Flash and V4-Pro (or `flash-engram`, Flash with V4.1's tables in memory) at each context:
+Metal launches per token, per layer and per kind of layer, the longest chain of launches that wait
+for one another, command buffers by MLX's own limits and by ours (`benchmarks/encoding.py`), and the
+bytes of weights and cache that the token reads. The graph
 is traced (see `dsv4_mlx.tracing`), each node is counted by `benchmarks/launch_table.py`. Where
 mlx-vlm is installed (`make bench` does that) its DeepSeek-V4 is counted beside it, in the same way
 (see `benchmarks/mlx_vlm_graph.py`); `dsv4-mlx compiled` is the token as a graph that is built once
@@ -30,10 +31,13 @@ from benchmarks.launch_rules import Node
 from benchmarks.layouts import Layout
 from benchmarks.record import earlier, record
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.release.engram import EngramConfig, default_layers
 from dsv4_mlx.release.layer_roles import LayerRole
 from dsv4_mlx.tracing import decode_graph
 
-MODELS = {"flash": FLASH, "pro": PRO}
+PUBLISHED_ENGRAM = EngramConfig(default_layers(FLASH.num_hidden_layers), 99092, 16_000_000)
+"""V4.1's tables, on V4-Flash, which has none."""
+MODELS = {"flash": FLASH, "pro": PRO, "flash-engram": FLASH.replace(engram=PUBLISHED_ENGRAM)}
 FIELDS = ("program", "model", "context", "launches", "sliding_layer", "csa_layer", "hca_layer")
 FIELDS += ("weights_bytes", "cache_bytes", "chain", "buffers_mlx", "buffers")
 
@@ -145,7 +149,7 @@ def lines(one: Report) -> list[str]:
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON value")
-    parser.add_argument("--model", default="flash,pro", help="out of flash, pro")
+    parser.add_argument("--model", default="flash,pro", help=f"out of {', '.join(MODELS)}")
     parser.add_argument("--context", default="8191,8192", help="tokens before the counted one")
     parser.add_argument("--backend", default="metal", help="whose kernels are traced")
     parser.add_argument("--alone", action="store_true", help="without mlx-vlm beside")
