@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -138,14 +137,16 @@ def test_killed_in_between_nothing_is_lost(share, total, source, whole, tmp_path
     assert contents(tmp_path / "out") == whole
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_killed_a_hundred_times_nothing_is_lost(source, whole, tmp_path):
-    kills = 0
-    for number in range(100):
-        here, out = tmp_path / f"source{number}", tmp_path / f"out{number}"
+@pytest.mark.parametrize(
+    "step", [pytest.param(5, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.soak)]
+)
+def test_killed_at_any_moment_nothing_is_lost(step, source, whole, tmp_path):
+    kills, moments = 0, range(1, 120, step)
+    for moment in moments:
+        here, out = tmp_path / f"source{moment}", tmp_path / f"out{moment}"
         shutil.copytree(source, here)
-        killed = run(here, out, random.randrange(1, 120))
+        killed = run(here, out, moment)
         assert killed.returncode in (0, -signal.SIGKILL), killed.stderr
         kills += killed.returncode != 0
         held(here, source, out)
@@ -153,7 +154,7 @@ def test_killed_a_hundred_times_nothing_is_lost(source, whole, tmp_path):
             assert run(here, out).returncode == 0
         assert contents(out) == whole
         assert not list(here.glob("*.safetensors"))
-    assert kills > 50
+    assert kills > len(moments) / 2
 
 
 def test_what_does_not_read_back_keeps_its_source(source, tmp_path, monkeypatch):

@@ -118,9 +118,11 @@ def test_a_killed_conversion_ends_with_the_same_bytes(share, source, whole, tmp_
     assert contents(tmp_path / "out") == whole
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_killed_at_a_hundred_times(tmp_path):
+@pytest.mark.parametrize(
+    "times", [pytest.param(25, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.soak)]
+)
+def test_killed_at_many_times(times, tmp_path):
     """Moments spread over the measured time of the command, its start included."""
     config = SMALL.replace(n_routed_experts=64)
     source = write_tiny_checkpoint(tmp_path / "source", config)
@@ -130,20 +132,20 @@ def test_killed_at_a_hundred_times(tmp_path):
     took = time.monotonic() - start
     expected = contents(tmp_path / "whole")
     killed = 0
-    for number in range(100):
+    for number in range(times):
         out = tmp_path / f"out{number}"
         running = subprocess.Popen(
             [*command, str(out), "--resume"], cwd=ROOT, stderr=subprocess.DEVNULL
         )
         try:
-            running.wait(took * (number + 1) / 100)
+            running.wait(took * (number + 1) / times)
         except subprocess.TimeoutExpired:
             running.kill()
             killed += 1
         running.wait()
         assert main([str(source), str(out), "--resume"]) == 0
         assert contents(out) == expected
-    assert killed > 50
+    assert killed > times / 2
 
 
 @pytest.mark.parametrize("point", range(20))
