@@ -83,7 +83,7 @@ def render(text: str, read: Read) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("lines", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lines", [300, pytest.param(3_000, marks=pytest.mark.slow)])
 def test_every_character_is_read_a_few_times(shape: str, lines: int, read: Read) -> None:
     text = SHAPES[shape](lines)
     render(text, read)
