@@ -15,7 +15,7 @@ from dsv4_mlx.sizing.held import held_bytes
 from dsv4_mlx.unloaded import pack_layers
 from dsv4_mlx.warm_up import Shapes, WarmUp, session_launches
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
-from dsv4_mlx.weights.fingerprint import fingerprint
+from dsv4_mlx.weights.fingerprint import fingerprint, timeline_fingerprint
 from dsv4_mlx.weights.parameters import ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
 from dsv4_mlx.weights.reading import DTYPE_NAMES, read_weights
@@ -48,10 +48,10 @@ def load(
     products need it, and on a GPU bfloat16, as they are stored: its kernels multiply them exactly.
     `kv` (`compact`, the default, or `bf16`) says how caches store rows. The embedding stays
     bfloat16; norms and what is stored in float32 are float32. `model.fingerprint` names the
-    weights. On Metal the model stays resident in memory, with the cache of `context` tokens (see
-    `device.memory`). `tables` says whether Engram's lie in memory or are read from their files row
-    by row, by default from files above a GiB; no released V4 has any. Raises CheckpointError,
-    ConfigError, BackendError or UsageError, each a sentence.
+    weights that decide a timeline. On Metal the model stays resident in memory, with the cache of
+    `context` tokens (see `device.memory`). `tables` says whether Engram's lie in memory or are read
+    from their files row by row, by default from files above a GiB; no released V4 has any. Raises
+    CheckpointError, ConfigError, BackendError or UsageError, each a sentence.
     """
     from dsv4_mlx.chat.tokenizer import Tokenizer
 
@@ -110,7 +110,8 @@ def load_model(
                 model.at_first_call = warm_up.abandon
         model.load_weights(list(read_weights(checkpoint, kept, dtype)), strict=True)
         model.join()
-        model.fingerprint = fingerprint(checkpoint, plan, model.token_map)
+        model.fingerprint = timeline_fingerprint(checkpoint, plan, model.token_map)
+        model.weights_fingerprint = fingerprint(checkpoint, plan, model.token_map)
     except BaseException:
         if model.at_first_call is not None:
             model.at_first_call()

@@ -47,6 +47,8 @@ class CachedModel(Protocol):
 
     config: DeepseekV4Config
     layout: EntryLayout
+    weights_fingerprint: str
+    """What files carried before version 5."""
 
 
 def save(
@@ -130,7 +132,7 @@ def load(
     """
     path = Path(path)
     arrays, header = _read(path)
-    _check_header(path, header, fingerprint)
+    _check_header(path, header, (fingerprint, model.weights_fingerprint))
     notes = _notes(path, header["details"])
     tokens = _tokens(path, arrays, model.config.vocab_size)
     cache = _cache(path, header["layout"], len(tokens), arrays, model)
@@ -240,7 +242,7 @@ def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
     return arrays, header
 
 
-def _check_header(path: Path, header: dict[str, Any], fingerprint: str) -> None:
+def _check_header(path: Path, header: dict[str, Any], fingerprints: Sequence[str]) -> None:
     if header.get("format") != FORMAT:
         raise CacheError(f"expected a cache file of this program but found another kind in {path}.")
     if header.get("version") not in READABLE:
@@ -252,7 +254,7 @@ def _check_header(path: Path, header: dict[str, Any], fingerprint: str) -> None:
     if not needed <= header.keys():
         missing = ", ".join(sorted(needed - header.keys()))
         raise CacheError(f"expected {missing} in the header of {path} but found none; delete it.")
-    if header.get("fingerprint") != fingerprint:
+    if header.get("fingerprint") not in fingerprints:
         raise CacheError(
             f"expected a cache of this model but {path} was written for another one; "
             "load that model or delete the file."

@@ -31,7 +31,7 @@ from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.pacing import Pace
 from dsv4_mlx.model.rope import compressed_rope, sliding_rope
 from dsv4_mlx.release.config import DeepseekV4Config
-from dsv4_mlx.release.spellings import keys_of
+from dsv4_mlx.release.deciding import deciding_keys
 from metal_kernels import registry
 from metal_kernels.ops import Ops
 
@@ -117,6 +117,9 @@ class Model(nn.Module):
             MultiTokenPredictor(config, numerics, plan.ops, self.layout) for _ in range(blocks)
         ]
         self.fingerprint = _config_fingerprint(config)
+        """Names what decides a timeline's state; cache files carry it."""
+        self.weights_fingerprint = self.fingerprint
+        """Names all weights, those of drafts too; older cache files carry it."""
         self.at_first_call: Callable[[], None] | None = None
         """What ends with the first tokens, as work that was done ahead of them does."""
         self.explain: Callable[[BaseException], None] | None = None
@@ -223,5 +226,5 @@ class Model(nn.Module):
 
 def _config_fingerprint(config: DeepseekV4Config) -> str:
     """Names a model without a checkpoint; loading replaces it by one that covers the weights."""
-    text = json.dumps(keys_of(config), sort_keys=True, default=str)
+    text = json.dumps(deciding_keys(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -37,7 +37,7 @@ class StartingPoint:
         model, tokenizer = load(folder, dtype=mx.float32, numerics=Numerics.PLAIN, backend="cpu")
         every = dense_parameters(model)
         fixed = {name: every.pop(name) for name in list(every) if name.endswith(_UNTRAINED)}
-        return cls(folder, model.config, tokenizer, model.fingerprint, every, fixed)
+        return cls(folder, model.config, tokenizer, model.weights_fingerprint, every, fixed)
 
 
 def dense_parameters(model: Model) -> Parameters:

@@ -1,17 +1,40 @@
-"""A short name for the weights of a model, to tell whether a saved cache belongs to it."""
+"""Short names for the weights of a model, to tell what belongs to it."""
 
 import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
 
 import numpy as np
 import numpy.typing as npt
 
 from dsv4_mlx.files.safetensors_files import TensorEntry
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.deciding import deciding_keys
 from dsv4_mlx.release.spellings import keys_of
 from dsv4_mlx.weights.checkpoint import Checkpoint
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 
 _SAMPLE_BYTES = 256
+
+
+_ALWAYS_NAMED = ("expert_dtype", "initializer_range")
+"""Keys that fingerprints held at their defaults too; what has come since is left out there."""
+
+
+def timeline_fingerprint(
+    checkpoint: Checkpoint,
+    plan: ParameterPlan,
+    token_map: npt.NDArray[np.int32] | None = None,
+) -> str:
+    """64 hexadecimal digits over what decides the state of a timeline, for its cache files.
+
+    As `fingerprint` without draft blocks and without configuration keys at their defaults: a
+    timeline goes on with, without and with other drafts.
+    """
+    digest = hashlib.sha256(json.dumps(deciding_keys(checkpoint.config), sort_keys=True).encode())
+    backbone = (one for one in plan.parameters if not one.module.startswith("mtp."))
+    return _over(digest, backbone, token_map)
 
 
 def fingerprint(
@@ -24,10 +47,28 @@ def fingerprint(
     Samples are the ends of each matrix, whose bytes a native conversion does not change, so an
     official folder and its converted form have the same fingerprint. Not a checksum: a damaged
     byte between the samples goes unnoticed. `token_map` is Engram's, which decides its rows.
+    Conversions and importance files are named by it, and cache files of versions 2 to 4 were.
     """
-    config = checkpoint.config.replace(other_stop_ids=())  # they decide no value
-    digest = hashlib.sha256(json.dumps(keys_of(config), sort_keys=True).encode())
-    for parameter in sorted(plan.parameters, key=lambda parameter: parameter.name):
+    digest = hashlib.sha256(json.dumps(_named_keys(checkpoint.config), sort_keys=True).encode())
+    return _over(digest, plan.parameters, token_map)
+
+
+def _named_keys(config: DeepseekV4Config) -> dict[str, object]:
+    """The keys of config.json that a fingerprint covers."""
+    keys = keys_of(config.replace(other_stop_ids=()))  # they decide no value
+    for field in fields(config):
+        at_default = keys.get(field.name, MISSING) == field.default
+        if at_default and field.name not in _ALWAYS_NAMED:
+            del keys[field.name]
+    return keys
+
+
+def _over(
+    digest: "hashlib._Hash",
+    parameters: Iterable[Parameter],
+    token_map: npt.NDArray[np.int32] | None,
+) -> str:
+    for parameter in sorted(parameters, key=lambda parameter: parameter.name):
         described = (parameter.name, parameter.shape, parameter.storage.value)
         digest.update(repr(described).encode())
         if parameter.field != "tid2eid":  # stored as int64 or int32
