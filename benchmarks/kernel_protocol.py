@@ -27,6 +27,13 @@ class Ops(Protocol):
 
     @property
     def backend(self) -> Backend: ...
+
+    @property
+    def exact_rows(self) -> int:
+        """Rows of a call up to which each has the bits that it has alone.
+
+        Above 1 products of so many rows are this project's own; at 1 packed ones are MLX's.
+        """
 '''
 
 

@@ -17,6 +17,13 @@ class Ops(Protocol):
     @property
     def backend(self) -> Backend: ...
 
+    @property
+    def exact_rows(self) -> int:
+        """Rows of a call up to which each has the bits that it has alone.
+
+        Above 1 products of so many rows are this project's own; at 1 packed ones are MLX's.
+        """
+
     def embed_streams(
         self,
         tokens: mx.array,
@@ -54,6 +61,18 @@ class Ops(Protocol):
         weight: mx.array,
     ) -> mx.array:
         """Few rows times a dense bfloat16 or float32 weight."""
+
+    def packed_matvec(
+        self,
+        x: mx.array,
+        codes: mx.array,
+        scales: mx.array,
+        biases: mx.array | None = None,
+        *,
+        bits: int,
+        group_size: int,
+    ) -> mx.array:
+        """One to eight rows times a packed weight."""
 
     def hc_pre(
         self,
@@ -225,6 +244,19 @@ class Ops(Protocol):
         rows: mx.array | None = None,
     ) -> mx.array:
         """Rows sorted by expert times the experts' MXFP4 matrices."""
+
+    def expert_matvec(
+        self,
+        x: mx.array,
+        codes: mx.array,
+        scales: mx.array,
+        experts: mx.array,
+        biases: mx.array | None = None,
+        *,
+        bits: int,
+        group_size: int,
+    ) -> mx.array:
+        """One to eight tokens times the packed matrices of their experts."""
 
     def swiglu(
         self,

@@ -24,6 +24,7 @@ NAMES = (
     "engram_rows",
     "engram_gate",
     "dense_matvec",
+    "packed_matvec",
     "hc_pre",
     "hc_post",
     "hc_post_pre",
@@ -36,6 +37,7 @@ NAMES = (
     "router",
     "hash_router",
     "expert_matmul",
+    "expert_matvec",
     "swiglu",
     "expert_sum",
 )
@@ -61,6 +63,8 @@ class KernelPlan:
     chosen: dict[str, str]
     left_out: tuple[str, ...] = ()
     """Kernels that have a launch there and run by their slower references, as somebody asked."""
+    exact_rows: int = 1
+    """See `Ops`."""
 
 
 class UnknownKernel(MissingBackend):
@@ -107,7 +111,7 @@ def words(text: str) -> tuple[str, frozenset[str]]:
     return (names or ["auto"])[0], left_out
 
 
-def bind(backend: Backend, left_out: Collection[str] = ()) -> KernelPlan:
+def bind(backend: Backend, left_out: Collection[str] = (), exact_rows: int = 1) -> KernelPlan:
     """The plan of a backend whether or not this machine has it: what tracing looks at."""
     ops: dict[str, Callable[..., Any]] = {}
     chosen: dict[str, str] = {}
@@ -119,12 +123,14 @@ def bind(backend: Backend, left_out: Collection[str] = ()) -> KernelPlan:
             launch = None
         ops[name] = _checked(kernel, launch, backend) if launch else kernel.reference
         chosen[name] = backend if launch else "reference"
-    return KernelPlan(backend, as_ops(backend, ops), chosen, tuple(given_up))
+    return KernelPlan(
+        backend, as_ops(backend, ops, exact_rows), chosen, tuple(given_up), exact_rows
+    )
 
 
-def as_ops(backend: Backend, ops: Mapping[str, Callable[..., Any]]) -> Ops:
+def as_ops(backend: Backend, ops: Mapping[str, Callable[..., Any]], exact_rows: int = 1) -> Ops:
     """Ops by name as a plan has them; their type is written from the same declarations."""
-    return cast(Ops, SimpleNamespace(backend=backend, **ops))
+    return cast(Ops, SimpleNamespace(backend=backend, exact_rows=exact_rows, **ops))
 
 
 _LOOK = attrgetter("shape", "dtype")

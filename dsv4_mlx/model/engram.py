@@ -18,8 +18,8 @@ from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.cache.state import LayerState
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.layers import Linear, MatrixLayer
-from dsv4_mlx.model.matmul import Packed, Packing
 from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.packed import Packed, Packing
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.engram import SCALE_GROUP
 from dsv4_mlx.release.engram_hash import NO_TOKEN, Ids, multipliers, row_numbers

@@ -3,10 +3,10 @@
 import mlx.core as mx
 import mlx.nn as nn
 
-from dsv4_mlx.model import matmul
+from dsv4_mlx.model import matmul, own_products
 from dsv4_mlx.model.expert_rows import takes_blocks
 from dsv4_mlx.model.layers import ExpertsLinear, Joined, LayerOwner, Linear, expert_bounds
-from dsv4_mlx.model.matmul import Packing
+from dsv4_mlx.model.packed import Packing
 from dsv4_mlx.release.config import DeepseekV4Config
 from metal_kernels.ops import Ops
 
@@ -39,7 +39,7 @@ class Experts(nn.Module):
         if matmul.on_cpu(self._ops):
             many = M * k > _SORTED_ROWS
             return (self._sorted if many else self._gathered)(x, experts, weights, shared)
-        if M * k >= _GPU_SORTED_ROWS:
+        if M * k >= _GPU_SORTED_ROWS and not own_products.serve(M, self._ops):
             return self._sorted_on_gpu(x, experts, weights, shared, self._takes_blocks(M, k))
         gate_up = self.gate_up_proj.chosen(x.reshape(M, 1, -1), experts)
         activated, shared = self._activate(gate_up.reshape(M * k, -1), weights, shared)

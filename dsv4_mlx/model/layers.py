@@ -13,7 +13,8 @@ import mlx.nn as nn
 import numpy as np
 
 from dsv4_mlx.model import matmul
-from dsv4_mlx.model.matmul import Bounds, Matrix, Packed, Packing
+from dsv4_mlx.model.matmul import Bounds
+from dsv4_mlx.model.packed import Matrix, Packed, Packing
 from metal_kernels.ops import Ops
 
 
@@ -137,7 +138,7 @@ class ExpertsLinear(MatrixLayer):
 
     def chosen(self, x: mx.array, experts: mx.array) -> mx.array:
         """Rows x [M, 1, in] or [M, k, in] times the matrices `experts` [M, k] -> [M, k, out]."""
-        return matmul.chosen(x, experts, self.matrix())
+        return matmul.chosen(x, experts, self.matrix(), self._ops)
 
     def in_order(self, x: mx.array, experts: mx.array) -> mx.array:
         """Row r of x [R, in] times matrix `experts[r]`, the experts ascending -> [R, out]."""

@@ -1,17 +1,19 @@
 """Products with dense and packed weights, and how a plain CPU does them fast.
 
-On a GPU these are MLX's own kernels. On the CPU three facts decide (measured, see docs/LOG.md):
+On a GPU these are MLX's own kernels, or `own_products` where a plan asks for exact rows. On the CPU
+three facts decide (measured, see docs/LOG.md):
 packed products accumulate in the dtype of the activations, so those are float32; one product runs
 on one thread, so large weights are halved over two streams; and packed products cost time per row,
 so that above a few rows it is cheaper to unpack a tile of the weight and let BLAS multiply it.
 """
 
-from dataclasses import dataclass
 from functools import cache
 
 import mlx.core as mx
 import numpy as np
 
+from dsv4_mlx.model import own_products
+from dsv4_mlx.model.packed import Matrix, Packed
 from metal_kernels.ops import Ops
 
 # Rows above which a tile is unpacked for BLAS instead of multiplied packed, per mode (CPU).
@@ -29,97 +31,6 @@ _MATVEC_ROWS = 8
 
 Bounds = list[tuple[int, int, int]]
 """(expert, start, stop) of every expert that has rows, in the order of the rows."""
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How a packed weight is stored, in MLX's words."""
-
-    group_size: int
-    bits: int
-    mode: str
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A packed weight: uint32 codes [..., out, in * bits / 32], scales and perhaps biases."""
-
-    weight: mx.array
-    scales: mx.array
-    biases: mx.array | None
-    packing: Packing
-
-    def __getitem__(self, index: int | slice) -> "Packed":
-        """Some rows of a matrix, or one expert's matrix of a stack."""
-        biases = None if self.biases is None else self.biases[index]
-        return Packed(self.weight[index], self.scales[index], biases, self.packing)
-
-    def by_group(self, groups: int) -> "Packed":
-        """The same rows as a stack of `groups` matrices [g, out, in]."""
-
-        def stacked(part: mx.array) -> mx.array:
-            return part.reshape(groups, -1, part.shape[-1])
-
-        biases = None if self.biases is None else stacked(self.biases)
-        return Packed(stacked(self.weight), stacked(self.scales), biases, self.packing)
-
-    def after(self, done: list[mx.array]) -> "Packed":
-        """The same weight, to be read only once `done` exists.
-
-        Tiles are independent branches of the graph; without this MLX unpacks all of them before
-        it multiplies the first.
-        """
-        if not done:
-            return self
-        weight, scales = mx.depends([self.weight, self.scales], done)
-        return Packed(weight, scales, self.biases, self.packing)
-
-    def multiply(self, x: mx.array, stream: mx.ThreadLocalStream | None = None) -> mx.array:
-        """`x W^T` by MLX's packed product: [..., in] -> [..., out]."""
-        return mx.quantized_matmul(
-            x,
-            self.weight,
-            self.scales,
-            self.biases,
-            transpose=True,
-            **vars(self.packing),
-            stream=stream,
-        )
-
-    def gather(
-        self,
-        x: mx.array,
-        rows: mx.array,
-        experts: mx.array,
-        stream: mx.ThreadLocalStream | None = None,
-    ) -> mx.array:
-        """Row `rows[r]` of x [M, in] times matrix `experts[r]` of the stack -> [R, out]."""
-        return mx.gather_qmm(
-            x[:, None, :],
-            self.weight,
-            self.scales,
-            self.biases,
-            lhs_indices=rows,
-            rhs_indices=experts,
-            transpose=True,
-            **vars(self.packing),
-            stream=stream,
-        )[:, 0]
-
-    def unpack(self, stream: mx.ThreadLocalStream | None = None) -> mx.array:
-        """The float32 values, exactly."""
-        return mx.dequantize(
-            self.weight,
-            self.scales,
-            self.biases,
-            **vars(self.packing),
-            dtype=mx.float32,
-            stream=stream,
-        )
-
-
-Matrix = mx.array | Packed
-"""A weight [..., out, in]: dense in any float dtype, or packed."""
 
 
 @cache
@@ -150,9 +61,12 @@ def product(x: mx.array, matrix: Matrix, ops: Ops | None = None) -> mx.array:
 
 
 def _gpu_product(x: mx.array, matrix: Matrix, ops: Ops | None) -> mx.array:
-    if isinstance(matrix, Packed):
-        return matrix.multiply(x)
     rows = x.size // x.shape[-1]
+    if isinstance(matrix, Packed):
+        if ops is None or not own_products.serve(rows, ops):
+            return matrix.multiply(x)
+        own = own_products.packed(x.reshape(rows, 1, -1), matrix, ops)
+        return own.reshape(*x.shape[:-1], -1)
     if ops is None or rows > _MATVEC_ROWS:
         return x @ matrix.astype(mx.float32).T
     return ops.dense_matvec(x.reshape(rows, -1), matrix).reshape(*x.shape[:-1], -1)
@@ -185,6 +99,9 @@ def grouped(x: mx.array, matrix: Matrix, ops: Ops | None = None) -> mx.array:
     groups = x.shape[-2]
     if isinstance(matrix, mx.array) or not on_cpu(ops):
         M = x.size // (groups * x.shape[-1])
+        if ops is not None and own_products.serve(M, ops):
+            own = own_products.grouped(x.reshape(M, groups, -1), matrix, ops)
+            return own.reshape(*x.shape[:-1], -1)
         # [g, M, in]; for one row without swapped strides, for which MLX would copy it.
         rows = x.reshape(groups, 1, -1) if M == 1 else x.reshape(M, groups, -1).swapaxes(0, 1)
         if isinstance(matrix, mx.array):
@@ -222,12 +139,14 @@ def gathered(
     return mx.concatenate([matrices.gather(x, rows[:half], experts[:half]), second], axis=0)
 
 
-def chosen(x: mx.array, experts: mx.array, matrices: Matrix) -> mx.array:
+def chosen(x: mx.array, experts: mx.array, matrices: Matrix, ops: Ops | None = None) -> mx.array:
     """Every row times the matrices chosen for it, one launch on a GPU.
 
     x [M, 1, in] (the same row for all) or [M, k, in], experts uint32 [M, k] -> [M, k, out].
     """
     M, each, width = x.shape
+    if isinstance(matrices, Packed) and ops is not None and own_products.serve(M, ops):
+        return own_products.chosen(x.reshape(M * each, width), experts, matrices, ops)
     # Not x[..., None, :]: MLX gives that axis stride 1 and would copy x to have a matrix.
     rows = x.reshape(M, each, 1, width)
     if isinstance(matrices, mx.array):

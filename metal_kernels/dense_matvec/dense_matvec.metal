@@ -2,7 +2,8 @@
 //
 // A threadgroup owns OUTPUTS rows of the weight and ROWS rows of x. Its simdgroups share the columns
 // among them, so that a small weight still keeps many simdgroups busy; a lane takes WIDE
-// neighbouring columns of every weight row at a time, and each weight is read once.
+// neighbouring columns of every weight row at a time, and each weight is read once. Products and sums are
+// fused by word, so that no compiler chooses for one number of rows otherwise than for another.
 
 template <int N> struct Columns { float values[N]; };
 template <int N> struct Wide {};
@@ -62,7 +63,7 @@ for (uint column = (simdgroup * 32 + lane) * WIDE; column < width;
     for (int o = 0; o < OUTPUTS; o++) {
 #pragma unroll
       for (int i = 0; i < WIDE; i++)
-        sums[o * ROWS + r] += weights[o].values[i] * inputs.values[i];
+        sums[o * ROWS + r] = fma(weights[o].values[i], inputs.values[i], sums[o * ROWS + r]);
     }
   }
 }

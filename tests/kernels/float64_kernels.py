@@ -253,6 +253,40 @@ def hash_router(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     return experts, weights
 
 
+def packed_values(a: Arguments) -> np.ndarray:
+    """The numbers of a weight that MLX packed, of its words, scales and biases."""
+    bits, words = a["bits"], a["codes"].astype(np.uint32)
+    width = words.shape[-1] * 32 // bits
+    stream = (words[..., None] >> np.arange(32, dtype=np.uint32) & 1).reshape(*words.shape[:-1], -1)
+    codes = stream.reshape(*words.shape[:-1], width, bits) @ (1 << np.arange(bits))
+    if a["biases"] is not None:
+        return codes * spread(a, "scales") + spread(a, "biases")
+    exponent_bits, bias = (2, 1) if bits == 4 else (4, 7)
+    mantissa_bits = bits - 1 - exponent_bits
+    exponent = codes >> mantissa_bits & (1 << exponent_bits) - 1
+    fraction = (codes & (1 << mantissa_bits) - 1) / (1 << mantissa_bits) + (exponent > 0)
+    sign = np.where(codes >> (bits - 1) & 1, -1.0, 1.0)
+    values = sign * fraction * np.exp2(np.maximum(exponent, 1) - float(bias))
+    return values * np.exp2(spread(a, "scales") - 127.0)
+
+
+def spread(a: Arguments, name: str) -> np.ndarray:
+    """A number for each group, for each of the group's weights."""
+    return np.repeat(a[name], a["group_size"], axis=-1)
+
+
+def packed_matvec(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    M, g, width = a["x"].shape
+    matrices = packed_values(a).reshape(g, -1, width)
+    return (np.einsum("mgk,gok->mgo", a["x"], matrices).reshape(M, -1),)
+
+
+def expert_matvec(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
+    M, k = a["experts"].shape
+    rows = np.repeat(a["x"], M * k // len(a["x"]), axis=0).reshape(M, k, -1)
+    return (np.einsum("mki,mkoi->mko", rows, packed_values(a)[a["experts"]]),)
+
+
 def expert_matmul(a: Arguments, rounding: Rounding) -> tuple[np.ndarray, ...]:
     E, out, words = a["codes"].shape
     codes = a["codes"][..., None] >> (4 * np.arange(8)) & 15
@@ -293,6 +327,7 @@ FLOAT64: dict[str, Callable[[Arguments, Rounding], tuple[np.ndarray | None, ...]
     for function in (
         embed_streams, engram_rows, engram_gate, hc_pre, hc_post, hc_post_pre, hc_head,
         qkv_prepare, q_prepare, compress, index_topk,
-        sparse_attention, dense_matvec, router, hash_router, expert_matmul, swiglu, expert_sum,
+        sparse_attention, dense_matvec, packed_matvec, router, hash_router, expert_matmul,
+        expert_matvec, swiglu, expert_sum,
     )
 }  # fmt: skip

@@ -27,6 +27,7 @@ def host_plan(
     flushed: bool = False,
     fused: bool = False,
     qualities: bool = True,
+    exact_rows: int = 1,
 ) -> Iterator[KernelPlan]:
     """The `metal` plan, run by metalhost while the block lasts.
 
@@ -42,7 +43,7 @@ def host_plan(
     sources.built = _built
     try:
         with checking(mode, order, flushed=flushed, fused=fused, qualities=qualities):
-            yield bind("metal")
+            yield bind("metal", exact_rows=exact_rows)
     finally:
         sources.built = own
 

@@ -16,6 +16,7 @@ from dsv4_mlx.model.expert_rows import takes_blocks
 from dsv4_mlx.model.experts import _GPU_SORTED_ROWS, Experts
 from dsv4_mlx.model.layers import ExpertsLinear
 from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.packed import Matrix, Packed, Packing
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels.registry import KernelPlan, as_ops, kernels
@@ -93,7 +94,7 @@ def test_mxfp4_experts_are_multiplied_by_blocks_where_those_are_fewer(
     fewer = tokens * k >= _GPU_SORTED_ROWS and takes_blocks(tokens, k, experts)
     assert bool(seen) == fewer
     monkeypatch.undo()
-    packing = matmul.Packing(64, 4, "affine")  # other packings have no such kernel
+    packing = Packing(64, 4, "affine")  # other packings have no such kernel
     layer = own.layers[0].mlp.experts
     assert layer._takes_blocks(70, k)
     monkeypatch.setattr(layer.gate_up_proj, "_packing", packing)
@@ -107,11 +108,11 @@ def test_products_of_any_form_are_the_cpus(mode: str | None, rows: int) -> None:
         mx.random.normal(shape, key=mx.random.key(seed))
         for seed, shape in enumerate([(2, rows, 4, 64), (4 * 24, 64)])
     )
-    matrix: matmul.Matrix = weight.astype(mx.bfloat16)
+    matrix: Matrix = weight.astype(mx.bfloat16)
     if mode:
-        packing = matmul.Packing(32, 4 if mode == "mxfp4" else 8, mode)
+        packing = Packing(32, 4 if mode == "mxfp4" else 8, mode)
         codes, scales, *biases = mx.quantize(weight, **vars(packing))
-        matrix = matmul.Packed(codes, scales, biases[0] if biases else None, packing)
+        matrix = Packed(codes, scales, biases[0] if biases else None, packing)
     gpu, cpu = (references_as(backend).ops for backend in ("metal", "cpu"))
     for multiply in (matmul.product, matmul.grouped):
         found, expected = (np.array(multiply(x, matrix, ops)) for ops in (gpu, cpu))

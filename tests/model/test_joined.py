@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 
 from dsv4_mlx.model import matmul
 from dsv4_mlx.model.layers import Joined, Linear
+from dsv4_mlx.model.packed import Matrix, Packed, Packing
 from tests.model import running
 
 MODES = {"mxfp4": 4, "mxfp8": 8, "affine": 4}
@@ -160,10 +161,10 @@ def test_different_formats_stay_apart() -> None:
 def test_products_for_a_gpu_equal_those_for_the_cpu(packed: bool, each: int) -> None:
     """Their primitives run on the CPU too."""
     weight = mx.random.normal((4, 32, 64), key=mx.random.key(0))
-    matrices: matmul.Matrix = weight
+    matrices: Matrix = weight
     if packed:
         codes, scales = mx.quantize(weight, group_size=32, bits=8, mode="mxfp8")
-        matrices = matmul.Packed(codes, scales, None, matmul.Packing(32, 8, "mxfp8"))
+        matrices = Packed(codes, scales, None, Packing(32, 8, "mxfp8"))
         weight = matrices.unpack()
     experts = mx.array([[0, 3, 1], [2, 2, 0]], mx.uint32)
     x = inputs(2, each)

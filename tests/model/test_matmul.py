@@ -8,7 +8,7 @@ import pytest
 
 from dsv4_mlx.model import matmul
 from dsv4_mlx.model.layers import ExpertsLinear, GroupedLinear, Linear, expert_bounds
-from dsv4_mlx.model.matmul import Packed, Packing
+from dsv4_mlx.model.packed import Packed, Packing
 
 PACKINGS = [
     Packing(32, 4, "mxfp4"),
