@@ -46,7 +46,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class DSpark:
-    """The draft stages of V4-Flash-DSpark and V4-Flash-0731, described but not run."""
+    """The draft stages of V4-Flash-DSpark and V4-Flash-0731."""
 
     block_size: int
     noise_token_id: int
@@ -139,6 +139,11 @@ class DeepseekV4Config:
     def num_mtp_layers(self) -> int:
         """Multi-token prediction blocks of the kind the paper describes; DSpark has none."""
         return self.num_nextn_predict_layers if self.draft_kind == "mtp" else 0
+
+    @property
+    def num_draft_stages(self) -> int:
+        """DSpark's stages; `num_nextn_predict_layers` does not count them."""
+        return len(self.draft_ratios) if self.draft_kind == "dspark" else 0
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:

@@ -57,7 +57,14 @@ _BLOCK_PARAMETERS = {
 _HYPER_HEAD = {f"hc_head_{leaf}": f"hc_head.hc_{leaf}" for leaf in ("fn", "base", "scale")}
 _TOP_WEIGHTS = {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
 _TOP_PARAMETERS = {name: f"model.{ours}" for name, ours in _HYPER_HEAD.items()}
-_DRAFT_WEIGHTS = {name: name for name in ("e_proj", "h_proj", "enorm", "hnorm", "norm")}
+_DRAFT_WEIGHTS = {
+    name: name
+    for name in (
+        *("e_proj", "h_proj", "enorm", "hnorm", "norm"),
+        *("main_proj", "main_norm"),  # DSpark's
+        *("markov_head.markov_w1", "markov_head.markov_w2", "confidence_head.proj"),
+    )
+}
 
 # Official part of a routed expert -> our stacked matrix, and which half of its rows.
 _EXPERT_PARTS = {"w1": ("gate_up_proj", 0), "w3": ("gate_up_proj", 1), "w2": ("down_proj", 0)}

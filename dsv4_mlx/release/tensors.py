@@ -2,7 +2,8 @@
 
 Names are the release's. The loader checks files against this table, the tiny checkpoints of the
 tests are written from it, and `costs` adds it up; its totals equal the published index files.
-DSpark draft stages (`mtp.*` of V4-Flash-DSpark and V4-Flash-0731) are not described.
+DSpark's draft stages (`mtp.*` of V4-Flash-DSpark and V4-Flash-0731) are described apart, as a
+model runs without them.
 """
 
 from collections.abc import Iterator
@@ -78,6 +79,23 @@ def mtp_tensors(config: DeepseekV4Config, prefix: str) -> Iterator[TensorSpec]:
         yield TensorSpec(f"{prefix}{norm}.weight", "BF16", (hidden,))
     yield from _block(config, prefix, WINDOW_ONLY, hashed=False)
     yield from _hyper_head(config, prefix)
+
+
+def dspark_tensors(config: DeepseekV4Config) -> Iterator[TensorSpec]:
+    """DSpark's stages; the first reads taps, the last predicts. None where a config has none."""
+    dspark, hidden, stages = config.dspark, config.hidden_size, config.num_draft_stages
+    if dspark is None or not stages:
+        return
+    for stage in range(stages):
+        yield from _block(config, f"mtp.{stage}.", WINDOW_ONLY, hashed=False)
+    yield from _fp8(config, "mtp.0.main_proj", hidden, len(dspark.target_layer_ids) * hidden)
+    yield TensorSpec("mtp.0.main_norm.weight", "BF16", (hidden,))
+    last, rank = f"mtp.{stages - 1}.", dspark.markov_rank
+    yield TensorSpec(f"{last}norm.weight", "BF16", (hidden,))
+    yield from _hyper_head(config, last)
+    for name in ("markov_w1", "markov_w2"):
+        yield TensorSpec(f"{last}markov_head.{name}.weight", "BF16", (config.vocab_size, rank))
+    yield TensorSpec(f"{last}confidence_head.proj.weight", "BF16", (1, hidden + rank))
 
 
 def _block(

@@ -19,7 +19,7 @@ from dsv4_mlx.files.safetensors_writing import TensorPlan, plan_array, write_fil
 from dsv4_mlx.release.config import FLASH, DeepseekV4Config, DSpark, RopeScaling
 from dsv4_mlx.release.naming import Target, is_draft, transformers_name, translate
 from dsv4_mlx.release.spellings import keys_of
-from dsv4_mlx.release.tensors import TensorSpec, checkpoint_tensors, mtp_tensors
+from dsv4_mlx.release.tensors import TensorSpec, checkpoint_tensors, dspark_tensors
 from dsv4_mlx.testing import number_formats
 
 TINY = FLASH.replace(
@@ -129,7 +129,7 @@ def tiny_tensors(config: DeepseekV4Config, seed: int = 0) -> Iterator[TensorPlan
     """The tensors of `write_tiny_checkpoint`, ready to be written; draft stages come last."""
     specs = {spec.name: spec for spec in checkpoint_tensors(config)}
     if config.dspark is not None:
-        specs |= {spec.name: spec for spec in _dspark_tensors(config, config.dspark)}
+        specs |= {spec.name: spec for spec in dspark_tensors(config)}
     for name, spec in specs.items():
         if not name.endswith(".scale"):
             scale = specs.get(name.removesuffix("weight") + "scale")
@@ -184,29 +184,6 @@ def _variant(config: DeepseekV4Config, base: bool, dspark: bool) -> DeepseekV4Co
     if dspark:
         config = config.replace(dspark=DSPARK, compress_ratios=(*config.backbone_ratios, 0, 0, 0))
     return config
-
-
-def _dspark_tensors(config: DeepseekV4Config, dspark: DSpark) -> Iterator[TensorSpec]:
-    """Three draft stages: blocks without e_proj and h_proj, with parts of their own around them."""
-    hidden, rank = config.hidden_size, dspark.markov_rank
-    for stage in range(3):
-        prefix = f"mtp.{stage}."
-        left_out = (
-            "e_proj",
-            "h_proj",
-            "enorm",
-            "hnorm",
-            *(() if stage == 2 else ("norm", "hc_head")),
-        )
-        for spec in mtp_tensors(config, prefix):
-            if not spec.name.removeprefix(prefix).startswith(left_out):
-                yield spec
-    yield TensorSpec("mtp.0.main_proj.weight", "F8_E4M3", (hidden, 3 * hidden))
-    yield TensorSpec("mtp.0.main_proj.scale", "F8_E8M0", (-(-hidden // 128), -(-3 * hidden // 128)))
-    yield TensorSpec("mtp.0.main_norm.weight", "BF16", (hidden,))
-    yield TensorSpec("mtp.2.markov_head.markov_w1.weight", "BF16", (config.vocab_size, rank))
-    yield TensorSpec("mtp.2.markov_head.markov_w2.weight", "BF16", (config.vocab_size, rank))
-    yield TensorSpec("mtp.2.confidence_head.proj.weight", "BF16", (1, hidden + rank))
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:

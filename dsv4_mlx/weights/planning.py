@@ -16,7 +16,7 @@ from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.files.safetensors_dtypes import Shape
 from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.release.naming import ENGRAM_TABLE, Target, is_draft, repeats_backbone, translate
-from dsv4_mlx.release.tensors import TensorSpec, checkpoint_tensors
+from dsv4_mlx.release.tensors import TensorSpec, checkpoint_tensors, dspark_tensors
 from dsv4_mlx.weights.affine_packings import affine_packings
 from dsv4_mlx.weights.checkpoint import Checkpoint
 from dsv4_mlx.weights.forms import (
@@ -34,6 +34,7 @@ from dsv4_mlx.weights.quantization import WeightStorage
 from dsv4_mlx.weights.scales import fits_mxfp8
 
 EMBEDDING = "model.embed_tokens"
+CONFIDENCE = "confidence_head.proj.weight"
 Slot = tuple[int | None, int]
 """Which part of a parameter a tensor fills: expert and half; (None, 0) is the whole."""
 
@@ -92,7 +93,7 @@ def plan_parameters(
 
     `storages` by parameter, where they are known, saves reading scales.
     """
-    expected = _expectations(checkpoint)
+    expected = _expectations(checkpoint, checkpoint_tensors(checkpoint.config))
     for module, packing in affine_packings(checkpoint.keys).items():
         if f"{module}.weight" in expected:
             expected[f"{module}.weight"].form = packing
@@ -108,10 +109,24 @@ def plan_parameters(
     return ParameterPlan(parameters, tuple(set_aside))
 
 
-def _expectations(checkpoint: Checkpoint) -> dict[str, _Expected]:
+def plan_drafts(checkpoint: Checkpoint) -> tuple[Parameter, ...]:
+    """The same for DSpark's stages, which `plan_parameters` sets aside; none without any."""
+    expected = _expectations(checkpoint, dspark_tensors(checkpoint.config))
+    drafts = [one for one in checkpoint.tensors if is_draft(one) and not repeats_backbone(one)]
+    if not expected or not drafts:
+        return ()
+    blocks = _draft_blocks(drafts)
+    for name in drafts:
+        _place(expected, checkpoint.tensors[name], _target(name, blocks))
+    # Some re-uploads lack the confidence head.
+    found = (one for name, one in expected.items() if one.found or not name.endswith(CONFIDENCE))
+    return tuple(_parameter(one, None) for one in found)
+
+
+def _expectations(checkpoint: Checkpoint, specs: Iterable[TensorSpec]) -> dict[str, _Expected]:
     """What each of our parameters is made of in the official checkpoint, by `module.field`."""
     expected: dict[str, _Expected] = {}
-    for spec in checkpoint_tensors(checkpoint.config):
+    for spec in specs:
         target = translate(spec.name)
         if target is None:
             raise LookupError(f"naming has no place for {spec.name}")
@@ -139,7 +154,7 @@ def _released_form(checkpoint: Checkpoint, spec: TensorSpec, target: Target) -> 
 
 
 def _is_set_aside(checkpoint: Checkpoint, name: str) -> bool:
-    """DSpark's draft stages, which this program does not run, and copies of the backbone's ends."""
+    """DSpark's draft stages, which `plan_drafts` places, and copies of the backbone's ends."""
     unused = checkpoint.config.draft_kind == "dspark" and is_draft(name)
     return unused or repeats_backbone(name)
 
