@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cli import config
 from cli.environment import Environment, ExitStatus
+from cli.kept.draft_times import kept_draft_times
 from cli.kept.prefixes import stored_prefixes
 from cli.kept.private_files import state_home
 from cli.kept.sessions import SessionStore
@@ -138,7 +139,12 @@ def _run(
         environment.variables, chosen.prefix_bytes if options.keep else 0, options.kv or "compact"
     )
     models = Models(
-        worker, options, open_model, prefixes=prefixes, snapshot_bytes=chosen.snapshot_bytes
+        worker,
+        options,
+        open_model,
+        prefixes=prefixes,
+        snapshot_bytes=chosen.snapshot_bytes,
+        draft_times=kept_draft_times(environment.variables, options.keep),
     )
     folder = options.model or embedded_model()
     model = models.first(folder)

@@ -15,6 +15,7 @@ from cli.environment import Environment, ExitStatus
 from cli.kept.private_files import NoHome, config_home
 from cli.show.output import PlainOutput
 from dsv4_mlx.chat.loops import Loops
+from dsv4_mlx.engine.draft_choice import DraftChoice
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.documents import DocumentError, content_of, parse_toml
 from dsv4_mlx.files.sizes import GB
@@ -43,6 +44,8 @@ class Config:
     kv: Literal["compact", "bf16"] = "compact"
     prefill_chunk: int | None = None
     compile: bool = True
+    draft: DraftChoice = "auto"
+    draft_max: int | None = None
     backend: str = "auto"
     tools: bool = False
     status_line: bool = True

@@ -15,6 +15,8 @@ from cli.config_values import (
 )
 from cli.options import BACKENDS, KV_CHOICES, LEVELS
 from dsv4_mlx.chat.loops import LOOPS
+from dsv4_mlx.engine.draft_choice import DRAFT_CHOICES
+from dsv4_mlx.engine.draft_history import MOST_DRAFTS
 from dsv4_mlx.engine.sampling import RANGES
 
 
@@ -59,6 +61,11 @@ SETTINGS = (
             none_for("auto", whole(1))),
     Setting("compile", "true", "Whether a GPU replays one graph for the tokens of a reply; false"
             " builds each token's anew.", ON, switch),
+    Setting("draft", '"auto"', "What guesses tokens ahead: auto, off, mtp, dspark or lookup; the"
+            " reply is the same.", ", ".join(DRAFT_CHOICES), one_of(*DRAFT_CHOICES)),
+    Setting("draft_max", '"auto"', "Tokens guessed at a time; auto is 5, of lookup 7.",
+            f"auto or a whole number from 1 to {MOST_DRAFTS}",
+            none_for("auto", whole(1, MOST_DRAFTS))),
     Setting("backend", '"auto"', f"Where the model runs: {', '.join(BACKENDS)}.",
             ", ".join(BACKENDS), one_of(*BACKENDS)),
     Setting("tools", "false", "Whether the model may use tools when a conversation begins.", ON,

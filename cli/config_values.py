@@ -98,12 +98,12 @@ def at_least(least: float, most: float = math.inf, *, above: bool = False) -> Ca
     return read
 
 
-def whole(least: int) -> Callable[[Any], int]:
-    """A whole number from `least` on that 63 bits hold."""
+def whole(least: int, most: int = (1 << 63) - 1) -> Callable[[Any], int]:
+    """A whole number from `least` to `most`, which 63 bits hold."""
 
     def read(value: Any) -> int:
         _require(isinstance(value, int) and not isinstance(value, bool))
-        _require(least <= value < 1 << 63)
+        _require(least <= value <= most)
         return int(value)
 
     return read

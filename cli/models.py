@@ -18,6 +18,7 @@ from dsv4_mlx.files.paths import user_path
 from dsv4_mlx.release.identity import name_of
 
 if TYPE_CHECKING:
+    from cli.kept.draft_times import DraftTimes
     from dsv4_mlx.chat.answer_settings import AnswerSettings
     from dsv4_mlx.chat.conversation import Conversation, Prefixes, Turn
     from dsv4_mlx.chat.tokenizer import Tokenizer
@@ -121,14 +122,16 @@ class Models:
         *,
         prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None,
         snapshot_bytes: int | None = None,
+        draft_times: "Callable[[Engine], DraftTimes | None]" = lambda engine: None,
     ) -> None:
         """`prefixes` gives the stored beginnings of prompts that fit an engine; `snapshot_bytes`
-        bounds what a conversation holds to go back."""
+        bounds what a conversation holds to go back; `draft_times` keeps what drafts took."""
         self._worker = worker
         self._options = options
         self._open_model = open_model
         self._prefixes = prefixes
         self._snapshot_bytes = snapshot_bytes
+        self._draft_times = draft_times
         self._held: HeldMemory | None = None  # of the model that was loaded last
         self._script = None if options.engine is None else _script(options.engine)
 
@@ -222,6 +225,7 @@ class Models:
         self._held = engine.memory
         if self._snapshot_bytes is not None:
             engine.snapshot_bytes = self._snapshot_bytes
+        engine.drafting.kept = self._draft_times(engine)
         return engine, tokenizer
 
 
@@ -253,7 +257,13 @@ def load_model(folder: "ModelFolder", options: Options) -> "tuple[Engine, Tokeni
 
     backend, kv = options.backend or "auto", options.kv or "compact"
     # A problem with memory is told where it does not disturb what is on the screen.
-    model = loading.load_model(folder.checkpoint, backend=backend, kv=kv, say=lambda _: None)
+    model = loading.load_model(
+        folder.checkpoint,
+        backend=backend,
+        kv=kv,
+        drafts=options.draft == "dspark",
+        say=lambda _: None,
+    )
     compiled = None if options.compile else False
     engine = Engine(model, prefill_chunk=options.prefill_chunk, compiled=compiled)
     return engine, Tokenizer(folder.folder)

@@ -9,6 +9,8 @@ from typing import IO, Any, Literal, NoReturn
 from cli.environment import Environment
 from dsv4_mlx.chat.loops import LOOPS, Loops
 from dsv4_mlx.chat.stops import unescaped
+from dsv4_mlx.engine.draft_choice import DRAFT_CHOICES, DraftChoice
+from dsv4_mlx.engine.draft_history import MOST_DRAFTS
 from dsv4_mlx.engine.sampling import RANGES, Range
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.paths import user_path
@@ -86,6 +88,8 @@ class Options:
     loop: Loops | None = None
     prefill_chunk: int | None = None
     compile: bool = True
+    draft: DraftChoice | None = None
+    draft_max: int | None = None
     kernels: str | None = None
     """A backend, and kernels to leave out with a - before each."""
     words: tuple[str, ...] = ()
@@ -208,6 +212,13 @@ def _add_the_model(add: Callable[..., Any]) -> None:
         action="store_false",
         help="on a GPU, build every token's graph anew instead of replaying one",
     )
+    add("--draft", choices=DRAFT_CHOICES, help="guesses tokens ahead; the reply is the same")
+    add(
+        "--draft-max",
+        type=_whole(1, MOST_DRAFTS),
+        metavar="N",
+        help=f"tokens guessed at a time, at most {MOST_DRAFTS}; 5, of lookup 7",
+    )
 
 
 def _add_the_conversation(add: Callable[..., Any]) -> None:
@@ -252,12 +263,14 @@ def _add_the_output(add: Callable[..., Any]) -> None:
     add("--version", action="store_true", help="versions, backend, kernels, BLAS")
 
 
-def _whole(minimum: int) -> Callable[[str], int]:
+def _whole(minimum: int, most: int | None = None) -> Callable[[str], int]:
+    upwards = "on" if most is None else f"to {most}"
+
     def convert(text: str) -> int:
         value = int(text) if text.isascii() and text.isdigit() else -1
-        if not minimum <= value < 1 << 63:
+        if not minimum <= value <= (most or (1 << 63) - 1):
             raise argparse.ArgumentTypeError(
-                f"expected a whole number from {minimum} on, found {text!r}"
+                f"expected a whole number from {minimum} {upwards}, found {text!r}"
             )
         return value
 

@@ -9,6 +9,8 @@ from cli.options import Options
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.loops import LOOPS, Loops
 from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.engine.draft_choice import DRAFT_CHOICES, DraftChoice
+from dsv4_mlx.engine.draft_history import MOST_DRAFTS
 from dsv4_mlx.engine.sampling import RANGES, Range
 from dsv4_mlx.errors import UsageError
 
@@ -31,6 +33,8 @@ class Preferences:
     stop: tuple[str, ...] = ()
     """Texts that end an answer where they would come."""
     loop: Loops = "notice"
+    draft: DraftChoice = "auto"
+    draft_max: int | None = None
 
     @classmethod
     def configured(cls, config: Config) -> "Preferences":
@@ -88,6 +92,8 @@ class Preferences:
             budget=self.budget,
             stop=self.stop,
             loops=self.loop,
+            draft=self.draft,
+            draft_max=self.draft_max,
         )
 
 
@@ -100,4 +106,8 @@ def _fits(name: str, value: object) -> bool:
         return isinstance(value, list | tuple) and all(isinstance(v, str) and v for v in value)
     if name == "loop":
         return value in LOOPS
+    if name == "draft":
+        return value in DRAFT_CHOICES
+    if name == "draft_max":
+        return value in Range(1, MOST_DRAFTS, whole=True)
     return value in RANGES.get(name, Range(0, whole=True))

@@ -17,7 +17,7 @@ from dsv4_mlx.warm_up import Shapes, WarmUp, session_launches
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.weights.fingerprint import fingerprint, timeline_fingerprint
 from dsv4_mlx.weights.parameters import ParameterPlan
-from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.planning import CONFIDENCE, plan_drafts, plan_parameters
 from dsv4_mlx.weights.reading import DTYPE_NAMES, read_weights
 from dsv4_mlx.weights.table_rows import TableFile, token_map_of, without_tables
 from metal_kernels.backend import Backend
@@ -80,13 +80,15 @@ def load_model(
     context: int | None = None,
     kernels: KernelPlan | None = None,
     tables: Tables | None = None,
+    drafts: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> "Model":
     """The model of an opened checkpoint, its weights read; see `load`.
 
     `kernels` take the place of `backend` and leave MLX's device alone. Where memory should stay
     resident and cannot, `say` gets a sentence; the log does by default. `model.memory` is what is
-    held, until the model is gone or lets go of it.
+    held, until the model is gone or lets go of it. `drafts` reads DSpark's stages too, where the
+    checkpoint has them; without them they stay unread.
     """
     from dsv4_mlx.model.v4 import Model
 
@@ -96,6 +98,8 @@ def load_model(
     _require_finished(checkpoint, plan)
     model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)
     kept = _with_engram(model, checkpoint, plan, tables)
+    if drafts:
+        kept = _with_stages(model, checkpoint, kept)
     weights = kept.loaded_bytes(DTYPE_NAMES[dtype])
     wanted = held_bytes(checkpoint.config, weights, context, _stored(model))
     model.memory = memory.hold(kernels.backend, wanted, say)
@@ -137,6 +141,17 @@ def _with_engram(
     for layer, one in model.engrams().items():
         one.stream_from(TableFile(in_files[layer]))
     return kept
+
+
+def _with_stages(model: "Model", checkpoint: Checkpoint, plan: ParameterPlan) -> ParameterPlan:
+    """Give the model DSpark's stages where the checkpoint has them; what is to be read then."""
+    stages = plan_drafts(checkpoint)
+    if not stages:
+        return plan
+    model.add_stages()
+    if not any(one.name.endswith(CONFIDENCE) for one in stages):
+        model.stages[-1].confidence_head = None
+    return ParameterPlan((*plan.parameters, *stages), plan.set_aside)
 
 
 def _stored(model: "Model") -> "Kv":

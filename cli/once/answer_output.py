@@ -114,6 +114,10 @@ def as_record(event: Event) -> dict[str, Any]:
         fields["timing"] = _timing(event)
         if event.stop_text is None:
             del fields["stop_text"]
+        if event.draft is None:
+            del fields["draft"]
+        else:
+            fields["draft"]["saved_s"] = round(event.draft.saved_s, 6)
     return {"type": _TYPES[type(event)], **fields}
 
 

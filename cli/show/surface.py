@@ -39,6 +39,8 @@ class Status:
     compressed_bytes: int = 0
     index_bytes: int = 0
     tokens_per_s: float | None = None
+    tokens_per_pass: float | None = None
+    """How many tokens a call of the model gave, where something drafts."""
     first_token_s: float | None = None
     busy: str = ""
     """What is being done now, empty when the prompt waits."""

@@ -59,7 +59,7 @@ class Chat:
     """Of !commands, for the next message."""
     _heard: bool = False  # something of the answer to this message came
     tools: ToolUse = field(init=False)
-    _done: Done | None = None
+    done: Done | None = None
     _answering: Conversation | None = None
     _busy: str = ""
     _changing: Lock = field(default_factory=Lock)
@@ -162,7 +162,7 @@ class Chat:
                 if isinstance(event, ToolCall):
                     calls.append(event)
                 elif isinstance(event, Done):
-                    self._done = event
+                    self.done = event
                     finished = event.finish_reason
                 self.view.feed(event)
         finally:
@@ -256,7 +256,7 @@ class Chat:
             self.note(sentence)
         self._tell_keeping()
         self.branches.begin(branch, self.preferences.as_record())
-        self.outputs, self._done = [], None
+        self.outputs, self.done = [], None
 
     def close(self) -> None:
         """Keep every branch and end what tools left running."""
@@ -295,5 +295,5 @@ class Chat:
             if self.status_line:
                 conversation = self.branch.conversation
                 use = None if conversation is None else conversation.context()
-                status = status_of(self.model, self.settings, use, self._done)
+                status = status_of(self.model, self.settings, use, self.done)
             self.surface.status(replace(status, busy=self._busy))

@@ -30,6 +30,9 @@ def status_of(
     if done is not None:
         timing = done.timing
         status = replace(
-            status, tokens_per_s=timing.tokens_per_s, first_token_s=timing.first_token_s
+            status,
+            tokens_per_s=timing.tokens_per_s,
+            tokens_per_pass=None if done.draft is None else done.draft.tokens_per_pass,
+            first_token_s=timing.first_token_s,
         )
     return status

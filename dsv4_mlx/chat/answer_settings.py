@@ -6,6 +6,7 @@ from typing import Any
 
 from dsv4_mlx.chat.loops import Loops
 from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.engine.draft_choice import DraftChoice
 from dsv4_mlx.engine.sampling import Sampling
 
 
@@ -27,6 +28,10 @@ class AnswerSettings:
     """Texts before which an answer ends, see `chat.stops`."""
     loops: Loops = "notice"
     """What happens when a reply repeats itself without end, see `chat.loops`."""
+    draft: DraftChoice = "auto"
+    """What drafts tokens, see `engine.drafting`; it changes no token."""
+    draft_max: int | None = None
+    """Bounds the drafts of a pass, 1 to 7."""
 
     @property
     def effective_thinking(self) -> Thinking:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.engine.draft_history import DraftUse
 
 FinishReason = Literal["stop", "length", "cancelled", "tool_calls", "stop_text", "loop"]
 """`stop` is the model's own end; `stop_text` one of the texts that end an answer, `loop` an answer
@@ -100,6 +101,8 @@ class Done:
     timing: Timing = field(default=Timing(), compare=False)
     stop_text: str | None = None
     """The text that ended the answer, for `stop_text`."""
+    draft: DraftUse | None = field(default=None, compare=False)
+    """What drafts did; None where nothing drafts."""
 
 
 Event = Progress | ReplyPart | BudgetReached | LoopNoticed | Done

@@ -24,8 +24,8 @@ from dsv4_mlx.errors import CacheError
 if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.engine.engine import Engine
+    from dsv4_mlx.engine.moments import Sync
     from dsv4_mlx.engine.session import Session
-    from dsv4_mlx.engine.timeline import Sync
 
 Emit = Callable[[Event], None]
 # Tokens from one place of a prompt to the next: what going back may read again, at most.
@@ -191,7 +191,8 @@ class ModelSide:
         self.turns = (*request.kept, turn)
         count = Usage(len(prompt.tokens), read.reused, reply.generated, reply.reasoning_tokens)
         timing = reply.timing(request.asked_at, prefill_s)
-        return Done(said.finish_reason, count, timing, said.stop_text)
+        use = None if read.cancelled else session.draft_use
+        return Done(said.finish_reason, count, timing, said.stop_text, use)
 
     def _read(
         self, prompt: PromptTokens, shared: Collection[int], cancelled: Flag, emit: Emit
@@ -212,15 +213,21 @@ class ModelSide:
     def _generate(
         self, session: "Session", reply: Reply, settings: AnswerSettings, cancelled: Flag
     ) -> None:
+        self._engine.drafting.use(settings.draft, settings.draft_max)
         sampling, number = settings.sampling, self._answers
         self._answers += 1
         if sampling.seed is not None:
             # Another seed for every answer, or a question asked again would be answered the same.
             sampling = replace(sampling, seed=sampling.seed + number)
         stream = session.stream(
-            settings.max_tokens, **asdict(sampling), cancel=cancelled, steer=reply.steer
+            settings.max_tokens,
+            **asdict(sampling),
+            cancel=cancelled,
+            steer=reply.steer,
+            regime=reply.regime,
         )
         reply.write(stream, session.hold)
+        self._engine.drafting.store()
 
     def _measure(self) -> None:
         limit, session = self._engine.max_context, self._session

@@ -126,6 +126,11 @@ class ReplyParser:
         held = self._buffer or self._layout or self._spelled.holds or self._stops.holds
         return bool(held or self._call)
 
+    @property
+    def calls(self) -> bool:
+        """Whether what comes next belongs to a tool call."""
+        return self._in_block or self._call is not None
+
     def feed(self, text: str) -> list[ReplyPart]:
         """The events that `text` decides. Never raises."""
         self._read(self._spelled.add(text))

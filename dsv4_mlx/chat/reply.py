@@ -14,6 +14,7 @@ from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.parsing import ReplyParser
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.tokens import BOS, END_THINK, EOS, THINK
+from dsv4_mlx.engine.draft_history import Regime
 
 if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
@@ -101,6 +102,12 @@ class Reply:
             return None
         self._emit(BudgetReached(kind, self.reasoning_tokens))
         return self._end_think
+
+    def regime(self) -> Regime:
+        """What the next token belongs to."""
+        if self._parser.reasons:
+            return "thinking"
+        return "tool" if self._parser.calls else "answer"
 
     def timing(self, asked_at: float, prefill_s: float) -> Timing:
         """How long it took, from when the answer was asked for (`time.perf_counter`)."""

@@ -1,9 +1,10 @@
 """What an engine knows of a drafter: how long passes take, and how often drafts are right."""
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar, get_args
 
 Regime = Literal["thinking", "answer", "tool"]
 
@@ -109,3 +110,53 @@ class DraftHistory:
 
     timings: dict[int, Timings] = field(default_factory=dict)
     acceptance: dict[Regime, Acceptance] = field(default_factory=dict)
+
+    def as_record(self) -> dict[str, Any]:
+        """As JSON data, for a later start on the same machine."""
+        return {
+            "seconds": {
+                str(bucket): {str(k): list(found) for k, found in timings.seconds.items()}
+                for bucket, timings in self.timings.items()
+            },
+            "right": {
+                regime: {"means": found.means, "counts": found.counts}
+                for regime, found in self.acceptance.items()
+            },
+        }
+
+    @classmethod
+    def of_record(cls, record: Any) -> "DraftHistory":
+        """What `as_record` gave; an empty one for anything else, since all is measured again."""
+        history = cls()
+        try:
+            for bucket, by_drafts in record["seconds"].items():
+                timings = history.timings.setdefault(int(bucket), Timings())
+                for drafts, seconds in by_drafts.items():
+                    for one in seconds:
+                        timings.add(_within(int(drafts), MOST_DRAFTS), _positive(one))
+            for regime, found in record["right"].items():
+                if regime not in get_args(Regime):
+                    raise ValueError(regime)
+                means = [_within(float(mean), 1.0) for mean in found["means"]]
+                counts = [_within(int(count), 1 << 62) for count in found["counts"]]
+                if len(means) != MOST_DRAFTS or len(counts) != MOST_DRAFTS:
+                    raise ValueError(len(means))
+                history.acceptance[regime] = Acceptance(means, counts)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+            return cls()
+        return history
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _within(number: _Number, most: _Number) -> _Number:
+    if not 0 <= number <= most:
+        raise ValueError(number)
+    return number
+
+
+def _positive(seconds: float) -> float:
+    if not 0 < float(seconds) < math.inf:
+        raise ValueError(seconds)
+    return float(seconds)

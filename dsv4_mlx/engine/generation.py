@@ -10,6 +10,7 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import mlx.core as mx
@@ -21,6 +22,9 @@ Sampler = Callable[[mx.array], mx.array]
 
 Steer = Callable[[], int | None]
 """Asked before each token is drawn; a token id is taken instead of drawing one."""
+
+Ahead = Callable[[int], list[tuple[Sampler, Callable[[], None]]]]
+"""For so many draws to come, each as a function, and what to call once it counts."""
 
 StreamEnd = Literal["stop", "length"]
 
@@ -62,16 +66,11 @@ _LEAST = 2.0**-126
 _MOST = float(mx.finfo(mx.float32).max)
 
 
-def steered(sampler: Sampler, steer: Steer | None) -> Sampler:
-    """`sampler`, but for the tokens that `steer` decides."""
-    if steer is None:
-        return sampler
-
-    def draw(logprobs: mx.array) -> mx.array:
-        token = steer()
-        return sampler(logprobs) if token is None else mx.array(token)
-
-    return draw
+def ahead_of(sampler: Sampler) -> Ahead | None:
+    """How to make the draws of `sampler` before they are known to count; None for others' ones."""
+    if sampler is greedy:
+        return lambda count: [(greedy, lambda: None)] * count
+    return sampler.ahead if isinstance(sampler, _Draw) else None
 
 
 def greedy(logprobs: mx.array) -> mx.array:
@@ -164,6 +163,21 @@ class _Draw:
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         self._key, key = mx.random.split(self._key)
+        return self._drawn(logprobs, key)
+
+    def ahead(self, count: int) -> list[tuple[Sampler, Callable[[], None]]]:
+        """The next `count` draws, each with its own key; none counts before it is told so."""
+        following = self._key
+        draws: list[tuple[Sampler, Callable[[], None]]] = []
+        for _ in range(count):
+            following, key = mx.random.split(following)
+            draws.append((partial(self._drawn, key=key), partial(self._goes_on, following)))
+        return draws
+
+    def _goes_on(self, key: mx.array) -> None:
+        self._key = key
+
+    def _drawn(self, logprobs: mx.array, key: mx.array) -> mx.array:
         if self._settings.top_p < 1:
             logprobs = keep_top_p(logprobs, self._settings.top_p)
         if self._settings.min_p > 0:

@@ -13,6 +13,9 @@ from mlx.utils import tree_flatten
 from dsv4_mlx import cache
 from dsv4_mlx.cache import CacheBytes, DraftState
 from dsv4_mlx.device.memory import HeldMemory
+from dsv4_mlx.engine.block import DraftBlock
+from dsv4_mlx.engine.drafters import DraftModel, Features
+from dsv4_mlx.engine.drafting import Drafting
 from dsv4_mlx.errors import PromptError, UsageError
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.sizing.prefill import chunk_that_fits
@@ -143,11 +146,15 @@ class Running:
         compiled: bool | None = None,
         snapshot_bytes: int = SNAPSHOT_BYTES,
         caches: CacheFunctions | None = None,
+        drafts: DraftModel | None = None,
+        draft_most: int | None = None,
+        draft_demanded: bool = False,
     ) -> None:
         """`prefill_chunk` tokens are read at a time, by default as many as memory is for, 2,048 or
         512. `compiled` says whether a graph that is built once steps a token, by default on a GPU.
         `snapshot_bytes` bounds the snapshots that each session takes by itself. `caches`
-        replaces `dsv4_mlx.cache` for a model with its own.
+        replaces `dsv4_mlx.cache` for a model with its own. `drafts` guesses tokens, at most
+        `draft_most` a pass; unless `draft_demanded` it does so where that pays.
 
         UsageError for a `prefill_chunk` below 1, and for `compiled` with a model that has no step.
         """
@@ -163,6 +170,9 @@ class Running:
         self.caches: CacheFunctions = cache if caches is None else caches
         self.memory: HeldMemory = getattr(model, "memory", None) or HeldMemory()
         """What is held for the model; sessions that grow raise it."""
+        self.drafting = Drafting(model)
+        """What drafts the tokens of replies."""
+        self.drafting.draft_with(drafts, draft_most, draft_demanded)
 
     def explain(self, error: BaseException) -> None:
         """Raise a KernelError where a kernel is to blame for an error that MLX raised."""
@@ -190,6 +200,38 @@ class Running:
         if self._step is not None:
             return self._step.last_logits(tokens, cache)[0]
         return self.model(tokens, cache=cache)[0, -1]
+
+    def step(self, tokens: mx.array, cache: Cache) -> tuple[mx.array, Features]:
+        """Logits [V] after one more token [1, 1], and what a drafter needs; both unevaluated."""
+        if not self.drafting.needs_features:
+            return self.next_logits(tokens, cache), None
+        logits, features = self._with_features(tokens, cache)
+        return logits[0], features
+
+    def read(self, tokens: mx.array, cache: Cache) -> tuple[mx.array, Features]:
+        """Logits [V] after tokens [1, S] of a prompt, and what a drafter needs of them."""
+        if not self.drafting.needs_features:
+            return self.model.last_logits(tokens, cache=cache)[0], None
+        logits, features = self._with_features(tokens, cache)
+        return logits[0], features
+
+    def read_block(self, rows: Sequence[int], cache: Cache) -> DraftBlock:
+        """Read rows that may be taken back, one by one: their bits are those of plain decoding."""
+        block = DraftBlock(rows)
+        for token in rows:
+            logits, features = self.step(mx.array([[token]]), cache)
+            # Entries that a graph still holds would be copied.
+            mx.eval(logits, self.caches.evaluated(cache))
+            block.add(logits, features, self.caches.snapshot(cache))
+        return block
+
+    def close_block(self, block: DraftBlock, cache: Cache) -> None:
+        """Leave `cache` as it were had only the rows of `block` that are kept been read."""
+        if not block.is_used_up:
+            self.caches.restore(cache, block.moments[block.kept - 1])
+
+    def _with_features(self, tokens: mx.array, cache: Cache) -> tuple[mx.array, Features]:
+        return self.model.last_logits_and_features(tokens, cache)  # type: ignore[attr-defined, no-any-return]
 
     @property
     def max_context(self) -> int:

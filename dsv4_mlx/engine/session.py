@@ -5,24 +5,27 @@ grow, `rewind` shortens it without reading anything. The calls, their thread and
 listed in `dsv4_mlx.engine.engine`.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dsv4_mlx.cache import CacheBytes
 from dsv4_mlx.engine import session_file
+from dsv4_mlx.engine.draft_history import DraftUse, Regime
+from dsv4_mlx.engine.draws import Draws
 from dsv4_mlx.engine.generation import (
-    RepetitionPenalty,
     Sampler,
     Steer,
     StreamEnd,
     Token,
     make_penalty,
     make_sampler,
-    steered,
 )
+from dsv4_mlx.engine.moments import OnProgress, SessionSnapshot, Sync
+from dsv4_mlx.engine.passes import Passes
 from dsv4_mlx.engine.places import Places
 from dsv4_mlx.engine.running import Flag, Running
-from dsv4_mlx.engine.timeline import OnProgress, SessionSnapshot, Sync, Timeline
+from dsv4_mlx.engine.speculation import drafted_tokens
+from dsv4_mlx.engine.timeline import Timeline
 from dsv4_mlx.errors import CacheError, PromptError, UsageError
 
 SAVED_PLACE_BYTES = 1 << 28
@@ -35,16 +38,23 @@ class Session:
 
     def __init__(self, running: Running, timeline: Timeline | None = None) -> None:
         self._running = running
-        self._timeline = Timeline(running) if timeline is None else timeline
+        self._line = Timeline(running) if timeline is None else timeline
         self._edition = 0  # changes whenever a running stream loses its place
+        self._passes: Passes | None = None
+
+    @property
+    def _timeline(self) -> Timeline:
+        """The timeline, for calls that a block of drafts must not be open for."""
+        self._line.settle()
+        return self._line
 
     @property
     def tokens(self) -> list[int]:
         """The token ids so far."""
-        return list(self._timeline.tokens)
+        return list(self._line.tokens)
 
     def __len__(self) -> int:
-        return len(self._timeline.tokens)
+        return len(self._line.tokens)
 
     @property
     def places(self) -> Places:
@@ -83,18 +93,19 @@ class Session:
         stop_ids: Collection[int] | None = None,
         cancel: Flag | None = None,
         steer: Steer | None = None,
+        regime: Callable[[], Regime] | None = None,
     ) -> Iterator[Token]:
         """Generate up to `max_tokens` tokens, by default until EOS or the end of the context.
 
         A stop token is yielded too, as the last one. Closing the iterator or setting `cancel`
         leaves the timeline exactly at the tokens yielded. The penalty counts the tokens of the
         timeline, the prompt's too. `sampler` takes the place of the other sampling options, and a
-        token that `steer` gives takes the place of a draw. PromptError when there is no prompt
-        yet; UsageError for a setting outside its range, and from the iterator once the session
-        has moved on otherwise.
+        token that `steer` gives takes the place of a draw. `regime` tells what is being written, as
+        drafts are right at another rate in each. PromptError when there is no prompt yet;
+        UsageError for a setting outside its range, and from the iterator once the session has
+        moved on otherwise.
         """
         sampler = sampler or make_sampler(temperature, top_p, min_p, seed, top_k)
-        sampler = steered(sampler, steer)
         stops = set(self._running.config.stop_token_ids if stop_ids is None else stop_ids)
         if max_tokens is not None and max_tokens < 0:
             raise UsageError(f"max_tokens must be 0 or more, got {max_tokens}.")
@@ -102,7 +113,15 @@ class Session:
             raise PromptError("There is no prompt to continue; sync one first.")
         self._edition += 1
         penalty = make_penalty(repetition_penalty, self._timeline.tokens)
-        return self._generate(max_tokens, sampler, penalty, stops, cancel, self._edition)
+        draws = Draws(sampler, penalty, steer)
+        controller = self._running.drafting.controller
+        self._passes = None if controller is None else Passes(controller, regime)
+        return self._generate(max_tokens, draws, self._passes, stops, cancel, self._edition)
+
+    @property
+    def draft_use(self) -> DraftUse | None:
+        """What drafts did for the latest reply; None where the engine has no drafter."""
+        return None if self._passes is None else self._passes.use
 
     def rewind(self, offset: int) -> int:
         """Shorten the timeline to `offset` tokens without reading anything; returns its length.
@@ -168,14 +187,14 @@ class Session:
         """
         timeline, notes = session_file.read(path, self._running)
         self._edition += 1
-        self._timeline = timeline
+        self._line = timeline
         return notes
 
     def _generate(
         self,
         max_tokens: int | None,
-        sampler: Sampler,
-        penalty: RepetitionPenalty | None,
+        draws: Draws,
+        passes: Passes | None,
         stops: set[int],
         cancel: Flag | None,
         edition: int,
@@ -183,21 +202,31 @@ class Session:
         timeline = self._timeline
         room = self._running.max_context - len(self)
         limit = room if max_tokens is None else min(max_tokens, room)
-        self._running.begin_reply()
+        timeline.begin_reply()
         if timeline.logits is None and limit:
             timeline.catch_up(cancel)
-        for number in range(1, limit + 1):
-            if cancel is not None and cancel.is_set():
-                return
-            if edition != self._edition:
-                raise UsageError("This stream has ended: its session has moved on since.")
-            token, logprob = timeline.step(sampler, penalty)
-            finish = _finish(token in stops, number == limit)
-            yield Token(token, logprob, finish)
-            if finish is not None:
-                return
-            if number % _LOOK_EVERY == 0:
-                self._running.memory.keep_up()
+        tokens: Iterator[tuple[int, float]]
+        if passes is None:
+            tokens = (timeline.step(draws)[:2] for _ in range(limit))
+        else:
+            tokens = drafted_tokens(timeline, draws, passes, limit, stops)
+        try:
+            for number in range(1, limit + 1):
+                if cancel is not None and cancel.is_set():
+                    return
+                if edition != self._edition:
+                    raise UsageError("This stream has ended: its session has moved on since.")
+                token, logprob = next(tokens)
+                finish = _finish(token in stops, number == limit)
+                yield Token(token, logprob, finish)
+                if finish is not None:
+                    return
+                if number % _LOOK_EVERY == 0:
+                    self._running.memory.keep_up()
+        finally:
+            timeline.settle()
+            if passes is not None:
+                passes.end()
 
 
 def _finish(stopped: bool, full: bool) -> StreamEnd | None:

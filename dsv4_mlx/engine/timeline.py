@@ -1,45 +1,20 @@
-"""The state of one timeline and how it moves: read on, go back, recover from a failure."""
+"""The state of one timeline and how it moves: read on, go back, recover from a failure.
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+The file has more than 300 lines because every way to move has to leave the same state whole.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 import mlx.core as mx
 
-from dsv4_mlx.engine.generation import RepetitionPenalty, Sampler
-from dsv4_mlx.engine.places import CacheSnapshot, Places
+from dsv4_mlx.engine.block import DraftBlock
+from dsv4_mlx.engine.drafters import Features, TimelineDrafts
+from dsv4_mlx.engine.draws import Draws, read_draw
+from dsv4_mlx.engine.moments import OnProgress, SessionSnapshot, Sync, common_prefix
+from dsv4_mlx.engine.places import Places
 from dsv4_mlx.engine.running import Cache, Flag, Running
 from dsv4_mlx.errors import CacheError, PromptError
-
-OnProgress = Callable[[int, int], None]
-"""Called with (tokens read, tokens to read); tokens the timeline already held are not counted."""
-
-
-@dataclass(frozen=True)
-class Sync:
-    """What `Session.sync` did: tokens it found in the timeline and tokens it read."""
-
-    reused: int
-    read: int
-    cancelled: bool
-
-
-@dataclass(frozen=True)
-class SessionSnapshot:
-    """One point of a timeline, good for `Session.restore` as long as it is held."""
-
-    tokens: tuple[int, ...]
-    state: CacheSnapshot
-    logits: mx.array
-    """Float32 [V], for the token that follows."""
-
-    @property
-    def offset(self) -> int:
-        """Tokens up to this point."""
-        return len(self.tokens)
-
-    @property
-    def nbytes(self) -> int:
-        return self.state.nbytes + self.logits.nbytes
 
 
 class Timeline:
@@ -60,11 +35,16 @@ class Timeline:
         self.consumed = len(self.tokens)
         self.logits: mx.array | None = None  # float32 [V], after all of the tokens
         self.places = Places(running.snapshot_bytes)
+        self.block: DraftBlock | None = None
+        """What was read ahead; see `settle`."""
+        self._drafts = TimelineDrafts(running.config.vocab_size)
+        self.begin_reply()
 
     def fork(self) -> "Timeline":
         """A second timeline that begins with this one; what is common is stored once."""
         other = Timeline(self.running, self.running.caches.fork(self.cache), self.tokens)
         other.consumed, other.logits = self.consumed, self.logits
+        other._follow()
         other.places = self.places.copy()
         return other
 
@@ -87,7 +67,7 @@ class Timeline:
         """Become `target`, which the model can read; see `Session.sync`."""
         if target == self.tokens and self.logits is not None:
             return Sync(reused=len(target), read=0, cancelled=False)
-        self._go_back(_common_prefix(target, self.tokens[: self.consumed]), len(target) - 1)
+        self._go_back(common_prefix(target, self.tokens[: self.consumed]), len(target) - 1)
         reused = self.consumed
         self.tokens = target[:reused]
         self._read(target, on_progress, cancel, places)
@@ -117,11 +97,12 @@ class Timeline:
 
     def restore(self, snapshot: SessionSnapshot) -> None:
         """Return to `snapshot`; places after what both timelines have in common are forgotten."""
-        common = _common_prefix(snapshot.tokens, self.tokens[: self.consumed])
+        common = common_prefix(snapshot.tokens, self.tokens[: self.consumed])
         self.running.caches.restore(self.cache, snapshot.state)
         self.places.drop_after(common)
         self.tokens, self.consumed = list(snapshot.tokens), len(snapshot.tokens)
         self.logits = snapshot.logits
+        self._follow()
 
     def catch_up(self, cancel: Flag | None) -> None:
         """Read what a failure or a rewind left unread, so that the logits are there."""
@@ -129,38 +110,105 @@ class Timeline:
         self._go_back(self.consumed, len(target) - 1)
         self._read(target, None, cancel, ())
 
-    def step(self, sampler: Sampler, penalty: RepetitionPenalty | None) -> tuple[int, float]:
-        """Draw a token and start on the one after it; the timeline ends at the drawn one.
+    def begin_reply(self) -> None:
+        """Draft as the engine does by now, and notice weights that were replaced."""
+        self.running.begin_reply()
+        if self._drafts.use(self.running.drafting.drafts):
+            self._follow()
 
-        Returns the token's id and its log-probability, the model's own.
-        """
+    def step(self, draws: Draws, guesses: int = 0) -> tuple[int, float, Sequence[int] | mx.array]:
+        """Draw a token and start on the one after it: its id, log-probability, and `guesses`."""
         assert self.logits is not None
-        try:
-            logprobs = self.logits - mx.logsumexp(self.logits)
-            drawn = sampler(logprobs) if penalty is None else penalty.draw(self.logits, sampler)
-            chosen = logprobs[drawn]
+        with self._recovering():
+            drawn, chosen = draws.draw(self.logits)
             # Evaluated for themselves: one evaluation is waited for as a whole, and the token must
             # not wait for the step after it, which computes while the caller shows this token.
             mx.async_eval(drawn, chosen)  # type: ignore[no-untyped-call]
-            following = self.running.next_logits(drawn.reshape(1, 1), self.cache)
-            # State is evaluated with the logits: parts that none depend on would otherwise grow an
-            # endless lazy chain.
-            mx.async_eval(following, self.arrays())  # type: ignore[no-untyped-call]
-            token: int = drawn.item()  # type: ignore[assignment]
-            logprob: float = chosen.item()  # type: ignore[assignment]
-        except BaseException as error:
-            self.places.release()  # what was held while generating may be under way itself
-            self._recover()
-            self.running.explain(error)
-            raise
+            following, features = self._started(drawn.reshape(1, 1))
+            token, logprob = read_draw(drawn, chosen)
+            guessed = self._drafts.guess(token, guesses, draws)
+            self.tokens.append(token)
+            self._read_on([token], following, features)
+        return token, logprob, guessed
+
+    def draw(self, draws: Draws, row: int | None = None) -> tuple[int, float]:
+        """The next token, unread, and its log-probability; of row `row` of the open block."""
+        logits = self.logits if self.block is None or row is None else self.block.logits[row]
+        assert logits is not None
+        with self._recovering():
+            return draws.next(logits, row)
+
+    def drafts(self, token: int, count: int, draws: Draws) -> list[int]:
+        """At most `count` guesses at what follows `token`, which is drawn but not read."""
+        with self._recovering():
+            return self._drafts.checked(self._drafts.guess(token, count, draws))
+
+    def advance(self, token: int, draws: Draws, guesses: int) -> Sequence[int] | mx.array:
+        """Read a token that is drawn already; drafts as `step` gives them."""
+        with self._recovering():
+            following, features = self._started(mx.array([[token]]))
+            guessed = self._drafts.guess(token, guesses, draws)
+            self.tokens.append(token)
+            self._read_on([token], following, features)
+        return guessed
+
+    def open_block(self, rows: Sequence[int], draws: Draws) -> DraftBlock:
+        """Read a token that is drawn and the drafts after it; the timeline grows by the first."""
+        with self._recovering():
+            block = self.running.read_block(rows, self.cache)
+            mx.async_eval(draws.prepare(block.logits))  # type: ignore[no-untyped-call]
+        self.block = block
+        self.tokens.append(rows[0])
+        return block
+
+    def keep(self, token: int) -> None:
+        """The next row of the open block is a token of the timeline."""
+        assert self.block is not None
+        self.block.kept += 1
         self.tokens.append(token)
-        self.consumed += 1
-        self.logits = following
-        return token, logprob
+
+    def settle(self) -> None:
+        """Close an open block: the state is what it were had the rows not kept never been read."""
+        block, self.block = self.block, None
+        if block is None:
+            return
+        with self._recovering():
+            self.running.close_block(block, self.cache)
+            self._read_on(block.kept_rows(), block.logits[block.kept - 1], block.kept_features())
 
     def arrays(self) -> list[mx.array]:
         """Every array of the state that has to be evaluated."""
-        return self.running.caches.evaluated(self.cache)
+        return [*self.running.caches.evaluated(self.cache), *self._drafts.state()]
+
+    def _started(self, token: mx.array) -> tuple[mx.array, Features]:
+        """Logits [V] and features after one more token [1, 1], under way."""
+        following, features = self.running.step(token, self.cache)
+        # State is evaluated with the logits: parts that none depend on would otherwise grow an
+        # endless lazy chain.
+        mx.async_eval(following, self.arrays())  # type: ignore[no-untyped-call]
+        return following, features
+
+    def _read_on(self, tokens: list[int], logits: mx.array, features: Features) -> None:
+        """The model has consumed `tokens` too."""
+        self.consumed += len(tokens)
+        self.logits = logits
+        self._drafts.absorb(tokens, features)
+
+    def _follow(self) -> None:
+        """Let the drafter begin anew where the state is now."""
+        self._drafts.reset(self.tokens[: self.consumed])
+
+    @contextmanager
+    def _recovering(self, generating: bool = True) -> Iterator[None]:
+        """What fails inside takes the timeline back to its last complete moment."""
+        try:
+            yield
+        except BaseException as error:
+            if generating:
+                self.places.release()  # what was held may have been under way itself
+            self._recover()
+            self.running.explain(error)
+            raise
 
     def _go_back(self, common: int, latest: int) -> None:
         """Take the state back to where it agrees with `common` tokens, at most `latest`.
@@ -177,23 +225,18 @@ class Timeline:
         self.running.caches.restore(self.cache, snapshot)
         self.consumed, self.logits = snapshot.offset, None
         self.places.drop_after(snapshot.offset)
+        self._follow()
 
     def _remember(self) -> None:
         """Take a snapshot here, unless there is one or nothing to remember."""
         if self.consumed and not self.places.has(self.consumed):
-            try:
+            with self._recovering(generating=False):
                 mx.eval(self.arrays())  # generating leaves it under way, and it might fail yet
-            except BaseException as error:
-                self._recover()
-                self.running.explain(error)
-                raise
             self.places.add(self.running.caches.snapshot(self.cache))
 
     def _recover(self) -> None:
-        """After a failure: return to the latest place whose state exists; without one, forget.
-
-        What was held while generating does not count: it may have been under way itself.
-        """
+        """After a failure: return to the latest place whose state exists; without one, forget."""
+        self.block = None
         while (snapshot := self.places.nearest(self.consumed)) is not None:
             try:
                 self.running.caches.restore(self.cache, snapshot)
@@ -202,6 +245,7 @@ class Timeline:
                 self.places.drop_after(snapshot.offset - 1)
                 continue
             self.consumed, self.logits = snapshot.offset, None
+            self._follow()
             return
         self._forget()
 
@@ -210,6 +254,7 @@ class Timeline:
         self.cache = self.running.model.make_cache()
         self.places = Places(self.running.snapshot_bytes)
         self.consumed, self.logits = 0, None
+        self._follow()
 
     def _read(
         self,
@@ -256,25 +301,13 @@ class Timeline:
     def _consume(self, tokens: list[int], inside: list[int], logits: bool) -> None:
         """Run the model over `tokens`, evaluated when this returns; places at offsets `inside`."""
         caches = self.running.caches
-        try:
+        with self._recovering(generating=False):
             caches.mark(self.cache, inside)
-            output = self.running.model.last_logits(mx.array(tokens)[None], cache=self.cache)
+            output, features = self.running.read(mx.array(tokens)[None], self.cache)
             # Unless asked for, logits stay unevaluated and the head costs nothing.
-            self.logits = output[0] if logits else None
+            self.logits = output if logits else None
+            self._drafts.absorb(tokens, features)
             mx.eval(self.arrays(), self.logits if logits else [])
             for moment in caches.marked(self.cache):
                 self.places.add(moment)
-        except BaseException as error:
-            self._recover()
-            self.running.explain(error)
-            raise
         self.consumed += len(tokens)
-
-
-def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    shorter = min(len(one), len(other))
-    for index in range(shorter):
-        if one[index] != other[index]:
-            return index
-    return shorter

@@ -1,5 +1,7 @@
 """One layer of the backbone, and what an MTP block continues with."""
 
+from collections.abc import Callable
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -56,11 +58,13 @@ class DecoderLayer(nn.Module):
         looked_up: LookedUp | mx.array | None = None,
         *,
         last: bool = False,
+        whole: Callable[[mx.array], None] | None = None,
     ) -> mx.array:
         """Streams [B, S, N, D], token ids [B, S] -> streams [B, S, N, D].
 
         `looked_up` is what Engram gave for the tokens where it was asked ahead. With `last` the
         cache takes all tokens in, and the experts work for the last one alone: [B, 1, N, D].
+        `whole` gets the streams of all tokens then, for which they work once more.
         """
         if self.engram is not None:
             if looked_up is None:
@@ -69,7 +73,19 @@ class DecoderLayer(nn.Module):
         x, post, comb = self.attn_hc.collapse(streams, self.input_layernorm.weight)
         y = self.self_attn(x, cache)
         if last and tokens.shape[1] > 1:
+            if whole is not None:
+                whole(self._mixed(y, streams, post, comb, tokens))
             y, streams, post, comb, tokens = (a[:, -1:] for a in (y, streams, post, comb, tokens))
+        streams, x, post, comb = self.ffn_hc.expand_and_collapse(
+            y, streams, post, comb, self.post_attention_layernorm.weight
+        )
+        shared, routed = self.mlp.parts(x, tokens)
+        return self.ffn_hc.expand(shared, streams, post, comb, routed)
+
+    def _mixed(
+        self, y: mx.array, streams: mx.array, post: mx.array, comb: mx.array, tokens: mx.array
+    ) -> mx.array:
+        """What follows attention, whose output is `y`; `__call__` has it inline, as it is hot."""
         streams, x, post, comb = self.ffn_hc.expand_and_collapse(
             y, streams, post, comb, self.post_attention_layernorm.weight
         )

@@ -62,13 +62,30 @@ class MultiTokenPredictor(DecoderLayer):
         `embed` gives the rows [B, S, D] of token ids, `head` takes the hidden state [B, S, D]:
         with the backbone's two layers the result is logits [B, S, V] float32.
         """
+        return head(self.collapse(self.advance(streams, next_tokens, cache, embed=embed)))
+
+    def advance(
+        self,
+        streams: mx.array,
+        next_tokens: mx.array,
+        cache: LayerCache | None = None,
+        *,
+        embed: Callable[[mx.array], mx.array],
+    ) -> mx.array:
+        """The block's own streams [B, S, N, D], of what `predict` is given.
+
+        With the token that they predict they may be given to it again.
+        """
         embedded = self._norm(embed(next_tokens), self.enorm)
         x = self.e_proj(embedded)[:, :, None] + self.h_proj(self._norm(streams, self.hnorm))
         if self._official:
             x = round_bf16(x)
         cache = for_one_call(WINDOW_ONLY) if cache is None else cache
-        x = super().__call__(x, next_tokens, cache)
-        return head(self.hc_head(x, self.norm.weight))
+        return super().__call__(x, next_tokens, cache)
+
+    def collapse(self, streams: mx.array) -> mx.array:
+        """The block's own streams [B, S, N, D] -> what a prediction head takes [B, S, D]."""
+        return self.hc_head(streams, self.norm.weight)
 
     def _norm(self, x: mx.array, norm: Norm) -> mx.array:
         return mx.fast.rms_norm(x, norm.weight.astype(mx.float32), self._eps)

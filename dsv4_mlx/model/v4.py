@@ -3,11 +3,13 @@
 Four residual streams run through every layer; each sublayer sees one weighted collapse of them and
 writes back to all (mHC). Activations are float32 arrays whose values are rounded where `Numerics`
 says. `Model` keeps mlx-lm's contract: `model(tokens, cache)`, `make_cache()`, `layers`, `sanitize`.
+The file has more than 300 lines because what drafts read of a call is taken inside of it.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,11 +24,14 @@ from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.backends import use_backend
 from dsv4_mlx.model.compiled import CompiledStep
 from dsv4_mlx.model.decoder_layer import DecoderLayer
+from dsv4_mlx.model.dspark import DSparkStage
+from dsv4_mlx.model.dspark_drafts import DSparkDrafts
 from dsv4_mlx.model.engram import Engram, LookedUp, engram_of
 from dsv4_mlx.model.hyper_connections import HyperHead
 from dsv4_mlx.model.layers import Embedding, Joined, Linear, MatrixLayer, Norm
 from dsv4_mlx.model.matmul import on_cpu
 from dsv4_mlx.model.mtp import MultiTokenPredictor
+from dsv4_mlx.model.mtp_drafts import MtpDrafts
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.pacing import Pace
 from dsv4_mlx.model.rope import compressed_rope, sliding_rope
@@ -34,6 +39,9 @@ from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.deciding import deciding_keys
 from metal_kernels import registry
 from metal_kernels.ops import Ops
+
+Seen = Callable[[int, mx.array], None]
+"""Gets a layer's number and its streams [B, S, N, D]."""
 
 
 class Backbone(nn.Module):
@@ -67,10 +75,12 @@ class Backbone(nn.Module):
         *,
         last: bool = False,
         rows: Mapping[int, mx.array] | None = None,
+        seen: Seen | None = None,
     ) -> mx.array:
         """Token ids [B, S] -> streams after the last layer [B, S, N, D], `last`: [B, 1, N, D].
 
-        `rows` [B, S, width] are what Engram looked up for them already, by layer.
+        `rows` [B, S, width] are what Engram looked up for them already, by layer. `seen` is called
+        with every layer's number and its streams of all tokens.
         """
         streams = self._ops.embed_streams(tokens, self.embed_tokens.weight, streams=self._streams)
         pace = Pace(tokens.size) if self.is_paced and tokens.shape[1] > 1 else None
@@ -79,9 +89,33 @@ class Backbone(nn.Module):
         for number, layer in enumerate(self.layers):
             if layer.engram is not None and number not in looked_up:
                 looked_up[number] = layer.engram.look_up(tokens, cache[number])
+        if seen is not None:
+            return self._observed(streams, tokens, cache, looked_up, last, seen)
         for number, layer in enumerate(self.layers):
             ends = last and layer is self.layers[-1]
             streams = layer(streams, tokens, cache[number], looked_up.get(number), last=ends)
+            if pace is not None:
+                pace.after(streams)
+        return streams
+
+    def _observed(
+        self,
+        streams: mx.array,
+        tokens: mx.array,
+        cache: list[LayerCache],
+        looked_up: Mapping[int, LookedUp | mx.array],
+        last: bool,
+        seen: Seen,
+    ) -> mx.array:
+        """The same layers, each of which `seen` hears of."""
+        pace = Pace(tokens.size) if self.is_paced and tokens.shape[1] > 1 else None
+        final = len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            found, ends = looked_up.get(number), last and number == final and tokens.shape[1] > 1
+            whole = partial(seen, number) if ends else None
+            streams = layer(streams, tokens, cache[number], found, last=ends, whole=whole)
+            if not ends:
+                seen(number, streams)
             if pace is not None:
                 pace.after(streams)
         return streams
@@ -154,6 +188,54 @@ class Model(nn.Module):
         """
         return self.logits(self.streams(tokens, cache, last=True, rows=rows))[:, 0]
 
+    def last_logits_and_features(
+        self, tokens: mx.array, cache: list[LayerCache] | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """The same, and what drafts are made from, of every token: the streams [B, S, N, D], or
+        with DSpark's stages the taps [B, S, 3 D]."""
+        final = len(self.layers) - 1
+        dspark = self.config.dspark if self.stages else None
+        wanted = (final,) if dspark is None else dspark.target_layer_ids
+        kept: dict[int, mx.array] = {}
+
+        def seen(number: int, streams: mx.array) -> None:
+            if number in wanted:
+                kept[number] = streams if dspark is None else streams.mean(axis=2)
+
+        streams = self.streams(tokens, cache, last=True, seen=seen)
+        features = mx.concatenate([kept[layer] for layer in wanted], axis=-1)
+        return self.logits(streams)[:, 0], features
+
+    def add_stages(self) -> None:
+        """Make DSpark's stages, whose weights are loaded with the others."""
+        dspark, ops = self.config.dspark, self._plan.ops
+        assert dspark is not None
+        self["mtp"] = [
+            DSparkStage(self.config, dspark, self.numerics, ops, self.layout, number)
+            for number in range(self.config.num_draft_stages)
+        ]
+        for stage in self.stages:
+            for _, module in stage.named_modules():
+                if isinstance(module, MatrixLayer):
+                    module.bind(ops)
+
+    @property
+    def stages(self) -> list[DSparkStage]:
+        """DSpark's, once `add_stages` made them."""
+        blocks: list[DecoderLayer] = self["mtp"]
+        return [block for block in blocks if isinstance(block, DSparkStage)]
+
+    def drafts(self) -> MtpDrafts | DSparkDrafts | None:
+        """What drafts with this model's own weights; None where it has no draft weights."""
+        if self.stages:
+            return DSparkDrafts(self)
+        return MtpDrafts(self) if self.mtp else None
+
+    @property
+    def ops(self) -> Ops:
+        """What its kernels run by."""
+        return self._plan.ops
+
     def streams(
         self,
         tokens: mx.array,
@@ -161,6 +243,7 @@ class Model(nn.Module):
         *,
         last: bool = False,
         rows: Mapping[int, mx.array] | None = None,
+        seen: Seen | None = None,
     ) -> mx.array:
         """Residual streams after the last layer, [B, S, N, D]: what an MTP block continues.
 
@@ -177,7 +260,7 @@ class Model(nn.Module):
             tokens = tokens.view(mx.int32)
         if cache is None:
             cache = [for_one_call(role) for role in self.config.layer_roles]
-        return self.model(tokens, cache, last=last, rows=rows)
+        return self.model(tokens, cache, last=last, rows=rows, seen=seen)
 
     def logits(self, streams: mx.array) -> mx.array:
         """Streams [B, S, N, D] -> logits [B, S, V] float32."""

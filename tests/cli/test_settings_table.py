@@ -30,6 +30,8 @@ PLACES = {
     "budget": ("budget", "--budget", "budget"),
     "stop": ("stop", "--stop", "stop"),
     "loop": ("loop", "--loop", "loop"),
+    "draft": ("draft", "--draft", "draft"),
+    "draft_max": ("draft_max", "--draft-max", "draft"),
     "tools": ("tools", "--tools", "tools"),
 }
 SHOWN_ONLY = {"reasoning"}
@@ -104,3 +106,26 @@ def test_stop_texts_that_are_none_are_refused_or_left(wrong: object) -> None:
         value = "{a = 1}" if isinstance(wrong, dict) else json.dumps(wrong)
         with pytest.raises(UsageError, match=r"stop must be a list of texts that are not empty"):
             parsed(f"stop = {value}", FILE)
+
+
+def test_drafts_come_from_the_file_the_command_line_or_what_was_kept() -> None:
+    written = Preferences.configured(parsed('draft = "lookup"\ndraft_max = 7', FILE))
+    assert (written.draft, written.draft_max) == ("lookup", 7)
+    given = written.given(parse(["--draft", "off", "--draft-max", "2"], Environment()))
+    assert (given.draft, given.draft_max) == ("off", 2)
+    assert written.given(parse([], Environment())) == written
+    assert Preferences().kept(json.loads(json.dumps(written.as_record()))) == written
+    assert Preferences.configured(parsed('draft_max = "auto"', FILE)).draft_max is None
+    asked = given.answer_settings(ChatSettings("2026-04", 4096))
+    assert (asked.draft, asked.draft_max) == ("off", 2)
+
+
+@pytest.mark.parametrize("wrong", ["eagle", 0, 8, None, True, 2.5, [1]])
+def test_drafts_that_are_none_are_refused_or_left(wrong: object) -> None:
+    assert Preferences().kept({"draft": wrong, "draft_max": wrong}) == Preferences()
+    if wrong is not None:
+        text = json.dumps(wrong)
+        with pytest.raises(UsageError, match="draft must be auto, off, mtp, dspark, lookup"):
+            parsed(f"draft = {text}", FILE)
+        with pytest.raises(UsageError, match="draft_max must be auto or a whole number from 1 to"):
+            parsed(f"draft_max = {text}", FILE)

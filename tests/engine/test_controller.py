@@ -4,6 +4,7 @@ No clock: a simulated machine says what a pass took. Lost and gained is against 
 decoded plainly on the same machine at the same moments.
 """
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -206,6 +207,33 @@ def test_a_second_start_begins_where_the_first_ended() -> None:
     run(DraftController(BYTES_6N, measured=measured), Machine(always(0.9)), 2000)
     outcome = run(DraftController(BYTES_6N, measured=measured), Machine(always(0.9)), 200)
     assert outcome.verified[0] <= 8
+
+
+def test_what_was_measured_can_be_kept_in_a_file() -> None:
+    measured = DraftHistory()
+    run(DraftController(BYTES_6N, measured=measured), Machine(always(0.9)), 400)
+    kept = DraftHistory.of_record(json.loads(json.dumps(measured.as_record())))
+    assert kept == measured
+    outcome = run(DraftController(BYTES_6N, measured=kept), Machine(always(0.9)), 100)
+    assert outcome.verified[0] <= 8
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        None,
+        [],
+        {},
+        {"seconds": {"a": {}}, "right": {}},
+        {"seconds": {"3": {"9": [0.1]}}, "right": {}},
+        {"seconds": {"3": {"0": [-1.0]}}, "right": {}},
+        {"seconds": {}, "right": {"song": {"means": [0.0] * 7, "counts": [0] * 7}}},
+        {"seconds": {}, "right": {"tool": {"means": [2.0] * 7, "counts": [0] * 7}}},
+        {"seconds": {}, "right": {"tool": {"means": [0.5], "counts": [1]}}},
+    ],
+)
+def test_a_record_of_something_else_is_none(record: object) -> None:
+    assert DraftHistory.of_record(record) == DraftHistory()
 
 
 def test_a_pause_of_the_reader_is_no_slow_pass() -> None:

@@ -44,6 +44,8 @@ def _parts(status: Status, blocks: bool) -> list[_Part]:
     ]
     if status.tokens_per_s is not None:
         parts.append(_Part(4, "status", f"{status.tokens_per_s:,.1f} tok/s"))
+    if status.tokens_per_pass is not None:
+        parts.append(_Part(5, "status", f"{status.tokens_per_pass:.1f} tok/pass"))
     if status.first_token_s is not None:
         parts.append(_Part(6, "status", f"first {status.first_token_s:.2f} s"))
     wired = f", {byte_count(status.wired_bytes)} wired" if status.wired_bytes else ""

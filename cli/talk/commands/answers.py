@@ -6,6 +6,8 @@ from cli.options import REASONING
 from cli.talk.commands.command import Command, number, whole
 from dsv4_mlx.chat.loops import LOOPS
 from dsv4_mlx.chat.stops import escaped, unescaped
+from dsv4_mlx.engine.draft_choice import DRAFT_CHOICES, most_drafts
+from dsv4_mlx.engine.draft_history import MOST_DRAFTS
 from dsv4_mlx.engine.sampling import RANGES
 from dsv4_mlx.errors import UsageError
 
@@ -116,6 +118,31 @@ def _loop(chat: "Chat", argument: str) -> None:
     chat.note(f"when a reply says the same without end, {meanings[chat.preferences.loop]}")
 
 
+def _draft(chat: "Chat", argument: str) -> None:
+    if argument.isdigit():
+        most_drafts("auto", int(argument))
+        chat.set("draft_max", int(argument))
+    elif argument:
+        if argument not in DRAFT_CHOICES:
+            raise UsageError(
+                f"/draft takes {', '.join(DRAFT_CHOICES)}, a number from 1 to {MOST_DRAFTS} or "
+                f"nothing, got {argument!r}."
+            )
+        chat.set("draft", argument)
+    kind, most = chat.preferences.draft, chat.preferences.draft_max
+    if kind == "off":
+        chat.note("no tokens are guessed ahead")
+        return
+    said = f"drafts: {kind}, at most {most_drafts(kind, most)} at a time"
+    use = None if chat.done is None else chat.done.draft
+    if use is not None and use.passes:
+        said += (
+            f"; the last reply: {use.accepted:,} of {use.drafted:,} right, "
+            f"{use.tokens_per_pass or 1:.2f} tokens a pass, {use.saved_s:+.1f} s saved"
+        )
+    chat.note(said)
+
+
 def _tools(chat: "Chat", argument: str) -> None:
     if argument not in ("", "on", "off"):
         raise UsageError(f"/tools takes on, off or nothing, got {argument!r}.")
@@ -168,6 +195,13 @@ COMMANDS = (
         "what happens when a reply repeats without end",
         _loop,
         lambda chat: LOOPS,
+    ),
+    Command(
+        "draft",
+        "[KIND|N]",
+        "guess tokens ahead, N at a time; same replies",
+        _draft,
+        lambda chat: DRAFT_CHOICES,
     ),
     Command("tools", "[on|off]", "let the model use tools", _tools, lambda chat: ("on", "off")),
 )

@@ -287,3 +287,24 @@ def test_ctrl_c_while_the_model_loads_is_130(folder: Path) -> None:
         raise KeyboardInterrupt
 
     assert run("--model", folder, "-p", "x", open_model=open_model) == Run(130, "", "")
+
+
+def test_the_last_event_tells_what_drafts_did(folder: Path) -> None:
+    """Whatever drafts, the answer is the same, and its tokens are passes and accepted drafts."""
+    line = ("--model", folder, "-p", "2+2?", "--think", "none", "--json")
+    reply = "one two three four five six seven " * 6
+    plain = run(*line, open_model=opening(reply)).stdout
+    drafted = run(*line, "--draft", "lookup", open_model=opening(reply)).stdout
+    *events, done = [json.loads(text) for text in drafted.splitlines()]
+    assert events == [json.loads(text) for text in plain.splitlines()][:-1]
+    assert "draft" not in json.loads(plain.splitlines()[-1])
+    draft = done["draft"]
+    assert list(draft) == ["passes", "drafted", "accepted", "saved_s"]
+    assert done["usage"]["completion_tokens"] == draft["passes"] + draft["accepted"]
+    assert 0 < draft["accepted"] <= draft["drafted"]
+
+
+def test_a_drafter_that_a_model_has_not_is_refused(folder: Path) -> None:
+    done = run("--model", folder, "-p", "x", "--draft", "mtp", open_model=opening("Four."))
+    assert done.status == 2 and not done.stdout
+    assert "a model with mtp drafts but this one has no draft weights" in done.stderr

@@ -1,5 +1,7 @@
 """The status line at every width."""
 
+from dataclasses import replace
+
 from cli.show.screen.status import byte_count, meter_bar, status_line
 from cli.show.surface import Status
 
@@ -27,6 +29,11 @@ def test_a_wide_line_tells_everything() -> None:
         "answering · think high · V4-Flash · ▕▊       ▏ 12,345/128K "
         "(window 17 MB, compressed 3.43 GB, index 950 KB) · 23.4 tok/s · first 0.42 s · metal"
     )
+
+
+def test_tokens_of_a_pass_stand_beside_the_speed() -> None:
+    line = shown(replace(FULL, tokens_per_pass=2.345), 200)
+    assert " · 23.4 tok/s · 2.3 tok/pass · first 0.42 s" in line
 
 
 def test_what_matters_least_goes_first() -> None:

@@ -1,0 +1,94 @@
+"""What drafts the tokens of an engine's replies, as somebody chose it, and what is known of it."""
+
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from dsv4_mlx.engine.controller import DraftController
+from dsv4_mlx.engine.draft_choice import DraftChoice, most_drafts, refusal
+from dsv4_mlx.engine.draft_history import DraftHistory
+from dsv4_mlx.engine.drafters import DraftModel, Lookup, predicted_costs
+from dsv4_mlx.errors import UsageError
+
+
+class KeptHistories(Protocol):
+    """Histories of drafters that outlive a program."""
+
+    def load(self, drafter: str, /) -> DraftHistory: ...
+
+    def store(self, drafter: str, history: DraftHistory, /) -> None: ...
+
+
+class Drafting:
+    """The drafter of an engine and its controller, both None where nothing drafts."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.drafts: DraftModel | None = None
+        self.controller: DraftController | None = None
+        self._asked = (0, False)  # drafts of a pass, and whether somebody demands them
+        self._histories: dict[str, DraftHistory] = {}
+        self.kept: KeptHistories | None = None
+        """Where what is measured begins and ends; set it before the first reply."""
+
+    @property
+    def exact_rows(self) -> int:
+        """Rows that one call reads with the bits that single calls have."""
+        return int(getattr(self._model, "exact_rows", 1))
+
+    @property
+    def machine(self) -> str:
+        """What the times of drafts depend on: the model, MLX and what runs it."""
+        plan = getattr(self._model, "kernel_plan", None)
+        backend = "" if plan is None else plan()["backend"]
+        device = mx.device_info().get("device_name", "")
+        return f"{self._model.fingerprint} {backend} {device} mlx {version('mlx')}"
+
+    def store(self) -> None:
+        """Keep what was measured, after a reply."""
+        if self.kept is not None and self.drafts is not None:
+            self.kept.store(self.drafts.name, self._histories[self.drafts.name])
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether calls of the model have to give more than logits."""
+        return self.drafts is not None and self.drafts.needs_features
+
+    def use(self, kind: DraftChoice, most: int | None = None) -> None:
+        """Draft from the next reply on; on the model's thread.
+
+        `auto` drafts where that can pay: with the model's own draft weights, where a block of rows
+        costs less than its rows one by one, which on a CPU it does not. A kind that is named is
+        used wherever it is. UsageError for one that this model has not, and for a `most` outside 1
+        to 7.
+        """
+        own: DraftModel | None = getattr(self._model, "drafts", lambda: None)()
+        drafts: DraftModel | None = None
+        if kind == "auto":
+            drafts = own if self.exact_rows > 1 else None
+        elif kind == "lookup":
+            drafts = Lookup()
+        elif kind != "off":
+            if own is None or own.name != kind:
+                raise UsageError(refusal(kind, None if own is None else own.name))
+            drafts = own
+        self.draft_with(drafts, most, demanded=kind != "auto")
+
+    def draft_with(self, drafts: DraftModel | None, most: int | None, demanded: bool) -> None:
+        """Draft with `drafts`, at most `most` a pass; unless `demanded`, where that pays."""
+        if drafts is None:
+            self.drafts = self.controller = None
+            return
+        asked = most_drafts(drafts.name, most), demanded
+        if self.drafts is not None and self.drafts.name == drafts.name and self._asked == asked:
+            return
+        self.drafts, self._asked = drafts, asked
+        if self.kept is not None and drafts.name not in self._histories:
+            self._histories[drafts.name] = self.kept.load(drafts.name)
+        self.controller = DraftController(
+            predicted_costs(drafts),
+            most=asked[0],
+            demanded=demanded,
+            measured=self._histories.setdefault(drafts.name, DraftHistory()),
+        )

@@ -1,0 +1,56 @@
+"""The cycle of a reply with drafts: guess, read all guesses in one pass, keep those that are drawn.
+
+Every token is drawn once, in order, with the key that plain decoding would take for it, from the
+logits of its own row; a draft is right if it is the token drawn. So a reply has the tokens, the
+log-probabilities and the state of plain decoding, whatever the drafts are.
+"""
+
+from collections.abc import Collection, Iterator
+
+from dsv4_mlx.engine.draws import Draws
+from dsv4_mlx.engine.passes import Passes
+from dsv4_mlx.engine.timeline import Timeline
+
+
+def drafted_tokens(
+    timeline: Timeline, draws: Draws, passes: Passes, limit: int, stops: Collection[int]
+) -> Iterator[tuple[int, float]]:
+    """At most `limit` tokens of `timeline`, which grows by each, and their log-probabilities.
+
+    Between two of them a block may be open; whoever uses the timeline otherwise settles it first,
+    and the cycle then begins anew. A draw that ended a block is the first token of the next pass.
+    """
+    drawn: tuple[int, float] | None = None
+    given = 0
+    while given < limit:
+        wanted, shadows = passes.begin(len(timeline.tokens), limit - given - 1)
+        given += 1
+        if drawn is None and not wanted:
+            token, logprob, guessed = timeline.step(draws, shadows)
+            passes.give(token)
+            passes.shadows(guessed)
+            yield token, logprob
+            continue
+        token, logprob = drawn or timeline.draw(draws)
+        drawn = None
+        drafts = timeline.drafts(token, wanted, draws) if wanted and token not in stops else []
+        passes.verifies(len(drafts))
+        passes.give(token)
+        if not drafts:
+            passes.shadows(timeline.advance(token, draws, shadows))
+            yield token, logprob
+            continue
+        block = timeline.open_block([token, *drafts], draws)
+        yield token, logprob
+        while timeline.block is block:
+            token, logprob = timeline.draw(draws, block.kept - 1)
+            if block.is_used_up or token != block.rows[block.kept]:
+                if not block.is_used_up:
+                    passes.refuse()
+                drawn = token, logprob
+                break
+            timeline.keep(token)
+            passes.give(token)
+            given += 1
+            yield token, logprob
+        timeline.settle()
