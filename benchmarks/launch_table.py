@@ -234,6 +234,9 @@ Launches go to the GPU in command buffers. MLX ends one after 40 or 50 launches,
 in it have more than 40 or 50 Mi elements, which every stack of experts has; on Macs with memory for
 it `dsv4_mlx/device/command_buffers.py` sets other limits. `benchmarks/encoding.py` applies the rule
 to the same graph, and follows the longest chain of launches that wait for one another.
+
+A layer with Engram in memory has six launches more: the numbers of its rows, their codes and their
+scales (two gathers), the rows unpacked, the product with them, and the gate.
 """
 
 

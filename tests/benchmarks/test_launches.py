@@ -17,8 +17,9 @@ from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.router import TopKRouter
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.sizing.costs import Costs
-from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.testing.checkpoints import LONG, TINY, write_tiny_checkpoint
 from dsv4_mlx.tracing import decode_graph, place_weights
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels import registry
@@ -106,6 +107,19 @@ def test_layers_of_a_kind_launch_alike(flash: launches.Report) -> None:
 
 def test_the_streams_of_a_token_are_launched_at_once(flash: launches.Report) -> None:
     assert flash.per_layer[BEFORE] == flash.per_node["dsv4_embed_streams"] == 1
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["built", "compiled"])
+def test_engram_adds_six_launches_to_its_layers(compiled: bool) -> None:
+    engram = EngramConfig((1, 2), LONG.vocab_size, 300, max_ngram_size=3, n_heads=2, head_dim=64)
+    alone, added = (
+        counted(config, 512, decode_graph(config, context=512, compiled=compiled))
+        for config in (LONG, LONG.replace(engram=engram))
+    )
+    more = {layer: added.per_layer[layer] - count for layer, count in alone.per_layer.items()}
+    assert {layer: count for layer, count in more.items() if count} == {1: 6, 2: 6}
+    names = ("dsv4_engram_rows", "dsv4_engram_gate", "mlx_Dequantize")
+    assert [added.per_node[name] for name in names] == [2, 2, 2]
 
 
 def test_of_the_embedding_one_row_is_read(closing_graph: Graph) -> None:
