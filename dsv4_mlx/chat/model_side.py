@@ -41,6 +41,8 @@ class ContextUse:
     window_bytes: int = 0
     compressed_bytes: int = 0
     index_bytes: int = 0
+    drafts_know: int | None = None
+    """Tokens that drafts are made from; 0 while they begin cold, None where none are needed."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,14 @@ class ModelSide:
             self.use = ContextUse(0, limit)
             return
         sizes = session.sizes()
-        self.use = ContextUse(len(session), limit, sizes.window, sizes.compressed, sizes.index)
+        self.use = ContextUse(
+            len(session),
+            limit,
+            sizes.window,
+            sizes.compressed,
+            sizes.index,
+            session.drafts_know,
+        )
 
 
 def _apart(boundaries: Sequence[int], distance: int) -> list[int]:

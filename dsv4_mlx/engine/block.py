@@ -9,7 +9,7 @@ import mlx.core as mx
 
 @dataclass
 class DraftBlock:
-    """Tokens, and of each the logits [V], the features and the moment of the cache after it.
+    """Tokens, and of each the logits [V] and the features.
 
     The first `kept` rows are tokens of the timeline; the others may yet become it.
     """
@@ -17,14 +17,12 @@ class DraftBlock:
     rows: Sequence[int]
     logits: list[mx.array] = field(default_factory=list)
     features: list[Any] = field(default_factory=list)
-    moments: list[Any] = field(default_factory=list)
     kept: int = 1
 
-    def add(self, logits: mx.array, features: Any, moment: Any) -> None:
+    def add(self, logits: mx.array, features: Any) -> None:
         """The next row has been read."""
         self.logits.append(logits)
         self.features.append(features)
-        self.moments.append(moment)
 
     @property
     def is_used_up(self) -> bool:

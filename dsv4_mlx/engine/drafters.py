@@ -3,12 +3,13 @@
 A draft is a guess. Whatever it is, a reply has the tokens that it has without drafts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
 import mlx.core as mx
 import numpy as np
 
+from dsv4_mlx.cache import DraftState
 from dsv4_mlx.engine.draws import Draws
 from dsv4_mlx.engine.generation import Sampler
 from dsv4_mlx.errors import UsageError
@@ -37,6 +38,14 @@ class Drafter(Protocol):
 
     def reset(self, tokens: Sequence[int]) -> None:
         """The timeline is `tokens` now, of which nothing was absorbed."""
+        ...
+
+    def remember(self) -> Mapping[str, mx.array]:
+        """Arrays of fixed size that `resume` goes on from; none where the tokens are enough."""
+        ...
+
+    def resume(self, arrays: Mapping[str, mx.array]) -> bool:
+        """Stand where `remember` gave these; False where they are another drafter's."""
         ...
 
     def state(self) -> list[mx.array]:
@@ -125,6 +134,14 @@ class LookupDrafter:
         self._count = 0
         self.absorb(tokens)
 
+    def remember(self) -> dict[str, mx.array]:
+        """The tokens are enough."""
+        return {}
+
+    def resume(self, arrays: Mapping[str, mx.array]) -> bool:
+        """The tokens are enough."""
+        return False
+
     def state(self) -> list[mx.array]:
         """No arrays."""
         return []
@@ -137,6 +154,14 @@ class TimelineDrafts:
         self._vocab_size = vocab_size
         self._drafts: DraftModel | None = None
         self._drafter: Drafter | None = None
+        self._known = 0  # tokens absorbed since it began cold; those of a resumed state too
+
+    @property
+    def known(self) -> int | None:
+        """How many of the last tokens the drafter drafts from; None where it needs the text alone
+        or nothing drafts."""
+        needs = self._drafts is not None and self._drafts.needs_features
+        return self._known if needs else None
 
     def use(self, drafts: DraftModel | None) -> bool:
         """Draft with `drafts` from now on; whether that is another one than before."""
@@ -147,13 +172,29 @@ class TimelineDrafts:
 
     def absorb(self, tokens: Sequence[int], features: Features) -> None:
         """The timeline has grown."""
+        self._known += len(tokens)
         if self._drafter is not None:
             self._drafter.absorb(tokens, features)
 
-    def reset(self, tokens: Sequence[int]) -> None:
-        """The timeline is another one."""
-        if self._drafter is not None:
+    def follow(self, tokens: Sequence[int], state: DraftState | None) -> None:
+        """The timeline is another one: go on from what was known of it, else begin cold."""
+        self._known = 0
+        if self._drafter is None or self._drafts is None:
+            return
+        fits = state is not None and (state.drafter, state.offset) == (
+            self._drafts.name, len(tokens),
+        )  # fmt: skip
+        if fits and state is not None and self._drafter.resume(state.arrays):
+            self._known = len(tokens)
+        else:
             self._drafter.reset(tokens)
+
+    def remember(self, offset: int, before: DraftState | None) -> DraftState | None:
+        """What is known of a timeline of `offset` tokens; `before` where nothing drafts now."""
+        if self._drafter is None or self._drafts is None:
+            return before if before is not None and before.offset == offset else None
+        arrays = self._drafter.remember()
+        return DraftState(self._drafts.name, offset, arrays) if arrays else None
 
     def guess(self, anchor: int, count: int, draws: Draws) -> Sequence[int] | mx.array:
         """At most `count` drafts, those on a device unevaluated; `anchor` is drawn of `draws`."""

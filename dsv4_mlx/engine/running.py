@@ -217,18 +217,18 @@ class Running:
 
     def read_block(self, rows: Sequence[int], cache: Cache) -> DraftBlock:
         """Read rows that may be taken back, one by one: their bits are those of plain decoding."""
+        self.caches.begin(cache)
         block = DraftBlock(rows)
         for token in rows:
             logits, features = self.step(mx.array([[token]]), cache)
             # Entries that a graph still holds would be copied.
             mx.eval(logits, self.caches.evaluated(cache))
-            block.add(logits, features, self.caches.snapshot(cache))
+            block.add(logits, features)
         return block
 
     def close_block(self, block: DraftBlock, cache: Cache) -> None:
         """Leave `cache` as it were had only the rows of `block` that are kept been read."""
-        if not block.is_used_up:
-            self.caches.restore(cache, block.moments[block.kept - 1])
+        self.caches.commit(cache, block.kept)
 
     def _with_features(self, tokens: mx.array, cache: Cache) -> tuple[mx.array, Features]:
         return self.model.last_logits_and_features(tokens, cache)  # type: ignore[attr-defined, no-any-return]

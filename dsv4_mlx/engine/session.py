@@ -158,6 +158,11 @@ class Session:
         """What the state holds in bytes, by its parts."""
         return self._running.caches.sizes(self._timeline.cache)
 
+    @property
+    def drafts_know(self) -> int | None:
+        """Tokens that drafts are made from; 0 while they begin cold, None where none are needed."""
+        return self._timeline.drafts_know
+
     def save(
         self,
         path: str | Path,

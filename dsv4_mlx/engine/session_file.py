@@ -22,15 +22,16 @@ def write(path: str | Path, timeline: Timeline, notes: Mapping[str, str], place_
     As many places as `place_bytes` hold. Without logits the last token has to be read again.
     """
     running = timeline.running
-    running.caches.save(
-        path,
-        timeline.cache,
-        fingerprint=running.model.fingerprint,
-        tokens=timeline.tokens[: timeline.consumed],
-        notes=dict(notes),
-        beside={} if timeline.logits is None else {_LOGITS: timeline.logits},
-        places=timeline.places.latest(place_bytes),
-    )
+    with timeline.remembered():
+        running.caches.save(
+            path,
+            timeline.cache,
+            fingerprint=running.model.fingerprint,
+            tokens=timeline.tokens[: timeline.consumed],
+            notes=dict(notes),
+            beside={} if timeline.logits is None else {_LOGITS: timeline.logits},
+            places=timeline.places.latest(place_bytes),
+        )
 
 
 def read(path: str | Path, running: Running) -> tuple[Timeline, dict[str, str]]:

@@ -5,6 +5,7 @@ The file has more than 300 lines because every way to move has to leave the same
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import mlx.core as mx
 
@@ -42,9 +43,10 @@ class Timeline:
 
     def fork(self) -> "Timeline":
         """A second timeline that begins with this one; what is common is stored once."""
-        other = Timeline(self.running, self.running.caches.fork(self.cache), self.tokens)
-        other.consumed, other.logits = self.consumed, self.logits
-        other._follow()
+        with self.remembered():
+            cache = self.running.caches.fork(self.cache)
+        other = Timeline(self.running, cache, self.tokens[: self.consumed])
+        other.tokens, other.logits = list(self.tokens), self.logits
         other.places = self.places.copy()
         return other
 
@@ -83,7 +85,7 @@ class Timeline:
     def hold(self) -> None:
         """Hold this moment as a place, until the next one that is held."""
         if self.consumed:
-            self.places.hold(self.running.caches.snapshot(self.cache))
+            self.places.hold(self._moment())
 
     def snapshot(self) -> SessionSnapshot:
         """This point; what a failure left unread is read first. PromptError without tokens."""
@@ -92,7 +94,7 @@ class Timeline:
         if self.logits is None:
             self.catch_up(None)
         assert self.logits is not None
-        state = self.running.caches.snapshot(self.cache)
+        state = self._moment()
         return SessionSnapshot(tuple(self.tokens), state, self.logits)
 
     def restore(self, snapshot: SessionSnapshot) -> None:
@@ -176,6 +178,26 @@ class Timeline:
             self.running.close_block(block, self.cache)
             self._read_on(block.kept_rows(), block.logits[block.kept - 1], block.kept_features())
 
+    @property
+    def drafts_know(self) -> int | None:
+        """Tokens that drafts are made from; 0 while they begin cold, None without a drafter."""
+        return self._drafts.known
+
+    @contextmanager
+    def remembered(self) -> Iterator[None]:
+        """Inside, the cache has what the drafter knows, for whoever remembers or writes it.
+
+        Outside it does not: a ring that two hold would be copied when the next row is written.
+        """
+        caches = self.running.caches
+        before = caches.drafts_of(self.cache)
+        caches.keep_drafts(self.cache, self._drafts.remember(self.consumed, before))
+        try:
+            yield
+        finally:
+            if self._drafts.known is not None:
+                caches.keep_drafts(self.cache, None)
+
     def arrays(self) -> list[mx.array]:
         """Every array of the state that has to be evaluated."""
         return [*self.running.caches.evaluated(self.cache), *self._drafts.state()]
@@ -195,8 +217,28 @@ class Timeline:
         self._drafts.absorb(tokens, features)
 
     def _follow(self) -> None:
-        """Let the drafter begin anew where the state is now."""
-        self._drafts.reset(self.tokens[: self.consumed])
+        """Let the drafter go on where the state is now, cold unless it knows this place."""
+        caches = self.running.caches
+        self._drafts.follow(self.tokens[: self.consumed], caches.drafts_of(self.cache))
+        if self._drafts.known is not None:
+            caches.keep_drafts(self.cache, None)
+
+    def _moment(self) -> Any:
+        """A snapshot of the state and of what the drafter knows."""
+        with self.remembered():
+            return self.running.caches.snapshot(self.cache)
+
+    def _absorb(self, tokens: list[int], inside: list[int], features: Features) -> None:
+        """Let the drafter follow a chunk; moments inside of it get what it knows there."""
+        moments, done, end = {}, self.consumed, self.consumed + len(tokens)
+        for place in [*sorted(inside), end]:
+            part = slice(done - self.consumed, place - self.consumed)
+            self._drafts.absorb(tokens[part], None if features is None else features[:, part])
+            done = place
+            if place < end and (state := self._drafts.remember(place, None)) is not None:
+                moments[place] = state
+        caches = self.running.caches
+        caches.keep_drafts(self.cache, caches.drafts_of(self.cache), moments)
 
     @contextmanager
     def _recovering(self, generating: bool = True) -> Iterator[None]:
@@ -232,7 +274,7 @@ class Timeline:
         if self.consumed and not self.places.has(self.consumed):
             with self._recovering(generating=False):
                 mx.eval(self.arrays())  # generating leaves it under way, and it might fail yet
-            self.places.add(self.running.caches.snapshot(self.cache))
+            self.places.add(self._moment())
 
     def _recover(self) -> None:
         """After a failure: return to the latest place whose state exists; without one, forget."""
@@ -306,7 +348,7 @@ class Timeline:
             output, features = self.running.read(mx.array(tokens)[None], self.cache)
             # Unless asked for, logits stay unevaluated and the head costs nothing.
             self.logits = output if logits else None
-            self._drafts.absorb(tokens, features)
+            self._absorb(tokens, inside, features)
             mx.eval(self.arrays(), self.logits if logits else [])
             for moment in caches.marked(self.cache):
                 self.places.add(moment)

@@ -1,17 +1,19 @@
 """Drafts by DSpark: a timeline's rings of context, and a block of guesses from each run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import mlx.core as mx
 
 from dsv4_mlx import cache as caches
+from dsv4_mlx.cache import draft_rings
 from dsv4_mlx.model.dspark import DSparkBlock
 from dsv4_mlx.model.mtp_drafts import DraftDraw
 from dsv4_mlx.model.numerics import Numerics
 
 if TYPE_CHECKING:
     from dsv4_mlx.model.v4 import Model
+    from dsv4_mlx.release.config import DeepseekV4Config
 
 
 class DSparkDrafts:
@@ -23,7 +25,7 @@ class DSparkDrafts:
     draft_costs: ClassVar[Sequence[float]] = (0.0, *(0.25,) * 7)
 
     def __init__(self, model: "Model") -> None:
-        self._window = model.config.sliding_window
+        self._config = model.config
         self.block = DSparkBlock(
             model.config,
             model.stages,
@@ -34,14 +36,14 @@ class DSparkDrafts:
         )
 
     def new_drafter(self) -> "DSparkDrafter":
-        return DSparkDrafter(self.block, self._window)
+        return DSparkDrafter(self.block, self._config)
 
 
 class DSparkDrafter:
     """The rings of one timeline."""
 
-    def __init__(self, block: DSparkBlock, window: int) -> None:
-        self._block, self._window = block, window
+    def __init__(self, block: DSparkBlock, config: "DeepseekV4Config") -> None:
+        self._block, self._config, self._window = block, config, config.sliding_window
         self.reset()
 
     def reset(self, tokens: Sequence[int] = ()) -> None:
@@ -57,6 +59,15 @@ class DSparkDrafter:
     def draft(self, anchor: int, count: int, draws: Sequence[DraftDraw] = ()) -> mx.array:
         """At most a block of guesses [k] at what follows `anchor`."""
         return self._block.draft(anchor, self._cache, draws).ids[:count]
+
+    def remember(self) -> dict[str, mx.array]:
+        """The rows of the rings; nothing before the first token."""
+        return {} if self._cache[0].empty() else draft_rings.arrays_of(self._cache)
+
+    def resume(self, arrays: Mapping[str, mx.array]) -> bool:
+        """Go on from what `remember` gave; False where it is not of stages like these."""
+        self.reset()
+        return draft_rings.fill(self._cache, self._config, arrays)
 
     def state(self) -> list[mx.array]:
         """The rows of the rings."""

@@ -4,12 +4,13 @@ A row takes the streams of a token and the token after it, and predicts the one 
 block is fed every position once; rows that continue its own streams are taken back.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import mlx.core as mx
 
 from dsv4_mlx import cache as caches
+from dsv4_mlx.cache import draft_rings
 
 if TYPE_CHECKING:
     from dsv4_mlx.model.v4 import Model
@@ -77,6 +78,24 @@ class MtpDrafter:
             drafts.append(token[0])
         caches.restore([self._cache], held)
         return mx.concatenate(drafts)
+
+    def remember(self) -> dict[str, mx.array]:
+        """The window's rows and the streams; nothing before the first token."""
+        if self._streams is None or self._cache.empty():
+            return {}
+        return {**draft_rings.arrays_of([self._cache]), "streams": self._streams}
+
+    def resume(self, arrays: Mapping[str, mx.array]) -> bool:
+        """Go on from what `remember` gave; False where it is not of a block like this."""
+        config, streams = self._model.config, arrays.get("streams")
+        form = ((1, 1, config.hc_mult, config.hidden_size), mx.float32)
+        self.reset()
+        if streams is None or (streams.shape, streams.dtype) != form:
+            return False
+        if not draft_rings.fill([self._cache], config, arrays):
+            return False
+        self._streams = streams
+        return True
 
     def state(self) -> list[mx.array]:
         """The window's rows, and the streams."""

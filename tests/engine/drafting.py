@@ -38,6 +38,12 @@ class ScriptedDrafter:
     def reset(self, tokens: Sequence[int]) -> None:
         self.tokens = list(tokens)
 
+    def remember(self) -> dict[str, Any]:
+        return {}
+
+    def resume(self, arrays: Any) -> bool:
+        return False
+
     def state(self) -> list[Any]:
         return []
 

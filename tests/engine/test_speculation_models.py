@@ -308,3 +308,55 @@ def test_stages_are_no_part_of_what_names_a_model(models: dict[str, Model], tmp_
     without = load_model(open_checkpoint(tmp_path), dtype=mx.float32, backend="cpu")
     assert without.drafts() is None
     assert without.fingerprint == models["dspark"].fingerprint
+
+
+@pytest.fixture(params=["mtp", "dspark"])
+def drafting_model(request: pytest.FixtureRequest, models: dict[str, Model]) -> Model:
+    return models[request.param]
+
+
+def known(session: Session) -> dict[str, Any]:
+    """What its drafter knows, by name."""
+    timeline = session._timeline
+    with timeline.remembered():
+        state = caches.drafts_of(timeline.cache)
+    assert state is not None and state.offset == len(session)
+    return {name: np.array(array).tolist() for name, array in state.arrays.items()}
+
+
+def test_what_a_drafter_knows_is_restored_forked_and_kept(
+    drafting_model: Model, tmp_path: Path
+) -> None:
+    prompt = prompt_of(12, drafting_model.config.vocab_size)
+    engine = Engine(drafting_model, drafts=drafting_model.drafts(), draft_demanded=True)
+    session, other = engine.session(), engine.session()
+    session.sync(prompt, places=[5])
+    now, moment = known(session), session.snapshot()
+    assert session.drafts_know == 12
+    said = [token.id for token in session.stream(3, stop_ids=())]
+    for one in (session, session.fork()):
+        one.restore(moment)
+        assert known(one) == now and one.drafts_know == 12
+    session.save(tmp_path / "kept.kv")
+    other.load(tmp_path / "kept.kv")
+    assert known(other) == now and other.drafts_know == 12
+    assert [token.id for token in other.stream(3, stop_ids=())] == said
+    for one in (session, other):
+        assert one.rewind(5) == 5
+        assert one.drafts_know == 5  # the place inside the chunk knows it too
+    assert known(session) == known(other)
+
+
+def test_a_file_without_what_a_drafter_knows_begins_cold(
+    drafting_model: Model, tmp_path: Path
+) -> None:
+    prompt = prompt_of(12, drafting_model.config.vocab_size)
+    plain = Engine(drafting_model).session()
+    plain.sync(prompt)
+    plain.save(tmp_path / "kept.kv")
+    expected = [token.id for token in plain.stream(4, stop_ids=())]
+    drafting = Engine(drafting_model, drafts=drafting_model.drafts(), draft_demanded=True).session()
+    drafting.load(tmp_path / "kept.kv")
+    assert drafting.drafts_know == 0
+    assert [token.id for token in drafting.stream(4, stop_ids=())] == expected
+    assert drafting.drafts_know == 4

@@ -51,7 +51,12 @@ def _context(chat: "Chat", argument: str) -> None:
     parts = {"window": use.window_bytes, "compressed": use.compressed_bytes}
     parts["index"] = use.index_bytes
     split = ", ".join(f"{name} {size(count)}" for name, count in parts.items())
-    chat.note(f"{use.used:,} of {use.limit:,} tokens; {split}")
+    drafts = ""
+    if use.drafts_know == 0:
+        drafts = "; drafts begin cold"
+    elif use.drafts_know is not None and use.drafts_know < use.used:
+        drafts = f"; drafts know the last {use.drafts_know:,} tokens"
+    chat.note(f"{use.used:,} of {use.limit:,} tokens; {split}{drafts}")
 
 
 COMMANDS = (
