@@ -19,7 +19,11 @@ DIRECTIVE = re.compile(r'#line (\d+) "([\w.]+)"')
 def test_every_line_is_where_its_directive_says(backend: str, name: str) -> None:
     """CUDA marks functions, so that there a line only begins as in the file, or is marked."""
     header, body = sources.text(backend, name)
-    files = {path.name: path.read_text().split("\n") for path in sources.ROOT.glob("*/*.*")}
+    files = {
+        path.name: path.read_text().split("\n")
+        for path in sources.ROOT.glob("*/*.*")
+        if path.suffix in (".metal", ".cuh")
+    }
     place: tuple[str, int] | None = None
     for line in f"{header}\n{body}".split("\n"):
         if directive := DIRECTIVE.fullmatch(line):
