@@ -23,19 +23,21 @@ def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
         arrays = [array for _, array in named]
         key = tuple((name, array.shape, array.dtype) for name, array in named)
         if key not in graphs:
-            graphs[key] = _replay(function, [name for name, _ in named], arrays)
+            graphs[key] = _replay(function, len(arguments), [name for name, _ in named], arrays)
         return graphs[key](arrays)
 
     return call
 
 
 def _replay(
-    function: Callable[..., Any], names: list[str], arrays: list[mx.array]
+    function: Callable[..., Any], count: int, names: list[str], arrays: list[mx.array]
 ) -> Callable[[list[mx.array]], Any]:
     found: list[str] = []
 
     def flat(*given: mx.array) -> list[mx.array]:
-        outcome = tree_flatten(function(*tree_unflatten(list(zip(names, given, strict=True)))))
+        trees = tree_unflatten(list(zip(names, given, strict=True)))
+        # An empty list at the end has no name.
+        outcome = tree_flatten(function(*trees, *[[]] * (count - len(trees))))
         found[:] = [name for name, _ in outcome]
         return [array for _, array in outcome]
 

@@ -291,12 +291,12 @@ EOS = small.CONFIG["eos_token_id"]
 
 def eos_never_read(patch: pytest.MonkeyPatch) -> None:
     def make(step):
-        def wrong(self, sampler, penalty):
+        def wrong(self, draws, guesses=0):
             moment = caches.snapshot(self.cache)
-            token, logprob = step(self, sampler, penalty)
+            token, *rest = step(self, draws, guesses)
             if token == EOS:
                 caches.restore(self.cache, moment)
-            return token, logprob
+            return token, *rest
 
         return wrong
 
@@ -305,11 +305,11 @@ def eos_never_read(patch: pytest.MonkeyPatch) -> None:
 
 def eos_read_twice(patch: pytest.MonkeyPatch) -> None:
     def make(step):
-        def wrong(self, sampler, penalty):
-            token, logprob = step(self, sampler, penalty)
+        def wrong(self, draws, guesses=0):
+            token, *rest = step(self, draws, guesses)
             if token == EOS:
                 self.running.model(mx.array([[EOS]]), self.cache)
-            return token, logprob
+            return token, *rest
 
         return wrong
 
@@ -318,11 +318,11 @@ def eos_read_twice(patch: pytest.MonkeyPatch) -> None:
 
 def eos_missing_from_the_timeline(patch: pytest.MonkeyPatch) -> None:
     def make(step):
-        def wrong(self, sampler, penalty):
-            token, logprob = step(self, sampler, penalty)
+        def wrong(self, draws, guesses=0):
+            token, *rest = step(self, draws, guesses)
             if token == EOS:
                 self.tokens.pop()
-            return token, logprob
+            return token, *rest
 
         return wrong
 

@@ -107,7 +107,7 @@ def test_transformers_scale_names():
         "layers.0.e_proj.weight",
         "model.layers.0.self_attn.q_a_proj.weight.weight",
         "model.layers.0.mlp.experts.gate_up_proj.bias",
-        "mtp.0.main_proj.weight",
+        "mtp.0.main_proj.bias",
         "embed.scale_inv",
         "",
     ],
