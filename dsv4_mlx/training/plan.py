@@ -93,13 +93,10 @@ def hc_post_pre(*given: mx.array, official: bool, **options: Any) -> tuple[mx.ar
 
 
 def swiglu(
-    gate_up: mx.array,
-    weights: mx.array | None = None,
-    shared: mx.array | None = None,
-    *,
-    limit: float,
+    gate_up: mx.array, *more: mx.array | None, limit: float
 ) -> mx.array | tuple[mx.array, mx.array]:
     """`swiglu`, its sigmoids made again in the backward pass."""
+    weights, shared = (*more, None, None)[:2]
     library = native.on_cpu()
     if library is None:
         return reference.swiglu(gate_up, weights, shared, limit=limit)

@@ -22,6 +22,10 @@ SHARED_DECLARATIONS = {
         "metal_kernels/index_topk/index_scores.metal",
         "metal_kernels/index_topk/index_scores_fma.metal",
     ),
+    (
+        "metal_kernels/sparse_attention/sparse_attention.metal",
+        "metal_kernels/sparse_attention/sparse_attention_matrix.metal",
+    ),
 }
 PYTHON = '''"""A module."""
 
