@@ -2,8 +2,8 @@
 //
 // A threadgroup owns OUTPUTS rows of the weight and ROWS rows of x. Its simdgroups share the columns
 // among them, so that a small weight still keeps many simdgroups busy; a lane takes WIDE
-// neighbouring columns of every weight row at a time, and each weight is read once. Products and sums are
-// fused by word, so that no compiler chooses for one number of rows otherwise than for another.
+// neighbouring columns of every weight row at a time, and each weight is read once. fma, so that all
+// numbers of rows round alike.
 
 template <int N> struct Columns { float values[N]; };
 template <int N> struct Wide {};

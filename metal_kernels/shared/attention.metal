@@ -38,9 +38,8 @@ float2 finished_pair(float2 pair, int dim, Cos cos, Sin sin) {
 // The keys of one split of a query's.
 struct KeyRange { int begin, end; };
 
-// A query has its keys in as many splits as its own count asks for, so that its numbers are the same
-// whatever other queries and rows the call has: of `most` splits those that it does not need are empty.
-// `count` keys may be there at most, `stop` places may name one: the last split has what lies beyond.
+// A query's own `count` of keys decides its splits, so that its bits do too; those of `most` that it
+// does not need are empty. The last one has the places from `count` to `stop`.
 KeyRange range_of_split(int split, int most, int count, int stop) {
   int wanted = max(1, min(most, count / FEWEST_KEYS));
   int each = (count + wanted * KEY_TILE - 1) / (wanted * KEY_TILE) * KEY_TILE;
