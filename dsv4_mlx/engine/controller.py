@@ -62,7 +62,7 @@ class DraftController:
         outside 1 to 7, or beyond `predicted`.
         """
         if not 1 <= most <= min(MOST_DRAFTS, len(predicted) - 1):
-            raise UsageError(f"drafts of a pass must be 1 to {MOST_DRAFTS}, got {most}.")
+            raise UsageError(f"expected 1 to {MOST_DRAFTS} drafts of a pass but found {most}.")
         self._predicted, self._most, self._demanded = tuple(predicted), most, demanded
         self.measured = DraftHistory() if measured is None else measured
         self._news: set[Regime] = set()  # whose drafts were compared since it was decided

@@ -17,7 +17,7 @@ def most_drafts(kind: str, asked: int | None) -> int:
     if asked is None:
         return MOST_BY_DEFAULT.get(kind, DRAFTS)
     if not 1 <= asked <= MOST_DRAFTS:
-        raise UsageError(f"drafts of a pass must be 1 to {MOST_DRAFTS}, got {asked}.")
+        raise UsageError(f"expected 1 to {MOST_DRAFTS} drafts of a pass but found {asked}.")
     return asked
 
 

@@ -115,7 +115,7 @@ SETTINGS = [
     (("/seed 3", "/seed off"), "[seed 3]\n> [a new seed for every answer]"),
     (("/draft", "/draft lookup"), "[drafts: auto, at most 5 at a time]\n> [drafts: lookup, at"),
     (("/draft 3", "/draft off"), "[drafts: auto, at most 3 at a time]\n> [no tokens are guessed"),
-    (("/draft 8",), "dsv4-chat: drafts of a pass must be 1 to 7, got 8."),
+    (("/draft 8",), "dsv4-chat: expected 1 to 7 drafts of a pass but found 8."),
     (("/draft x",), "dsv4-chat: /draft takes auto, off, mtp, dspark, lookup, a number from 1 to 7"),
     (("/max 5", "/max -1"), "[at most 5 tokens]\n> dsv4-chat: /max takes a whole number from 1 on"),
     (("/budget 9", "/budget off"), "[reasoning ends near 9 tokens]\n> [no limit on reasoning]"),
