@@ -12,7 +12,8 @@ class About:
     version: str
     mlx: str
     backend: str
-    kernels: dict[str, str]  # kernel name -> implementation
+    kernels: dict[str, str]
+    """Implementations by kernel; `mlx` for products that are its own until drafts are loaded."""
     blas: str
     left_out: tuple[str, ...] = ()
     """Kernels that run by their slower references, as somebody asked."""
@@ -39,7 +40,7 @@ def about(backend: str = "auto", *, compile: bool = True) -> About:
         __version__,
         vars(mx)["__version__"],
         plan.backend,
-        dict(plan.chosen),
+        plan.used,
         blas_name,
         plan.left_out,
         compile and steps_are_compiled(plan.backend),

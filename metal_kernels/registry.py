@@ -9,7 +9,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, wraps
 from operator import attrgetter
 from types import SimpleNamespace
@@ -42,6 +42,9 @@ NAMES = (
     "expert_sum",
 )
 
+PRODUCTS = ("packed_matvec", "expert_matvec")
+"""Products that a model leaves to MLX where no rows are exact; see `Ops`."""
+
 ENVIRONMENT_VARIABLE = "DSV4_KERNELS"
 
 # Looks of one op's calls that are remembered: a prompt and a context that grows go through many.
@@ -65,6 +68,17 @@ class KernelPlan:
     """Kernels that have a launch there and run by their slower references, as somebody asked."""
     exact_rows: int = 1
     """See `Ops`."""
+
+    @property
+    def used(self) -> dict[str, str]:
+        """What a model runs by: `chosen`, but `mlx` for products that it leaves to MLX."""
+        theirs = () if self.exact_rows > 1 else PRODUCTS
+        return {name: "mlx" if name in theirs else how for name, how in self.chosen.items()}
+
+    def with_exact_rows(self, rows: int) -> "KernelPlan":
+        """The same ops, which are told too; before anything was compiled that used them."""
+        vars(self.ops)["exact_rows"] = rows
+        return replace(self, exact_rows=rows)
 
 
 class UnknownKernel(MissingBackend):

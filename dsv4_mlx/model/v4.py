@@ -299,8 +299,18 @@ class Model(nn.Module):
         return self._plan.left_out
 
     def kernel_plan(self) -> dict[str, str]:
-        """Which implementation every kernel runs: `metal`, `cuda` or `reference`."""
-        return {"backend": self._plan.backend, **self._plan.chosen}
+        """Which implementation every kernel runs: `metal`, `cuda` or `reference`, or `mlx` of
+        products that are left to MLX."""
+        return {"backend": self._plan.backend, **self._plan.used}
+
+    @property
+    def exact_rows(self) -> int:
+        """Rows of a call up to which each has the bits that it has alone."""
+        return self._plan.exact_rows
+
+    def use_exact_rows(self, rows: int) -> None:
+        """Multiply from now on as `exact_rows` says; before the first step is compiled."""
+        self._plan = self._plan.with_exact_rows(rows)
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Converted folders already carry our names; mlx-lm asks."""

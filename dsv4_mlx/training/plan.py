@@ -20,7 +20,7 @@ from metal_kernels import registry
 from metal_kernels.hc_pre.reference import mix_streams, split_mix
 from metal_kernels.swiglu import reference
 
-_DIFFERENTIABLE = ("reference", "training")
+_DIFFERENTIABLE = ("reference", "training", "mlx")
 
 
 def training_plan(backend: str = "cpu") -> registry.KernelPlan:

@@ -38,7 +38,7 @@ def test_version_imports_neither_the_model_nor_anything_heavy() -> None:
     modules, shown = imports_of("--version")
     assert modules.isdisjoint(HEAVY | MODEL_SIDE)
     assert [line.split()[0] for line in shown.splitlines()] == [
-        "dsv4-mlx", "mlx", "backend", "kernels", "blas",
+        "dsv4-mlx", "mlx", "backend", "kernels", "kernels", "blas",
     ]  # fmt: skip
 
 
@@ -103,4 +103,4 @@ def test_json_version_is_one_object() -> None:
     facts = json.loads(shown)
     assert set(facts) == {"version", "mlx", "backend", "kernels", "left_out", "compiled", "blas"}
     assert facts["left_out"] == []
-    assert set(facts["kernels"].values()) <= {"metal", "cuda", "reference"}
+    assert set(facts["kernels"].values()) <= {"metal", "cuda", "reference", "mlx"}

@@ -141,6 +141,16 @@ def test_the_plan_says_where_a_backend_runs_references(
     assert plan.ops.router is kernels()["router"].reference
 
 
+def test_the_plan_names_products_that_are_mlx_s() -> None:
+    """Ours run where rows are exact, and so the ops say from the moment that they are."""
+    plan = registry.bind("metal")
+    others = {name: "metal" for name in NAMES if name not in registry.PRODUCTS}
+    assert plan.used == others | dict.fromkeys(registry.PRODUCTS, "mlx")
+    exact = plan.with_exact_rows(8)
+    assert exact.ops is plan.ops and (exact.exact_rows, exact.ops.exact_rows) == (8, 8)
+    assert exact.used == exact.chosen == dict.fromkeys(NAMES, "metal")
+
+
 def test_texts_are_built_when_they_are_first_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     built, own = [], sources.built
     monkeypatch.setattr(sources, "built", lambda *key: built.append(key[1]) or own(*key))
