@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--kl-weight", type=float, metavar="WEIGHT", help="of the KL to the start")
     own = stages.choices["distill"]
     own.add_argument(
-        "--teacher", action="append", type=_teacher, metavar="EXPERT=FOLDER", required=True,
-        help="who teaches a domain; once for each",
+        "--teacher", action="append", type=_teacher, metavar="DOMAIN=FOLDER", required=True,
+        help="who teaches a domain (arithmetic, tools, rest); once for each",
     )  # fmt: skip
     return parser
 
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 def _teacher(text: str) -> tuple[str, Path]:
     name, separator, folder = text.partition("=")
     if not separator:
-        raise argparse.ArgumentTypeError(f"expected EXPERT=FOLDER but found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected DOMAIN=FOLDER but found {text!r}")
     return name, Path(folder)
 
 

@@ -22,7 +22,7 @@ from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.rollouts import as_batch
 from dsv4_mlx.training.runs import StepFigures
 from dsv4_mlx.training.scores import Scores
-from dsv4_mlx.training.stage import EXPERTS, Stage
+from dsv4_mlx.training.stage import DOMAINS, EXPERTS, Stage
 from dsv4_mlx.training.stage_run import (
     StageRecipe,
     ToldLine,
@@ -184,10 +184,10 @@ def distill(
     report: ToldLine = print,
 ) -> bool:
     """Make one model of the experts of all domains; False where it was ended early."""
-    unknown = sorted(teachers.keys() - EXPERTS.keys())
+    unknown = sorted(teachers.keys() - DOMAINS.keys())
     if unknown or not teachers:
         raise UsageError(
-            f"The experts are {', '.join(EXPERTS)}, got {', '.join(unknown) or 'none'}; "
+            f"The domains are {', '.join(DOMAINS)}, got {', '.join(unknown) or 'none'}; "
             "give a folder for each that is to teach."
         )
     point = StartingPoint.of(folder=start)
@@ -201,7 +201,7 @@ def distill(
         recipe.limits,
     )
     weights = {name: stage.rounded(one.trained) | one.fixed for name, one in points.items()}
-    kinds = [kind for name in teachers for kind in EXPERTS[name]]
+    kinds = [kind for name in teachers for kind in DOMAINS[name]]
     scores = Scores(stage, kinds, recipe.score_prompts)
     settings = settings_of("distill", recipe, start=point, **points)
     return run_stage(
@@ -225,7 +225,7 @@ def distillation_step(
     asked = [
         task
         for name in teachers
-        for task in stage.drawn_tasks(EXPERTS[name], "train", seed, recipe.prompts)
+        for task in stage.drawn_tasks(DOMAINS[name], "train", seed, recipe.prompts)
     ]
     stage.put()
     groups = stage.answers(asked, group=1, seed=seed)

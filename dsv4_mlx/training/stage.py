@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dsv4_mlx.errors import UsageError
+from dsv4_mlx.training.data.lessons import SHARES
 from dsv4_mlx.training.data.task import Kind, Split, Task
 from dsv4_mlx.training.data.tasks import tasks
 from dsv4_mlx.training.muon import Parameters
@@ -30,7 +32,16 @@ EXPERTS: dict[str, tuple[Kind, ...]] = {
 }
 """The domains that have an expert, and the kinds of tasks each is made of."""
 
+REST = "rest"
+DOMAINS: dict[str, tuple[Kind, ...]] = {
+    **EXPERTS,
+    REST: tuple(kind for kind in SHARES if all(kind not in kinds for kinds in EXPERTS.values())),
+}
+"""The domains of a distillation: those of the experts, and `rest`, all other kinds, which the base
+itself can teach so that the student keeps them."""
+
 _SHARD_BYTES = 12 << 20
+_MOST_PASSED_OVER = 500
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
@@ -113,12 +124,16 @@ class Stage:
         return [next(sources[number % len(kinds)]) for number in range(count)]
 
     def _short(self, kind: Kind, split: Split, seed: int) -> Iterator[Task]:
-        encode = self.start.tokenizer.encode
-        return (
-            task
-            for task in tasks(kind, split, seed)
-            if len(encode(task.prompt())) <= self.limits.max_prompt
-        )
+        encode, passed_over = self.start.tokenizer.encode, 0
+        for task in tasks(kind, split, seed):
+            if len(encode(task.prompt())) <= self.limits.max_prompt:
+                passed_over = 0
+                yield task
+            elif (passed_over := passed_over + 1) == _MOST_PASSED_OVER:
+                raise UsageError(
+                    f"expected tasks of {kind} with prompts of at most {self.limits.max_prompt} "
+                    f"tokens but {passed_over} in turn were longer; raise --max-prompt."
+                )
 
     def save_model(self) -> None:
         """Write RUN/model; half-written shards never meet an older index."""

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.testing.tokenizers import write_tokenizer
+from dsv4_mlx.training.data.lessons import SHARES
 from dsv4_mlx.training.data.tasks import tasks
 from dsv4_mlx.training.post import main
 from dsv4_mlx.training.scores import read_scores
+from dsv4_mlx.training.stage import DOMAINS
 from dsv4_mlx.training.starting_point import StartingPoint
 from dsv4_mlx.training.stored_weights import rounded, stored_dtypes, write_release
 from tests.training import tiny
@@ -111,16 +113,24 @@ def test_a_run_is_not_continued_from_another_model(bases, whole_grpo, capsys):
 @pytest.mark.slow
 def test_distillation_goes_on_bit_for_bit_and_scores_its_teachers(bases, tmp_path):
     def arguments(run: Path) -> list[str]:
-        teachers = ["--teacher", f"arithmetic={bases[1]}", "--teacher", f"tools={bases[0]}"]
+        given = {"arithmetic": bases[1], "tools": bases[0], "rest": bases[0]}
+        teachers = [f"--teacher={name}={base}" for name, base in given.items()]
         own = ["distill", str(run), "--from", str(bases[0]), *teachers, "--peak", "0.01"]
-        return [*own, "--steps", "2", *SIZES]
+        return [*own, "--steps", "2", *SIZES, "--max-prompt", "1500"]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main(arguments(whole)) == 0
     assert [main([*arguments(broken), "--hours", "0"]) for _ in range(2)] == [3, 0]
     same(whole, broken)
     scored = {(row.step, row.model) for row in read_scores(whole / "scores.csv")}
-    assert scored == {(0, "arithmetic"), (0, "tools"), (0, "student"), (2, "student")}
+    teachers = {(0, "arithmetic"), (0, "tools"), (0, "rest")}
+    assert scored == {*teachers, (0, "student"), (2, "student")}
+    taught = {row.kind for row in read_scores(whole / "scores.csv")}
+    assert taught == {kind for kinds in DOMAINS.values() for kind in kinds}
+
+
+def test_every_kind_of_task_is_of_one_domain():
+    assert sorted(kind for kinds in DOMAINS.values() for kind in kinds) == sorted(SHARES)
 
 
 def test_what_cannot_be_run_is_a_sentence(bases, tmp_path, capsys):
@@ -129,6 +139,9 @@ def test_what_cannot_be_run_is_a_sentence(bases, tmp_path, capsys):
     updates = ["--updates", "3", "--from", str(bases[0])]
     assert main(["grpo", str(tmp_path), *updates]) == 1
     assert "multiples of updates 3" in capsys.readouterr().err
+    short = [*grpo(tmp_path, bases[0]), "--max-prompt", "5"]
+    assert main(short) == 1
+    assert "raise --max-prompt" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["distill", str(tmp_path), "--from", str(bases[0]), "--teacher", "tools"])
-    assert "EXPERT=FOLDER" in capsys.readouterr().err
+    assert "DOMAIN=FOLDER" in capsys.readouterr().err
