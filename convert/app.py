@@ -104,7 +104,7 @@ def _convert(chosen: Namespace, progress: ProgressDisplay) -> None:
     if chosen.dry_run:
         _dry_run(plan, chosen)
         return
-    count, aside = len(plan.parameters.parameters), len(plan.parameters.set_aside)
+    count, aside = len(plan.parameters.parameters), len(plan.set_aside)
     progress.say(
         f"{source} -> {destination}: {count} parameters, {aside} draft tensors kept aside, "
         f"{size_text(plan.nbytes)}",

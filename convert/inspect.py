@@ -22,7 +22,7 @@ def describe(path: Path) -> dict[str, Any]:
     source = read_as(checkpoint.folder)
     config, entries = checkpoint.config, checkpoint.tensors.values()
     made: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for one in plan.parameters:
+    for one in (*plan.parameters, *plan.drafts):
         dense = one.storage is WeightStorage.DENSE
         form = one.parts[0].weight.dtype.lower() if dense else one.storage.value
         numbers = made[kind_of(one.module), form]
@@ -36,7 +36,7 @@ def describe(path: Path) -> dict[str, Any]:
         "hidden_size": config.hidden_size,
         "experts": config.n_routed_experts,
         "context": config.max_position_embeddings,
-        "drafts": config.draft_kind,
+        "drafts": config.draft_kind if plan.has_drafts else None,
         **engram_facts(config),
         "files": len({entry.path for entry in entries}),
         "tensors": len(entries),

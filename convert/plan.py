@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert.importance import Importance
-from convert.jobs import Job, Output, copy_job, native_job
+from convert.jobs import Job, Output, copy_job, native_job, sources_of
 from convert.quantized import quantized_job
 from convert.recipe import NATIVE, Recipe, read_recipe, require_used
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.paths import is_utf8
+from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.files.safetensors_writing import aligned, header_bytes
 from dsv4_mlx.release.naming import ENGRAM_TABLE, is_draft
-from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, DRAFT_FILE, Checkpoint
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
 from dsv4_mlx.weights.quantization import PACKINGS, PackingKeys, WeightStorage
@@ -28,8 +29,6 @@ FORMAT_VERSION = 2
 MAX_SHARD_BYTES = 5 << 30
 PAGE_BYTES = 1 << 14
 """What Apple's machines read at a time, and a multiple of what others do."""
-DRAFT_FILE = "draft.safetensors"
-"""What this program does not run but keeps, under its official names."""
 METADATA = {"format": "mlx"}
 
 
@@ -84,6 +83,11 @@ class ConversionPlan:
     @property
     def nbytes(self) -> int:
         return sum(shard.nbytes for shard in self.files)
+
+    @property
+    def set_aside(self) -> list[str]:
+        """The tensors beside those of the model."""
+        return [output.name for job in self.drafts.jobs for output in job.outputs]
 
     @property
     def jobs(self) -> Iterator[Job]:
@@ -141,7 +145,7 @@ def plan_conversion(
         else native_job(one, experts)
         for one in parameters.parameters
     ]
-    drafts = Shard(DRAFT_FILE, tuple(copy_job(entry) for entry in parameters.set_aside))
+    drafts = Shard(DRAFT_FILE, tuple(copy_job(entry) for entry in beside_model(source, parameters)))
     _require_each_once(source, (*jobs, *drafts.jobs))
     return ConversionPlan(
         rules,
@@ -152,6 +156,12 @@ def plan_conversion(
         _config(source, parameters.parameters, packings),
         importance.facts if importance else None,
     )
+
+
+def beside_model(source: Checkpoint, parameters: ParameterPlan) -> list[TensorEntry]:
+    """The tensors without which the model runs: DSpark's stages, copies of embedding and head."""
+    model = {entry.name for one in parameters.parameters for entry in sources_of(one)}
+    return [entry for name, entry in source.tensors.items() if name not in model]
 
 
 def _require_names(source: Checkpoint) -> None:

@@ -147,7 +147,7 @@ def facts(
         "shards": {shard.file: shard.file_bytes() for shard in plan.files},
         "bytes": plan.nbytes,
         "kinds": [vars(kind) for kind in kinds(plan)],
-        "set_aside": {entry.name: _why(entry.name) for entry in plan.parameters.set_aside},
+        "set_aside": {name: _why(name) for name in plan.set_aside},
         "disk_needed": room_needed(plan, destination, delete_source=delete_source),
         "disk_free": free_bytes(destination),
         "bytes_per_token": per_token,
@@ -172,7 +172,7 @@ def contexts(plan: ConversionPlan) -> dict[str, int]:
 def _why(name: str) -> str:
     if repeats_backbone(name):
         return "a copy of the backbone's embedding or head"
-    return "a draft stage (DSpark) that this program does not run"
+    return "a draft stage (DSpark), without which the model runs too"
 
 
 def page(plan: ConversionPlan, destination: Path, *, delete_source: bool = False) -> list[str]:

@@ -280,7 +280,7 @@ class _Run:
             "source_sha256": dict(sorted(self.journal.hashes.items())),
             "weight_error": dict(sorted(self._noted("errors").items())),
             "tensor_xxh3_128": dict(sorted(self._noted("tensors").items())),
-            "set_aside": [entry.name for entry in self.plan.parameters.set_aside],
+            "set_aside": self.plan.set_aside,
         }
 
 

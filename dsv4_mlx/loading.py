@@ -17,7 +17,7 @@ from dsv4_mlx.warm_up import Shapes, WarmUp, session_launches
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
 from dsv4_mlx.weights.fingerprint import fingerprint, timeline_fingerprint
 from dsv4_mlx.weights.parameters import ParameterPlan
-from dsv4_mlx.weights.planning import CONFIDENCE, plan_drafts, plan_parameters
+from dsv4_mlx.weights.planning import CONFIDENCE, plan_parameters
 from dsv4_mlx.weights.reading import DTYPE_NAMES, read_weights
 from dsv4_mlx.weights.table_rows import TableFile, token_map_of, without_tables
 from metal_kernels.backend import Backend
@@ -99,7 +99,7 @@ def load_model(
     model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)
     kept = _with_engram(model, checkpoint, plan, tables)
     if drafts:
-        kept = _with_stages(model, checkpoint, kept)
+        kept = _with_stages(model, kept)
     weights = kept.loaded_bytes(DTYPE_NAMES[dtype])
     wanted = held_bytes(checkpoint.config, weights, context, _stored(model))
     model.memory = memory.hold(kernels.backend, wanted, say)
@@ -143,15 +143,14 @@ def _with_engram(
     return kept
 
 
-def _with_stages(model: "Model", checkpoint: Checkpoint, plan: ParameterPlan) -> ParameterPlan:
-    """Give the model DSpark's stages where the checkpoint has them; what is to be read then."""
-    stages = plan_drafts(checkpoint)
-    if not stages:
+def _with_stages(model: "Model", plan: ParameterPlan) -> ParameterPlan:
+    """Give the model DSpark's stages where the plan has them; what is to be read then."""
+    if not plan.drafts:
         return plan
     model.add_stages()
-    if not any(one.name.endswith(CONFIDENCE) for one in stages):
+    if not any(one.name.endswith(CONFIDENCE) for one in plan.drafts):
         model.stages[-1].confidence_head = None
-    return ParameterPlan((*plan.parameters, *stages), plan.set_aside)
+    return ParameterPlan((*plan.parameters, *plan.drafts), plan.set_aside)
 
 
 def _stored(model: "Model") -> "Kv":

@@ -24,6 +24,8 @@ from dsv4_mlx.release.identity import CONVERSION_FILE as CONVERSION_FILE
 from dsv4_mlx.release.tensors import FP8_BLOCK
 
 INDEX_FILE = "model.safetensors.index.json"
+DRAFT_FILE = "draft.safetensors"
+"""Draft blocks that a model runs without, as `convert` keeps them: beside the index, not in it."""
 GENERATION_FILE = "generation_config.json"
 
 _NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
@@ -113,6 +115,16 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _read_tensors(folder: Path) -> dict[str, TensorEntry]:
+    tensors, beside = _read_model_tensors(folder), folder / DRAFT_FILE
+    if not beside.is_file() or any(entry.path == beside for entry in tensors.values()):
+        return tensors
+    drafts = read_header(beside)
+    if twice := sorted(drafts.keys() & tensors.keys()):
+        raise _stored_twice(twice[0], tensors[twice[0]].path, beside)
+    return tensors | drafts
+
+
+def _read_model_tensors(folder: Path) -> dict[str, TensorEntry]:
     if (folder / INDEX_FILE).is_file():
         return _read_indexed(folder, _read_weight_map(folder))
     files = _weight_files(folder, "model*.safetensors") or _weight_files(folder, "*.safetensors")
@@ -127,12 +139,16 @@ def _read_tensors(folder: Path) -> dict[str, TensorEntry]:
     for file in files:
         for name, entry in read_header(file).items():
             if name in tensors:
-                raise CheckpointError(
-                    f"{name} is stored twice, in {tensors[name].path.name} and {file.name}; "
-                    "keep the files of one checkpoint only."
-                )
+                raise _stored_twice(name, tensors[name].path, file)
             tensors[name] = entry
     return tensors
+
+
+def _stored_twice(name: str, one: Path, other: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{name} is stored twice, in {one.name} and {other.name}; keep the files of one checkpoint "
+        "only."
+    )
 
 
 def _weight_files(folder: Path, pattern: str) -> list[Path]:

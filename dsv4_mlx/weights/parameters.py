@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dsv4_mlx.files.safetensors_dtypes import Shape, TensorForm
 from dsv4_mlx.files.safetensors_files import TensorEntry
+from dsv4_mlx.release.naming import is_draft
 from dsv4_mlx.weights.forms import Tensors, WeightForm
 from dsv4_mlx.weights.quantization import PackingKeys, WeightStorage
 
@@ -68,10 +69,17 @@ class Parameter:
 
 @dataclass(frozen=True)
 class ParameterPlan:
-    """Where everything goes: `set_aside` are tensors that this program knowingly does not run."""
+    """Where everything goes: `set_aside` are tensors that this program knowingly does not run,
+    `drafts` DSpark's stages, which are loaded where somebody wants them."""
 
     parameters: tuple[Parameter, ...]
     set_aside: tuple[TensorEntry, ...]
+    drafts: tuple[Parameter, ...] = ()
+
+    @property
+    def has_drafts(self) -> bool:
+        """Whether there are weights of draft blocks, MTP or DSpark."""
+        return bool(self.drafts) or any(is_draft(one.module) for one in self.parameters)
 
     def loaded_bytes(self, dense: str) -> int:
         """Bytes of all arrays in memory; `dense` is the dtype of unpacked matrices."""

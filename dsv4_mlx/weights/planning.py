@@ -15,6 +15,8 @@ from typing import Any
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.files.safetensors_dtypes import Shape
 from dsv4_mlx.files.safetensors_files import TensorEntry
+from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.draft_kinds import block_numbers, require_kind
 from dsv4_mlx.release.naming import ENGRAM_TABLE, Target, is_draft, repeats_backbone, translate
 from dsv4_mlx.release.tensors import TensorSpec, checkpoint_tensors, dspark_tensors
 from dsv4_mlx.weights.affine_packings import affine_packings
@@ -91,36 +93,41 @@ def plan_parameters(
 ) -> ParameterPlan:
     """Match all tensors of the checkpoint; CheckpointError names the first that does not fit.
 
-    `storages` by parameter, where they are known, saves reading scales.
+    DSpark's stages, without which a model runs as well, are the plan's drafts. `storages` by
+    parameter, where they are known, saves reading scales.
     """
-    expected = _expectations(checkpoint, checkpoint_tensors(checkpoint.config))
+    config, tensors = checkpoint.config, checkpoint.tensors
+    require_kind(config.draft_kind, {name: entry.path for name, entry in tensors.items()})
+    specs = (*checkpoint_tensors(config), *dspark_tensors(config))
+    expected = _expectations(checkpoint, specs)
     for module, packing in affine_packings(checkpoint.keys).items():
         if f"{module}.weight" in expected:
             expected[f"{module}.weight"].form = packing
-    blocks = _draft_blocks(checkpoint.tensors)
+    blocks = block_numbers(tensors)
     set_aside = []
-    for name, entry in checkpoint.tensors.items():
-        if _is_set_aside(checkpoint, name):
+    for name, entry in tensors.items():
+        if repeats_backbone(name):
             set_aside.append(entry)
         else:
             _place(expected, entry, _target(name, blocks))
-    known = storages or {}
+    stages = _present_stages(config, expected)
+    known, stage_storage = storages or {}, None if storages is None else WeightStorage.MXFP8
+    drafts = tuple(_parameter(one, known.get(name, stage_storage)) for name, one in stages.items())
     parameters = tuple(_parameter(one, known.get(name)) for name, one in expected.items())
-    return ParameterPlan(parameters, tuple(set_aside))
+    return ParameterPlan(parameters, tuple(set_aside), drafts)
 
 
-def plan_drafts(checkpoint: Checkpoint) -> tuple[Parameter, ...]:
-    """The same for DSpark's stages, which `plan_parameters` sets aside; none without any."""
-    expected = _expectations(checkpoint, dspark_tensors(checkpoint.config))
-    drafts = [one for one in checkpoint.tensors if is_draft(one) and not repeats_backbone(one)]
-    if not expected or not drafts:
-        return ()
-    blocks = _draft_blocks(drafts)
-    for name in drafts:
-        _place(expected, checkpoint.tensors[name], _target(name, blocks))
+def _present_stages(
+    config: DeepseekV4Config, expected: dict[str, _Expected]
+) -> dict[str, _Expected]:
+    """DSpark's stages, taken out of what is expected; none where files have none of them."""
+    if config.draft_kind != "dspark":
+        return {}
+    stages = {name: expected.pop(name) for name in list(expected) if is_draft(name)}
+    if not any(one.found for one in stages.values()):
+        return {}
     # Some re-uploads lack the confidence head.
-    found = (one for name, one in expected.items() if one.found or not name.endswith(CONFIDENCE))
-    return tuple(_parameter(one, None) for one in found)
+    return {n: one for n, one in stages.items() if one.found or not n.endswith(CONFIDENCE)}
 
 
 def _expectations(checkpoint: Checkpoint, specs: Iterable[TensorSpec]) -> dict[str, _Expected]:
@@ -151,18 +158,6 @@ def _released_form(checkpoint: Checkpoint, spec: TensorSpec, target: Target) -> 
         case "F8_E4M3":
             return BlockFp8Form(checkpoint.fp8_block)
     return DenseForm(spec.dtype, table=target.module == EMBEDDING)
-
-
-def _is_set_aside(checkpoint: Checkpoint, name: str) -> bool:
-    """DSpark's draft stages, which `plan_drafts` places, and copies of the backbone's ends."""
-    unused = checkpoint.config.draft_kind == "dspark" and is_draft(name)
-    return unused or repeats_backbone(name)
-
-
-def _draft_blocks(names: Iterable[str]) -> dict[str, str]:
-    """Numbers of the draft blocks as stored -> counted from zero; some files start at one."""
-    stored = {match[1] for name in names if (match := re.match(r"mtp\.(\d+)\.", name))}
-    return {number: str(position) for position, number in enumerate(sorted(stored, key=int))}
 
 
 def _target(name: str, blocks: Mapping[str, str]) -> Target | None:

@@ -174,7 +174,7 @@ def without_tables(plan: ParameterPlan) -> tuple[ParameterPlan, dict[int, Parame
             tables[int(parameter.module.split(".")[2])] = parameter
         else:
             others.append(parameter)
-    return ParameterPlan(tuple(others), plan.set_aside), tables
+    return ParameterPlan(tuple(others), plan.set_aside, plan.drafts), tables
 
 
 def _ranges(entry: TensorEntry, rows: int) -> Ranges:

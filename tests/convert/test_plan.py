@@ -60,7 +60,7 @@ def test_dry_run_writes_nothing_and_prints_the_plan(tmp_path, capsys):
     source = write_tiny_checkpoint(tmp_path / "source", TINY, dspark=True, tokenizer=False)
     assert main([str(source), str(tmp_path / "out"), "--dry-run"]) == 0
     text = capsys.readouterr().out
-    assert "kept aside: a draft stage (DSpark) that this program does not run" in text
+    assert "kept aside: a draft stage (DSpark), without which the model runs too" in text
     assert "memory with a context of" in text and "M3 Ultra 512 GB" in text
     assert not (tmp_path / "out").exists()
 

@@ -137,12 +137,13 @@ def test_numeric_without_the_source_is_refused_before_any_work(folders, capsys):
 
 def test_lost_and_short_files_are_named(folders, tmp_path, capsys):
     _, out = folders
-    for number, change in enumerate((Path.unlink, lambda path: path.write_bytes(b"x"))):
+    changes = {"holds nothing": Path.unlink, "is no safe": lambda path: path.write_bytes(b"x")}
+    for number, (said, change) in enumerate(changes.items()):
         copy = tmp_path / f"copy{number}"
         shutil.copytree(out, copy)
         change(copy / "draft.safetensors")
         assert main(["verify", str(copy), "--level", "structure"]) == 1
-        assert "draft.safetensors holds " in capsys.readouterr().err
+        assert f"draft.safetensors {said}" in capsys.readouterr().err
 
 
 def test_another_source_is_refused(folders, tmp_path, capsys):

@@ -198,12 +198,13 @@ def test_base_checkpoint_is_recognised_by_its_experts(tmp_path):
     assert_equals_official(folder, folder)
 
 
-def test_draft_stages_are_set_aside(tmp_path):
+def test_draft_stages_are_apart_from_the_model(tmp_path):
     folder = small(tmp_path, dspark=True)
     plan = plan_parameters(open_checkpoint(folder))
-    names = [entry.name for entry in plan.set_aside]
+    names = [one.name for one in plan.drafts]
     assert "mtp.0.main_proj.weight" in names
     assert all(name.startswith("mtp.") for name in names)
+    assert not plan.set_aside
     assert not any(one.name.startswith("mtp.") for one in plan.parameters)
 
 
