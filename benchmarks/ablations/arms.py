@@ -54,7 +54,7 @@ class Arm:
     plain_residuals: bool = False
     only_adamw: bool = False
     selects: bool = False
-    peak: float = 4e-3
+    peak: float = 1e-2
 
     def takes_muon(self, name: str, parameter: mx.array) -> bool:
         """Whether Muon moves this parameter; AdamW moves the others."""
@@ -98,7 +98,7 @@ ARMS = {
             "AdamW for every parameter at a quarter of that rate",
             LAB,
             only_adamw=True,
-            peak=1e-3,
+            peak=2.5e-3,
         ),
     )
 }

@@ -1,16 +1,18 @@
 """Three kinds of rows that a small model is trained on and measured with.
 
 Text is the reference of the Python language, which every Python brings along as a module. Needle
-rows plant pairs of a key and a value in such text and then ask for them: the answer stands in the
-context. Fact rows tell where people live, the same in every row: the answer stands in the weights.
-Held out are one topic of the reference in ten, other needles, and one wording of every fact.
+rows are blocks that plant pairs of a key and a value in such text and then ask for each: the answer
+stands in the context. Fact rows tell where people live, the same in every row: the answer stands in
+the weights. Held out are one topic of the reference in ten, other needles, and one wording of every
+fact.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -28,7 +30,8 @@ KEYS, VALUES, FIRST_NAMES, LAST_NAMES, TOWNS = (
 VOCAB = TEXT_VOCAB + 8 * 16
 """Byte pairs of the text, eight words, 16 keys, 16 values, 32 first and 32 last names, 16 towns."""
 
-NEEDLES, FACTS = 6, 256
+FACTS, FEWEST, MOST, FILLER = 256, 2, 8, 160
+"""Facts of a world; pairs of a block, and the most tokens of text between them."""
 ANSWER, ELSEWHERE = 4.0, 0.1  # weights of a target; of text alone it is one
 
 
@@ -61,10 +64,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Asked:
-    """Rows [B, S] and where in them an answer is predicted: (row, position of the answer)."""
+    """Rows [B, S] and where in them answers stand: (row, position) by the name of their group."""
 
     tokens: np.ndarray
-    answers: tuple[tuple[int, int], ...]
+    answers: Mapping[str, tuple[tuple[int, int], ...]]
 
 
 @lru_cache(maxsize=1)
@@ -106,10 +109,14 @@ def facts(seed: int) -> tuple[Fact, ...]:
     )
 
 
-def batch(seed: int, step: int, rows: int, length: int) -> Batch:
-    """The batch of one step: of eight rows in turn three are text, four needles, one facts."""
+def batch(seed: int, step: int, rows: int, length: int, *, alone: bool = False) -> Batch:
+    """The batch of one step: of eight rows in turn three are text, three needles, two facts.
+
+    With `alone` all of them are needles.
+    """
     rng = random.Random(f"train/{seed}/{step}")
-    kinds = [_ROWS["tntntnfn"[(step * rows + number) % 8]] for number in range(rows)]
+    order = "n" if alone else "tnfttnfn"
+    kinds = [_ROWS[order[(step * rows + number) % len(order)]] for number in range(rows)]
     tokens, weights = zip(*[kind(rng, seed, length + 2) for kind in kinds], strict=True)
     return Batch(np.array(tokens, np.int32), np.array(weights, np.float32))
 
@@ -130,29 +137,37 @@ def _needle_row(rng: random.Random, seed: int, size: int) -> tuple[list[int], li
 def needle_row(
     rng: random.Random, text: Sequence[int], size: int
 ) -> tuple[list[int], dict[int, int]]:
-    """A row and {position of an answer: tokens since its key was seen last}.
-
-    Three fifths are text with `NEEDLES` pairs in it, then come questions: each key once, then any.
-    """
-    questions = size * 2 // 5 // 3
-    filler = _cut(text, rng, size - 3 * (questions + NEEDLES))
-    keys, values = rng.sample(KEYS, NEEDLES), rng.sample(VALUES, NEEDLES)
-    places = sorted(rng.sample(range(len(filler) + 1), NEEDLES))
+    """A row of blocks and {position of an answer: tokens since its key was planted}."""
     tokens: list[int] = []
-    seen: dict[int, int] = {}
-    for number, (start, stop) in enumerate(zip([0, *places], [*places, None], strict=True)):
-        tokens += filler[start:stop]
-        if number < NEEDLES:
-            seen[keys[number]] = len(tokens) + 1
-            tokens += [NOTE, keys[number], values[number]]
-    value = dict(zip(keys, values, strict=True))
-    order = rng.sample(keys, NEEDLES) + rng.choices(keys, k=questions - NEEDLES)
+    answers: dict[int, int] = {}
+    while len(tokens) < size:
+        block, asked = _block(rng, text)
+        answers |= {len(tokens) + position: distance for position, distance in asked.items()}
+        tokens += block
+    return tokens[:size], {p: distance for p, distance in answers.items() if p < size}
+
+
+def _block(rng: random.Random, text: Sequence[int]) -> tuple[list[int], dict[int, int]]:
+    """Pairs with text between them, then each key once, as `needle_row` has it.
+
+    Many blocks are short, so that recall begins with what is near and goes on to what is far.
+    """
+    count = rng.randint(FEWEST, MOST)
+    filler = _cut(text, rng, int(math.exp(rng.uniform(0, math.log(FILLER)))) - 1)
+    pairs = dict(zip(rng.sample(KEYS, count), rng.sample(VALUES, count), strict=True))
+    places = sorted(rng.randint(0, len(filler)) for _ in pairs)
+    tokens = filler[: places[0]]
+    planted: dict[int, int] = {}
+    for (key, value), start, stop in zip(
+        pairs.items(), places, [*places[1:], len(filler)], strict=True
+    ):
+        planted[key] = len(tokens) + 1
+        tokens += [NOTE, key, value, *filler[start:stop]]
     answers = {}
-    for key in order[:questions]:
-        tokens += [ASK, key, value[key]]
-        answers[len(tokens) - 1] = len(tokens) - 2 - seen[key]
-        seen[key] = len(tokens) - 2
-    return tokens, answers
+    for key in rng.sample(list(pairs), count):
+        tokens += [ASK, key, pairs[key]]
+        answers[len(tokens) - 1] = len(tokens) - 2 - planted[key]
+    return [*tokens, END], answers
 
 
 def _fact_row(rng: random.Random, seed: int, size: int) -> tuple[list[int], list[float]]:
@@ -176,17 +191,23 @@ def held_out_text(rows: int, length: int) -> np.ndarray:
     return np.array([text[start : start + length + 1] for start in starts], np.int32)
 
 
-def held_out_needles(rows: int, length: int, beyond: int) -> Asked:
-    """Needle rows of held-out text; the answers whose key was seen last more than `beyond` ago."""
+def held_out_needles(rows: int, length: int, window: int, ratio: int) -> Asked:
+    """Needle rows of held-out text; answers by what of attention sees their pair.
+
+    "near": the pair is in the window. "csa": it is beyond, and the entry of `ratio` tokens that it
+    belongs to is still open, so that only the shorter entries hold it. "hca": that one is closed.
+    """
     rng = random.Random("needles")
     made = [needle_row(rng, texts()[1], length + 1) for _ in range(rows)]
-    answers = [
-        (row, position)
-        for row, (_, found) in enumerate(made)
-        for position, distance in found.items()
-        if distance > beyond
-    ]
-    return Asked(np.array([tokens for tokens, _ in made], np.int32), tuple(answers))
+    groups: dict[str, list[tuple[int, int]]] = {"near": [], "csa": [], "hca": []}
+    for row, (_, found) in enumerate(made):
+        for position, distance in found.items():
+            asking = position - 1
+            closed = (asking - distance + 1) // ratio < (asking + 1) // ratio
+            group = "near" if distance <= window else "hca" if closed else "csa"
+            groups[group].append((row, position))
+    tokens = np.array([tokens for tokens, _ in made], np.int32)
+    return Asked(tokens, {name: tuple(places) for name, places in groups.items()})
 
 
 def held_out_facts(seed: int, length: int) -> Asked:
@@ -200,7 +221,7 @@ def held_out_facts(seed: int, length: int) -> Asked:
         rows[-1] += told
         answers.append((len(rows) - 1, len(rows[-1]) - 2))
     padded = [row + [END] * (length + 1 - len(row)) for row in rows]
-    return Asked(np.array(padded, np.int32), tuple(answers))
+    return Asked(np.array(padded, np.int32), {"facts": tuple(answers)})
 
 
 def _cut(text: Sequence[int], rng: random.Random, size: int) -> list[int]:

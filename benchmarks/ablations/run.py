@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from benchmarks.ablations import lab_data
 from benchmarks.ablations.arms import Arm, counted, plain
 from benchmarks.ablations.lab_data import Asked
 from benchmarks.record import earlier, record
+from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.spellings import keys_of
 from dsv4_mlx.training.losses import corrected_bias
 from dsv4_mlx.training.nano_init import initial_parameters
@@ -25,11 +28,16 @@ from dsv4_mlx.training.objective import NanoObjective
 from dsv4_mlx.training.runs import StepListener, TrainingRun
 from dsv4_mlx.training.trainer import Schedule, Trainer
 
-FIELDS = (
-    "arm", "seed", "design", "steps", "tokens", "parameters", "active_parameters", "text_loss",
-    "needle_recall", "fact_recall", "cpu_s",
+MEASURED = (
+    "text_loss", "fact_recall", "needle_recall", "near_recall", "csa_recall", "hca_recall",
 )  # fmt: skip
-CURVE_FIELDS = ("arm", "seed", "design", "step", "text_loss", "needle_recall", "fact_recall")
+"""Loss in nats, and shares; `needle_recall` is of all pairs beyond the window."""
+SWITCHED = ("needle_recall_without_csa", "needle_recall_without_hca")
+FIELDS = (
+    "arm", "seed", "design", "steps", "tokens", "parameters", "active_parameters", *MEASURED,
+    *SWITCHED, "cpu_s",
+)  # fmt: skip
+CURVE_FIELDS = ("arm", "seed", "design", "step", *MEASURED)
 _UNTRAINED = ("tid2eid", "e_score_correction_bias")
 _ROWS_AT_ONCE = 8
 
@@ -42,13 +50,20 @@ class Plan:
     rows: int = 4
     length: int = 256
     measured_rows: int = 24
+    needle_rows: int = 48
     every: int = 50
     """Steps between measurements."""
+
+    @property
+    def alone(self) -> int:
+        """Steps at the beginning whose rows are needles alone, until recall has begun."""
+        return self.steps * 2 // 5
 
     def settings(self, arm: Arm, seed: int) -> dict[str, Any]:
         """All that a run depends on, as JSON values."""
         return {
             **asdict(self),
+            "alone": self.alone,
             "arm": arm.name,
             "seed": seed,
             "config": keys_of(arm.config),
@@ -92,7 +107,8 @@ class Lab:
         self.objective.put(trainer.buffers)
         if self.arm.selects:
             self.objective.set_indexing("dense" if number < plan.steps // 2 else "sparse")
-        made = lab_data.batch(self.seed, number, plan.rows, plan.length)
+        alone = number < plan.alone
+        made = lab_data.batch(self.seed, number, plan.rows, plan.length, alone=alone)
         loss, extras = trainer.step(made)
         for name in self.objective.routers:
             trainer.buffers[name] = corrected_bias(trainer.buffers[name], extras[name])
@@ -106,14 +122,30 @@ class Lab:
         plan = self.plan
         self.objective.put(self.trainer.buffers | self.trainer.parameters)
         text = lab_data.held_out_text(plan.measured_rows, plan.length)
-        needles = lab_data.held_out_needles(
-            plan.measured_rows, plan.length, self.arm.config.sliding_window
-        )
+        facts = self._right(lab_data.held_out_facts(self.seed, plan.length))
+        needles = self._right(self._needles())
         return {
             "text_loss": self._loss(text),
-            "needle_recall": self._recall(needles),
-            "fact_recall": self._recall(lab_data.held_out_facts(self.seed, plan.length)),
+            "fact_recall": _share(facts["facts"]),
+            "needle_recall": _share(needles["csa"] + needles["hca"]),
+            **{f"{name}_recall": _share(right) for name, right in needles.items()},
         }
+
+    def switched(self) -> dict[str, float]:
+        """`needle_recall` where layers of one kind see their window alone."""
+        self.objective.put(self.trainer.buffers | self.trainer.parameters)
+        shares = {}
+        for name, selects in zip(SWITCHED, (True, False), strict=True):
+            with without_entries(self.objective.model, selects):
+                needles = self._right(self._needles())
+            shares[name] = _share(needles["csa"] + needles["hca"])
+        return shares
+
+    def _needles(self) -> Asked:
+        plan, config = self.plan, self.arm.config
+        ratio = max(config.compress_ratios)
+        rows = plan.needle_rows
+        return lab_data.held_out_needles(rows, plan.length, config.sliding_window, ratio)
 
     def _loss(self, tokens: np.ndarray) -> float:
         total = 0.0
@@ -122,12 +154,14 @@ class Lab:
             total += float((_log_sum(logits) - chosen).sum())
         return total / tokens[:, 1:].size
 
-    def _recall(self, asked: Asked) -> float:
+    def _right(self, asked: Asked) -> dict[str, list[bool]]:
+        """Of every answer of every group whether it comes out."""
         guesses = np.concatenate([one.argmax(-1) for one, _ in self._predictions(asked.tokens)])
-        right = [
-            guesses[row, place - 1] == asked.tokens[row, place] for row, place in asked.answers
-        ]
-        return float(np.mean(right))
+        right = guesses == asked.tokens[:, 1:]
+        return {
+            name: [bool(right[row, place - 1]) for row, place in places]
+            for name, places in asked.answers.items()
+        }
 
     def _predictions(self, tokens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Logits [b, S, V] and the tokens [b, S] they are about, some rows at a time."""
@@ -166,9 +200,7 @@ def run(
 def record_curve(curve: list[dict[str, float]], lab: Lab, command: str) -> None:
     """Add the measurements that the table of curves lacks: a stopped run shows how far it came."""
     common = {"arm": lab.arm.name, "seed": lab.seed, "design": lab.plan.design(lab.arm)}
-    points = [
-        common | {"step": int(row["step"])} | _rounded(row, CURVE_FIELDS[4:]) for row in curve
-    ]
+    points = [common | {"step": int(row["step"])} | _rounded(row, MEASURED) for row in curve]
     known = {_key(row, "step") for row in earlier("ablation_curves")}
     fresh = [row for row in points if _key(row, "step") not in known]
     if fresh:
@@ -185,7 +217,7 @@ def _record(curve: list[dict[str, float]], lab: Lab, command: str) -> None:
         "tokens": plan.steps * plan.rows * plan.length,
         "parameters": total,
         "active_parameters": active,
-        **_rounded(curve[-1], CURVE_FIELDS[4:]),
+        **_rounded(curve[-1] | lab.switched(), MEASURED + SWITCHED),
         "cpu_s": round(plan.every * sum(row["cpu_s"] for row in curve)),
     }
     record("ablations", command, [row], FIELDS)
@@ -203,6 +235,28 @@ def finished(arm: Arm, seed: int, plan: Plan) -> bool:
     """Whether the table has a row of this run."""
     wanted = {"arm": arm.name, "seed": seed, "design": plan.design(arm)}
     return _key(wanted) in {_key(row) for row in earlier("ablations")}
+
+
+@contextmanager
+def without_entries(model: Model, selects: bool) -> Iterator[None]:
+    """Within, layers that select (CSA), or those that see all (HCA), have no entries."""
+    changed = [
+        (layer.self_attn, layer.self_attn.compressor)
+        for layer in model.layers
+        if layer.self_attn.compressor is not None
+        and (layer.self_attn.compressor.indexer is not None) == selects
+    ]
+    for attention, _ in changed:
+        attention.compressor = None
+    try:
+        yield
+    finally:
+        for attention, compressor in changed:
+            attention.compressor = compressor
+
+
+def _share(right: list[bool]) -> float:
+    return float(np.mean(right)) if right else math.nan
 
 
 def _log_sum(logits: np.ndarray) -> np.ndarray:

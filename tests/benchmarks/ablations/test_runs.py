@@ -18,7 +18,7 @@ SMALL = LAB.replace(
 )
 TINY = Arm("base", "a small base", SMALL)
 PLAIN = Arm("plain", "one stream", SMALL.replace(hc_mult=1), plain_residuals=True)
-PLAN = Plan(steps=3, rows=2, length=64, measured_rows=1, every=2)
+PLAN = Plan(steps=3, rows=2, length=64, measured_rows=1, needle_rows=1, every=2)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_a_killed_run_goes_on_to_the_row_of_an_unbroken_one(tmp_path: Path) -> N
     assert (one["arm"], one["steps"], one["tokens"]) == ("base", "3", "384")
     curve = record.earlier("ablation_curves")
     assert [row["step"] for row in curve] == ["2", "3"]  # the second run adds no point twice
-    assert curve[-1]["text_loss"] == one["text_loss"]
+    assert {name: curve[-1][name] for name in run.MEASURED} == {n: one[n] for n in run.MEASURED}
 
 
 class StoppedAt:
@@ -128,6 +128,39 @@ def test_the_selecting_arm_attends_chosen_entries_in_the_second_half() -> None:
     chosen = lab.measured()["text_loss"]
     lab.objective.set_indexing("off")
     assert lab.measured()["text_loss"] != chosen  # with 16 entries, 12 are left out
+
+
+def test_entries_are_switched_off_by_kind_and_come_back() -> None:
+    config = SMALL.replace(num_hidden_layers=3, compress_ratios=(0, 4, 128, 0))
+    lab = Lab(Arm("base", "", config), 0, Plan(rows=1, length=140, needle_rows=2))
+    model = lab.objective.model
+    lab.objective.put(lab.trainer.buffers | lab.trainer.parameters)
+    tokens = mx.array(lab_data.batch(0, 0, 1, 140).tokens[:, :-2])
+    whole = model.logits(model.streams(tokens))
+    for selects, first in ((True, 3), (False, 127)):  # where an entry of that kind is closed
+        with run.without_entries(model, selects):
+            altered = model.logits(model.streams(tokens))
+        change = np.array(mx.abs(altered - whole).max(axis=-1)[0])
+        assert change[:first].max() < 1e-3 < change[first:].max()
+    again = model.logits(model.streams(tokens))
+    assert mx.abs(again - whole).max().item() < 1e-3
+    assert set(lab.switched()) == set(run.SWITCHED)
+
+
+def test_needles_stand_alone_until_two_fifths_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = lab_data.batch
+
+    def batch(*given: int, alone: bool) -> lab_data.Batch:
+        made.append(alone)
+        return real(*given, alone=alone)
+
+    monkeypatch.setattr(lab_data, "batch", batch)
+    lab = Lab(TINY, 0, Plan(steps=5, rows=1, length=16, every=9))
+    monkeypatch.setattr(lab, "measured", dict)
+    for number in range(5):
+        lab.step(number)
+    assert made == [True, True, False, False, False]
 
 
 def test_arms_have_the_parameters_of_the_base_within_two_in_a_hundred() -> None:
