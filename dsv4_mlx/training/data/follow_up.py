@@ -32,7 +32,18 @@ _ASK_NAME: Mapping[Split, tuple[str, ...]] = {
         "What am I called",
         "What was my name",
     ),
-    "held_out": ("Please say my name", "Which name did I give you"),
+    "held_out": (
+        "Please say my name",
+        "Which name did I give you",
+        "Which name is mine",
+        "Could you say who I am",
+        "By what name do you know me",
+        "How am I called",
+        "My name, please",
+        "I wonder if you know my name",
+        "Let me hear my name",
+        "Name me",
+    ),
 }
 _TOLD = (
     ("colour", "told_colours", "My favourite colour is {value}"),
@@ -45,7 +56,16 @@ _ASK_TOLD: Mapping[Split, tuple[str, ...]] = {
         "(Do you know|Do you remember|Tell me) my {thing}",
         "What (did I say|was it) about my {thing}",
     ),
-    "held_out": ("Please say my {thing}", "Which {thing} did I name"),
+    "held_out": (
+        "Please say my {thing}",
+        "Which {thing} did I name",
+        "Which {thing} is mine",
+        "Could you name my {thing}",
+        "My {thing}, please",
+        "What {thing} did I tell you about",
+        "Let me hear my {thing}",
+        "Say which {thing} it was",
+    ),
 }
 _ASK_CODE: Mapping[Split, tuple[str, ...]] = {
     "train": (
@@ -54,7 +74,16 @@ _ASK_CODE: Mapping[Split, tuple[str, ...]] = {
         "(Repeat|Write|Show) (it|that|the command)( please| again| once more|)",
         "Only (the command|what I type)( please|)",
     ),
-    "held_out": ("Could I see the command again", "Say once more what I have to type"),
+    "held_out": (
+        "Could I see the command again",
+        "Say once more what I have to type",
+        "Give me just the command",
+        "What exactly do I enter",
+        "Let me see only what to type",
+        "I missed it, how is it written",
+        "Please put down what I have to enter",
+        "And typed out, what is it",
+    ),
 }
 _ASK_TOPIC: Mapping[Split, tuple[str, ...]] = {
     "train": (
@@ -62,14 +91,40 @@ _ASK_TOPIC: Mapping[Split, tuple[str, ...]] = {
         "(What|Which) was my (last |)question",
         "(Tell me|Do you remember) what I asked( you|)",
     ),
-    "held_out": ("Please say what I asked you", "What was it that I asked"),
+    "held_out": (
+        "Please say what I asked you",
+        "What was it that I asked",
+        "About what did I ask",
+        "Say again what my question was",
+        "Could you repeat my question",
+        "Which thing did I ask about",
+        "I forgot my question, what was it",
+        "Let me hear what I asked",
+    ),
 }
 _GO_ON: Mapping[Split, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train": (
         ("(And|Now) plus {b}", "(And|Now) add {b}( to it| to that|)", "Add {b} more"),
         ("(And|Now) minus {b}", "(And|Now) (take away|subtract) {b}( from it| from that|)"),
     ),
-    "held_out": (("What if I add {b} to it", "Then plus {b}"), ("Then minus {b}",)),
+    "held_out": (
+        (
+            "What if I add {b} to it",
+            "Then plus {b}",
+            "How much is it with {b} more",
+            "Raise it by {b}",
+            "And if {b} comes on top",
+            "Please increase that by {b}",
+        ),
+        (
+            "Then minus {b}",
+            "What if I take {b} away",
+            "How much is it with {b} less",
+            "Lower it by {b}",
+            "And if {b} is taken off",
+            "Please reduce that by {b}",
+        ),
+    ),
 }
 
 

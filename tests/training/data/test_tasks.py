@@ -1,6 +1,6 @@
 """Tasks: the same for the same seed, taught replies that their judges accept, splits apart."""
 
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,12 @@ from cli.tools.toolbox import Toolbox
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.parsing import parse
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.training.data import follow_up, tool_tasks
 from dsv4_mlx.training.data.judging import ExactNumber, FittingCall, KeyWords, NoCall, OneOf
 from dsv4_mlx.training.data.task import in_split
 from dsv4_mlx.training.data.tasks import MAKERS, tasks
 from dsv4_mlx.training.data.tool_tasks import definitions
-from dsv4_mlx.training.data.wordings import plain
+from dsv4_mlx.training.data.wordings import GROUP, plain
 
 SPLITS = ("train", "held_out")
 
@@ -77,6 +78,26 @@ def test_both_modes_take_turns(kind):
 @pytest.mark.parametrize("kind", MAKERS)
 def test_no_held_out_wording_is_a_training_wording(kind):
     assert not questions(some(kind, "train", count=200)) & questions(some(kind, "held_out"))
+
+
+def test_no_held_out_pattern_says_what_a_training_pattern_says():
+    pairs = [
+        (forms["train"], forms["held_out"])
+        for forms in (follow_up._ASK_NAME, follow_up._ASK_TOLD, follow_up._ASK_CODE,
+                      follow_up._ASK_TOPIC, tool_tasks._NOBODY_CAN)
+    ]  # fmt: skip
+    pairs += zip(follow_up._GO_ON["train"], follow_up._GO_ON["held_out"], strict=True)
+    trained = {text for train, _ in pairs for pattern in train for text in every_wording(pattern)}
+    held_out = [text for _, kept in pairs for pattern in kept for text in every_wording(pattern)]
+    assert len(held_out) == len(set(held_out)) > 60
+    assert not set(held_out) & trained
+
+
+def every_wording(pattern):
+    """All texts of a pattern, as their words alone."""
+    parts = GROUP.split(pattern)  # what stands in a group is every second one
+    choices = [part.split("|") if n % 2 else [part] for n, part in enumerate(parts)]
+    return {plain("".join(chosen)) for chosen in product(*choices)}
 
 
 def test_a_kind_that_is_none_is_one_sentence():
