@@ -18,6 +18,9 @@ PICTURES = PAGE.with_suffix("")
 BLOCKS: dict[str, Callable[[], str]] = {
     "efficiency": lambda: efficiency.table(list(efficiency.rows())),
     "ablations": ablations.table,
+    "differences": ablations.differences,
+    "gaps": ablations.gaps,
+    "pictures": ablations.links,
 }
 """What stands between `<!-- NAME -->` and `<!-- end -->`."""
 

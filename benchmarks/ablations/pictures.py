@@ -1,8 +1,9 @@
-"""What the finished runs say: a table and pictures, from results/ablations.csv and its curves."""
+"""What the finished runs say: tables and pictures, from results/ablations.csv and its curves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from benchmarks.ablations.arms import ARMS
 from benchmarks.ablations.run import Plan
@@ -15,6 +16,39 @@ MEASURES = {
     "fact_recall": "facts recalled in an unseen wording, share",
     "needle_recall": "needles recalled from beyond the window, share",
 }
+GAPS = {
+    "near_recall": "pair in the window",
+    "csa_recall": "in entries of 4 alone",
+    "hca_recall": "in entries of 128 too",
+    "needle_recall": "beyond the window",
+    "needle_recall_without_csa": "the same without entries of 4",
+    "needle_recall_without_hca": "without entries of 128",
+}
+"""Shares of needles by what of attention sees their pair, as the table calls them."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arms beside `base`, and the measures that a picture each is drawn of."""
+
+    title: str
+    arms: tuple[str, ...]
+    measures: tuple[str, ...]
+
+
+COMPARISONS = {
+    "engram": Comparison("with and without Engram", ("engram",), tuple(MEASURES)),
+    "residuals": Comparison(
+        "mHC and plain residuals", ("plain-residuals",), ("text_loss", "needle_recall")
+    ),
+    "optimizer": Comparison(
+        "Muon and AdamW", ("adamw", "adamw-low"), ("text_loss", "needle_recall")
+    ),
+    "selection": Comparison(
+        "all entries and selected ones", ("selected",), ("text_loss", "needle_recall")
+    ),
+}
+"""By the name that pictures begin with."""
 
 
 def compared(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -69,30 +103,82 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def differences() -> str:
+    """What arms have more than `base` of the same seed, as a table of Markdown."""
+    arms = compared(earlier("ablations"))
+    base = {row["seed"]: row for row in arms.get("base", [])}
+    lines = ["| arm minus base | seeds | loss | facts | needles |", "|---|--:|--:|--:|--:|"]
+    for name, rows in arms.items():
+        pairs = [(row, base[row["seed"]]) for row in rows if row["seed"] in base]
+        if name != "base" and pairs:
+            cells = (
+                spread([float(row[measure]) - float(other[measure]) for row, other in pairs])
+                for measure in MEASURES
+            )
+            lines.append("| " + " | ".join((name, str(len(pairs)), *cells)) + " |")
+    return "\n".join(lines) if len(lines) > 2 else "No arm has a run beside one of `base` yet."
+
+
+def gaps() -> str:
+    """Recall of needles by what of attention sees their pair, as a table of Markdown."""
+    arms = compared(earlier("ablations"))
+    if not arms:
+        return "No run has ended yet."
+    lines = [f"| arm | {' | '.join(GAPS.values())} |", "|---|" + "--:|" * len(GAPS)]
+    for name, rows in arms.items():
+        cells = (spread(values(rows, measure)) for measure in GAPS)
+        lines.append("| " + " | ".join((name, *cells)) + " |")
+    return "\n".join(lines)
+
+
+def links() -> str:
+    """The pictures as Markdown shows them, in the order of the comparisons."""
+    shown = [
+        f"![{picture.partition('<title>')[2].partition('</title>')[0]}](claims/{name})"
+        for name, picture in pictures().items()
+    ]
+    return "\n".join(shown) or "No run has ended yet."
+
+
 def pictures() -> dict[str, str]:
-    """SVG texts by file name, of all arms that have a run; none before the first one."""
+    """SVG texts by file name; none before a run of `base` has ended.
+
+    Of every comparison a curve for each of its measures, of all arms a bar for each share.
+    """
     arms = compared(earlier("ablations"))
     if not arms:
         return {}
     drawn = {}
-    for measure, label in MEASURES.items():
-        name, title = measure.replace("_", "-"), f"Ablations: {label.partition(',')[0]}"
-        lines = curves(arms, measure)
-        drawn[f"ablations-{name}-curve.svg"] = line_plot(title, "training step", label, lines)
-        if label.endswith("share"):  # a bar from zero says nothing of a loss
-            bars = [Bar(name, values(rows, measure)) for name, rows in arms.items()]
-            drawn[f"ablations-{name}.svg"] = bar_plot(title, label, bars)
+    for key, comparison in COMPARISONS.items():
+        for measure in comparison.measures:
+            lines = curves(arms, measure, ("base", *comparison.arms))
+            if len(lines) > 1:
+                title = f"{_short(measure)}, {comparison.title}"
+                name = f"ablations-{key}-{measure.replace('_', '-')}.svg"
+                drawn[name] = line_plot(title, "training step", MEASURES[measure], lines)
+    for measure in ("fact_recall", "needle_recall"):
+        bars = [Bar(name, values(rows, measure)) for name, rows in arms.items()]
+        title = f"{_short(measure)}, by arm"
+        drawn[f"ablations-{measure.replace('_', '-')}.svg"] = bar_plot(
+            title, MEASURES[measure], bars
+        )
     return drawn
 
 
-def curves(arms: Mapping[str, list[Row]], measure: str) -> list[Curve]:
-    """A line for each arm: the values of its seeds at every step that was measured.
+def _short(measure: str) -> str:
+    text = MEASURES[measure].partition(",")[0]
+    return text[0].upper() + text[1:]
+
+
+def curves(arms: Mapping[str, list[Row]], measure: str, names: Iterable[str]) -> list[Curve]:
+    """A line for each of these arms: the values of its seeds at every step that was measured.
 
     Runs that were stopped are among them, as far as they came.
     """
-    points: dict[str, dict[int, list[float]]] = {name: {} for name in ARMS}
+    points: dict[str, dict[int, list[float]]] = {name: {} for name in names}
     for row in _measured(arms):
-        points[row["arm"]].setdefault(int(row["step"]), []).append(float(row[measure]))
+        if row["arm"] in points:
+            points[row["arm"]].setdefault(int(row["step"]), []).append(float(row[measure]))
     return [Curve(name, sorted(found.items())) for name, found in points.items() if found]
 
 

@@ -84,7 +84,7 @@ def test_a_stopped_run_shows_how_far_it_came(
     assert [row["step"] for row in record.earlier("ablation_curves")] == ["2"]
     assert record.earlier("ablations") == []
     row = {"arm": "base", "steps": "3"}
-    (curve,) = pictures.curves({"base": [row]}, "text_loss")
+    (curve,) = pictures.curves({"base": [row]}, "text_loss", ["base"])
     assert curve.label == "base" and [step for step, _ in curve.points] == [2]
     assert pictures.reached("base", {"base": [row]}) == 2
     assert run.run(tmp_path / "a", TINY, 1, PLAN, "a")
