@@ -94,23 +94,27 @@ def _convert(chosen: Namespace, progress: ProgressDisplay) -> None:
         require_empty(destination)
     checkpoint, parameters = open_source(source, destination)
     if chosen.fit:
-        plan = fitting_plan(shipped_plans(checkpoint, parameters), chosen.fit)
+        plan = fitting_plan(shipped_plans(checkpoint, parameters, chosen.drafts), chosen.fit)
         if not (chosen.dry_run and chosen.json):
             progress.say(fit_sentence(plan, chosen.fit), "fit", recipe=plan.recipe.name)
     else:
-        plan = plan_conversion(checkpoint, chosen.recipe, parameters=parameters)
+        plan = plan_conversion(
+            checkpoint, chosen.recipe, parameters=parameters, drafts=chosen.drafts
+        )
     if chosen.importance:
         plan = _weighted(plan, chosen)
     if chosen.dry_run:
         _dry_run(plan, chosen)
         return
     count, aside = len(plan.parameters.parameters), len(plan.set_aside)
+    left_out = f"{len(plan.left_out)} left out, " if plan.left_out else ""
     progress.say(
         f"{source} -> {destination}: {count} parameters, {aside} draft tensors kept aside, "
-        f"{size_text(plan.nbytes)}",
+        f"{left_out}{size_text(plan.nbytes)}",
         "plan",
         parameters=count,
         set_aside=aside,
+        left_out=len(plan.left_out),
         bytes=plan.nbytes,
     )
     write(
@@ -144,7 +148,9 @@ def _weighted(plan: ConversionPlan, chosen: Namespace) -> ConversionPlan:
     deleting = (chosen.dst / SOURCE_FILE).exists()  # the source may be gone in part
     source, parameters = plan.source, plan.parameters
     importance = open_importance(chosen.importance, source, parameters, not deleting)
-    return plan_conversion(source, plan.recipe, parameters=parameters, importance=importance)
+    return plan_conversion(
+        source, plan.recipe, parameters=parameters, importance=importance, drafts=plan.draft_choice
+    )
 
 
 def _jobs(text: str | None) -> int | None:

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from convert.behaviour import Behaviour
 from convert.plan import ConversionPlan
 from convert.read_as import ReadAs
-from convert.report import bytes_per_token, contexts, kind_of, kinds, memory_needed, size_text
+from convert.report import (
+    bytes_per_token,
+    contexts,
+    drafts_sentence,
+    kind_of,
+    kinds,
+    memory_needed,
+    size_text,
+)
 from convert.texts import Text
 from dsv4_mlx.files.paths import printable
 from dsv4_mlx.sizing.machines import GIB, MACS
@@ -33,6 +41,7 @@ def card(
         f"- Weights: {sum(file_bytes.values())} bytes in {len(file_bytes)} files.",
         f"- One token reads {size_text(per_token)} of weights.",
         f"- {source.effort.sentence[:1].upper()}{source.effort.sentence[1:]}.",
+        *([f"- {said[:1].upper()}{said[1:]}."] if (said := drafts_sentence(plan)) else []),
         *_importance_lines(plan),
         "",
         "| matrices | format | bytes | bits per weight | weight error, mean | worst |",

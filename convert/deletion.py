@@ -39,7 +39,10 @@ def remember(plan: ConversionPlan, folder: Path, disk: Disk) -> None:
             [one.name, one.dtype, one.shape, one.path.name, one.start, one.nbytes]
             for one in source.tensors.values()
         ],
-        "storages": {one.name: one.storage.value for one in plan.parameters.parameters},
+        "storages": {
+            one.name: one.storage.value
+            for one in (*plan.parameters.parameters, *plan.parameters.drafts)
+        },
     }
     disk.put(folder / SOURCE_FILE, json.dumps(content).encode())
 

@@ -55,8 +55,8 @@ def require_same(plan: ConversionPlan, destination: Path) -> None:
         plan = replace(plan, recipe=replace(plan.recipe, name=name))
     if made.get("plan") != plan.digest():
         raise UsageError(
-            f"{destination} holds a finished conversion of another source, recipe or importance "
-            "file; give another folder."
+            f"{destination} holds a finished conversion of another source, recipe, importance file "
+            "or choice of drafts; give another folder."
         )
 
 

@@ -1,5 +1,6 @@
 """The most exact recipe whose result runs on a machine of some memory."""
 
+from convert.drafts import DraftHandling
 from convert.plan import ConversionPlan, plan_conversion
 from convert.recipe import SHIPPED
 from convert.report import contexts, loaded_bytes, memory_needed, size_text
@@ -28,9 +29,11 @@ def _bytes(memory: str) -> int:
     return int(memory.removesuffix("GB")) * GIB
 
 
-def shipped_plans(source: Checkpoint, parameters: ParameterPlan) -> list[ConversionPlan]:
+def shipped_plans(
+    source: Checkpoint, parameters: ParameterPlan, drafts: DraftHandling = "keep"
+) -> list[ConversionPlan]:
     """A plan for every shipped recipe, from the most exact to the smallest."""
-    return [plan_conversion(source, name, parameters=parameters) for name in SHIPPED]
+    return [plan_conversion(source, name, parameters=parameters, drafts=drafts) for name in SHIPPED]
 
 
 def fitting_plan(plans: list[ConversionPlan], memory: str) -> ConversionPlan:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from convert.drafts import DRAFTS
 from convert.fit import MEMORIES, memory_of
 from convert.output import emit
 from convert.recipe import NATIVE, SHIPPED
@@ -52,6 +53,13 @@ def parser() -> Parser:
         metavar="FILE",
         type=user_path,
         help="weigh errors of quantized matrices by what `calibrate` measured",
+    )
+    parser.add_argument(
+        "--drafts",
+        choices=DRAFTS,
+        default="keep",
+        help="what guesses tokens ahead: keep it (DSpark as released, MTP by the recipe), drop it, "
+        "or give it at most 8 bits a weight, q8; replies are the same",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print sizes, disk and memory, and write nothing"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from convert.drafts import DraftHandling, FormerDraft, eight_bits
 from convert.importance import Importance
 from convert.jobs import Job, Output, copy_job, native_job, sources_of
 from convert.quantized import quantized_job
@@ -21,6 +22,7 @@ from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.files.safetensors_writing import aligned, header_bytes
 from dsv4_mlx.release.naming import ENGRAM_TABLE, is_draft
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, DRAFT_FILE, Checkpoint
+from dsv4_mlx.weights.draft_marks import DRAFT_MARK
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
 from dsv4_mlx.weights.quantization import PACKINGS, PackingKeys, WeightStorage
@@ -30,6 +32,7 @@ MAX_SHARD_BYTES = 5 << 30
 PAGE_BYTES = 1 << 14
 """What Apple's machines read at a time, and a multiple of what others do."""
 METADATA = {"format": "mlx"}
+_UNKNOWN_MARK = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Shard:
 
     file: str
     jobs: tuple[Job, ...]
+    mark: str | None = _UNKNOWN_MARK
+    """The backbone that the drafts in it belong to; None where they shall not say."""
 
     @property
     def tensors(self) -> list[Output]:
@@ -54,7 +59,10 @@ class Shard:
         """What the file begins with. No row of a table straddles two pages of a disk, which is
         read by rows."""
         is_table = any(job.module.endswith(ENGRAM_TABLE) for job in self.jobs)
-        return header_bytes(self.tensors, METADATA, align=PAGE_BYTES if is_table else 8)
+        metadata = dict(METADATA)
+        if self.mark is not None and any(is_draft(job.module) for job in self.jobs):
+            metadata[DRAFT_MARK] = self.mark
+        return header_bytes(self.tensors, metadata, align=PAGE_BYTES if is_table else 8)
 
     def file_bytes(self) -> int:
         """Of the whole file."""
@@ -74,6 +82,11 @@ class ConversionPlan:
     config: dict[str, Any]
     importance: Mapping[str, Any] | None = None
     """What conversion.json says of the importance file."""
+    draft_choice: DraftHandling = "keep"
+    left_out: tuple[TensorEntry, ...] = ()
+    """What of the source's drafts is not converted."""
+    former: tuple[FormerDraft, ...] = ()
+    """MTP blocks as `keep` would have them, where another choice was made."""
 
     @property
     def files(self) -> tuple[Shard, ...]:
@@ -97,7 +110,13 @@ class ConversionPlan:
     @property
     def exact(self) -> bool:
         """Whether every value is the source's."""
-        return all(job.error is None for job in self.jobs)
+        return self.draft_choice == "keep" and self.backbone_is_exact
+
+    @property
+    def backbone_is_exact(self) -> bool:
+        """The same, of all but draft blocks if these are not kept as they are."""
+        jobs = (j for j in self.jobs if self.draft_choice == "keep" or not is_draft(j.module))
+        return all(job.error is None for job in jobs)
 
     def digest(self) -> str:
         """64 hexadecimal digits over all that decides which bytes are written where."""
@@ -108,6 +127,8 @@ class ConversionPlan:
         decided = [FORMAT_VERSION, self.recipe.name, shards, self.config]
         if self.importance is not None:
             decided.append(self.importance["sha256"])
+        if self.draft_choice != "keep":
+            decided.append(f"drafts {self.draft_choice}")
         text = json.dumps(decided, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -118,43 +139,77 @@ def plan_conversion(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     parameters: ParameterPlan | None = None,
     importance: Importance | None = None,
+    drafts: DraftHandling = "keep",
 ) -> ConversionPlan:
     """Plan one conversion; UsageError for an unknown recipe or a folder already converted.
 
     `parameters` saves matching the tensors anew when several recipes are compared. `importance`
-    weights the errors of what is quantized; UsageError where nothing is.
+    weights the errors of what is quantized; UsageError where nothing is. `drafts`: `keep` leaves
+    DSpark's stages as they are and MTP blocks to the recipe, `drop` leaves both out, `q8` gives
+    either at most eight bits a weight and no recipe touches them.
     """
     rules = read_recipe(recipe) if isinstance(recipe, str) else recipe
     if (source.folder / CONVERSION_FILE).exists():
         raise UsageError(f"{source.folder} is already converted; give the official folder.")
     _require_names(source)
     parameters = parameters or plan_parameters(source)
-    require_used(rules, parameters.parameters)
-    packings = {
-        one.module: packed for one in parameters.parameters if (packed := rules.packing(one))
-    }
+    backbone = tuple(one for one in parameters.parameters if not is_draft(one.module))
+    by_recipe = parameters.parameters if drafts == "keep" else backbone
+    require_used(rules, by_recipe)
+    packings = {one.module: packed for one in by_recipe if (packed := rules.packing(one))}
     if importance is not None and not packings:
         raise UsageError(
             f"The recipe {rules.name} quantizes nothing, so there is nothing to weigh; leave "
             "--importance or choose another recipe."
         )
-    experts = source.config.n_routed_experts
-    jobs = [
-        quantized_job(one, packings[one.module], importance)
-        if one.module in packings
-        else native_job(one, experts)
-        for one in parameters.parameters
-    ]
-    drafts = Shard(DRAFT_FILE, tuple(copy_job(entry) for entry in beside_model(source, parameters)))
-    _require_each_once(source, (*jobs, *drafts.jobs))
+    model = backbone if drafts == "drop" else parameters.parameters
+    stages = parameters.drafts if drafts == "q8" else ()
+    if drafts == "q8":
+        packings |= {
+            one.module: packed
+            for one in (*parameters.parameters, *stages)
+            if is_draft(one.module) and (packed := eight_bits(one))
+        }
+
+    def job(one: Parameter) -> Job:
+        if one.module not in packings:
+            return native_job(one, source.config.n_routed_experts)
+        return quantized_job(one, packings[one.module], None if one in stages else importance)
+
+    jobs, beside = [job(one) for one in model], [job(one) for one in stages]
+    if drafts == "keep":
+        beside = [copy_job(entry) for entry in beside_model(source, parameters)]
+    left_out = _left_out(source, (*jobs, *beside)) if drafts != "keep" else ()
+    _require_each_once(source, (*jobs, *beside), left_out)
     return ConversionPlan(
         rules,
         source,
         parameters,
         tuple(_shards(jobs, max_shard_bytes)),
-        drafts,
-        _config(source, parameters.parameters, packings),
+        Shard(DRAFT_FILE, tuple(beside)),
+        _config(source, (*model, *stages), packings),
         importance.facts if importance else None,
+        drafts,
+        left_out,
+        _former(parameters, rules, importance) if drafts != "keep" else (),
+    )
+
+
+def _former(
+    parameters: ParameterPlan, rules: Recipe, importance: Importance | None
+) -> tuple[FormerDraft, ...]:
+    return tuple(
+        FormerDraft(one, rules.packing(one), importance)
+        for one in parameters.parameters
+        if is_draft(one.module)
+    )
+
+
+def _left_out(source: Checkpoint, jobs: Iterable[Job]) -> tuple[TensorEntry, ...]:
+    """Tensors of drafts that no job consumes."""
+    used = {entry.name for job in jobs for entry in job.sources}
+    return tuple(
+        entry for name, entry in source.tensors.items() if is_draft(name) and name not in used
     )
 
 
@@ -173,8 +228,11 @@ def _require_names(source: Checkpoint) -> None:
             )
 
 
-def _require_each_once(source: Checkpoint, jobs: Iterable[Job]) -> None:
+def _require_each_once(
+    source: Checkpoint, jobs: Iterable[Job], left_out: Iterable[TensorEntry]
+) -> None:
     used = Counter(entry.name for job in jobs for entry in job.sources)
+    used.update(entry.name for entry in left_out)
     if used != Counter(source.tensors.keys()):
         wrong = (used - Counter(source.tensors.keys())) or (Counter(source.tensors.keys()) - used)
         raise LookupError(f"the plan does not consume each tensor once: {next(iter(wrong))}")

@@ -65,6 +65,29 @@ def quantized_job(
     )
 
 
+def ends(
+    parameter: Parameter, packing: PackingKeys, importance: Importance | None, nbytes: int
+) -> tuple[bytes, bytes]:
+    """The first and the last `nbytes` of the words that `quantized_job` writes, or all of them.
+
+    Only the first block of rows and the last part of the matrix are read.
+    """
+    weights = None if importance is None else importance.of(parameter)
+    rows = prod(parameter.shape[:-1])
+    first = next(row_blocks(parameter.parts[0], parameter.form))
+    last = parameter.parts[-1]
+    words, row = b"", rows - prod(last.shape[:-1])
+    for values in row_blocks(last, parameter.form):
+        words += _words(values, packing, _weights(weights, parameter, row, len(values)))
+        row += len(values)
+    begin = _words(first, packing, _weights(weights, parameter, 0, len(first)))
+    return begin[:nbytes], words[-nbytes:]
+
+
+def _words(values: mx.array, packing: PackingKeys, weights: mx.array | None) -> bytes:
+    return _bytes(quantize(values, packing["bits"], packing["group_size"], weights)[0])
+
+
 def measured(
     parameter: Parameter, packing: PackingKeys, tensors: Mapping[str, TensorEntry]
 ) -> WeightError:

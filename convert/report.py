@@ -36,7 +36,7 @@ def size_text(nbytes: int) -> str:
 def kind_of(module: str) -> str:
     """The words for what a module is."""
     if is_draft(module):
-        return "draft block (MTP)"
+        return "draft blocks"
     if ".mlp.experts." in module:
         return "routed experts"
     if "shared_experts" in module:
@@ -57,7 +57,8 @@ def kind_of(module: str) -> str:
 def kinds(plan: ConversionPlan) -> list[WeightKind]:
     """What the result is made of, in the order of the model."""
     found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for job in plan.jobs:
+    beside = plan.drafts.jobs if plan.draft_choice == "q8" else ()
+    for job in (*plan.jobs, *beside):
         entry = found[kind_of(job.module), job.format]
         entry[0] += job.weights
         entry[1] += job.nbytes
@@ -148,6 +149,8 @@ def facts(
         "bytes": plan.nbytes,
         "kinds": [vars(kind) for kind in kinds(plan)],
         "set_aside": {name: _why(name) for name in plan.set_aside},
+        "drafts": plan.draft_choice,
+        "left_out": [entry.name for entry in plan.left_out],
         "disk_needed": room_needed(plan, destination, delete_source=delete_source),
         "disk_free": free_bytes(destination),
         "bytes_per_token": per_token,
@@ -169,6 +172,19 @@ def contexts(plan: ConversionPlan) -> dict[str, int]:
     return fitting or {f"{longest}": longest}
 
 
+def drafts_sentence(plan: ConversionPlan) -> str:
+    """What becomes of draft blocks; "" where the source has none."""
+    kind = plan.source.config.draft_kind if plan.parameters.has_drafts else None
+    if kind is None:
+        return ""
+    what = "an MTP block" if kind == "mtp" else "DSpark's stages"
+    if plan.draft_choice == "drop":
+        return f"drafts: {what} left out, {len(plan.left_out)} tensors"
+    if plan.draft_choice == "q8":
+        return f"drafts: {what}, at most 8 bits a weight"
+    return f"drafts: {what}, " + ("by the recipe" if kind == "mtp" else "as released")
+
+
 def _why(name: str) -> str:
     if repeats_backbone(name):
         return "a copy of the backbone's embedding or head"
@@ -184,6 +200,7 @@ def page(plan: ConversionPlan, destination: Path, *, delete_source: bool = False
         *_importance_line(plan),
         f"source: {data['source_tensors']} tensors, {data['source_bytes']} bytes; "
         f"each is used once, {len(data['set_aside'])} of them kept aside in {plan.drafts.file}",
+        *filter(None, [drafts_sentence(plan)]),
         *(f"  kept aside: {why} ({count} tensors)" for why, count in _reasons(data).items()),
         f"result: {len(data['shards'])} shards, {data['bytes']} bytes ({size_text(data['bytes'])})",
         *(

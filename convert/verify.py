@@ -11,6 +11,7 @@ import xxhash
 from convert.behaviour import Behaviour, compare
 from convert.card import CARD_FILE, with_behaviour
 from convert.disk import Disk
+from convert.drafts import DRAFTS
 from convert.jobs import Job
 from convert.plan import ConversionPlan, plan_conversion
 from convert.progress import ProgressDisplay
@@ -142,7 +143,10 @@ def _require_token_map(result: Checkpoint, source: Path | None) -> None:
 def _plan(folder: Path, summary: dict[str, Any], source: Path) -> ConversionPlan:
     rules = {"matrices": summary.get("rules", [])}
     recipe = recipe_of(summary["recipe"], rules)
-    plan = plan_conversion(open_checkpoint(source), recipe)
+    drafts = summary.get("drafts", "keep")
+    if drafts not in DRAFTS:
+        raise CheckpointError(f"{folder / CONVERSION_FILE} is damaged; convert again.")
+    plan = plan_conversion(open_checkpoint(source), recipe, drafts=drafts)
     plan = replace(plan, importance=summary.get("importance"))
     if summary.get("plan") != plan.digest():
         raise CheckpointError(
@@ -165,7 +169,7 @@ def _require_near(
     progress: ProgressDisplay,
 ) -> None:
     worst = 0.0
-    for parameter in plan.parameters.parameters:
+    for parameter in (*plan.parameters.parameters, *plan.parameters.drafts):
         packing = plan.config["quantization"].get(parameter.module)
         if not packing or packing["mode"] != "affine":
             continue

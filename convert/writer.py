@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from convert import named
 from convert.card import CARD_FILE, card
 from convert.companions import copy_companions
 from convert.deletion import SOURCE_FILE, delete_finished, remember, require_read_back
@@ -28,7 +29,7 @@ from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.files.system_files import without_system_files
 from dsv4_mlx.release.token_map import TOKEN_MAP_FILE
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint
-from dsv4_mlx.weights.fingerprint import fingerprint
+from dsv4_mlx.weights.fingerprint import fingerprint, timeline_fingerprint
 from dsv4_mlx.weights.planning import plan_parameters
 from dsv4_mlx.weights.table_rows import token_map_of
 
@@ -93,6 +94,7 @@ class _Run:
         self.read_as = read_as(plan.source.folder, self.journal.start.get("read_as"))
         engram = plan.source.config.engram
         self.token_map = None if engram is None else token_map_of(plan.source, engram)
+        self.earlier: list[str] = []  # fingerprints that older cache files may name
 
     def require_room(self) -> None:
         """UsageError when the disk cannot hold what is left to be written."""
@@ -150,8 +152,7 @@ class _Run:
                 "plan": self.plan.digest(),
                 "source": identity(self.plan.source),
             }
-            if self.plan.exact:
-                start["fingerprint"] = self._fingerprint_of_source()
+            start |= named.at_start(self.plan, self.token_map)
             start |= {"recipe": self.plan.recipe.name, "read_as": self.read_as.facts()}
             self.journal.record("start", version=__version__, **start)
             return
@@ -161,8 +162,8 @@ class _Run:
             self.plan = replace(self.plan, recipe=replace(self.plan.recipe, name=name))
         if self.journal.start["plan"] != self.plan.digest():
             raise UsageError(
-                f"{self.folder} was begun with another recipe, importance file or program version; "
-                "delete it and convert again."
+                f"{self.folder} was begun with another recipe, importance file, choice of drafts "
+                "or program version; delete it and convert again."
             )
         for path in self._leftovers():
             path.unlink()
@@ -179,7 +180,8 @@ class _Run:
                 hashes.keep(wait=self.delete_source)
                 self._delete()
                 continue
-            written = writer.write(shard, self.folder / shard.file)
+            marked = replace(shard, mark=self.journal.start.get("backbone"))
+            written = writer.write(marked, self.folder / shard.file)
             self._require_unchanged()
             self.journal.record("shard", **written)
             done += shard.nbytes
@@ -237,16 +239,21 @@ class _Run:
     def _verify(self) -> str:
         """Reopen the result as the loader would; gives its fingerprint."""
         result = open_checkpoint(self.folder)
-        digest = fingerprint(result, plan_parameters(result), self.token_map)
-        if not self.plan.exact:
+        parameters = plan_parameters(result)
+        digest = found = fingerprint(result, parameters, self.token_map)
+        self.earlier = named.earlier(self.plan, parameters, self.journal.start, self.token_map)
+        if not self.plan.backbone_is_exact:
             return digest
         expected = self._source_fingerprint()
+        if not self.plan.exact:
+            expected = self.journal.start["backbone"]
+            found = timeline_fingerprint(result, parameters, self.token_map)
         if expected is None:
             for shard in self.plan.files:
                 if shard.file not in self.journal.checked:
                     written = self.journal.shards[shard.file]
                     require_read_back(self.folder / shard.file, written, self.disk)
-        elif digest != expected:
+        elif found != expected:
             raise CheckpointError(
                 f"{self.folder} does not hold what {self.plan.source.folder} holds; check the disk "
                 "and convert again."
@@ -260,10 +267,7 @@ class _Run:
             return noted
         if self.journal.deleted:
             return None
-        return self._fingerprint_of_source()
-
-    def _fingerprint_of_source(self) -> str:
-        return fingerprint(self.plan.source, self.plan.parameters, self.token_map)
+        return named.source_fingerprint(self.plan, self.token_map)
 
     def _summary(self, companions: dict[str, int], digest: str) -> dict[str, Any]:
         return {
@@ -275,6 +279,9 @@ class _Run:
             "importance": self.plan.importance,
             "plan": self.plan.digest(),
             "fingerprint": digest,
+            "backbone": self.journal.start.get("backbone"),
+            "drafts": self.plan.draft_choice,
+            "earlier_fingerprints": self.earlier,
             "bytes_per_token": bytes_per_token(self.plan),
             "file_bytes": self._sizes() | companions,
             "source_sha256": dict(sorted(self.journal.hashes.items())),

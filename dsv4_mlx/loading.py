@@ -15,7 +15,7 @@ from dsv4_mlx.sizing.held import held_bytes
 from dsv4_mlx.unloaded import pack_layers
 from dsv4_mlx.warm_up import Shapes, WarmUp, session_launches
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
-from dsv4_mlx.weights.fingerprint import fingerprint, timeline_fingerprint
+from dsv4_mlx.weights.fingerprint import earlier_fingerprints, fingerprint, timeline_fingerprint
 from dsv4_mlx.weights.parameters import ParameterPlan
 from dsv4_mlx.weights.planning import CONFIDENCE, plan_parameters
 from dsv4_mlx.weights.reading import DTYPE_NAMES, read_weights
@@ -116,6 +116,7 @@ def load_model(
         model.join()
         model.fingerprint = timeline_fingerprint(checkpoint, plan, model.token_map)
         model.weights_fingerprint = fingerprint(checkpoint, plan, model.token_map)
+        model.earlier_fingerprints = earlier_fingerprints(checkpoint, plan, model.token_map)
     except BaseException:
         if model.at_first_call is not None:
             model.at_first_call()

@@ -47,8 +47,8 @@ class CachedModel(Protocol):
 
     config: DeepseekV4Config
     layout: EntryLayout
-    weights_fingerprint: str
-    """What files carried before version 5."""
+    earlier_fingerprints: Sequence[str]
+    """What files may carry that were written before version 5."""
 
 
 def save(
@@ -132,7 +132,7 @@ def load(
     """
     path = Path(path)
     arrays, header = _read(path)
-    _check_header(path, header, (fingerprint, model.weights_fingerprint))
+    _check_header(path, header, (fingerprint, *model.earlier_fingerprints))
     notes = _notes(path, header["details"])
     tokens = _tokens(path, arrays, model.config.vocab_size)
     cache = _cache(path, header["layout"], len(tokens), arrays, model)

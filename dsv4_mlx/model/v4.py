@@ -153,7 +153,9 @@ class Model(nn.Module):
         self.fingerprint = _config_fingerprint(config)
         """Names what decides a timeline's state; cache files carry it."""
         self.weights_fingerprint = self.fingerprint
-        """Names all weights, those of drafts too; older cache files carry it."""
+        """Names all weights, those of drafts too."""
+        self.earlier_fingerprints: Sequence[str] = ()
+        """What older cache files carry: names with the drafts that there are, or were, or none."""
         self.at_first_call: Callable[[], None] | None = None
         """What ends with the first tokens, as work that was done ahead of them does."""
         self.explain: Callable[[BaseException], None] | None = None

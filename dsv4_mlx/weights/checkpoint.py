@@ -22,6 +22,7 @@ from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.config_file import read_config
 from dsv4_mlx.release.identity import CONVERSION_FILE as CONVERSION_FILE
 from dsv4_mlx.release.tensors import FP8_BLOCK
+from dsv4_mlx.weights.draft_marks import require_own_drafts
 
 INDEX_FILE = "model.safetensors.index.json"
 DRAFT_FILE = "draft.safetensors"
@@ -75,6 +76,7 @@ class ModelFolder:
         """The folder with all headers, which are read once; CheckpointError says what is wrong."""
         config = self._with_stops()
         tensors = _read_tensors(self.folder)
+        require_own_drafts(self.folder, tensors)
         return Checkpoint(self.folder, self.keys, _as_stored(config, self.keys, tensors), tensors)
 
     def _with_stops(self) -> DeepseekV4Config:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,13 @@ import numpy.typing as npt
 from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.deciding import deciding_keys
+from dsv4_mlx.release.identity import conversion_facts
 from dsv4_mlx.release.spellings import keys_of
 from dsv4_mlx.weights.checkpoint import Checkpoint
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 
-_SAMPLE_BYTES = 256
+SAMPLE_BYTES = 256
+"""Of each end of a matrix."""
 
 
 _ALWAYS_NAMED = ("expert_dtype", "initializer_range")
@@ -34,7 +37,7 @@ def timeline_fingerprint(
     """
     digest = hashlib.sha256(json.dumps(deciding_keys(checkpoint.config), sort_keys=True).encode())
     backbone = (one for one in plan.parameters if not one.module.startswith("mtp."))
-    return _over(digest, backbone, token_map)
+    return _over(digest, map(sampled, backbone), token_map)
 
 
 def fingerprint(
@@ -49,8 +52,53 @@ def fingerprint(
     byte between the samples goes unnoticed. `token_map` is Engram's, which decides its rows.
     Conversions and importance files are named by it, and cache files of versions 2 to 4 were.
     """
-    digest = hashlib.sha256(json.dumps(_named_keys(checkpoint.config), sort_keys=True).encode())
-    return _over(digest, plan.parameters, token_map)
+    return fingerprint_with(checkpoint.config, plan, (), token_map)
+
+
+class Sampled(NamedTuple):
+    """What a fingerprint takes of one parameter; `sample` in hexadecimal digits."""
+
+    name: str
+    shape: Sequence[int]
+    storage: str
+    sample: str
+
+
+def fingerprint_with(
+    config: DeepseekV4Config,
+    plan: ParameterPlan,
+    drafts: Iterable[Sequence[Any]],
+    token_map: npt.NDArray[np.int32] | None = None,
+) -> str:
+    """The fingerprint of a model of `config` that has other MTP blocks than the plan's.
+
+    `drafts` are fields of `Sampled` of theirs; without any the plan's own count.
+    """
+    others = [Sampled(*one) for one in drafts]
+    own = (one for one in plan.parameters if not others or not one.module.startswith("mtp."))
+    digest = hashlib.sha256(json.dumps(_named_keys(config), sort_keys=True).encode())
+    return _over(digest, (*map(sampled, own), *others), token_map)
+
+
+def earlier_fingerprints(
+    checkpoint: Checkpoint, plan: ParameterPlan, token_map: npt.NDArray[np.int32] | None = None
+) -> tuple[str, ...]:
+    """What cache files of versions 2 to 4 may call the model: by the MTP blocks of its folder, by
+    none, and by those that a conversion left out or made otherwise."""
+    config = checkpoint.config
+    backbone = tuple(one for one in plan.parameters if not one.module.startswith("mtp."))
+    if config.draft_kind == "mtp":
+        config = config.replace(num_nextn_predict_layers=0)
+    none = fingerprint_with(config, ParameterPlan(backbone, ()), (), token_map)
+    had = conversion_facts(checkpoint.folder).get("earlier_fingerprints")
+    had = [one for one in had if isinstance(one, str)] if isinstance(had, list) else []
+    return (fingerprint(checkpoint, plan, token_map), none, *had)
+
+
+def sampled(parameter: Parameter) -> Sampled:
+    """The ends of a parameter; nothing of tid2eid, which is stored as int64 or int32."""
+    sample = b"" if parameter.field == "tid2eid" else _sample(parameter)
+    return Sampled(parameter.name, parameter.shape, parameter.storage.value, sample.hex())
 
 
 def _named_keys(config: DeepseekV4Config) -> dict[str, object]:
@@ -65,14 +113,12 @@ def _named_keys(config: DeepseekV4Config) -> dict[str, object]:
 
 def _over(
     digest: "hashlib._Hash",
-    parameters: Iterable[Parameter],
+    parameters: Iterable[Sampled],
     token_map: npt.NDArray[np.int32] | None,
 ) -> str:
-    for parameter in sorted(parameters, key=lambda parameter: parameter.name):
-        described = (parameter.name, parameter.shape, parameter.storage.value)
-        digest.update(repr(described).encode())
-        if parameter.field != "tid2eid":  # stored as int64 or int32
-            digest.update(_sample(parameter))
+    for name, shape, storage, sample in sorted(parameters, key=lambda one: one.name):
+        digest.update(repr((name, tuple(shape), storage)).encode())
+        digest.update(bytes.fromhex(sample))
     if token_map is not None:
         digest.update(token_map.astype("<i4").tobytes())
     return digest.hexdigest()
@@ -80,7 +126,7 @@ def _over(
 
 def _sample(parameter: Parameter) -> bytes:
     first, last = parameter.parts[0].weight, parameter.parts[-1].weight
-    size = min(_SAMPLE_BYTES, first.nbytes, last.nbytes)
+    size = min(SAMPLE_BYTES, first.nbytes, last.nbytes)
     return _read(first, 0, size) + _read(last, last.nbytes - size, size)
 
 

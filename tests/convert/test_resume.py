@@ -207,7 +207,9 @@ def test_resume_refuses_a_folder_of_something_else(source, tmp_path):
 def test_resume_refuses_a_finished_folder_of_another_source(source, tmp_path):
     other = write_tiny_checkpoint(tmp_path / "other", SMALL.replace(n_routed_experts=2))
     run(source, tmp_path / "out")
-    with pytest.raises(UsageError, match="another source, recipe or importance file"):
+    with pytest.raises(
+        UsageError, match="another source, recipe, importance file or choice of drafts"
+    ):
         run(other, tmp_path / "out", resume=True)
 
 
