@@ -9,6 +9,7 @@ import mlx.core as mx
 from dsv4_mlx.broken_kernels import diagnosis
 from dsv4_mlx.device import memory
 from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.exact_rows.at_load import LoadedRows, RowTest, machine_name
 from dsv4_mlx.model.backends import kernel_plan, use_backend
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.sizing.held import held_bytes
@@ -81,6 +82,7 @@ def load_model(
     kernels: KernelPlan | None = None,
     tables: Tables | None = None,
     drafts: bool = False,
+    rows: RowTest | None = None,
     say: Callable[[str], None] | None = None,
 ) -> "Model":
     """The model of an opened checkpoint, its weights read; see `load`.
@@ -88,7 +90,8 @@ def load_model(
     `kernels` take the place of `backend` and leave MLX's device alone. Where memory should stay
     resident and cannot, `say` gets a sentence; the log does by default. `model.memory` is what is
     held, until the model is gone or lets go of it. `drafts` reads DSpark's stages too, where the
-    checkpoint has them; without them they stay unread.
+    checkpoint has them; without them they stay unread. `rows` finds on a GPU, for a model that
+    drafts, how many rows of a call are exact, and the model reads so many then.
     """
     from dsv4_mlx.model.v4 import Model
 
@@ -105,8 +108,11 @@ def load_model(
     model.memory = memory.hold(kernels.backend, wanted, say)
     try:
         pack_layers(model, kept.parameters)
+        tested = _rows_of(model, plan, kernels, dtype, rows)
+        warm_up: WarmUp | None = None
         if kernels.backend != "cpu":
-            shapes = Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype)
+            ahead = 1 if tested is None else tested.rows
+            shapes = Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype, ahead)
             model.explain = diagnosis(shapes)
             if mx.default_device() != mx.cpu:
                 warm_up = WarmUp(shapes)
@@ -117,6 +123,8 @@ def load_model(
         model.fingerprint = timeline_fingerprint(checkpoint, plan, model.token_map)
         model.weights_fingerprint = fingerprint(checkpoint, plan, model.token_map)
         model.earlier_fingerprints = earlier_fingerprints(checkpoint, plan, model.token_map)
+        if tested is not None:
+            tested.decide(model, lambda: None if warm_up is None else warm_up.join())
     except BaseException:
         if model.at_first_call is not None:
             model.at_first_call()
@@ -152,6 +160,23 @@ def _with_stages(model: "Model", plan: ParameterPlan) -> ParameterPlan:
     if not any(one.name.endswith(CONFIDENCE) for one in plan.drafts):
         model.stages[-1].confidence_head = None
     return ParameterPlan((*plan.parameters, *plan.drafts), plan.set_aside)
+
+
+def _rows_of(
+    model: "Model",
+    plan: ParameterPlan,
+    kernels: KernelPlan,
+    dtype: mx.Dtype,
+    test: RowTest | None,
+) -> LoadedRows | None:
+    """The self-test of this load; None on a CPU, where rows are read one by one, and for a model
+    that drafts nothing."""
+    if test is None or kernels.backend == "cpu" or not (model["mtp"] or test.without_weights):
+        return None
+    machine = machine_name(
+        model.config, plan, kernels, DTYPE_NAMES[dtype], model.numerics, model.layout.name
+    )
+    return LoadedRows(test, kernels, machine)
 
 
 def _stored(model: "Model") -> "Kv":

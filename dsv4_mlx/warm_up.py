@@ -16,7 +16,7 @@ from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.unloaded import cache_after, place_zeros
 from dsv4_mlx.weights.parameters import ParameterPlan
-from metal_kernels.registry import KernelPlan
+from metal_kernels.registry import KernelPlan, bind
 from metal_kernels.variants import Launched, Variant, recording
 
 
@@ -31,10 +31,15 @@ class Shapes:
     kv: str | None
     dtype: mx.Dtype
     """That of unpacked matrices."""
+    rows: int = 1
+    """Rows of a pass that have to be exact: more than 1 where something drafts."""
 
     def blank(self) -> Model:
         """A model with as many layers as show all kinds, without values."""
-        model = Model(shortened(self.config), self.numerics, kv=self.kv, plan=self.kernels)
+        kernels = self.kernels
+        if self.rows != kernels.exact_rows:
+            kernels = bind(kernels.backend, kernels.left_out, self.rows)
+        model = Model(shortened(self.config), self.numerics, kv=self.kv, plan=kernels)
         place_zeros(model, self.plan, "BF16" if self.dtype == mx.bfloat16 else "F32")
         return model
 
@@ -93,7 +98,21 @@ def session_launches(model: Model, over: Event | None = None) -> dict[Variant, L
                 break
             cache = cache_after(model, context, 1)
             model.last_logits(mx.zeros((1, tokens), mx.int32), cache)
+        for context, tokens in blocks(model.config, model.exact_rows):
+            if over is not None and over.is_set():
+                break
+            model(mx.zeros((1, tokens), mx.int32), cache_after(model, context, 1))
     return seen
+
+
+def blocks(config: DeepseekV4Config, rows: int) -> list[tuple[int, int]]:
+    """Passes of a token and its drafts, as tokens in the cache and rows of the pass.
+
+    Of every number of rows before the first entries, over a full window and where indexers select;
+    none where a pass has one row.
+    """
+    contexts = sorted({context for context, tokens in moments(config) if tokens == 1 and context})
+    return [(context, count) for context in contexts for count in range(2, rows + 1)]
 
 
 def moments(config: DeepseekV4Config) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ writes the signature. Where a kernel has no `.cu` of its own, CUDA compiles the 
 `msl_on_cuda.cuh` before it. MLX hashes a text at every launch, so it carries what it uses alone.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -20,6 +21,7 @@ from metal_kernels.cuda_text import device_functions
 ROOT = Path(__file__).parent
 SHARED = ROOT / "shared"
 BODY = "\n// body\n"
+_DECIDING = (".metal", ".cu", ".cuh", ".py")
 _INCLUDE = re.compile(r'^#include "(\w+\.\w+)"$', re.MULTILINE)
 
 Template = int | bool | mx.Dtype
@@ -150,6 +152,16 @@ def scalars(parameters: tuple[str, ...]) -> str:
     names = [parameter.removesuffix(SCALAR[2:]) for parameter in parameters]
     pairs = zip(names, parameters, strict=True)
     return "".join(f"const auto {n} = *{p}; " for n, p in pairs if n != p)
+
+
+def digest() -> str:
+    """A name of all texts and of what decides their launches; another one, other numbers."""
+    found = hashlib.sha256()
+    files = [path for path in ROOT.rglob("*") if path.suffix in _DECIDING]
+    for path in sorted(files, key=lambda path: path.relative_to(ROOT).as_posix()):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
+    return found.hexdigest()
 
 
 def text(backend: str, name: str) -> tuple[str, str]:

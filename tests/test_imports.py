@@ -23,8 +23,10 @@ ROOMS = {
     "unloaded": ("model", "cache", "weights"),
     "warm_up": ("unloaded", "model", "weights", "release"),
     "broken_kernels": ("warm_up",),
+    "exact_rows": ("broken_kernels", "engine", "model", "cache", "weights", "release"),
     "loading": (
         "broken_kernels",
+        "exact_rows",
         "warm_up",
         "unloaded",
         "model",

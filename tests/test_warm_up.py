@@ -23,9 +23,9 @@ from tests.kernels.host import host_plan
 from tests.metalhost.report import MetalHostError
 
 
-def shapes(config: DeepseekV4Config) -> Shapes:
+def shapes(config: DeepseekV4Config, rows: int = 1) -> Shapes:
     plan = release_plan(shortened(config))
-    return Shapes(config, plan, registry.bind("metal"), Numerics.OFFICIAL, None, mx.bfloat16)
+    return Shapes(config, plan, registry.bind("metal"), Numerics.OFFICIAL, None, mx.bfloat16, rows)
 
 
 def session(model: Model) -> set[Variant]:
@@ -41,10 +41,26 @@ def session(model: Model) -> set[Variant]:
     return set(seen)
 
 
-@pytest.mark.parametrize("config", [FLASH, PRO, TINY], ids=["flash", "pro", "tiny"])
-def test_a_session_meets_no_form_that_was_not_built(config: DeepseekV4Config) -> None:
-    model = shapes(config).blank()
-    listed, met = set(session_launches(model)), session(model)
+def passes(model: Model, rows: int) -> set[Variant]:
+    """What tokens with drafts launch after a prompt of 37 tokens, and at 2,048."""
+    selecting = 4 * model.config.index_topk
+    calls = [(first + 3 * n, n) for first in (37, 120, selecting - 8) for n in range(2, rows + 1)]
+    with recording() as seen:
+        for context, tokens in calls:
+            model(mx.zeros((1, tokens), mx.int32), cache_after(model, context, 1))
+    return set(seen)
+
+
+@pytest.mark.parametrize(
+    ("config", "rows"),
+    [(FLASH, 1), (PRO, 1), (TINY, 1), (FLASH, 8), (TINY, 8), (TINY, 4)],
+    ids=["flash", "pro", "tiny", "flash-8-rows", "tiny-8-rows", "tiny-4-rows"],
+)
+def test_a_session_meets_no_form_that_was_not_built(config: DeepseekV4Config, rows: int) -> None:
+    model = shapes(config, rows).blank()
+    assert model.exact_rows == rows
+    listed, met = set(session_launches(model)), session(model) | passes(model, rows)
+    assert any(one.text == "packed_matvec" for one in met) == (rows > 1)
     assert {str(one) for one in met - listed} == set()
     assert {str(one) for one in listed - met} == set()
 

@@ -63,6 +63,11 @@ class MatrixLayer(nn.Module):
         layer._packing = Packing(group_size or width // scales.shape[-1], bits, mode)
         return layer
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether its product is a part of a `Joined` one."""
+        return self._joined is not None and self._joined.matrix is not None
+
     def matrix(self) -> Matrix:
         """The weight as products take it."""
         if self._packing is None:

@@ -35,6 +35,7 @@ from dsv4_mlx.model.mtp_drafts import MtpDrafts
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.pacing import Pace
 from dsv4_mlx.model.rope import compressed_rope, sliding_rope
+from dsv4_mlx.model.row_finding import RowFinding
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.deciding import deciding_keys
 from metal_kernels import registry
@@ -160,6 +161,8 @@ class Model(nn.Module):
         """What ends with the first tokens, as work that was done ahead of them does."""
         self.explain: Callable[[BaseException], None] | None = None
         """What raises a sentence for an error of MLX that a kernel is to blame for."""
+        self.row_finding: RowFinding | None = None
+        """What a load found of rows that keep their bits; None where nobody asked."""
         self.memory = HeldMemory()
         for _, module in self.named_modules():
             if isinstance(module, MatrixLayer):
