@@ -21,7 +21,7 @@ help:
 	@echo "make test    the plain test suite"
 	@echo "make processors  the numeric tests with the sums of two other processors (Linux)"
 	@echo "make slow    the long tests"
-	@echo "make parity  live comparison with transformers (installs torch)"
+	@echo "make parity  live comparison with transformers and mlx-vlm (installs torch)"
 	@echo "make soak    runs of half an hour, in no CI"
 	@echo "make nvrtc   compile the CUDA texts (installs NVIDIA's compiler, Linux)"
 	@echo "make lint    formatting, lint, types"
@@ -95,7 +95,7 @@ clean:
 SIZE_program := 70 MB to fetch, 390 MB in .venv
 SIZE_test    := 3 MB to fetch
 SIZE_check   := 44 MB to fetch: ruff, mypy, pre-commit, mcp
-SIZE_parity  := torch and transformers, 3.0 GB to fetch where torch brings CUDA
+SIZE_parity  := torch, transformers and mlx-vlm, 3.1 GB to fetch where torch brings CUDA
 SIZE_nvrtc   := 65 MB to fetch
 SIZE_bench   := torch, transformers and mlx-vlm, 3.1 GB to fetch where torch brings CUDA
 SIZE_cuda13  := MLX for NVIDIA cards, more than 1 GB to fetch

@@ -58,7 +58,7 @@ def _without(*modules: str) -> str | None:
 
 # Why this machine cannot run a group; None where it can.
 GROUPS: dict[str, Callable[[], str | None]] = {
-    "parity": lambda: _without("torch", "transformers"),
+    "parity": lambda: _without("torch", "transformers", "mlx_vlm"),
     "nvrtc": nvrtc.missing,
     "metal": lambda: None if mx.metal.is_available() else "no Apple GPU",
     "cuda": lambda: None if mx.cuda.is_available() else "no NVIDIA GPU",
@@ -90,7 +90,7 @@ def _required() -> list[str]:
 def pytest_report_header() -> list[str]:
     from metal_kernels import registry
 
-    packages = ("mlx", "mlx-lm", "transformers", "torch")
+    packages = ("mlx", "mlx-lm", "transformers", "mlx-vlm", "torch")
     return [
         f"backend: {registry.plan('auto').backend}; BLAS: {blas.name()}{_shuffled()}",
         "references: " + ", ".join(f"{name} {_version(name)}" for name in packages),
