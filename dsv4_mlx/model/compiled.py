@@ -2,9 +2,10 @@
 
 What changes from token to token is an argument of the graph (see `cache.moving`), and the shapes
 change only when a buffer of entries grows. What a token does beyond that decides which graph it is:
-which windows it closes, and whether indexers select. A call that fits no graph, of several tokens
-or timelines or before the first entries, is the model's own. Engram's rows in memory are looked up
-in the graph; those of files are read before it runs.
+which windows it closes, whether indexers select, and whether somebody drafts from it. A call that
+fits no graph, of several tokens or timelines or before the first entries, is the model's own; so is
+a block's, whose windows close in too many ways. Engram's rows in memory are looked up in the graph;
+those of files are read before it runs.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,15 +26,16 @@ if TYPE_CHECKING:
     from dsv4_mlx.model.v4 import Model
 
 _Arrays = list[Any]
-_Kind = tuple[tuple[int, ...], bool]
-"""Ratios whose windows close, and whether indexers select."""
+_Kind = tuple[tuple[int, ...], bool, bool]
+"""Ratios whose windows close, whether indexers select, and whether features are given."""
 _Graph = Callable[..., Any]
 MOST_GRAPHS = 12
 """Graphs that are kept: of four timelines of other lengths, each with three kinds of tokens."""
 
 
 class CompiledStep:
-    """Logits after one token, as `Model.last_logits` gives them, and the same change of the cache.
+    """Logits after one token, as `Model.last_logits` gives them, and the same change of the cache;
+    what drafts are made from too, where that is asked for.
 
     A graph holds the weights that the model had when it was built; `keep_up` notices others.
     """
@@ -73,23 +75,39 @@ class CompiledStep:
         states = self._states(tokens, cache)
         if states is None:
             return self._model.last_logits(tokens, cache)
+        return self._replayed(tokens, cache, states, False)[0]
+
+    def last_logits_and_features(
+        self, tokens: mx.array, cache: list[LayerCache]
+    ) -> tuple[mx.array, mx.array]:
+        """The same, and what drafts are made from, as the model's own call of this name gives."""
+        states = self._states(tokens, cache)
+        if states is None:
+            return self._model.last_logits_and_features(tokens, cache)
+        logits, features = self._replayed(tokens, cache, states, True)
+        return logits, features
+
+    def _replayed(
+        self, tokens: mx.array, cache: list[LayerCache], states: list[LayerState], features: bool
+    ) -> list[mx.array]:
+        """Logits [1, V] after a token, and the features where they are asked for."""
         if tokens.dtype != mx.int32:  # ids of a prompt and drawn ones share a graph
             tokens = tokens.view(mx.int32) if tokens.dtype == mx.uint32 else tokens.astype(mx.int32)
         position = states[0].position
-        kind = self._kind(position)
+        kind = self._kind(position, features)
         place = Moving.at(position, self._sizes, self._ratios, self._ropes)
         rows = self._rows_of_files(tokens, cache)
         held = [_taken(state, ratio in kind[0]) for state, ratio in self._with_ratios(states)]
         key = kind, tuple(buffer.shape[1] for arrays in held for buffer in arrays[2:])
         graph = self._graphs.pop(key, None) or self._compiled(kind, position, place, tuple(rows))
-        logits, changed = graph(tokens, place.leaves(), held, list(rows.values()))
+        given, changed = graph(tokens, place.leaves(), held, list(rows.values()))
         self._graphs[key] = graph  # only now: one whose building failed would stay unfinished
         if len(self._graphs) > MOST_GRAPHS:
             del self._graphs[next(iter(self._graphs))]
         del held  # else no buffer could be written in place
         for (state, ratio), arrays in zip(self._with_ratios(states), changed, strict=True):
             _put(state, arrays, closes=ratio in kind[0])
-        return logits  # type: ignore[no-any-return]
+        return given  # type: ignore[no-any-return]
 
     def _states(self, tokens: mx.array, cache: list[LayerCache]) -> list[LayerState] | None:
         """The timeline's layers; None where the call fits no graph."""
@@ -117,10 +135,10 @@ class CompiledStep:
         found = {number: looked_up() for number, looked_up in asked.items()}
         return {number: rows for number, rows in found.items() if rows is not None}
 
-    def _kind(self, position: int) -> _Kind:
+    def _kind(self, position: int, features: bool) -> _Kind:
         closing = tuple(ratio for ratio in self._ratios if (position + 1) % ratio == 0)
         selecting = self._selecting
-        return closing, selecting is not None and selecting.selects(position + 1)
+        return closing, selecting is not None and selecting.selects(position + 1), features
 
     def _with_ratios(self, states: list[LayerState]) -> list[tuple[LayerState, int]]:
         roles = self._model.config.layer_roles
@@ -138,7 +156,7 @@ class CompiledStep:
 
         def step(
             tokens: mx.array, leaves: _Arrays, held: _Arrays, rows: _Arrays
-        ) -> tuple[mx.array, _Arrays]:
+        ) -> tuple[_Arrays, _Arrays]:
             built.append(kind)
             moving = place.of(leaves)
             states = [
@@ -146,8 +164,12 @@ class CompiledStep:
                 for layer, arrays in zip(model.layers, held, strict=True)
             ]
             cache = [LayerCache(r, model.layout, [s]) for r, s in zip(roles, states, strict=True)]
-            logits = model.last_logits(tokens, cache, dict(zip(from_files, rows, strict=True)))
-            return logits, [
+            found = dict(zip(from_files, rows, strict=True))
+            if kind[2]:
+                given = list(model.last_logits_and_features(tokens, cache, found))
+            else:
+                given = [model.last_logits(tokens, cache, found)]
+            return given, [
                 _changed(state, role.owns_entries and role.ratio in kind[0])
                 for state, role in zip(states, roles, strict=True)
             ]

@@ -90,36 +90,28 @@ class Backbone(nn.Module):
         for number, layer in enumerate(self.layers):
             if layer.engram is not None and number not in looked_up:
                 looked_up[number] = layer.engram.look_up(tokens, cache[number])
-        if seen is not None:
-            return self._observed(streams, tokens, cache, looked_up, last, seen)
-        for number, layer in enumerate(self.layers):
-            ends = last and layer is self.layers[-1]
-            streams = layer(streams, tokens, cache[number], looked_up.get(number), last=ends)
-            if pace is not None:
-                pace.after(streams)
+        watched = seen is not None or pace is not None
+        final = len(self.layers) - 1
+        for number, layer in enumerate(self.layers[:-1]):
+            streams = layer(streams, tokens, cache[number], looked_up.get(number))
+            if watched:
+                _after(number, streams, seen, pace)
+        ends = last and tokens.shape[1] > 1
+        whole = partial(seen, final) if ends and seen is not None else None
+        streams = self.layers[final](
+            streams, tokens, cache[final], looked_up.get(final), last=ends, whole=whole
+        )
+        if watched:
+            _after(final, streams, None if ends else seen, pace)
         return streams
 
-    def _observed(
-        self,
-        streams: mx.array,
-        tokens: mx.array,
-        cache: list[LayerCache],
-        looked_up: Mapping[int, LookedUp | mx.array],
-        last: bool,
-        seen: Seen,
-    ) -> mx.array:
-        """The same layers, each of which `seen` hears of."""
-        pace = Pace(tokens.size) if self.is_paced and tokens.shape[1] > 1 else None
-        final = len(self.layers) - 1
-        for number, layer in enumerate(self.layers):
-            found, ends = looked_up.get(number), last and number == final and tokens.shape[1] > 1
-            whole = partial(seen, number) if ends else None
-            streams = layer(streams, tokens, cache[number], found, last=ends, whole=whole)
-            if not ends:
-                seen(number, streams)
-            if pace is not None:
-                pace.after(streams)
-        return streams
+
+def _after(number: int, streams: mx.array, seen: Seen | None, pace: Pace | None) -> None:
+    """A layer gave `streams`."""
+    if seen is not None:
+        seen(number, streams)
+    if pace is not None:
+        pace.after(streams)
 
 
 class Model(nn.Module):
@@ -194,10 +186,31 @@ class Model(nn.Module):
         return self.logits(self.streams(tokens, cache, last=True, rows=rows))[:, 0]
 
     def last_logits_and_features(
-        self, tokens: mx.array, cache: list[LayerCache] | None = None
+        self,
+        tokens: mx.array,
+        cache: list[LayerCache] | None = None,
+        rows: Mapping[int, mx.array] | None = None,
     ) -> tuple[mx.array, mx.array]:
         """The same, and what drafts are made from, of every token: the streams [B, S, N, D], or
         with DSpark's stages the taps [B, S, 3 D]."""
+        streams, features = self._with_features(tokens, cache, rows, last=True)
+        return self.logits(streams)[:, 0], features
+
+    def logits_and_features(
+        self, tokens: mx.array, cache: list[LayerCache] | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """Logits [B, S, V] after every token, and what drafts are made from."""
+        streams, features = self._with_features(tokens, cache, None, last=False)
+        return self.logits(streams), features
+
+    def _with_features(
+        self,
+        tokens: mx.array,
+        cache: list[LayerCache] | None,
+        rows: Mapping[int, mx.array] | None,
+        *,
+        last: bool,
+    ) -> tuple[mx.array, mx.array]:
         final = len(self.layers) - 1
         dspark = self.config.dspark if self.stages else None
         wanted = (final,) if dspark is None else dspark.target_layer_ids
@@ -207,9 +220,10 @@ class Model(nn.Module):
             if number in wanted:
                 kept[number] = streams if dspark is None else streams.mean(axis=2)
 
-        streams = self.streams(tokens, cache, last=True, seen=seen)
-        features = mx.concatenate([kept[layer] for layer in wanted], axis=-1)
-        return self.logits(streams)[:, 0], features
+        streams = self.streams(tokens, cache, last=last, rows=rows, seen=seen)
+        if len(wanted) == 1:
+            return streams, kept[wanted[0]]
+        return streams, mx.concatenate([kept[layer] for layer in wanted], axis=-1)
 
     def add_stages(self) -> None:
         """Make DSpark's stages, whose weights are loaded with the others."""
