@@ -1,10 +1,12 @@
 """Rows that the model read of a timeline ahead of its caller: a token and the drafts after it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
+
+from dsv4_mlx.engine.drafters import Features, ids_of
 
 
 @dataclass
@@ -14,26 +16,40 @@ class DraftBlock:
     The first `kept` rows are tokens of the timeline; the others may yet become it.
     """
 
-    rows: Sequence[int]
+    ids: mx.array | list[int]
+    """The token and the drafts, [n]."""
     logits: list[mx.array] = field(default_factory=list)
     features: list[Any] = field(default_factory=list)
+    """Of every call [1, m, ...], its m rows."""
     kept: int = 1
 
-    def add(self, logits: mx.array, features: Any) -> None:
-        """The next row has been read."""
-        self.logits.append(logits)
+    @cached_property
+    def rows(self) -> list[int]:
+        """The tokens as numbers; drafts of a device are waited for."""
+        return ids_of(self.ids)
+
+    def add(self, logits: mx.array, features: Features) -> None:
+        """The next rows have been read: logits [m, V]."""
+        self.logits += [logits[row] for row in range(logits.shape[0])]
         self.features.append(features)
+
+    def arrays(self) -> list[mx.array]:
+        """What has to be evaluated before a row is looked at."""
+        return [*self.logits, self.ids] if isinstance(self.ids, mx.array) else list(self.logits)
 
     @property
     def is_used_up(self) -> bool:
         """Whether every row is a token of the timeline."""
-        return self.kept == len(self.rows)
+        return self.kept == len(self.ids)
 
     def kept_rows(self) -> list[int]:
         """The rows that stay."""
-        return list(self.rows[: self.kept])
+        return self.rows[: self.kept]
 
-    def kept_features(self) -> Any:
+    def kept_features(self) -> Features:
         """Features of the rows that stay, [1, kept, ...]; None without any."""
-        kept = self.features[: self.kept]
-        return None if kept[0] is None else mx.concatenate(kept, axis=1)
+        if self.features[0] is None:
+            return None
+        rows = self.features
+        whole = rows[0] if len(rows) == 1 else mx.concatenate(rows[: self.kept], axis=1)
+        return whole[:, : self.kept]

@@ -18,6 +18,10 @@ Features = Any
 """What a model's call gives a drafter beside logits: arrays [1, S, ...], or None."""
 
 
+DraftIds = mx.array | Sequence[int]
+"""Ids [k]: int32 on a device, unevaluated, or numbers."""
+
+
 class Drafter(Protocol):
     """The drafts of one timeline, and what they are made from."""
 
@@ -25,12 +29,10 @@ class Drafter(Protocol):
         """The timeline has grown by `tokens`, whose call gave `features`."""
         ...
 
-    def draft(
-        self, anchor: int, count: int, draws: Sequence[Sampler] = ()
-    ) -> mx.array | Sequence[int]:
+    def draft(self, anchor: int, count: int, draws: Sequence[Sampler] = ()) -> DraftIds:
         """At most `count` guesses at what follows `anchor`, the token after those absorbed.
 
-        Ids [k] int32, unevaluated, or numbers. `draws` are those that will be made in the drafts'
+        `draws` are those that will be made in the drafts'
         places, where they are known: drawn alike, drafts are right more often. It changes nothing
         that `absorb` gave.
         """
@@ -196,14 +198,14 @@ class TimelineDrafts:
         arrays = self._drafter.remember()
         return DraftState(self._drafts.name, offset, arrays) if arrays else None
 
-    def guess(self, anchor: int, count: int, draws: Draws) -> Sequence[int] | mx.array:
+    def guess(self, anchor: int, count: int, draws: Draws) -> DraftIds:
         """At most `count` drafts, those on a device unevaluated; `anchor` is drawn of `draws`."""
         if self._drafter is None or count < 1:
             return ()
         guessed = self._drafter.draft(anchor, count, draws.ahead(count))
         return guessed if isinstance(guessed, mx.array) else self.checked(guessed)
 
-    def checked(self, drafts: Sequence[int] | mx.array) -> list[int]:
+    def checked(self, drafts: DraftIds) -> list[int]:
         """The ids; UsageError for one that is no token."""
         found = ids_of(drafts)
         wrong = next((one for one in found if not 0 <= one < self._vocab_size), None)
@@ -219,7 +221,7 @@ class TimelineDrafts:
         return [] if self._drafter is None else self._drafter.state()
 
 
-def ids_of(drafts: Sequence[int] | mx.array) -> list[int]:
+def ids_of(drafts: DraftIds) -> list[int]:
     """Drafts as numbers; those on a device are waited for."""
     ids: Any = drafts.tolist() if isinstance(drafts, mx.array) else drafts
     return [int(one) for one in ids]

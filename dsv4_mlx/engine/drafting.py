@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from dsv4_mlx.engine.controller import DraftController
 from dsv4_mlx.engine.draft_choice import DraftChoice, most_drafts, refusal
-from dsv4_mlx.engine.draft_history import DraftHistory
+from dsv4_mlx.engine.draft_history import MOST_DRAFTS, DraftHistory
 from dsv4_mlx.engine.drafters import DraftModel, Lookup, predicted_costs
 from dsv4_mlx.errors import UsageError
 
@@ -76,11 +76,15 @@ class Drafting:
         self.draft_with(drafts, most, demanded=kind != "auto")
 
     def draft_with(self, drafts: DraftModel | None, most: int | None, demanded: bool) -> None:
-        """Draft with `drafts`, at most `most` a pass; unless `demanded`, where that pays."""
+        """Draft with `drafts`, at most `most` a pass; unless `demanded`, where that pays.
+
+        A pass is one call where the model reads several rows exactly, and has no more of them.
+        """
         if drafts is None:
             self.drafts = self.controller = None
             return
-        asked = most_drafts(drafts.name, most), demanded
+        rows = self.exact_rows if self.exact_rows > 1 else MOST_DRAFTS + 1
+        asked = min(most_drafts(drafts.name, most), rows - 1), demanded
         if self.drafts is not None and self.drafts.name == drafts.name and self._asked == asked:
             return
         self.drafts, self._asked = drafts, asked

@@ -2,137 +2,23 @@
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from dsv4_mlx import cache
-from dsv4_mlx.cache import CacheBytes, DraftState
 from dsv4_mlx.device.memory import HeldMemory
 from dsv4_mlx.engine.block import DraftBlock
-from dsv4_mlx.engine.drafters import DraftModel, Features
+from dsv4_mlx.engine.drafters import DraftIds, DraftModel, Features, ids_of
 from dsv4_mlx.engine.drafting import Drafting
+from dsv4_mlx.engine.protocols import Cache, CacheFunctions, LanguageModel, Step
 from dsv4_mlx.errors import PromptError, UsageError
-from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.sizing.prefill import chunk_that_fits
 
-Cache = list[Any]
-"""The state of a model after some tokens, one entry per layer; its model knows what they are."""
-
 SNAPSHOT_BYTES = 1 << 30
-
-
-class Flag(Protocol):
-    """A `threading.Event`, as far as it matters here."""
-
-    def is_set(self) -> bool: ...
-
-
-class CacheFunctions(Protocol):
-    """What a session does with a model's cache; the module `dsv4_mlx.cache` is one."""
-
-    def snapshot(self, cache: Cache, /) -> Any: ...
-
-    def restore(self, cache: Cache, snapshot: Any, /) -> None: ...
-
-    def mark(self, cache: Cache, offsets: Iterable[int], /) -> None:
-        """Let the model's next call remember the moments after `offsets` tokens, inside of it."""
-        ...
-
-    def marked(self, cache: Cache, /) -> Sequence[Any]:
-        """Snapshots of these moments, in order, once the call was made."""
-        ...
-
-    def fork(self, cache: Cache, /) -> Cache: ...
-
-    def begin(self, cache: Cache, /) -> None:
-        """Open a block: of the rows read until `commit`, as many stay as that says."""
-        ...
-
-    def commit(self, cache: Cache, keep: int, /) -> None:
-        """Keep the first `keep` rows of the block, as if the others had never been read."""
-        ...
-
-    def drafts_of(self, cache: Cache, /) -> DraftState | None:
-        """What a drafter knew of the timeline where it stands."""
-        ...
-
-    def keep_drafts(
-        self,
-        cache: Cache,
-        state: DraftState | None,
-        moments: Mapping[int, DraftState] | None = None,
-        /,
-    ) -> None:
-        """Let the timeline have this state, and the moments that `mark` asked for theirs."""
-        ...
-
-    def evaluated(self, cache: Cache, /) -> list[mx.array]:
-        """Every array that must be evaluated for the state to exist."""
-        ...
-
-    def sizes(self, cache: Cache, /) -> CacheBytes:
-        """What the cache holds in bytes, by its parts."""
-        ...
-
-    def save(
-        self,
-        path: str | Path,
-        cache: Cache,
-        /,
-        *,
-        fingerprint: str,
-        tokens: list[int],
-        notes: dict[str, str],
-        beside: dict[str, mx.array],
-        places: Sequence[Any],
-    ) -> None:
-        """Write `cache` to a file, with texts and arrays of the caller's.
-
-        `places` are snapshots of its earlier moments, in order.
-        """
-        ...
-
-    def load(
-        self, path: str | Path, /, *, model: Any, fingerprint: str
-    ) -> tuple[Cache, list[int], dict[str, str], dict[str, mx.array], Sequence[Any]]:
-        """Cache, tokens, notes, arrays beside and places that `save` was given."""
-        ...
-
-
-class LanguageModel(Protocol):
-    """What an engine asks of a model."""
-
-    config: DeepseekV4Config
-
-    def __call__(self, tokens: mx.array, cache: Cache) -> mx.array:
-        """Token ids [B, S] -> logits [B, S, V] float32."""
-        ...
-
-    def last_logits(self, tokens: mx.array, cache: Cache) -> mx.array:
-        """The same after the last of the tokens alone, [B, V]."""
-        ...
-
-    def make_cache(self) -> Cache: ...
-
-    @property
-    def fingerprint(self) -> str:
-        """A name of weights and numerics; a saved timeline fits only the same one."""
-        ...
-
-
-class Step(Protocol):
-    """A model's `last_logits` of one token by a graph that is built once."""
-
-    def keep_up(self) -> None:
-        """Notice weights that were replaced."""
-        ...
-
-    def last_logits(self, tokens: mx.array, cache: Cache) -> mx.array: ...
 
 
 class Running:
@@ -205,33 +91,48 @@ class Running:
         """Logits [V] after one more token [1, 1], and what a drafter needs; both unevaluated."""
         if not self.drafting.needs_features:
             return self.next_logits(tokens, cache), None
-        logits, features = self._with_features(tokens, cache)
+        stepping: Any = self._step or self.model
+        logits, features = stepping.last_logits_and_features(tokens, cache)
         return logits[0], features
 
     def read(self, tokens: mx.array, cache: Cache) -> tuple[mx.array, Features]:
         """Logits [V] after tokens [1, S] of a prompt, and what a drafter needs of them."""
+        model: Any = self.model
         if not self.drafting.needs_features:
-            return self.model.last_logits(tokens, cache=cache)[0], None
-        logits, features = self._with_features(tokens, cache)
+            return model.last_logits(tokens, cache=cache)[0], None
+        logits, features = model.last_logits_and_features(tokens, cache)
         return logits[0], features
 
-    def read_block(self, rows: Sequence[int], cache: Cache) -> DraftBlock:
-        """Read rows that may be taken back, one by one: their bits are those of plain decoding."""
+    def read_block(self, token: int, drafts: DraftIds, cache: Cache) -> DraftBlock:
+        """Read `token` and the drafts after it, as rows that may be taken back.
+
+        Their bits are those of plain decoding: one call, unevaluated, reads as many rows as have
+        them together; on a CPU, where that is one, they are read and evaluated one by one.
+        """
         self.caches.begin(cache)
-        block = DraftBlock(rows)
-        for token in rows:
-            logits, features = self.step(mx.array([[token]]), cache)
+        if len(drafts) < self.drafting.exact_rows:
+            block = DraftBlock(_joined(token, drafts))
+            block.add(*self._read_rows(mx.array(block.ids)[None], cache))
+            return block
+        block = DraftBlock([token, *ids_of(drafts)])
+        for row in block.rows:
+            logits, features = self.step(mx.array([[row]]), cache)
             # Entries that a graph still holds would be copied.
             mx.eval(logits, self.caches.evaluated(cache))
-            block.add(logits, features)
+            block.add(logits[None], features)
         return block
+
+    def _read_rows(self, tokens: mx.array, cache: Cache) -> tuple[mx.array, Features]:
+        """Logits [S, V] after each of the tokens [1, S], and what a drafter needs of them."""
+        if not self.drafting.needs_features:
+            return self.model(tokens, cache=cache)[0], None
+        model: Any = self.model
+        logits, features = model.logits_and_features(tokens, cache)
+        return logits[0], features
 
     def close_block(self, block: DraftBlock, cache: Cache) -> None:
         """Leave `cache` as it were had only the rows of `block` that are kept been read."""
         self.caches.commit(cache, block.kept)
-
-    def _with_features(self, tokens: mx.array, cache: Cache) -> tuple[mx.array, Features]:
-        return self.model.last_logits_and_features(tokens, cache)  # type: ignore[attr-defined, no-any-return]
 
     @property
     def max_context(self) -> int:
@@ -255,6 +156,13 @@ class Running:
                 f"{self.config.vocab_size - 1}, so this tokenizer is not the model's."
             )
         return ids
+
+
+def _joined(token: int, drafts: DraftIds) -> mx.array | list[int]:
+    """Ids of a token and the drafts after it, on the device where the drafts are."""
+    if not isinstance(drafts, mx.array):
+        return [token, *drafts]
+    return mx.concatenate([mx.array([token], mx.int32), drafts.astype(mx.int32)])
 
 
 def _compiled_step(model: LanguageModel, compiled: bool | None) -> Step | None:

@@ -23,7 +23,8 @@ from dsv4_mlx.engine.generation import (
 from dsv4_mlx.engine.moments import OnProgress, SessionSnapshot, Sync
 from dsv4_mlx.engine.passes import Passes
 from dsv4_mlx.engine.places import Places
-from dsv4_mlx.engine.running import Flag, Running
+from dsv4_mlx.engine.protocols import Flag
+from dsv4_mlx.engine.running import Running
 from dsv4_mlx.engine.speculation import drafted_tokens
 from dsv4_mlx.engine.timeline import Timeline
 from dsv4_mlx.errors import CacheError, PromptError, UsageError

@@ -36,11 +36,11 @@ def drafted_tokens(
         drafts = timeline.drafts(token, wanted, draws) if wanted and token not in stops else []
         passes.verifies(len(drafts))
         passes.give(token)
-        if not drafts:
+        if not len(drafts):
             passes.shadows(timeline.advance(token, draws, shadows))
             yield token, logprob
             continue
-        block = timeline.open_block([token, *drafts], draws)
+        block = timeline.open_block(token, drafts, draws)
         yield token, logprob
         while timeline.block is block:
             token, logprob = timeline.draw(draws, block.kept - 1)

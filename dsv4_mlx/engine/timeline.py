@@ -10,11 +10,12 @@ from typing import Any
 import mlx.core as mx
 
 from dsv4_mlx.engine.block import DraftBlock
-from dsv4_mlx.engine.drafters import Features, TimelineDrafts
+from dsv4_mlx.engine.drafters import DraftIds, Features, TimelineDrafts
 from dsv4_mlx.engine.draws import Draws, read_draw
 from dsv4_mlx.engine.moments import OnProgress, SessionSnapshot, Sync, common_prefix
 from dsv4_mlx.engine.places import Places
-from dsv4_mlx.engine.running import Cache, Flag, Running
+from dsv4_mlx.engine.protocols import Cache, Flag
+from dsv4_mlx.engine.running import Running
 from dsv4_mlx.errors import CacheError, PromptError
 
 
@@ -118,7 +119,7 @@ class Timeline:
         if self._drafts.use(self.running.drafting.drafts):
             self._follow()
 
-    def step(self, draws: Draws, guesses: int = 0) -> tuple[int, float, Sequence[int] | mx.array]:
+    def step(self, draws: Draws, guesses: int = 0) -> tuple[int, float, DraftIds]:
         """Draw a token and start on the one after it: its id, log-probability, and `guesses`."""
         assert self.logits is not None
         with self._recovering():
@@ -138,14 +139,17 @@ class Timeline:
         logits = self.logits if self.block is None or row is None else self.block.logits[row]
         assert logits is not None
         with self._recovering():
-            return draws.next(logits, row)
+            drawn = draws.next(logits, row)
+            if row == 0 and self.block is not None:  # it is the first that looks at the drafts
+                self._drafts.checked(self.block.rows)
+            return drawn
 
-    def drafts(self, token: int, count: int, draws: Draws) -> list[int]:
+    def drafts(self, token: int, count: int, draws: Draws) -> DraftIds:
         """At most `count` guesses at what follows `token`, which is drawn but not read."""
         with self._recovering():
-            return self._drafts.checked(self._drafts.guess(token, count, draws))
+            return self._drafts.guess(token, count, draws)
 
-    def advance(self, token: int, draws: Draws, guesses: int) -> Sequence[int] | mx.array:
+    def advance(self, token: int, draws: Draws, guesses: int) -> DraftIds:
         """Read a token that is drawn already; drafts as `step` gives them."""
         with self._recovering():
             following, features = self._started(mx.array([[token]]))
@@ -154,13 +158,15 @@ class Timeline:
             self._read_on([token], following, features)
         return guessed
 
-    def open_block(self, rows: Sequence[int], draws: Draws) -> DraftBlock:
+    def open_block(self, token: int, drafts: DraftIds, draws: Draws) -> DraftBlock:
         """Read a token that is drawn and the drafts after it; the timeline grows by the first."""
         with self._recovering():
-            block = self.running.read_block(rows, self.cache)
-            mx.async_eval(draws.prepare(block.logits))  # type: ignore[no-untyped-call]
+            block = self.running.read_block(token, drafts, self.cache)
+            # Together, so that whoever waits for one of them has waited for all.
+            under_way = [*draws.prepare(block.logits), *block.arrays(), *self.arrays()]
+            mx.async_eval(under_way)  # type: ignore[no-untyped-call]
         self.block = block
-        self.tokens.append(rows[0])
+        self.tokens.append(token)
         return block
 
     def keep(self, token: int) -> None:

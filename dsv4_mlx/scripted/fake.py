@@ -165,10 +165,12 @@ class FakeModel:
     """Predicts `next_token` of the history; every other token gets a logit of its own.
 
     `calls` lists the number of tokens of each call. Set `fail_at` to an offset, and the call
-    that would consume the token there raises RuntimeError, once.
+    that would consume the token there raises RuntimeError, once. A call of at most `exact_rows`
+    tokens has logits after each of them.
     """
 
     fingerprint = "fake"
+    exact_rows = 1
 
     def __init__(self, next_token: NextToken | None = None, *, vocab_size: int = 300, **sizes: Any):
         self.config: DeepseekV4Config = FLASH.replace(vocab_size=vocab_size, **sizes)
@@ -180,17 +182,18 @@ class FakeModel:
         return [FakeCache()]
 
     def __call__(self, tokens: mx.array, cache: list[FakeCache]) -> mx.array:
-        """Token ids [1, S] -> logits [1, S, V] float32, NaN but for the last position."""
+        """Token ids [1, S] -> logits [1, S, V] float32, NaN where there are none."""
         (state,) = cache
         new = [int(token) for token in np.array(tokens[0])]
         self.calls.append(len(new))
-        for token in new:
+        logits = np.full((1, len(new), self.config.vocab_size), np.nan, np.float32)
+        for row, token in enumerate(new):
             if state.offset == self.fail_at:
                 self.fail_at = None
                 raise RuntimeError("the fake model was told to fail")
             state.history.append(token)
-        logits = np.full((1, len(new), self.config.vocab_size), np.nan, np.float32)
-        logits[0, -1] = self.logits(state.history)
+            if row == len(new) - 1 or len(new) <= self.exact_rows:
+                logits[0, row] = self.logits(state.history)
         return mx.array(logits)
 
     def last_logits(self, tokens: mx.array, cache: list[FakeCache]) -> mx.array:

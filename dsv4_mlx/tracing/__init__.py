@@ -33,11 +33,13 @@ def decode_graph(
     batch: int = 1,
     tokens: int = 1,
     compiled: bool = False,
+    exact_rows: int = 1,
 ) -> list[dict[str, Any]]:
     """What `mx.export_function` says of one greedy token after `context` tokens, in its order.
 
     `tokens` above one are a chunk of a prompt, whose last token's logits are asked for. `compiled`
-    is the token as `Model.compiled_step` replays it, before MLX fuses elementwise neighbours.
+    is the token as `Model.compiled_step` replays it, before MLX fuses elementwise neighbours, and
+    `exact_rows` what a plan has (see `Ops`).
 
     `batch` timelines of equal length. The first callbacks name inputs, keywords (the paths of all
     weights and cache arrays, `model.…` and `cache.<layer>.…`), outputs and constants; then comes
@@ -45,7 +47,7 @@ def decode_graph(
     """
     from dsv4_mlx.cache import evaluated
 
-    model, cache = traced_model(config, backend, context, batch)
+    model, cache = traced_model(config, backend, context, batch, exact_rows=exact_rows)
     stepping = model.compiled_step() if compiled else model
 
     def step(tokens: mx.array) -> list[mx.array]:
@@ -55,8 +57,33 @@ def decode_graph(
     return trace(step, mx.zeros((batch, tokens), mx.int32), model=model, cache=cache)
 
 
+def block_graph(
+    config: DeepseekV4Config, *, backend: "Backend" = "metal", context: int, rows: int
+) -> list[dict[str, Any]]:
+    """The same of a pass that verifies drafts: `rows` tokens, one drawn and the drafts after it.
+
+    All of them turn out to be right, so that their rows are written to the rings.
+    """
+    from dsv4_mlx.cache import begin, commit, evaluated
+
+    model, cache = traced_model(config, backend, context, exact_rows=rows)
+
+    def step(tokens: mx.array) -> list[mx.array]:
+        begin(cache)
+        drawn = model(tokens, cache).argmax(-1)
+        commit(cache, rows)
+        return [drawn, *evaluated(cache)]
+
+    return trace(step, mx.zeros((1, rows), mx.int32), model=model, cache=cache)
+
+
 def traced_model(
-    config: DeepseekV4Config, backend: "Backend", context: int, batch: int = 1
+    config: DeepseekV4Config,
+    backend: "Backend",
+    context: int,
+    batch: int = 1,
+    *,
+    exact_rows: int = 1,
 ) -> "tuple[Model, list[LayerCache]]":
     """A model whose weights are only shapes, and its cache after `context` tokens, likewise."""
     from dsv4_mlx.model.v4 import Model
@@ -65,7 +92,7 @@ def traced_model(
 
     if backend not in BACKENDS:
         raise ValueError(f"expected a backend out of {', '.join(BACKENDS)} but found {backend!r}")
-    model = Model(config, plan=registry.bind(backend))
+    model = Model(config, plan=registry.bind(backend, exact_rows=exact_rows))
     place_weights(model)
     return model, cache_after(model, context, batch)
 

@@ -30,6 +30,14 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(autouse=True, params=[1, 8], ids=["row by row", "at once"])
+def exact_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Rows that a call of the model reads exactly: a block is read by as many calls, or by one."""
+    rows: int = request.param
+    monkeypatch.setattr(FakeModel, "exact_rows", rows)
+    return rows
+
+
 def model() -> FakeModel:
     """Logits of standard deviation 1, so that draws differ from the likeliest tokens."""
     return FakeModel(vocab_size=VOCAB, max_position_embeddings=256)
@@ -200,7 +208,7 @@ def test_a_pass_that_fails_leaves_the_last_complete_moment() -> None:
     assert state(session) == state(expected)
 
 
-def test_tokens_are_passes_and_accepted_drafts() -> None:
+def test_tokens_are_passes_and_accepted_drafts(exact_rows: int) -> None:
     for kind, passes in (("right", 4), ("wrong", LENGTH), ("none", LENGTH)):
         session = drafting(kind_of(kind, stop_ids=()))
         reply = said(session, stop_ids=())
@@ -209,6 +217,8 @@ def test_tokens_are_passes_and_accepted_drafts() -> None:
         assert len(reply) == use.passes + use.accepted
         assert use.passes == passes
         assert use.accepted <= use.drafted
+        calls = session._running.model.calls  # type: ignore[attr-defined]
+        assert kind == "none" or (6 in calls) == (exact_rows == 8)
 
 
 def test_no_draft_is_asked_for_that_no_token_could_follow() -> None:
