@@ -6,7 +6,8 @@ For each model and context: executed bytecodes (opcode events of CPython's trace
 file; launches of custom kernels, and bytes of text that they carry, which MLX hashes at every
 launch. The token is the second of two: what is remembered from call to call is there then. So at
 context 8192 no window closes, at 8190 every compressor closes one. Then the same of a token whose
-graph was built by another one like it (`Model.compiled_step`). Nothing is evaluated, weights and
+graph was built by another one like it (`Model.compiled_step`), of a token with products that keep
+their bits among several rows, and of a pass of 6 such rows. Nothing is evaluated, weights and
 cache are only shapes (see `dsv4_mlx.tracing`). The rows go to results/host.csv.
 """
 
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,9 +26,10 @@ from typing import Any
 import mlx.core as mx
 
 from benchmarks.counting import display_name, primitives
-from benchmarks.launches import MODELS
+from benchmarks.launches import MODELS, ROWS
 from benchmarks.record import record
 from dsv4_mlx import tracing
+from dsv4_mlx.cache import begin, commit
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.unloaded import cache_after
 from metal_kernels import sources
@@ -46,7 +48,7 @@ class Host:
     model: str
     context: int
     step: str
-    """`built` anew, or `replayed` from a graph."""
+    """Out of STEPS: `built` anew, `replayed` from a graph, `exact`, or `rows`."""
     by_file: dict[str, int]
     custom_kernels: int
     text_bytes: int
@@ -69,13 +71,15 @@ def host(
 ) -> Host:
     """Count the second of two tokens after `context` of them, by a step out of STEPS."""
     by_file = dict(STEPS[step](config, context, backend).most_common())
-    return Host(model, context, step, by_file, *carried(config, context, backend))
+    return Host(model, context, step, by_file, *carried(config, context, backend, step))
 
 
-def built(config: DeepseekV4Config, context: int, backend: Backend = "metal") -> Counter[str]:
+def built(
+    config: DeepseekV4Config, context: int, backend: Backend = "metal", *, exact_rows: int = 1
+) -> Counter[str]:
     """Bytecodes of the second of two tokens after `context` of them, by file."""
     found: Counter[str] = Counter()
-    traced, cache_ = tracing.traced_model(config, backend, context)
+    traced, cache_ = tracing.traced_model(config, backend, context, exact_rows=exact_rows)
 
     def step(tokens: mx.array) -> list[mx.array]:
         traced.last_logits(tokens, cache_)
@@ -102,7 +106,35 @@ def replayed(config: DeepseekV4Config, context: int, backend: Backend = "metal")
     return found
 
 
-STEPS = {"built": built, "replayed": replayed}
+def of_rows(
+    config: DeepseekV4Config, context: int, backend: Backend = "metal", *, rows: int = ROWS
+) -> Counter[str]:
+    """The same of the second of two passes of `rows` tokens, of which all turn out to stay."""
+    found: Counter[str] = Counter()
+    traced, cache_ = tracing.traced_model(config, backend, context, exact_rows=rows)
+
+    def verified(tokens: mx.array) -> mx.array:
+        begin(cache_)
+        logits = traced(tokens, cache_)
+        commit(cache_, rows)
+        return logits
+
+    def step(tokens: mx.array) -> list[mx.array]:
+        verified(tokens)
+        with bytecodes(found):
+            logits = verified(tokens)
+        return [logits]
+
+    tracing.trace(step, mx.zeros((1, rows), mx.int32), model=traced, cache=cache_)
+    return found
+
+
+STEPS: dict[str, Callable[[DeepseekV4Config, int, Backend], Counter[str]]] = {
+    "built": built,
+    "replayed": replayed,
+    "exact": partial(built, exact_rows=ROWS),
+    "rows": of_rows,
+}
 
 
 @contextmanager
@@ -135,9 +167,17 @@ def _short(file: str) -> str:
     return str(Path(file).relative_to(ROOT)) if file.startswith(str(ROOT)) else Path(file).name
 
 
-def carried(config: DeepseekV4Config, context: int, backend: Backend) -> tuple[int, int]:
-    """Custom kernels of one token that are ours, and the bytes of their texts."""
-    graph = tracing.decode_graph(config, backend=backend, context=context + 1)
+def carried(
+    config: DeepseekV4Config, context: int, backend: Backend, step: str = "built"
+) -> tuple[int, int]:
+    """Custom kernels of one token or pass that are ours, and the bytes of their texts."""
+    if step == "rows":
+        graph = tracing.block_graph(config, backend=backend, context=context + ROWS, rows=ROWS)
+    else:
+        exact_rows = ROWS if step == "exact" else 1
+        graph = tracing.decode_graph(
+            config, backend=backend, context=context + 1, exact_rows=exact_rows
+        )
     nodes = [display_name(node) for node in primitives(graph) if node["name"] == "CustomKernel"]
     ours = [name.removeprefix(_OURS) for name in nodes if name.startswith(_OURS)]
     return len(ours), sum(text_bytes(backend, name) for name in ours)

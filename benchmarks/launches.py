@@ -9,9 +9,11 @@ bytes of weights and cache that the token reads. The graph
 is traced (see `dsv4_mlx.tracing`), each node is counted by `benchmarks/launch_table.py`. Where
 mlx-vlm is installed (`make bench` does that) its DeepSeek-V4 is counted beside it, in the same way
 (see `benchmarks/mlx_vlm_graph.py`); `dsv4-mlx compiled` is the token as a graph that is built once
-replays it. At contexts like 8191 the token closes windows, so that
-compressors run; at 8192 none closes. The rows go to results/launches.csv; a table at the end sets
-them beside those that were there before.
+replays it, `dsv4-mlx exact` one whose products keep their bits among several rows, and `dsv4-mlx
+6 rows` the pass of such a token and five drafts after it (see docs/speculation.md), whose rows are
+taken to choose different experts and entries. At contexts like 8191 the token closes windows, so
+that compressors run; at 8192 none closes. The rows go to results/launches.csv; a table at the end
+sets them beside those that were there before.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from benchmarks.record import earlier, record
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.release.engram import EngramConfig, default_layers
 from dsv4_mlx.release.layer_roles import LayerRole
-from dsv4_mlx.tracing import decode_graph
+from dsv4_mlx.tracing import block_graph, decode_graph
 
 PUBLISHED_ENGRAM = EngramConfig(default_layers(FLASH.num_hidden_layers), 99092, 16_000_000)
 """V4.1's tables, on V4-Flash, which has none."""
@@ -70,15 +72,15 @@ class Report:
 
 
 def report(
-    program: str, model: str, config: DeepseekV4Config, context: int, graph: Graph
+    program: str, model: str, config: DeepseekV4Config, context: int, graph: Graph, rows: int = 1
 ) -> Report:
-    """Count a graph of this config."""
+    """Count a graph of this config, which reads `rows` tokens."""
     found = counting.counted(graph)
     per_layer = counting.by_layer(found)
     per_kind: defaultdict[str, list[int]] = defaultdict(list)
     for layer, role in enumerate(config.layer_roles):
         per_kind[kind_of(role)].append(per_layer[layer])
-    reads = counting.reads(graph, partial(bytes_read, config))
+    reads = counting.reads(graph, partial(bytes_read, config, rows=rows))
     per_part: defaultdict[str, int] = defaultdict(int)
     for read in reads:
         per_part["cache" if read.path.startswith("cache.") else "weights"] += read.nbytes
@@ -101,30 +103,33 @@ def kind_of(role: LayerRole) -> str:
     return "CSA" if role.selects else "HCA" if role.owns_entries else "sliding"
 
 
-def bytes_read(config: DeepseekV4Config, path: str, source: Layout, node: Node) -> int:
-    """Bytes that one token reads of the input at `path`, through a kernel that sees `source`.
+def bytes_read(
+    config: DeepseekV4Config, path: str, source: Layout, node: Node, rows: int = 1
+) -> int:
+    """Bytes that tokens read of the input at `path`, through a kernel that sees `source`.
 
     All of it, but the rows that are looked up, the chosen experts, and of the cache the rows that
-    exist and are attended.
+    exist and are attended. No two of `rows` tokens choose the same experts or entries.
     """
     if node.name in ("Gather", "GatherAxis"):
         return min(source.nbytes, node.outputs[0].nbytes)
     if path.startswith("cache."):
-        return _cache_bytes(config, path, source, node)
+        return _cache_bytes(config, path, source, node, rows)
     if path.endswith(("tid2eid", "embed_tokens.weight")):
-        return source.nbytes // source.shape[0]
+        return rows * source.nbytes // source.shape[0]
     if ".experts." in path or ".switch_mlp." in path:
-        return source.nbytes * config.num_experts_per_tok // config.n_routed_experts
+        chosen = min(rows * config.num_experts_per_tok, config.n_routed_experts)
+        return source.nbytes * chosen // config.n_routed_experts
     return source.nbytes
 
 
-def _cache_bytes(config: DeepseekV4Config, path: str, source: Layout, node: Node) -> int:
+def _cache_bytes(config: DeepseekV4Config, path: str, source: Layout, node: Node, rows: int) -> int:
     if node.name in ("SliceUpdate", "DynamicSliceUpdate"):
         return 0  # writes rows, reads none
     row = source.nbytes // prod(source.shape[:2])
     layer = int(path.split(".")[1])
     if ".entries." in path and config.layer_roles[layer].selects:
-        return row * min(config.index_topk, source.shape[1])
+        return row * min(rows * config.index_topk, source.shape[1])
     return row * source.shape[1]
 
 
@@ -156,12 +161,19 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+ROWS = 6
+"""Of a pass of a token and as many drafts as are made where nobody says it."""
+OF_ROWS = f"dsv4-mlx {ROWS} rows"
+
+
 def programs(backend: str, alone: bool) -> dict[str, Callable[..., Graph]]:
     """What is counted: a program's name and how its graph is traced."""
     traced = partial(decode_graph, backend=backend)
     found: dict[str, Callable[..., Graph]] = {
         "dsv4-mlx": traced,
         "dsv4-mlx compiled": partial(traced, compiled=True),
+        "dsv4-mlx exact": partial(traced, exact_rows=ROWS),
+        OF_ROWS: partial(block_graph, backend=backend, rows=ROWS),
     }
     if not alone and importlib.util.find_spec("mlx_vlm"):
         from benchmarks import mlx_vlm_graph
@@ -212,7 +224,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Count, print, record."""
     options = parsed(arguments)
     reports = [
-        report(program, model, MODELS[model], context, trace(MODELS[model], context=context))
+        report(
+            program,
+            model,
+            MODELS[model],
+            context,
+            trace(MODELS[model], context=context),
+            ROWS if program == OF_ROWS else 1,
+        )
         for model in options.model.split(",")
         for context in map(int, options.context.split(","))
         for program, trace in programs(options.backend, options.alone).items()
@@ -223,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         print("\n".join(line for one in reports for line in lines(one)))
         print("\n".join(table(found, before)))
-        if len({one.program for one in reports}) == 2 and not options.alone:
+        if not options.alone and not any("mlx-vlm" in one.program for one in reports):
             print("mlx-vlm is not installed, so it was not counted beside; make bench installs it.")
     command = f"python -m benchmarks.launches --model {options.model} --context {options.context}"
     record("launches", f"{command} --backend {options.backend}", found, FIELDS)

@@ -11,6 +11,7 @@ from benchmarks import host
 from dsv4_mlx import tracing
 from dsv4_mlx.release.config import FLASH
 from dsv4_mlx.testing.checkpoints import TINY
+from dsv4_mlx.unloaded import cache_after
 from metal_kernels import sources
 from metal_kernels.variants import recording
 
@@ -36,6 +37,28 @@ def test_a_flash_token_that_closes_windows_is_built_in_few_bytecodes() -> None:
 @pytest.mark.parametrize("context", [8190, 8192])
 def test_a_flash_token_is_replayed_in_fewer(context: int) -> None:
     assert 0 < host.replayed(FLASH, context).total() <= MOST_REPLAYED
+
+
+def test_a_pass_of_rows_is_built_in_half_more_than_a_token(flash: host.Host) -> None:
+    """So it needs no graph of its own. Windows close inside of the first one."""
+    for context, rows in ((8186, 8), (8192, 2)):
+        assert 0 < host.of_rows(FLASH, context, rows=rows).total() <= 1.5 * flash.bytecodes
+
+
+def test_a_token_that_is_drafted_from_is_replayed_in_few_more() -> None:
+    """Its graph gives the streams too."""
+    model, _ = tracing.traced_model(TINY, "metal", 201)
+    found: Counter[str] = Counter()
+    step, token = model.compiled_step(), mx.zeros((1, 1), mx.int32)
+    counts = []
+    with recording():
+        for stepped in (step.last_logits, step.last_logits_and_features):
+            stepped(token, cache_after(model, 201, 1))
+            found.clear()
+            with host.bytecodes(found):
+                stepped(token, cache_after(model, 201, 1))
+            counts.append(found.total())
+    assert step.traces == 2 and counts[1] <= counts[0] + 100
 
 
 def test_no_launch_is_prepared_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.sizing.costs import Costs
 from dsv4_mlx.testing.checkpoints import LONG, TINY, write_tiny_checkpoint
-from dsv4_mlx.tracing import decode_graph, place_weights
+from dsv4_mlx.tracing import block_graph, decode_graph, place_weights
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels import registry
 
@@ -72,6 +72,34 @@ def test_a_replayed_token_launches_few_kernels_more(
     assert found.buffers <= buffers
     assert found.chain == built.chain
     assert built.launches <= 1032 or context != CONTEXT
+
+
+@pytest.mark.parametrize("context", [CONTEXT, CLOSING])
+def test_products_that_keep_bits_launch_no_more(
+    flash: launches.Report, closing: launches.Report, context: int
+) -> None:
+    """Plain decoding with `exact_rows` on and off."""
+    built = {CONTEXT: flash, CLOSING: closing}[context]
+    exact = counted(FLASH, context, decode_graph(FLASH, context=context, exact_rows=8))
+    assert exact.launches <= built.launches
+    assert exact.chain <= built.chain and exact.buffers <= built.buffers
+    assert exact.bytes_read == built.bytes_read
+    assert not {"QuantizedMatmul", "GatherQMM"} & set(exact.per_node)
+
+
+@pytest.mark.parametrize("context", [CONTEXT, CLOSING - 5])
+def test_a_pass_of_rows_launches_little_more_than_a_token(
+    flash: launches.Report, context: int
+) -> None:
+    """Weights are read once, experts and entries for each row."""
+    rows = launches.ROWS
+    graph = block_graph(FLASH, context=context, rows=rows)
+    found = launches.report("", "", FLASH, context, graph, rows)
+    assert flash.launches < found.launches <= 1.5 * flash.launches
+    one, all_rows = flash.bytes_read["weights"], found.bytes_read["weights"]
+    experts = FLASH.replace(num_experts_per_tok=rows * FLASH.num_experts_per_tok)
+    assert all_rows == pytest.approx(Costs(experts).bytes_per_token(), rel=2e-3)
+    assert all_rows < 2.6 * one
 
 
 def test_a_flash_token_is_few_command_buffers(
@@ -245,12 +273,13 @@ def test_the_command_prints_json_and_records(
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setitem(launches.MODELS, "tiny", TINY)
     launches.main(["--json", "--model", "tiny", "--context", "300", "--alone"])
-    printed, replayed = json.loads(capsys.readouterr().out)
-    assert replayed["program"] == "dsv4-mlx compiled"
+    printed, *others = json.loads(capsys.readouterr().out)
+    names = ["dsv4-mlx compiled", "dsv4-mlx exact", "dsv4-mlx 6 rows"]
+    assert [one["program"] for one in others] == names
     assert printed["launches"] == sum(printed["per_layer"].values())
     assert set(printed["per_kind"]) == {"sliding", "CSA", "HCA"}
     with (tmp_path / "launches.csv").open() as file:
-        recorded, _ = csv.DictReader(file)
+        recorded, *_ = csv.DictReader(file)
     assert recorded["launches"] == str(printed["launches"])
     assert recorded["program"] == "dsv4-mlx" and recorded["context"] == "300"
     for name in ("chain", "buffers_mlx", "buffers"):
@@ -282,7 +311,7 @@ def test_the_table_sets_now_below_before(
     record.record("launches", "", [values | {"context": 301, "launches": 77}], launches.FIELDS)
     record.record("launches", "", [values], launches.FIELDS)
     launches.main(ran)
-    columns, before, now, *_ = capsys.readouterr().out.splitlines()[-5:]
+    columns, before, now, *_ = capsys.readouterr().out.splitlines()[-9:]
     assert columns.split() == ["launches", "chain", "buffers_mlx", "buffers", "GB", "read"]
     assert before.split()[4].startswith("2") and before.split()[5:] == ["1,234"]
     report = counted(TINY, 300)
