@@ -20,6 +20,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ablations": ablations.table,
     "differences": ablations.differences,
     "gaps": ablations.gaps,
+    "report": ablations.beside_the_report,
     "pictures": ablations.links,
 }
 """What stands between `<!-- NAME -->` and `<!-- end -->`."""

@@ -25,6 +25,8 @@ GAPS = {
     "needle_recall_without_hca": "without entries of 128",
 }
 """Shares of needles by what of attention sees their pair, as the table calls them."""
+REPORT = ("84.2", "97.0")
+"""Needles recalled without and with Engram (arXiv 2601.07372), in %."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,12 @@ def values(rows: Iterable[Row], measure: str) -> list[float]:
     return [float(row[measure]) for row in rows]
 
 
-def spread(found: list[float]) -> str:
-    """`1.23 (1.20 to 1.25)`, or the one value that there is."""
-    mean = f"{sum(found) / len(found):.3f}"
-    return mean + (f" ({min(found):.3f} to {max(found):.3f})" if len(found) > 1 else "")
+def spread(found: list[float], digits: int = 3) -> str:
+    """`1.230 (1.200 to 1.250)`, or the one value that there is."""
+    mean = f"{sum(found) / len(found):.{digits}f}"
+    if len(found) == 1:
+        return mean
+    return f"{mean} ({min(found):.{digits}f} to {max(found):.{digits}f})"
 
 
 def table() -> str:
@@ -128,6 +132,18 @@ def gaps() -> str:
     for name, rows in arms.items():
         cells = (spread(values(rows, measure)) for measure in GAPS)
         lines.append("| " + " | ".join((name, *cells)) + " |")
+    return "\n".join(lines)
+
+
+def beside_the_report() -> str:
+    """Recall with and without Engram, its report's figure first, as a table of Markdown."""
+    arms = compared(earlier("ablations"))
+    lines = ["| recall, % | without Engram | with it |", "|---|--:|--:|"]
+    lines.append(f"| its report, needles asked for several at a time | {' | '.join(REPORT)} |")
+    for measure in ("needle_recall", "fact_recall"):
+        found = [[100 * v for v in values(arms.get(n, []), measure)] for n in ("base", "engram")]
+        cells = (spread(shares, 1) if shares else "not run" for shares in found)
+        lines.append(f"| ours, {MEASURES[measure].partition(',')[0]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -51,6 +51,16 @@ def test_recall_is_told_by_what_sees_the_pair() -> None:
     assert row == "| base | 0.900 | 0.700 | 0.400 | 0.600 | 0.500 | 0.500 |"
 
 
+def test_the_reports_needles_stand_beside_ours() -> None:
+    add("base", 0, 3.5, needle_recall=0.4, fact_recall=0.25)
+    rows = pictures.beside_the_report().splitlines()[2:]
+    assert rows[0].endswith("| 84.2 | 97.0 |")
+    assert [row.partition(" | ")[2] for row in rows[1:]] == ["40.0 | not run |", "25.0 | not run |"]
+    for seed, recall in ((0, 0.5), (1, 0.6)):
+        add("engram", seed, 3.4, needle_recall=recall)
+    assert "| 40.0 | 55.0 (50.0 to 60.0) |" in pictures.beside_the_report()
+
+
 def test_every_arm_has_its_pictures_beside_the_base() -> None:
     add("base", 0, 3.5)
     assert set(pictures.pictures()) == {
