@@ -181,6 +181,7 @@ class ModelSide:
             loops=settings.loops,
             calls_before=request.calls,
         )
+        self._engine.drafting.use(settings.draft, settings.draft_max)
         started_at = time.perf_counter()
         session, read = self._read(prompt, shared, cancelled, emit)
         prefill_s = time.perf_counter() - started_at
@@ -215,7 +216,6 @@ class ModelSide:
     def _generate(
         self, session: "Session", reply: Reply, settings: AnswerSettings, cancelled: Flag
     ) -> None:
-        self._engine.drafting.use(settings.draft, settings.draft_max)
         sampling, number = settings.sampling, self._answers
         self._answers += 1
         if sampling.seed is not None:

@@ -173,10 +173,15 @@ class TimelineDrafts:
         return True
 
     def absorb(self, tokens: Sequence[int], features: Features) -> None:
-        """The timeline has grown."""
+        """The timeline has grown; without the features that it needs the drafter begins cold."""
+        if self._drafter is None or self._drafts is None:
+            return
+        if self._drafts.needs_features and features is None:  # read while nothing was to draft
+            self._known = 0
+            self._drafter.reset(())
+            return
         self._known += len(tokens)
-        if self._drafter is not None:
-            self._drafter.absorb(tokens, features)
+        self._drafter.absorb(tokens, features)
 
     def follow(self, tokens: Sequence[int], state: DraftState | None) -> None:
         """The timeline is another one: go on from what was known of it, else begin cold."""

@@ -68,6 +68,7 @@ class Timeline:
         places: Collection[int],
     ) -> Sync:
         """Become `target`, which the model can read; see `Session.sync`."""
+        self.begin_reply()  # so that whoever drafts it reads the prompt too
         if target == self.tokens and self.logits is not None:
             return Sync(reused=len(target), read=0, cancelled=False)
         self._go_back(common_prefix(target, self.tokens[: self.consumed]), len(target) - 1)

@@ -13,7 +13,6 @@ from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import DSpark
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import open_checkpoint
-from tests.model.running import NANO
 
 SMALL = TINY.replace(
     hidden_size=64,
@@ -39,14 +38,16 @@ WITH_STAGES = SMALL.replace(
 
 
 def load_small_models(parent: Path) -> dict[str, Model]:
-    """By name: `mtp` and `dspark`, whose draft weights these are, and nano. Written to `parent`."""
-    for name, config in (("mtp", SMALL), ("dspark", WITH_STAGES)):
-        write_tiny_checkpoint(parent / name, config)
-    folders = {"mtp": parent / "mtp", "dspark": parent / "dspark", "nano": NANO}
-    return {
-        name: load_model(open_checkpoint(folder), dtype=mx.float32, backend="cpu", drafts=True)
-        for name, folder in folders.items()
+    """By name: `mtp` and `dspark`, whose draft weights these are; written to `parent`."""
+    folders = {
+        name: write_tiny_checkpoint(parent / name, config)
+        for name, config in (("mtp", SMALL), ("dspark", WITH_STAGES))
     }
+    return {name: load_with_drafts(folder) for name, folder in folders.items()}
+
+
+def load_with_drafts(folder: Path) -> Model:
+    return load_model(open_checkpoint(folder), dtype=mx.float32, backend="cpu", drafts=True)
 
 
 def prompt_of(length: int, vocab_size: int) -> list[int]:

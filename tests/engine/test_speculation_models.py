@@ -61,12 +61,20 @@ def test_stages_without_a_confidence_head_draft_the_same(
     assert drafted[0] == drafted[1] and len(drafted[0]) == 4
 
 
-@pytest.mark.parametrize("name", ["mtp.0.e_proj.weight", "mtp.1.norm.weight"])
-def test_a_draft_tensor_that_no_stage_has_is_an_error(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mtp.0.e_proj.weight", "belongs to an MTP block"),
+        ("mtp.1.norm.weight", "is no tensor of the model"),
+    ],
+)
+def test_a_draft_tensor_that_no_stage_has_is_an_error(
+    name: str, words: str, tmp_path: Path
+) -> None:
     write_tiny_checkpoint(tmp_path, WITH_STAGES, tokenizer=False)
     extra = plan_array(name, "BF16", np.zeros((64,), np.uint16))
     edit_checkpoint(tmp_path, {name: extra})
-    with pytest.raises(CheckpointError, match="is no tensor of the model"):
+    with pytest.raises(CheckpointError, match=words):
         load_model(open_checkpoint(tmp_path), dtype=mx.float32, backend="cpu", drafts=True)
 
 
@@ -128,3 +136,29 @@ def test_a_file_without_what_a_drafter_knows_begins_cold(
     assert drafting.drafts_know == 0
     assert [token.id for token in drafting.stream(4, stop_ids=())] == expected
     assert drafting.drafts_know == 4
+
+
+def test_a_drafter_that_is_chosen_reads_the_next_prompt(drafting_model: Model) -> None:
+    prompt = prompt_of(12, drafting_model.config.vocab_size)
+    engine = Engine(drafting_model)
+    session = engine.session()
+    engine.drafting.draft_with(drafting_model.drafts(), 3, True)
+    session.sync(prompt)
+    assert session.drafts_know == 12
+
+
+def test_tokens_that_were_read_without_drafts_leave_a_drafter_cold(drafting_model: Model) -> None:
+    """One conversation of an engine may choose drafts while another is being answered."""
+    prompt = prompt_of(12, drafting_model.config.vocab_size)
+    plain, engine = Engine(drafting_model).session(), Engine(drafting_model)
+    engine.drafting.draft_with(drafting_model.drafts(), 3, True)
+    session = engine.session()
+    for one in (plain, session):
+        one.sync(prompt)
+    reply, found = plain.stream(9, stop_ids=()), session.stream(9, stop_ids=())
+    for number in range(9):
+        if number == 3:
+            engine.drafting.draft_with(None, None, False)
+            assert session.drafts_know == 15
+        assert next(found) == next(reply)
+    assert session.drafts_know == 0

@@ -22,7 +22,14 @@ from dsv4_mlx.model.v4 import Model
 from tests.engine import drafting, replies
 from tests.engine.covering import Case, covering
 from tests.engine.replies import Said, say
-from tests.engine.small_models import arrays, load_small_models, on, prompt_of, same
+from tests.engine.small_models import (
+    arrays,
+    load_small_models,
+    load_with_drafts,
+    on,
+    prompt_of,
+    same,
+)
 from tests.model.running import NANO
 
 SAMPLINGS: dict[str, dict[str, Any]] = {
@@ -119,7 +126,7 @@ class Trunk:
 def trunks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trunk]:
     parent = tmp_path_factory.mktemp("models")
     folders = {"mtp": parent / "mtp", "dspark": parent / "dspark", "nano": NANO}
-    models = load_small_models(parent)
+    models = {**load_small_models(parent), "nano": load_with_drafts(NANO)}
     return {name: Trunk(models[name], Tokenizer(folder)) for name, folder in folders.items()}
 
 
