@@ -4,13 +4,20 @@ Everything follows from the config; nothing is measured and no array is made. By
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.layer_roles import LayerRole
-from dsv4_mlx.release.tensors import FP8_BLOCK, TensorSpec, backbone_tensors
+from dsv4_mlx.release.tensors import (
+    FP8_BLOCK,
+    TensorSpec,
+    backbone_tensors,
+    dspark_tensors,
+    mtp_tensors,
+)
 from dsv4_mlx.weights.forms import Mxfp4Form, Mxfp8Form, total_bytes
 from metal_kernels.shared.rows import RowStorage, row_bytes
 
@@ -35,8 +42,29 @@ class Costs:
 
     def bytes_per_token(self) -> int:
         """Weight bytes read to decode one token, as loaded: FP4 and FP8 in MLX's own formats."""
-        read = (_share(t, self.config) * _loaded_bytes(t) for t in backbone_tensors(self.config))
-        return int(sum(read))
+        return self.bytes_of_rows(1)
+
+    def bytes_of_rows(self, rows: int) -> int:
+        """The same of one call that reads `rows` tokens: what all of them multiply is read once,
+        and no two tokens share an expert while there are others."""
+        return int(self._read(backbone_tensors(self.config), rows))
+
+    def bytes_of_drafts(self, kind: str, drafts: int) -> int:
+        """Weight bytes read to make `drafts` drafts of a pass: `mtp` one after the other, each with
+        the head; `dspark` in one run of its block, whatever is used of it; others none."""
+        head = self._read((t for t in backbone_tensors(self.config) if t.name == "head.weight"), 1)
+        if kind == "mtp":
+            return int(drafts * (self._read(mtp_tensors(self.config, "mtp.0."), 1) + head))
+        if kind != "dspark" or not drafts or self.config.dspark is None:
+            return 0
+        block, after = self.config.dspark.block_size, ".markov_w2.weight"
+        stages = list(dspark_tensors(self.config))
+        again = self._read((t for t in stages if t.name.endswith(after)), 1) * (block - 1)
+        return int(self._read(stages, block) + again + head)
+
+    def _read(self, tensors: Iterable[TensorSpec], rows: int) -> Fraction:
+        shares = ((t, _share(t, self.config, rows)) for t in tensors)
+        return sum((share * _loaded_bytes(t) for t, share in shares), Fraction(0))
 
     def entry_bytes(self, kv: Kv = "compact") -> int:
         """Bytes of one window row or compressed entry."""
@@ -71,14 +99,15 @@ class Costs:
         return 4 * rows * values
 
 
-def _share(tensor: TensorSpec, config: DeepseekV4Config) -> Fraction:
-    """How much of a tensor one decoded token reads."""
-    if tensor.name == "embed.weight" or tensor.name.endswith("tid2eid"):
-        return Fraction(0)  # one row, too little to count
+def _share(tensor: TensorSpec, config: DeepseekV4Config, rows: int) -> Fraction:
+    """How much of a tensor a call of so many tokens reads."""
+    if tensor.name == "embed.weight" or tensor.name.endswith(("tid2eid", ".markov_w1.weight")):
+        return Fraction(0)  # a row for each, too little to count
     if ".engram.embed." in tensor.name and config.engram is not None:
-        return Fraction(config.engram.rows_per_token, tensor.shape[0])
+        return Fraction(rows * config.engram.rows_per_token, tensor.shape[0])
     if ".experts." in tensor.name:
-        return Fraction(config.num_experts_per_tok, config.n_routed_experts)
+        chosen = min(rows * config.num_experts_per_tok, config.n_routed_experts)
+        return Fraction(chosen, config.n_routed_experts)
     return Fraction(1)
 
 

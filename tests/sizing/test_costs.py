@@ -5,7 +5,9 @@ from math import prod
 
 import pytest
 
-from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
+from dsv4_mlx.engine.drafters import _BYTES_OF_ROWS
+from dsv4_mlx.model.mtp_drafts import MtpDrafts
+from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config, DSpark
 from dsv4_mlx.release.tensors import TensorSpec, backbone_tensors, checkpoint_tensors
 from dsv4_mlx.sizing.costs import Costs
 
@@ -146,3 +148,23 @@ def test_a_real_cache_holds_the_bytes_that_the_config_promises(tokens: int, kv: 
     assert held + sum(row.window.nbytes for row in rows) == Costs(config).kv_bytes(tokens, kv)
     fixed = sum(row.fixed_nbytes for row in rows)
     assert held + fixed == Costs(config).cache_bytes(tokens, kv)
+
+
+DSPARK = DSpark(5, 128799, (40, 41, 42), 256)
+
+
+def test_bytes_of_passes_with_drafts_are_those_that_predictions_are_made_of() -> None:
+    """Of Flash: what 1 to 8 rows read in rows of one, and what drafts read, in GB."""
+    costs = Costs(FLASH)
+    rows = [costs.bytes_of_rows(count) / costs.bytes_per_token() for count in range(1, 9)]
+    assert [round(one, 2) for one in rows] == list(_BYTES_OF_ROWS)
+    mtp = costs.bytes_of_drafts("mtp", 1)
+    assert abs(mtp / costs.bytes_per_token() - MtpDrafts.draft_costs[1]) < 0.001
+    assert costs.bytes_of_drafts("mtp", 3) == 3 * mtp
+    assert costs.bytes_of_drafts("lookup", 7) == costs.bytes_of_drafts("dspark", 3) == 0
+    stages = Costs(
+        FLASH.replace(dspark=DSPARK, compress_ratios=(*FLASH.compress_ratios[:43], 0, 0, 0))
+    )
+    assert round(stages.bytes_of_drafts("dspark", 3) / 1e9, 1) == 3.1  # no expert shared
+    assert stages.bytes_of_drafts("dspark", 1) == stages.bytes_of_drafts("dspark", 5)
+    assert stages.bytes_of_drafts("dspark", 0) == 0
