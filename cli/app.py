@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cli import config
@@ -15,6 +16,7 @@ from cli.environment import Environment, ExitStatus
 from cli.kept.draft_times import kept_draft_times
 from cli.kept.prefixes import stored_prefixes
 from cli.kept.private_files import state_home
+from cli.kept.row_findings import kept_row_findings
 from cli.kept.sessions import SessionStore
 from cli.models import Models, embedded_model, left_out_sentence, load_model
 from cli.once.answer_output import write_json_error
@@ -53,7 +55,7 @@ def main(
     worker = Worker()
     try:
         arguments = sys.argv[1:] if argv is None else argv
-        status = _guarded(arguments, environment, worker, open_model or load_model)
+        status = _guarded(arguments, environment, worker, open_model)
         status = _flushed(status, environment)
     except BrokenPipeError:
         # The reader left, as `head` does: not worth a sentence.
@@ -67,7 +69,7 @@ def main(
 
 
 def _guarded(
-    arguments: list[str], environment: Environment, worker: Worker, open_model: "Load"
+    arguments: list[str], environment: Environment, worker: Worker, open_model: "Load | None"
 ) -> ExitStatus:
     """Every expected end as an exit status; only our own mistakes pass as tracebacks."""
     options = Options()
@@ -112,7 +114,7 @@ def _fail(
 
 
 def _run(
-    options: Options, environment: Environment, worker: Worker, open_model: "Load"
+    options: Options, environment: Environment, worker: Worker, open_model: "Load | None"
 ) -> ExitStatus:
     if options.version:
         return _print_version(replace(options, backend=_backend(options)), environment)
@@ -131,6 +133,7 @@ def _run(
             kv=options.kv or "compact",
             prefill_chunk=options.prefill_chunk,
             compile=options.compile,
+            findings=kept_row_findings(environment.variables, options.keep),
             json=options.json,
         )
     preferences = Preferences.configured(chosen).given(options)
@@ -141,7 +144,7 @@ def _run(
     models = Models(
         worker,
         options,
-        open_model,
+        open_model or _load(options, chosen, environment),
         prefixes=prefixes,
         snapshot_bytes=chosen.snapshot_bytes,
         draft_times=kept_draft_times(environment.variables, options.keep),
@@ -172,6 +175,12 @@ def _run(
         PlainOutput(environment).note(f"[{problem}]")
     turns, settings = resumed.turns(model.place), preferences.answer_settings(model.settings)
     return answer(message, lambda: begin(settings, turns), options, environment, resumed)
+
+
+def _load(options: Options, chosen: config.Config, environment: Environment) -> "Load":
+    """Loads a model for what the options and the configuration say of drafts."""
+    findings = kept_row_findings(environment.variables, options.keep)
+    return partial(load_model, draft=options.draft or chosen.draft, findings=findings)
 
 
 def _completed(options: Options, chosen: config.Config) -> Options:

@@ -19,10 +19,12 @@ from dsv4_mlx.release.identity import name_of
 
 if TYPE_CHECKING:
     from cli.kept.draft_times import DraftTimes
+    from cli.kept.row_findings import RowFindings
     from dsv4_mlx.chat.answer_settings import AnswerSettings
     from dsv4_mlx.chat.conversation import Conversation, Prefixes, Turn
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.device.memory import HeldMemory
+    from dsv4_mlx.engine.draft_choice import DraftChoice
     from dsv4_mlx.engine.engine import Engine
     from dsv4_mlx.sizing.costs import Kv
     from dsv4_mlx.weights.checkpoint import ModelFolder
@@ -88,6 +90,8 @@ class OpenedModel:
         self._is_told = True
         engine = self.opening.result()[0]
         sentences = [engine.memory.problem] if engine.memory.problem else []
+        if (found := engine.row_finding) is not None and found.reason:
+            sentences.append(f"drafts are off unless --draft names one: {found.reason}")
         if engine.left_out:
             sentences.append(f"kernels left out: {left_out_sentence(engine.left_out)}")
         return sentences
@@ -249,21 +253,33 @@ def embedded_model() -> Path:
     return Path(dsv4_mlx.__file__).parent / "nano"
 
 
-def load_model(folder: "ModelFolder", options: Options) -> "tuple[Engine, Tokenizer]":
-    """Load the checkpoint in `folder`; for the worker's thread."""
+def load_model(
+    folder: "ModelFolder",
+    options: Options,
+    *,
+    draft: "DraftChoice" = "auto",
+    findings: "RowFindings | None" = None,
+) -> "tuple[Engine, Tokenizer]":
+    """Load the checkpoint in `folder`; for the worker's thread.
+
+    Where something drafts on a GPU, which `draft` and the checkpoint decide, the load finds how
+    many rows a pass may have, or has it from `findings`.
+    """
     from dsv4_mlx import loading
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.engine.engine import Engine
 
     backend, kv = options.backend or "auto", options.kv or "compact"
+    compiled = None if options.compile else False
+    test = loading.RowTest(findings, compiled, without_weights=draft == "lookup")
     # A problem with memory is told where it does not disturb what is on the screen.
     model = loading.load_model(
         folder.checkpoint,
         backend=backend,
         kv=kv,
         drafts=options.draft == "dspark",
+        rows=None if draft == "off" else test,
         say=lambda _: None,
     )
-    compiled = None if options.compile else False
     engine = Engine(model, prefill_chunk=options.prefill_chunk, compiled=compiled)
     return engine, Tokenizer(folder.folder)

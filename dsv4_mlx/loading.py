@@ -8,8 +8,15 @@ import mlx.core as mx
 
 from dsv4_mlx.broken_kernels import diagnosis
 from dsv4_mlx.device import memory
+from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.exact_rows.at_load import LoadedRows, RowTest, machine_name
+from dsv4_mlx.exact_rows.at_load import (
+    KeptFindings,
+    LoadedRows,
+    RowTest,
+    machine_name,
+    storage_of,
+)
 from dsv4_mlx.model.backends import kernel_plan, use_backend
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.sizing.held import held_bytes
@@ -182,6 +189,21 @@ def _rows_of(
 def _stored(model: "Model") -> "Kv":
     """How the model's caches keep rows, as sizes are told."""
     return "compact" if model.layout.name == "compact" else "bf16"
+
+
+def recorded_rows(
+    checkpoint: Checkpoint, kept: KeptFindings, *, backend: str = "auto", kv: str | None = None
+) -> RowFinding | None:
+    """What a load of this checkpoint found here of rows that keep their bits; None before one did,
+    and on a CPU. Raises CheckpointError and BackendError.
+    """
+    kernels = kernel_plan(backend)
+    if kernels.backend == "cpu":
+        return None
+    dtype, numerics = dense_dtype(None, kernels.backend), Numerics.OFFICIAL
+    plan, storage = plan_parameters(checkpoint), storage_of(numerics, kv)
+    name = machine_name(checkpoint.config, plan, kernels, DTYPE_NAMES[dtype], numerics, storage)
+    return LoadedRows(RowTest(kept), kernels, name).found
 
 
 def session_kernels(

@@ -23,7 +23,7 @@ ROOMS = {
     "unloaded": ("model", "cache", "weights"),
     "warm_up": ("unloaded", "model", "weights", "release"),
     "broken_kernels": ("warm_up",),
-    "exact_rows": ("broken_kernels", "engine", "model", "cache", "weights", "release"),
+    "exact_rows": ("broken_kernels", "engine", "model", "cache", "device", "weights", "release"),
     "loading": (
         "broken_kernels",
         "exact_rows",

@@ -15,6 +15,8 @@ from platform import python_version
 from typing import Any
 
 from cli.environment import Environment, ExitStatus
+from cli.kept.row_findings import RowFindings
+from cli.machine.doctor_model import engram_facts, engram_line, row_facts, session_kernels
 from cli.machine.doctor_place import disk, terminal
 from cli.machine.doctor_report import Page, Report
 from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
@@ -24,11 +26,11 @@ from cli.safe import harmless, json_line
 from dsv4_mlx.about import About, about, device_memory, wirable_memory
 from dsv4_mlx.device import command_buffers
 from dsv4_mlx.device.memory import unwirable
-from dsv4_mlx.errors import BackendError, Dsv4Error
+from dsv4_mlx.errors import Dsv4Error
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.sizing.costs import Costs, Kv
 from dsv4_mlx.sizing.recipe_sizes import RECIPES
-from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
+from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 CONTEXTS = (SHORT_CONTEXT, 131_072, 393_216, 1_048_576)
 _PACKAGES = (
@@ -45,11 +47,21 @@ def run(
     kv: Kv = "compact",
     prefill_chunk: int | None = None,
     compile: bool = True,
+    findings: RowFindings | None = None,
     json: bool = False,
 ) -> ExitStatus:
-    """Print the report, as one JSON line with `json`; ERROR when it found a problem."""
+    """Print the report, as one JSON line with `json`; ERROR when it found a problem.
+
+    `findings` are what loads found here of rows that keep their bits.
+    """
     found = report(
-        environment, model, backend=backend, kv=kv, prefill_chunk=prefill_chunk, compile=compile
+        environment,
+        model,
+        backend=backend,
+        kv=kv,
+        prefill_chunk=prefill_chunk,
+        compile=compile,
+        findings=findings,
     )
     if json:
         facts = {**found.facts, "problems": list(found.problems)}
@@ -70,6 +82,7 @@ def report(
     kv: Kv = "compact",
     prefill_chunk: int | None = None,
     compile: bool = True,
+    findings: RowFindings | None = None,
     machine: Machine | None = None,
 ) -> Report:
     """Everything worth knowing; `model` is the folder to look at, None for none."""
@@ -82,7 +95,7 @@ def report(
     _machine(page, machine, resolved)
     _device(page, resolved)
     if model is not None:
-        _model(page, model, resolved, kv, machine, prefill_chunk)
+        _model(page, model, resolved, kv, machine, prefill_chunk, findings)
     _recipes(page, machine, resolved, kv)
     disk(page, environment)
     terminal(page, environment)
@@ -188,12 +201,19 @@ def _device(page: Page, backend: str) -> None:
 
 
 def _model(
-    page: Page, folder: Path, backend: str, kv: Kv, machine: Machine, prefill_chunk: int | None
+    page: Page,
+    folder: Path,
+    backend: str,
+    kv: Kv,
+    machine: Machine,
+    prefill_chunk: int | None,
+    findings: RowFindings | None,
 ) -> None:
     try:
         checkpoint = open_checkpoint(folder)
         fit = Fit.of(checkpoint, kv, backend=backend, machine=machine)
-        forms = _session_kernels(checkpoint, backend, kv)
+        forms = session_kernels(checkpoint, backend, kv)
+        rows, row_lines = row_facts(checkpoint, findings, backend, kv) if forms else ({}, [])
     except Dsv4Error as error:
         page.problems.append(str(error))
         return
@@ -206,20 +226,22 @@ def _model(
         "longest_context": fit.longest(),
         "prefill_chunk": prefill_chunk or fit.prefill_chunk,
         "wired_bytes": wired,
-        **_engram_facts(fit),
+        **engram_facts(fit),
         "contexts": {context: _context_facts(fit, context) for context in contexts},
         "compiled_ahead": forms,
+        **rows,
     }
     lines = [_context_line(fit, context) for context in contexts]
     if forms:
         lines.append(
             f"{len(forms)} forms of kernels are compiled while it loads (--json lists them)"
         )
+    lines += row_lines
     page.add(
         "model",
         facts,
         f"{folder}, weights {size(fit.weights)}",
-        *_engram_line(fit),
+        *engram_line(fit),
         *lines,
         f"longest context here: {fit.longest():,} of {most:,} tokens",
         *([f"{size(wired)} stay resident (wired) while it is used"] if wired else []),
@@ -227,33 +249,6 @@ def _model(
     )
     if not fit.fits(contexts[0]):
         page.problems.append(fit.sentence(contexts[0]))
-
-
-def _engram_facts(fit: Fit) -> dict[str, Any]:
-    """Engram's tables and what of them is in memory; nothing without Engram."""
-    if (engram := fit.config.engram) is None:
-        return {}
-    sizes = {"table_bytes": engram.table_bytes, "held_bytes": engram.held_bytes}
-    return {"engram": sizes | {"in_files": engram.stays_in_files}}
-
-
-def _engram_line(fit: Fit) -> list[str]:
-    if (engram := fit.config.engram) is None:
-        return []
-    tables, held = size(engram.table_bytes), size(engram.held_bytes)
-    if engram.stays_in_files:
-        return [f"Engram's tables, {tables}, are read from files row by row; {held} are kept"]
-    return [f"of them {held} are Engram's tables"]
-
-
-def _session_kernels(checkpoint: Checkpoint, backend: str, kv: Kv) -> list[str]:
-    """The forms that are compiled ahead; none where the backend is absent, which is said above."""
-    from dsv4_mlx.loading import session_kernels
-
-    try:
-        return session_kernels(checkpoint, backend=backend, kv=kv)
-    except BackendError:
-        return []
 
 
 def _context_facts(fit: Fit, context: int) -> dict[str, Any]:

@@ -114,6 +114,8 @@ def as_record(event: Event) -> dict[str, Any]:
         fields["timing"] = _timing(event)
         if event.stop_text is None:
             del fields["stop_text"]
+        if event.exact_rows is None:
+            del fields["exact_rows"]
         if event.draft is None:
             del fields["draft"]
         else:

@@ -103,6 +103,8 @@ class Done:
     """The text that ended the answer, for `stop_text`."""
     draft: DraftUse | None = field(default=None, compare=False)
     """What drafts did; None where nothing drafts."""
+    exact_rows: int | None = field(default=None, compare=False)
+    """Rows of a pass that keep their bits on this GPU; None where the load did not look."""
 
 
 Event = Progress | ReplyPart | BudgetReached | LoopNoticed | Done

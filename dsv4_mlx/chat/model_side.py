@@ -195,7 +195,9 @@ class ModelSide:
         count = Usage(len(prompt.tokens), read.reused, reply.generated, reply.reasoning_tokens)
         timing = reply.timing(request.asked_at, prefill_s)
         use = None if read.cancelled else session.draft_use
-        return Done(said.finish_reason, count, timing, said.stop_text, use)
+        found = self._engine.row_finding
+        rows = None if found is None else found.exact_rows
+        return Done(said.finish_reason, count, timing, said.stop_text, use, rows)
 
     def _read(
         self, prompt: PromptTokens, shared: Collection[int], cancelled: Flag, emit: Emit

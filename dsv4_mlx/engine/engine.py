@@ -33,6 +33,7 @@ a kernel that the GPU refuses is a KernelError; the timeline is then as it was a
 moment, and the next call reads what is missing.
 """
 
+from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.engine.running import Running
 from dsv4_mlx.engine.session import Session
 
@@ -50,6 +51,11 @@ class Engine(Running):
     def left_out(self) -> tuple[str, ...]:
         """Kernels that run by their slower references, as somebody asked."""
         return tuple(getattr(self.model, "left_out", ()))
+
+    @property
+    def row_finding(self) -> RowFinding | None:
+        """What the load found of rows that keep their bits; None where it did not look."""
+        return getattr(self.model, "row_finding", None)
 
     def session(self) -> Session:
         """A new, empty timeline."""

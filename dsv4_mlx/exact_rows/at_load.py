@@ -14,12 +14,13 @@ import mlx.core as mx
 
 from dsv4_mlx import __version__
 from dsv4_mlx.broken_kernels import first_line, is_about_kernels
+from dsv4_mlx.cache.layouts import layout_for
+from dsv4_mlx.device.row_finding import MOST_ROWS, RowFinding
 from dsv4_mlx.exact_rows.attention import compared_attention
 from dsv4_mlx.exact_rows.finding import ProductTimes, RowsAlike, find, lowest, measured
 from dsv4_mlx.exact_rows.products import WeightReads, compared, forms, multiplied, timed
 from dsv4_mlx.exact_rows.whole_pass import pass_is_exact
 from dsv4_mlx.model.numerics import Numerics
-from dsv4_mlx.model.row_finding import MOST_ROWS, RowFinding
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.weights.parameters import ParameterPlan
@@ -133,6 +134,11 @@ class ModelTests:
             return pass_is_exact(self._model, rows, self._compiled)
         finally:
             self._model.use_exact_rows(before)
+
+
+def storage_of(numerics: Numerics, kv: str | None) -> str:
+    """How caches of a model keep rows, as `machine_name` takes it."""
+    return layout_for(numerics is Numerics.OFFICIAL, kv).name
 
 
 def machine_name(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from dsv4_mlx.device.row_finding import MOST_ROWS
 from dsv4_mlx.exact_rows.finding import rows_alike
 from dsv4_mlx.model.numerics import Numerics
-from dsv4_mlx.model.row_finding import MOST_ROWS
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import DeepseekV4Config
 from metal_kernels.ops import Ops

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import mlx.core as mx
 
-from dsv4_mlx.model.row_finding import MOST_ROWS, RowFinding
+from dsv4_mlx.device.row_finding import MOST_ROWS, RowFinding
 
 ALLOWED: Final = 0.03
 """How much longer than MLX's the products that keep bits may take for plain decoding."""

@@ -11,12 +11,12 @@ from typing import Final, Literal
 import mlx.core as mx
 import numpy as np
 
+from dsv4_mlx.device.row_finding import MOST_ROWS
 from dsv4_mlx.exact_rows.finding import rows_alike
 from dsv4_mlx.model import matmul
 from dsv4_mlx.model.decoder_layer import DecoderLayer
 from dsv4_mlx.model.layers import ExpertsLinear, GroupedLinear, MatrixLayer
 from dsv4_mlx.model.packed import Matrix, Packed
-from dsv4_mlx.model.row_finding import MOST_ROWS
 from dsv4_mlx.model.v4 import Model
 from metal_kernels.ops import Ops
 

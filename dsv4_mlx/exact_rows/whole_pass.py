@@ -7,12 +7,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from dsv4_mlx.cache import LayerCache, begin, commit, evaluated, fork, new_state
+from dsv4_mlx.cache import LayerCache, evaluated, fork, new_state
 from dsv4_mlx.cache.forms import state_forms
+from dsv4_mlx.device.row_finding import MOST_ROWS
 from dsv4_mlx.engine.running import Running
 from dsv4_mlx.exact_rows.attention import stored_rows
 from dsv4_mlx.exact_rows.finding import has_same_bits
-from dsv4_mlx.model.row_finding import MOST_ROWS
 from dsv4_mlx.model.v4 import Model
 from metal_kernels.shared.formats import hadamard_fp4, store
 
@@ -20,8 +20,9 @@ from metal_kernels.shared.formats import hadamard_fp4, store
 def pass_is_exact(model: Model, rows: int, compiled: bool | None = None) -> bool:
     """Whether `rows` tokens in one call give logits and a cache with the bits of as many steps.
 
-    Steps are those of sessions, `compiled` as theirs are. The timeline is random; windows of every
-    kind close inside of the block. Changes nothing of the model, which reads exact rows already.
+    Steps are those of sessions without drafts, `compiled` as theirs are, and the call is that of
+    sessions with the model's own. The timeline is random; windows of every kind close inside of
+    the block. Changes nothing of the model, which reads exact rows already.
     """
     told, model.at_first_call = model.at_first_call, None
     try:
@@ -34,10 +35,12 @@ def pass_is_exact(model: Model, rows: int, compiled: bool | None = None) -> bool
             logits = running.next_logits(mx.array([[token]]), single)
             mx.eval(logits, evaluated(single))
             steps.append(logits)
-        begin(block)
-        logits = model(mx.array([ids]), block)[0]
+        running.drafting.draft_with(model.drafts(), None, demanded=True)
+        read = running.read_block(ids[0], ids[1:], block)
+        logits = mx.stack(read.logits)
         mx.eval(logits, evaluated(block))
-        commit(block, rows)
+        read.kept = rows
+        running.close_block(read, block)
         same = [has_same_bits(logits, mx.stack(steps)), *_kept_alike(block, single)]
         return all(one.item() for one in same)
     finally:

@@ -20,6 +20,7 @@ from dsv4_mlx.cache.drafts import new_cache
 from dsv4_mlx.cache.layer import LayerCache, for_one_call
 from dsv4_mlx.cache.layouts import layout_for
 from dsv4_mlx.device.memory import HeldMemory
+from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.backends import use_backend
 from dsv4_mlx.model.compiled import CompiledStep
@@ -35,7 +36,6 @@ from dsv4_mlx.model.mtp_drafts import MtpDrafts
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.pacing import Pace
 from dsv4_mlx.model.rope import compressed_rope, sliding_rope
-from dsv4_mlx.model.row_finding import RowFinding
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.deciding import deciding_keys
 from metal_kernels import registry

@@ -7,12 +7,12 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.exact_rows import at_load
 from dsv4_mlx.exact_rows.at_load import LoadedRows, ModelTests, RowTest, machine_name
 from dsv4_mlx.exact_rows.finding import ProductTimes, RowsAlike
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model.numerics import Numerics
-from dsv4_mlx.model.row_finding import RowFinding
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.tracing import release_plan

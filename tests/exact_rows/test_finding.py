@@ -5,6 +5,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.exact_rows.finding import (
     ProductTimes,
     RowsAlike,
@@ -14,7 +15,6 @@ from dsv4_mlx.exact_rows.finding import (
     measured,
     rows_alike,
 )
-from dsv4_mlx.model.row_finding import RowFinding
 
 
 class Scripted:

@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 
 from cli.environment import Environment
+from cli.kept.row_findings import RowFindings
 from cli.machine import doctor
 from cli.machine.doctor import report, run
 from dsv4_mlx import about as facts
 from dsv4_mlx.about import About
+from dsv4_mlx.device.row_finding import RowFinding
+from dsv4_mlx.exact_rows.at_load import RowTest
+from dsv4_mlx.loading import load_model
 from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.sizing.recipe_sizes import RECIPES
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
+from dsv4_mlx.weights.checkpoint import open_checkpoint
+from metal_kernels.registry import bind
 from tests.cli.machines import GIB, linux, mac
 from tests.cli.running import Stream
 
@@ -219,3 +225,42 @@ def test_a_folder_that_only_begins_like_the_home_folder_keeps_its_name() -> None
     value = {"a": ["/home/ann/x", "/home/anna/x", "/home/ann: missing."], "b": 1}
     expected = {"a": ["~/x", "/home/anna/x", "~: missing."], "b": 1}
     assert doctor.without_home(value, "/home/ann") == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        (None, "a pass of several rows: not tried yet; a load for drafts tries it once"),
+        (
+            RowFinding(8, "", 0.012),
+            "a pass of up to 8 rows has the bits of single ones; one row takes +1% beside MLX's",
+        ),
+        (RowFinding(1, "it is slow", 0.2), "a pass has one row: it is slow"),
+    ],
+)
+def test_what_a_load_found_of_rows_is_told(
+    environment: Environment,
+    folder: Path,
+    metal: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    found: RowFinding | None,
+    line: str,
+) -> None:
+    """Under the name that a load of this folder on Metal gives it."""
+    monkeypatch.setattr(doctor, "session_kernels", lambda *_: ["router"])
+    monkeypatch.setattr("dsv4_mlx.loading.kernel_plan", lambda _: bind("metal"))
+    monkeypatch.setattr(facts, "about", doctor.about)
+    findings = RowFindings(tmp_path / "rows")
+    if found is not None:
+
+        class Noted(RowTest):
+            def recorded(self, machine: str) -> None:
+                findings.store(machine, found.as_record())
+
+        load_model(open_checkpoint(folder), kernels=bind("metal"), rows=Noted(without_weights=True))
+    made = report(environment, folder, machine=mac(24), findings=findings)
+    assert made.problems == ()
+    assert line in page(made)["model"]
+    assert made.facts["model"]["rows"] == (None if found is None else found.as_record())
+    assert "rows" not in report(environment, folder, machine=mac(24)).facts["model"]

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.options import Options
 from dsv4_mlx.chat.tokens import DSML, END_THINK
+from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.weights.checkpoint import ModelFolder
 from tests.cli.running import Run, run
@@ -302,6 +304,53 @@ def test_the_last_event_tells_what_drafts_did(folder: Path) -> None:
     assert list(draft) == ["passes", "drafted", "accepted", "saved_s"]
     assert done["usage"]["completion_tokens"] == draft["passes"] + draft["accepted"]
     assert 0 < draft["accepted"] <= draft["drafted"]
+
+
+@pytest.mark.parametrize("reason", ["", "products are slow here"])
+def test_what_a_load_found_of_rows_is_said_in_a_line_and_in_the_last_event(
+    folder: Path, reason: str
+) -> None:
+    def open_model(opened: ModelFolder, options: Options) -> Any:
+        engine, tokenizer = opening("Four.")(opened, options)
+        engine.model.kernel_plan = lambda: {"backend": "metal"}  # type: ignore[attr-defined]
+        engine.model.row_finding = RowFinding(1 if reason else 8, reason)  # type: ignore[attr-defined]
+        return engine, tokenizer
+
+    line = ("--model", folder, "-p", "2+2?", "--think", "none", "--json")
+    done = run(*line, open_model=open_model)
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["exact_rows"] == (1 if reason else 8)
+    said = f"[drafts are off unless --draft names one: {reason}]"
+    assert done.stderr.splitlines().count(said) == bool(reason)
+    plain = run(*line, open_model=opening("Four."))
+    assert "exact_rows" not in json.loads(plain.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "configured", "draft", "keeps"),
+    [
+        ((), "", "auto", True),
+        (("--draft", "lookup", "--no-save"), 'draft = "off"', "lookup", False),
+        ((), 'draft = "off"', "off", True),
+    ],
+)
+def test_a_load_knows_what_drafts_and_what_was_found_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: Any, configured: str, draft: str,
+    keeps: bool, tmp_path: Path,
+) -> None:  # fmt: skip
+    seen: list[Any] = []
+
+    def load_model(opened: ModelFolder, options: Options, **given: Any) -> Any:
+        seen.append(given)
+        return opening("Four.")(opened, options)
+
+    monkeypatch.setattr("cli.app.load_model", load_model)
+    (tmp_path / "config.toml").write_text(configured)
+    line = ("--model", folder, "-p", "2+2?", "--think", "none", *options)
+    done = run(*line, variables={"DSV4_HOME": str(tmp_path)})
+    assert done.status == 0, done.stderr
+    assert [one["draft"] for one in seen] == [draft]
+    assert [one["findings"] is not None for one in seen] == [keeps]
 
 
 def test_a_drafter_that_a_model_has_not_is_refused(folder: Path) -> None:

@@ -1,0 +1,60 @@
+"""Parts of what the doctor tells of a model: Engram, kernels, and rows that keep their bits."""
+
+from typing import Any
+
+from cli.kept.row_findings import RowFindings
+from cli.machine.memory import Fit, size
+from dsv4_mlx.device.row_finding import RowFinding
+from dsv4_mlx.errors import BackendError
+from dsv4_mlx.sizing.costs import Kv
+from dsv4_mlx.weights.checkpoint import Checkpoint
+
+
+def engram_facts(fit: Fit) -> dict[str, Any]:
+    """Engram's tables and what of them is in memory; nothing without Engram."""
+    if (engram := fit.config.engram) is None:
+        return {}
+    sizes = {"table_bytes": engram.table_bytes, "held_bytes": engram.held_bytes}
+    return {"engram": sizes | {"in_files": engram.stays_in_files}}
+
+
+def engram_line(fit: Fit) -> list[str]:
+    if (engram := fit.config.engram) is None:
+        return []
+    tables, held = size(engram.table_bytes), size(engram.held_bytes)
+    if engram.stays_in_files:
+        return [f"Engram's tables, {tables}, are read from files row by row; {held} are kept"]
+    return [f"of them {held} are Engram's tables"]
+
+
+def session_kernels(checkpoint: Checkpoint, backend: str, kv: Kv) -> list[str]:
+    """The forms that are compiled ahead; none where the backend is absent, which is said above."""
+    from dsv4_mlx import loading
+
+    try:
+        return loading.session_kernels(checkpoint, backend=backend, kv=kv)
+    except BackendError:
+        return []
+
+
+def row_facts(
+    checkpoint: Checkpoint, findings: RowFindings | None, backend: str, kv: Kv
+) -> tuple[dict[str, Any], list[str]]:
+    """As JSON data and as lines, both empty on a CPU; BackendError where `backend` is absent."""
+    if backend == "cpu" or findings is None:
+        return {}, []
+    from dsv4_mlx.loading import recorded_rows
+
+    found = recorded_rows(checkpoint, findings, backend=backend, kv=kv)
+    record = None if found is None else found.as_record()
+    return {"rows": record}, [row_line(found)]
+
+
+def row_line(found: RowFinding | None) -> str:
+    """For people."""
+    if found is None:
+        return "a pass of several rows: not tried yet; a load for drafts tries it once"
+    if found.reason:
+        return f"a pass has one row: {found.reason}"
+    slower = "" if found.slower is None else f"; one row takes {found.slower:+.0%} beside MLX's"
+    return f"a pass of up to {found.exact_rows} rows has the bits of single ones{slower}"
