@@ -172,6 +172,10 @@ def pictures() -> dict[str, str]:
                 title = f"{_short(measure)}, {comparison.title}"
                 name = f"ablations-{key}-{measure.replace('_', '-')}.svg"
                 drawn[name] = line_plot(title, "training step", MEASURES[measure], lines)
+    seen = [Curve(GAPS[m], _points(arms, "base", m)) for m in list(GAPS)[:3]]
+    drawn["ablations-gaps.svg"] = line_plot(
+        "Needles recalled by base, by what sees their pair", "training step", "share", seen
+    )
     for measure in ("fact_recall", "needle_recall"):
         bars = [Bar(name, values(rows, measure)) for name, rows in arms.items()]
         title = f"{_short(measure)}, by arm"
@@ -191,11 +195,18 @@ def curves(arms: Mapping[str, list[Row]], measure: str, names: Iterable[str]) ->
 
     Runs that were stopped are among them, as far as they came.
     """
-    points: dict[str, dict[int, list[float]]] = {name: {} for name in names}
+    lines = [Curve(name, _points(arms, name, measure)) for name in names]
+    return [line for line in lines if line.points]
+
+
+def _points(
+    arms: Mapping[str, list[Row]], name: str, measure: str
+) -> list[tuple[int, list[float]]]:
+    points: dict[int, list[float]] = {}
     for row in _measured(arms):
-        if row["arm"] in points:
-            points[row["arm"]].setdefault(int(row["step"]), []).append(float(row[measure]))
-    return [Curve(name, sorted(found.items())) for name, found in points.items() if found]
+        if row["arm"] == name:
+            points.setdefault(int(row["step"]), []).append(float(row[measure]))
+    return sorted(points.items())
 
 
 def reached(name: str, arms: Mapping[str, list[Row]]) -> int:

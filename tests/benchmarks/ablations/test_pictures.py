@@ -65,12 +65,14 @@ def test_every_arm_has_its_pictures_beside_the_base() -> None:
     add("base", 0, 3.5)
     assert set(pictures.pictures()) == {
         "ablations-fact-recall.svg",
+        "ablations-gaps.svg",
         "ablations-needle-recall.svg",
     }
     for name in ARMS:
         if name != "base":
             add(name, 0, 3.4)
     drawn = pictures.pictures()
+    assert drawn["ablations-gaps.svg"].count("<polyline") == 3
     assert {name for one in pictures.COMPARISONS.values() for name in one.arms} == {*ARMS} - {
         "base"
     }
