@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 from dsv4_mlx.release.config import DeepseekV4Config
@@ -47,24 +48,23 @@ class Costs:
     def bytes_of_rows(self, rows: int) -> int:
         """The same of one call that reads `rows` tokens: what all of them multiply is read once,
         and no two tokens share an expert while there are others."""
-        return int(self._read(backbone_tensors(self.config), rows))
+        return int(self._read("backbone", rows))
 
     def bytes_of_drafts(self, kind: str, drafts: int) -> int:
         """Weight bytes read to make `drafts` drafts of a pass: `mtp` one after the other, each with
         the head; `dspark` in one run of its block, whatever is used of it; others none."""
-        head = self._read((t for t in backbone_tensors(self.config) if t.name == "head.weight"), 1)
+        head = self._read("head", 1)
         if kind == "mtp":
-            return int(drafts * (self._read(mtp_tensors(self.config, "mtp.0."), 1) + head))
+            return int(drafts * (self._read("mtp", 1) + head))
         if kind != "dspark" or not drafts or self.config.dspark is None:
             return 0
-        block, after = self.config.dspark.block_size, ".markov_w2.weight"
-        stages = list(dspark_tensors(self.config))
-        again = self._read((t for t in stages if t.name.endswith(after)), 1) * (block - 1)
-        return int(self._read(stages, block) + again + head)
+        block = self.config.dspark.block_size
+        return int(self._read("dspark", block) + (block - 1) * self._read("markov_w2", 1) + head)
 
-    def _read(self, tensors: Iterable[TensorSpec], rows: int) -> Fraction:
-        shares = ((t, _share(t, self.config, rows)) for t in tensors)
-        return sum((share * _loaded_bytes(t) for t, share in shares), Fraction(0))
+    def _read(self, part: str, rows: int) -> Fraction:
+        """Bytes that a call of so many tokens reads of a part of the tensors."""
+        found = _bytes_by_share(self.config, part)
+        return sum((_share(kind, self.config, rows) * n for kind, n in found), Fraction(0))
 
     def entry_bytes(self, kv: Kv = "compact") -> int:
         """Bytes of one window row or compressed entry."""
@@ -99,16 +99,35 @@ class Costs:
         return 4 * rows * values
 
 
-def _share(tensor: TensorSpec, config: DeepseekV4Config, rows: int) -> Fraction:
-    """How much of a tensor a call of so many tokens reads."""
-    if tensor.name == "embed.weight" or tensor.name.endswith(("tid2eid", ".markov_w1.weight")):
-        return Fraction(0)  # a row for each, too little to count
-    if ".engram.embed." in tensor.name and config.engram is not None:
-        return Fraction(rows * config.engram.rows_per_token, tensor.shape[0])
-    if ".experts." in tensor.name:
+@lru_cache(maxsize=32)  # of Flash 34,000 tensors
+def _bytes_by_share(config: DeepseekV4Config, part: str) -> tuple[tuple[str, int], ...]:
+    """Loaded bytes of the tensors of a part, by what is read of them: `all` of it, `experts`, or a
+    table by the number of its rows."""
+    tensors: Iterable[TensorSpec] = backbone_tensors(config)
+    if part == "mtp":
+        tensors = mtp_tensors(config, "mtp.0.")
+    elif part in ("dspark", "markov_w2"):
+        tensors = dspark_tensors(config)
+    total: Counter[str] = Counter()
+    for tensor in tensors:
+        if part in ("head", "markov_w2") and not tensor.name.endswith(f"{part}.weight"):
+            continue
+        if not tensor.name.endswith(("embed.weight", "tid2eid", ".markov_w1.weight")):
+            total["experts" if ".experts." in tensor.name else "all"] += _loaded_bytes(tensor)
+        elif ".engram.embed." in tensor.name:
+            total[str(tensor.shape[0])] += _loaded_bytes(tensor)
+        # Of other tables a row for each token, too little to count.
+    return tuple(total.items())
+
+
+def _share(kind: str, config: DeepseekV4Config, rows: int) -> Fraction:
+    """How much of tensors of a kind a call of so many tokens reads."""
+    if kind == "experts":
         chosen = min(rows * config.num_experts_per_tok, config.n_routed_experts)
         return Fraction(chosen, config.n_routed_experts)
-    return Fraction(1)
+    if kind == "all" or config.engram is None:
+        return Fraction(1)
+    return Fraction(rows * config.engram.rows_per_token, int(kind))
 
 
 def _loaded_bytes(tensor: TensorSpec) -> int:
