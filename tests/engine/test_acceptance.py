@@ -116,6 +116,7 @@ def test_drafts_of_a_reply_are_those_of_its_whole_text(nano: tuple[Model, Tokeni
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(4))
 def test_drafts_of_held_out_questions_are_those_of_the_whole_texts(
     nano: tuple[Model, Tokenizer], part: int
