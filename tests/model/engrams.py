@@ -34,10 +34,10 @@ HASHINGS = {
 }
 
 
-def weights(seed: int = 0) -> dict[str, np.ndarray]:
-    """The oracle's tensors of CONFIG with those of Engram."""
-    tensors, rng = small.weights(CONFIG, seed), np.random.default_rng(seed + 1)
-    D, N = CONFIG["hidden_size"], CONFIG["hc_mult"]
+def weights(seed: int = 0, settings: dict[str, Any] = CONFIG) -> dict[str, np.ndarray]:
+    """The oracle's tensors of CONFIG, or of a config with the same Engram, with those of Engram."""
+    tensors, rng = small.weights(settings, seed), np.random.default_rng(seed + 1)
+    D, N = settings["hidden_size"], settings["hc_mult"]
     for layer in FACTS.layer_ids:
         shapes = {
             "embed.weight": (FACTS.table_rows(layer), FACTS.head_dim),
@@ -52,9 +52,13 @@ def weights(seed: int = 0) -> dict[str, np.ndarray]:
     return tensors
 
 
-def model(tensors: dict[str, np.ndarray], numerics: Numerics = Numerics.PLAIN) -> Model:
-    """Our model of CONFIG with these tensors and TOKEN_MAP."""
-    ours = small.model(CONFIG, tensors, numerics)
+def model(
+    tensors: dict[str, np.ndarray],
+    numerics: Numerics = Numerics.PLAIN,
+    settings: dict[str, Any] = CONFIG,
+) -> Model:
+    """Our model of CONFIG, or of that config, with these tensors and TOKEN_MAP."""
+    ours = small.model(settings, tensors, numerics)
     for engram in ours.engrams().values():
         engram.use_token_map(TOKEN_MAP)
     return ours
