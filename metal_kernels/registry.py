@@ -153,7 +153,7 @@ _LOOK = attrgetter("shape", "dtype")
 class _Alike(NamedTuple):
     """What is remembered of calls that look alike: see `Call`."""
 
-    complete: bool  # every input was given
+    complete: bool  # none of the inputs given is None
     options: Mapping[str, Any]
     sizes: Mapping[str, int]
     kept: dict[Any, Any]
@@ -168,6 +168,9 @@ def _checked(kernel: Kernel, launch: Launch, backend: Backend) -> Callable[..., 
     """
     signature = inspect.signature(kernel.reference)
     inputs, moving = tuple(kernel.inputs), kernel.moving
+    most = len(inputs)
+    optional = frozenset(n for n in inputs if signature.parameters[n].default is None)
+    fewest = most - len(optional)
     remembered: dict[tuple[Any, ...], _Alike] = {}
 
     def in_order(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
@@ -178,12 +181,13 @@ def _checked(kernel: Kernel, launch: Launch, backend: Backend) -> Callable[..., 
         signature.bind(*given, **options, **moved)
         if len(remembered) == _VERDICTS:
             remembered.clear()
-        shapes = {n: a.shape for n, a in zip(inputs, given, strict=True) if a is not None}
-        return _Alike(len(shapes) == len(inputs), options, kernel.check(shapes), {})
+        shapes = {n: a.shape for n, a in zip(inputs, given, strict=False) if a is not None}
+        return _Alike(len(shapes) == len(given), options, kernel.check(shapes), {})
 
     @wraps(kernel.reference)
     def op(*given: Any, **options: Any) -> Any:
-        if len(given) != len(inputs):
+        count = len(given)
+        if count != most and not (fewest <= count < most and optional.isdisjoint(options)):
             given, options = in_order(given, options)
         moved: dict[str, Any] = {}
         if moving and options:
@@ -197,7 +201,7 @@ def _checked(kernel: Kernel, launch: Launch, backend: Backend) -> Callable[..., 
         alike = remembered.get(key)
         if alike is None:
             alike = remembered[key] = looked_at(given, options, moved)
-        arrays: Arrays = dict(zip(inputs, given, strict=True))
+        arrays: Arrays = dict(zip(inputs, given, strict=False))
         if not alike.complete:
             arrays = {name: array for name, array in arrays.items() if array is not None}
         return launch(

@@ -17,13 +17,11 @@ def serve(rows: int, ops: Ops) -> bool:
 def packed(x: mx.array, matrix: Packed, ops: Ops) -> mx.array:
     """x [M, g, in] times g packed matrices, one after the other [g out, in] -> [M, g out]."""
     packing = matrix.packing
+    bits, group = packing.bits, packing.group_size
+    if matrix.biases is None:  # an input that is left out costs less Python than one that is None
+        return ops.packed_matvec(x, matrix.weight, matrix.scales, bits=bits, group_size=group)
     return ops.packed_matvec(
-        x,
-        matrix.weight,
-        matrix.scales,
-        matrix.biases,
-        bits=packing.bits,
-        group_size=packing.group_size,
+        x, matrix.weight, matrix.scales, matrix.biases, bits=bits, group_size=group
     )
 
 
@@ -39,12 +37,8 @@ def grouped(x: mx.array, matrix: Matrix, ops: Ops) -> mx.array:
 def chosen(x: mx.array, experts: mx.array, matrices: Packed, ops: Ops) -> mx.array:
     """x [M, in] or [M k, in], experts [M, k] of packed ones [E, out, in] -> [M, k, out]."""
     packing = matrices.packing
-    return ops.expert_matvec(
-        x,
-        matrices.weight,
-        matrices.scales,
-        experts,
-        matrices.biases,
-        bits=packing.bits,
-        group_size=packing.group_size,
-    )
+    bits, group, biases = packing.bits, packing.group_size, matrices.biases
+    stacks = (matrices.weight, matrices.scales, experts)
+    if biases is None:
+        return ops.expert_matvec(x, *stacks, bits=bits, group_size=group)
+    return ops.expert_matvec(x, *stacks, biases, bits=bits, group_size=group)
