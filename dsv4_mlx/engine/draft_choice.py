@@ -11,6 +11,11 @@ MOST_BY_DEFAULT: Final = {"lookup": MOST_DRAFTS}
 """Drafts of a pass where nobody says how many; 5 of a drafter that has weights."""
 DRAFTS: Final = 5
 
+ELSEWHERE: Final = (
+    "expected all weights in this machine's memory for drafts but found experts that are streamed "
+    "or layers that are piped, where drafts only cost; take auto or off."
+)
+
 
 def most_drafts(kind: str, asked: int | None) -> int:
     """Drafts of a pass; UsageError outside 1 to 7."""

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from dsv4_mlx.engine.controller import DraftController
-from dsv4_mlx.engine.draft_choice import DraftChoice, most_drafts, refusal
+from dsv4_mlx.engine.draft_choice import ELSEWHERE, DraftChoice, most_drafts, refusal
 from dsv4_mlx.engine.draft_history import MOST_DRAFTS, DraftHistory
 from dsv4_mlx.engine.drafters import DraftModel, Lookup, predicted_costs
 from dsv4_mlx.errors import UsageError
@@ -36,6 +36,14 @@ class Drafting:
     def exact_rows(self) -> int:
         """Rows that one call reads with the bits that single calls have."""
         return int(getattr(self._model, "exact_rows", 1))
+
+    @property
+    def weights_elsewhere(self) -> bool:
+        """Whether experts are streamed from files or layers are piped over machines.
+
+        Every row then waits for weights of its own, so that drafts can only cost: they are off.
+        """
+        return bool(getattr(self._model, "weights_elsewhere", False))
 
     @property
     def machine(self) -> str:
@@ -78,8 +86,14 @@ class Drafting:
     def draft_with(self, drafts: DraftModel | None, most: int | None, demanded: bool) -> None:
         """Draft with `drafts`, at most `most` a pass; unless `demanded`, where that pays.
 
+        UsageError for a demand where weights are elsewhere; drafts are off there.
+
         A pass is one call where the model reads several rows exactly, and has no more of them.
         """
+        if drafts is not None and self.weights_elsewhere:
+            if demanded:
+                raise UsageError(ELSEWHERE)
+            drafts = None
         if drafts is None:
             self.drafts = self.controller = None
             return

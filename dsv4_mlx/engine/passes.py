@@ -21,13 +21,16 @@ class Passes:
         controller: DraftController,
         regime: Callable[[], Regime] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        decodes_many: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._controller, self._clock = controller, clock
+        """`decodes_many` tells whether other replies are under way; passes are plain then, and
+        teach the controller nothing, as times are those of others too."""
+        self._controller, self._clock, self._decodes_many = controller, clock, decodes_many
         self._regime: Callable[[], Regime] = regime or (lambda: "answer")
         self._saved_before = controller.saved
         self._began, self._context, self._now = 0.0, _NOT_BEGUN, self._regime()
         self._tokens = self._drafted = self._refused = 0
-        self._is_shadow = False
+        self._is_shadow = self._among_many = False
         self._shadow: tuple[Regime, mx.array | Sequence[int]] | None = None
         self._place = 0  # of the shadow draft that the next token is compared with
         self._passes = self._all_drafted = self._all_accepted = 0
@@ -45,6 +48,9 @@ class Passes:
         """
         self.end()
         self._began, self._context, self._now = self._clock(), context, self._regime()
+        self._among_many = self._decodes_many()
+        if self._among_many:
+            return 0, 0
         plan = self._controller.plan(context, self._now)
         if plan.verify:
             return min(plan.drafts, room), 0
@@ -62,6 +68,7 @@ class Passes:
     def give(self, token: int) -> None:
         """The pass gave `token`."""
         self._tokens += 1
+        self._among_many = self._among_many or self._decodes_many()
         self._compare(token)
 
     def refuse(self) -> None:
@@ -73,6 +80,16 @@ class Passes:
         if self._context < 0 or not self._tokens:
             return
         accepted = self._tokens - 1
+        if not (self._among_many or self._decodes_many()):
+            self._record(accepted)
+        self._passes += 1
+        self._all_drafted += self._drafted
+        self._all_accepted += accepted
+        self._tokens = self._drafted = self._refused = 0
+        self._is_shadow, self._context = False, _NOT_BEGUN
+
+    def _record(self, accepted: int) -> None:
+        """Let the controller learn from the pass."""
         judged = min(self._drafted, accepted + self._refused)
         seconds = self._clock() - self._began
         self._controller.record(
@@ -87,11 +104,6 @@ class Passes:
                 judged,
             )
         )
-        self._passes += 1
-        self._all_drafted += self._drafted
-        self._all_accepted += accepted
-        self._tokens = self._drafted = self._refused = 0
-        self._is_shadow, self._context = False, _NOT_BEGUN
 
     def _compare(self, token: int) -> None:
         """Look whether the shadow draft in this place is `token`."""

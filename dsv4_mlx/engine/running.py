@@ -4,6 +4,7 @@ import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -56,6 +57,8 @@ class Running:
         self.caches: CacheFunctions = cache if caches is None else caches
         self.memory: HeldMemory = getattr(model, "memory", None) or HeldMemory()
         """What is held for the model; sessions that grow raise it."""
+        self.replies: WeakSet[object] = WeakSet()
+        """Sessions that are in the middle of a reply."""
         self.drafting = Drafting(model)
         """What drafts the tokens of replies."""
         self.drafting.draft_with(drafts, draft_most, draft_demanded)
@@ -69,6 +72,11 @@ class Running:
     def compiled(self) -> bool:
         """Whether one token is stepped by a graph that is built once."""
         return self._step is not None
+
+    @property
+    def decodes_many(self) -> bool:
+        """Whether more than one reply is under way: all of them are decoded without drafts then."""
+        return len(self.replies) > 1
 
     def begin_reply(self) -> None:
         """Notice weights that were replaced since the last reply."""

@@ -49,6 +49,11 @@ class Session:
         self._line.settle()
         return self._line
 
+    def _move_on(self) -> None:
+        """End the stream that is running, if one is."""
+        self._edition += 1
+        self._running.replies.discard(self)
+
     @property
     def tokens(self) -> list[int]:
         """The token ids so far."""
@@ -77,7 +82,7 @@ class Session:
         PromptError, and an unchanged timeline, for tokens that the model cannot answer.
         """
         target = self._running.check(tokens)
-        self._edition += 1
+        self._move_on()
         return self._timeline.sync(target, on_progress, cancel, places)
 
     def stream(
@@ -112,11 +117,12 @@ class Session:
             raise UsageError(f"max_tokens must be 0 or more, got {max_tokens}.")
         if not len(self):
             raise PromptError("There is no prompt to continue; sync one first.")
-        self._edition += 1
+        self._move_on()
         penalty = make_penalty(repetition_penalty, self._timeline.tokens)
         draws = Draws(sampler, penalty, steer)
-        controller = self._running.drafting.controller
-        self._passes = None if controller is None else Passes(controller, regime)
+        self._passes, running = None, self._running
+        if (controller := running.drafting.controller) is not None:
+            self._passes = Passes(controller, regime, decodes_many=lambda: running.decodes_many)
         return self._generate(max_tokens, draws, self._passes, stops, cancel, self._edition)
 
     @property
@@ -129,7 +135,7 @@ class Session:
 
         That is the nearest place before `offset` when there is none there.
         """
-        self._edition += 1
+        self._move_on()
         return self._timeline.rewind(offset)
 
     def hold(self) -> None:
@@ -148,7 +154,7 @@ class Session:
 
         The places after what both timelines have in common are forgotten.
         """
-        self._edition += 1
+        self._move_on()
         self._timeline.restore(snapshot)
 
     def fork(self) -> "Session":
@@ -192,7 +198,7 @@ class Session:
         CacheError, and an unchanged session, if the file is damaged or of another model.
         """
         timeline, notes = session_file.read(path, self._running)
-        self._edition += 1
+        self._move_on()
         self._line = timeline
         return notes
 
@@ -216,6 +222,8 @@ class Session:
             tokens = (timeline.step(draws)[:2] for _ in range(limit))
         else:
             tokens = drafted_tokens(timeline, draws, passes, limit, stops)
+        if edition == self._edition:
+            self._running.replies.add(self)
         try:
             for number in range(1, limit + 1):
                 if cancel is not None and cancel.is_set():
@@ -230,6 +238,8 @@ class Session:
                 if number % _LOOK_EVERY == 0:
                     self._running.memory.keep_up()
         finally:
+            if edition == self._edition:
+                self._running.replies.discard(self)
             timeline.settle()
             if passes is not None:
                 passes.end()

@@ -155,6 +155,8 @@ class Model(nn.Module):
         """What raises a sentence for an error of MLX that a kernel is to blame for."""
         self.row_finding: RowFinding | None = None
         """What a load found of rows that keep their bits; None where nobody asked."""
+        self.weights_elsewhere = False
+        """Whether experts are streamed from files or layers piped over machines; see `Drafting`."""
         self.memory = HeldMemory()
         for _, module in self.named_modules():
             if isinstance(module, MatrixLayer):
