@@ -64,6 +64,7 @@ def test_rows_that_were_taken_back_were_never_there(model: Model) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(5))
 def test_of_500_blocks_no_row_taken_back_was_ever_there(part: int) -> None:
     """Half of them in either numerics; 40 tokens are read after each."""

@@ -68,11 +68,15 @@ _MODEL_COSTS = {"mtp": 1.0, "dspark": 1.2, "nano": 7.0}
 
 
 def _rows(case: Case) -> float:
-    """Rows that a case reads, about: once without drafts, and a block for each that is wrong."""
+    """Rows that a case reads, about: once without drafts, and a block for each that is wrong.
+
+    Where the model's own drafter reads the prompt, that is as much as some rows.
+    """
     tokens = min(case["max_tokens"], case["cancel"] or 9)
     rooms = (case["max_tokens"] - number for number in range(tokens))
     wrong = case["drafter"] in ("wrong", "random", "eos")
-    return 1 + tokens + sum(min(case["most"] + 1, room) if wrong else 1.5 for room in rooms)
+    prompt = case["position"] / 20 if case["drafter"] == "own" else 1
+    return prompt + tokens + sum(min(case["most"] + 1, room) if wrong else 1.5 for room in rooms)
 
 
 @dataclass
