@@ -92,9 +92,19 @@ class OpenedModel:
         sentences = [engine.memory.problem] if engine.memory.problem else []
         if (found := engine.row_finding) is not None and found.reason:
             sentences.append(f"drafts are off unless --draft names one: {found.reason}")
+        if engine.drafting.not_loaded:
+            sentences.append(engine.drafting.not_loaded)
         if engine.left_out:
             sentences.append(f"kernels left out: {left_out_sentence(engine.left_out)}")
         return sentences
+
+    def why_no_drafts(self, kind: "DraftChoice") -> str:
+        """Why nothing drafts with this model where `kind` is chosen; "" until it is loaded."""
+        return "" if self.backend is None else self._engine.drafting.why_off(kind)
+
+    @property
+    def _engine(self) -> "Engine":
+        return self.opening.result()[0]
 
     def close(self) -> None:
         """Let go of the weights, whoever still holds this."""
@@ -265,6 +275,7 @@ def load_model(
     Where something drafts on a GPU, which `draft` and the checkpoint decide, the load finds how
     many rows a pass may have, or has it from `findings`.
     """
+    from cli.machine.memory import drafts_here
     from dsv4_mlx import loading
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.engine.engine import Engine
@@ -272,14 +283,18 @@ def load_model(
     backend, kv = options.backend or "auto", options.kv or "compact"
     compiled = None if options.compile else False
     test = loading.RowTest(findings, compiled, without_weights=draft == "lookup")
+    loaded, not_loaded = drafts_here(folder, draft, kv, backend=backend)
     # A problem with memory is told where it does not disturb what is on the screen.
     model = loading.load_model(
         folder.checkpoint,
         backend=backend,
         kv=kv,
-        drafts=options.draft == "dspark",
+        drafts=loaded,
         rows=None if draft == "off" else test,
         say=lambda _: None,
     )
+    if draft == "auto" and model.exact_rows < 2:
+        model.drop_stages()  # which nothing but a demand would use
     engine = Engine(model, prefill_chunk=options.prefill_chunk, compiled=compiled)
+    engine.drafting.not_loaded = not_loaded
     return engine, Tokenizer(folder.folder)

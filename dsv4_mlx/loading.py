@@ -88,7 +88,7 @@ def load_model(
     context: int | None = None,
     kernels: KernelPlan | None = None,
     tables: Tables | None = None,
-    drafts: bool = False,
+    drafts: bool | None = None,
     rows: RowTest | None = None,
     say: Callable[[str], None] | None = None,
 ) -> "Model":
@@ -96,9 +96,9 @@ def load_model(
 
     `kernels` take the place of `backend` and leave MLX's device alone. Where memory should stay
     resident and cannot, `say` gets a sentence; the log does by default. `model.memory` is what is
-    held, until the model is gone or lets go of it. `drafts` reads DSpark's stages too, where the
-    checkpoint has them; without them they stay unread. `rows` finds on a GPU, for a model that
-    drafts, how many rows of a call are exact, and the model reads so many then.
+    held, until the model is gone or lets go of it. `drafts` says whether the checkpoint's draft
+    blocks are read; by default MTP blocks are and DSpark's stages are not. `rows` finds on a GPU,
+    for a model that drafts, how many rows of a call are exact, and the model reads so many then.
     """
     from dsv4_mlx.model.v4 import Model
 
@@ -107,9 +107,7 @@ def load_model(
     plan = plan_parameters(checkpoint)
     _require_finished(checkpoint, plan)
     model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)
-    kept = _with_engram(model, checkpoint, plan, tables)
-    if drafts:
-        kept = _with_stages(model, kept)
+    kept = _with_drafts(model, _with_engram(model, checkpoint, plan, tables), drafts)
     weights = kept.loaded_bytes(DTYPE_NAMES[dtype])
     wanted = held_bytes(checkpoint.config, weights, context, _stored(model))
     model.memory = memory.hold(kernels.backend, wanted, say)
@@ -159,9 +157,12 @@ def _with_engram(
     return kept
 
 
-def _with_stages(model: "Model", plan: ParameterPlan) -> ParameterPlan:
-    """Give the model DSpark's stages where the plan has them; what is to be read then."""
-    if not plan.drafts:
+def _with_drafts(model: "Model", plan: ParameterPlan, wanted: bool | None) -> ParameterPlan:
+    """Give the model DSpark's stages, or take its MTP blocks; what is to be read then."""
+    if wanted is False:
+        model["mtp"] = []
+        return plan.bare()
+    if not wanted or not plan.drafts:
         return plan
     model.add_stages()
     if not any(one.name.endswith(CONFIDENCE) for one in plan.drafts):

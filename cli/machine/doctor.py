@@ -16,7 +16,14 @@ from typing import Any
 
 from cli.environment import Environment, ExitStatus
 from cli.kept.row_findings import RowFindings
-from cli.machine.doctor_model import engram_facts, engram_line, row_facts, session_kernels
+from cli.machine.doctor_model import (
+    draft_facts,
+    draft_line,
+    engram_facts,
+    engram_line,
+    row_facts,
+    session_kernels,
+)
 from cli.machine.doctor_place import disk, terminal
 from cli.machine.doctor_report import Page, Report
 from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
@@ -227,6 +234,7 @@ def _model(
         "prefill_chunk": prefill_chunk or fit.prefill_chunk,
         "wired_bytes": wired,
         **engram_facts(fit),
+        "drafts": draft_facts(fit, checkpoint),
         "contexts": {context: _context_facts(fit, context) for context in contexts},
         "compiled_ahead": forms,
         **rows,
@@ -242,6 +250,7 @@ def _model(
         facts,
         f"{folder}, weights {size(fit.weights)}",
         *engram_line(fit),
+        *draft_line(fit, checkpoint),
         *lines,
         f"longest context here: {fit.longest():,} of {most:,} tokens",
         *([f"{size(wired)} stay resident (wired) while it is used"] if wired else []),

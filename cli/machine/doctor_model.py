@@ -1,4 +1,4 @@
-"""Parts of what the doctor tells of a model: Engram, kernels, and rows that keep their bits."""
+"""Parts of what the doctor tells of a model: Engram, drafts, kernels, rows that keep their bits."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from cli.machine.memory import Fit, size
 from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.errors import BackendError
 from dsv4_mlx.sizing.costs import Kv
+from dsv4_mlx.sizing.weight_bytes import draft_bytes
 from dsv4_mlx.weights.checkpoint import Checkpoint
 
 
@@ -25,6 +26,28 @@ def engram_line(fit: Fit) -> list[str]:
     if engram.stays_in_files:
         return [f"Engram's tables, {tables}, are read from files row by row; {held} are kept"]
     return [f"of them {held} are Engram's tables"]
+
+
+def draft_facts(fit: Fit, checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The kind of draft blocks, what they take and whether `auto` loads them; None without any."""
+    if not (nbytes := _draft_bytes(fit, checkpoint)):
+        return None
+    return {"kind": fit.config.draft_kind, "bytes": nbytes, "loaded": bool(fit.drafts)}
+
+
+def _draft_bytes(fit: Fit, checkpoint: Checkpoint) -> int:
+    return draft_bytes(checkpoint, dense=4 if fit.backend == "cpu" else 2)
+
+
+def draft_line(fit: Fit, checkpoint: Checkpoint) -> list[str]:
+    """The same for people."""
+    if (facts := draft_facts(fit, checkpoint)) is None:
+        return []
+    if fit.dropped:
+        return [fit.dropped_sentence().rstrip(".")]
+    what = {"mtp": "an MTP block", "dspark": "DSpark's stages"}[facts["kind"]]
+    where = "among the weights" if fit.drafts else "loaded by --draft dspark alone"
+    return [f"drafts: {what}, {size(facts['bytes'])}, {where}"]
 
 
 def session_kernels(checkpoint: Checkpoint, backend: str, kv: Kv) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
 from dsv4_mlx.chat.settings import MAX_LEVEL_CONTEXT
+from dsv4_mlx.engine.draft_choice import DraftChoice
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.sizing.held import held_bytes
 from dsv4_mlx.sizing.machines import (
@@ -20,7 +21,7 @@ from dsv4_mlx.sizing.prefill import chunk_that_fits
 from dsv4_mlx.sizing.recipe_sizes import RECIPES
 
 if TYPE_CHECKING:
-    from dsv4_mlx.release.config import DeepseekV4Config
+    from dsv4_mlx.release.config import DeepseekV4Config, DraftKind
     from dsv4_mlx.sizing.costs import Kv
     from dsv4_mlx.weights.checkpoint import Checkpoint, ModelFolder
 
@@ -41,6 +42,10 @@ class Fit:
     machine: Machine
     backend: str
     kv: "Kv" = "compact"
+    drafts: int = 0
+    """Bytes of draft blocks among the weights."""
+    dropped: int = 0
+    """Bytes of draft blocks that there is no memory for beside the model."""
 
     @classmethod
     def of(
@@ -50,16 +55,29 @@ class Fit:
         *,
         backend: str = "auto",
         machine: Machine | None = None,
+        draft: DraftChoice = "auto",
     ) -> "Fit":
-        """How an opened checkpoint stands to a machine, by default this one."""
+        """How an opened checkpoint stands to a machine, by default this one.
+
+        Draft blocks that are wanted count where they fit beside the model and a short context.
+        """
         from dsv4_mlx.about import about, device_memory, wirable_memory
-        from dsv4_mlx.sizing.weight_bytes import weight_bytes
+        from dsv4_mlx.sizing.weight_bytes import draft_bytes, weight_bytes
 
         resolved = about(backend).backend
         machine = machine or replace(read_machine(), wirable=wirable_memory(resolved))
         machine = replace(machine, device=machine.device or device_memory(resolved))
-        weights = weight_bytes(checkpoint, dense=4 if resolved == "cpu" else 2)
-        return cls(checkpoint.folder, checkpoint.config, weights, machine, resolved, kv)
+        dense = 4 if resolved == "cpu" else 2
+        weights, drafts = weight_bytes(checkpoint, dense=dense), 0
+        kind = checkpoint.config.draft_kind
+        if kind is not None and wants_drafts(kind, draft, resolved):
+            drafts = draft_bytes(checkpoint, dense=dense)
+        if kind == "mtp":
+            weights -= drafts
+        bare = cls(checkpoint.folder, checkpoint.config, weights, machine, resolved, kv)
+        whole = replace(bare, weights=weights + drafts, drafts=drafts)
+        short = min(SHORT_CONTEXT, whole.config.max_position_embeddings)
+        return whole if not drafts or whole.fits(short) else replace(bare, dropped=drafts)
 
     def held(self) -> int:
         """Bytes that stay resident while it is used on Metal."""
@@ -124,6 +142,20 @@ class Fit:
             return f"its conversion with --recipe {recipe} fits"
         return "take a smaller model or a larger machine"
 
+    def dropped_sentence(self) -> str:
+        """Why draft blocks are not loaded; "" where they are, or nobody wants them."""
+        if not self.dropped:
+            return ""
+        whole = replace(self, weights=self.weights + self.dropped)
+        short = min(SHORT_CONTEXT, self.config.max_position_embeddings)
+        line = whole.command(short)
+        cure = f"`{line}` allows them, and " if line else ""
+        return (
+            f"drafts ({size(self.dropped)}) are not loaded: with them the model needs "
+            f"{size(whole.needed(short))} of memory and {size(self.limit or 0)} may be used here; "
+            f"{cure}replies are the same without."
+        )
+
     def max_level_sentence(self) -> str:
         """What thinking level max needs here: its least context, and memory for it."""
         there, needed = self.config.max_position_embeddings, self.needed(MAX_LEVEL_CONTEXT)
@@ -159,6 +191,34 @@ def release(config: "DeepseekV4Config") -> str | None:
     return None
 
 
+def wants_drafts(kind: "DraftKind", draft: DraftChoice, backend: str) -> bool:
+    """Whether draft blocks of `kind` are to be loaded; MTP blocks always, for they are small.
+
+    DSpark's stages are where somebody names them or, on a GPU, leaves it to the program.
+    """
+    return kind == "mtp" or draft == kind or (draft == "auto" and backend != "cpu")
+
+
+def drafts_here(
+    folder: "ModelFolder",
+    draft: DraftChoice,
+    kv: "Kv" = "compact",
+    *,
+    backend: str = "auto",
+    machine: Machine | None = None,
+) -> tuple[bool, str]:
+    """Whether the folder's draft blocks are to be loaded, and why not where memory is short."""
+    from dsv4_mlx.about import about
+
+    kind = folder.checkpoint.config.draft_kind
+    if kind is None or not wants_drafts(kind, draft, about(backend).backend):
+        return False, ""
+    if _is_small(folder.folder, machine or read_machine()):
+        return True, ""
+    fit = Fit.of(folder.checkpoint, kv, backend=backend, machine=machine, draft=draft)
+    return not fit.dropped, fit.dropped_sentence()
+
+
 def check(
     folder: "ModelFolder",
     context: int | None = None,
@@ -167,7 +227,8 @@ def check(
     backend: str = "auto",
     machine: Machine | None = None,
 ) -> None:
-    """Refuse, with figures and what would fit, a model that this machine has no memory for.
+    """Refuse, with figures and what would fit, a model that this machine has no memory for; its
+    drafts are left out first.
 
     `context` tokens must fit, by default a short conversation. The headers of a model that is small
     beside the memory are not read. Raises UsageError, and CheckpointError for damaged files.

@@ -116,6 +116,8 @@ def as_record(event: Event) -> dict[str, Any]:
             del fields["stop_text"]
         if event.exact_rows is None:
             del fields["exact_rows"]
+        if event.drafts_not_loaded is None:
+            del fields["drafts_not_loaded"]
         if event.draft is None:
             del fields["draft"]
         else:

@@ -105,6 +105,8 @@ class Done:
     """What drafts did; None where nothing drafts."""
     exact_rows: int | None = field(default=None, compare=False)
     """Rows of a pass that keep their bits on this GPU; None where the load did not look."""
+    drafts_not_loaded: str | None = field(default=None, compare=False)
+    """Why the checkpoint's drafts are not there, where memory is short for them."""
 
 
 Event = Progress | ReplyPart | BudgetReached | LoopNoticed | Done

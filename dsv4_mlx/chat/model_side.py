@@ -197,7 +197,8 @@ class ModelSide:
         use = None if read.cancelled else session.draft_use
         found = self._engine.row_finding
         rows = None if found is None else found.exact_rows
-        return Done(said.finish_reason, count, timing, said.stop_text, use, rows)
+        absent = self._engine.drafting.not_loaded or None
+        return Done(said.finish_reason, count, timing, said.stop_text, use, rows, absent)
 
     def _read(
         self, prompt: PromptTokens, shared: Collection[int], cancelled: Flag, emit: Emit

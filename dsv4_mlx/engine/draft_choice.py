@@ -26,6 +26,25 @@ def most_drafts(kind: str, asked: int | None) -> int:
     return asked
 
 
+def why_not(
+    has: str | None, may_have: str | None, backend: str | None, exact_rows: int, found: str = ""
+) -> str:
+    """Why `auto` drafts nothing; "" where it may.
+
+    The model has loaded drafts of the kind `has`, and its configuration describes `may_have`.
+    `found` is why rows of a pass were found not to be exact.
+    """
+    if has is None and may_have == "dspark":
+        return "DSpark's stages are not loaded; --draft dspark at the start loads those there are"
+    if has is None:
+        return "the model has no draft weights"
+    if backend == "cpu":
+        return "on a CPU a block of tokens costs what they cost one by one"
+    if exact_rows < 2:
+        return found or "no kernel here reads several rows with the bits that single rows have"
+    return ""
+
+
 def refusal(kind: str, there_is: str | None) -> str:
     """Why drafts of `kind` are not to be had from a model that has `there_is`."""
     has = "no draft weights" if there_is is None else f"drafts of the kind {there_is}"

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from dsv4_mlx.engine.controller import DraftController
-from dsv4_mlx.engine.draft_choice import ELSEWHERE, DraftChoice, most_drafts, refusal
+from dsv4_mlx.engine.draft_choice import ELSEWHERE, DraftChoice, most_drafts, refusal, why_not
 from dsv4_mlx.engine.draft_history import MOST_DRAFTS, DraftHistory
 from dsv4_mlx.engine.drafters import DraftModel, Lookup, predicted_costs
 from dsv4_mlx.errors import UsageError
@@ -31,11 +31,38 @@ class Drafting:
         self._histories: dict[str, DraftHistory] = {}
         self.kept: KeptHistories | None = None
         """Where what is measured begins and ends; set it before the first reply."""
+        self.not_loaded = ""
+        """Why draft blocks that the checkpoint has were not loaded, where memory is short."""
 
     @property
     def exact_rows(self) -> int:
         """Rows that one call reads with the bits that single calls have."""
         return int(getattr(self._model, "exact_rows", 1))
+
+    def why_off(self, kind: DraftChoice) -> str:
+        """Why nothing drafts where `kind` was chosen, for people; "" where something may."""
+        if kind in ("off", "lookup"):
+            return ""
+        config = getattr(self._model, "config", None)
+        may_have = getattr(config, "draft_kind", None)
+        own = self._own()
+        if own is None and self.not_loaded and kind in ("auto", may_have):
+            return self.not_loaded.rstrip(".")
+        if kind != "auto":
+            return ""
+        if self.weights_elsewhere:
+            return "experts are streamed or layers are piped, where drafts only cost"
+        plan = getattr(self._model, "kernel_plan", None)
+        backend = None if plan is None else plan()["backend"]
+        has = None if own is None else own.name
+        finding = getattr(self._model, "row_finding", None)
+        found = "" if finding is None else finding.reason
+        return why_not(has, may_have, backend, self.exact_rows, found)
+
+    def _own(self) -> DraftModel | None:
+        """What drafts with the model's own weights."""
+        own: DraftModel | None = getattr(self._model, "drafts", lambda: None)()
+        return own
 
     @property
     def weights_elsewhere(self) -> bool:
@@ -68,16 +95,16 @@ class Drafting:
 
         `auto` drafts where that can pay: with the model's own draft weights, where a block of rows
         costs less than its rows one by one, which on a CPU it does not. A kind that is named is
-        used wherever it is. UsageError for one that this model has not, and for a `most` outside 1
-        to 7.
+        used wherever it is; one that memory was short for is not. UsageError for one that this
+        model has not, and for a `most` outside 1 to 7.
         """
-        own: DraftModel | None = getattr(self._model, "drafts", lambda: None)()
+        own = self._own()
         drafts: DraftModel | None = None
         if kind == "auto":
             drafts = own if self.exact_rows > 1 else None
         elif kind == "lookup":
             drafts = Lookup()
-        elif kind != "off":
+        elif kind != "off" and not self.why_off(kind):
             if own is None or own.name != kind:
                 raise UsageError(refusal(kind, None if own is None else own.name))
             drafts = own

@@ -240,6 +240,11 @@ class Model(nn.Module):
                 if isinstance(module, MatrixLayer):
                     module.bind(ops)
 
+    def drop_stages(self) -> None:
+        """Let go of DSpark's stages, where there are some."""
+        if self.stages:
+            self["mtp"] = []
+
     @property
     def stages(self) -> list[DSparkStage]:
         """DSpark's, once `add_stages` made them."""

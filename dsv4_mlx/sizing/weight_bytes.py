@@ -16,7 +16,8 @@ _DENSE = {2: "BF16", 4: "F32"}
 
 def weight_bytes(checkpoint: Checkpoint, *, dense: int = 2) -> int:
     """Bytes of all arrays once loaded; `dense` are those of one number of an unpacked matrix: 2 on
-    a GPU, 4 on a CPU. Of Engram's tables that stay in files the rows count that are kept."""
+    a GPU, 4 on a CPU. MTP blocks count, DSpark's stages do not. Of Engram's tables that stay in
+    files the rows count that are kept."""
     engram = checkpoint.config.engram
     in_files = engram is not None and engram.stays_in_files
     has_unused_drafts = checkpoint.config.draft_kind == "dspark"
@@ -27,6 +28,15 @@ def weight_bytes(checkpoint: Checkpoint, *, dense: int = 2) -> int:
         if not repeats_backbone(name)
         and not (has_unused_drafts and is_draft(name))
         and not (in_files and is_table(name))
+    )
+
+
+def draft_bytes(checkpoint: Checkpoint, *, dense: int = 2) -> int:
+    """Bytes of the draft blocks once loaded, MTP blocks or DSpark's stages; 0 without any."""
+    return sum(
+        _loaded(entry, checkpoint, _DENSE[dense])
+        for name, entry in checkpoint.tensors.items()
+        if is_draft(name) and not repeats_backbone(name)
     )
 
 

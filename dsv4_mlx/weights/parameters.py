@@ -81,6 +81,11 @@ class ParameterPlan:
         """Whether there are weights of draft blocks, MTP or DSpark."""
         return bool(self.drafts) or any(is_draft(one.module) for one in self.parameters)
 
+    def bare(self) -> "ParameterPlan":
+        """The same without draft blocks."""
+        others = tuple(one for one in self.parameters if not is_draft(one.module))
+        return ParameterPlan(others, self.set_aside)
+
     def loaded_bytes(self, dense: str) -> int:
         """Bytes of all arrays in memory; `dense` is the dtype of unpacked matrices."""
         return sum(form.nbytes for _, form in self.loaded(dense))

@@ -134,6 +134,9 @@ def _draft(chat: "Chat", argument: str) -> None:
         chat.note("no tokens are guessed ahead")
         return
     said = f"drafts: {kind}, at most {most_drafts(kind, most)} at a time"
+    if why := chat.model.why_no_drafts(kind):
+        chat.note(f"drafts: {kind}, off: {why}")
+        return
     use = None if chat.done is None else chat.done.draft
     if use is not None and use.passes:
         said += (
