@@ -20,6 +20,7 @@ from dsv4_mlx.exact_rows.at_load import (
 from dsv4_mlx.model.backends import kernel_plan, use_backend
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.sizing.held import held_bytes
+from dsv4_mlx.sizing.weight_bytes import draft_head_bytes
 from dsv4_mlx.unloaded import pack_layers
 from dsv4_mlx.warm_up import Shapes, WarmUp, session_launches
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
@@ -90,6 +91,7 @@ def load_model(
     tables: Tables | None = None,
     drafts: bool | None = None,
     rows: RowTest | None = None,
+    draft_head: bool | None = None,
     say: Callable[[str], None] | None = None,
 ) -> "Model":
     """The model of an opened checkpoint, its weights read; see `load`.
@@ -99,6 +101,7 @@ def load_model(
     held, until the model is gone or lets go of it. `drafts` says whether the checkpoint's draft
     blocks are read; by default MTP blocks are and DSpark's stages are not. `rows` finds on a GPU,
     for a model that drafts, how many rows of a call are exact, and the model reads so many then.
+    `draft_head` says whether drafts read a copy of the head in eight bits, as on a GPU by default.
     """
     from dsv4_mlx.model.v4 import Model
 
@@ -109,6 +112,9 @@ def load_model(
     model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)
     kept = _with_drafts(model, _with_engram(model, checkpoint, plan, tables), drafts)
     weights = kept.loaded_bytes(DTYPE_NAMES[dtype])
+    packs_head = kernels.backend != "cpu" if draft_head is None else draft_head
+    if packs_head and model["mtp"]:
+        weights += draft_head_bytes(checkpoint)
     wanted = held_bytes(checkpoint.config, weights, context, _stored(model))
     model.memory = memory.hold(kernels.backend, wanted, say)
     try:
@@ -125,6 +131,8 @@ def load_model(
                 model.at_first_call = warm_up.abandon
         model.load_weights(list(read_weights(checkpoint, kept, dtype)), strict=True)
         model.join()
+        if packs_head:
+            model.pack_draft_head()
         model.fingerprint = timeline_fingerprint(checkpoint, plan, model.token_map)
         model.weights_fingerprint = fingerprint(checkpoint, plan, model.token_map)
         model.earlier_fingerprints = earlier_fingerprints(checkpoint, plan, model.token_map)

@@ -62,7 +62,7 @@ class Fit:
         Draft blocks that are wanted count where they fit beside the model and a short context.
         """
         from dsv4_mlx.about import about, device_memory, wirable_memory
-        from dsv4_mlx.sizing.weight_bytes import draft_bytes, weight_bytes
+        from dsv4_mlx.sizing.weight_bytes import block_bytes, draft_bytes, weight_bytes
 
         resolved = about(backend).backend
         machine = machine or replace(read_machine(), wirable=wirable_memory(resolved))
@@ -73,7 +73,7 @@ class Fit:
         if kind is not None and wants_drafts(kind, draft, resolved):
             drafts = draft_bytes(checkpoint, dense=dense)
         if kind == "mtp":
-            weights -= drafts
+            weights -= block_bytes(checkpoint, dense=dense)
         bare = cls(checkpoint.folder, checkpoint.config, weights, machine, resolved, kv)
         whole = replace(bare, weights=weights + drafts, drafts=drafts)
         short = min(SHORT_CONTEXT, whole.config.max_position_embeddings)

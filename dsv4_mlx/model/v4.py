@@ -25,6 +25,7 @@ from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.backends import use_backend
 from dsv4_mlx.model.compiled import CompiledStep
 from dsv4_mlx.model.decoder_layer import DecoderLayer
+from dsv4_mlx.model.draft_head import DraftHead, may_be_packed
 from dsv4_mlx.model.dspark import DSparkStage
 from dsv4_mlx.model.dspark_drafts import DSparkDrafts
 from dsv4_mlx.model.engram import Engram, LookedUp, engram_of
@@ -139,6 +140,8 @@ class Model(nn.Module):
         self._plan = plan
         self.model = Backbone(config, numerics, plan.ops)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.draft_head: DraftHead | None = None
+        """What drafts read in the place of `lm_head`, where there is one."""
         blocks = config.num_nextn_predict_layers if config.draft_kind == "mtp" else 0
         self.mtp = [
             MultiTokenPredictor(config, numerics, plan.ops, self.layout) for _ in range(blocks)
@@ -240,10 +243,20 @@ class Model(nn.Module):
                 if isinstance(module, MatrixLayer):
                     module.bind(ops)
 
+    def pack_draft_head(self) -> None:
+        """Let drafts read a copy of the head in eight bits, where a copy is smaller."""
+        if self["mtp"] and may_be_packed(self.lm_head):
+            self.draft_head = DraftHead(self.lm_head, self.ops)
+
+    @property
+    def drafts_read(self) -> Callable[[mx.array], mx.array]:
+        """The head of drafts: hidden states [..., D] -> logits [..., V] float32."""
+        return self.lm_head if self.draft_head is None else self.draft_head
+
     def drop_stages(self) -> None:
         """Let go of DSpark's stages, where there are some."""
         if self.stages:
-            self["mtp"] = []
+            self["mtp"], self.draft_head = [], None
 
     @property
     def stages(self) -> list[DSparkStage]:

@@ -19,7 +19,7 @@ from dsv4_mlx.release.tensors import (
     dspark_tensors,
     mtp_tensors,
 )
-from dsv4_mlx.weights.forms import Mxfp4Form, Mxfp8Form, total_bytes
+from dsv4_mlx.weights.forms import DRAFT_HEAD, Mxfp4Form, Mxfp8Form, total_bytes
 from metal_kernels.shared.rows import RowStorage, row_bytes
 
 Kv = Literal["compact", "bf16"]
@@ -50,16 +50,21 @@ class Costs:
         and no two tokens share an expert while there are others."""
         return int(self._read("backbone", rows))
 
-    def bytes_of_drafts(self, kind: str, drafts: int) -> int:
+    def bytes_of_drafts(self, kind: str, drafts: int, *, packed_head: bool = False) -> int:
         """Weight bytes read to make `drafts` drafts of a pass: `mtp` one after the other, each with
-        the head; `dspark` in one run of its block, whatever is used of it; others none."""
-        head = self._read("head", 1)
+        the head; `dspark` in one run of its block, whatever is used of it; others none.
+        With `packed_head` from the head's copy in eight bits."""
+        head = self._packed_head() if packed_head else self._read("head", 1)
         if kind == "mtp":
             return int(drafts * (self._read("mtp", 1) + head))
         if kind != "dspark" or not drafts or self.config.dspark is None:
             return 0
         block = self.config.dspark.block_size
         return int(self._read("dspark", block) + (block - 1) * self._read("markov_w2", 1) + head)
+
+    def _packed_head(self) -> Fraction:
+        shape = self.config.vocab_size, self.config.hidden_size
+        return Fraction(total_bytes(DRAFT_HEAD.loaded(shape, "BF16")))
 
     def _read(self, part: str, rows: int) -> Fraction:
         """Bytes that a call of so many tokens reads of a part of the tensors."""

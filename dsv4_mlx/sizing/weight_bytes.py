@@ -8,9 +8,10 @@ from dsv4_mlx.files.safetensors_dtypes import TensorForm
 from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.release.naming import is_draft, is_table, repeats_backbone
 from dsv4_mlx.weights.checkpoint import Checkpoint
-from dsv4_mlx.weights.forms import BlockFp8Form, DenseForm, fp8_form, total_bytes
+from dsv4_mlx.weights.forms import DRAFT_HEAD, BlockFp8Form, DenseForm, fp8_form, total_bytes
 
 _EMBEDDINGS = ("embed.weight", "model.embed_tokens.weight")
+_HEADS = ("head.weight", "lm_head.weight")
 _DENSE = {2: "BF16", 4: "F32"}
 
 
@@ -32,12 +33,28 @@ def weight_bytes(checkpoint: Checkpoint, *, dense: int = 2) -> int:
 
 
 def draft_bytes(checkpoint: Checkpoint, *, dense: int = 2) -> int:
-    """Bytes of the draft blocks once loaded, MTP blocks or DSpark's stages; 0 without any."""
+    """Bytes that drafts take, 0 without any: `block_bytes`, on a GPU with the head's copy in eight
+    bits."""
+    blocks = block_bytes(checkpoint, dense=dense)
+    return blocks + (draft_head_bytes(checkpoint) if blocks and dense == 2 else 0)
+
+
+def block_bytes(checkpoint: Checkpoint, *, dense: int = 2) -> int:
+    """Bytes of the draft blocks once loaded, MTP blocks or DSpark's stages."""
     return sum(
         _loaded(entry, checkpoint, _DENSE[dense])
         for name, entry in checkpoint.tensors.items()
         if is_draft(name) and not repeats_backbone(name)
     )
+
+
+def draft_head_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of the head's copy for drafts, 0 where the head is packed already."""
+    dtypes = {one.dtype for name in _HEADS if (one := checkpoint.tensors.get(name))}
+    shape = checkpoint.config.vocab_size, checkpoint.config.hidden_size
+    if not dtypes <= {"BF16", "F32"} or shape[1] % DRAFT_HEAD.group_size:
+        return 0
+    return total_bytes(DRAFT_HEAD.loaded(shape, "BF16"))
 
 
 def _loaded(entry: TensorEntry, checkpoint: Checkpoint, dense: str) -> int:

@@ -175,6 +175,10 @@ class AffineForm:
         return (*shape[:-1], shape[-1] // self.group_size)
 
 
+DRAFT_HEAD = AffineForm(8, 64)
+"""The copy of the prediction head that drafts read on a GPU."""
+
+
 WeightForm = DenseForm | Mxfp4Form | BlockFp8Form | Mxfp8Form | AffineForm
 
 

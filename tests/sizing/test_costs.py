@@ -161,6 +161,9 @@ def test_bytes_of_passes_with_drafts_are_those_that_predictions_are_made_of() ->
     mtp = costs.bytes_of_drafts("mtp", 1)
     assert abs(mtp / costs.bytes_per_token() - MtpDrafts.draft_costs[1]) < 0.001
     assert costs.bytes_of_drafts("mtp", 3) == 3 * mtp
+    packed = costs.bytes_of_drafts("mtp", 1, packed_head=True)
+    assert mtp - packed == 1_059_061_760 - 595_722_240
+    assert abs(packed / costs.bytes_per_token() - MtpDrafts.packed_costs[1]) < 0.001
     assert costs.bytes_of_drafts("lookup", 7) == costs.bytes_of_drafts("dspark", 3) == 0
     stages = Costs(
         FLASH.replace(dspark=DSPARK, compress_ratios=(*FLASH.compress_ratios[:43], 0, 0, 0))

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,13 @@ from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.loading import load_model as read_model
 from dsv4_mlx.release.config import DSpark
-from dsv4_mlx.sizing.weight_bytes import draft_bytes, weight_bytes
+from dsv4_mlx.sizing.machines import memory_needed
+from dsv4_mlx.sizing.weight_bytes import (
+    block_bytes,
+    draft_bytes,
+    draft_head_bytes,
+    weight_bytes,
+)
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import ModelFolder, open_checkpoint, open_folder
 from tests.cli.machines import GIB, linux, mac
@@ -63,6 +70,25 @@ def test_drafts_are_counted_and_go_first(folders: dict[str, Path]) -> None:
         assert fits[1].dropped_sentence() == ""
         with pytest.raises(UsageError, match="may be used here"):  # not even without them
             check(open_folder(folder), backend="cpu", machine=linux(1))
+
+
+def test_on_a_gpu_the_head_of_drafts_counts_with_them(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsv4_mlx.about.about", lambda _: SimpleNamespace(backend="metal"))
+    for folder in folders.values():
+        checkpoint = open_checkpoint(folder)
+        blocks, head = block_bytes(checkpoint), draft_head_bytes(checkpoint)
+        assert head > 0 and draft_bytes(checkpoint) == blocks + head
+        mtp = blocks if checkpoint.config.draft_kind == "mtp" else 0
+        backbone = weight_bytes(checkpoint) - mtp
+        small = linux((memory_needed(checkpoint.config, backbone, 8_192) + head / 2) / GIB)
+        fits = [
+            Fit.of(checkpoint, backend="metal", machine=replace(one, device=1))
+            for one in (linux(64), small)
+        ]
+        assert [one.weights for one in fits] == [backbone + blocks + head, backbone]
+        assert [one.dropped for one in fits] == [0, blocks + head]
 
 
 def test_a_raised_limit_that_allows_drafts_is_named() -> None:
