@@ -12,6 +12,7 @@ from dsv4_mlx import tracing
 from dsv4_mlx.release.config import FLASH
 from dsv4_mlx.testing.checkpoints import TINY
 from dsv4_mlx.unloaded import cache_after
+from dsv4_mlx.warm_up import shortened
 from metal_kernels import sources
 from metal_kernels.variants import recording
 
@@ -40,10 +41,12 @@ def test_a_flash_token_is_replayed_in_fewer(context: int) -> None:
 
 
 def test_a_pass_of_rows_is_built_in_less_than_half_more_than_a_token() -> None:
-    """So it needs no graph of its own. Windows close inside of the first one."""
-    one = host.built(FLASH, 8192, exact_rows=8).total()
+    """So it needs no graph of its own. Windows close inside of the first one. Of Flash's first
+    layers, which have every kind of layer: it is 1.2 times for all 43 of them."""
+    short = shortened(FLASH)
+    one = host.built(short, 8192, exact_rows=8).total()
     for context, rows in ((8186, 8), (8192, 2)):
-        assert one < host.of_rows(FLASH, context, rows=rows).total() <= 1.5 * one
+        assert one < host.of_rows(short, context, rows=rows).total() <= 1.5 * one
 
 
 def test_a_token_that_is_drafted_from_is_replayed_in_few_more() -> None:

@@ -47,6 +47,23 @@ def test_tokens_are_the_models_own(taken_apart: None) -> None:
     assert_same_tokens(120, 18)
 
 
+def test_what_is_drafted_from_a_token_is_the_models_own(taken_apart: None) -> None:
+    """The streams, of a graph beside the one that gives logits alone."""
+    model = running.load(running.NANO)
+    own = model.make_cache()
+    mx.eval(model.last_logits(mx.array([[7 * i % 500 + 3 for i in range(130)]]), own))
+    other, third, step = caches.fork(own), caches.fork(own), CompiledStep(model)
+    expected = model.last_logits_and_features(TOKEN, own)
+    found = step.last_logits_and_features(TOKEN, other)
+    assert step.traces == 1
+    alone = step.last_logits(TOKEN, third)
+    assert step.traces == 2
+    for one, same in zip((*found, alone), (*expected, expected[0]), strict=True):
+        assert one.shape == same.shape
+        assert mx.allclose(one, same, rtol=1e-4, atol=1e-4).item()
+    assert [layer.offset for layer in other] == [layer.offset for layer in own]
+
+
 def test_three_kinds_of_tokens_are_three_graphs() -> None:
     model, cache = tracing.traced_model(FLASH, "metal", 8190)
     step = CompiledStep(model)

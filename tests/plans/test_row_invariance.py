@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.cache import fork
+from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.loading import load_model
+from dsv4_mlx.model.compiled import CompiledStep
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels.registry import KernelPlan
 from metal_kernels.variants import recording
+from tests.engine.drafting import ScriptedDrafts, right_then_wrong
+from tests.engine.small_models import on as continued
 from tests.kernels.host import host_plan, launched
 from tests.model import running
 
@@ -123,3 +127,34 @@ def test_launches_of_one_to_eight_rows_differ_in_the_count_of_rows_alone(exact: 
     assert len(one) == 10
     for n in range(2, MOST + 1):
         assert geometry(exact, n) == one, f"{n} rows"
+
+
+@pytest.mark.slow
+def test_a_reply_by_blocks_has_the_bits_of_replayed_tokens(
+    exact: KernelPlan, tmp_path: Path
+) -> None:
+    """What sessions run on a GPU: a plain token by a graph, a token and its drafts by one call."""
+    folder = running.checkpoint_folder("tiny", tmp_path)
+    model = on(exact, folder, Numerics.PLAIN)
+    trunk = Engine(running.load(folder)).session()
+    trunk.sync([int(one) for one in np.random.default_rng(0).integers(2, 500, 252)])
+    text: list[int] = []
+    drafts = ScriptedDrafts(lambda tokens, count: right_then_wrong(text, 512)(tokens, count))
+    found = []
+    mx.disable_compile()
+    try:
+        for options in ({}, {"drafts": drafts, "draft_demanded": True}):
+            engine = Engine(model, compiled=True, **options)
+            session = continued(engine, trunk)
+            reply = list(session.stream(9, temperature=0.7, seed=1, stop_ids=()))
+            text = list(session.tokens)
+            found.append((reply, kept(session._timeline.cache)))
+            step = engine._step
+            assert isinstance(step, CompiledStep) and (options or step.traces > 0)
+    finally:
+        mx.enable_compile()
+    assert found[0][0] == found[1][0]
+    assert set(found[0][1]) == set(found[1][1])
+    for name, array in found[0][1].items():
+        np.testing.assert_array_equal(found[1][1][name], array, err_msg=name)
+    assert session.draft_use is not None and session.draft_use.accepted > 0
