@@ -82,7 +82,7 @@ def test_a_reply_is_the_one_without_drafts(kind: str, sampling: str) -> None:
         assert state(session) == state(expected)
 
 
-@pytest.mark.parametrize("most", range(1, 8))
+@pytest.mark.parametrize("most", [1, 2, 5, 7])
 @pytest.mark.parametrize("max_tokens", range(1, 10))
 def test_a_reply_ends_where_its_limit_is(max_tokens: int, most: int) -> None:
     expected, session = plain(), drafting(kind_of("right", stop_ids=()), most=most)
