@@ -1,11 +1,8 @@
 """The products and the attention that a self-test compares: what it looks at, reads and finds."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
 from dsv4_mlx.exact_rows.attention import AttentionCalls, compared_attention, places
@@ -28,9 +25,9 @@ from dsv4_mlx.tracing import release_plan
 from dsv4_mlx.unloaded import place_zeros
 from dsv4_mlx.warm_up import shortened
 from dsv4_mlx.weights.checkpoint import open_checkpoint
-from metal_kernels.registry import bind, kernels
-
-NAMES = ("packed_matvec", "expert_matvec", "dense_matvec", "sparse_attention")
+from metal_kernels.registry import bind
+from tests.exact_rows.breaking import broken_at
+from tests.model.row_exact import row_exact_plan
 
 
 @pytest.fixture(scope="module")
@@ -40,78 +37,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(open_checkpoint(folder), kernels=bind("metal"))
 
 
-def row_by_row(name: str, **given: Any) -> mx.array:
-    """A kernel's reference, each row by itself: what a kernel of exact rows does."""
-    reference = kernels()[name].reference
-    if name == "sparse_attention":
-        q, first = given["q"], given["first_position"]
-        return mx.concatenate(
-            [
-                reference(**alone(given, s), first_position=first + s)
-                for s in range(q.shape[1])
-            ],
-            axis=1,
-        )  # fmt: skip
-    x, rows = given["x"], given["x"].shape[0]
-    if name == "expert_matvec":
-        experts = given.pop("experts")
-        each = rows // experts.shape[0]
-        return mx.concatenate([
-            reference(**given | {"x": x[each * m : each * (m + 1)], "experts": experts[m : m + 1]})
-            for m in range(experts.shape[0])
-        ])  # fmt: skip
-    return mx.concatenate([reference(**given | {"x": x[r : r + 1]}) for r in range(rows)])
-
-
-def alone(given: dict[str, Any], s: int) -> dict[str, Any]:
-    """Query `s` with as many keys as a step has: in the order of a step's ring."""
-    W, position = given["sliding_window"], given["first_position"] + s
-    window, chosen = given["window"], given["selected"]
-    if given["q"].shape[1] > 1:
-        earliest = max(0, position + 1 - W)
-        index = [0] * W
-        for p in range(earliest, position + 1):
-            index[p % W] = p - given["origin"]
-        window = window[:, mx.array(index)]
-    entries = given["entries"]
-    if entries is not None:
-        complete = (position + 1) // given["ratio"]
-        entries = entries[:, :complete]
-        if chosen is not None:
-            chosen = chosen[:, s : s + 1]
-            if complete <= chosen.shape[2]:
-                chosen = None
-    found = {
-        **given,
-        "q": given["q"][:, s : s + 1],
-        "cos": given["cos"][s : s + 1],
-        "sin": given["sin"][s : s + 1],
-        "window": window,
-        "entries": entries,
-        "selected": chosen,
-        "origin": 0,
-    }
-    del found["first_position"]
-    return found
-
-
 def ops(broken: str = "", at: int = 9) -> Any:
-    """Kernels of exact rows, one of which adds up otherwise from `at` rows on."""
-    found: dict[str, Callable[..., mx.array]] = {}
-    for name in NAMES:
-        declared = [*kernels()[name].inputs]
-
-        def run(*arrays: Any, name: str = name, declared: list[str] = declared, **more: Any) -> Any:
-            given = dict(zip(declared, arrays, strict=False)) | more
-            rows = given["experts"].shape[0] if name == "expert_matvec" else None
-            rows = rows or (given["q"].shape[1] if "q" in given else given["x"].shape[0])
-            result = row_by_row(name, **given)
-            if name == broken and rows >= at:
-                result = (result.view(mx.uint32) + 1).view(mx.float32)
-            return result
-
-        found[name] = run
-    return SimpleNamespace(backend="metal", exact_rows=8, **found)
+    """Ops of exact rows, of which `broken` adds up otherwise from `at` rows on."""
+    return broken_at(row_exact_plan(), broken, at).ops
 
 
 def test_every_form_of_a_layer_is_compared_once(tiny: Model) -> None:

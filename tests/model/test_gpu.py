@@ -1,5 +1,6 @@
 """The models on this machine's GPU, where it has one: the CPU's greedy tokens."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.cache import evaluated
-from dsv4_mlx.loading import load_model
+from dsv4_mlx.loading import RowTest, load_model
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from tests.model import running
 
@@ -60,6 +61,19 @@ def test_greedy_tokens_are_the_cpus(backend: str, name: str, tmp_path: Path) -> 
 def test_a_replayed_graph_gives_the_same_tokens(backend: str, name: str, tmp_path: Path) -> None:
     folder = running.checkpoint_folder(name, tmp_path)
     assert greedy(folder, backend, LONG, replayed=True) == greedy(folder, backend, LONG)
+
+
+@pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("metal", "cuda")]
+)
+@pytest.mark.parametrize("name", ["tiny", "nano"])
+def test_eight_rows_keep_the_bits_of_single_ones(backend: str, name: str, tmp_path: Path) -> None:
+    """What a load tries where something drafts; by a clock for which nothing is slow."""
+    folder = running.checkpoint_folder(name, tmp_path)
+    rows = RowTest(clock=itertools.count().__next__)
+    model = load_model(open_checkpoint(folder), backend=backend, rows=rows)
+    assert model.row_finding is not None and model.row_finding.reason == ""
+    assert model.exact_rows == 8
 
 
 def test_the_cpu_answers_the_same_twice(tmp_path: Path) -> None:
