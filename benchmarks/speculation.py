@@ -32,7 +32,7 @@ from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.engine.generation import Token
 from dsv4_mlx.engine.session import Session
 from dsv4_mlx.errors import Dsv4Error, UsageError
-from dsv4_mlx.loading import load_model
+from dsv4_mlx.loading import RowTest, load_model
 from dsv4_mlx.sizing.costs import Costs
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 
@@ -180,7 +180,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each prompt."""
     folder = options.model or Path(dsv4_mlx.__file__).parent / "nano"
-    model = load_model(open_checkpoint(folder), backend=options.backend, drafts=True)
+    rows = RowTest(without_weights=True)
+    model = load_model(open_checkpoint(folder), backend=options.backend, drafts=True, rows=rows)
     tokenizer = Tokenizer(folder)
     engine = Engine(model)
     compared = Compared(engine, options.draft, options.draft_max, options.auto)
