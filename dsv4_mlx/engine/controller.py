@@ -14,12 +14,15 @@ contexts, which cost differently from factor 2 to factor 2.
 | ledger | all drafting may lose max(1 % of the time, 0.2 s); then 256 tokens are plain, later |
 | | 512 and so on up to 4,096 |
 | refresh | while on, two plain tokens in 96 passes tell what a plain one takes by now |
+| confidence | once 64 drafts told how far a drafter's own word is true, a block is cut where it |
+| | gains most, to no draft at all unless somebody demands them |
 | watchdog | fewer than 2 % of 64 first drafts right: the drafter is broken, and stays off |
 """
 
 from collections import deque
 from collections.abc import Sequence
 
+from dsv4_mlx.engine.draft_confidence import most_worth
 from dsv4_mlx.engine.draft_history import (
     MOST_DRAFTS,
     MOST_KEPT,
@@ -117,7 +120,8 @@ class DraftController:
         plain = self._plain(done.context)
         gained = 0.0 if plain is None else done.tokens * plain - seconds
         self._since_shadow = 0 if done.shadow else self._since_shadow + done.tokens
-        if done.drafted:
+        cut = done.shadow and bool(self._on.get(done.regime))  # drafts that were not worth a row
+        if done.drafted or cut:
             self._learn(done, gained, None if plain is None else done.tokens * plain / seconds)
         else:
             self._refreshing = max(0, self._refreshing - 1)
@@ -129,6 +133,13 @@ class DraftController:
         found.add(drafted, accepted, _RATE if self._is_new(regime) else _IDLE_RATE)
         self._news.add(regime)
         self._watch(accepted > 0)
+
+    def worth(self, context: int, regime: Regime, confidence: Sequence[float]) -> int:
+        """How many of the drafts that were made to verify, given their confidence logits."""
+        plain, likely = self._plain(context), self.measured.likely(regime, confidence)
+        if plain is None or likely is None:
+            return len(confidence)
+        return most_worth(likely, self._costs(context, plain), plain, least=int(self._demanded))
 
     def _learn(self, done: Pass, gained: float, gain: float | None) -> None:
         self.saved += gained

@@ -2,9 +2,12 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final, Literal, TypeVar, get_args
+
+from dsv4_mlx.engine.draft_confidence import LARGEST, SMALLEST, ConfidenceScale
 
 Regime = Literal["thinking", "answer", "tool"]
 
@@ -106,10 +109,38 @@ class Timings:
 
 @dataclass
 class DraftHistory:
-    """What an engine knows of a drafter: times by context, acceptances by regime."""
+    """What an engine knows of a drafter: times by context, acceptances by regime, and how far its
+    confidences were true, by place."""
 
     timings: dict[int, Timings] = field(default_factory=dict)
     acceptance: dict[Regime, Acceptance] = field(default_factory=dict)
+    confidence: dict[int, ConfidenceScale] = field(default_factory=dict)
+
+    @property
+    def believes_confidence(self) -> bool:
+        """Whether enough drafts told how far confidences are true."""
+        return self._scales()[0].is_known
+
+    def likely(self, regime: Regime, confidence: Sequence[float]) -> list[float] | None:
+        """How likely drafts of these confidence logits are right, each where those before it are;
+        a place that is not known is as ever. None while not even the first is known."""
+        scales = self._scales()
+        if not confidence or not scales[0].is_known:
+            return None
+        usual = self.acceptance.setdefault(regime, Acceptance()).means
+        return [
+            scale.likely(logit) if scale.is_known else mean
+            for scale, logit, mean in zip(scales, confidence, usual, strict=False)
+        ]
+
+    def confided(self, confidence: Sequence[float], judged: int, accepted: int) -> None:
+        """Drafts of these confidence logits: `judged` met their token, `accepted` were right."""
+        for place, (scale, logit) in enumerate(zip(self._scales(), confidence, strict=False)):
+            if place < judged:
+                scale.add(logit, place < accepted)
+
+    def _scales(self) -> list[ConfidenceScale]:
+        return [self.confidence.setdefault(n, ConfidenceScale()) for n in range(MOST_DRAFTS)]
 
     def as_record(self) -> dict[str, Any]:
         """As JSON data, for a later start on the same machine."""
@@ -121,6 +152,10 @@ class DraftHistory:
             "right": {
                 regime: {"means": found.means, "counts": found.counts}
                 for regime, found in self.acceptance.items()
+            },
+            "sure": {
+                str(place): [found.scale, found.count, found.curvature]
+                for place, found in self.confidence.items()
             },
         }
 
@@ -142,6 +177,12 @@ class DraftHistory:
                 if len(means) != MOST_DRAFTS or len(counts) != MOST_DRAFTS:
                     raise ValueError(len(means))
                 history.acceptance[regime] = Acceptance(means, counts)
+            for place, (scale, count, curvature) in record.get("sure", {}).items():
+                history.confidence[_within(int(place), MOST_DRAFTS - 1)] = ConfidenceScale(
+                    max(SMALLEST, _within(float(scale), LARGEST)),
+                    _within(int(count), 1 << 62),
+                    _within(float(curvature), 1e9),
+                )
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             return cls()
         return history

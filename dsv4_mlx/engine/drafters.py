@@ -4,7 +4,7 @@ A draft is a guess. Whatever it is, a reply has the tokens that it has without d
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
@@ -20,6 +20,9 @@ Features = Any
 
 DraftIds = mx.array | Sequence[int]
 """Ids [k]: int32 on a device, unevaluated, or numbers."""
+
+Confidence = mx.array | Sequence[float] | None
+"""Of drafts: logits [k] of each being right where those before it are; None without a word."""
 
 
 class Drafter(Protocol):
@@ -52,6 +55,15 @@ class Drafter(Protocol):
 
     def state(self) -> list[mx.array]:
         """Every array that has to be evaluated for the drafter's state to exist."""
+        ...
+
+
+@runtime_checkable
+class ConfidentDrafter(Protocol):
+    """A drafter that also says how sure it is."""
+
+    def confidence(self) -> Confidence:
+        """Of the drafts made last; unevaluated."""
         ...
 
 
@@ -156,6 +168,8 @@ class TimelineDrafts:
         self._vocab_size = vocab_size
         self._drafts: DraftModel | None = None
         self._drafter: Drafter | None = None
+        self.confidence: Confidence = None
+        """What the drafter says of the drafts that `guess` gave last; unevaluated."""
         self._known = 0  # tokens absorbed since it began cold; those of a resumed state too
 
     @property
@@ -205,9 +219,12 @@ class TimelineDrafts:
 
     def guess(self, anchor: int, count: int, draws: Draws) -> DraftIds:
         """At most `count` drafts, those on a device unevaluated; `anchor` is drawn of `draws`."""
+        self.confidence = None
         if self._drafter is None or count < 1:
             return ()
         guessed = self._drafter.draft(anchor, count, draws.ahead(count))
+        if isinstance(self._drafter, ConfidentDrafter):
+            self.confidence = self._drafter.confidence()
         return guessed if isinstance(guessed, mx.array) else self.checked(guessed)
 
     def checked(self, drafts: DraftIds) -> list[int]:
@@ -224,6 +241,12 @@ class TimelineDrafts:
     def state(self) -> list[mx.array]:
         """Every array that has to be evaluated."""
         return [] if self._drafter is None else self._drafter.state()
+
+
+def confidence_of(found: Confidence) -> list[float]:
+    """Confidence logits as numbers, none without a word; those on a device are waited for."""
+    logits: Any = found.tolist() if isinstance(found, mx.array) else found
+    return [float(one) for one in logits or ()]
 
 
 def ids_of(drafts: DraftIds) -> list[int]:

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from dsv4_mlx.engine.controller import DraftController
 from dsv4_mlx.engine.draft_history import DraftUse, Pass, Regime
-from dsv4_mlx.engine.drafters import ids_of
+from dsv4_mlx.engine.drafters import Confidence, confidence_of, ids_of
 
 _NOT_BEGUN: Final = -1
 
@@ -32,6 +32,8 @@ class Passes:
         self._tokens = self._drafted = self._refused = 0
         self._is_shadow = self._among_many = False
         self._shadow: tuple[Regime, mx.array | Sequence[int]] | None = None
+        self._confidence: Confidence = None  # in the drafts that are verified
+        self._shadow_confidence: Confidence = None
         self._place = 0  # of the shadow draft that the next token is compared with
         self._passes = self._all_drafted = self._all_accepted = 0
 
@@ -56,14 +58,27 @@ class Passes:
             return min(plan.drafts, room), 0
         return 0, 0 if self._shadow is not None else plan.drafts
 
-    def verifies(self, drafted: int) -> None:
-        """The pass verifies so many drafts."""
-        self._drafted = drafted
+    def verifies(self, made: int, confidence: Confidence = None) -> int:
+        """How many of the drafts that were made the pass verifies: all, unless a drafter that says
+        how sure it is says that fewer gain more. What it says is waited for once it is believed.
+        """
+        self._drafted, self._confidence = made, confidence
+        if confidence is not None and self._controller.measured.believes_confidence:
+            words = confidence_of(confidence)
+            if made and len(words) == made:
+                self._drafted = self._controller.worth(self._context, self._now, words)
+        return self._drafted
 
-    def shadows(self, drafts: mx.array | Sequence[int]) -> None:
-        """These drafts were made beside the pass; the next token given is the first one's."""
+    def shadows(self, drafts: mx.array | Sequence[int], confidence: Confidence = None) -> None:
+        """These drafts were made beside the pass; the next token given is the first one's.
+
+        They are compared unless others still are.
+        """
         if len(drafts):
-            self._is_shadow, self._shadow, self._place = True, (self._now, drafts), 0
+            self._is_shadow = True
+            if self._shadow is None:
+                self._shadow, self._place = (self._now, drafts), 0
+                self._shadow_confidence = confidence
 
     def give(self, token: int) -> None:
         """The pass gave `token`."""
@@ -86,7 +101,7 @@ class Passes:
         self._all_drafted += self._drafted
         self._all_accepted += accepted
         self._tokens = self._drafted = self._refused = 0
-        self._is_shadow, self._context = False, _NOT_BEGUN
+        self._is_shadow, self._context, self._confidence = False, _NOT_BEGUN, None
 
     def _record(self, accepted: int) -> None:
         """Let the controller learn from the pass."""
@@ -104,6 +119,9 @@ class Passes:
                 judged,
             )
         )
+        if judged:
+            words = confidence_of(self._confidence)
+            self._controller.measured.confided(words, judged, accepted)
 
     def _compare(self, token: int) -> None:
         """Look whether the shadow draft in this place is `token`."""
@@ -116,5 +134,8 @@ class Passes:
         right = drafts[self._place] == token
         self._place += 1
         if not right or self._place == len(drafts):
-            self._controller.compared(regime, self._place, self._place - 1 + right)
+            accepted = self._place - 1 + right
+            self._controller.compared(regime, self._place, accepted)
+            words = confidence_of(self._shadow_confidence)
+            self._controller.measured.confided(words, self._place, accepted)
             self._shadow = None

@@ -28,19 +28,22 @@ def drafted_tokens(
         if drawn is None and not wanted:
             token, logprob, guessed = timeline.step(draws, shadows)
             passes.give(token)
-            passes.shadows(guessed)
+            passes.shadows(guessed, timeline.confidence)
             yield token, logprob
             continue
         token, logprob = drawn or timeline.draw(draws)
         drawn = None
         drafts = timeline.drafts(token, wanted, draws) if wanted and token not in stops else []
-        passes.verifies(len(drafts))
+        sure, made = timeline.confidence if len(drafts) else None, len(drafts)
+        verified = passes.verifies(made, sure)
         passes.give(token)
-        if not len(drafts):
-            passes.shadows(timeline.advance(token, draws, shadows))
+        if not verified:
+            guessed = timeline.advance(token, draws, shadows)
+            passes.shadows(drafts if made else guessed, sure if made else timeline.confidence)
             yield token, logprob
             continue
-        block = timeline.open_block(token, drafts, draws)
+        read = drafts if verified == made else drafts[:verified]
+        block = timeline.open_block(token, read, draws)
         yield token, logprob
         while timeline.block is block:
             token, logprob = timeline.draw(draws, block.kept - 1)

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import mlx.core as mx
 
 from dsv4_mlx.engine.block import DraftBlock
-from dsv4_mlx.engine.drafters import DraftIds, Features
+from dsv4_mlx.engine.drafters import Confidence, DraftIds, Features
 from dsv4_mlx.engine.draws import Draws, read_draw
 from dsv4_mlx.engine.moments import OnProgress, SessionSnapshot, Sync, common_prefix
 from dsv4_mlx.engine.protocols import Flag
@@ -118,6 +118,11 @@ class Timeline(TimelineState):
         with self._recovering():
             return self._drafts.guess(token, count, draws)
 
+    @property
+    def confidence(self) -> Confidence:
+        """What the drafter says of the drafts it made last."""
+        return self._drafts.confidence
+
     def advance(self, token: int, draws: Draws, guesses: int) -> DraftIds:
         """Read a token that is drawn already; drafts as `step` gives them."""
         with self._recovering():
@@ -133,6 +138,8 @@ class Timeline(TimelineState):
             block = self.running.read_block(token, drafts, self.cache)
             # Together, so that whoever waits for one of them has waited for all.
             under_way = [*draws.prepare(block.logits), *block.arrays(), *self.arrays()]
+            if isinstance(self.confidence, mx.array):
+                under_way.append(self.confidence)
             mx.async_eval(under_way)  # type: ignore[no-untyped-call]
         self.block = block
         self.tokens.append(token)

@@ -26,10 +26,11 @@ class DSparkDrafts:
     draft_costs: Sequence[float] = (0.0, *(0.25,) * 7)
     packed_costs: ClassVar[Sequence[float]] = (0.0, *(0.21,) * 7)
 
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: "Model", *, confident: bool = True) -> None:
+        """`confident`: what the confidence head says, where there is one, shortens blocks."""
         if model.draft_head is not None:
             self.draft_costs = self.packed_costs
-        self._config = model.config
+        self._config, self._confident = model.config, confident
         self.block = DSparkBlock(
             model.config,
             model.stages,
@@ -40,14 +41,16 @@ class DSparkDrafts:
         )
 
     def new_drafter(self) -> "DSparkDrafter":
-        return DSparkDrafter(self.block, self._config)
+        return DSparkDrafter(self.block, self._config, self._confident)
 
 
 class DSparkDrafter:
     """The rings of one timeline."""
 
-    def __init__(self, block: DSparkBlock, config: "DeepseekV4Config") -> None:
+    def __init__(self, block: DSparkBlock, config: "DeepseekV4Config", confident: bool) -> None:
         self._block, self._config, self._window = block, config, config.sliding_window
+        self._confident = confident
+        self._confidence: mx.array | None = None
         self.reset()
 
     def reset(self, tokens: Sequence[int] = ()) -> None:
@@ -62,7 +65,15 @@ class DSparkDrafter:
 
     def draft(self, anchor: int, count: int, draws: Sequence[DraftDraw] = ()) -> mx.array:
         """At most a block of guesses [k] at what follows `anchor`."""
-        return self._block.draft(anchor, self._cache, draws).ids[:count]
+        found = self._block.draft(anchor, self._cache, draws)
+        self._confidence = None
+        if self._confident and found.confidence is not None:
+            self._confidence = found.confidence[:count]
+        return found.ids[:count]
+
+    def confidence(self) -> mx.array | None:
+        """Logits [k] of the last guesses; None without a confidence head, or not asked for."""
+        return self._confidence
 
     def remember(self) -> dict[str, mx.array]:
         """The rows of the rings; nothing before the first token."""

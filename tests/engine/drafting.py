@@ -18,9 +18,11 @@ class ScriptedDrafts:
     draft_costs: Sequence[float] = (0.0,) * 8
     needs_features: bool = False
     asked: list[int] = field(default_factory=list)
+    sure: Callable[[list[int]], list[float]] | None = None
+    """Of guesses, confidence logits; a drafter of its own kind where it is set."""
 
     def new_drafter(self) -> "ScriptedDrafter":
-        return ScriptedDrafter(self)
+        return ScriptedDrafter(self) if self.sure is None else SureDrafter(self)
 
 
 @dataclass
@@ -46,6 +48,21 @@ class ScriptedDrafter:
 
     def state(self) -> list[Any]:
         return []
+
+
+@dataclass
+class SureDrafter(ScriptedDrafter):
+    """One that says how sure it is of its last guesses."""
+
+    guessed: list[int] = field(default_factory=list)
+
+    def draft(self, anchor: int, count: int, draws: Sequence[Any] = ()) -> list[int]:
+        self.guessed = super().draft(anchor, count, draws)
+        return self.guessed
+
+    def confidence(self) -> list[float]:
+        assert self.drafts.sure is not None
+        return self.drafts.sure(self.guessed)
 
 
 def from_text(text: list[int]) -> Guess:

@@ -58,7 +58,17 @@ def test_stages_without_a_confidence_head_draft_the_same(
         features = one.last_logits_and_features(mx.array([prompt_of(40, 512)]))[1]
         drafter.absorb(prompt_of(40, 512), features)
         drafted.append(drafter.draft(5, 4).tolist())
+        word = drafter.confidence()
+        assert word is None if one is model else word.shape == (4,)
     assert drafted[0] == drafted[1] and len(drafted[0]) == 4
+
+
+def test_confidences_can_be_left_unasked(models: dict[str, Model]) -> None:
+    for confident in (True, False):
+        drafter = DSparkDrafts(models["dspark"], confident=confident).new_drafter()
+        assert drafter.confidence() is None  # before the first draft
+        drafter.draft(5, 3)
+        assert (drafter.confidence() is not None) is confident
 
 
 @pytest.mark.parametrize(
