@@ -6,14 +6,12 @@ as set aside, or an error; shapes and dtypes are those that the config implies. 
 """
 
 import dataclasses
+import gc
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from dsv4_mlx.errors import CheckpointError
-from dsv4_mlx.files.safetensors_dtypes import Shape
 from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.draft_kinds import block_numbers, require_kind
@@ -21,8 +19,8 @@ from dsv4_mlx.release.naming import ENGRAM_TABLE, Target, is_draft, repeats_back
 from dsv4_mlx.release.tensors import TensorSpec, checkpoint_tensors, dspark_tensors
 from dsv4_mlx.weights.affine_packings import affine_packings
 from dsv4_mlx.weights.checkpoint import Checkpoint
+from dsv4_mlx.weights.expected import ExpectedParameter, Slot, one_object
 from dsv4_mlx.weights.forms import (
-    Accepted,
     AffineForm,
     BlockFp8Form,
     DenseForm,
@@ -37,55 +35,9 @@ from dsv4_mlx.weights.scales import fits_mxfp8
 
 EMBEDDING = "model.embed_tokens"
 CONFIDENCE = "confidence_head.proj.weight"
-Slot = tuple[int | None, int]
-"""Which part of a parameter a tensor fills: expert and half; (None, 0) is the whole."""
-
 _WHOLE: Slot = (None, 0)
 _ROLES = {"scales": "scales", "block_scales": "scales", "biases": "biases"}
 """What the fields beside a weight are to it."""
-
-
-@cache
-def _one_object(value: tuple[Any, ...]) -> Any:
-    """`value`, and the same object for each equal one: tensors are many, shapes and slots few."""
-    return value
-
-
-@cache
-def _accepted(form: WeightForm, shape: Shape) -> Accepted:
-    return form.accepted(shape)
-
-
-@dataclass
-class _Expected:
-    """What the config says about one of our parameters, and what was found for it."""
-
-    module: str
-    field: str
-    form: WeightForm
-    weights: dict[Slot, TensorSpec] = dataclasses.field(default_factory=dict)
-    scales: dict[Slot, TensorSpec] = dataclasses.field(default_factory=dict)
-    found: dict[tuple[str, Slot], TensorEntry] = dataclasses.field(default_factory=dict)
-
-    @property
-    def packed(self) -> bool:
-        """Whether the release packs it, or a conversion did."""
-        return not isinstance(self.form, DenseForm)
-
-    @property
-    def unpacked(self) -> bool:
-        """Whether it was multiplied out to bfloat16, as some re-uploads of the release are."""
-        weights = (entry for (role, _), entry in self.found.items() if role == "weight")
-        return self.packed and any(entry.dtype == "BF16" for entry in weights)
-
-    def logical(self, slot: Slot) -> Shape:
-        """[out, in] of one part, or the whole parameter's shape."""
-        if slot in self.weights:
-            return _logical(self.weights[slot])
-        shapes = [_logical(spec) for spec in self.weights.values()]
-        experts = len({expert for expert, _ in self.weights})
-        rows = sum(shape[0] for shape in shapes) // experts
-        return (experts, rows, shapes[0][1])
 
 
 def plan_parameters(
@@ -96,20 +48,39 @@ def plan_parameters(
     DSpark's stages, without which a model runs as well, are the plan's drafts. `storages` by
     parameter, where they are known, saves reading scales.
     """
+    with _uncollected():
+        return _planned(checkpoint, storages)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Inside, nobody looks for garbage: of Flash 200,000 objects are made, and nearly all stay."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _planned(checkpoint: Checkpoint, storages: Mapping[str, WeightStorage] | None) -> ParameterPlan:
     config, tensors = checkpoint.config, checkpoint.tensors
-    require_kind(config.draft_kind, {name: entry.path for name, entry in tensors.items()})
+    draft_files = {name: entry.path for name, entry in tensors.items() if is_draft(name)}
+    require_kind(config.draft_kind, draft_files)
     specs = (*checkpoint_tensors(config), *dspark_tensors(config))
-    expected = _expectations(checkpoint, specs)
+    targets: dict[str, Target] = {}
+    expected = _expectations(checkpoint, specs, targets)
     for module, packing in affine_packings(checkpoint.keys).items():
         if f"{module}.weight" in expected:
             expected[f"{module}.weight"].form = packing
-    blocks = block_numbers(tensors)
+    blocks = block_numbers(draft_files)
     set_aside = []
     for name, entry in tensors.items():
         if repeats_backbone(name):
             set_aside.append(entry)
         else:
-            _place(expected, entry, _target(name, blocks))
+            _place(expected, entry, _target(name, blocks, targets))
     stages = _present_stages(config, expected)
     known, stage_storage = storages or {}, None if storages is None else WeightStorage.MXFP8
     drafts = tuple(_parameter(one, known.get(name, stage_storage)) for name, one in stages.items())
@@ -118,8 +89,8 @@ def plan_parameters(
 
 
 def _present_stages(
-    config: DeepseekV4Config, expected: dict[str, _Expected]
-) -> dict[str, _Expected]:
+    config: DeepseekV4Config, expected: dict[str, ExpectedParameter]
+) -> dict[str, ExpectedParameter]:
     """DSpark's stages, taken out of what is expected; none where files have none of them."""
     if config.draft_kind != "dspark":
         return {}
@@ -130,22 +101,31 @@ def _present_stages(
     return {n: one for n, one in stages.items() if one.found or not n.endswith(CONFIDENCE)}
 
 
-def _expectations(checkpoint: Checkpoint, specs: Iterable[TensorSpec]) -> dict[str, _Expected]:
-    """What each of our parameters is made of in the official checkpoint, by `module.field`."""
-    expected: dict[str, _Expected] = {}
+def _expectations(
+    checkpoint: Checkpoint, specs: Iterable[TensorSpec], targets: dict[str, Target]
+) -> dict[str, ExpectedParameter]:
+    """What each of our parameters is made of in the official checkpoint, by `module.field`.
+
+    `targets` gets the place of each official name.
+    """
+    expected: dict[str, ExpectedParameter] = {}
     for spec in specs:
         target = translate(spec.name)
         if target is None:
             raise LookupError(f"naming has no place for {spec.name}")
-        is_scale = spec.name.endswith(".scale")
+        targets[spec.name] = target
+        is_scale = target.field == "scales"
         name = f"{target.module}.weight" if is_scale else target.name
-        if name not in expected:
+        one = expected.get(name)
+        if one is None:
             form = _released_form(checkpoint, spec, target)
-            expected[name] = _Expected(target.module, target.field, form)
-        slots = expected[name].scales if is_scale else expected[name].weights
-        slots[_one_object((target.expert, target.half))] = spec._replace(
-            shape=_one_object(spec.shape)
-        )
+            one = expected[name] = ExpectedParameter(target.module, target.field, form)
+        slot = one_object((target.expert, target.half))
+        spec = TensorSpec(spec.name, spec.dtype, one_object(spec.shape))
+        if is_scale:
+            one.scales[slot] = spec
+        else:
+            one.expect(slot, spec)
     return expected
 
 
@@ -160,11 +140,16 @@ def _released_form(checkpoint: Checkpoint, spec: TensorSpec, target: Target) -> 
     return DenseForm(spec.dtype, table=target.module == EMBEDDING)
 
 
-def _target(name: str, blocks: Mapping[str, str]) -> Target | None:
-    return translate(re.sub(r"^mtp\.(\d+)\.", lambda match: f"mtp.{blocks[match[1]]}.", name))
+def _target(name: str, blocks: Mapping[str, str], targets: Mapping[str, Target]) -> Target | None:
+    """Where a tensor belongs; draft blocks are counted from 0, whatever files call them."""
+    if is_draft(name):
+        name = re.sub(r"^mtp\.(\d+)\.", lambda match: f"mtp.{blocks[match[1]]}.", name)
+    return targets.get(name) or translate(name)
 
 
-def _place(expected: Mapping[str, _Expected], entry: TensorEntry, target: Target | None) -> None:
+def _place(
+    expected: Mapping[str, ExpectedParameter], entry: TensorEntry, target: Target | None
+) -> None:
     """Note the tensor as found where it belongs; CheckpointError where that is nowhere."""
     beside = target is not None and target.field in _ROLES
     name = "" if target is None else f"{target.module}.weight" if beside else target.name
@@ -174,15 +159,16 @@ def _place(expected: Mapping[str, _Expected], entry: TensorEntry, target: Target
             f"{entry.name} in {entry.path.name} is no tensor of the model that config.json "
             "describes; config.json and weights must come from the same checkpoint."
         )
-    slot = _one_object((target.expert, target.half))
+    slot = one_object((target.expert, target.half))
     kind = target.field if beside else "weight"
     role = _ROLES.get(kind, "weight")
     _require_free(one, role, slot, entry)
     _require_form(one, kind, slot, entry)
-    one.found[_one_object((role, slot))] = entry
+    one.found[one_object((role, slot))] = entry
+    one.has_bf16 = one.has_bf16 or (role == "weight" and entry.dtype == "BF16")
 
 
-def _require_free(one: _Expected, role: str, slot: Slot, entry: TensorEntry) -> None:
+def _require_free(one: ExpectedParameter, role: str, slot: Slot, entry: TensorEntry) -> None:
     """No other tensor fills the place, a part of it or the whole that it is a part of."""
     taken = one.found.get((role, slot)) or one.found.get((role, _WHOLE))
     if taken is None and slot == _WHOLE:
@@ -199,8 +185,8 @@ def _require_free(one: _Expected, role: str, slot: Slot, entry: TensorEntry) -> 
         )
 
 
-def _require_form(one: _Expected, kind: str, slot: Slot, entry: TensorEntry) -> None:
-    forms = _accepted(one.form, one.logical(slot)).get(kind)
+def _require_form(one: ExpectedParameter, kind: str, slot: Slot, entry: TensorEntry) -> None:
+    forms = one.accepted(one.logical(slot)).get(kind)
     if forms is None:
         raise CheckpointError(
             f"{entry.name} in {entry.path.name} does not belong to the packing that config.json "
@@ -216,14 +202,7 @@ def _require_form(one: _Expected, kind: str, slot: Slot, entry: TensorEntry) -> 
         )
 
 
-def _logical(spec: TensorSpec) -> Shape:
-    """The shape in weights, two of which share a byte of FP4."""
-    columns = spec.shape[-1] * (2 if spec.dtype == "I8" else 1)
-    shape: Shape = _one_object((*spec.shape[:-1], columns))
-    return shape
-
-
-def _parameter(one: _Expected, storage: WeightStorage | None) -> Parameter:
+def _parameter(one: ExpectedParameter, storage: WeightStorage | None) -> Parameter:
     slots = [_WHOLE] if ("weight", _WHOLE) in one.found else sorted(one.weights, key=_row_order)
     _require_complete(one, slots)
     parts = tuple(
@@ -244,7 +223,7 @@ def _row_order(slot: Slot) -> tuple[int, int]:
     return (slot[0] or 0, slot[1])
 
 
-def _require_complete(one: _Expected, slots: list[Slot]) -> None:
+def _require_complete(one: ExpectedParameter, slots: list[Slot]) -> None:
     _require_one_form(one)
     has_scales = one.packed and not one.unpacked
     roles = [("weight", one.weights, True), ("scales", one.scales, has_scales)]
@@ -262,7 +241,7 @@ def _require_complete(one: _Expected, slots: list[Slot]) -> None:
         )
 
 
-def _require_one_form(one: _Expected) -> None:
+def _require_one_form(one: ExpectedParameter) -> None:
     """What is multiplied out is so in all its parts, and has no scales left to multiply with."""
     if not one.unpacked:
         return
@@ -277,7 +256,7 @@ def _require_one_form(one: _Expected) -> None:
 
 
 def _stored_form(
-    one: _Expected, parts: tuple[Part, ...], storage: WeightStorage | None
+    one: ExpectedParameter, parts: tuple[Part, ...], storage: WeightStorage | None
 ) -> WeightForm:
     """The form in which files hold the parameter; a known `storage` saves reading its scales."""
     dtype = parts[0].weight.dtype
