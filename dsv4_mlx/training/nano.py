@@ -37,10 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def pretrain(folder: Path, seed: int, steps: int | None) -> bool:
     """Run the base stage with a display of how it goes on; False where it was stopped."""
+    from dsv4_mlx.training import native
     from dsv4_mlx.training.nano_recipe import NanoRecipe, train
     from dsv4_mlx.training.pages import keep_pages
     from dsv4_mlx.training.progress import RunProgress
 
+    if (line := native.notice()) is not None:
+        print(line, file=sys.stderr)
     keep_pages()
     recipe = NanoRecipe(seed=seed)
     if steps is not None:

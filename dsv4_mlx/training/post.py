@@ -21,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     ensure_fast_blas()
     from dsv4_mlx.errors import Dsv4Error
+    from dsv4_mlx.training import native
 
+    if (line := native.notice()) is not None:
+        print(line, file=sys.stderr)
     try:
         return 0 if _started(options) else 3
     except Dsv4Error as error:

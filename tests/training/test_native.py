@@ -63,8 +63,21 @@ def test_without_a_compiler_there_is_no_library_and_no_error(monkeypatch, tmp_pa
     native._loaded.cache_clear()
     try:
         assert native.library() is None
+        line = native.notice()
+        assert line is not None and "slower" in line and "\n" not in line
+        assert str(native._loaded()).splitlines()[0] in line
     finally:
         native._loaded.cache_clear()
+
+
+@needs_library
+def test_nothing_is_said_where_training_computes_in_c():
+    assert native.notice() is None
+
+
+def test_a_compiler_that_fails_is_told_of_in_one_line(monkeypatch):
+    monkeypatch.setattr(native, "_loaded", lambda: "cc could not compile x: 1 error\nx.c:3: no")
+    assert str(native.notice()).endswith("which is slower: cc could not compile x: 1 error")
 
 
 def test_a_library_is_compiled_anew_when_a_source_or_a_header_changes(tmp_path, monkeypatch):

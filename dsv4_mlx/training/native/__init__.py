@@ -37,7 +37,7 @@ _FLAGS = (
 def _loaded() -> ctypes.CDLL | str:
     """The library, or why there is none."""
     if sys.platform != "linux":
-        return "it is made for Linux"
+        return "its functions in C are made for Linux"
     if not isinstance(openblas.load(), openblas.OpenBlas):
         return "OpenBLAS does not answer MLX's products"
     sources, headers = sorted(_FOLDER.glob("*.c")), sorted(_FOLDER.glob("*.h"))
@@ -51,6 +51,15 @@ def library() -> ctypes.CDLL | None:
     """The compiled functions; None where training computes by ops alone."""
     found = _loaded()
     return None if isinstance(found, str) else found
+
+
+def notice() -> str | None:
+    """A line for a person whose training computes by ops on a CPU; None where it does not."""
+    found = _loaded()
+    if not isinstance(found, str) or mx.default_device() != mx.cpu:
+        return None
+    why = found.splitlines()[0]  # a compiler says more
+    return f"training takes MLX's operations in the place of C, which is slower: {why}"
 
 
 def _processor() -> str:
