@@ -24,7 +24,7 @@ from dsv4_mlx.training import native, native_index, native_rows
 from dsv4_mlx.training.absorbed_attention import HeadWeights, attend_heads
 from dsv4_mlx.training.block_attention import BLOCK, Visibility, attend
 from dsv4_mlx.training.index_scores import chosen_entries, closed, index_loss, index_scores, recall
-from dsv4_mlx.training.native_attention import Heads, attention
+from dsv4_mlx.training.native_attention import CAttention, Heads
 from metal_kernels.shared.rotary import rotate
 
 Indexing = Literal["frozen", "off", "dense", "sparse"]
@@ -105,7 +105,7 @@ class TrainedAttention(Attention):
         if absorbs and library is not None:
             matrices = self.q_b_proj.weight, self.o_a_proj.weight, self.sinks
             heads, rows = Heads(self._heads, self._groups, self._eps), (residual, kv, entries)
-            output, mass = attention(library, rows, matrices, heads, visible, rotary, pays=learns)
+            output, mass = CAttention(library, rows, matrices, heads, visible, rotary, learns)()
             return output, None if mass is None else mx.stop_gradient(mass)
         core = self._absorbed if absorbs else self._direct
         output, paid = core(residual, kv, entries, visible, *rotary)

@@ -51,68 +51,59 @@ class Heads:
     eps: float
 
 
-def attention(
-    library: ctypes.CDLL,
-    given: tuple[mx.array, mx.array, mx.array | None],
-    matrices: tuple[mx.array, mx.array, mx.array],
-    heads: Heads,
-    visible: Visibility,
-    rotary: tuple[mx.array, mx.array],
-    *,
-    pays: bool,
-) -> tuple[mx.array, mx.array | None]:
-    """Attention from residuals to grouped outputs: [B, S, g O], and [B, S, T] where it `pays`.
+@dataclass
+class CAttention:
+    """One attention from residuals to grouped outputs; a call computes it, once."""
 
-    given: residual [B, S, L], rotated rows [B, S, K] and entries [B, T, K] or None; matrices: query
-    [H K, L], output [g O, H / g K], sinks [H]; rotary: cosines and sines [S, R / 2]. The second
-    result is what each query paid to each entry, summed over heads; it carries no gradient.
-    """
-    call = _Call(library, given, matrices, heads, visible, rotary, pays)
+    library: ctypes.CDLL
+    given: tuple[mx.array, mx.array, mx.array | None]
+    """Residual [B, S, L], rotated rows [B, S, K], and entries [B, T, K] or None."""
+    matrices: tuple[mx.array, mx.array, mx.array]
+    """Query [H K, L], output [g O, H / g K], sinks [H]."""
+    heads: Heads
+    visible: Visibility
+    rotary: tuple[mx.array, mx.array]
+    """Cosines and sines [S, R / 2]."""
+    pays: bool
+    """Whether what each query paid to each entry, summed over heads, is wanted too."""
 
-    @mx.custom_function  # type: ignore[untyped-decorator]
-    def core(*given: mx.array) -> list[mx.array]:
-        return call.forward(native.evaluated(given))
-
-    @core.vjp  # type: ignore[untyped-decorator]
-    def backward(given: Any, cotangents: Any, _: Any) -> list[mx.array]:
-        return call.backward(native.evaluated([*given, cotangents[0]]))
-
-    arguments = [one for one in (*given, *matrices) if one is not None]
-    output, *paid = cast(list[mx.array], core(*arguments))
-    return output, paid[0] if paid else None
-
-
-class _Call:
-    """One attention: its sizes, and what the way back needs of the way there."""
-
-    def __init__(
-        self,
-        library: ctypes.CDLL,
-        given: tuple[mx.array, mx.array, mx.array | None],
-        matrices: tuple[mx.array, mx.array, mx.array],
-        heads: Heads,
-        visible: Visibility,
-        rotary: tuple[mx.array, mx.array],
-        pays: bool,
-    ):
-        residual, kv, entries = given
+    def __post_init__(self) -> None:
+        residual, kv, entries = self.given
         B, S, L = residual.shape
         T = 0 if entries is None else entries.shape[1]
-        rope, width = 2 * rotary[0].shape[-1], matrices[1].shape[0] // heads.groups
-        self._library, self._pays, self._has_entries = library, pays, entries is not None
+        rope, width = 2 * self.rotary[0].shape[-1], self.matrices[1].shape[0] // self.heads.groups
         self.shape = _Shape(
-            *(heads.heads, heads.groups, B, S, T, kv.shape[-1], rope, L, width),
-            *(visible.window, visible.ratio, BLOCK, heads.eps),
+            *(self.heads.heads, self.heads.groups, B, S, T, kv.shape[-1], rope, L, width),
+            *(self.visible.window, self.visible.ratio, BLOCK, self.heads.eps),
         )
-        chosen = [] if visible.chosen is None else [visible.chosen]
-        self._constants = native.evaluated([*rotary, *chosen])
+        chosen = [] if self.visible.chosen is None else [self.visible.chosen]
+        self._constants = native.evaluated([*self.rotary, *chosen])
         self._saved: list[mx.array] = []
+
+    def __call__(self) -> tuple[mx.array, mx.array | None]:
+        """[B, S, g O], and where it pays [B, S, T], which carries no gradient."""
+
+        @mx.custom_function  # type: ignore[untyped-decorator]
+        def core(*given: mx.array) -> list[mx.array]:
+            return self.forward(native.evaluated(given))
+
+        @core.vjp  # type: ignore[untyped-decorator]
+        def backward(given: Any, cotangents: Any, _: Any) -> list[mx.array]:
+            return self.backward(native.evaluated([*given, cotangents[0]]))
+
+        arguments = [one for one in (*self.given, *self.matrices) if one is not None]
+        output, *paid = cast(list[mx.array], core(*arguments))
+        return output, paid[0] if paid else None
+
+    @property
+    def _has_entries(self) -> bool:
+        return self.given[2] is not None
 
     def forward(self, given: list[mx.array]) -> list[mx.array]:
         """[B, S, g O], and [B, S, T]."""
         s, empty = self.shape, native.empty
         tokens, rows = s.batch * s.length, s.batch * (s.length + s.entries)
-        weights = self._library.attention_weights
+        weights = self.library.attention_weights
         weights.restype = ctypes.c_size_t
         self._saved = [
             empty(tokens, s.heads * s.rope),
@@ -122,9 +113,9 @@ class _Call:
             empty(s.heads * s.batch, weights(ctypes.byref(s))),
         ]
         output = empty(s.batch, s.length, s.groups * s.output)
-        paid = empty(s.batch, s.length, s.entries) if self._pays else None
+        paid = empty(s.batch, s.length, s.entries) if self.pays else None
         outputs = native.pointer(output), native.pointer(paid)
-        self._library.attention_forward(*self._common(given), *outputs)
+        self.library.attention_forward(*self._common(given), *outputs)
         return [output] if paid is None else [output, paid]
 
     def backward(self, given: list[mx.array]) -> list[mx.array]:
@@ -134,7 +125,7 @@ class _Call:
         pointers = [native.address(one) for one in found]
         if not self._has_entries:
             pointers.insert(2, None)
-        self._library.attention_backward(
+        self.library.attention_backward(
             *self._common(given),
             native.pointer(cotangent),
             ctypes.byref(_Cotangents(*pointers)),
