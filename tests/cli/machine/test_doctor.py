@@ -16,6 +16,7 @@ from dsv4_mlx.about import About
 from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.exact_rows.at_load import RowTest
 from dsv4_mlx.loading import load_model
+from dsv4_mlx.release import engram as release_engram
 from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.sizing.recipe_sizes import RECIPES
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
@@ -175,6 +176,22 @@ def test_engrams_tables_are_told(environment: Environment, tmp_path: Path) -> No
     expected = {"table_bytes": tables, "held_bytes": tables, "in_files": False}
     assert found.facts["model"]["engram"] == expected
     assert "of them 2 MiB are Engram's tables" in page(found)["model"]
+
+
+def test_tables_that_stay_in_files_are_told(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a release do, by their size; here less may be in memory."""
+    monkeypatch.setattr(release_engram, "IN_MEMORY_BYTES", 1 << 20)
+    monkeypatch.setattr(release_engram, "KEPT_BYTES", 1 << 19)
+    engram = EngramConfig((0, 2), LONG.vocab_size, 4_000, max_ngram_size=3, n_heads=2, head_dim=64)
+    folder = write_tiny_checkpoint(tmp_path / "tiny", LONG.replace(engram=engram), tokenizer=False)
+    found = report(environment, folder, backend="cpu", machine=linux(24))
+    tables = sum(engram.num_embeddings) * 66
+    expected = {"table_bytes": tables, "held_bytes": 1 << 20, "in_files": True}
+    assert found.facts["model"]["engram"] == expected
+    line = "Engram's tables, 2 MiB, are read from files row by row; 1 MiB are kept"
+    assert line in page(found)["model"]
 
 
 def test_a_folder_that_is_no_model_is_a_problem(environment: Environment, tmp_path: Path) -> None:
