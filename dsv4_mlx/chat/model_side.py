@@ -5,9 +5,9 @@ What the session holds need not match: it reads what is missing and goes back wh
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING
@@ -43,6 +43,9 @@ class ContextUse:
     index_bytes: int = 0
     drafts_know: int | None = None
     """Tokens that drafts are made from; 0 while they begin cold, None where none are needed."""
+    table_reads: Mapping[str, int] = field(default_factory=dict)
+    """Rows of Engram's tables so far, `kept`, `ahead` and `missed`, and `bytes` read; empty where
+    no table is in files."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,7 @@ class ModelSide:
             sizes.compressed,
             sizes.index,
             session.drafts_know,
+            session.table_reads(),
         )
 
 

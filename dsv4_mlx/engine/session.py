@@ -165,6 +165,12 @@ class Session:
         """What the state holds in bytes, by its parts."""
         return self._running.caches.sizes(self._timeline.cache)
 
+    def table_reads(self) -> dict[str, int]:
+        """What the model read of tables in files so far, for all its timelines; see
+        `Model.table_reads`."""
+        asked = getattr(self._running.model, "table_reads", dict)
+        return dict(asked())
+
     @property
     def drafts_know(self) -> int | None:
         """Tokens that drafts are made from; 0 while they begin cold, None where none are needed."""

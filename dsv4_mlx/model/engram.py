@@ -39,8 +39,29 @@ class RowTicket(Protocol):
         ...
 
 
+class SourceCounts(Protocol):
+    """Rows that were there when they were wanted, kept or asked for ahead, and the others."""
+
+    @property
+    def kept(self) -> int: ...
+
+    @property
+    def ahead(self) -> int: ...
+
+    @property
+    def missed(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 class RowSource(Protocol):
     """The rows of a table that is not in memory."""
+
+    @property
+    def counts(self) -> SourceCounts:
+        """What became of the rows that were requested so far."""
+        ...
 
     def request(self, rows: Ids) -> RowTicket:
         """Begin to read rows [...] by number."""

@@ -310,6 +310,20 @@ class Model(nn.Module):
         for engram in self.engrams().values():
             engram.ask_ahead(tokens, start, stop)
 
+    def table_reads(self) -> dict[str, int]:
+        """Rows of Engram's tables so far: `kept`, `ahead`, `missed`, and `bytes` asked of files;
+        nothing where none is in files."""
+        sources = [one.source for one in self.engrams().values() if one.source is not None]
+        counts = [source.counts for source in sources]
+        if not counts:
+            return {}
+        return {
+            "kept": sum(one.kept for one in counts),
+            "ahead": sum(one.ahead for one in counts),
+            "missed": sum(one.missed for one in counts),
+            "bytes": sum(one.nbytes for one in counts),
+        }
+
     def compiled_step(self) -> CompiledStep:
         """A step of one token that is built once and replayed; it holds the model."""
         return CompiledStep(self)

@@ -96,6 +96,15 @@ def test_what_is_asked_ahead_is_what_is_looked_up(folder: Path, chunk: int) -> N
     before = sum(one.missed for one in counts)
     reply(session)
     assert before < sum(one.missed for one in counts) <= NEXT * 2 * CONFIG.engram.rows_per_token
+    told = session.table_reads()
+    assert told["missed"] == sum(one.missed for one in counts)
+    assert told["bytes"] == sum(one.nbytes for one in counts) > 0
+
+
+def test_nothing_is_told_of_tables_in_memory(folder: Path) -> None:
+    session = Engine(loaded(folder, "memory")).session()
+    session.sync(PROMPT)
+    assert session.table_reads() == {}
 
 
 def test_a_replys_rows_are_asked_for_before_any_layer_works(

@@ -1,5 +1,6 @@
 """Commands about the program and the model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,17 @@ def _context(chat: "Chat", argument: str) -> None:
         drafts = "; drafts begin cold"
     elif use.drafts_know is not None and use.drafts_know < use.used:
         drafts = f"; drafts know the last {use.drafts_know:,} tokens"
-    chat.note(f"{use.used:,} of {use.limit:,} tokens; {split}{drafts}")
+    chat.note(f"{use.used:,} of {use.limit:,} tokens; {split}{drafts}{_tables(use.table_reads)}")
+
+
+def _tables(reads: Mapping[str, int]) -> str:
+    """What became of the rows that Engram wanted; nothing where its tables are in memory."""
+    if not (total := sum(reads.get(kind, 0) for kind in ("kept", "ahead", "missed"))):
+        return ""
+    return (
+        f"; of {total:,} rows of Engram's tables {reads['kept']:,} were kept, {reads['ahead']:,} "
+        f"asked for ahead, {reads['missed']:,} waited for, {size(reads['bytes'])} read"
+    )
 
 
 COMMANDS = (

@@ -21,6 +21,16 @@ def noted(**changes: Any) -> str:
     return note
 
 
+def test_context_says_what_was_read_of_tables_in_files() -> None:
+    reads = {"kept": 1200, "ahead": 30, "missed": 4, "bytes": 3 << 20}
+    words = (
+        "; of 1,234 rows of Engram's tables 1,200 were kept, 30 asked for ahead, 4 waited for, "
+        "3.0 MiB read"
+    )
+    assert noted(table_reads=reads) == SIZES + words
+    assert noted(table_reads=dict.fromkeys(reads, 0)) == SIZES
+
+
 @pytest.mark.parametrize(
     ("know", "words"),
     [
