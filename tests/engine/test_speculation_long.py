@@ -115,7 +115,7 @@ def check_nano(tokens: int, compared: int) -> None:
     assert use is not None and use.passes + use.accepted == tokens and use.accepted > 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(2400)
 def test_4_000_tokens_of_nano_leave_nothing_and_begin_as_without_drafts() -> None:
     check_nano(4000, compared=400)
