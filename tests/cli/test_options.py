@@ -38,11 +38,14 @@ def test_every_option_has_its_place() -> None:
 @pytest.mark.parametrize("line", ["", "--no-compile"])
 def test_no_compile_reaches_the_engine(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
-    monkeypatch.setattr("dsv4_mlx.loading.load_model", lambda *_, **__: None)
+    monkeypatch.setattr("dsv4_mlx.loading.load_model", lambda *_, **__: Mock(exact_rows=1))
     monkeypatch.setattr("dsv4_mlx.chat.tokenizer.Tokenizer", lambda _: None)
-    monkeypatch.setattr(
-        "dsv4_mlx.engine.engine.Engine", lambda _, **given: made.append(given["compiled"])
-    )
+
+    def engine(_: object, *, compiled: object, **__: object) -> Mock:
+        made.append(compiled)
+        return Mock()
+
+    monkeypatch.setattr("dsv4_mlx.engine.engine.Engine", engine)
     load_model(Mock(), parse(line.split(), Environment()))
     assert made == [False if line else None]
 

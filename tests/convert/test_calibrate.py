@@ -293,7 +293,10 @@ def test_it_resumes_with_the_same_file_alone(lab, tmp_path, monkeypatch, capsys)
     for options in ([], ["--importance", str(tmp_path / "other.safetensors")]):
         capsys.readouterr()
         assert convert(lab, tmp_path / "out", "--resume", *options) == 2
-        assert "another recipe, importance file or program version" in capsys.readouterr().err
+        assert (
+            "another recipe, importance file, choice of drafts or program version"
+            in capsys.readouterr().err
+        )
     assert convert(lab, tmp_path / "out", "--resume", *right) == 0
 
 

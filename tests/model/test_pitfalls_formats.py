@@ -1,6 +1,5 @@
 """Known pitfalls of number formats: rows 25 (as stored), 27, 28 and 43 to 45."""
 
-import dataclasses
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,7 +61,7 @@ def w1_and_w3_stacked_the_other_way_round(patch: pytest.MonkeyPatch) -> None:
         def wrong(name):
             target = translate(name)
             if target is not None and target.module.endswith("experts.gate_up_proj"):
-                target = dataclasses.replace(target, half=1 - target.half)
+                target = target._replace(half=1 - target.half)
             return target
 
         return wrong
