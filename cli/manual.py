@@ -109,8 +109,8 @@ and `error` when something failed. The `finish_reason` of `done` is `stop` (the 
 `length`, `cancelled`, `tool_calls`, `stop_text` (`stop_text` says which) or `loop`. Where tokens
 are guessed ahead (`--draft`, see [speculation.md](speculation.md)), its `draft` has `passes`,
 `drafted`, `accepted` and `saved_s`, and `completion_tokens` is `passes + accepted`; its
-`exact_rows`, where the load looked, is how many rows one pass may have on this GPU. Where memory was
-short for the model's drafts, `drafts_not_loaded` is the sentence that says so.
+`exact_rows`, where the load looked, is how many rows one pass may have on this GPU. Where
+memory was short for the model's drafts, `drafts_not_loaded` is the sentence that says so.
 
 `--no-stream` writes an answer when it is complete, and nothing of one that fails. `--raw` changes
 nothing of it on the way into a pipe or a file and adds no line end; on a terminal, control
