@@ -45,10 +45,8 @@ def third_answer(conversation: Conversation) -> Turn:
     return conversation.turns[2]
 
 
-@pytest.mark.parametrize(
-    "thinking",
-    [pytest.param(CHAT, id="chat", marks=pytest.mark.slow), pytest.param(THINKING, id="thinking")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("thinking", [CHAT, THINKING], ids=["chat", "thinking"])
 def test_every_way_to_the_third_answer_gives_the_same(model, thinking: Thinking, tmp_path) -> None:
     straight = begin(model, thinking)
     for text in QUESTIONS:

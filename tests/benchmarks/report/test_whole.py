@@ -95,6 +95,7 @@ def test_the_report_stops_for_a_signal_of_the_system_too(tmp_path: Path) -> None
     assert signal.getsignal(signal.SIGHUP) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_what_is_right_ends_well_and_in_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

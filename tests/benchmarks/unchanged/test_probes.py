@@ -47,6 +47,7 @@ def test_the_same_model_gives_the_same_facts(folder: str) -> None:
     assert changed(logits.sessions(folder), logits.sessions(folder)) == set()
 
 
+@pytest.mark.slow
 def test_one_bit_of_the_logits_is_found(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = logits.logits(folder)
     monkeypatch.setattr(logits, "_loaded", one_bit_off)
