@@ -115,12 +115,9 @@ def test_drafts_of_a_reply_are_those_of_its_whole_text(nano: tuple[Model, Tokeni
     assert found.drafted >= 4 and found.accepted > 0 and found.near <= 1
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "part",
-    [pytest.param(0, marks=pytest.mark.slow)]
-    + [pytest.param(part, marks=pytest.mark.soak) for part in (1, 2, 3)],
-)
+@pytest.mark.parametrize("part", range(4))
 def test_drafts_of_held_out_questions_are_those_of_the_whole_texts(
     nano: tuple[Model, Tokenizer], part: int
 ) -> None:

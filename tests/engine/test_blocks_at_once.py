@@ -207,7 +207,7 @@ def test_replies_by_blocks_are_those_of_single_tokens(
     use = session.draft_use
     assert use is not None and use.passes + use.accepted == len(reply)
     assert sum(calls) == use.drafted + len(calls)  # every draft was a row of one call
-    assert max(calls) <= most + 1
+    assert max(calls, default=0) <= most + 1  # one token alone is drawn from the prompt
 
 
 @pytest.mark.parametrize(("penalty", "waits"), [(1.0, 1), (1.3, 3)])
