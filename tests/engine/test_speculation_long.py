@@ -116,6 +116,6 @@ def check_nano(tokens: int, compared: int) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(7200)
 def test_4_000_tokens_of_nano_leave_nothing_and_begin_as_without_drafts() -> None:
     check_nano(4000, compared=400)
