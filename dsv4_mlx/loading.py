@@ -133,9 +133,7 @@ def load_model(
         model.join()
         if packs_head:
             model.pack_draft_head()
-        model.fingerprint = timeline_fingerprint(checkpoint, plan, model.token_map)
-        model.weights_fingerprint = fingerprint(checkpoint, plan, model.token_map)
-        model.earlier_fingerprints = earlier_fingerprints(checkpoint, plan, model.token_map)
+        _name_timelines(model, checkpoint, plan)
         if tested is not None:
             tested.decide(model, lambda: None if warm_up is None else warm_up.join())
     except BaseException:
@@ -145,6 +143,13 @@ def load_model(
         raise
     model.memory.end_with(model)
     return model
+
+
+def _name_timelines(model: "Model", checkpoint: Checkpoint, plan: ParameterPlan) -> None:
+    """Say of a loaded model whose timelines are its own, those kept by earlier versions too."""
+    model.fingerprint = timeline_fingerprint(checkpoint, plan, model.token_map)
+    model.weights_fingerprint = fingerprint(checkpoint, plan, model.token_map)
+    model.earlier_fingerprints = earlier_fingerprints(checkpoint, plan, model.token_map)
 
 
 def _with_engram(
