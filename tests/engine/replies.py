@@ -16,6 +16,14 @@ from dsv4_mlx.engine.session import Session
 from tests.cli.scripted import reply_tokens
 from tests.engine.sessions import SetAfter
 
+SAMPLINGS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "0.7": {"temperature": 0.7},
+    "1.0": {"temperature": 1.0},
+    "top-p": {"temperature": 1.0, "top_p": 0.9},
+    "min-p": {"temperature": 1.0, "min_p": 0.1},
+    "penalty": {"temperature": 0.7, "repetition_penalty": 1.2},
+}
 KINDS = (
     "answer",
     "budget of 0",

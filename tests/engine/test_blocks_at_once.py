@@ -22,26 +22,19 @@ from dsv4_mlx.scripted.fake import FakeModel
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels.registry import KernelPlan
+from tests.engine import small_models
 from tests.engine.drafting import KINDS, ScriptedDrafter, ScriptedDrafts, from_text
+from tests.engine.replies import SAMPLINGS
 from tests.engine.sessions import SetAfter
 from tests.engine.waits import counted
 from tests.model.row_exact import MOST, row_exact_plan
 
 EOS = 1
-SMALL = TINY.replace(
+SMALL = small_models.SMALL.replace(
     vocab_size=128,
-    hidden_size=64,
     num_hidden_layers=3,
-    num_hash_layers=1,
-    n_routed_experts=4,
-    num_attention_heads=2,
-    head_dim=64,
-    qk_rope_head_dim=16,
-    q_lora_rank=32,
-    o_lora_rank=32,
-    moe_intermediate_size=32,
-    index_n_heads=4,
-    index_head_dim=32,
+    sliding_window=TINY.sliding_window,
+    index_topk=TINY.index_topk,
     hc_sinkhorn_iters=2,
     compress_ratios=(0, 4, 128, 0),
 )
@@ -50,14 +43,6 @@ CONFIGS = {
     "dspark": SMALL.replace(
         dspark=DSpark(5, 127, (0, 1, 2), 8), compress_ratios=(0, 4, 128, 0, 0, 0)
     ),
-}
-SAMPLINGS: dict[str, dict[str, Any]] = {
-    "greedy": {},
-    "0.7": {"temperature": 0.7},
-    "1.0": {"temperature": 1.0},
-    "top-p": {"temperature": 1.0, "top_p": 0.9},
-    "min-p": {"temperature": 1.0, "min_p": 0.1},
-    "penalty": {"temperature": 0.7, "repetition_penalty": 1.2},
 }
 
 

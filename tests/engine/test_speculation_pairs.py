@@ -21,7 +21,7 @@ from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.v4 import Model
 from tests.engine import drafting, replies
 from tests.engine.covering import Case, covering
-from tests.engine.replies import Said, say
+from tests.engine.replies import SAMPLINGS, Said, say
 from tests.engine.small_models import (
     arrays,
     load_small_models,
@@ -32,14 +32,6 @@ from tests.engine.small_models import (
 )
 from tests.model.running import NANO
 
-SAMPLINGS: dict[str, dict[str, Any]] = {
-    "greedy": {},
-    "0.7": {"temperature": 0.7},
-    "1.0": {"temperature": 1.0},
-    "top-p": {"temperature": 1.0, "top_p": 0.9},
-    "min-p": {"temperature": 1.0, "min_p": 0.1},
-    "penalty": {"temperature": 0.7, "repetition_penalty": 1.2},
-}
 KNOWING = ("right", "wrong", "right then wrong")
 """Scripts that know the reply to come."""
 COLUMNS: dict[str, Sequence[Any]] = {
