@@ -129,15 +129,20 @@ def checked(found: Sequence[Timed], prompt: str) -> None:
                 )
 
 
-def pass_bytes(costs: Costs, use: DraftUse, kind: str) -> int:
+def pass_bytes(costs: Costs, use: DraftUse, kind: str, *, packed_head: bool = False) -> int:
     """Weight bytes of a reply with drafts, whose passes are taken to be equally long."""
     drafts = use.drafted / use.passes
     low, part = int(drafts), drafts % 1
-    of_pass = [costs.bytes_of_rows(1 + n) + costs.bytes_of_drafts(kind, n) for n in (low, low + 1)]
+    of_pass = [
+        costs.bytes_of_rows(1 + n) + costs.bytes_of_drafts(kind, n, packed_head=packed_head)
+        for n in (low, low + 1)
+    ]
     return int(use.passes * (of_pass[0] * (1 - part) + of_pass[1] * part))
 
 
-def row(found: Sequence[Timed], costs: Costs, kind: str) -> dict[str, Any]:
+def row(
+    found: Sequence[Timed], costs: Costs, kind: str, *, packed_head: bool = False
+) -> dict[str, Any]:
     """Medians and counts of replies that are one; those with drafts are the second and third."""
     without = [one for one in found if one.use is None]
     drafted = [one for one in found if one.use is not None]
@@ -158,7 +163,7 @@ def row(found: Sequence[Timed], costs: Costs, kind: str) -> dict[str, Any]:
         "accepted": use.accepted,
         "tokens_per_pass": f"{tokens / use.passes:.3f}",
         "bytes_per_token_without": costs.bytes_per_token(),
-        "bytes_per_token_with": pass_bytes(costs, use, kind) // tokens,
+        "bytes_per_token_with": pass_bytes(costs, use, kind, packed_head=packed_head) // tokens,
     }
 
 
@@ -200,7 +205,9 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             )
         )
         checked(found, name)
-        yield about | {"prompt": name} | row(found, Costs(model.config), options.draft)
+        costs, packed_head = Costs(model.config), model.draft_head is not None
+        one = row(found, costs, options.draft, packed_head=packed_head)
+        yield about | {"prompt": name} | one
 
 
 def line(one: dict[str, Any]) -> str:

@@ -40,6 +40,8 @@ def test_bytes_are_those_of_the_passes() -> None:
     two = DraftUse(passes=2, drafted=6, accepted=3)
     expected = 2 * (costs.bytes_of_rows(4) + costs.bytes_of_drafts("mtp", 3))
     assert speculation.pass_bytes(costs, two, "mtp") == expected
+    expected = 2 * (costs.bytes_of_rows(4) + costs.bytes_of_drafts("mtp", 3, packed_head=True))
+    assert speculation.pass_bytes(costs, two, "mtp", packed_head=True) == expected
     uneven = DraftUse(passes=2, drafted=3)  # one draft, and two
     expected = costs.bytes_of_rows(2) + costs.bytes_of_rows(3)
     assert abs(speculation.pass_bytes(costs, uneven, "lookup") - expected) <= 1
