@@ -61,16 +61,17 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument("--score-prompts", type=int, metavar="N", help="tasks of each kind")
         stage.add_argument("--max-tokens", type=int, metavar="N", help="tokens of an answer")
         stage.add_argument("--max-prompt", type=int, metavar="N", help="tokens of a prompt")
-    for name in ("sft", "grpo"):
-        own = stages.choices[name]
-        own.add_argument("--expert", choices=("arithmetic", "tools"), help="whose tasks")
     own = stages.choices["sft"]
+    own.add_argument(
+        "--expert", metavar="LESSONS", help="arithmetic, tools, all, or kinds such as recall,help"
+    )
     own.add_argument("--rows", type=int, help="rows of a step")
     own.add_argument("--length", type=int, help="tokens of a row")
     for name in ("grpo", "distill"):
         own = stages.choices[name]
         own.add_argument("--prompts", type=int, help="prompts of a step (distill: per domain)")
     own = stages.choices["grpo"]
+    own.add_argument("--expert", choices=("arithmetic", "tools"), help="whose tasks")
     own.add_argument("--group", type=int, help="answers to each prompt")
     own.add_argument("--updates", type=int, help="updates from one batch of answers")
     own.add_argument("--kl-weight", type=float, metavar="WEIGHT", help="of the KL to the start")

@@ -27,6 +27,7 @@ from dsv4_mlx.training.stage_run import (
     StageRecipe,
     ToldLine,
     kinds_of,
+    lesson_kinds,
     run_stage,
     settings_of,
     step_seed,
@@ -36,7 +37,10 @@ from dsv4_mlx.training.starting_point import StartingPoint
 
 @dataclass(frozen=True)
 class SftRecipe(StageRecipe):
-    """An expert by lessons of its kinds: the base's objective, `rows` of `length` tokens a step."""
+    """An expert by lessons of its kinds: the base's objective, `rows` of `length` tokens a step.
+
+    `expert` may be kinds as well, or all of them: the base itself then goes on (`lesson_kinds`).
+    """
 
     peak: float = 1e-3
     expert: str = "arithmetic"
@@ -74,7 +78,7 @@ def sft(
     report: ToldLine = print,
 ) -> bool:
     """Make an expert of a base by lessons; False where time or a signal ended it early."""
-    kinds = kinds_of(recipe.expert)
+    kinds = lesson_kinds(recipe.expert)
     point = StartingPoint.of(folder=start)
     stage = Stage(folder, point, lambda _, base: base, recipe.schedule(), recipe.limits)
     return run_stage(
@@ -99,7 +103,7 @@ def sft_step(stage: Stage, recipe: SftRecipe, step: int) -> StepFigures:
         step,
         recipe.rows,
         recipe.length,
-        kinds_of(recipe.expert),
+        lesson_kinds(recipe.expert),
     )
     loss, extras = trainer.step(lessons)
     for name in base.routers:

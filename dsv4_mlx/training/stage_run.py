@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dsv4_mlx.errors import UsageError
+from dsv4_mlx.training.data.lessons import SHARES
 from dsv4_mlx.training.data.task import Kind
 from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.progress import RunProgress
@@ -109,3 +110,19 @@ def kinds_of(expert: str) -> tuple[Kind, ...]:
     if expert not in EXPERTS:
         raise UsageError(f"The experts are {', '.join(EXPERTS)}, got {expert!r}.")
     return EXPERTS[expert]
+
+
+def lesson_kinds(names: str) -> tuple[Kind, ...]:
+    """The kinds of lessons of an expert, of "all", or of a list with commas; UsageError for others.
+
+    A base that lacks an ability learns it by lessons of some kinds before the experts part.
+    """
+    if names in EXPERTS:
+        return EXPERTS[names]
+    found = tuple(kind for kind in SHARES if names == "all" or kind in names.split(","))
+    if names == "all" or len(found) == len(set(names.split(","))):
+        return found
+    raise UsageError(
+        f"expected one of {', '.join(EXPERTS)}, all, or kinds out of {', '.join(SHARES)} parted by "
+        f"commas but found {names!r}; name lessons that there are."
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import re
 
+from dsv4_mlx.training.data.wordings import wording
+
 # "{}" is what the group of the pattern matched.
 _FRAMES = (
     (r"How (?:do|can) I (.+)", (
@@ -86,3 +88,28 @@ def reframed(text: str, rng: random.Random) -> str:
         if match:
             return rng.choice(frames).format(*match.groups())
     return text
+
+
+# Held out are "Please ...", "Can you ..." and "I want you to ...".
+_REQUESTS = (
+    "{}", "{}", "{}", "{} please", "{} now", "{} for me", "{}, thank you", "{} if you can",
+    "{} right away", "{} again", "Could you {}", "Would you {}", "Will you {}", "I need you to {}",
+    "I would like you to {}", "I ask you to {}", "I wish that you {}", "It would help if you {}",
+    "Kindly {}", "Just {}", "Now {}", "Next {}", "First {}", "Then {}", "Go and {}", "Try to {}",
+    "May I ask you to {}", "Help me to {}", "Are you able to {}", "Is it possible to {}",
+    "It is time to {}", "You should {}", "You may {}", "My task for you: {}", "What I need: {}",
+    "Do this: {}", "Would you be so kind to {}", "Let us {}", "We have to {}", "I have to {}",
+)  # fmt: skip
+
+
+def worded(pattern: str, rng: random.Random) -> str:
+    """A wording of a pattern; "!" before it says that it begins with a verb: it is then framed as
+    all requests are."""
+    text = wording(pattern.removeprefix("!"), rng)
+    return requested(text, rng) if pattern.startswith("!") else text
+
+
+def requested(text: str, rng: random.Random) -> str:
+    """The request `text`, which begins with its verb, as people ask for things in lessons."""
+    frame = rng.choice(_REQUESTS)
+    return frame.format(text if frame.startswith("{}") else text[0].lower() + text[1:])

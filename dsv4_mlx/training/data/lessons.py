@@ -15,20 +15,20 @@ from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import ASSISTANT, END_THINK, EOS, THINK
-from dsv4_mlx.training.data.recall import recall_task
+from dsv4_mlx.training.data.recall import recall_drill, recall_task
 from dsv4_mlx.training.data.task import Kind, Task
 from dsv4_mlx.training.data.tasks import MAKERS, Maker
 
 KindAndMode = tuple[Kind, ThinkingMode]
 
 SHARES: Mapping[Kind, float] = {
-    "arithmetic": 0.24,
-    "help": 0.20,
-    "recall": 0.20,
-    "tools": 0.14,
-    "no_tool": 0.08,
-    "follow_up": 0.08,
-    "talk": 0.06,
+    "arithmetic": 0.14,
+    "help": 0.14,
+    "recall": 0.18,
+    "tools": 0.26,
+    "no_tool": 0.12,
+    "follow_up": 0.12,
+    "talk": 0.04,
 }
 """Share of the tokens that each kind has, half of it in each mode."""
 
@@ -37,6 +37,7 @@ LONG_TEXT = 0.01  # filler and schemas teach nothing that is asked for
 _LONG_TOKENS = 100
 _MAX_EFFORT = 0.05  # share of thinking lessons that begin with the text of level max
 _KEPT = 0.5  # share of lessons in which earlier turns keep their reasoning
+_DRILLS = 0.5  # share of recall lessons that are drills
 _SHORTEST_RECALL = 50  # some facts and no filler: where recall begins
 _MEASURED = 40  # lessons from which the mean length of a kind is taken
 
@@ -110,7 +111,10 @@ class LessonMaker:
 
 
 def _recall(rng: random.Random, limit: int, mode: ThinkingMode) -> Task:
-    """Lengths even on a logarithmic scale: as many of 200 to 400 tokens as of 1,000 to 2,000."""
+    """Drills, and lengths even on a logarithmic scale: as many of 200 to 400 tokens as of 1,000 to
+    2,000."""
+    if rng.random() < _DRILLS:
+        return recall_drill(rng, mode)
     low, high = math.log(_SHORTEST_RECALL), math.log(max(limit, _SHORTEST_RECALL + 1))
     return recall_task(rng, "train", mode, int(math.exp(rng.uniform(low, high))))
 

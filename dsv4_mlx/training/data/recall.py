@@ -8,7 +8,7 @@ its key. Held out are one pair of key and value in ten and wordings of their own
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dsv4_mlx.chat.effort import ThinkingMode
@@ -43,6 +43,8 @@ _ASKED: Mapping[Split, tuple[str, ...]] = {
     ),
 }
 _MOST_MORE = 3  # questions of a lesson after its first
+_DRILLED = (3, 8)  # facts of a drill, all of which are asked for
+_TWICE = 0.3  # share of a drill's facts that are asked for again
 _FRAME_WORDS = 24  # of the prompt around the text
 _NEAREST = 170  # words between a held-out fact and the question: the window of 128 is past it
 
@@ -147,12 +149,45 @@ def recall_task(
         thinking_mode=mode,
         answer=facts[0].answer,
         reply=_said(facts[0], mode),
-        after=tuple(
-            message
-            for fact in others
-            for message in (user(_asked(rng, split, fact)[1]), _said(fact, mode))
-        ),
+        after=_further(rng, split, others, mode),
         traits={"length": length, "depth": f"{place / max(1, len(text)):.2f}"},
+    )
+
+
+def recall_drill(rng: random.Random, mode: ThinkingMode) -> Task:
+    """A lesson of many facts with little between them, each asked for: where recall begins.
+
+    A question every 20 tokens; in long texts there are too few for a small model to find out that
+    answers stand in the text.
+    """
+    facts = planted_facts(rng, "train", rng.randint(*_DRILLED))
+    text = [fact.sentence for fact in facts]
+    for one in filler(rng, rng.choice((0, 0, 15, 30, 60))):
+        text.insert(rng.randint(0, len(text)), one)
+    asked = rng.sample(facts, len(facts))
+    asked += [fact for fact in asked if rng.random() < _TWICE]
+    first, *others = asked
+    index, question = _asked(rng, "train", first)
+    return Task(
+        kind="recall",
+        template=f"drill{first.form}/{index}",
+        messages=(user(f"{' '.join(text)}\n\n{question}"),),
+        thinking_mode=mode,
+        answer=first.answer,
+        reply=_said(first, mode),
+        after=_further(rng, "train", others, mode),
+        traits={"facts": len(facts)},
+    )
+
+
+def _further(
+    rng: random.Random, split: Split, facts: Sequence[PlantedFact], mode: ThinkingMode
+) -> tuple[MessageDict, ...]:
+    """A question and an answer about each of the facts."""
+    return tuple(
+        message
+        for fact in facts
+        for message in (user(_asked(rng, split, fact)[1]), _said(fact, mode))
     )
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dsv4_mlx.training.data.frames import worded
 from dsv4_mlx.training.data.task import Split, in_split
-from dsv4_mlx.training.data.wordings import wording
 from dsv4_mlx.training.data.words import words
 
 _STEMS = words("stems")
@@ -42,12 +42,19 @@ class Request:
 
 
 def drawn_path(rng: random.Random, split: Split) -> str:
-    """A path of the split, half of them in a folder."""
+    """A path of the split, half of them in a folder; lessons have longer names as well."""
     while True:
         folder = f"{rng.choice(_FOLDERS)}/" if rng.random() < 0.5 else ""
-        path = folder + rng.choice(_STEMS) + rng.choice(_ENDINGS)
+        path = folder + rng.choice(_STEMS) + _more(rng, split) + rng.choice(_ENDINGS)
         if in_split(path, split):
             return path
+
+
+def _more(rng: random.Random, split: Split) -> str:
+    """What a name of a file may go on with in lessons: a number, or another word."""
+    if split == "held_out" or rng.random() < 0.5:
+        return ""
+    return rng.choice((str(rng.randint(1, 99)), f"_{rng.choice(_STEMS)}", f"-{rng.choice(_STEMS)}"))
 
 
 def _drawn_folder(rng: random.Random, split: Split) -> str:
@@ -69,7 +76,7 @@ def _wordings(
     """The number of a pattern as text, and one wording of it."""
     patterns = train if split == "train" else held_out
     index = rng.randrange(len(patterns))
-    return str(index), wording(patterns[index], rng)
+    return str(index), worded(patterns[index], rng)
 
 
 def _calculator(rng: random.Random, split: Split) -> Request:
@@ -84,10 +91,15 @@ def _calculator(rng: random.Random, split: Split) -> Request:
         rng,
         split,
         (
-            "(What is|How much is|Calculate|Compute|Work out|) {a} {symbol} {b}",
-            "(What is|How much is|Calculate|Compute|) {a} {word} {b}",
-            "(Use|Take) the calculator(:| for) {a} {symbol} {b}",
-            "(Can|Could) you (calculate|compute) {a} {symbol} {b}( for me|)",
+            "(What is|How much is|What's|) {a} {symbol} {b}",
+            "(What is|How much is|What's|) {a} {word} {b}",
+            "!(Calculate|Compute|Work out|Figure out|Evaluate|Find) {a} {symbol} {b}",
+            "!(Calculate|Compute|Work out|Figure out|Evaluate|Find) {a} {word} {b}",
+            "!(Use|Take) the calculator(:| for) {a} {symbol} {b}",
+            "!(Say|Tell me|Find out) (what|how much) {a} {word} {b} (makes|gives)",
+            "!(Give|Show|Tell) me (the result of|) {a} {symbol} {b}",
+            "(What does|How much does) {a} {word} {b} (make|give)",
+            "{a} {symbol} {b} (is what|makes what|=)",
         ),
         ("Tell me what {a} {symbol} {b} is", "Please calculate {a} {word} {b}"),
     )
@@ -100,24 +112,33 @@ def _read_file(rng: random.Random, split: Split) -> Request:
     path, count = drawn_path(rng, split), rng.randint(2, 99)
     text = rng.choice(_TEXTS)
     whole: tuple[str, ...] = (
-        "(Read|Open|Show|Show me|Print) (the file |){path}( please|)",
-        "(What is|What stands|What's) in (the file |){path}",
+        "!(Read|Open|Show|Show me|Print|View|Get|Load) (the file |the text of |){path}",
+        "!(Look|Have a look) (at|into|inside) (the file |){path}",
+        "!(Tell me|Say|Find out) what (is in|stands in|is written in) (the file |){path}",
+        "!(Display|Fetch|Give me) the (text|content|contents|lines) of {path}",
+        "(What is|What stands|What's|What is written) in (the file |){path}",
         "(What does|Tell me what) {path} (say|says)",
-        "I (want|would like|need) to (see|read) {path}",
+        "I (would like|need|have|wish) to (see|read|know) (the file |what is in |){path}",
+        "(Which|What) text (is in|has|does it have in) {path}",
     )
     part: tuple[str, ...] = (
-        "(Read|Show|Show me|Print) the first {count} lines of {path}",
-        "(Read|Show|Show me|Print) {count} lines of {path}",
+        "!(Read|Show|Show me|Print|View|Get) (the first|only the first|) {count} lines of {path}",
+        "!(Read|Show|Print) {path}(, but|) (only |)the first {count} lines",
+        "What (is|stands) in the first {count} lines of {path}",
     )
-    from_line = ("(Read|Show|Show me|Print) {path} from line {count}( on|)",)
+    from_line: tuple[str, ...] = (
+        "!(Read|Show|Show me|Print|View|Get) (the file |){path} from line {count}( on|)",
+        "!(Read|Show|Print|View) {path}(,|) (beginning|starting) (at|with) line {count}",
+        "What (is|stands) in {path} from line {count}( on|)",
+    )
     if split == "held_out":
         whole = ("Please read {path}", "Can you show me what is in {path}")
         part = ("I need the first {count} lines of {path}",)
         from_line = ("Please read {path} from line {count} on",)
     form = rng.choices((0, 1, 2), (6, 2, 2))[0]
     patterns = (whole, part, from_line)[form]
-    index = rng.randrange(len(patterns))
-    question = wording(patterns[index], rng).format(path=path, count=count)
+    index, text_asked = _wordings(rng, split, patterns, patterns)
+    question = text_asked.format(path=path, count=count)
     extra: Mapping[str, Any] = ({}, {"lines": count}, {"first_line": count})[form]
     told = f"It says: {text}"
     return Request("read_file", f"{form}{index}", question, {"path": path, **extra}, text, told)
@@ -126,19 +147,28 @@ def _read_file(rng: random.Random, split: Split) -> Request:
 def _list_folder(rng: random.Random, split: Split) -> Request:
     here = rng.random() < 0.3
     folder = _drawn_folder(rng, split)
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
     train, held_out = (
         (
-            "(List|Show|Show me) (the folder|the files in|what is in|everything in) {folder}",
-            "(Which|What) files are (there |)in (the folder |){folder}",
-            "What is in the folder {folder}",
+            "!(List|Show|Show me|Print) (the folder|the files in|everything in) {folder}",
+            "!(Look|Have a look) (into|inside|in) the folder {folder}",
+            "!(Tell me|Say|Find out) what (is|lies) in the folder {folder}",
+            "(Which|What) files (are|lie) (there |)in (the folder |){folder}",
+            "What (is|lies|do I have) in the folder {folder}",
+            "I (would like|need|wish) to see the (folder|files of) {folder}",
         ),
         ("Please list {folder}", "Can you tell me which files {folder} has"),
     )
     if here:
         train, held_out = (
             (
-                "(List|Show|Show me) (the|all|my) files( here| in this folder|)",
+                "!(List|Show|Show me|Print) (the|all|my|all my) files( here| in this folder|)",
+                "!(List|Show|Print) (everything|what is) (here|in the working folder)",
+                "!(Look|Have a look) around( here|)",
+                "!(Tell me|Say|Find out) (what|which files) (is|are) (here|in this folder)",
                 "(Which|What) files are (here|there|in this folder|in the working folder)",
+                "(Which|What) files (do I have|have we)( here|)",
                 "What is (here|in this folder|in the working folder)",
             ),
             ("Please list this folder", "Can you tell me which files are here"),
@@ -165,10 +195,13 @@ def _search(rng: random.Random, split: Split) -> Request:
         rng,
         split,
         (
-            "(Search|Look) for {pattern}{where}( please|)",
-            "(Find|Search) {pattern}{where}",
+            "!(Search|Look) for (the word |){pattern}{where}",
+            "!(Find|Search|Locate) (the word |every |){pattern}{where}",
+            "!(Find|Show|List|Print) (all|the) lines (with|that have|about) {pattern}{where}",
+            "!(Tell me|Find out|Say) where {pattern} is{where}",
             "(Which|What) lines (have|contain|mention) {pattern}{where}",
-            "Where (is|does it say) {pattern}{where}",
+            "(Where|In which file) (is|does it say|stands) {pattern}{where}",
+            "(Is there|Do we have) (the word |){pattern}{where}",
         ),
         ("Please find {pattern}{where}", "Can you search for {pattern}{where}"),
     )
@@ -182,15 +215,21 @@ def _search(rng: random.Random, split: Split) -> Request:
 
 def _write_file(rng: random.Random, split: Split) -> Request:
     path = drawn_path(rng, split)
-    content = f"{rng.choice(_TEXTS)} {rng.randint(1, 99)}" if rng.random() < 0.3 else ""
-    content = content or rng.choice(_TEXTS)
+    content = rng.choice(_TEXTS)
+    if rng.random() < 0.3:
+        content += f" {rng.randint(1, 99)}"
+    elif split == "train" and rng.random() < 0.5:
+        content = " ".join(rng.sample(_SEARCHED, rng.randint(1, 3)))
     index, text = _wordings(
         rng,
         split,
         (
-            '(Write|Put|Save) "{content}" (into|in|to) (the file |){path}',
-            '(Make|Create) (a file|the file) {path} with the text "{content}"',
-            '(Make|Create) {path} with "{content}" in it',
+            '!(Write|Put|Save|Store) "{content}" (into|in|to) (the file |){path}',
+            '!(Make|Create|Write) (a file|the file|a new file) {path} with the text "{content}"',
+            '!(Make|Create|Write) {path} with "{content}" in it',
+            '!(Save|Store) the text "{content}" as {path}',
+            '(The file |){path} (should|must|has to) (say|be|have) "{content}"',
+            'I (need|would like|wish) a (new |)file {path} with "{content}"',
         ),
         ('Please write "{content}" into {path}', 'I want a file {path} that says "{content}"'),
     )
@@ -206,10 +245,13 @@ def _run_command(rng: random.Random, split: Split) -> Request:
         rng,
         split,
         (
-            "(Run|Execute|Start) {command}( please| now|)",
-            "(Run|Execute) the command {command}",
-            "(Can|Could) you run {command}( for me|)",
-            "Type {command} (in|into) the shell",
+            "!(Run|Execute|Start|Call|Launch) {command}",
+            "!(Run|Execute|Start|Call|Try) the command {command}",
+            "!(Type|Enter) {command} (in|into) (the|a) shell",
+            "!(Use|Take) the shell (for|to run) {command}",
+            "!(Tell|Show) me what {command} (says|prints|gives)",
+            "What does {command} (say|print|give)( here|)",
+            "I (need|would like) to (run|see) (the output of |){command}",
         ),
         ("Please run {command}", "I want you to run {command}"),
     )

@@ -15,10 +15,11 @@ from typing import Any
 from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.chat.messages import to_json
 from dsv4_mlx.files.documents import parse_json
+from dsv4_mlx.training.data.frames import worded
 from dsv4_mlx.training.data.judging import FittingCall, NoCall
 from dsv4_mlx.training.data.requests import REQUESTS, Request
 from dsv4_mlx.training.data.task import MessageDict, Split, Task, assistant, user
-from dsv4_mlx.training.data.wordings import typed, wording
+from dsv4_mlx.training.data.wordings import typed
 
 CallTurn = tuple[MessageDict, MessageDict, MessageDict, MessageDict]
 
@@ -26,14 +27,38 @@ NO_TOOL = "I have no tool for that."
 _UNFITTING = "No tool fits."
 _NOBODY_CAN: Mapping[Split, tuple[str, ...]] = {
     "train": (
-        "(Send|Write) (an email|a letter|a message) to (Anna|Ben|my mother|my friend|the office)",
-        "(Book|Buy|Order|Reserve) (a flight|a table|a pizza|tickets|a taxi|flowers)( for me|)",
-        "(Call|Phone) (Anna|Ben|my mother|the doctor|the office)( now| please|)",
-        "(Play|Stop) (music|a song|the radio|a film)( please| now|)",
-        "(CallTurn|Switch) (on|off) (the light|the lamp|the heating|the radio)",
-        "(Set|Make) (an alarm|a timer)( for ten minutes| for seven| please|)",
-        "(Take|Make) a (photo|picture|screenshot)( of me| please|)",
-        "(Translate|Print on paper) (this|my letter|the page)( please|)",
+        "!(Send|Write) (an email|a letter|a message|a card) to (Anna|Ben|my mother|the office)",
+        "!(Book|Buy|Order|Reserve) (a flight|a table|a pizza|tickets|a taxi|flowers|a room)",
+        "!(Call|Phone) (Anna|Ben|my mother|the doctor|the office|a taxi)",
+        "!(Play|Stop) (music|a song|the radio|a film|a game with me)",
+        "!(Turn|Switch) (on|off) (the light|the lamp|the heating|the radio|the fan)",
+        "!(Set|Make) (an alarm|a timer)( for ten minutes| for seven|)",
+        "!(Take|Make) a (photo|picture|screenshot)( of me|)",
+        "!(Translate|Print on paper) (this|my letter|the page)",
+        "!(Clean|Sweep|Tidy) (the kitchen|the floor|my desk|the bathroom)",
+        "!(Cook|Fry|Boil|Bake|Warm) (rice|an egg|a cake|some soup|the milk)",
+        "!(Wash|Dry|Iron|Fold) (my shirt|the dishes|the towels|my coat)",
+        "!(Repair|Mend|Fix) (my bike|the roof|the chair|my phone|my shoes)",
+        "!(Carry|Lift|Move|Push) (the box|the sofa|my bag)( upstairs|)",
+        "!(Walk|Brush|Wash) (the dog|the horse)",
+        "!(Meet|Visit|Greet|Hug) (me|my aunt|Anna|the neighbours)",
+        "!(Charge|Restart|Fetch) my (phone|watch|car)",
+        "!(Sell|Rent|Paint) my (house|car|boat)",
+        "!(Knit|Sew) (a scarf|a coat|a hat)( for me|)",
+        "!(Cut|Mow|Trim) (the grass|my hair|the hedge)",
+        "!(Dance|Swim|Jump|Sail) with me",
+        "!(Hum|Whistle|Shout) (a tune|something|my name)",
+        "!(Sketch|Carve) (a cat|a house|me)( on paper|)",
+        "!(Feed|Wash|Dress) (the bird|the baby|my son)",
+        "!(Close|Shut) (the door|the gate|the curtain)",
+        "!(Weigh|Taste|Smell) (the parcel|the soup|this)",
+        "!(Heal|Cure) my (cold|headache|knee)",
+        "!(Bring|Hand|Get) me (a glass of water|a chair|my coat|the salt|some bread)",
+        "!(Drive|Fly|Take) (me|Anna) (home|to the airport|to work)",
+        "!(Plant|Pick) (a tree|roses|some apples)",
+        "!(Wake|Remind) (Anna|Ben|my brother) at (five|eight)",
+        "!(Invite|Ask) (Ben|my aunt) to (lunch|the party)",
+        "!(Lower|Raise) (the blind|the volume|the temperature)",
     ),
     "held_out": (
         "Please send an email to Carla",
@@ -62,7 +87,7 @@ _NOBODY_CAN: Mapping[Split, tuple[str, ...]] = {
         "Invite Carla to dinner",
     ),
 }
-_MOST_MORE = 3  # requests of a lesson after its first
+_MOST_MORE = 6  # requests of a lesson after its first
 _FITTING = 0.6  # share of these that a tool fits
 _MOST_OFFERED = 3  # schemas are long; all of them are offered in one task of eight
 
@@ -160,7 +185,7 @@ def _another(rng: random.Random, split: Split) -> tuple[str, str, tuple[str, ...
 def _nobody(rng: random.Random, split: Split) -> tuple[str, str, tuple[str, ...]]:
     patterns = _NOBODY_CAN[split]
     index = rng.randrange(len(patterns))
-    return typed(wording(patterns[index], rng), rng, slips=False), f"nobody/{index}", ()
+    return typed(worded(patterns[index], rng), rng, slips=False), f"nobody/{index}", ()
 
 
 def needless_task(

@@ -11,7 +11,8 @@ from cli.tools.toolbox import Toolbox
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.parsing import parse
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.training.data import follow_up, tool_tasks
+from dsv4_mlx.training.data import follow_up_wordings as asked
+from dsv4_mlx.training.data import tool_tasks
 from dsv4_mlx.training.data.judging import ExactNumber, FittingCall, KeyWords, NoCall, OneOf
 from dsv4_mlx.training.data.task import in_split
 from dsv4_mlx.training.data.tasks import MAKERS, tasks
@@ -83,10 +84,10 @@ def test_no_held_out_wording_is_a_training_wording(kind):
 def test_no_held_out_pattern_says_what_a_training_pattern_says():
     pairs = [
         (forms["train"], forms["held_out"])
-        for forms in (follow_up._ASK_NAME, follow_up._ASK_TOLD, follow_up._ASK_CODE,
-                      follow_up._ASK_TOPIC, tool_tasks._NOBODY_CAN)
+        for forms in (asked.ASK_NAME, asked.ASK_TOLD, asked.ASK_CODE,
+                      asked.ASK_TOPIC, tool_tasks._NOBODY_CAN)
     ]  # fmt: skip
-    pairs += zip(follow_up._GO_ON["train"], follow_up._GO_ON["held_out"], strict=True)
+    pairs += zip(asked.GO_ON["train"], asked.GO_ON["held_out"], strict=True)
     trained = {text for train, _ in pairs for pattern in train for text in every_wording(pattern)}
     held_out = [text for _, kept in pairs for pattern in kept for text in every_wording(pattern)]
     assert len(held_out) == len(set(held_out)) > 60
