@@ -82,7 +82,8 @@ def _name(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     else:
         reply, answer = "You have not told me your name.", KeyWords(("not told",))
         thought = "The user gave no name yet."
-    return _task(f"name/{index}", [*messages, asked], answer, (reply, thought), mode)
+    task = _task(f"name/{index}", [*messages, asked], answer, (reply, thought), mode)
+    return replace(task, copied=(name,) if known else ())
 
 
 def _told(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
@@ -104,7 +105,8 @@ def _told(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     thing, _, value = told[0]
     reply = (_told_reply(thing, value), _WAS_TOLD)
     task = _task(f"told/{index}", [*messages, turns[0]], KeyWords((value,)), reply, mode)
-    return replace(task, after=tuple(turns[2:]))
+    values = tuple(value for _, _, value in told)
+    return replace(task, after=tuple(turns[2:]), copied=values)
 
 
 def _told_reply(thing: str, value: str) -> str:
@@ -132,14 +134,16 @@ def _code(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     code = _CODE.findall(fact.answer)[0]
     index, asked = _said(ASK_CODE, rng, split)
     reply = (f"`{code}`", f"I said {code}.")
-    return _task(f"code/{index}", [*messages, asked], KeyWords((code,)), reply, mode)
+    task = _task(f"code/{index}", [*messages, asked], KeyWords((code,)), reply, mode)
+    return replace(task, copied=(code,))
 
 
 def _topic(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     fact, messages = _fact_before(rng, split, mode, facts.of_kind("help"))
     index, asked = _said(ASK_TOPIC, rng, split)
     reply = (f"You asked {fact.topic}.", f"The user asked {fact.topic}.")
-    return _task(f"topic/{index}", [*messages, asked], KeyWords((fact.topic,)), reply, mode)
+    task = _task(f"topic/{index}", [*messages, asked], KeyWords((fact.topic,)), reply, mode)
+    return replace(task, copied=(fact.topic,))
 
 
 def _sum(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from bisect import bisect_right
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ SHARES: Mapping[Kind, float] = {
 
 ELSEWHERE = 0.1  # questions teach the language, so they count a little
 LONG_TEXT = 0.01  # filler and schemas teach nothing that is asked for
+COPIED = 3.0  # what is copied is a few tokens of a reply, and all of what it has to find
 _LONG_TOKENS = 100
 _MAX_EFFORT = 0.05  # share of thinking lessons that begin with the text of level max
 _KEPT = 0.5  # share of lessons in which earlier turns keep their reasoning
@@ -70,7 +72,7 @@ def prompt_of(task: Task, *, effort: str | None = None, keep: bool = False) -> P
 def lesson_of(
     tokenizer: Tokenizer, task: Task, *, effort: str | None = None, keep: bool = False
 ) -> Lesson:
-    """1 for what the assistant says up to EOS, less for the rest.
+    """1 for what the assistant says up to EOS, more for what it copies, less for the rest.
 
     The `<think>` or `</think>` right after the assistant's token belongs to the prompt.
     """
@@ -82,10 +84,28 @@ def lesson_of(
         given = before == ASSISTANT and segment.text in (THINK, END_THINK)
         weight = ELSEWHERE if len(own) < _LONG_TOKENS else LONG_TEXT
         ids += own
-        weights += [1.0 if speaks and not given else weight] * len(own)
+        if speaks and not given:
+            weights += _spoken_weights(tokenizer, segment, task.copied)
+        else:
+            weights += [weight] * len(own)
         before = segment.text if segment.is_control else ""
         speaks = (speaks or before == ASSISTANT) and before != EOS
     return Lesson(ids, weights, task.kind, task.thinking_mode)
+
+
+def _spoken_weights(tokenizer: Tokenizer, segment: Segment, copied: Collection[str]) -> list[float]:
+    """A weight for every token of a segment: those that touch a copied text count more."""
+    ids = _segment_ids(tokenizer, segment)
+    spans = [
+        found.span() for text in copied for found in re.finditer(re.escape(text), segment.text)
+    ]
+    if not spans or segment.is_control:
+        return [1.0] * len(ids)
+    ends = list(accumulate(len(tokenizer.decode([index])) for index in ids))
+    return [
+        COPIED if any(begin < stop and start < end for start, stop in spans) else 1.0
+        for begin, end in zip([0, *ends], ends, strict=False)
+    ]
 
 
 @lru_cache(maxsize=4096)

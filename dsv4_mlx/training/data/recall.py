@@ -44,6 +44,7 @@ _ASKED: Mapping[Split, tuple[str, ...]] = {
 }
 _MOST_MORE = 3  # questions of a lesson after its first
 _DRILLED = (3, 8)  # facts of a drill, all of which are asked for
+_DRILL_FILLER = 250  # most words of its text: the window is 128 tokens
 _TWICE = 0.3  # share of a drill's facts that are asked for again
 _FRAME_WORDS = 24  # of the prompt around the text
 _NEAREST = 170  # words between a held-out fact and the question: the window of 128 is past it
@@ -150,19 +151,20 @@ def recall_task(
         answer=facts[0].answer,
         reply=_said(facts[0], mode),
         after=_further(rng, split, others, mode),
+        copied=tuple(fact.value for fact in facts),
         traits={"length": length, "depth": f"{place / max(1, len(text)):.2f}"},
     )
 
 
 def recall_drill(rng: random.Random, mode: ThinkingMode) -> Task:
-    """A lesson of many facts with little between them, each asked for: where recall begins.
+    """A lesson of many facts, often text after them, and each asked for: where recall begins.
 
     A question every 20 tokens; in long texts there are too few for a small model to find out that
-    answers stand in the text.
+    answers stand in the text. Text pushes facts out of the window, to where entries alone see them.
     """
     facts = planted_facts(rng, "train", rng.randint(*_DRILLED))
-    text = [fact.sentence for fact in facts]
-    for one in filler(rng, rng.choice((0, 0, 15, 30, 60))):
+    text = [fact.sentence for fact in facts] + filler(rng, rng.randint(0, _DRILL_FILLER))
+    for one in filler(rng, rng.choice((0, 0, 15, 40))):
         text.insert(rng.randint(0, len(text)), one)
     asked = rng.sample(facts, len(facts))
     asked += [fact for fact in asked if rng.random() < _TWICE]
@@ -176,6 +178,7 @@ def recall_drill(rng: random.Random, mode: ThinkingMode) -> Task:
         answer=first.answer,
         reply=_said(first, mode),
         after=_further(rng, "train", others, mode),
+        copied=tuple(fact.value for fact in facts),
         traits={"facts": len(facts)},
     )
 

@@ -25,7 +25,8 @@ class Task:
     `messages` are official message dictionaries up to the moment when the model answers; where
     tools are offered, the first is a system message that carries `tools`. `reply` is the assistant
     message that is taught, `after` what follows it in a lesson: results of tools with their
-    answers, and further questions. `traits` are what a report groups by, such as digits.
+    answers, and further questions. `copied` is what the assistant takes over from the conversation
+    word for word, which counts more. `traits` are what a report groups by, such as digits.
     """
 
     kind: Kind
@@ -36,6 +37,7 @@ class Task:
     reply: MessageDict
     tools: tuple[MessageDict, ...] = ()
     after: tuple[MessageDict, ...] = ()
+    copied: tuple[str, ...] = ()
     traits: Mapping[str, int | str] = field(default_factory=dict)
 
     def judge(self, reply: ParsedReply) -> bool:

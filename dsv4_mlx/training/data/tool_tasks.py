@@ -7,7 +7,7 @@ not import the program; a test compares the two.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -144,6 +144,13 @@ def more_turns(
     return tuple(found)
 
 
+def called_with(messages: Iterable[MessageDict]) -> tuple[str, ...]:
+    """The texts that calls of these messages have as arguments."""
+    calls = [call["function"] for message in messages for call in message.get("tool_calls", ())]
+    values = [value for call in calls for value in parse_json(call["arguments"]).values()]
+    return tuple({value: None for value in values if isinstance(value, str)})
+
+
 def tool_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     """A request that one of the offered tools fits; the lesson goes on to its result."""
     name = rng.choice(list(REQUESTS))
@@ -151,6 +158,7 @@ def tool_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     names = offered(rng, wanted=name)
     question, reply, *after = call_turn(rng, request, 0, mode)
     messages = (system(names), question)
+    after = [*after, *more_turns(rng, split, mode, names)]
     return Task(
         kind="tools",
         template=f"{name}/{split}{request.template}",
@@ -159,7 +167,8 @@ def tool_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
         answer=FittingCall(name, request.arguments),
         reply=reply,
         tools=tuple(messages[0]["tools"]),
-        after=(*after, *more_turns(rng, split, mode, names)),
+        after=tuple(after),
+        copied=called_with([reply, *after]),
         traits={"tool": name, "offered": len(names)},
     )
 
@@ -217,5 +226,6 @@ def _no_call(
         reply=reply,
         tools=tuple(messages[0]["tools"]),
         after=after,
+        copied=called_with(after),
         traits={"offered": len(messages[0]["tools"])},
     )

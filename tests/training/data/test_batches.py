@@ -12,7 +12,14 @@ from dsv4_mlx.chat.tokens import ASSISTANT, BOS, END_THINK, EOS
 from dsv4_mlx.testing.tokenizers import write_tokenizer
 from dsv4_mlx.training.data.batches import batch, corpus, packed_rows
 from dsv4_mlx.training.data.judging import NoCall
-from dsv4_mlx.training.data.lessons import ELSEWHERE, LONG_TEXT, SHARES, lesson_of, mean_tokens
+from dsv4_mlx.training.data.lessons import (
+    COPIED,
+    ELSEWHERE,
+    LONG_TEXT,
+    SHARES,
+    lesson_of,
+    mean_tokens,
+)
 from dsv4_mlx.training.data.task import Task, assistant, user
 from dsv4_mlx.training.data.tasks import MAKERS, tasks
 
@@ -78,6 +85,17 @@ def test_only_what_the_assistant_says_counts_fully(tokenizer):
     assert set(worth[True]) == {1.0}
     assert set(worth[False]) == {ELSEWHERE, LONG_TEXT}
     assert lesson.ids == tokenizer.encode(encode_messages(task.lesson()))
+
+
+def test_what_is_copied_counts_more(tokenizer):
+    messages = (user("My city is Old Town, old"),)
+    reply = assistant("Your city is Old Town, I see.", "", "chat")
+    task = Task("follow_up", "", messages, "chat", NoCall(), reply, copied=("Old Town",))
+    lesson = lesson_of(tokenizer, task)
+    pairs = zip(lesson.ids, lesson.weights, strict=True)
+    copied = "".join(tokenizer.decode([index]) for index, weight in pairs if weight == COPIED)
+    assert copied.strip() == "Old Town"
+    assert {*lesson.weights} == {ELSEWHERE, 1.0, COPIED}
 
 
 @pytest.mark.parametrize("kind", MAKERS)
