@@ -20,6 +20,7 @@ ROOMS = {
     "sizing": ("weights", "release", "files"),
     "engine": ("cache", "device", "sizing", "release", "files"),
     "chat": ("engine", "release", "files"),
+    "serving": ("chat", "engine", "cache", "sizing", "release", "files"),
     "unloaded": ("model", "cache", "weights"),
     "warm_up": ("unloaded", "model", "weights", "release"),
     "broken_kernels": ("warm_up",),

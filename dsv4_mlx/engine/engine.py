@@ -16,10 +16,12 @@ loads the model and makes every call that says so; the others may come from any 
 | `Engine.max_context`, `backend` | any | tokens; what the kernels run on | |
 | `Engine.memory` | any | what stays resident for the model; `release()` on the model's | |
 | `Session.sync(tokens)` | model's | `Sync`: tokens found and tokens read | PromptError |
+| `Session.reading(tokens)` | model's | an iterator: `sync` chunk by chunk | PromptError |
 | `Session.stream()` | model's | an iterator of `Token` | PromptError, UsageError |
 | `Session.rewind(offset)` | model's | the offset it went back to | |
 | `Session.hold()` | model's | a moment that `rewind` can return to | |
 | `Session.snapshot()` | model's | a `SessionSnapshot` | PromptError |
+| `Session.moment()` | model's | the same without reading anything | |
 | `Session.restore(snapshot)` | model's | the timeline of `snapshot` | CacheError |
 | `Session.fork()` | model's | a second `Session` from here on | |
 | `Session.save(path, notes)` | model's | a file | CacheError, OSError |

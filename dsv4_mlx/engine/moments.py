@@ -26,8 +26,8 @@ class SessionSnapshot:
 
     tokens: tuple[int, ...]
     state: CacheSnapshot
-    logits: mx.array
-    """Float32 [V], for the token that follows."""
+    logits: mx.array | None
+    """Float32 [V], for the token that follows; None where only reading the last one gives them."""
 
     @property
     def offset(self) -> int:
@@ -36,7 +36,7 @@ class SessionSnapshot:
 
     @property
     def nbytes(self) -> int:
-        return self.state.nbytes + self.logits.nbytes
+        return self.state.nbytes + (0 if self.logits is None else self.logits.nbytes)
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:

@@ -85,6 +85,17 @@ class Session:
         self._move_on()
         return self._timeline.sync(target, on_progress, cancel, places)
 
+    def reading(self, tokens: Sequence[int], places: Collection[int] = ()) -> Iterator[int]:
+        """What `sync` does, a chunk at a time: gives the tokens found, then those held after each.
+
+        Chunks end at multiples of the engine's chunk, so that where a reading is cut hangs on where
+        it begins alone. Leaving the iterator leaves the timeline at what was read.
+        PromptError, and an unchanged timeline, for tokens that the model cannot answer.
+        """
+        target = self._running.check(tokens)
+        self._move_on()
+        return self._timeline.reading(target, places)
+
     def stream(
         self,
         max_tokens: int | None = None,
@@ -149,8 +160,13 @@ class Session:
         """
         return self._timeline.snapshot()
 
+    def moment(self) -> SessionSnapshot:
+        """This point without reading anything: logits may be None, and tokens that a failure left
+        unread are none of its. Good for `restore` by any session of the engine."""
+        return self._timeline.moment()
+
     def restore(self, snapshot: SessionSnapshot) -> None:
-        """Return to a point of this session, or of one that shares an origin with it by fork.
+        """Return to a point of this session, or of another one of the same engine.
 
         The places after what both timelines have in common are forgotten.
         """

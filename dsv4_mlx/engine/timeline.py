@@ -1,6 +1,6 @@
 """One timeline and how it moves: read on, go back, draw, and read drafts that may be taken back."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import mlx.core as mx
 
@@ -51,6 +51,33 @@ class Timeline(TimelineState):
         self._read(target, on_progress, cancel, places)
         return Sync(reused, self.consumed - reused, cancelled=self.consumed < len(target))
 
+    def reading(self, target: list[int], places: Collection[int]) -> Iterator[int]:
+        """Become `target` chunk by chunk; gives the tokens found, then those held after each chunk.
+
+        Chunks end at multiples of their size wherever the reading begins.
+        """
+        self.begin_reply()
+        if target != self.tokens or self.logits is None:
+            self._go_back(common_prefix(target, self.tokens[: self.consumed]), len(target) - 1)
+            self.tokens = target[: self.consumed]
+        asked = self.consumed
+        yield self.consumed
+        wanted, chunk = {*places, len(target) - 1}, self.running.prefill_chunk
+        try:
+            while (start := self.consumed) < len(target):
+                if start in wanted:
+                    self._remember()
+                self.hold()
+                end = min((start // chunk + 1) * chunk, len(target))
+                asked = self._ask_ahead(target, asked, end + chunk)
+                inside = [place for place in wanted if start < place < end]
+                self._consume(target[start:end], inside, logits=end == len(target))
+                self.tokens += target[start:end]
+                self.running.memory.keep_up()
+                yield self.consumed
+        finally:
+            self.places.release()
+
     def rewind(self, offset: int) -> int:
         """Shorten the timeline to `offset` tokens, or to the nearest place before; its length."""
         if offset < self.consumed:
@@ -72,6 +99,13 @@ class Timeline(TimelineState):
         assert self.logits is not None
         state = self._moment()
         return SessionSnapshot(tuple(self.tokens), state, self.logits)
+
+    def moment(self) -> SessionSnapshot:
+        """The point up to which the state goes, without reading anything."""
+        logits = [] if self.logits is None else [self.logits]
+        with self._recovering(generating=False):
+            mx.eval(self.arrays(), logits)  # or it would hold the graph that leads to it
+        return SessionSnapshot(tuple(self.tokens[: self.consumed]), self._moment(), self.logits)
 
     def restore(self, snapshot: SessionSnapshot) -> None:
         """Return to `snapshot`; places after what both timelines have in common are forgotten."""

@@ -133,7 +133,9 @@ def _predicted(model: Any, streams: mx.array, following: mx.array, cache: Any) -
 def _said(session: Any, **options: Any) -> str:
     """Tokens with the bits of their log-probabilities, and the logits that follow."""
     tokens = [f"{token.id}:{token.logprob.hex()}" for token in session.stream(**options)]
-    return f"{_digest(session.snapshot().logits)} {' '.join(tokens)}"
+    logits = session.snapshot().logits
+    assert logits is not None
+    return f"{_digest(logits)} {' '.join(tokens)}"
 
 
 def _digest(array: mx.array) -> str:
