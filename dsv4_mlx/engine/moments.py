@@ -10,6 +10,9 @@ from dsv4_mlx.engine.places import CacheSnapshot
 OnProgress = Callable[[int, int], None]
 """Called with (tokens read, tokens to read); tokens the timeline already held are not counted."""
 
+OnLayer = Callable[[int, int], None]
+"""Called with (layers passed, layers) while the tokens that are read next pass them together."""
+
 
 @dataclass(frozen=True)
 class Sync:

@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -17,7 +17,7 @@ from dsv4_mlx.engine.drafters import DraftIds, DraftModel, Features, ids_of
 from dsv4_mlx.engine.drafting import Drafting
 from dsv4_mlx.engine.protocols import Cache, CacheFunctions, LanguageModel, Step
 from dsv4_mlx.errors import PromptError, UsageError
-from dsv4_mlx.sizing.prefill import chunk_that_fits
+from dsv4_mlx.sizing.prefill import PASS_TOKENS, chunk_that_fits
 
 SNAPSHOT_BYTES = 1 << 30
 
@@ -110,6 +110,31 @@ class Running:
             return model.last_logits(tokens, cache=cache)[0], None
         logits, features = model.last_logits_and_features(tokens, cache)
         return logits[0], features
+
+    @property
+    def reads_by_layers(self) -> bool:
+        """Whether a prompt passes a layer of the model before the next one begins."""
+        return bool(getattr(self.model, "reads_by_layers", False))
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of a prompt that pass the layers together, in whole chunks."""
+        return self.prefill_chunk * max(1, PASS_TOKENS // self.prefill_chunk)
+
+    def read_by_layers(
+        self,
+        tokens: mx.array,
+        cache: Cache,
+        moments: Collection[int],
+        before: Callable[[int], bool],
+    ) -> mx.array | None:
+        """Logits [V] after tokens [1, S] of a prompt, evaluated, and moments for `marked`; None
+        where `before` a layer said no."""
+        model: Any = self.model
+        logits = model.read_by_layers(
+            tokens, cache, chunk=self.prefill_chunk, moments=moments, before_layer=before
+        )
+        return None if logits is None else logits[0]
 
     def read_block(self, token: int, drafts: DraftIds, cache: Cache) -> DraftBlock:
         """Read `token` and the drafts after it, as rows that may be taken back.

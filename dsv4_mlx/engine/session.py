@@ -20,7 +20,7 @@ from dsv4_mlx.engine.generation import (
     make_penalty,
     make_sampler,
 )
-from dsv4_mlx.engine.moments import OnProgress, SessionSnapshot, Sync
+from dsv4_mlx.engine.moments import OnLayer, OnProgress, SessionSnapshot, Sync
 from dsv4_mlx.engine.passes import Passes
 from dsv4_mlx.engine.places import Places
 from dsv4_mlx.engine.protocols import Flag
@@ -73,17 +73,21 @@ class Session:
         on_progress: OnProgress | None = None,
         cancel: Flag | None = None,
         places: Collection[int] = (),
+        on_layer: OnLayer | None = None,
     ) -> Sync:
         """Make the timeline equal to `tokens`, reading as little as possible.
 
         Keeps the longest common prefix, from the nearest snapshot on. A set `cancel` flag ends
         it after the chunk being read; the timeline then holds what was read. `places` are
         offsets, in tokens, worth returning to: where the reading passes one, it takes a snapshot.
+        A model whose experts lie in files passes up to 32,768 tokens through a layer before the
+        next, which `on_layer` is told; a flag ends it before a layer, and of these tokens none is
+        read then.
         PromptError, and an unchanged timeline, for tokens that the model cannot answer.
         """
         target = self._running.check(tokens)
         self._move_on()
-        return self._timeline.sync(target, on_progress, cancel, places)
+        return self._timeline.sync(target, on_progress, cancel, places, on_layer)
 
     def reading(self, tokens: Sequence[int], places: Collection[int] = ()) -> Iterator[int]:
         """What `sync` does, a chunk at a time: gives the tokens found, then those held after each.

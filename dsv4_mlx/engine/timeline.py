@@ -7,13 +7,19 @@ import mlx.core as mx
 from dsv4_mlx.engine.block import DraftBlock
 from dsv4_mlx.engine.drafters import Confidence, DraftIds, Features
 from dsv4_mlx.engine.draws import Draws, read_draw
-from dsv4_mlx.engine.moments import OnProgress, SessionSnapshot, Sync, common_prefix
+from dsv4_mlx.engine.moments import (
+    OnLayer,
+    OnProgress,
+    SessionSnapshot,
+    Sync,
+    common_prefix,
+)
 from dsv4_mlx.engine.protocols import Flag
-from dsv4_mlx.engine.timeline_state import TimelineState
+from dsv4_mlx.engine.timeline_reading import ReadingTimeline
 from dsv4_mlx.errors import CacheError, PromptError
 
 
-class Timeline(TimelineState):
+class Timeline(ReadingTimeline):
     """A timeline that its session reads, writes and takes back."""
 
     def fork(self) -> "Timeline":
@@ -40,6 +46,7 @@ class Timeline(TimelineState):
         on_progress: OnProgress | None,
         cancel: Flag | None,
         places: Collection[int],
+        on_layer: OnLayer | None = None,
     ) -> Sync:
         """Become `target`, which the model can read; see `Session.sync`."""
         self.begin_reply()  # so that whoever drafts it reads the prompt too
@@ -48,7 +55,7 @@ class Timeline(TimelineState):
         self._go_back(common_prefix(target, self.tokens[: self.consumed]), len(target) - 1)
         reused = self.consumed
         self.tokens = target[:reused]
-        self._read(target, on_progress, cancel, places)
+        self._read(target, on_progress, cancel, places, on_layer)
         return Sync(reused, self.consumed - reused, cancelled=self.consumed < len(target))
 
     def reading(self, target: list[int], places: Collection[int]) -> Iterator[int]:
@@ -84,11 +91,6 @@ class Timeline(TimelineState):
             self._go_back(offset, offset)
         self.tokens = self.tokens[: self.consumed]
         return self.consumed
-
-    def hold(self) -> None:
-        """Hold this moment as a place, until the next one that is held."""
-        if self.consumed:
-            self.places.hold(self._moment())
 
     def snapshot(self) -> SessionSnapshot:
         """This point; what a failure left unread is read first. PromptError without tokens."""
@@ -201,71 +203,3 @@ class Timeline(TimelineState):
         # endless lazy chain.
         mx.async_eval(following, self.arrays())  # type: ignore[no-untyped-call]
         return following, features
-
-    def _absorb(self, tokens: list[int], inside: list[int], features: Features) -> None:
-        """Let the drafter follow a chunk; moments inside of it get what it knows there."""
-        moments, done, end = {}, self.consumed, self.consumed + len(tokens)
-        for place in [*sorted(inside), end]:
-            part = slice(done - self.consumed, place - self.consumed)
-            self._drafts.absorb(tokens[part], None if features is None else features[:, part])
-            done = place
-            if place < end and (state := self._drafts.remember(place, None)) is not None:
-                moments[place] = state
-        caches = self.running.caches
-        caches.keep_drafts(self.cache, caches.drafts_of(self.cache), moments)
-
-    def _read(
-        self,
-        target: list[int],
-        on_progress: OnProgress | None,
-        cancel: Flag | None,
-        places: Collection[int],
-    ) -> None:
-        """Consume the rest of `target`; the last chunk gives the logits.
-
-        `places` and the moment before the last token, to which an answer returns, lie inside
-        chunks: the call remembers them on its way.
-        """
-        start, last = self.consumed, len(target) - 1
-        wanted = {place for place in places if start < place < last} | {last}
-        report, asked = on_progress or (lambda done, total: None), start
-        report(0, len(target) - start)
-        while self.consumed < len(target):
-            if cancel is not None and cancel.is_set():
-                return
-            if self.consumed in wanted:
-                self._remember()
-            self.hold()
-            end = min(self.consumed + self.running.prefill_chunk, len(target))
-            asked = self._ask_ahead(target, asked, end + self.running.prefill_chunk)
-            inside = [place for place in wanted if self.consumed < place < end]
-            self._consume(target[self.consumed : end], inside, logits=end == len(target))
-            self.tokens += target[len(self.tokens) : end]
-            self.running.memory.keep_up()
-            report(end - start, len(target) - start)
-        self.places.release()
-
-    def _ask_ahead(self, target: list[int], asked: int, until: int) -> int:
-        """Ask, a chunk at a time, for what the tokens from `asked` on look up; where it ends.
-
-        The chunk that is read next comes first, and the one after it is read meanwhile.
-        """
-        while asked < (until := min(until, len(target))):
-            end = min(asked + self.running.prefill_chunk, until)
-            self.running.ask_ahead(target, asked, end)
-            asked = end
-        return asked
-
-    def _consume(self, tokens: list[int], inside: list[int], logits: bool) -> None:
-        """Run the model over `tokens`, evaluated when this returns; places at offsets `inside`."""
-        caches = self.running.caches
-        with self._recovering(generating=False):
-            caches.mark(self.cache, inside)
-            output, features = self.running.read(mx.array(tokens)[None], self.cache)
-            # Unless asked for, logits stay unevaluated and the head costs nothing.
-            self.logits = output if logits else None
-            self._absorb(tokens, inside, features)
-            mx.eval(self.arrays(), self.logits if logits else [])
-            for moment in caches.marked(self.cache):
-                self.places.add(moment)
-        self.consumed += len(tokens)

@@ -79,6 +79,11 @@ class TimelineState:
         if self._drafts.known is not None:
             caches.keep_drafts(self.cache, None)
 
+    def hold(self) -> None:
+        """Hold this moment as a place, until the next one that is held."""
+        if self.consumed:
+            self.places.hold(self._moment())
+
     def _moment(self) -> Any:
         """A snapshot of the state and of what the drafter knows."""
         with self.remembered():

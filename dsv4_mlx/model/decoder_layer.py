@@ -82,6 +82,13 @@ class DecoderLayer(nn.Module):
         shared, routed = self.mlp.parts(x, tokens)
         return self.ffn_hc.expand(shared, streams, post, comb, routed)
 
+    def take_in(self, streams: mx.array, tokens: mx.array, cache: LayerCache) -> None:
+        """Let `cache` take tokens in whose streams nobody needs after this layer."""
+        if self.engram is not None:
+            streams = self.engram(streams, self.engram.look_up(tokens, cache))
+        x, _, _ = self.attn_hc.collapse(streams, self.input_layernorm.weight)
+        self.self_attn(x, cache)
+
     def _mixed(
         self, y: mx.array, streams: mx.array, post: mx.array, comb: mx.array, tokens: mx.array
     ) -> mx.array:

@@ -8,7 +8,7 @@ The file has more than 300 lines because what drafts read of a call is taken ins
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -30,6 +30,7 @@ from dsv4_mlx.model.dspark import DSparkStage
 from dsv4_mlx.model.dspark_drafts import DSparkDrafts
 from dsv4_mlx.model.engram import Engram, LookedUp, engram_of
 from dsv4_mlx.model.hyper_connections import HyperHead
+from dsv4_mlx.model.layer_major import BeforeLayer, read_by_layers
 from dsv4_mlx.model.layers import Embedding, Joined, Linear, MatrixLayer, Norm
 from dsv4_mlx.model.matmul import on_cpu
 from dsv4_mlx.model.mtp import MultiTokenPredictor
@@ -160,6 +161,8 @@ class Model(nn.Module):
         """What a load found of rows that keep their bits; None where nobody asked."""
         self.weights_elsewhere = False
         """Whether experts are streamed from files or layers piped over machines; see `Drafting`."""
+        self.reads_by_layers = False
+        """Whether prompts pass a layer before the next one; see `layer_major`."""
         self.memory = HeldMemory()
         for _, module in self.named_modules():
             if isinstance(module, MatrixLayer):
@@ -292,14 +295,39 @@ class Model(nn.Module):
             raise UsageError(
                 f"expected token ids [B, S] with at least one token but found {tokens.shape}."
             )
-        if self.at_first_call is not None:
-            self.at_first_call()
-            self.at_first_call = None
+        self._begin_call()
         if tokens.dtype == mx.uint32:  # drawn ones: as prompts, so that kernels have one variant
             tokens = tokens.view(mx.int32)
         if cache is None:
             cache = [for_one_call(role) for role in self.config.layer_roles]
         return self.model(tokens, cache, last=last, rows=rows, seen=seen)
+
+    def _begin_call(self) -> None:
+        """End what the first tokens end."""
+        if self.at_first_call is not None:
+            self.at_first_call()
+            self.at_first_call = None
+
+    def embedded(self, tokens: mx.array) -> mx.array:
+        """Token ids [B, S] -> the streams before the first layer, [B, S, N, D]."""
+        N = self.config.hc_mult
+        return self.ops.embed_streams(tokens, self.model.embed_tokens.weight, streams=N)
+
+    def read_by_layers(
+        self,
+        tokens: mx.array,
+        cache: list[LayerCache],
+        *,
+        chunk: int,
+        moments: Collection[int],
+        before_layer: BeforeLayer,
+    ) -> mx.array | None:
+        """Logits [1, V] after a prompt [1, S] that passes a layer before the next one begins; None
+        where it was stopped. See `layer_major.read_by_layers`."""
+        self._begin_call()
+        return read_by_layers(
+            self, tokens, cache, chunk=chunk, moments=moments, before_layer=before_layer
+        )
 
     def logits(self, streams: mx.array) -> mx.array:
         """Streams [B, S, N, D] -> logits [B, S, V] float32."""
