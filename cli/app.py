@@ -134,6 +134,7 @@ def _run(
             prefill_chunk=options.prefill_chunk,
             compile=options.compile,
             findings=kept_row_findings(environment.variables, options.keep),
+            disk=options.disk,
             json=options.json,
         )
     preferences = Preferences.configured(chosen).given(options)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
 from cli.environment import Environment
+from cli.option_values import whole, within
 from dsv4_mlx.chat.loops import LOOPS, Loops
 from dsv4_mlx.chat.stops import unescaped
 from dsv4_mlx.engine.draft_choice import DRAFT_CHOICES, DraftChoice
 from dsv4_mlx.engine.draft_history import MOST_DRAFTS
-from dsv4_mlx.engine.sampling import RANGES, Range
+from dsv4_mlx.engine.sampling import RANGES
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.paths import user_path
 
@@ -92,6 +93,8 @@ class Options:
     draft_max: int | None = None
     kernels: str | None = None
     """A backend, and kernels to leave out with a - before each."""
+    disk: bool | None = None
+    """Whether doctor measures the model's disk; None where experts are read from it."""
     words: tuple[str, ...] = ()
     """A subcommand, or files to attach."""
 
@@ -185,10 +188,10 @@ def _add_the_model(add: Callable[..., Any]) -> None:
         default="auto",
         help="meaning of the levels; auto reads it off the checkpoint",
     )
-    add("--max-tokens", type=_whole(1), metavar="N", help="longest reply, reasoning included")
+    add("--max-tokens", type=whole(1), metavar="N", help="longest reply, reasoning included")
     for option, name, metavar, meaning in _SAMPLING:
-        add(option, dest=name, type=_within(RANGES[name]), metavar=metavar, help=meaning)
-    add("--seed", type=_whole(0), metavar="N", help="makes sampling repeatable")
+        add(option, dest=name, type=within(RANGES[name]), metavar=metavar, help=meaning)
+    add("--seed", type=whole(0), metavar="N", help="makes sampling repeatable")
     add("--backend", choices=BACKENDS, help="where the model runs")
     add(
         "--kernels",
@@ -202,7 +205,7 @@ def _add_the_model(add: Callable[..., Any]) -> None:
     )
     add(
         "--prefill-chunk",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         help="prompt tokens read at a time; by memory 2048 or 512",
     )
@@ -215,7 +218,7 @@ def _add_the_model(add: Callable[..., Any]) -> None:
     add("--draft", choices=DRAFT_CHOICES, help="guesses tokens ahead; the reply is the same")
     add(
         "--draft-max",
-        type=_whole(1, MOST_DRAFTS),
+        type=whole(1, MOST_DRAFTS),
         metavar="N",
         help=f"tokens guessed at a time, at most {MOST_DRAFTS}; 5, of lookup 7",
     )
@@ -238,7 +241,7 @@ def _add_the_conversation(add: Callable[..., Any]) -> None:
         help="go on with a conversation, by name or id; /sessions lists them",
     )
     add("--no-save", dest="keep", action="store_false", help="keep nothing of this run")
-    add("--budget", type=_whole(0), metavar="N", help="reasoning tokens before it must answer")
+    add("--budget", type=whole(0), metavar="N", help="reasoning tokens before it must answer")
     add(
         "--stop",
         action="append",
@@ -259,32 +262,13 @@ def _add_the_output(add: Callable[..., Any]) -> None:
     add("--reasoning", choices=REASONING, help="how reasoning is shown")
     add("--json", action="store_true", help="one JSON event per line on stdout")
     add("--path", action="store_true", help="with config: where the file is")
+    add(
+        "--disk",
+        action=argparse.BooleanOptionalAction,
+        help="with doctor: measure the model's disk, 26 s; by itself where experts are read",
+    )
     add("words", nargs="*", metavar="@FILE", help="files that belong to the message")
     add("--version", action="store_true", help="versions, backend, kernels, BLAS")
-
-
-def _whole(minimum: int, most: int | None = None) -> Callable[[str], int]:
-    upwards = "on" if most is None else f"to {most}"
-
-    def convert(text: str) -> int:
-        value = int(text) if text.isascii() and text.isdigit() else -1
-        if not minimum <= value <= (most or (1 << 63) - 1):
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number from {minimum} {upwards}, found {text!r}"
-            )
-        return value
-
-    return convert
-
-
-def _within(range_: Range) -> Callable[[str], float]:
-    def convert(text: str) -> float:
-        try:
-            return range_.read(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"expected {range_}, found {text!r}") from None
-
-    return convert
 
 
 def _require_text(name: str, text: str | None) -> None:

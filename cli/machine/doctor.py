@@ -25,7 +25,9 @@ from cli.machine.doctor_model import (
     session_kernels,
 )
 from cli.machine.doctor_place import disk, terminal
+from cli.machine.doctor_recipes import recipes
 from cli.machine.doctor_report import Page, Report
+from cli.machine.doctor_storage import Storage
 from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
 from cli.machine.memory import SHORT_CONTEXT, Fit, size
 from cli.models import left_out_sentence
@@ -34,9 +36,7 @@ from dsv4_mlx.about import About, about, device_memory, wirable_memory
 from dsv4_mlx.device import command_buffers
 from dsv4_mlx.device.memory import unwirable
 from dsv4_mlx.errors import Dsv4Error
-from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
-from dsv4_mlx.sizing.costs import Costs, Kv
-from dsv4_mlx.sizing.recipe_sizes import RECIPES
+from dsv4_mlx.sizing.costs import Kv
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 CONTEXTS = (SHORT_CONTEXT, 131_072, 393_216, 1_048_576)
@@ -55,12 +55,19 @@ def run(
     prefill_chunk: int | None = None,
     compile: bool = True,
     findings: RowFindings | None = None,
+    disk: bool | None = None,
     json: bool = False,
 ) -> ExitStatus:
     """Print the report, as one JSON line with `json`; ERROR when it found a problem.
 
-    `findings` are what loads found here of rows that keep their bits.
+    `findings` are what loads found here of rows that keep their bits. `disk` says whether the disk
+    of the model is measured, by default where experts are or would be read from it.
     """
+
+    def tell(line: str) -> None:
+        environment.stderr.write(f"[{harmless(line)}]\n")
+        environment.stderr.flush()
+
     found = report(
         environment,
         model,
@@ -69,6 +76,7 @@ def run(
         prefill_chunk=prefill_chunk,
         compile=compile,
         findings=findings,
+        storage=Storage(disk, tell=tell),
     )
     if json:
         facts = {**found.facts, "problems": list(found.problems)}
@@ -91,6 +99,7 @@ def report(
     compile: bool = True,
     findings: RowFindings | None = None,
     machine: Machine | None = None,
+    storage: Storage = Storage(wanted=False),  # noqa: B008 it is frozen
 ) -> Report:
     """Everything worth knowing; `model` is the folder to look at, None for none."""
     page = Page()
@@ -102,8 +111,8 @@ def report(
     _machine(page, machine, resolved)
     _device(page, resolved)
     if model is not None:
-        _model(page, model, resolved, kv, machine, prefill_chunk, findings)
-    _recipes(page, machine, resolved, kv)
+        _model(page, model, resolved, kv, machine, prefill_chunk, findings, storage)
+    recipes(page, machine, resolved, kv)
     disk(page, environment)
     terminal(page, environment)
     return Report(page.facts, tuple(page.lines), tuple(page.problems))
@@ -215,6 +224,7 @@ def _model(
     machine: Machine,
     prefill_chunk: int | None,
     findings: RowFindings | None,
+    storage: Storage,
 ) -> None:
     try:
         checkpoint = open_checkpoint(folder)
@@ -258,6 +268,7 @@ def _model(
     )
     if not fit.fits(contexts[0]):
         page.problems.append(fit.sentence(contexts[0]))
+    storage.add(page, checkpoint, fit, machine)
 
 
 def _context_facts(fit: Fit, context: int) -> dict[str, Any]:
@@ -271,30 +282,3 @@ def _context_facts(fit: Fit, context: int) -> dict[str, Any]:
 def _context_line(fit: Fit, context: int) -> str:
     verdict = "fits" if fit.fits(context) else fit.command(context) or "does not fit"
     return f"{context:>9,} tokens {size(fit.needed(context)):>10}  {verdict}"
-
-
-def _recipes(page: Page, machine: Machine, backend: str, kv: Kv) -> None:
-    """What of the releases fits, by the converter's recipes."""
-    facts: dict[str, Any] = {}
-    lines = []
-    most = machine.raisable(backend) or machine.limit(backend) or 0
-    for name, config in (("V4-Flash", FLASH), ("V4-Pro", PRO)):
-        facts[name] = {}
-        for recipe, weights in RECIPES[name].items():
-            if weights > most:
-                continue
-            fit = Fit(Path(name), config, weights + _wider(config, backend), machine, backend, kv)
-            longest, command = fit.longest(), fit.command(SHORT_CONTEXT)
-            if longest:
-                lines.append(f"{name} {recipe}: a context of {longest:,} tokens")
-            elif command:
-                lines.append(f"{name} {recipe}: with {command}")
-            if longest or command:
-                facts[name][recipe] = {"longest_context": longest, "command": command}
-    page.add("recipes", facts, *(lines or ["none of V4-Flash and V4-Pro fits here"]))
-
-
-def _wider(config: DeepseekV4Config, backend: str) -> int:
-    """What the known sizes, which are a GPU's, lack on a CPU, at most: it multiplies in float32,
-    for which bfloat16 matrices take twice as much."""
-    return Costs(config).backbone_bytes()["BF16"] if backend == "cpu" else 0

@@ -14,6 +14,8 @@ from dsv4_mlx.sizing.machines import Mac, memory_needed
 
 ENOUGH_SLOTS = 16
 """Slots of a layer below which most experts are read anew for every token."""
+MANY_EXPERTS = 64
+"""Models with fewer experts are small; for them the experts of one token are enough."""
 STAGED_LAYERS = 2
 """Layers whose experts are in memory beside the pools while a prompt is read."""
 
@@ -66,6 +68,12 @@ class StreamedWeights:
     def slots(self, pools: int) -> int:
         """Experts of every layer that pools of so many bytes hold."""
         return min(pools // self.slot_bytes, self.config.n_routed_experts)
+
+
+def enough_slots(config: DeepseekV4Config) -> int:
+    """Experts of each layer that should be in memory at least."""
+    few = config.n_routed_experts < MANY_EXPERTS
+    return config.num_experts_per_tok if few else ENOUGH_SLOTS
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ scales only their values could show to be no powers of two counts as packed.
 from dsv4_mlx.files.safetensors_dtypes import TensorForm
 from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.release.naming import is_draft, is_table, repeats_backbone
+from dsv4_mlx.sizing.streamed import StreamedWeights
 from dsv4_mlx.weights.checkpoint import Checkpoint
 from dsv4_mlx.weights.forms import DRAFT_HEAD, BlockFp8Form, DenseForm, fp8_form, total_bytes
 
@@ -45,6 +46,26 @@ def block_bytes(checkpoint: Checkpoint, *, dense: int = 2) -> int:
         _loaded(entry, checkpoint, _DENSE[dense])
         for name, entry in checkpoint.tensors.items()
         if is_draft(name) and not repeats_backbone(name)
+    )
+
+
+def streamed_weights(checkpoint: Checkpoint, *, dense: int = 2) -> StreamedWeights:
+    """What the checkpoint takes with its routed experts left in files; see `weight_bytes`."""
+    config = checkpoint.config
+    experts = [one for name, one in checkpoint.tensors.items()
+               if ".experts." in name and not is_draft(name)]  # fmt: skip
+    in_memory = sum(_loaded(one, checkpoint, _DENSE[dense]) for one in experts)
+    drafts = block_bytes(checkpoint, dense=dense) if config.draft_kind == "mtp" else 0
+    resident = weight_bytes(checkpoint, dense=dense) - drafts - in_memory
+    embedding = sum(checkpoint.tensors[name].nbytes for name in _EMBEDDINGS
+                    if name in checkpoint.tensors)  # fmt: skip
+    count = config.n_routed_experts
+    return StreamedWeights(
+        config,
+        resident=resident,
+        read=resident - embedding,
+        slot_bytes=in_memory // count,
+        file_bytes=sum(one.nbytes for one in experts) // count,
     )
 
 

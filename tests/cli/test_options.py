@@ -25,12 +25,12 @@ def test_every_option_has_its_place() -> None:
         "--model m -p hi --system s --think low --effort-table 2026-07-31 --max-tokens 9 "
         "--temp 0.5 --top-p 0.9 --seed 3 --backend cpu --kv bf16 --json --version "
         "--top-k 40 --min-p 0.05 --repetition-penalty 1.1 --budget 0 --prefill-chunk 64 "
-        "--kernels metal,-router --no-compile --draft mtp --draft-max 3"
+        "--kernels metal,-router --no-compile --draft mtp --draft-max 3 --no-disk"
     )
     assert parse(line.split(), Environment()) == Options(
         Path("m"), "hi", "s", "low", "2026-07-31", 9, 0.5, 0.9, 3, "cpu", "bf16", True, True,
         top_k=40, min_p=0.05, repetition_penalty=1.1, budget=0, prefill_chunk=64,
-            kernels="metal,-router", compile=False, draft="mtp", draft_max=3,
+            kernels="metal,-router", compile=False, draft="mtp", draft_max=3, disk=False,
     )  # fmt: skip
     assert parse([], Environment()) == Options()
 
