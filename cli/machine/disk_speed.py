@@ -57,7 +57,7 @@ class DiskSpeed:
         )
 
 
-class Source(Protocol):
+class ReadSource(Protocol):
     """What is read: safe for several threads."""
 
     def read(self, place: float, buffer: mmap) -> int:
@@ -66,7 +66,7 @@ class Source(Protocol):
 
 
 def measure(
-    source: Source, nbytes: int, measuring: Measuring, seed: int | None = None
+    source: ReadSource, nbytes: int, measuring: Measuring, seed: int | None = None
 ) -> DiskSpeed:
     """Read for `seconds`, go on for `pause`, and read for `seconds` again. Raises OSError."""
     size = -(-nbytes // _PAGE) * _PAGE
@@ -83,7 +83,7 @@ def measure(
 
 
 def _rate(
-    source: Source, size: int, seconds: float, measuring: Measuring, places: random.Random
+    source: ReadSource, size: int, seconds: float, measuring: Measuring, places: random.Random
 ) -> float:
     """Bytes per second of all threads together."""
     start = measuring.clock()

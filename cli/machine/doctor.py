@@ -239,6 +239,7 @@ def _model(
     contexts = [context for context in CONTEXTS if context <= most] or [most]
     facts = {
         "folder": str(folder),
+        "layers": None if checkpoint.layers is None else str(checkpoint.layers),
         "weight_bytes": fit.weights,
         "longest_context": fit.longest(),
         "prefill_chunk": prefill_chunk or fit.prefill_chunk,
@@ -259,6 +260,7 @@ def _model(
         "model",
         facts,
         f"{folder}, weights {size(fit.weights)}",
+        *([checkpoint.layers.sentence()] if checkpoint.layers else []),
         *engram_line(fit),
         *draft_line(fit, checkpoint),
         *lines,

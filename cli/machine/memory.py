@@ -22,6 +22,7 @@ from dsv4_mlx.sizing.recipe_sizes import RECIPES
 
 if TYPE_CHECKING:
     from dsv4_mlx.release.config import DeepseekV4Config, DraftKind
+    from dsv4_mlx.release.layer_ranges import LayerRange
     from dsv4_mlx.sizing.costs import Kv
     from dsv4_mlx.weights.checkpoint import Checkpoint, ModelFolder
 
@@ -46,6 +47,8 @@ class Fit:
     """Bytes of draft blocks among the weights."""
     dropped: int = 0
     """Bytes of draft blocks that there is no memory for beside the model."""
+    layers: "LayerRange | None" = None
+    """Those of a part of a model; None for all."""
 
     @classmethod
     def of(
@@ -74,7 +77,10 @@ class Fit:
             drafts = draft_bytes(checkpoint, dense=dense)
         if kind == "mtp":
             weights -= block_bytes(checkpoint, dense=dense)
-        bare = cls(checkpoint.folder, checkpoint.config, weights, machine, resolved, kv)
+        bare = cls(
+            checkpoint.folder, checkpoint.config, weights, machine, resolved, kv,
+            layers=checkpoint.layers,
+        )  # fmt: skip
         whole = replace(bare, weights=weights + drafts, drafts=drafts)
         short = min(SHORT_CONTEXT, whole.config.max_position_embeddings)
         return whole if not drafts or whole.fits(short) else replace(bare, dropped=drafts)
@@ -86,7 +92,7 @@ class Fit:
 
     def needed(self, context: int) -> int:
         """Bytes with a conversation of `context` tokens."""
-        return memory_needed(self.config, self.weights, context, self.kv)
+        return memory_needed(self.config, self.weights, context, self.kv, self.layers)
 
     @cached_property
     def limit(self) -> int | None:
@@ -109,7 +115,7 @@ class Fit:
         most = self.config.max_position_embeddings
         if limit is None or self.needed(most) <= limit:
             return most
-        return longest_context(self.config, self.weights, limit, self.kv)
+        return longest_context(self.config, self.weights, limit, self.kv, self.layers)
 
     def command(self, context: int) -> str | None:
         """The line that lets `context` tokens fit; None where it is not needed or no help."""

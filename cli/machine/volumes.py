@@ -12,7 +12,7 @@ from xml.parsers.expat import ExpatError
 
 from cli.machine.machine import ThisMachine
 
-Kind = Literal["internal", "external", "network", "memory", "unknown"]
+VolumeKind = Literal["internal", "external", "network", "memory", "unknown"]
 _NETWORKS = {
     "smbfs": "SMB", "cifs": "SMB", "smb3": "SMB", "nfs": "NFS", "nfs4": "NFS", "afpfs": "AFP",
     "webdav": "WebDAV", "fuse.davfs": "WebDAV", "fuse.sshfs": "SSH", "9p": "9P", "ceph": "Ceph",
@@ -65,7 +65,7 @@ class Volume:
     name: str
     """What people know it by: its own name, or where it is mounted."""
     file_system: str
-    kind: Kind
+    kind: VolumeKind
     connection: str = ""
     """How it is attached: SMB, USB, Apple Fabric; "" where nobody tells."""
     spins: bool = False
@@ -118,7 +118,7 @@ def _on_mac(path: str, probe: VolumeProbe) -> Volume | None:
         return Volume(mount.place, mount.file_system, "network", network)
     facts = _disk_facts(probe.output("/usr/sbin/diskutil", "info", "-plist", mount.source))
     internal = facts.get("Internal")
-    kind: Kind = "unknown" if internal is None else "internal" if internal else "external"
+    kind: VolumeKind = "unknown" if internal is None else "internal" if internal else "external"
     name, bus = facts.get("VolumeName"), facts.get("BusProtocol")
     return Volume(
         name if isinstance(name, str) and name else mount.place,

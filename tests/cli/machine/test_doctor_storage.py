@@ -16,8 +16,8 @@ from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
 from tests.cli.machines import GIB, mac
 
 INTERNAL = Volume("Data", "apfs", "internal", "Apple Fabric")
-# Experts of a GiB each, so that a small folder needs a large machine.
-LARGE = 1 << 30
+# Bytes of an expert, many times what they are.
+LARGE = 1 << 20
 
 
 @pytest.fixture(scope="module")
