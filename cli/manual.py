@@ -110,7 +110,8 @@ and `error` when something failed. The `finish_reason` of `done` is `stop` (the 
 are guessed ahead (`--draft`, see [speculation.md](speculation.md)), its `draft` has `passes`,
 `drafted`, `accepted` and `saved_s`, and `completion_tokens` is `passes + accepted`; its
 `exact_rows`, where the load looked, is how many rows one pass may have on this GPU. Where
-memory was short for the model's drafts, `drafts_not_loaded` is the sentence that says so.
+memory was short for the model's drafts, `drafts_not_loaded` is the sentence that says so. On two
+machines `pipeline` has `ranks` and, of rank 0 and rank 1, `layers` `[from, to)` and `bytes_loaded`.
 
 `--no-stream` writes an answer when it is complete, and nothing of one that fails. `--raw` changes
 nothing of it on the way into a pipe or a file and adds no line end; on a terminal, control

@@ -29,7 +29,6 @@ from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.file_systems import FileSystem
-from dsv4_mlx.loading import dense_dtype
 from dsv4_mlx.model.backends import use_backend
 from dsv4_mlx.model.decoder_layer import DecoderLayer
 from dsv4_mlx.model.mtp import MultiTokenPredictor
@@ -40,7 +39,7 @@ from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.weights.fingerprint import fingerprint
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 from dsv4_mlx.weights.planning import EMBEDDING, plan_parameters
-from dsv4_mlx.weights.reading import read_weights
+from dsv4_mlx.weights.reading import dense_dtype, read_weights
 
 _CHUNK_TOKENS = 512
 _HEAD = "lm_head"

@@ -35,3 +35,7 @@ class PromptError(Dsv4Error):
 
 class UsageError(Dsv4Error):
     """Options that contradict each other or do not exist."""
+
+
+class PipelineError(Dsv4Error):
+    """The other rank of a model on two machines is gone, silent or another one than expected."""

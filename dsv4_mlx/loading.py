@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, overload
 
 import mlx.core as mx
 
 from dsv4_mlx.broken_kernels import diagnosis
 from dsv4_mlx.device import memory
 from dsv4_mlx.device.row_finding import RowFinding
-from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.exact_rows.at_load import (
     KeptFindings,
     LoadedRows,
@@ -21,24 +20,49 @@ from dsv4_mlx.model.backends import kernel_plan, use_backend
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.sizing.held import held_bytes
 from dsv4_mlx.sizing.weight_bytes import draft_head_bytes
-from dsv4_mlx.unloaded import pack_layers
+from dsv4_mlx.unloaded import Tables, pack_layers, with_engram
 from dsv4_mlx.warm_up import Shapes, WarmUp, session_launches
-from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
+from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.weights.fingerprint import earlier_fingerprints, fingerprint, timeline_fingerprint
 from dsv4_mlx.weights.parameters import ParameterPlan
 from dsv4_mlx.weights.planning import CONFIDENCE, plan_parameters
-from dsv4_mlx.weights.reading import DTYPE_NAMES, read_weights
-from dsv4_mlx.weights.table_rows import TableFile, token_map_of, without_tables
-from metal_kernels.backend import Backend
+from dsv4_mlx.weights.reading import DTYPE_NAMES, dense_dtype, read_weights, require_finished
 from metal_kernels.registry import KernelPlan
 
 if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.model.v4 import Model
+    from dsv4_mlx.pipeline.control import Ranks
+    from dsv4_mlx.pipeline.part import ModelPart
     from dsv4_mlx.sizing.costs import Kv
 
-Tables = Literal["memory", "files"]
-"""Where Engram's tables lie while a model is used."""
+
+@overload
+def load(
+    path: str | Path,
+    *,
+    dtype: mx.Dtype | None = None,
+    numerics: Numerics = Numerics.OFFICIAL,
+    backend: str = "auto",
+    kv: str | None = None,
+    context: int | None = None,
+    tables: Tables | None = None,
+    pipeline: None = None,
+) -> tuple["Model", "Tokenizer"]: ...
+
+
+@overload
+def load(
+    path: str | Path,
+    *,
+    dtype: mx.Dtype | None = None,
+    numerics: Numerics = Numerics.OFFICIAL,
+    backend: str = "auto",
+    kv: str | None = None,
+    context: int | None = None,
+    tables: Tables | None = None,
+    pipeline: "Ranks",
+) -> tuple["ModelPart", "Tokenizer"]: ...
 
 
 def load(
@@ -50,7 +74,8 @@ def load(
     kv: str | None = None,
     context: int | None = None,
     tables: Tables | None = None,
-) -> tuple["Model", "Tokenizer"]:
+    pipeline: "Ranks | None" = None,
+) -> tuple["Model | ModelPart", "Tokenizer"]:
     """Load an official or a converted folder -> (model, tokenizer).
 
     `dtype` (bfloat16 or float32) is that of unpacked matrices; by default float32 on a CPU, whose
@@ -59,14 +84,30 @@ def load(
     bfloat16; norms and what is stored in float32 are float32. `model.fingerprint` names the
     weights that decide a timeline. On Metal the model stays resident in memory, with the cache of
     `context` tokens (see `device.memory`). `tables` says whether Engram's lie in memory or are read
-    from their files row by row, by default from files above a GiB; no released V4 has any. Raises
-    CheckpointError, ConfigError, BackendError or UsageError, each a sentence.
+    from their files row by row, by default from files above a GiB; no released V4 has any. With
+    `pipeline`, a group of `mx.distributed` of two ranks, only this rank's layers are read: see
+    `dsv4_mlx.pipeline`. Raises CheckpointError, ConfigError, BackendError or UsageError, each a
+    sentence.
     """
     from dsv4_mlx.chat.tokenizer import Tokenizer
 
     kernels = use_backend(backend)
     dtype = dense_dtype(dtype, kernels.backend)
     checkpoint = open_checkpoint(path)
+    if pipeline is not None:
+        from dsv4_mlx.pipeline.part_loading import load_part
+
+        part = load_part(
+            checkpoint,
+            pipeline,
+            dtype=dtype,
+            numerics=numerics,
+            kv=kv,
+            context=context,
+            kernels=kernels,
+            tables=tables,
+        )
+        return part, Tokenizer(checkpoint.folder)
     model = load_model(
         checkpoint,
         dtype=dtype,
@@ -108,7 +149,7 @@ def load_model(
     kernels = kernels or use_backend(backend)
     dtype = dense_dtype(dtype, kernels.backend)
     plan = plan_parameters(checkpoint)
-    _require_finished(checkpoint, plan)
+    require_finished(checkpoint, plan)
     model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)
     kept = _with_drafts(model, _with_engram(model, checkpoint, plan, tables), drafts)
     weights = kept.loaded_bytes(DTYPE_NAMES[dtype])
@@ -156,18 +197,7 @@ def _with_engram(
     model: "Model", checkpoint: Checkpoint, plan: ParameterPlan, tables: Tables | None
 ) -> ParameterPlan:
     """Give Engram its token map and, where tables stay in files, these; what is left to be read."""
-    engram = checkpoint.config.engram
-    if engram is None:
-        return plan
-    token_map = token_map_of(checkpoint, engram)
-    for one in model.engrams().values():
-        one.use_token_map(token_map)
-    if tables == "memory" or (tables is None and not engram.stays_in_files):
-        return plan
-    kept, in_files = without_tables(plan)
-    for layer, one in model.engrams().items():
-        one.stream_from(TableFile(in_files[layer]))
-    return kept
+    return with_engram(model.engrams(), checkpoint, plan, tables)
 
 
 def _with_drafts(model: "Model", plan: ParameterPlan, wanted: bool | None) -> ParameterPlan:
@@ -234,25 +264,3 @@ def session_kernels(
     plan = plan_parameters(checkpoint)
     shapes = Shapes(checkpoint.config, plan, kernels, Numerics.OFFICIAL, kv, dtype)
     return [str(variant) for variant in session_launches(shapes.blank())]
-
-
-def dense_dtype(dtype: mx.Dtype | None, backend: Backend) -> mx.Dtype:
-    """The dtype of unpacked matrices on a backend; UsageError for one that cannot hold them."""
-    if dtype is None:
-        # What stays unpacked (head, router, compressors) multiplies in float32 in the release too.
-        return mx.float32 if backend == "cpu" else mx.bfloat16
-    if dtype not in (mx.bfloat16, mx.float32):
-        raise UsageError(
-            f"dtype is {dtype}, expected mlx.core.bfloat16 or mlx.core.float32; float16 cannot "
-            "hold the release's weights."
-        )
-    return dtype
-
-
-def _require_finished(checkpoint: Checkpoint, plan: ParameterPlan) -> None:
-    ours = any(part.weight.dtype == "U32" for one in plan.parameters for part in one.parts)
-    if ours and not (checkpoint.folder / CONVERSION_FILE).is_file():
-        raise CheckpointError(
-            f"{checkpoint.folder} is an unfinished conversion: it has no {CONVERSION_FILE}; "
-            "delete the folder and convert again."
-        )

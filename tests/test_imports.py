@@ -25,7 +25,9 @@ ROOMS = {
     "warm_up": ("unloaded", "model", "weights", "release"),
     "broken_kernels": ("warm_up",),
     "exact_rows": ("broken_kernels", "engine", "model", "cache", "device", "weights", "release"),
+    "pipeline": ("unloaded", "sizing", "model", "cache", "device", "weights", "release", "files"),
     "loading": (
+        "pipeline",
         "broken_kernels",
         "exact_rows",
         "warm_up",

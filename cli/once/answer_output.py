@@ -118,6 +118,8 @@ def as_record(event: Event) -> dict[str, Any]:
             del fields["exact_rows"]
         if event.drafts_not_loaded is None:
             del fields["drafts_not_loaded"]
+        if event.pipeline is None:
+            del fields["pipeline"]
         if event.draft is None:
             del fields["draft"]
         else:

@@ -4,8 +4,9 @@ One answer is Progress while the prompt is read, deltas and tool calls as they a
 Done at the end. A terminal, a JSON writer and a test read the same events.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.engine.draft_history import DraftUse
@@ -107,6 +108,8 @@ class Done:
     """Rows of a pass that keep their bits on this GPU; None where the load did not look."""
     drafts_not_loaded: str | None = field(default=None, compare=False)
     """Why the checkpoint's drafts are not there, where memory is short for them."""
+    pipeline: Mapping[str, Any] | None = field(default=None, compare=False)
+    """`ranks`, and for each of them its `layers` [from, to) and `bytes_loaded`; None on one."""
 
 
 Event = Progress | ReplyPart | BudgetReached | LoopNoticed | Done

@@ -201,7 +201,8 @@ class ModelSide:
         found = self._engine.row_finding
         rows = None if found is None else found.exact_rows
         absent = self._engine.drafting.not_loaded or None
-        return Done(said.finish_reason, count, timing, said.stop_text, use, rows, absent)
+        piped = self._engine.pipeline
+        return Done(said.finish_reason, count, timing, said.stop_text, use, rows, absent, piped)
 
     def _read(
         self, prompt: PromptTokens, shared: Collection[int], cancelled: Flag, emit: Emit

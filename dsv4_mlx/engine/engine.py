@@ -35,6 +35,9 @@ a kernel that the GPU refuses is a KernelError; the timeline is then as it was a
 moment, and the next call reads what is missing.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.engine.running import Running
 from dsv4_mlx.engine.session import Session
@@ -53,6 +56,12 @@ class Engine(Running):
     def left_out(self) -> tuple[str, ...]:
         """Kernels that run by their slower references, as somebody asked."""
         return tuple(getattr(self.model, "left_out", ()))
+
+    @property
+    def pipeline(self) -> Mapping[str, Any] | None:
+        """Of a model whose layers lie on two machines who has which; None of others."""
+        found: Mapping[str, Any] | None = getattr(self.model, "pipeline", None)
+        return found
 
     @property
     def row_finding(self) -> RowFinding | None:

@@ -39,9 +39,9 @@ class Running:
     ) -> None:
         """`prefill_chunk` tokens are read at a time, by default as many as memory is for, 2,048 or
         512. `compiled` says whether a graph that is built once steps a token, by default on a GPU.
-        `snapshot_bytes` bounds the snapshots that each session takes by itself. `caches`
-        replaces `dsv4_mlx.cache` for a model with its own. `drafts` guesses tokens, at most
-        `draft_most` a pass; unless `draft_demanded` it does so where that pays.
+        `snapshot_bytes` bounds the snapshots that each session takes by itself. `caches`, or what
+        the model calls so, replaces `dsv4_mlx.cache`. `drafts` guesses tokens, at most `draft_most`
+        a pass; unless `draft_demanded` it does so where that pays.
 
         UsageError for a `prefill_chunk` below 1, and for `compiled` with a model that has no step.
         """
@@ -54,7 +54,8 @@ class Running:
         self.prefill_chunk = prefill_chunk
         self._step = _compiled_step(model, compiled)
         self.snapshot_bytes = snapshot_bytes
-        self.caches: CacheFunctions = cache if caches is None else caches
+        own: CacheFunctions = getattr(model, "caches", cache)
+        self.caches: CacheFunctions = own if caches is None else caches
         self.memory: HeldMemory = getattr(model, "memory", None) or HeldMemory()
         """What is held for the model; sessions that grow raise it."""
         self.replies: WeakSet[object] = WeakSet()
@@ -88,6 +89,17 @@ class Running:
         timeline need, before it is given them."""
         if (ask := getattr(self.model, "ask_ahead", None)) is not None:
             ask(tokens, start, stop)
+
+    def read_ahead(self, cache: Cache, tokens: Sequence[int], inside: Sequence[int]) -> None:
+        """Tell a model that works ahead what the call after the next reads, and which moments of it
+        `mark` will ask for; before the next call."""
+        if (tell := getattr(self.model, "read_ahead", None)) is not None:
+            tell(cache, tokens, inside)
+
+    def end_reading(self, cache: Cache) -> None:
+        """What `read_ahead` said last does not hold."""
+        if (end := getattr(self.model, "end_reading", None)) is not None:
+            end(cache)
 
     def next_logits(self, tokens: mx.array, cache: Cache) -> mx.array:
         """Logits [V] after one more token [1, 1] of one timeline, unevaluated."""
@@ -222,9 +234,10 @@ def _fitting_chunk(model: LanguageModel) -> int:
     """How many tokens of a prompt are read at a time where nobody says it."""
     plan = getattr(model, "kernel_plan", None)
     backend = "cpu" if plan is None else str(plan()["backend"])
-    if plan is None or not isinstance(model, nn.Module):
+    weights = getattr(model, "part", model)
+    if plan is None or not isinstance(weights, nn.Module):
         return chunk_that_fits(model.config, 0, None, backend)
-    parameters: Any = tree_flatten(model.parameters())  # type: ignore[no-untyped-call]
+    parameters: Any = tree_flatten(weights.parameters())  # type: ignore[no-untyped-call]
     weight_bytes = sum(array.nbytes for _, array in parameters)
     return chunk_that_fits(model.config, weight_bytes, _usable_memory(), backend)
 

@@ -47,6 +47,7 @@ class ReadingTimeline(TimelineState):
             return
         while self.consumed < len(target):
             if cancel is not None and cancel.is_set():
+                self.running.end_reading(self.cache)
                 return
             if self.consumed in wanted:
                 self._remember()
@@ -54,6 +55,7 @@ class ReadingTimeline(TimelineState):
             end = min(self.consumed + self.running.prefill_chunk, len(target))
             asked = self._ask_ahead(target, asked, end + self.running.prefill_chunk)
             inside = [place for place in wanted if self.consumed < place < end]
+            self._read_ahead(target, end, wanted)
             self._consume(target[self.consumed : end], inside, logits=end == len(target))
             self.tokens += target[len(self.tokens) : end]
             self.running.memory.keep_up()
@@ -122,6 +124,12 @@ class ReadingTimeline(TimelineState):
             self.running.ask_ahead(target, asked, end)
             asked = end
         return asked
+
+    def _read_ahead(self, target: list[int], start: int, wanted: Collection[int]) -> None:
+        """Tell a model that works ahead of the chunk from `start` on, which is not read yet."""
+        end = min(start + self.running.prefill_chunk, len(target))
+        inside = [place for place in wanted if start < place < end]
+        self.running.read_ahead(self.cache, target[start:end], inside)
 
     def _consume(self, tokens: list[int], inside: list[int], logits: bool) -> None:
         """Run the model over `tokens`, evaluated when this returns; places at offsets `inside`."""

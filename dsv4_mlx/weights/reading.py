@@ -9,15 +9,16 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.files.paths import utf8_spelling
 from dsv4_mlx.files.safetensors_dtypes import TensorForm
 from dsv4_mlx.files.safetensors_files import TensorEntry
-from dsv4_mlx.weights.checkpoint import Checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint
 from dsv4_mlx.weights.forms import AffineForm, BlockFp8Form, Mxfp4Form, Mxfp8Form
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan, Part
 from dsv4_mlx.weights.quantization import SCALE_BYTES
 from dsv4_mlx.weights.scales import packed_scales, row_scales
+from metal_kernels.backend import Backend
 
 # Parts put into a stacked matrix between two evaluations: few enough to hold, enough to be quick.
 _PARTS_PER_STEP = 8
@@ -27,6 +28,29 @@ MLX_DTYPES = {
 }  # fmt: skip
 """The dtypes of loaded arrays by their names in safetensors files."""
 DTYPE_NAMES = {dtype: name for name, dtype in MLX_DTYPES.items()}
+
+
+def dense_dtype(dtype: mx.Dtype | None, backend: Backend) -> mx.Dtype:
+    """The dtype of unpacked matrices on a backend; UsageError for one that cannot hold them."""
+    if dtype is None:
+        # What stays unpacked (head, router, compressors) multiplies in float32 in the release too.
+        return mx.float32 if backend == "cpu" else mx.bfloat16
+    if dtype not in (mx.bfloat16, mx.float32):
+        raise UsageError(
+            f"dtype is {dtype}, expected mlx.core.bfloat16 or mlx.core.float32; float16 cannot "
+            "hold the release's weights."
+        )
+    return dtype
+
+
+def require_finished(checkpoint: Checkpoint, plan: ParameterPlan) -> None:
+    """CheckpointError for a folder that a conversion was interrupted in."""
+    ours = any(part.weight.dtype == "U32" for one in plan.parameters for part in one.parts)
+    if ours and not (checkpoint.folder / CONVERSION_FILE).is_file():
+        raise CheckpointError(
+            f"{checkpoint.folder} is an unfinished conversion: it has no {CONVERSION_FILE}; "
+            "delete the folder and convert again."
+        )
 
 
 def read_weights(

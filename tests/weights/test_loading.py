@@ -9,7 +9,7 @@ import pytest
 from dsv4_mlx.errors import BackendError, UsageError
 from dsv4_mlx.files.safetensors_files import read_header
 from dsv4_mlx.files.safetensors_writing import plan_array
-from dsv4_mlx.loading import dense_dtype, load
+from dsv4_mlx.loading import load
 from dsv4_mlx.release.naming import translate
 from dsv4_mlx.testing import number_formats
 from dsv4_mlx.testing.checkpoints import (
@@ -22,7 +22,7 @@ from dsv4_mlx.weights.checkpoint import open_checkpoint
 from dsv4_mlx.weights.fingerprint import fingerprint
 from dsv4_mlx.weights.planning import plan_parameters
 from dsv4_mlx.weights.quantization import SCALE_BYTES, WeightStorage
-from dsv4_mlx.weights.reading import read_weights
+from dsv4_mlx.weights.reading import dense_dtype, read_weights
 from metal_kernels import registry
 
 SMALL = TINY.replace(

@@ -1,0 +1,78 @@
+"""From a checkpoint folder to the layers of one rank."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+
+from dsv4_mlx.device import memory
+from dsv4_mlx.model.backends import kernel_plan, use_backend
+from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.pipeline.control import Ranks
+from dsv4_mlx.pipeline.part import ModelPart
+from dsv4_mlx.pipeline.split import LayerSplit, own_parameters, require_two, split_of, stored_bytes
+from dsv4_mlx.sizing.held import held_bytes
+from dsv4_mlx.unloaded import Tables, pack_layers, with_engram
+from dsv4_mlx.weights.checkpoint import Checkpoint
+from dsv4_mlx.weights.fingerprint import earlier_fingerprints, fingerprint, timeline_fingerprint
+from dsv4_mlx.weights.parameters import ParameterPlan
+from dsv4_mlx.weights.planning import plan_parameters
+from dsv4_mlx.weights.reading import DTYPE_NAMES, dense_dtype, read_weights, require_finished
+from metal_kernels.registry import KernelPlan
+
+
+def load_part(
+    checkpoint: Checkpoint,
+    ranks: Ranks,
+    *,
+    dtype: mx.Dtype | None = None,
+    numerics: Numerics = Numerics.OFFICIAL,
+    backend: str = "auto",
+    kernels: KernelPlan | None = None,
+    kv: str | None = None,
+    context: int | None = None,
+    tables: Tables | None = None,
+    say: Callable[[str], None] | None = None,
+) -> ModelPart:
+    """The layers of the rank that `ranks` says this is; the settings are those of `load_model`.
+
+    Of the other rank's tensors no more is read than what names the model (`fingerprint`): the ends
+    of each. UsageError unless there are two ranks.
+    """
+    require_two(ranks)
+    kernels = kernels or use_backend(backend)
+    dtype = dense_dtype(dtype, kernels.backend)
+    plan = plan_parameters(checkpoint)
+    require_finished(checkpoint, plan)
+    layers, dense = checkpoint.config.num_hidden_layers, DTYPE_NAMES[dtype]
+    kept = with_engram({}, checkpoint, plan, tables)
+    own = split_of(kept, layers, dense).layers[ranks.rank()]
+    part = ModelPart(checkpoint.config, own, numerics, kv=kv, plan=kernels)
+    with_engram(part.engrams(), checkpoint, plan, tables)
+    mine = own_parameters(kept, own, layers)
+    wanted = held_bytes(checkpoint.config, mine.loaded_bytes(dense), context, part.stored)
+    part.memory = memory.hold(kernels.backend, wanted, say)
+    try:
+        pack_layers(part, mine.parameters)
+        part.load_weights(list(read_weights(checkpoint, mine, dtype)), strict=True)
+        part.join()
+        _name(part, checkpoint, plan)
+    except BaseException:
+        part.memory.release()
+        raise
+    part.bytes_loaded = stored_bytes(mine)
+    part.memory.end_with(part)
+    return part
+
+
+def checkpoint_split(checkpoint: Checkpoint, backend: str = "auto") -> LayerSplit:
+    """How `load_part` cuts a checkpoint; nothing is loaded. Raises as it does."""
+    dense = DTYPE_NAMES[dense_dtype(None, kernel_plan(backend).backend)]
+    kept = with_engram({}, checkpoint, plan_parameters(checkpoint), None)
+    return split_of(kept, checkpoint.config.num_hidden_layers, dense)
+
+
+def _name(part: ModelPart, checkpoint: Checkpoint, plan: ParameterPlan) -> None:
+    """Say whose timelines the part's are: those of the whole model."""
+    part.fingerprint = timeline_fingerprint(checkpoint, plan, part.token_map)
+    part.weights_fingerprint = fingerprint(checkpoint, plan, part.token_map)
+    part.earlier_fingerprints = earlier_fingerprints(checkpoint, plan, part.token_map)

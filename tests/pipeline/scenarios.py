@@ -1,0 +1,133 @@
+"""What a model does, on one machine or on two: each gives values that must be the same on both."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from dsv4_mlx.engine.engine import Engine
+from dsv4_mlx.errors import PipelineError
+from dsv4_mlx.pipeline.link import Held
+from tests.engine.small_models import prompt_of
+
+STEPS, CHUNK, VOCABULARY = 4, 48, 512
+RAGGED = (7, 13)
+
+
+def prompt(length: int) -> list[int]:
+    return prompt_of(length, VOCABULARY)
+
+
+def logits_after(model: Any, length: int, chunk: int | None = None) -> np.ndarray:
+    """Logits [1 + STEPS, V] after a prompt, read in chunks, and after greedy tokens."""
+    cache, ids = model.make_cache(), prompt(length)
+    chunk = chunk or length
+    for at in range(0, length, chunk):
+        found = model.last_logits(mx.array(ids[at : at + chunk])[None], cache)
+        mx.eval(found, [a for layer in cache for row in layer.rows for a in row.evaluated()])
+    rows = [found[0]]
+    for _ in range(STEPS):
+        rows.append(model(mx.argmax(rows[-1]).reshape(1, 1), cache)[0, -1])
+        mx.eval(rows[-1], [a for layer in cache for row in layer.rows for a in row.evaluated()])
+    return np.array(mx.stack(rows))
+
+
+def ragged(model: Any, functions: Any) -> np.ndarray:
+    """Logits [rows, 2, V] of prompts of RAGGED lengths read as one batch, and after a token more.
+
+    `functions` prepares and finalizes padding.
+    """
+    cache, longest = model.make_cache(), max(RAGGED)
+    rows = [prompt(length) + [0] * (longest - length) for length in RAGGED]
+    functions.prepare(cache, RAGGED, left=False, padded=longest)
+    read = model(mx.array(rows, mx.int32), cache)
+    mx.eval(read)
+    functions.finalize(cache)
+    last = mx.stack([read[row, length - 1] for row, length in enumerate(RAGGED)])
+    after = model(mx.argmax(last, axis=-1).reshape(-1, 1), cache)[:, -1]
+    return np.array(mx.stack([last, after]))
+
+
+def session_script(model: Any, folder: Path, saved: Path | None = None) -> dict[str, Any]:
+    """A conversation's moves: ids and log-probabilities of all that was drawn on the way."""
+    engine = Engine(model, prefill_chunk=CHUNK)
+    session, drawn = engine.session(), []
+
+    def draw(one: Any, count: int, **settings: Any) -> None:
+        drawn.append([(t.id, t.logprob) for t in one.stream(count, stop_ids=(), **settings)])
+
+    read = session.sync(prompt(150), places=(20, 100))
+    draw(session, 5)
+    moment = session.snapshot()
+    draw(session, 4, temperature=0.9, seed=3)
+    session.restore(moment)
+    draw(session, 4, temperature=0.9, seed=3)
+    other = session.fork()
+    draw(other, 3, temperature=0.7, seed=1)
+    draw(session, 3)
+    session.save(folder / "session.cache", {"who": "both"})
+    other.rewind(100)
+    reread = other.sync([*prompt(100), 9, 8, 7])
+    draw(other, 3)
+    loaded = engine.session()
+    notes = loaded.load(saved or folder / "session.cache")
+    loaded.rewind(100)
+    again = loaded.sync([*prompt(100), 9, 8, 7])
+    draw(loaded, 3)
+    return {
+        "drawn": drawn,
+        "syncs": [
+            [read.reused, read.read],
+            [reread.reused, reread.read],
+            [again.reused, again.read],
+        ],
+        "places": [[place.offset, place.nbytes] for place in session.places],
+        "sizes": list(vars(session.sizes()).values()),
+        "notes": notes,
+    }
+
+
+def everything(model: Any, out: Path) -> dict[str, Any]:
+    """On rank 0: logits for the file of arrays, and what a script saw."""
+    arrays = {f"after{length}": logits_after(model, length) for length in (1, 40, 150)}
+    arrays["chunked"] = logits_after(model, 150, CHUNK)
+    arrays["ragged"] = ragged(model, model.caches)
+    np.savez(out / "logits.npz", **arrays)
+    found = session_script(model, out, out / "one.cache")
+    found["failure"] = failure(model)
+    found["stopped"] = stopped(model)
+    gc.collect()
+    last = model.make_cache()
+    mx.eval(model.last_logits(mx.array([[5]]), last))
+    return found
+
+
+def failure(model: Any) -> str:
+    """What is said of a step that the worker cannot do; it goes on."""
+    try:
+        model._link.streams(model._link.call(Held(1 << 20, model._link._dropped), _ids(), (1, 1)))
+    except PipelineError as error:
+        return str(error)
+    return ""
+
+
+def stopped(model: Any) -> list[Any]:
+    """A reading that is stopped after its first chunk, when the worker is ahead, and goes on."""
+    looks: list[int] = []
+
+    class AfterOne:
+        def is_set(self) -> bool:
+            looks.append(1)
+            return len(looks) > 1
+
+    session = Engine(model, prefill_chunk=CHUNK).session()
+    first = session.sync(prompt(150), cancel=AfterOne())
+    second = session.sync(prompt(150))
+    drawn = [(t.id, t.logprob) for t in session.stream(3, stop_ids=())]
+    return [[first.reused, first.read, first.cancelled], [second.reused, second.read], drawn]
+
+
+def _ids() -> np.ndarray:
+    return np.array([[1]], np.int32)
