@@ -33,6 +33,10 @@ class PromptError(Dsv4Error):
     """Messages or tokens that cannot be turned into a prompt, or a reply that cannot be parsed."""
 
 
+class TrainingError(Dsv4Error):
+    """A training run cannot go on."""
+
+
 class UsageError(Dsv4Error):
     """Options that contradict each other or do not exist."""
 

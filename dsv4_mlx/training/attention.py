@@ -34,7 +34,7 @@ class TrainedAttention(Attention):
     """Attention whose gradient is written by hand; `seen` holds what its indexer learned from."""
 
     indexing: Indexing = "frozen"
-    _seen: tuple[mx.array, mx.array] | None
+    _seen: tuple[mx.array, mx.array, mx.array] | None
 
     @classmethod
     def take_over(cls, attention: Attention) -> TrainedAttention:
@@ -45,13 +45,14 @@ class TrainedAttention(Attention):
         return attention
 
     @property
-    def seen(self) -> tuple[mx.array, mx.array] | None:
-        """The indexer's loss and its recall of attention in the last call; None without one."""
+    def seen(self) -> tuple[mx.array, mx.array, mx.array] | None:
+        """The indexer's loss in the last call, its recall of attention, and how many queries it
+        was judged by; None without one."""
         return self._seen
 
-    def remember(self, loss: mx.array, recalled: mx.array) -> None:
+    def remember(self, loss: mx.array, recalled: mx.array, queries: mx.array) -> None:
         """Have seen these."""
-        self._seen = loss, recalled
+        self._seen = loss, recalled, queries
 
     def forget(self) -> None:
         """Have seen nothing."""
@@ -209,7 +210,8 @@ class TrainedAttention(Attention):
         else:
             loss = native_index.index_loss(library, scores, mass, among)
         best = self._best(scores, k) if chosen is None else chosen
-        self.remember(loss, recall(scores, mass, best, k))
+        judged = (mx.where(among, mass, 0.0).sum(axis=-1) > 0).sum()
+        self.remember(loss, recall(scores, mass, best, k), judged)
 
 
 def _entries(compressor: Compression | Indexer, x: mx.array) -> mx.array:

@@ -23,14 +23,14 @@ def load_fractions(experts: mx.array, count: int) -> mx.array:
     return load.astype(mx.float32) / experts.size
 
 
-def balance_loss(scores: mx.array, experts: mx.array) -> mx.array:
+def balance_loss(scores: mx.array, load: mx.array) -> mx.array:
     """`E sum_e f_e P_e`: one where load f and mean score share P are even, more where not.
 
-    scores [M, E] (before the choice), experts [M, k]. The gradient goes through P alone.
+    scores [M, E] (before the choice), load [E], see `load_fractions`. The gradient goes through P
+    alone.
     """
-    count = scores.shape[-1]
     share = (scores / scores.sum(axis=-1, keepdims=True)).mean(axis=0)
-    return count * (load_fractions(experts, count) * share).sum()
+    return scores.shape[-1] * (load * share).sum()
 
 
 def corrected_bias(bias: mx.array, load: mx.array, speed: float = 0.001) -> mx.array:

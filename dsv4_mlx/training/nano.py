@@ -7,12 +7,13 @@ Hours on a CPU. Stopped by Ctrl-C or killed, the same command goes on where it w
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dsv4_mlx.training.nano", description="Train the embedded model, nano."
     )
@@ -21,21 +22,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="another seed is another model (default 0)"
     )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", default=1,
+        help="processes that share each step, one core each; a run keeps its number (default 1)",
+    )  # fmt: skip
     parser.add_argument("--evaluate", action="store_true", help="ask the held-out questions")
     options = parser.parse_args(arguments)
+    if options.workers > 1:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     # Before anything imports mlx: with the BLAS it brings on Linux this would take days.
     from dsv4_mlx.blas import ensure_fast_blas
 
     ensure_fast_blas()
-    if options.evaluate:
-        evaluate(options.out)
-        return
-    if not pretrain(options.out, options.seed, options.steps):
-        print("stopped; the same command goes on", file=sys.stderr)
+    from dsv4_mlx.errors import Dsv4Error
+
+    try:
+        if options.evaluate:
+            evaluate(options.out)
+        elif not pretrain(options.out, options.seed, options.steps, options.workers):
+            print("stopped; the same command goes on", file=sys.stderr)
+    except Dsv4Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
-def pretrain(folder: Path, seed: int, steps: int | None) -> bool:
+def pretrain(folder: Path, seed: int, steps: int | None, workers: int = 1) -> bool:
     """Run the base stage with a display of how it goes on; False where it was stopped."""
     from dsv4_mlx.training import native
     from dsv4_mlx.training.nano_recipe import NanoRecipe, train
@@ -49,7 +64,7 @@ def pretrain(folder: Path, seed: int, steps: int | None) -> bool:
     if steps is not None:
         recipe = recipe.shortened(steps)
     with RunProgress(recipe.steps) as progress:
-        return train(folder, recipe, progress=progress)
+        return train(folder, recipe, progress=progress, workers=workers)
 
 
 def evaluate(folder: Path) -> None:
@@ -69,4 +84,4 @@ def evaluate(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -30,6 +31,7 @@ from dsv4_mlx.training.objective import NanoObjective, WeightedTokens
 from dsv4_mlx.training.runs import StepFigures, StepListener, TrainingRun
 from dsv4_mlx.training.stored_weights import rounded, stored_dtypes, write_release
 from dsv4_mlx.training.trainer import Schedule, Trainer
+from dsv4_mlx.training.workers import require_rows, trainer_of
 
 NANO = FLASH.replace(
     vocab_size=2048,
@@ -132,10 +134,12 @@ Draw = Callable[[int, Phase], WeightedTokens]
 class Pretraining:
     """The `base` stage: next token and MTP over the phases of a recipe; `step` is one update."""
 
-    def __init__(self, recipe: NanoRecipe, config: DeepseekV4Config, draw: Draw):
+    def __init__(
+        self, recipe: NanoRecipe, config: DeepseekV4Config, draw: Draw, *, workers: int = 1
+    ):
         self.recipe, self.config = recipe, config
         self._draw = draw
-        self.trainer, self._objective, self._fixed = _prepared(recipe, config)
+        self.trainer, self._objective, self._fixed = _prepared(recipe, config, workers)
 
     def step(self, number: int) -> StepFigures:
         """Make step `number`, from 0; its figures, `loss` among them."""
@@ -162,14 +166,17 @@ def train(
     recipe: NanoRecipe | None = None,
     config: DeepseekV4Config = NANO,
     progress: StepListener | None = None,
+    workers: int = 1,
 ) -> bool:
     """Train from nothing, or from where an earlier run stopped, and write the release folder.
 
     The run is FOLDER/base (see `runs`). Every `save_every` steps FOLDER holds a model that runs.
-    False where a signal ended it; the same call goes on.
+    False where a signal ended it; the same call goes on. `workers` processes share each step.
     """
     recipe = recipe or NanoRecipe()
-    with TrainingRun(folder / "base", {"stage": "base", **asdict(recipe)}) as run:
+    require_rows(workers, min(phase.rows for phase in recipe.phases))
+    settings = {"stage": "base", **asdict(recipe), "workers": workers}
+    with TrainingRun(folder / "base", settings) as run:
         if not (folder / "tokenizer.json").exists():  # else ids of an earlier run would move
             write_tokenizer(folder, corpus(recipe.seed), config.vocab_size)
             _answer_greedily(folder / "generation_config.json")
@@ -178,15 +185,16 @@ def train(
         def draw(step: int, phase: Phase) -> Batch:
             return batch(tokenizer, recipe.seed, step, rows=phase.rows, length=phase.length)
 
-        stage = Pretraining(recipe, config, draw)
-        return run.go_on(
-            stage.trainer,
-            recipe.steps,
-            stage.step,
-            save_every=recipe.save_every,
-            saved=lambda: _export(folder, config, stage.weights()),
-            progress=progress,
-        )
+        stage = Pretraining(recipe, config, draw, workers=workers)
+        with closing(stage.trainer):
+            return run.go_on(
+                stage.trainer,
+                recipe.steps,
+                stage.step,
+                save_every=recipe.save_every,
+                saved=lambda: _export(folder, config, stage.weights()),
+                progress=progress,
+            )
 
 
 def _figure(value: mx.array | None) -> float:
@@ -201,18 +209,21 @@ def _answer_greedily(path: Path) -> None:
 
 
 def _prepared(
-    recipe: NanoRecipe, config: DeepseekV4Config
+    recipe: NanoRecipe, config: DeepseekV4Config, workers: int = 1
 ) -> tuple[Trainer, NanoObjective, Parameters]:
     parameters = initial_parameters(config, recipe.seed)
     fixed = {name: parameters.pop(name) for name in list(parameters) if name.endswith(_UNTRAINED)}
     objective = NanoObjective(config, fixed, recompute=recipe.recompute)
     dtypes = stored_dtypes(config)
-    trainer = Trainer(
+    trainer = trainer_of(
+        workers,
         parameters,
         objective,
         Schedule(recipe.steps, recipe.peak),
         matrices=matrices(config),
         rounded=lambda masters: rounded(masters, dtypes),
+        fixed=fixed,
+        recompute=recipe.recompute,
     )
     trainer.buffers = {name: fixed[name] for name in objective.routers}
     return trainer, objective, fixed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import mlx.core as mx
@@ -10,6 +11,7 @@ import numpy as np
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.training.attention import Indexing
+from dsv4_mlx.training.batch_shares import BatchShares, Summed
 from dsv4_mlx.training.losses import balance_loss, cross_entropy, load_fractions
 from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.trained_model import ObservedRouter, TrainedModel
@@ -38,9 +40,18 @@ class NanoObjective:
         backend: str = "cpu",
         recompute: bool = False,
     ):
+        self._config = config
         self._trained = TrainedModel(config, backend=backend, recompute=recompute)
         self.mtp_weight = 0.3
+        self.indexing: Indexing = "frozen"
+        self.summed: Summed | None = None
+        """Where other workers have rows of the batch too, which call at the same time."""
         self.put(fixed)
+
+    @property
+    def config(self) -> DeepseekV4Config:
+        """The model's."""
+        return self._config
 
     @property
     def model(self) -> Model:
@@ -58,6 +69,7 @@ class NanoObjective:
 
     def set_indexing(self, indexing: Indexing) -> None:
         """Switch the indexers of all layers; `frozen` before: see `attention`."""
+        self.indexing = indexing
         self._trained.set_indexing(indexing)
 
     def __call__(
@@ -67,6 +79,8 @@ class NanoObjective:
 
         While indexers learn, their own loss is added; it moves nothing but them. Extras: `nll`,
         `mtp`, with indexers `index` and `recall`, and every router's load by its bias's name.
+        With `summed` these are those of the whole batch: loads at once, the loss and the other
+        extras when those of all workers are added up.
         """
         self.put(parameters)
         model = self.model
@@ -78,14 +92,26 @@ class NanoObjective:
         nll = cross_entropy(model.logits(streams), tokens[:, 1:-1], weights[:, 1:-1])
         mtp = cross_entropy(following, tokens[:, 2:], weights[:, 2:])
         seen = self._trained.routing()
-        balance = sum(balance_loss(*one) for one in seen.values()) / max(1, len(seen))
-        count = model.config.n_routed_experts
-        loads = {name: load_fractions(experts, count) for name, (_, experts) in seen.items()}
+        losses, recalls, queries = self._trained.indexing()
+        shares = self._shares(batch.weights, seen, queries)
+        loads = shares.loads
+        balances = [balance_loss(scores, loads[name]) for name, (scores, _) in seen.items()]
+        balance = sum(balances) / max(1, len(seen)) * shares.rows
+        nll, mtp = nll * shares.nll, mtp * shares.mtp
         loss = nll + self.mtp_weight * mtp + _BALANCE_WEIGHT * balance
         extras = {"nll": nll, "mtp": mtp, **loads}
-        indexed = self._trained.indexing()
-        if indexed is not None:
-            index, recalled = indexed
+        if losses.size:
+            index = (losses * shares.queries).sum()
             loss = loss + index
-            extras |= {"index": index, "recall": recalled}
+            extras |= {"index": index, "recall": recalls.mean() * shares.rows}
         return loss, extras
+
+    def _shares(
+        self, weights: np.ndarray, seen: Mapping[str, tuple[mx.array, mx.array]], queries: mx.array
+    ) -> BatchShares:
+        count = self.model.config.n_routed_experts
+        loads = {name: load_fractions(experts, count) for name, (_, experts) in seen.items()}
+        if self.summed is None:
+            return BatchShares.alone(loads, queries)
+        routed = {name: experts.size for name, (_, experts) in seen.items()}
+        return BatchShares.among(self.summed, weights, routed, loads, queries)

@@ -6,6 +6,7 @@ Interrupted, the same command goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -15,6 +16,8 @@ from typing import Any
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    if vars(options).get("workers", 1) > 1:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     # Before anything imports mlx: with the BLAS it brings on Linux this would take days.
     from dsv4_mlx.blas import ensure_fast_blas
@@ -67,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     own.add_argument("--rows", type=int, help="rows of a step")
     own.add_argument("--length", type=int, help="tokens of a row")
+    own.add_argument(
+        "--workers", type=int, metavar="N", default=1,
+        help="processes that share each step, one core each; a run keeps its number",
+    )  # fmt: skip
     for name in ("grpo", "distill"):
         own = stages.choices[name]
         own.add_argument("--prompts", type=int, help="prompts of a step (distill: per domain)")
@@ -98,7 +105,9 @@ def _started(options: argparse.Namespace) -> bool:
     limits = AnswerLimits(**_own(AnswerLimits, given))
     if options.stage == "sft":
         lessons = stages.SftRecipe(**_own(stages.SftRecipe, given), limits=limits)
-        return stages.sft(options.run, options.start, lessons, hours=options.hours)
+        return stages.sft(
+            options.run, options.start, lessons, hours=options.hours, workers=options.workers
+        )
     if options.stage == "grpo":
         recipe = stages.GrpoRecipe(**_own(stages.GrpoRecipe, given), limits=limits)
         return stages.grpo(options.run, options.start, recipe, hours=options.hours)

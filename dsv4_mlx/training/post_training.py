@@ -33,6 +33,7 @@ from dsv4_mlx.training.stage_run import (
     step_seed,
 )
 from dsv4_mlx.training.starting_point import StartingPoint
+from dsv4_mlx.training.workers import require_rows
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,23 @@ def sft(
     recipe: SftRecipe,
     *,
     hours: float | None = None,
+    workers: int = 1,
     report: ToldLine = print,
 ) -> bool:
-    """Make an expert of a base by lessons; False where time or a signal ended it early."""
+    """Make an expert of a base by lessons; False where time or a signal ended it early.
+
+    `workers` processes share each step.
+    """
     kinds = lesson_kinds(recipe.expert)
+    require_rows(workers, recipe.rows)
     point = StartingPoint.of(folder=start)
-    stage = Stage(folder, point, lambda _, base: base, recipe.schedule(), recipe.limits)
+    schedule, limits = recipe.schedule(), recipe.limits
+    stage = Stage(folder, point, lambda _, base: base, schedule, limits, workers=workers)
     return run_stage(
         stage,
         Scores(stage, kinds, recipe.score_prompts),
         recipe,
-        settings_of("sft", recipe, start=point),
+        settings_of("sft", recipe, start=point) | {"workers": workers},
         lambda step: sft_step(stage, recipe, step),
         columns=("nll",),
         hours=hours,

@@ -32,6 +32,7 @@ StepFigures = dict[str, float]
 
 
 _PLOTTED_ROWS = 400
+_UNWRITTEN = {"workers": 1}  # what a setting was before runs had it
 
 
 class StepListener(Protocol):
@@ -103,10 +104,11 @@ class TrainingRun:
             return
         begun = read_object(path)
         for name in sorted(begun.keys() | settings.keys()):
-            if begun.get(name) != settings.get(name):
+            earlier, now = (one.get(name, _UNWRITTEN.get(name)) for one in (begun, settings))
+            if earlier != now:
                 raise UsageError(
-                    f"expected {name} {begun.get(name)!r}, with which the run in {self.folder} was "
-                    f"begun, but found {settings.get(name)!r}; repeat it, or name another folder."
+                    f"expected {name} {earlier!r}, with which the run in {self.folder} was "
+                    f"begun, but found {now!r}; repeat it, or name another folder."
                 )
 
     def _write(self, path: Path, text: str) -> None:

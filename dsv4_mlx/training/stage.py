@@ -24,7 +24,8 @@ from dsv4_mlx.training.rewards import Verdict, verdict
 from dsv4_mlx.training.rollouts import Sample, put_weights, rollout_model, sampled_groups
 from dsv4_mlx.training.starting_point import StartingPoint
 from dsv4_mlx.training.stored_weights import rounded, stored_dtypes, write_release
-from dsv4_mlx.training.trainer import Objective, Schedule, Trainer
+from dsv4_mlx.training.trainer import Objective, Schedule
+from dsv4_mlx.training.workers import trainer_of
 
 EXPERTS: dict[str, tuple[Kind, ...]] = {
     "arithmetic": ("arithmetic",),
@@ -67,18 +68,22 @@ class Stage:
         make: Callable[[V4Policy, NanoObjective], Objective],
         schedule: Schedule,
         limits: AnswerLimits,
+        *,
+        workers: int = 1,
     ):
         self.folder, self.start, self.limits = folder, start, limits
         self.base = NanoObjective(start.config, start.fixed)
         self.policy = V4Policy(self.base, start.fixed)
         self._dtypes = stored_dtypes(start.config)
         self._sampler = rollout_model(start.config)
-        self.trainer = Trainer(
+        self.trainer = trainer_of(
+            workers,
             dict(start.trained),
             make(self.policy, self.base),
             schedule,
             matrices=matrices(start.config),
             rounded=self.rounded,
+            fixed=start.fixed,
         )
         self.trainer.buffers = {name: start.fixed[name] for name in self.base.routers}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -53,7 +54,7 @@ def run_stage(
 ) -> bool:
     """Score, train with scores in between, score again; the curves are drawn at every save."""
     trainer = stage.trainer
-    with TrainingRun(stage.folder, settings) as run:
+    with TrainingRun(stage.folder, settings) as run, closing(trainer):
         scores.load(run.steps)
         if run.steps == 0:
             for name, weights in (teachers or {}).items():

@@ -73,7 +73,7 @@ class RecomputedLayer(DecoderLayer):
             scores, experts, *seen = seen
             gate.remember(scores, experts)
         if isinstance(attention, TrainedAttention) and attention.seen is not None:
-            attention.remember(seen[0], seen[1])
+            attention.remember(*seen)
 
 
 class TrainedModel:
@@ -126,13 +126,14 @@ class TrainedModel:
         """Scores [M, E] and choices [M, k] of the last call, by the name of the router's bias."""
         return {name: router.seen for name, router in self.routers.items()}
 
-    def indexing(self) -> tuple[mx.array, mx.array] | None:
-        """The indexers' loss, summed over layers, and their mean recall; None where none learn."""
+    def indexing(self) -> tuple[mx.array, mx.array, mx.array]:
+        """Of the layers whose indexers learn, [L] each: losses, recalls, and how many queries each
+        was judged by."""
         seen = [one.seen for one in self.attentions if one.seen is not None]
         if not seen:
-            return None
-        recalls = mx.stack([recall for _, recall in seen])
-        return mx.stack([loss for loss, _ in seen]).sum(), recalls.mean()
+            return mx.zeros(0), mx.zeros(0), mx.zeros(0)
+        losses, recalls, queries = (mx.stack(list(one)) for one in zip(*seen, strict=True))
+        return losses, recalls, queries
 
     @property
     def embed(self) -> Callable[[mx.array], mx.array]:

@@ -80,25 +80,45 @@ class Trainer:
         self.muon = Muon(matrices)
         self.adamw = AdamW()
         self.steps = 0
-        self._rounded = rounded
-        self._clip = clip
-        self._takes_muon = takes_muon
+        self.rounded = rounded
+        self.clip = clip
+        self.takes_muon = takes_muon
         self._gradient = mx.value_and_grad(objective)
 
     def step(self, batch: Any) -> tuple[float, dict[str, mx.array]]:
         """One update from one batch; returns the loss before it and the objective's extras."""
-        lr = self.schedule.rate(self.steps)
-        (loss, extras), gradients = self._gradient(self._rounded(self.parameters), batch)
+        loss, extras, gradients = self.gradients(self.rounded(self.parameters), batch)
+        self.apply(clipped(gradients, self.clip))
+        return loss, extras
+
+    def gradients(
+        self, weights: Parameters, batch: Any
+    ) -> tuple[float, dict[str, mx.array], Parameters]:
+        """Loss, extras and gradients at `weights`, evaluated."""
+        (loss, extras), gradients = self._gradient(weights, batch)
         mx.eval(loss, extras, gradients)  # the graph of the backward pass ends here
-        gradients = clipped(gradients, self._clip)
-        matrices = {name: g for name, g in gradients.items() if self._takes_muon(name, g)}
+        return cast(float, loss.item()), extras, gradients
+
+    def apply(self, gradients: Parameters) -> None:
+        """One update of the parameters that `gradients` names."""
+        lr = self.schedule.rate(self.steps)
+        matrices = {name: g for name, g in gradients.items() if self.takes_muon(name, g)}
         others = {name: g for name, g in gradients.items() if name not in matrices}
         updated = self.muon.update(self.parameters, matrices, lr)
         updated |= self.adamw.update(self.parameters, others, lr)
         self.parameters |= updated
         mx.eval(self.parameters, self.muon.state, self.adamw.state)
         self.steps += 1
-        return cast(float, loss.item()), extras
+
+    def moments(self, name: str) -> list[tuple[Parameters, str]]:
+        """Where the optimizer of a parameter keeps what: its state, and the name there, one or two;
+        a state that has seen no step has none yet."""
+        if self.takes_muon(name, self.parameters[name]):
+            return [(self.muon.state, name)]
+        return [(self.adamw.state, f"{name}.{kept}") for kept in ("mean", "square")]
+
+    def close(self) -> None:
+        """End what works for this trainer beside it: nothing, where it trains alone."""
 
     def save(self, path: Path) -> None:
         """Everything needed to continue, in one file that is whole or absent."""

@@ -16,14 +16,16 @@ def test_cross_entropy_counts_each_target_by_its_weight():
 
 def test_balance_loss_is_one_when_even_and_grows_when_not():
     even = mx.array([[1.0, 1.0], [1.0, 1.0]])
-    assert balance_loss(even, mx.array([[0], [1]])).item() == pytest.approx(1)
+    assert balance_loss(even, load_fractions(mx.array([[0], [1]]), 2)).item() == pytest.approx(1)
     lopsided = mx.array([[3.0, 1.0], [3.0, 1.0]])
-    assert balance_loss(lopsided, mx.array([[0], [0]])).item() == pytest.approx(1.5)
+    assert balance_loss(lopsided, load_fractions(mx.array([[0], [0]]), 2)).item() == pytest.approx(
+        1.5
+    )
 
 
 def test_balance_loss_pushes_the_score_of_the_crowded_expert_down():
-    experts = mx.array([[0], [0]])
-    gradient = mx.grad(lambda scores: balance_loss(scores, experts))(mx.ones((2, 2)))
+    load = load_fractions(mx.array([[0], [0]]), 2)
+    gradient = mx.grad(lambda scores: balance_loss(scores, load))(mx.ones((2, 2)))
     assert (np.array(gradient)[:, 0] > 0).all() and (np.array(gradient)[:, 1] < 0).all()
 
 
