@@ -1,11 +1,14 @@
 """Training speed: nano's tokens per CPU second, beside an earlier checkout's, in turn in one run.
 
     python -m benchmarks.training [--before DIR] [--lengths 256,512,...] [--tokens N] [--rounds N]
-                                  [--indexing off|dense|sparse] [--recompute]
+                                  [--indexing off|dense|sparse] [--recompute] [--workers N]
 
 Each version trains nano in a process of its own, same seed and random tokens, one whole step
 (forward, backward, Muon and AdamW, rounding of the weights) at a time, A B A B, after one that is
-not counted. CPU seconds are of all threads of the process. The rows go to results/training.csv.
+not counted. CPU seconds are of all threads of the process, and of all workers; the peak is that of
+one. With `--workers` this checkout has a third turn with so many; wall seconds, and the note that
+compares them, tell something on a machine with nothing else to do. The rows go to
+results/training.csv.
 """
 
 import argparse
@@ -57,11 +60,21 @@ class Trainee:
 
 
 def compared(
-    versions: dict[str, Path], length: int, tokens: int, rounds: int, indexing: str, more: list[str]
+    versions: dict[str, Path],
+    length: int,
+    tokens: int,
+    rounds: int,
+    indexing: str,
+    more: list[str],
+    workers: int = 1,
 ) -> list[dict[str, Any]]:
-    """A row per version at one length."""
+    """A row per version at one length, and one for the last version with several workers."""
     arguments = [str(length), str(tokens), indexing, *more]
     trainees = [Trainee(name, path, arguments) for name, path in versions.items()]
+    if workers > 1:
+        name, path = list(versions.items())[-1]
+        given = [*arguments, f"workers={workers}"]
+        trainees.append(Trainee(f"{name}, {workers} workers", path, given))
     for _ in range(1 + rounds):
         for trainee in trainees:
             trainee.step()
@@ -74,6 +87,9 @@ def compared(
     for row in rows:
         if first and "cpu_s" in row:
             row["times_before"] = round(first / row["cpu_s"], 2)
+    if workers > 1 and "wall_s" in rows[-2] and "wall_s" in rows[-1]:
+        ratio = rows[-2]["wall_s"] / rows[-1]["wall_s"]
+        rows[-1]["note"] = f"{ratio:.2f} times as fast by the wall as one worker"
     return rows
 
 
@@ -99,6 +115,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="counted steps of each")
     parser.add_argument("--indexing", default="off", choices=("off", "dense", "sparse"))
     parser.add_argument("--recompute", action="store_true", help="layers made again backward")
+    parser.add_argument("--workers", type=int, default=1, help="the same with so many processes")
     options = parser.parse_args()
     versions = {"before": options.before.resolve()} if options.before else {}
     versions["now"] = ROOT
@@ -106,7 +123,8 @@ def main() -> None:
     rows = []
     print(machine())
     for length in map(int, options.lengths.split(",")):
-        found = compared(versions, length, options.tokens, options.rounds, options.indexing, more)
+        sizes = (length, options.tokens, options.rounds, options.indexing, more, options.workers)
+        found = compared(versions, *sizes)
         for row in found:
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         rows += found

@@ -1,9 +1,9 @@
 """One checkout's training, a process that makes steps when told; `benchmarks.training` starts it.
 
-    python training_worker.py LENGTH TOKENS INDEXING [recompute]
+    python training_worker.py LENGTH TOKENS INDEXING [recompute] [workers=N]
 
 Run in a checkout, whose packages it imports, earlier ones too. Reads `step` lines, answers each
-with one of JSON: CPU seconds of the process, wall seconds, peak bytes of arrays; `error` where it
+with one of JSON: CPU seconds of the processes, wall seconds, peak bytes of arrays; `error` where it
 fails.
 """
 
@@ -33,7 +33,9 @@ def main() -> None:
 
     recipe = getattr(nano_recipe, "NanoRecipe", None) or vars(nano_recipe)["Recipe"]
     options = {"recompute": True} if "recompute" in sys.argv[4:] else {}
-    trainer, objective, _ = nano_recipe._prepared(recipe(**options), nano_recipe.NANO)
+    workers = [int(word.partition("=")[2]) for word in sys.argv[4:] if word.startswith("workers=")]
+    prepared = nano_recipe._prepared(recipe(**options), nano_recipe.NANO, *workers)
+    trainer, objective, _ = prepared
     if hasattr(objective, "set_indexing"):
         objective.set_indexing(indexing)
 
@@ -44,14 +46,17 @@ def main() -> None:
             self.tokens = rng.integers(0, nano_recipe.NANO.vocab_size, shape).astype(np.int32)
             self.weights = np.ones(shape, np.float32)
 
+    def used() -> float:
+        return getattr(trainer, "cpu_seconds", 0.0) or time.process_time()
+
     for number, _ in enumerate(sys.stdin):
-        cpu, wall = time.process_time(), time.perf_counter()
+        cpu, wall = used(), time.perf_counter()
         try:
             loss, _extras = trainer.step(Batch(number))
         except Exception as error:
             print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
             return
-        answer = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+        answer = {"cpu_s": used() - cpu, "wall_s": time.perf_counter() - wall}
         print(json.dumps(answer | {"loss": loss, "peak_bytes": mx.get_peak_memory()}), flush=True)
 
 

@@ -55,6 +55,14 @@ def test_a_checkout_that_fails_is_a_row_that_says_so_and_the_other_goes_on(check
     assert now["cpu_s"] == 2 and "times_before" not in now
 
 
+def test_several_workers_are_a_row_of_their_own_compared_by_the_wall(checkouts):
+    folders, _ = checkouts
+    (folders["now"] / "seconds.json").write_text("[5, 2, 2]")
+    rows = training.compared({"now": folders["now"]}, 256, 1000, 2, "off", [], workers=2)
+    assert [row["version"] for row in rows] == ["now", "now, 2 workers"]
+    assert [row["note"][:4] for row in rows[1:]] == ["1.00"] and "note" not in rows[0]
+
+
 def test_the_rows_are_kept_with_their_command(checkouts, tmp_path, monkeypatch):
     folders, _ = checkouts
     monkeypatch.setattr(record, "RESULTS", tmp_path)
