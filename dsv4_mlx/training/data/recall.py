@@ -28,7 +28,10 @@ _FORMS: tuple[tuple[str, str], ...] = (
     ("The word of {key} is {value}.", "What is the word of {key}"),
     ("The number of {key} is {value}.", "What is the number of {key}"),
     ("{key} lives at number {value}.", "At which number does {key} live"),
+    ("{key}: {value}.", "What is the entry of {key}"),
 )
+_LIST = _IN_TEXTS = 4  # forms that texts have; after them that of lists, for drills alone
+_LISTS = 0.5  # share of drills that are lists, in which a key stands right before its value
 _ASKED: Mapping[Split, tuple[str, ...]] = {
     "train": (
         "{asked}",
@@ -44,7 +47,7 @@ _ASKED: Mapping[Split, tuple[str, ...]] = {
 }
 _MOST_MORE = 3  # questions of a lesson after its first
 _DRILLED = (3, 8)  # facts of a drill, all of which are asked for
-_DRILL_FILLER = 250  # most words of its text: the window is 128 tokens
+_DRILL_FILLER = 180  # most words of its text: the window is 128 tokens
 _TWICE = 0.3  # share of a drill's facts that are asked for again
 _FRAME_WORDS = 24  # of the prompt around the text
 _NEAREST = 170  # words between a held-out fact and the question: the window of 128 is past it
@@ -105,12 +108,14 @@ def filler(rng: random.Random, count: int) -> list[str]:
         sentences.append(text)
 
 
-def planted_facts(rng: random.Random, split: Split, count: int) -> list[PlantedFact]:
+def planted_facts(
+    rng: random.Random, split: Split, count: int, *, form: int | None = None
+) -> list[PlantedFact]:
     """Facts of one form with different keys and values; the first is of the split.
 
     The others are always of the training, so that no lesson has a held-out pair.
     """
-    form = rng.randrange(len(_FORMS))
+    form = rng.randrange(_IN_TEXTS) if form is None else form
     numbers = "number" in _FORMS[form][0]
     values = [str(number) for number in range(10, 1000)] if numbers else words("treasures")
     found: list[PlantedFact] = []
@@ -162,7 +167,8 @@ def recall_drill(rng: random.Random, mode: ThinkingMode) -> Task:
     A question every 20 tokens; in long texts there are too few for a small model to find out that
     answers stand in the text. Text pushes facts out of the window, to where entries alone see them.
     """
-    facts = planted_facts(rng, "train", rng.randint(*_DRILLED))
+    form = _LIST if rng.random() < _LISTS else None
+    facts = planted_facts(rng, "train", rng.randint(*_DRILLED), form=form)
     text = [fact.sentence for fact in facts] + filler(rng, rng.randint(0, _DRILL_FILLER))
     for one in filler(rng, rng.choice((0, 0, 15, 40))):
         text.insert(rng.randint(0, len(text)), one)
@@ -201,5 +207,5 @@ def _asked(rng: random.Random, split: Split, fact: PlantedFact) -> tuple[int, st
 
 
 def _said(fact: PlantedFact, mode: ThinkingMode) -> MessageDict:
-    """The answer; reasoning is to say the sentence of the text again."""
-    return assistant(f"It is {fact.value}.", f"The text says: {fact.sentence}", mode)
+    """The answer, the sentence of the text: the key is said before what it is to find."""
+    return assistant(f"The text says: {fact.sentence}", f"I look for {fact.key}.", mode)
