@@ -6,18 +6,17 @@ GPU's memory with pages of a file. What was asked for is a ticket until it is wa
 that another one replaces is read on as it was; one that is written to is an error.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
 
 from dsv4_mlx.errors import CheckpointError, UsageError
+from dsv4_mlx.weights.open_files import OpenFiles
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -53,13 +52,9 @@ class ItemStore:
                 f"expected parts of {self._count} items each but found "
                 f"{[len(part.starts) for part in parts]}; give every item all its parts."
             )
-        self._files: dict[Path, int] = {}
-        self._close = finalize(self, _close, self._files)
+        self._files = OpenFiles(part.path for part in parts)
         for part in parts:
-            if part.path not in self._files:
-                self._files[part.path] = _opened(part.path)
-            _require_whole(part, self._files[part.path])
-        self._stamps = {path: _stamp(file) for path, file in self._files.items()}
+            _require_whole(part, self._files.size(part.path))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="items")
 
     def __len__(self) -> int:
@@ -89,7 +84,7 @@ class ItemStore:
     def close(self) -> None:
         """Read nothing more and close the files; what was asked for is read first."""
         self._pool.shutdown()
-        self._close()
+        self._files.close()
 
     def _require_fitting(self, wanted: npt.NDArray[Any], into: Sequence[Bytes]) -> None:
         shapes = [(wanted.size, part.nbytes) for part in self._parts]
@@ -115,26 +110,8 @@ class ItemStore:
 
         A method, so that no file is closed before everything that was asked for is read.
         """
-        file = self._files[path]
         for start, buffers in _runs(starts, rows):
-            while buffers:
-                try:
-                    count = os.preadv(file, buffers, start)
-                except OSError as error:
-                    raise CheckpointError(
-                        f"{path.name} could not be read ({error.strerror}); check its disk."
-                    ) from error
-                if not count:
-                    raise CheckpointError(
-                        f"{path.name} ends at byte {start}, before what was looked up there; "
-                        "download it again."
-                    )
-                start += count
-                buffers = _rest(buffers, count)
-        if _stamp(file) != self._stamps[path]:
-            raise CheckpointError(
-                f"{path.name} was written to since it was opened; load the model again."
-            )
+            self._files.fill(path, start, buffers)
 
 
 class ItemTicket:
@@ -182,32 +159,7 @@ def _runs(starts: Sequence[int], rows: Sequence[Bytes]) -> Iterator[tuple[int, l
         yield first, buffers
 
 
-def _rest(buffers: list[memoryview], count: int) -> list[memoryview]:
-    """What of `buffers` is unfilled after `count` bytes."""
-    for number, buffer in enumerate(buffers):
-        if count < buffer.nbytes:
-            return [buffer[count:], *buffers[number + 1 :]]
-        count -= buffer.nbytes
-    return []
-
-
-def _opened(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be opened ({error.strerror}); download the file again."
-        ) from error
-
-
-def _stamp(file: int) -> tuple[int, int]:
-    """What changes when a file is written to; one that takes its name leaves it as it is."""
-    status = os.fstat(file)
-    return status.st_size, status.st_mtime_ns
-
-
-def _require_whole(part: Ranges, file: int) -> None:
-    size = os.fstat(file).st_size
+def _require_whole(part: Ranges, size: int) -> None:
     starts = part.starts
     # A range's largest start is at one of its ends, and it has too many to look at.
     ends = (starts[0], starts[-1]) if isinstance(starts, range) and starts else starts
@@ -216,8 +168,3 @@ def _require_whole(part: Ranges, file: int) -> None:
         raise CheckpointError(
             f"{part.path.name} has {size} bytes, expected at least {needed}; download it again."
         )
-
-
-def _close(files: dict[Path, int]) -> None:
-    while files:
-        os.close(files.popitem()[1])

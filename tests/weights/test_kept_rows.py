@@ -7,7 +7,7 @@ import pytest
 
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.files.safetensors_files import TensorEntry
-from dsv4_mlx.weights import streaming
+from dsv4_mlx.weights import open_files
 from dsv4_mlx.weights.forms import RowFp8Form
 from dsv4_mlx.weights.kept_rows import WAYS, KeptRows
 from dsv4_mlx.weights.parameters import Parameter, Part
@@ -133,13 +133,13 @@ def test_rows_are_the_files_whatever_was_kept_and_asked(path: Path, kept_bytes: 
 def test_what_was_asked_ahead_is_not_read_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, whole, read = table(path), streaming.os.preadv, []
+    file, whole, read = table(path), open_files.os.preadv, []
 
     def counted(descriptor: int, buffers: list, start: int) -> int:
         read.extend(range(start, start + sum(b.nbytes for b in buffers)))
         return whole(descriptor, buffers, start)
 
-    monkeypatch.setattr(streaming.os, "preadv", counted)
+    monkeypatch.setattr(open_files.os, "preadv", counted)
     first, second = np.arange(0, 50), np.arange(40, 90)
     for rows in (first, second, first):
         file.ask_ahead(rows)
@@ -165,7 +165,7 @@ def test_a_failure_ahead_is_told_when_the_rows_are_wanted(
 ) -> None:
     file = table(path)
     with monkeypatch.context() as broken:
-        broken.setattr(streaming.os, "preadv", fail)
+        broken.setattr(open_files.os, "preadv", fail)
         file.ask_ahead(np.arange(9))
         ticket = file.request(np.array([4]))
         sentence = r"^table could not be read \(Input/output error\); check its disk\.$"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.errors import CheckpointError, UsageError
-from dsv4_mlx.weights import streaming
+from dsv4_mlx.weights import open_files
 from dsv4_mlx.weights.streaming import ItemStore, Ranges
 
 ROWS, NBYTES, HEAD = 500, 24, 37
@@ -66,12 +66,12 @@ def test_a_read_that_stops_early_goes_on(
     table: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, rows = table
-    whole = streaming.os.preadv
+    whole = open_files.os.preadv
 
     def reluctant(file: int, buffers: list, start: int) -> int:
         return whole(file, [memoryview(buffers[0])[:5]], start)
 
-    monkeypatch.setattr(streaming.os, "preadv", reluctant)
+    monkeypatch.setattr(open_files.os, "preadv", reluctant)
     (found,) = ItemStore([ranges(path)]).request([4, 5, 6, 400]).result()
     np.testing.assert_array_equal(found, rows[[4, 5, 6, 400]])
 
@@ -79,13 +79,13 @@ def test_a_read_that_stops_early_goes_on(
 def test_neighbours_are_read_with_one_call(
     table: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, whole = [], streaming.os.preadv
+    calls, whole = [], open_files.os.preadv
 
     def counted(file: int, buffers: list, start: int) -> int:
         calls.append((start, len(buffers)))
         return whole(file, buffers, start)
 
-    monkeypatch.setattr(streaming.os, "preadv", counted)
+    monkeypatch.setattr(open_files.os, "preadv", counted)
     ItemStore([ranges(table[0])]).request([9, 2, 3, 2, 4]).result()
     assert sorted(calls) == [(HEAD + 2 * NBYTES, 3), (HEAD + 9 * NBYTES, 1)]
 
@@ -112,7 +112,7 @@ def test_a_disk_that_fails_is_a_sentence(
         raise OSError(errno.EIO, "Input/output error")
 
     store = ItemStore([ranges(table[0])])
-    monkeypatch.setattr(streaming.os, "preadv", fail)
+    monkeypatch.setattr(open_files.os, "preadv", fail)
     sentence = r"^table could not be read \(Input/output error\); check its disk\.$"
     with pytest.raises(CheckpointError, match=sentence):
         store.request([3]).result()
