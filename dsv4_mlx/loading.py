@@ -9,6 +9,7 @@ import mlx.core as mx
 from dsv4_mlx.broken_kernels import diagnosis
 from dsv4_mlx.device import memory
 from dsv4_mlx.device.row_finding import RowFinding
+from dsv4_mlx.errors import UsageError
 from dsv4_mlx.exact_rows.at_load import (
     KeptFindings,
     LoadedRows,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from dsv4_mlx.pipeline.control import Ranks
     from dsv4_mlx.pipeline.part import ModelPart
     from dsv4_mlx.sizing.costs import Kv
+    from dsv4_mlx.streamed import StreamedPlan
 
 
 @overload
@@ -48,6 +50,7 @@ def load(
     context: int | None = None,
     tables: Tables | None = None,
     pipeline: None = None,
+    expert_memory: int | None = None,
 ) -> tuple["Model", "Tokenizer"]: ...
 
 
@@ -75,6 +78,7 @@ def load(
     context: int | None = None,
     tables: Tables | None = None,
     pipeline: "Ranks | None" = None,
+    expert_memory: int | None = None,
 ) -> tuple["Model | ModelPart", "Tokenizer"]:
     """Load an official or a converted folder -> (model, tokenizer).
 
@@ -86,7 +90,9 @@ def load(
     `context` tokens (see `device.memory`). `tables` says whether Engram's lie in memory or are read
     from their files row by row, by default from files above a GiB; no released V4 has any. With
     `pipeline`, a group of `mx.distributed` of two ranks, only this rank's layers are read: see
-    `dsv4_mlx.pipeline`. Raises CheckpointError, ConfigError, BackendError or UsageError, each a
+    `dsv4_mlx.pipeline`. `expert_memory` are bytes for routed experts in memory, as many of each
+    layer; others are read from the folder when a token chooses them, with the same results (see
+    `dsv4_mlx.streamed`). Raises CheckpointError, ConfigError, BackendError or UsageError, each a
     sentence.
     """
     from dsv4_mlx.chat.tokenizer import Tokenizer
@@ -95,6 +101,8 @@ def load(
     dtype = dense_dtype(dtype, kernels.backend)
     checkpoint = open_checkpoint(path)
     if pipeline is not None:
+        if expert_memory is not None:
+            raise UsageError("A model in two parts holds its experts; leave expert_memory out.")
         from dsv4_mlx.pipeline.part_loading import load_part
 
         part = load_part(
@@ -116,6 +124,7 @@ def load(
         context=context,
         kernels=kernels,
         tables=tables,
+        expert_memory=expert_memory,
     )
     return model, Tokenizer(checkpoint.folder)
 
@@ -133,6 +142,7 @@ def load_model(
     drafts: bool | None = None,
     rows: RowTest | None = None,
     draft_head: bool | None = None,
+    expert_memory: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> "Model":
     """The model of an opened checkpoint, its weights read; see `load`.
@@ -143,6 +153,7 @@ def load_model(
     blocks are read; by default MTP blocks are and DSpark's stages are not. `rows` finds on a GPU,
     for a model that drafts, how many rows of a call are exact, and the model reads so many then.
     `draft_head` says whether drafts read a copy of the head in eight bits, as on a GPU by default.
+    With `expert_memory` for fewer than all experts nothing drafts, and `say` hears of few slots.
     """
     from dsv4_mlx.model.v4 import Model
 
@@ -151,14 +162,21 @@ def load_model(
     plan = plan_parameters(checkpoint)
     require_finished(checkpoint, plan)
     model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)
-    kept = _with_drafts(model, _with_engram(model, checkpoint, plan, tables), drafts)
+    streamed = None if expert_memory is None else _streamed(checkpoint, plan, expert_memory)
+    drafts = drafts if streamed is None else False
+    kept = _with_engram(model, checkpoint, plan if streamed is None else streamed.kept, tables)
+    kept = _with_drafts(model, kept, drafts)
     weights = kept.loaded_bytes(DTYPE_NAMES[dtype])
+    if streamed is not None:
+        weights += streamed.room_for(kernels.backend, weights, context, _stored(model), say)
     packs_head = kernels.backend != "cpu" if draft_head is None else draft_head
     if packs_head and model["mtp"]:
         weights += draft_head_bytes(checkpoint)
     wanted = held_bytes(checkpoint.config, weights, context, _stored(model))
     model.memory = memory.hold(kernels.backend, wanted, say)
     try:
+        if streamed is not None:
+            streamed.use_in(model)
         pack_layers(model, kept.parameters)
         tested = _rows_of(model, plan, kernels, dtype, rows)
         warm_up: WarmUp | None = None
@@ -171,6 +189,8 @@ def load_model(
                 warm_up.start()
                 model.at_first_call = warm_up.abandon
         model.load_weights(list(read_weights(checkpoint, kept, dtype)), strict=True)
+        if streamed is not None:
+            streamed.begin(model)
         model.join()
         if packs_head:
             model.pack_draft_head()
@@ -184,6 +204,13 @@ def load_model(
         raise
     model.memory.end_with(model)
     return model
+
+
+def _streamed(checkpoint: Checkpoint, plan: ParameterPlan, memory: int) -> "StreamedPlan | None":
+    """Which experts stay in files where `memory` bytes are for them; None where all fit."""
+    from dsv4_mlx.streamed import streamed_plan
+
+    return streamed_plan(checkpoint.config, plan, memory)
 
 
 def _name_timelines(model: "Model", checkpoint: Checkpoint, plan: ParameterPlan) -> None:

@@ -80,6 +80,15 @@ def unwirable() -> str:
     return ""
 
 
+def usable_memory() -> int | None:
+    """Bytes that MLX's device may use; None where it does not tell."""
+    told = mx.device_info()
+    for name in ("max_recommended_working_set_size", "total_memory", "memory_size"):
+        if isinstance(found := told.get(name), int):
+            return found
+    return None
+
+
 class _Process:
     """The limits of this process, which MLX has once."""
 

@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from dsv4_mlx import cache
-from dsv4_mlx.device.memory import HeldMemory
+from dsv4_mlx.device.memory import HeldMemory, usable_memory
 from dsv4_mlx.engine.block import DraftBlock
 from dsv4_mlx.engine.drafters import DraftIds, DraftModel, Features, ids_of
 from dsv4_mlx.engine.drafting import Drafting
@@ -212,6 +212,13 @@ def _joined(token: int, drafts: DraftIds) -> mx.array | list[int]:
 
 def _compiled_step(model: LanguageModel, compiled: bool | None) -> Step | None:
     """The step of `model` where it is asked for, or nobody says it and the kernels are a GPU's."""
+    if getattr(model, "weights_elsewhere", False):
+        if compiled:
+            raise UsageError(
+                "compiled is True and this model's weights are not all in memory, so that no graph "
+                "holds them; leave it out."
+            )
+        return None
     make: Callable[[], Step] | None = getattr(model, "compiled_step", None)
     if make is None:
         if compiled:
@@ -239,13 +246,6 @@ def _fitting_chunk(model: LanguageModel) -> int:
         return chunk_that_fits(model.config, 0, None, backend)
     parameters: Any = tree_flatten(weights.parameters())  # type: ignore[no-untyped-call]
     weight_bytes = sum(array.nbytes for _, array in parameters)
-    return chunk_that_fits(model.config, weight_bytes, _usable_memory(), backend)
-
-
-def _usable_memory() -> int | None:
-    """Bytes that MLX's device may use; None where it does not tell."""
-    told = mx.device_info()
-    for name in ("max_recommended_working_set_size", "total_memory", "memory_size"):
-        if isinstance(found := told.get(name), int):
-            return found
-    return None
+    if (streamed := getattr(model, "streamed", None)) is not None:
+        weight_bytes += streamed.facts.nbytes
+    return chunk_that_fits(model.config, weight_bytes, usable_memory(), backend)

@@ -25,7 +25,7 @@ class Experts(nn.Module):
         E, D, width = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
         self.gate_up_proj = ExpertsLinear(E, D, 2 * width)
         self.down_proj = ExpertsLinear(E, width, D)
-        self._ops, self._limit = ops, config.swiglu_limit
+        self._ops, self._limit, self.count = ops, config.swiglu_limit, E
 
     def __call__(
         self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array
@@ -40,18 +40,29 @@ class Experts(nn.Module):
             many = M * k > _SORTED_ROWS
             return (self._sorted if many else self._gathered)(x, experts, weights, shared)
         if M * k >= _GPU_SORTED_ROWS and not own_products.serve(M, self._ops):
-            return self._sorted_on_gpu(x, experts, weights, shared, self._takes_blocks(M, k))
+            return self._sorted_on_gpu(x, experts, weights, shared, self.takes_blocks(M, k))
         gate_up = self.gate_up_proj.chosen(x.reshape(M, 1, -1), experts)
-        activated, shared = self._activate(gate_up.reshape(M * k, -1), weights, shared)
+        activated, shared = self.activate(gate_up.reshape(M * k, -1), weights, shared)
         return self.down_proj.chosen(activated.reshape(M, k, -1), experts), shared
 
-    def _activate(
+    def activate(
         self, gate_up: mx.array, weights: mx.array, shared: mx.array
     ) -> tuple[mx.array, mx.array]:
+        """gate_up [R, 2 I], weights [...] of R numbers, shared [M, 2 Is] -> [R, I] and [M, Is]."""
         activated, shared = self._ops.swiglu(
             gate_up, weights.reshape(-1), shared, limit=self._limit
         )
         return activated, shared
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether products run on the CPU."""
+        return matmul.on_cpu(self._ops)
+
+    @property
+    def most_unsorted(self) -> int:
+        """Pairs of a token and an expert up to which a call leaves them in their order."""
+        return _SORTED_ROWS if matmul.on_cpu(self._ops) else _GPU_SORTED_ROWS - 1
 
     def _gathered(
         self, x: mx.array, experts: mx.array, weights: mx.array, shared: mx.array
@@ -59,13 +70,13 @@ class Experts(nn.Module):
         M, k = experts.shape
         rows, chosen = mx.arange(M * k, dtype=mx.uint32), experts.reshape(-1)
         gate_up = self.gate_up_proj.gathered(x, rows // k, chosen)
-        activated, shared = self._activate(gate_up, weights, shared)
+        activated, shared = self.activate(gate_up, weights, shared)
         return self.down_proj.gathered(activated, rows, chosen).reshape(M, k, -1), shared
 
-    def _takes_blocks(self, M: int, k: int) -> bool:
+    def takes_blocks(self, M: int, k: int) -> bool:
         """Whether M tokens are multiplied by blocks of one expert, for which MXFP4 has a kernel."""
         is_mxfp4 = all(one.packing == _MXFP4 for one in (self.gate_up_proj, self.down_proj))
-        return is_mxfp4 and takes_blocks(M, k, self.gate_up_proj.weight.shape[0])
+        return is_mxfp4 and takes_blocks(M, k, self.count)
 
     def _sorted_on_gpu(
         self,
@@ -84,7 +95,7 @@ class Experts(nn.Module):
             gate_up = self.gate_up_proj.by_blocks(x, chosen, order // k)
         else:
             gate_up = self.gate_up_proj.in_order(x[order // k], chosen)
-        activated, shared = self._activate(gate_up, weights.reshape(-1)[order], shared)
+        activated, shared = self.activate(gate_up, weights.reshape(-1)[order], shared)
         down = self.down_proj
         outputs = (
             down.by_blocks(activated, chosen) if by_blocks else down.in_order(activated, chosen)
@@ -97,7 +108,7 @@ class Experts(nn.Module):
         M, k = experts.shape
         order, bounds = expert_bounds(experts.reshape(-1))
         gate_up = self.gate_up_proj.sorted(x[order // k], bounds)
-        activated, shared = self._activate(gate_up, weights.reshape(-1)[order], shared)
+        activated, shared = self.activate(gate_up, weights.reshape(-1)[order], shared)
         outputs = self.down_proj.sorted(activated, bounds)
         return outputs[mx.argsort(order)].reshape(M, k, -1), shared
 

@@ -42,6 +42,11 @@ class MatrixLayer(nn.Module):
         """How the weight is packed; None when it is dense."""
         return self._packing
 
+    def pack_as(self, packing: Packing) -> None:
+        """The arrays that the layer has are packed so."""
+        self._packing = packing
+        self._replaced()
+
     def to_quantized(
         self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", **_: Any
     ) -> "MatrixLayer":

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -42,6 +43,9 @@ from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.deciding import deciding_keys
 from metal_kernels import registry
 from metal_kernels.ops import Ops
+
+if TYPE_CHECKING:
+    from dsv4_mlx.model.streamed_model import StreamedModel
 
 Seen = Callable[[int, mx.array], None]
 """Gets a layer's number and its streams [B, S, N, D]."""
@@ -163,6 +167,8 @@ class Model(nn.Module):
         """Whether experts are streamed from files or layers piped over machines; see `Drafting`."""
         self.reads_by_layers = False
         """Whether prompts pass a layer before the next one; see `layer_major`."""
+        self.streamed: StreamedModel | None = None
+        """The layers whose experts are in files, and their counters; None where all are loaded."""
         self.memory = HeldMemory()
         for _, module in self.named_modules():
             if isinstance(module, MatrixLayer):
@@ -300,6 +306,8 @@ class Model(nn.Module):
             tokens = tokens.view(mx.int32)
         if cache is None:
             cache = [for_one_call(role) for role in self.config.layer_roles]
+        if self.streamed is not None:
+            self.streamed.begin(tokens)
         return self.model(tokens, cache, last=last, rows=rows, seen=seen)
 
     def _begin_call(self) -> None:
@@ -337,6 +345,8 @@ class Model(nn.Module):
         """Begin to read from files what tokens `start` to `stop` of a timeline will look up."""
         for engram in self.engrams().values():
             engram.ask_ahead(tokens, start, stop)
+        if self.streamed is not None:
+            self.streamed.ask_ahead(tokens[start:stop])
 
     def table_reads(self) -> dict[str, int]:
         """Rows of Engram's tables so far: `kept`, `ahead`, `missed`, and `bytes` asked of files;
@@ -381,8 +391,9 @@ class Model(nn.Module):
 
     def kernel_plan(self) -> dict[str, str]:
         """Which implementation every kernel runs: `metal`, `cuda` or `reference`, or `mlx` of
-        products that are left to MLX."""
-        return {"backend": self._plan.backend, **self._plan.used}
+        products that are left to MLX; `experts` are `resident` or `streamed` from files."""
+        experts = "resident" if self.streamed is None else "streamed"
+        return {"backend": self._plan.backend, "experts": experts, **self._plan.used}
 
     @property
     def exact_rows(self) -> int:

@@ -36,7 +36,7 @@ class TrainedExperts(Experts):
         rows = spread(x, order, place, k)
         gate_up = by_segments(rows, self.gate_up_proj.weight, bounds)
         weights = permuted(weights.reshape(-1), order, place)
-        activated, shared = self._activate(gate_up, weights, shared)
+        activated, shared = self.activate(gate_up, weights, shared)
         outputs = by_segments(activated, self.down_proj.weight, bounds)
         return permuted(outputs, place, order).reshape(M, k, -1), shared
 

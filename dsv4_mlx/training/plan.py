@@ -41,7 +41,7 @@ def training_plan(backend: str = "cpu") -> registry.KernelPlan:
 
 def require_gradients(kernel_plan: Mapping[str, str]) -> None:
     """BackendError for a model, by its `kernel_plan()`, some op of which has no gradient."""
-    kernels = [name for name, how in kernel_plan.items() if name != "backend"]
+    kernels = [name for name, how in kernel_plan.items() if name not in ("backend", "experts")]
     without = [name for name in kernels if kernel_plan[name] not in _DIFFERENTIABLE]
     if without:
         raise BackendError(

@@ -19,7 +19,7 @@ def packed_scales(part: Part, form: Mxfp4Form | Mxfp8Form) -> np.ndarray:
     entry = _entry(part)
     scales = to_e8m0(read_float_scales(entry)) if entry.dtype == "F32" else entry.read()
     low, high = SCALE_BYTES[form.storage]
-    _require_bytes(entry, scales, low, high)
+    require_bytes(entry, scales, low, high)
     if isinstance(form, Mxfp8Form) and part.scales_are_per_block:
         rows, columns = part.shape[-2:]
         return groups_of_blocks(scales, rows, columns, form.block)
@@ -30,7 +30,7 @@ def checked_scales(part: Part, form: Mxfp8Form) -> Iterator[memoryview]:
     """`packed_scales` of rows with scales of their own, in pieces; each is valid until the next."""
     entry = _entry(part)
     for chunk in entry.views(bytearray(min(entry.nbytes, CHUNK_BYTES))):
-        _require_bytes(entry, np.frombuffer(chunk, np.uint8), *SCALE_BYTES[form.storage])
+        require_bytes(entry, np.frombuffer(chunk, np.uint8), *SCALE_BYTES[form.storage])
         yield chunk
 
 
@@ -41,7 +41,7 @@ def row_scales(part: Part, form: BlockFp8Form) -> np.ndarray:
         scales = read_float_scales(entry)
     else:
         scales = entry.read()
-        _require_bytes(entry, scales, 0, 254)
+        require_bytes(entry, scales, 0, 254)
         scales = from_e8m0(scales)
     if part.scales_are_per_block:
         return rows_of_blocks(scales, part.shape[-2], form.block)
@@ -107,7 +107,7 @@ def _entry(part: Part) -> TensorEntry:
     return part.scales
 
 
-def _require_bytes(entry: TensorEntry, scales: np.ndarray, low: int, high: int) -> None:
+def require_bytes(entry: TensorEntry, scales: np.ndarray, low: int, high: int) -> None:
     for byte in (scales.min(), scales.max()):
         if not low <= byte <= high:
             raise CheckpointError(

@@ -33,7 +33,7 @@ def greedy(
         open_checkpoint(folder),
         backend=backend,
     )
-    used = {backend, "mlx", *(["reference"] * (backend == "cpu"))}
+    used = {backend, "mlx", "resident", *(["reference"] * (backend == "cpu"))}
     assert set(model.kernel_plan().values()) == used
     prompt = np.random.default_rng(0).integers(2, model.config.vocab_size, length)
     stepping = model.compiled_step() if replayed else model
