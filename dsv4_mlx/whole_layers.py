@@ -75,7 +75,11 @@ class StagedLayers:
         if layer not in self._chosen:
             return
         self._layers[layer].use_whole(None)
-        pool, ids = self._store.pools[layer], _last_rows(self._chosen.pop(layer))
+        pool, chosen = self._store.pools[layer], self._chosen.pop(layer)
+        if self._store.trace is not None:
+            for call in chosen:
+                self._store.saw(layer, np.array(call))
+        ids = _last_rows(chosen)
         latest = latest_last(ids)[-pool.slots :] if len(ids) else []
         pool.seed(latest, self._arrays(layer))
 
@@ -87,6 +91,7 @@ class StagedLayers:
             for read in reads:
                 read.exception()
         self._buffers, self._reads, self._chosen = [None, None], {}, {}
+        mx.clear_cache()  # gigabytes, which MLX would keep for other arrays
 
     def _begin(self, layer: int) -> None:
         """Begin to fill a buffer with the experts of `layer`, unless that was begun."""

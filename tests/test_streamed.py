@@ -11,9 +11,11 @@ import pytest
 
 from dsv4_mlx import streamed as streaming
 from dsv4_mlx.errors import BackendError, UsageError
+from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.release.config import FLASH
 from dsv4_mlx.sizing.expert_memory import expert_slots, few_slots, require_fitting
+from dsv4_mlx.weights import reading
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from dsv4_mlx.weights.planning import plan_parameters
 from tests.model import streamed
@@ -87,6 +89,25 @@ def test_cuda_is_refused(folder: Path) -> None:
         plan.room_for("cuda", 0, None, "compact", None)
 
 
+def test_experts_are_neither_loaded_nor_mapped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What MLX reads, and the process maps, has no byte of an expert."""
+    read: list[str] = []
+    reader = reading._Reader.__call__
+
+    def noted(self: reading._Reader, entry: TensorEntry) -> mx.array:
+        read.append(entry.name)
+        return reader(self, entry)
+
+    monkeypatch.setattr(reading._Reader, "__call__", noted)
+    model = streamed.load(folder, 3)
+    streamed.logits(model, list(range(2, 12)), 8)
+    assert read and not [name for name in read if ".ffn.experts." in name]
+    if sys.platform == "linux":
+        assert str(folder) not in Path("/proc/self/maps").read_text()
+
+
 def test_fingerprints_are_those_of_the_whole_model(folder: Path) -> None:
     one, other = streamed.load(folder, 3), streamed.load(folder, None)
     assert one.fingerprint == other.fingerprint
@@ -126,8 +147,12 @@ def test_a_resident_model_imports_nothing_of_it(folder: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    names = {name for name in ran.stdout.split() if name.startswith("dsv4_mlx.")}
-    of_it = ("streamed", "whole_layers", "slot_products", "expert_files", "expert_slots")
-    parts = (*of_it, "streamed_experts", "streamed_model", "expert_store", "expert_memory")
-    assert "dsv4_mlx.model.experts" in names
-    assert not [name for name in names if name.rpartition(".")[2] in parts]
+    of_it = {
+        *("streamed", "whole_layers", "sizing.expert_memory"),
+        *("model.slot_products", "model.streamed_experts", "model.streamed_model"),
+        *("weights.expert_files", "weights.expert_slots", "weights.expert_store"),
+    }
+    imported = {name.removeprefix("dsv4_mlx.") for name in ran.stdout.split()}
+    assert "model.experts" in imported and not imported & of_it
+    root = Path(streaming.__file__).parent
+    assert all((root / f"{name.replace('.', '/')}.py").is_file() for name in of_it)

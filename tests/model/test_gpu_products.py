@@ -96,9 +96,9 @@ def test_mxfp4_experts_are_multiplied_by_blocks_where_those_are_fewer(
     monkeypatch.undo()
     packing = Packing(64, 4, "affine")  # other packings have no such kernel
     layer = own.layers[0].mlp.experts
-    assert layer._takes_blocks(70, k)
+    assert layer.takes_blocks(70, k)
     monkeypatch.setattr(layer.gate_up_proj, "_packing", packing)
-    assert not layer._takes_blocks(70, k)
+    assert not layer.takes_blocks(70, k)
 
 
 @pytest.mark.parametrize("mode", [None, "mxfp4", "mxfp8", "affine"])

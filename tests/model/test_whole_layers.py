@@ -80,6 +80,34 @@ def test_the_last_tokens_experts_stay(parent: Path) -> None:
     assert all(len(held[layer]) == 4 for layer in range(LAYERS - 1))
 
 
+def test_the_trace_has_every_choice(parent: Path) -> None:
+    model = streamed.load(streamed.written(parent, "native"), 2)
+    assert model.streamed is not None
+    seen: list[tuple[int, int]] = []
+    note = lambda layer, ids: seen.append((layer, len(ids)))  # noqa: E731
+    model.streamed.facts.trace = note  # type: ignore[attr-defined]
+    by_layers(model)
+    assert seen == [
+        *((layer, n) for layer in range(LAYERS - 1) for n in (25, 25, 10)),
+        *[(2, 1)] * 3,
+    ]
+
+
+def test_what_is_staged_is_two_layers_and_given_back(parent: Path) -> None:
+    model = streamed.load(streamed.written(parent, "native"), 2)
+    assert model.streamed is not None
+    whole = model.streamed.whole_layers()
+    before = mx.get_active_memory()
+    whole.enter(0)
+    # An allocation may be some pages larger than its array.
+    assert abs(mx.get_active_memory() - before - whole.nbytes) <= 16_384
+    whole.leave(0)
+    whole.enter(1)
+    assert abs(mx.get_active_memory() - before - whole.nbytes) <= 16_384
+    whole.close()
+    assert mx.get_active_memory() - before <= 16_384 < whole.nbytes // 8
+
+
 def test_a_failure_leaves_a_model_that_goes_on(parent: Path) -> None:
     folder = streamed.written(parent, "native")
     model = streamed.load(folder, 3)
