@@ -57,6 +57,7 @@ ROOMS = {
     ),
     "blas": (),
     "device": (),
+    "peers": ("files",),
 }
 # The doors, which open to all rooms, and what stands in front of them.
 DOORS = {"__init__", "about", "before_mlx", "errors", "mlx_lm", "mlx_lm_server"}
@@ -70,6 +71,7 @@ CLI_SEES = {
     "errors",
     "files",
     "loading",
+    "peers",
     "release",
     "scripted",
     "sizing",
