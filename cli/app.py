@@ -18,12 +18,14 @@ from cli.kept.prefixes import stored_prefixes
 from cli.kept.private_files import state_home
 from cli.kept.row_findings import kept_row_findings
 from cli.kept.sessions import SessionStore
-from cli.models import Models, embedded_model, left_out_sentence, load_model
+from cli.models import Models, load_model
 from cli.once.answer_output import write_json_error
 from cli.once.oneshot import answer, read_message
 from cli.once.resumed import Resumed
+from cli.opened_model import embedded_model, left_out_sentence
 from cli.options import Helped, Options, parse
 from cli.preferences import Preferences
+from cli.ranks.run import RanksOfRun, quiet_worker, ranks_of
 from cli.safe import json_line
 from cli.show.output import PlainOutput
 from cli.standard_output import UnwrittenError, let_go
@@ -51,7 +53,7 @@ def main(
 
     `environment` and `open_model` replace the streams and the model in tests.
     """
-    environment = environment or Environment()
+    environment = quiet_worker(environment or Environment())
     worker = Worker()
     try:
         arguments = sys.argv[1:] if argv is None else argv
@@ -137,6 +139,21 @@ def _run(
             disk=options.disk,
             json=options.json,
         )
+    with ranks_of(options, environment, chosen) as ranks:
+        if ranks.follow is not None:
+            return ranks.follow()
+        return _answer(options, ranks.environment, worker, open_model, chosen, ranks)
+
+
+def _answer(
+    options: Options,
+    environment: Environment,
+    worker: Worker,
+    open_model: "Load | None",
+    chosen: config.Config,
+    ranks: RanksOfRun,
+) -> ExitStatus:
+    """One message and its answer, or the prompt."""
     preferences = Preferences.configured(chosen).given(options)
     message = read_message(options, environment)
     prefixes = stored_prefixes(
@@ -149,6 +166,8 @@ def _run(
         prefixes=prefixes,
         snapshot_bytes=chosen.snapshot_bytes,
         draft_times=kept_draft_times(environment.variables, options.keep),
+        ranks=ranks.pair,
+        open_first=ranks.open,
     )
     folder = options.model or embedded_model()
     model = models.first(folder)
@@ -164,7 +183,10 @@ def _run(
 
     def begin(settings: "AnswerSettings", turns: "Sequence[Turn]" = ()) -> "Conversation":
         tell = PlainOutput(environment).note
-        return models.conversation(model, settings, turns, tell=lambda text: tell(f"[{text}]"))
+        begun = models.conversation(model, settings, turns, tell=lambda text: tell(f"[{text}]"))
+        for note in ranks.notes:
+            tell(f"[{note}]")
+        return begun
 
     if options.resume is None:
         return answer(message, lambda: begin(settings), options, environment)

@@ -1,25 +1,26 @@
 """Opening models: the chat side of a folder at once, its weights on the worker's thread."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as StillRunning
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, cast
 
+from cli.opened_model import OpenedModel
 from cli.options import Options
 from cli.worker import Worker
-from dsv4_mlx.chat.effort import EffortTable, find_effort_table
+from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.chat.settings import ChatSettings, max_context_sentence
 from dsv4_mlx.errors import CheckpointError, ConfigError, UsageError
 from dsv4_mlx.files.paths import user_path
-from dsv4_mlx.release.identity import name_of
 
 if TYPE_CHECKING:
     from cli.kept.draft_times import DraftTimes
     from cli.kept.row_findings import RowFindings
+    from cli.opened_model import Opened
+    from cli.ranks.far_side import FarEngine
+    from cli.ranks.starting import RankPair
     from dsv4_mlx.chat.answer_settings import AnswerSettings
     from dsv4_mlx.chat.conversation import Conversation, Prefixes, Turn
     from dsv4_mlx.chat.tokenizer import Tokenizer
@@ -30,99 +31,6 @@ if TYPE_CHECKING:
     from dsv4_mlx.weights.checkpoint import ModelFolder
 
     Load = Callable[[ModelFolder, Options], tuple[Engine, Tokenizer]]
-
-_LOOK_S = 0.05
-
-
-@dataclass
-class OpenedModel:
-    """One model, loading or loaded."""
-
-    folder: Path
-    settings: ChatSettings
-    opening: "Future[tuple[Engine, Tokenizer]]"
-    opened: "ModelFolder | None" = None
-    """The folder's files; None for a script that stands in the place of one."""
-    title: str = ""
-    """Its name where that is not the folder's."""
-    _is_told: bool = False
-
-    @property
-    def name(self) -> str:
-        """What a person calls it."""
-        return self.title or name_of(self.folder)
-
-    @property
-    def is_embedded(self) -> bool:
-        """Whether it is the one that comes with the program."""
-        return not self.title and self.folder == embedded_model()
-
-    @property
-    def assumed(self) -> str | None:
-        """What nothing in a folder of the person's own says, and was assumed."""
-        if self.title or self.is_embedded:
-            return None
-        found = find_effort_table(self.folder)
-        differs = found.table != self.settings.effort_table  # so it was given
-        return None if differs or found.known_by != "assumed" else found.sentence
-
-    @property
-    def place(self) -> str:
-        """Where it is, however the folder was spelled; bytes that are no UTF-8 as `\\udcff`."""
-        return str(self.folder.resolve()).encode("utf-8", "backslashreplace").decode()
-
-    @property
-    def backend(self) -> str | None:
-        """What it runs on, once it is loaded."""
-        if not self.opening.done() or self.opening.exception() is not None:
-            return None
-        return self.opening.result()[0].backend
-
-    @property
-    def wired(self) -> int:
-        """Bytes that stay resident in memory for it, once it is loaded."""
-        return 0 if self.backend is None else self.opening.result()[0].memory.wired
-
-    def notes(self) -> list[str]:
-        """Sentences about how it runs, once it is loaded; each is told once."""
-        if self._is_told or self.backend is None:
-            return []
-        self._is_told = True
-        engine = self.opening.result()[0]
-        sentences = [engine.memory.problem] if engine.memory.problem else []
-        if (found := engine.row_finding) is not None and found.reason:
-            sentences.append(f"drafts are off unless --draft names one: {found.reason}")
-        if engine.drafting.not_loaded:
-            sentences.append(engine.drafting.not_loaded)
-        if engine.left_out:
-            sentences.append(f"kernels left out: {left_out_sentence(engine.left_out)}")
-        return sentences
-
-    def why_no_drafts(self, kind: "DraftChoice") -> str:
-        """Why nothing drafts with this model where `kind` is chosen; "" until it is loaded."""
-        return "" if self.backend is None else self._engine.drafting.why_off(kind)
-
-    @property
-    def _engine(self) -> "Engine":
-        return self.opening.result()[0]
-
-    def close(self) -> None:
-        """Let go of the weights, whoever still holds this."""
-        self.opening = Future()
-
-    def failed_with(self, error: BaseException) -> bool:
-        """Whether `error` is why it could not be loaded."""
-        return self.opening.done() and self.opening.exception() is error
-
-    def wait(self, stop: Flag) -> "tuple[Engine, Tokenizer]":
-        """The loaded model; KeyboardInterrupt as soon as `stop` is set."""
-        while not stop.is_set():
-            try:
-                return self.opening.result(timeout=_LOOK_S)
-            except StillRunning:
-                if self.opening.done():
-                    raise
-        raise KeyboardInterrupt
 
 
 class Models:
@@ -137,15 +45,20 @@ class Models:
         prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None,
         snapshot_bytes: int | None = None,
         draft_times: "Callable[[Engine], DraftTimes | None]" = lambda engine: None,
+        ranks: "RankPair | None" = None,
+        open_first: "Callable[[], tuple[Engine, Tokenizer]] | None" = None,
     ) -> None:
         """`prefixes` gives the stored beginnings of prompts that fit an engine; `snapshot_bytes`
-        bounds what a conversation holds to go back; `draft_times` keeps what drafts took."""
+        bounds what a conversation holds to go back; `draft_times` keeps what drafts took. `ranks`
+        run the models instead of this process; `open_first` opens rank 0's part of one in it."""
         self._worker = worker
         self._options = options
         self._open_model = open_model
         self._prefixes = prefixes
         self._snapshot_bytes = snapshot_bytes
         self._draft_times = draft_times
+        self.ranks = ranks
+        self._open_first = open_first
         self._held: HeldMemory | None = None  # of the model that was loaded last
         self._script = None if options.engine is None else _script(options.engine)
 
@@ -170,9 +83,10 @@ class Models:
 
         opened = open_folder(folder)
         settings = ChatSettings.of(opened, table)
-        memory.check(opened, kv=self._kv, backend=self._backend)
+        if self.ranks is None and self._open_first is None:
+            memory.check(opened, kv=self._kv, backend=self._backend)
         release()
-        opening = self._worker.submit(lambda: self._opened(opened))
+        opening = self._worker.submit(lambda: self._opened(opened, settings))
         return OpenedModel(opened.folder, settings, opening, opened)
 
     def conversation(
@@ -191,14 +105,19 @@ class Models:
         engine, tokenizer = model.wait(stop or Flag())
         for sentence in model.notes():
             tell(sentence)
+        submit = self._worker.submit
+        if self.ranks is not None:
+            side = cast("FarEngine", engine).side(turns)
+            return Conversation(None, tokenizer, settings, submit=submit, side=side)
+        here = cast("Engine", engine)
         return Conversation(
-            engine,
+            here,
             tokenizer,
             settings,
             effort_table=model.settings.effort_table,
             turns=turns,
-            prefixes=self._prefixes(engine),
-            submit=self._worker.submit,
+            prefixes=self._prefixes(here),
+            submit=submit,
         )
 
     def max_level_note(self, model: OpenedModel) -> str:
@@ -223,16 +142,34 @@ class Models:
         self, file: Path, table: EffortTable | None, release: Callable[[], None]
     ) -> OpenedModel:
         """Answers from a script, for demonstrations and tests."""
-        from dsv4_mlx.scripted.engine import open_scripted
         from dsv4_mlx.scripted.script import read_script
 
         script = read_script(file)
         settings = replace(script.settings, effort_table=table or script.effort_table)
         release()
-        opening = self._worker.submit(lambda: open_scripted(file))
+        opening = self._worker.submit(lambda: self._opened_script(file, settings))
         return OpenedModel(file, settings, opening, title=script.name)
 
-    def _opened(self, folder: "ModelFolder") -> "tuple[Engine, Tokenizer]":
+    def _opened_script(self, file: Path, settings: ChatSettings) -> "Opened":
+        from dsv4_mlx.scripted.engine import NANO, open_scripted
+
+        if self.ranks is not None:
+            return self._far(NANO, settings)
+        return open_scripted(file) if self._open_first is None else self._open_first()
+
+    def _far(self, folder: Path, settings: ChatSettings) -> "Opened":
+        """The model in `folder`, or the script, on two machines."""
+        from dsv4_mlx.chat.tokenizer import Tokenizer
+
+        assert self.ranks is not None
+        tokenizer = Tokenizer(folder)
+        return self.ranks.open(str(folder.resolve()), settings.effort_table), tokenizer
+
+    def _opened(self, folder: "ModelFolder", settings: ChatSettings) -> "Opened":
+        if self.ranks is not None:
+            return self._far(folder.folder, settings)
+        if self._open_first is not None:
+            return self._open_first()
         if self._held is not None:
             self._held.release()
         engine, tokenizer = self._open_model(folder, self._options)
@@ -243,24 +180,12 @@ class Models:
         return engine, tokenizer
 
 
-def left_out_sentence(kernels: Sequence[str]) -> str:
-    """What leaving kernels out means, for people."""
-    return f"{', '.join(kernels)} (references run instead, slower)"
-
-
 def _script(engine: str) -> Path:
     """The file of `fake:FILE`; UsageError for anything else."""
     kind, _, file = engine.partition(":")
     if kind != "fake" or not file:
         raise UsageError(f"--engine takes fake:FILE, got {engine!r}.")
     return user_path(file)
-
-
-def embedded_model() -> Path:
-    """The folder of the small model that comes with the program."""
-    import dsv4_mlx
-
-    return Path(dsv4_mlx.__file__).parent / "nano"
 
 
 def load_model(

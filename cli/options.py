@@ -8,6 +8,7 @@ from typing import IO, Any, Literal, NoReturn
 
 from cli.environment import Environment
 from cli.option_values import whole, within
+from cli.ranks.options import add_the_machines
 from dsv4_mlx.chat.loops import LOOPS, Loops
 from dsv4_mlx.chat.stops import unescaped
 from dsv4_mlx.engine.draft_choice import DRAFT_CHOICES, DraftChoice
@@ -15,6 +16,8 @@ from dsv4_mlx.engine.draft_history import MOST_DRAFTS
 from dsv4_mlx.engine.sampling import RANGES
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.paths import user_path
+from dsv4_mlx.peers.hostfile import PORT
+from dsv4_mlx.peers.watchdog import PEER_TIMEOUT_S
 
 _USAGE = "dsv4-chat [options] [-p TEXT] [@FILE ...] | doctor | config"
 _DESCRIPTION = """\
@@ -95,6 +98,12 @@ class Options:
     """A backend, and kernels to leave out with a - before each."""
     disk: bool | None = None
     """Whether doctor measures the model's disk; None where experts are read from it."""
+    hosts: Path | None = None
+    """Two machines that run the model together."""
+    port: int = PORT
+    peer_timeout: int = int(PEER_TIMEOUT_S)
+    """Seconds of silence after which a machine is given up."""
+    allow_sleep: bool = False
     words: tuple[str, ...] = ()
     """A subcommand, or files to attach."""
 
@@ -171,6 +180,7 @@ def _parser(environment: Environment) -> _Parser:
     """The options in the order of the help."""
     parser = _Parser(environment)
     _add_the_model(parser.add_argument)
+    add_the_machines(parser.add_argument)
     _add_the_conversation(parser.add_argument)
     _add_the_output(parser.add_argument)
     return parser

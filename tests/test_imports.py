@@ -58,6 +58,7 @@ ROOMS = {
     "blas": (),
     "device": (),
     "peers": ("files",),
+    "forming": ("pipeline", "peers", "unloaded", "model", "weights", "release", "sizing"),
 }
 # The doors, which open to all rooms, and what stands in front of them.
 DOORS = {"__init__", "about", "before_mlx", "errors", "mlx_lm", "mlx_lm_server"}
@@ -70,6 +71,7 @@ CLI_SEES = {
     "engine",
     "errors",
     "files",
+    "forming",
     "loading",
     "peers",
     "release",
@@ -304,6 +306,7 @@ CLI_ROOMS = {
     "tools": {"show"},
     "machine": {"kept"},
     "once": {"kept", "show"},
+    "ranks": {"kept", "show", "once", "machine"},
     "talk": {"kept", "show", "tools"},
 }
 

@@ -53,6 +53,12 @@ class Branches:
         for branch in self._all:
             branch.release()
 
+    def reopen(self) -> None:
+        """Let go of conversations whose model is gone, and keep their turns as they are."""
+        for branch in self._all:
+            self.keeping.write(branch.keep)
+            branch.conversation = None
+
     def open_log(self, model: str, settings: Settings) -> SessionLog | None:
         """The file of the current one, begun now if there was none; None where nothing is kept."""
         return self.keeping.log(self.current, model, settings)

@@ -30,7 +30,7 @@ from cli.machine.doctor_report import Page, Report
 from cli.machine.doctor_storage import Storage
 from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
 from cli.machine.memory import SHORT_CONTEXT, Fit, size
-from cli.models import left_out_sentence
+from cli.opened_model import left_out_sentence
 from cli.safe import harmless, json_line
 from dsv4_mlx.about import About, about, device_memory, wirable_memory
 from dsv4_mlx.device import command_buffers

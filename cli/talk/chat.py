@@ -16,7 +16,8 @@ from cli.kept.branch import Branch
 from cli.kept.branches import Branches
 from cli.kept.keeping import Keeping
 from cli.kept.session_log import SessionLog
-from cli.models import Models, OpenedModel
+from cli.models import Models
+from cli.opened_model import OpenedModel
 from cli.preferences import Preferences
 from cli.safe import harmless
 from cli.show.surface import Status, Surface, View

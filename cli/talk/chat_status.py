@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cli.models import OpenedModel
+from cli.opened_model import OpenedModel
 from cli.show.surface import Status
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.events import Done

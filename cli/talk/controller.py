@@ -11,7 +11,7 @@ from cli.talk.chat import Chat
 from cli.talk.commands import named
 from cli.talk.commands.compact import look_at_fullness
 from cli.talk.typed_command import run_command
-from dsv4_mlx.errors import Dsv4Error
+from dsv4_mlx.errors import Dsv4Error, PipelineError
 
 
 def control(chat: Chat) -> ExitStatus:
@@ -41,9 +41,11 @@ def _obey(chat: Chat, text: str) -> None:
     except (BrokenPipeError, UnwrittenError):
         raise  # nobody can read the answers
     except Dsv4Error as error:
-        if chat.model.failed_with(error):
+        if chat.model.failed_with(error) and chat.models.ranks is None:
             raise
         chat.view.error(str(error))
+        if isinstance(error, PipelineError) and chat.models.ranks is not None:
+            chat.note("/restart starts both ranks again and goes on with this conversation")
     except OSError as error:
         chat.view.error(f"{error.filename or 'input or output'}: {error.strerror}.")
     chat.show_status()

@@ -11,7 +11,8 @@ from cli.kept.branches import Branches
 from cli.kept.keeping import Keeping
 from cli.kept.private_files import NoHome, state_home
 from cli.kept.sessions import SessionStore
-from cli.models import Models, OpenedModel
+from cli.models import Models
+from cli.opened_model import OpenedModel
 from cli.options import Options
 from cli.preferences import Preferences
 from cli.show.screen.terminal_modes import TerminalModes

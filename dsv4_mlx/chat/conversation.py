@@ -37,6 +37,30 @@ class Submit(Protocol):
     def __call__(self, job: Callable[[], Result], /) -> Future[Result]: ...
 
 
+class Side(Protocol):
+    """Turns and session of one conversation as it asks for them: a `ModelSide`, or one that lives
+    in another process."""
+
+    turns: tuple[Turn, ...]
+    use: ContextUse
+
+    def answer(
+        self, request: AnswerRequest, settings: AnswerSettings, cancelled: Flag, emit: Emit
+    ) -> None: ...
+
+    def undo(self, settings: AnswerSettings) -> str: ...
+
+    def fork(self) -> "Side": ...
+
+    def clear(self) -> None: ...
+
+    def prompt_tokens(self, turns: Sequence[Turn], text: str, settings: AnswerSettings) -> int: ...
+
+    def save(self, path: str | Path) -> None: ...
+
+    def load(self, path: str | Path) -> None: ...
+
+
 class Conversation:
     """One dialogue with one model, used from one thread; the model runs on another.
 
@@ -46,7 +70,7 @@ class Conversation:
 
     def __init__(
         self,
-        engine: "Engine",
+        engine: "Engine | None",
         tokenizer: "Tokenizer",
         settings: AnswerSettings,
         *,
@@ -54,15 +78,21 @@ class Conversation:
         turns: Sequence[Turn] = (),
         prefixes: Prefixes | None = None,
         submit: Submit | None = None,
+        side: Side | None = None,
     ) -> None:
+        """`side` takes the place of `engine` where the model runs in another process; it then
+        begins with its own turns."""
         self.settings = settings
         """Those of the next answer; one that has begun keeps its own."""
         self._tokenizer = tokenizer
         self._submit: Submit = submit or ThreadPoolExecutor(1, "conversation").submit
         self._cancelled = Flag()
-        self._model_side = ModelSide(
-            engine, tokenizer, PromptWriter(tokenizer, effort_table), tuple(turns), prefixes
-        )
+        if side is None:
+            if engine is None:
+                raise UsageError("A conversation needs an engine, or a side; none was given.")
+            writer = PromptWriter(tokenizer, effort_table)
+            side = ModelSide(engine, tokenizer, writer, tuple(turns), prefixes)
+        self._model_side: Side = side
 
     @property
     def turns(self) -> tuple[Turn, ...]:

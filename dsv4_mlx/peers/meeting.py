@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from dsv4_mlx.errors import PipelineError
 from dsv4_mlx.peers.facts import RankFacts, refusal
@@ -56,22 +57,28 @@ def meet(mine: Greeting) -> PeerSocket:
     return _await(mine) if mine.rank == 0 else _come(mine)
 
 
-def agree(peer: PeerSocket, mine: RankFacts | str) -> list[RankFacts]:
-    """What both ranks are, by rank, once both may begin; PipelineError, on both, where one may not.
-
-    `mine` is a sentence where this rank already cannot.
-    """
-    if isinstance(mine, str):
-        peer.tell("refused", reason=mine)
-        raise PipelineError(mine)
-    peer.tell("facts", facts=mine.to_json())
-    record = peer.hear("facts", "refused")
+def exchange(peer: PeerSocket, kind: str, mine: object) -> Any:
+    """The other rank's value of a `kind` for this one's, as JSON has it; PipelineError where it has
+    none and says why."""
+    peer.tell(kind, value=mine)
+    record = peer.hear(kind, "refused")
     if record["kind"] == "refused":
         raise PipelineError(_told(peer, record["reason"]))
-    ranks = _by_rank(peer, mine, record["facts"])
+    return record.get("value")
+
+
+def refuse(peer: PeerSocket, reason: str) -> NoReturn:
+    """Tell the other rank why this one cannot begin, and raise it as PipelineError."""
+    peer.tell("refused", reason=reason)
+    raise PipelineError(reason)
+
+
+def agree(peer: PeerSocket, mine: RankFacts) -> list[RankFacts]:
+    """What both ranks are, by rank, once both may begin; PipelineError, on both, where one may
+    not."""
+    ranks = _by_rank(peer, mine, exchange(peer, "facts", mine.to_json()))
     if reason := refusal(ranks):
-        peer.tell("refused", reason=reason)
-        raise PipelineError(reason)
+        refuse(peer, reason)
     peer.tell("ready")
     record = peer.hear("ready", "refused")
     if record["kind"] == "refused":

@@ -189,5 +189,6 @@ class PeerSocket:
         with self._lock:
             self.problem = f"{reason}; {_AGAIN}"
             tell = self._tell
+        self._inbox.put(None)  # whoever waits may say it first
         if tell is not None:
             tell(self.problem)

@@ -32,8 +32,10 @@ def load_part(
     context: int | None = None,
     tables: Tables | None = None,
     say: Callable[[str], None] | None = None,
+    own: range | None = None,
 ) -> ModelPart:
     """The layers of the rank that `ranks` says this is; the settings are those of `load_model`.
+    `own` are others than `split` gives it, as both ranks agreed.
 
     Of the other rank's tensors no more is read than what names the model (`fingerprint`): the ends
     of each. UsageError unless there are two ranks.
@@ -45,7 +47,7 @@ def load_part(
     require_finished(checkpoint, plan)
     layers, dense = checkpoint.config.num_hidden_layers, DTYPE_NAMES[dtype]
     kept = with_engram({}, checkpoint, plan, tables)
-    own = split_of(kept, layers, dense).layers[ranks.rank()]
+    own = own or split_of(kept, layers, dense).layers[ranks.rank()]
     part = ModelPart(checkpoint.config, own, numerics, kv=kv, plan=kernels)
     with_engram(part.engrams(), checkpoint, plan, tables)
     mine = own_parameters(kept, own, layers)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cli.models import OpenedModel
+from cli.opened_model import OpenedModel
 from convert.app import main
 from convert.fetch import fetch
 from convert.progress import ProgressDisplay

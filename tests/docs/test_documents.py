@@ -25,7 +25,7 @@ FOLDERS = "dsv4_mlx|metal_kernels|convert|cli|tests|benchmarks|docs"
 # The page about a new kernel makes this one.
 IMAGINED = ("metal_kernels/scale_rows", "tests/kernels/test_scale_rows.py")
 # Options of other programs that our pages name.
-FOREIGN = {"--chat-template-args"}
+FOREIGN = {"--chat-template-args", "--over"}
 CHAT = chat_options.help_text(Environment())
 CONVERT = {
     "": convert_options.parser().format_help(),

@@ -9,7 +9,7 @@ import pytest
 from dsv4_mlx.errors import PipelineError
 from dsv4_mlx.peers import meeting
 from dsv4_mlx.peers.guard import Guard
-from dsv4_mlx.peers.meeting import agree, meet, require_free
+from dsv4_mlx.peers.meeting import agree, meet, refuse, require_free
 from dsv4_mlx.peers.peer_socket import PeerSocket
 from dsv4_mlx.peers.watchdog import Watchdog
 from tests.peers.meetings import LONG_S, SOON_S, both, free_ring, greeting, side_by_side
@@ -44,7 +44,7 @@ def refused(first: object, second: object) -> list[str]:
     def begin(rank: int, mine: object) -> None:
         peer = meet(greeting(rank, ring))
         try:
-            agree(peer, mine)
+            refuse(peer, mine) if isinstance(mine, str) else agree(peer, mine)
         finally:
             peer.close()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.talk.commands.command import Command, size
+from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.hub_cache import snapshot_sentence
 from dsv4_mlx.files.paths import user_path
 
@@ -47,6 +48,17 @@ def _switch(chat: "Chat", folder: Path) -> None:
         raise
 
 
+def _restart(chat: "Chat", argument: str) -> None:
+    """Begin again with both ranks; the dialogue stays and is read again, or from its cache."""
+    if chat.models.ranks is None:
+        raise UsageError("the model runs in this program; /restart is for two Macs, see --hosts.")
+    chat.branches.reopen()
+    chat.model = chat.models.open(chat.model.folder)
+    chat.show_status("starting both ranks")
+    chat.model.wait(chat.stop)
+    chat.note("both ranks run")
+
+
 def _context(chat: "Chat", argument: str) -> None:
     use = chat.opened().context()
     parts = {"window": use.window_bytes, "compressed": use.compressed_bytes}
@@ -73,5 +85,6 @@ def _tables(reads: Mapping[str, int]) -> str:
 COMMANDS = (
     Command("model", "[PATH]", "show or switch the model", _model),
     Command("context", "", "how full the context is, and with what", _context),
+    Command("restart", "", "with --hosts: start both ranks again and go on", _restart),
     Command("quit", "", "leave (Ctrl-D does too)", _quit),
 )

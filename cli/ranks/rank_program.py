@@ -1,0 +1,117 @@
+"""The program of one rank (`python -m cli.ranks.rank_program`); `cli.ranks.processes` starts it.
+
+It reads its work from stdin and ends when that does. Rank 0 then speaks with the terminal through
+stdin and stdout; the worker follows rank 0.
+"""
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+from threading import Thread, Timer
+from typing import IO, cast
+
+from cli.kept.prefixes import stored_prefixes
+from cli.ranks.messages import FarEnd, FarLoaded, Pipes
+from cli.ranks.rank_model import RankModel, open_rank
+from cli.ranks.rank_work import RankWork
+from cli.ranks.side_server import Calls, SideServer
+from dsv4_mlx.chat.effort import EffortTable
+from dsv4_mlx.errors import Dsv4Error
+
+_GRACE_S = 2.0
+
+
+def main() -> int:
+    """Do the work that stdin names; the exit status."""
+    reading = sys.stdin.buffer
+    # What any library prints goes to stderr from here on.
+    writing = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    work = RankWork.from_line(reading.readline())
+    if work.rank == 0:
+        return _serve(work, Pipes(reading, writing))
+    Thread(target=_end_with, args=(reading,), name="stdin", daemon=True).start()
+    return _follow(work)
+
+
+def _serve(work: RankWork, pipes: Pipes) -> int:
+    """Rank 0: load, and answer what the terminal asks for."""
+    calls = Calls(pipes, _end_soon)
+
+    def end(sentence: str) -> None:
+        with suppress(OSError):
+            pipes.send(FarEnd(sentence))
+        os._exit(1)
+
+    try:
+        model = open_rank(work, end)
+        pipes.send(_loaded(model))
+        try:
+            _server(work, model, pipes, calls).serve()
+        finally:
+            model.close()
+    except Dsv4Error as error:
+        with suppress(OSError):
+            pipes.send(FarEnd(str(error)))
+        return 1
+    except BrokenPipeError:
+        pass  # the terminal is gone
+    return 0
+
+
+def _follow(work: RankWork) -> int:
+    """Rank 1: do what rank 0 asks for until it ends."""
+
+    def end(sentence: str) -> None:
+        print(sentence, file=sys.stderr, flush=True)
+        os._exit(1)
+
+    try:
+        model = open_rank(work, end)
+        try:
+            model.follow()
+        finally:
+            model.close()
+    except Dsv4Error as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _server(work: RankWork, model: RankModel, pipes: Pipes, calls: Calls) -> SideServer:
+    engine, tokenizer = model.engine_and_tokenizer
+    prefixes = stored_prefixes(os.environ, work.prefix_bytes, work.kv)(engine)
+    table = cast(EffortTable, work.effort_table)
+    return SideServer(engine, tokenizer, table, prefixes, pipes, calls)
+
+
+def _loaded(model: RankModel) -> FarLoaded:
+    engine, _ = model.engine_and_tokenizer
+    return FarLoaded(
+        engine.backend, engine.max_context, engine.memory.wired, model.notes, engine.left_out
+    )
+
+
+def _end_soon() -> None:
+    """The terminal is gone: in the ordinary way if nothing hinders that, else at once."""
+    timer = Timer(_GRACE_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
+def _end_with(reading: IO[bytes]) -> None:
+    with suppress(OSError, ValueError):
+        reading.read()
+    _end_soon()
+
+
+if __name__ == "__main__":
+    # Threads that listen hold streams of their own, which Python would wait for.
+    try:
+        status = main()
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stderr.flush()
+    os._exit(status)

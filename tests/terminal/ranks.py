@@ -1,0 +1,76 @@
+"""Hostfiles for tests, and the processes of ranks that a terminal started."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.peers.meetings import free_ring
+
+HERE = "127.0.0.1"
+WAIT_S = 60.0
+
+
+def hostfile(folder: Path, worker: str = HERE, **keys: str) -> Path:
+    """A file that names this machine and `worker`."""
+    path = folder / "hosts.json"
+    hosts = [{"ssh": HERE, "ips": [HERE]}, {"ssh": worker, "ips": [HERE], **keys}]
+    path.write_text(json.dumps({"backend": "ring", "hosts": hosts}), encoding="utf-8")
+    return path
+
+
+def hosts_options(folder: Path, worker: str = HERE, **keys: str) -> list[str]:
+    """Options of a run over that file on free ports."""
+    port = free_ring()[0][0].rpartition(":")[2]
+    return ["--hosts", str(hostfile(folder, worker, **keys)), "--port", port]
+
+
+def ranks_of(terminal: int) -> list[int]:
+    """The processes of ranks below the process `terminal`, rank 0 first."""
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+    parents = {int(pid): int(parent) for pid, parent, _ in rows}
+    return sorted(
+        int(pid)
+        for pid, _, args in rows
+        if "-m cli.ranks.rank_program" in args and terminal in ancestors(int(pid), parents)
+    )
+
+
+def ancestors(pid: int, parents: dict[int, int]) -> list[int]:
+    found = []
+    while (pid := parents.get(pid, 0)) > 1:
+        found.append(pid)
+    return found
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Until something holds that another process does."""
+    deadline = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < deadline, "it does not become so"
+        time.sleep(0.01)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").exists() and ") Z " in Path(f"/proc/{pid}/stat").read_text()
+
+
+def all_gone(pids: list[int]) -> None:
+    """Wait until none of the processes is left."""
+    wait_until(lambda: all(map(is_gone, pids)))
+
+
+def kill(pid: int) -> None:
+    """End a process as a machine ends that loses its power."""
+    os.kill(pid, signal.SIGKILL)
