@@ -21,6 +21,7 @@ def markdown(found: Found) -> str:
         *tables.kernels(found),
         *tables.compiling(found),
         *tables.nano(found),
+        *tables.ranks(found),
         *tables.decoding(found),
         *tables.reading(found),
         *_messages(found),

@@ -22,6 +22,7 @@ FUNCTIONS = {
     "decode": "layers:decode",
     "prefill": "layers:prefill",
     "peer": "peer:run",
+    "ranks": "ranks:run",
     "heat": "layers:heat",
 }
 """What a part runs, `file:function` of parts/, by the first word of its name."""
@@ -73,6 +74,7 @@ def models(backend: str) -> Iterator[Part]:
     yield Part("nano:tf32", 300.0, WIDE)
     if backend != "cpu":  # there MLX would compile C++ for minutes
         yield Part("nano:replayed", 300.0, EXACT)
+    yield Part("ranks", 300.0, EXACT)
     for memory in ("unwired", "wired")[: 1 + wired]:
         yield Part(f"decode:default,{memory}", _MODEL_LIMIT_S, EXACT, long=True)
         yield Part(f"decode:ours,{memory}", _MODEL_LIMIT_S, {**EXACT, **LIMITS}, long=True)

@@ -1,5 +1,6 @@
 """The tables of the page: each from the rows of one kind, nothing where there are none."""
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -185,6 +186,18 @@ def reading(found: Found) -> Iterator[str]:
     names = ("tokens", "TF32", "time", "tokens/s", "floor", "peak", f"{program}, time")
     layers = next((row["layers"] for row in rows(found, "prefill")), 0)
     yield from _table(f"Reading a prompt at once, {layers} layers", names, lines)
+
+
+def ranks(found: Found) -> Iterator[str]:
+    """The embedded model cut in two, beside itself whole."""
+    for row in rows(found, "ranks"):
+        token, prompt = (statistics.median(row[f"{name}_ratios"]) for name in ("token", "prompt"))
+        yield (
+            f"Cut in two over two processes here: {token:.2f} times {_ms(row['token_s'])} per "
+            f"token without graphs, {prompt:.2f} times the prompt's time, of which rank 0 waited "
+            f"{row['waited']:.0%} with {row['ahead']} of {row['calls']} chunks read ahead."
+        )
+        yield ""
 
 
 def _ms(seconds: float | None) -> str:

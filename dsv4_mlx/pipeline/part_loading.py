@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from dsv4_mlx.broken_kernels import diagnosis
 from dsv4_mlx.device import memory
 from dsv4_mlx.model.backends import kernel_plan, use_backend
 from dsv4_mlx.model.numerics import Numerics
@@ -12,6 +13,7 @@ from dsv4_mlx.pipeline.part import ModelPart
 from dsv4_mlx.pipeline.split import LayerSplit, own_parameters, require_two, split_of, stored_bytes
 from dsv4_mlx.sizing.held import held_bytes
 from dsv4_mlx.unloaded import Tables, pack_layers, with_engram
+from dsv4_mlx.warm_up import Shapes
 from dsv4_mlx.weights.checkpoint import Checkpoint
 from dsv4_mlx.weights.fingerprint import earlier_fingerprints, fingerprint, timeline_fingerprint
 from dsv4_mlx.weights.parameters import ParameterPlan
@@ -52,6 +54,8 @@ def load_part(
     with_engram(part.engrams(), checkpoint, plan, tables)
     mine = own_parameters(kept, own, layers)
     wanted = held_bytes(checkpoint.config, mine.loaded_bytes(dense), context, part.stored)
+    if kernels.backend != "cpu":
+        part.explain = diagnosis(Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype))
     part.memory = memory.hold(kernels.backend, wanted, say)
     try:
         pack_layers(part, mine.parameters)

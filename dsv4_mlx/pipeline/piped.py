@@ -9,7 +9,7 @@ import numpy as np
 from dsv4_mlx.device.memory import HeldMemory
 from dsv4_mlx.errors import PipelineError, UsageError
 from dsv4_mlx.pipeline.control import Control
-from dsv4_mlx.pipeline.link import Link
+from dsv4_mlx.pipeline.link import Link, LinkCounts
 from dsv4_mlx.pipeline.messages import PipeOperation
 from dsv4_mlx.pipeline.part import ModelPart
 from dsv4_mlx.pipeline.piped_caches import CallAhead, PipedCache, PipedCaches
@@ -18,12 +18,10 @@ from dsv4_mlx.pipeline.piped_caches import CallAhead, PipedCache, PipedCaches
 class PipelineModel:
     """Token ids -> logits over two ranks; a language model of `dsv4_mlx.engine`.
 
-    One thread makes all calls, as with any model. A call waits until the worker's streams are here,
-    so the token before it is best shown first (`blocks`).
+    One thread makes all calls, as with any model. A call waits until the worker's streams are here.
     """
 
     weights_elsewhere = True
-    blocks = True
 
     def __init__(self, part: ModelPart, group: Any, control: Control) -> None:
         """`part` are rank 0's layers; the worker has the others, or PipelineError."""
@@ -61,7 +59,13 @@ class PipelineModel:
 
     def end_reading(self, cache: PipedCache) -> None:
         """What was said of the call to come does not hold: the prompt ends before it."""
+        cache.following = None
         self.caches.settle(cache)
+
+    @property
+    def counts(self) -> LinkCounts:
+        """What went to the worker and back so far."""
+        return self._link.counts
 
     def close(self) -> None:
         """Let the worker end."""
@@ -87,9 +91,7 @@ class PipelineModel:
         if ahead is not None and np.array_equal(ahead.ids, ids):
             cache.ahead, cache.marks = None, ahead.inside
             return ahead.coming
-        following = cache.following
         self.caches.settle(cache)
-        cache.following = following
         return self._link.call(cache.held, ids, self._width)
 
     def _begin_next(self, cache: PipedCache, start: int) -> None:
@@ -102,7 +104,7 @@ class PipelineModel:
         self._link.tell(PipeOperation.SNAPSHOT, number, before.number)
         if inside:
             self._link.tell(PipeOperation.MARK, number, ids=inside)
-        coming = self._link.call(cache.held, ids, self._width)
+        coming = self._link.call(cache.held, ids, self._width, ahead=True)
         cache.ahead = CallAhead(ids, inside, start, before, marked, coming)
 
     @property

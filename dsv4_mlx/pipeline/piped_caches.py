@@ -79,8 +79,8 @@ class PipedCaches:
         return cache
 
     def settle(self, cache: PipedCache) -> None:
-        """Take back a call that was made ahead, and what is known of the next."""
-        ahead, cache.ahead, cache.following = cache.ahead, None, None
+        """Take back a call that was made ahead."""
+        ahead, cache.ahead = cache.ahead, None
         if ahead is not None:
             self._link.forget(ahead.coming)
             self._link.tell(PipeOperation.RESTORE, cache.held.number, ahead.before.number)
@@ -100,6 +100,7 @@ class PipedCaches:
     def restore(self, cache: PipedCache, snapshot: PipedSnapshot) -> None:
         """Put `cache` back to `snapshot`."""
         self.settle(cache)
+        cache.following = None
         snapshots.restore(cache, snapshot)
         assert snapshot.held is not None
         self._link.tell(PipeOperation.RESTORE, cache.held.number, snapshot.held.number)

@@ -93,7 +93,7 @@ class PipeWorker:
         try:
             follow(*numbers)
         except Exception as error:
-            self._failure = self._failure or _sentence(error)
+            self._failure = self._failure or self._sentence(error)
 
     def _answer(self, answered: Callable[..., WorkerAnswer], numbers: list[int]) -> None:
         failure, self._failure = self._failure, ""
@@ -102,7 +102,7 @@ class PipeWorker:
                 raise PipelineError(failure)
             answer = answered(*numbers)
         except Exception as error:
-            self._control.send(failed(_sentence(error)))
+            self._control.send(failed(self._sentence(error)))
             return
         self._control.send(done(answer.payload))
         if answer.then is not None:
@@ -190,6 +190,11 @@ class PipeWorker:
         for layer in self._caches[cache]:
             layer.finalize()
 
-
-def _sentence(error: Exception) -> str:
-    return str(error) if isinstance(error, Dsv4Error) else f"{type(error).__name__}: {error}"
+    def _sentence(self, error: Exception) -> str:
+        """What rank 0 is told of an error, of a kernel that is to blame where one is."""
+        try:
+            if self._part.explain is not None:
+                self._part.explain(error)
+        except Dsv4Error as explained:
+            return str(explained)
+        return str(error) if isinstance(error, Dsv4Error) else f"{type(error).__name__}: {error}"

@@ -95,7 +95,10 @@ def everything(model: Any, out: Path) -> dict[str, Any]:
     arrays["chunked"] = logits_after(model, 150, CHUNK)
     arrays["ragged"] = ragged(model, model.caches)
     np.savez(out / "logits.npz", **arrays)
-    found = session_script(model, out, out / "one.cache")
+    calls, ahead = model.counts.calls, model.counts.ahead
+    Engine(model, prefill_chunk=CHUNK).session().sync(prompt(150))
+    found: dict[str, Any] = {"chunks": [model.counts.calls - calls, model.counts.ahead - ahead]}
+    found |= session_script(model, out, out / "one.cache")
     found["failure"] = failure(model)
     found["stopped"] = stopped(model)
     gc.collect()

@@ -13,6 +13,7 @@ from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.pipeline.messages import PipeOperation, understood
 from dsv4_mlx.pipeline.split import stored_bytes
 from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.testing.checkpoints import TINY, TINY512, write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from dsv4_mlx.weights.planning import plan_parameters
@@ -20,6 +21,10 @@ from tests.engine.small_models import SMALL
 from tests.pipeline import scenarios
 from tests.pipeline.two_ranks import run
 
+ENGRAM = TINY.replace(
+    engram=EngramConfig((0, 4), 200, 300, max_ngram_size=4, n_heads=2, head_dim=64)
+)
+"""With a table of N-grams on each rank."""
 CONFIG = SMALL.replace(num_hidden_layers=3, num_hash_layers=1, compress_ratios=(4, 128, 4, 0))
 
 
@@ -46,7 +51,7 @@ class Both:
         )
         self.alone = scenarios.session_script(self.model, out)
         (out / "session.cache").rename(out / "one.cache")
-        self.rank0, self.rank1 = run("everything", folder, out, numerics=numerics)
+        self.rank0, self.rank1 = run("everything", folder, out, numerics)
         self.logits = np.load(out / "logits.npz")
 
 
@@ -130,6 +135,11 @@ def test_the_worker_frees_what_rank_0_frees_before_its_next_step(both: Both) -> 
     assert (caches, snapshots) == (1, 0)
 
 
+def test_the_worker_reads_a_chunk_while_rank_0_reads_the_one_before(both: Both) -> None:
+    chunks = -(-150 // scenarios.CHUNK)
+    assert both.rank0["chunks"] == [chunks, chunks - 1]
+
+
 def test_a_step_that_fails_there_is_a_sentence_here(both: Both) -> None:
     assert both.rank0["failure"].startswith("rank 1 (here) failed: KeyError")
 
@@ -145,7 +155,7 @@ def test_a_reading_that_is_stopped_goes_on(both: Both) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("numerics", ["official", "plain"])
-@pytest.mark.parametrize("config", [TINY, TINY512], ids=["tiny", "tiny512"])
+@pytest.mark.parametrize("config", [TINY, TINY512, ENGRAM], ids=["tiny", "tiny512", "engram"])
 def test_every_kind_of_layer_and_both_numerics(
     config: DeepseekV4Config, numerics: str, tmp_path: Path
 ) -> None:
