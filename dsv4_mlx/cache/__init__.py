@@ -11,9 +11,11 @@ from dsv4_mlx.cache.drafts import DraftState, drafts_of, keep_drafts, new_cache
 from dsv4_mlx.cache.file import load, save
 from dsv4_mlx.cache.layer import LayerCache, for_one_call
 from dsv4_mlx.cache.layouts import KV_CHOICES, layout_for
+from dsv4_mlx.cache.pieces import CacheOutline, outline
 from dsv4_mlx.cache.snapshots import (
     CacheBytes,
     Snapshot,
+    compacted,
     evaluated,
     fork,
     mark,
@@ -28,12 +30,14 @@ from dsv4_mlx.cache.state import LayerState, new_state
 __all__ = [
     "KV_CHOICES",
     "CacheBytes",
+    "CacheOutline",
     "DraftState",
     "LayerCache",
     "LayerState",
     "Snapshot",
     "begin",
     "commit",
+    "compacted",
     "drafts_of",
     "evaluated",
     "for_one_call",
@@ -47,6 +51,7 @@ __all__ = [
     "nbytes",
     "new_cache",
     "new_state",
+    "outline",
     "restore",
     "save",
     "sizes",

@@ -9,7 +9,7 @@ Entries and keys are stored without spare rows, all rows as `layout` says. `plac
 offsets to which the timeline can return; a place k brings the rings `place.k.l.window` and
 `place.k.l.open`, with Engram `place.k.l.ids`, and shares the rest. `session.*` are arrays of the
 caller's, such as logits, which versions 2 and 3 did not have. Version 2 had neither places nor a
-checksum.
+checksum. Version 6 is a file that goes on from another one, see `pieces`.
 
 The file is data only and is written whole or not at all.
 """
@@ -23,6 +23,7 @@ from typing import Any, Protocol, cast
 import mlx.core as mx
 
 from dsv4_mlx.cache import parts as optional_parts
+from dsv4_mlx.cache import pieces
 from dsv4_mlx.cache import seal as cache_seal
 from dsv4_mlx.cache.drafts import DraftState, drafts_of, keep_drafts, new_cache
 from dsv4_mlx.cache.forms import check_state
@@ -38,7 +39,7 @@ from dsv4_mlx.release.config import DeepseekV4Config
 
 FORMAT = "dsv4-mlx cache"
 VERSION = "5"
-READABLE = ("2", "3", "4", VERSION)
+READABLE = ("2", "3", "4", VERSION, pieces.VERSION)
 _BESIDE = "session."
 
 
@@ -60,12 +61,15 @@ def save(
     notes: Mapping[str, str] | None = None,
     places: Sequence[Snapshot] = (),
     beside: Mapping[str, mx.array] | None = None,
+    parent: str = "",
+    since: int = 0,
 ) -> None:
     """Write the single timeline `cache` that `tokens` led to, atomically and with mode 0600.
 
     `places` are snapshots of earlier moments of it; each adds its state of fixed size. `notes` and
-    the arrays `beside` are the caller's own. Raises CacheError or OSError, with an older file left
-    as it was, when the disk does not take it.
+    the arrays `beside` are the caller's own. Of what grows only the rows after `since` tokens are
+    written where the file `parent` beside it has the others. Raises CacheError or OSError, with an
+    older file left as it was, when the disk does not take it.
     """
     if any(len(layer.rows) != 1 for layer in cache):
         raise CacheError("expected a cache of one row but found a batch; extract the rows first.")
@@ -74,9 +78,9 @@ def save(
             f"expected {cache[0].offset} tokens, as the cache holds, but found {len(tokens)}; "
             "save the tokens that were fed."
         )
-    arrays = {"tokens": mx.array(list(tokens), mx.int32)}
+    arrays = {"tokens": mx.array(list(tokens)[since:], mx.int32)}
     for number, layer in enumerate(cache):
-        named = layer.rows[0].arrays().items()
+        named = pieces.grown_since(layer.rows[0].arrays(), layer.role, since).items()
         arrays |= {f"{number}.{name}": array for name, array in named}
     for place in places:
         arrays |= _fixed_arrays(place)
@@ -94,6 +98,7 @@ def save(
         "layout": cache[0].layout.name,
         "details": json.dumps(dict(notes or {})),
         "checksum": cache_seal.OPEN,
+        **pieces.header(parent, since),
     }
     path, files = Path(path), FileSystem()
     # MLX appends .safetensors to any other ending.
@@ -130,9 +135,15 @@ def load(
 
     CacheError when it is damaged or of another model.
     """
-    path = Path(path)
-    arrays, header = _read(path)
-    _check_header(path, header, (fingerprint, *model.earlier_fingerprints))
+    path, fingerprints = Path(path), (fingerprint, *model.earlier_fingerprints)
+
+    def one(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
+        found = _read(path)
+        _check_header(path, found[1], fingerprints)
+        return found
+
+    arrays, header = one(path)
+    pieces.join(path, arrays, header, model.config, one)
     notes = _notes(path, header["details"])
     tokens = _tokens(path, arrays, model.config.vocab_size)
     cache = _cache(path, header["layout"], len(tokens), arrays, model)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from dsv4_mlx.cache.drafts import DraftState, TimelineCache, drafts_of
+from dsv4_mlx.cache.entries import Entries
 from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.cache.state import LayerState
 from dsv4_mlx.errors import CacheError
@@ -101,6 +102,45 @@ def snapshot_at(
         rows.append((row,))
     kinds = tuple((layer.role.ratio, layer.layout.name) for layer in cache)
     return Snapshot(tuple(rows), kinds, offset, drafts)
+
+
+def compacted(moments: Sequence[Snapshot]) -> list[Snapshot]:
+    """Moments of one timeline with entries of their own, no more of them than the last one sees.
+
+    What they shared with timelines that went further is then held by those alone.
+    """
+    if not moments:
+        return []
+    last = max(moments, key=lambda moment: moment.offset)
+    whole = [_own(row) for (row,) in last.layers]
+    mx.eval(
+        [buffer for row in whole for pool in row.pools() if (buffer := pool.buffer()) is not None]
+    )
+    return [
+        replace(
+            moment,
+            layers=tuple(
+                (_seeing(row, own),) for (row,), own in zip(moment.layers, whole, strict=True)
+            ),
+        )
+        for moment in moments
+    ]
+
+
+def _own(row: LayerState) -> LayerState:
+    """The same state with entries that nobody else has."""
+    entries, keys = (
+        None if pool is None else Entries.from_rows(pool.rows()) for pool in (row.entries, row.keys)
+    )
+    return replace(row, entries=entries, keys=keys)
+
+
+def _seeing(row: LayerState, other: LayerState) -> LayerState:
+    """`row` with as many of the entries of `other` as it sees of its own."""
+    view = other.view()
+    for mine, theirs in zip(row.pools(), view.pools(), strict=True):
+        theirs.count = mine.count
+    return replace(row, entries=view.entries, keys=view.keys)
 
 
 def fork(cache: Sequence[LayerCache]) -> list[LayerCache]:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from dsv4_mlx.cache import CacheBytes, DraftState
+from dsv4_mlx.cache import CacheBytes, CacheOutline, DraftState
 from dsv4_mlx.release.config import DeepseekV4Config
 
 Cache = list[Any]
@@ -35,6 +35,10 @@ class CacheFunctions(Protocol):
         ...
 
     def fork(self, cache: Cache, /) -> Cache: ...
+
+    def compacted(self, moments: Sequence[Any], /) -> Sequence[Any]:
+        """The same snapshots of one timeline, holding no more than the last of them sees."""
+        ...
 
     def begin(self, cache: Cache, /) -> None:
         """Open a block: of the rows read until `commit`, as many stay as that says."""
@@ -77,11 +81,18 @@ class CacheFunctions(Protocol):
         notes: dict[str, str],
         beside: dict[str, mx.array],
         places: Sequence[Any],
+        parent: str = "",
+        since: int = 0,
     ) -> None:
         """Write `cache` to a file, with texts and arrays of the caller's.
 
-        `places` are snapshots of its earlier moments, in order.
+        `places` are snapshots of its earlier moments, in order. What lies before `since` tokens is
+        in the file `parent` of the same folder, where one is named.
         """
+        ...
+
+    def outline(self, path: str | Path, /) -> CacheOutline:
+        """What a file holds, without reading its states."""
         ...
 
     def load(

@@ -202,15 +202,18 @@ class Session:
         notes: Mapping[str, str] | None = None,
         *,
         place_bytes: int = SAVED_PLACE_BYTES,
+        parent: str = "",
+        since: int = 0,
     ) -> None:
         """Write the timeline to a file, with `notes` for whoever loads it.
 
-        Its latest places are written with it, as many as `place_bytes` hold. CacheError when
+        Its latest places are written with it, as many as `place_bytes` hold. Where a file `parent`
+        of the same folder holds the first `since` tokens, only what grew since. CacheError when
         there is nothing to save or no room; an older file is then left as it was.
         """
         if not self._timeline.consumed:
             raise CacheError("There is nothing to save; the session holds no tokens.")
-        session_file.write(path, self._timeline, notes or {}, place_bytes)
+        session_file.write(path, self._timeline, notes or {}, place_bytes, parent, since)
 
     def save_place(self, path: str | Path, offset: int) -> None:
         """Write the first `offset` tokens to a file; CacheError unless there is a place."""

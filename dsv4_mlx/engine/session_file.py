@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -16,12 +17,22 @@ _LOGITS_NOTE = "session.logits"
 """Where versions 2 and 3 of cache files have the logits, as base64 of little-endian float32."""
 
 
-def write(path: str | Path, timeline: Timeline, notes: Mapping[str, str], place_bytes: int) -> None:
+def write(
+    path: str | Path,
+    timeline: Timeline,
+    notes: Mapping[str, str],
+    place_bytes: int,
+    parent: str = "",
+    since: int = 0,
+) -> None:
     """Write what `timeline` has read, whole or not at all, and its latest places.
 
     As many places as `place_bytes` hold. Without logits the last token has to be read again.
+    With a `parent` only what comes after `since` tokens, see `dsv4_mlx.cache.pieces`.
     """
     running = timeline.running
+    places = [one for one in timeline.places.latest(place_bytes) if one.offset > since]
+    piece: dict[str, Any] = {"parent": parent, "since": since} if parent else {}
     with timeline.remembered():
         running.caches.save(
             path,
@@ -30,7 +41,8 @@ def write(path: str | Path, timeline: Timeline, notes: Mapping[str, str], place_
             tokens=timeline.tokens[: timeline.consumed],
             notes=dict(notes),
             beside={} if timeline.logits is None else {_LOGITS: timeline.logits},
-            places=timeline.places.latest(place_bytes),
+            places=places,
+            **piece,
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from dsv4_mlx.cache import file, snapshots
 from dsv4_mlx.cache.drafts import DraftState, TimelineCache, drafts_of, keep_drafts
 from dsv4_mlx.cache.layer import LayerCache
+from dsv4_mlx.cache.pieces import CacheOutline, outline
 from dsv4_mlx.cache.snapshots import CacheBytes, Snapshot
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.pipeline import states
@@ -191,6 +192,8 @@ class PipedCaches:
         notes: Mapping[str, str] | None = None,
         places: Sequence[PipedSnapshot] = (),
         beside: Mapping[str, mx.array] | None = None,
+        parent: str = "",
+        since: int = 0,
     ) -> None:
         """Write both ranks' state to one file, which a model on one machine opens as well."""
         self.settle(cache)
@@ -206,7 +209,17 @@ class PipedCaches:
             notes=notes,
             places=[self._whole(place, others, arrays) for place in places],
             beside=beside,
+            parent=parent,
+            since=since,
         )
+
+    def outline(self, path: str | Path) -> CacheOutline:
+        """What a file holds, without reading its states."""
+        return outline(path)
+
+    def compacted(self, moments: Sequence[PipedSnapshot]) -> list[PipedSnapshot]:
+        """The same moments: what both ranks hold of them stays as it is."""
+        return list(moments)
 
     def load(
         self, path: str | Path, *, model: file.CachedModel, fingerprint: str

@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from dsv4_mlx.cache import CacheBytes, DraftState
+from dsv4_mlx.cache import CacheBytes, CacheOutline, DraftState
 from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.files.documents import content_of, parse_json
@@ -92,6 +92,9 @@ class FakeCaches:
         _check_closed(cache)
         return [FakeCache(list(cache[0].history), drafts=cache[0].drafts)]
 
+    def compacted(self, moments: Sequence[FakeSnapshot]) -> list[FakeSnapshot]:
+        return list(moments)
+
     def begin(self, cache: list[FakeCache]) -> None:
         _check_closed(cache)
         cache[0].block = cache[0].offset
@@ -131,29 +134,48 @@ class FakeCaches:
         notes: dict[str, str],
         beside: dict[str, mx.array],
         places: Sequence[FakeSnapshot] = (),
+        parent: str = "",
+        since: int = 0,
     ) -> None:
         _check_closed(cache)
         offsets = [place.offset for place in places]
         arrays = {name: array.tolist() for name, array in beside.items()}
-        content = [fingerprint, cache[0].history, tokens, notes, arrays, offsets]
+        grown = cache[0].history[since:], tokens[since:]
+        content = [fingerprint, *grown, notes, arrays, offsets, parent, since]
         partial = Path(path).with_name(f".{Path(path).name}.safetensors")
         partial.touch(0o600)
         partial.write_text(json.dumps(content), encoding="utf-8")
         partial.replace(path)
 
+    def outline(self, path: str | Path) -> CacheOutline:
+        found, _, tokens, _, _, offsets, parent, since = _content(path)
+        return CacheOutline(found, tokens, offsets, parent, since)
+
     def load(
         self, path: str | Path, *, model: Any, fingerprint: str
     ) -> tuple[list[FakeCache], list[int], dict[str, str], dict[str, mx.array], list[FakeSnapshot]]:
-        try:
-            content = parse_json(content_of(Path(path)))
-            found, history, tokens, notes, arrays, offsets = content
-            beside = {name: mx.array(values) for name, values in arrays.items()}
-        except (AttributeError, OSError, TypeError, ValueError) as error:
-            raise CacheError(f"{path} is damaged ({error}); delete it.") from error
+        found, history, tokens, notes, arrays, offsets, parent, since = _content(path)
+        beside = {name: mx.array(values) for name, values in arrays.items()}
         if found != fingerprint:
             raise CacheError(f"{path} was saved by {found!r}, not by {fingerprint!r}.")
+        if parent:
+            (before,), known, *_ = self.load(
+                Path(path).with_name(parent), model=model, fingerprint=fingerprint
+            )
+            history, tokens = before.history[:since] + history, known[:since] + tokens
         places = [FakeSnapshot(tuple(history[:n]), self.snapshot_bytes) for n in offsets]
         return [FakeCache(history)], tokens, notes, beside, places
+
+
+def _content(path: str | Path) -> list[Any]:
+    """What `save` wrote; CacheError where that is damaged."""
+    try:
+        content: list[Any] = parse_json(content_of(Path(path)))
+        if len(content) != 8 or not isinstance(content[4], dict):
+            raise ValueError(f"{len(content)} parts")
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise CacheError(f"{path} is damaged ({error}); delete it.") from error
+    return content
 
 
 def _check_closed(cache: list[FakeCache]) -> None:

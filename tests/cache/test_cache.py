@@ -225,3 +225,21 @@ def test_mlx_lms_state_gives_the_cache_back(model: Model) -> None:
     cache = grown(model, 131)
     twin = [LayerCache.from_state(layer.state) for layer in cache]
     np.testing.assert_array_equal(step(model, twin, [7]), step(model, cache, [7]))
+
+
+def test_compacted_moments_hold_what_they_see_and_continue_bit_for_bit(model: Model) -> None:
+    cache, moments = model.make_cache(), []
+    for start, stop in ((0, 5), (5, 66), (66, 128)):
+        running.feed(model, cache, [small.TOKENS[start:stop]])
+        moments.append(caches.snapshot(cache))
+    compact = caches.compacted(moments[:2])
+    pools = [pool for (row,) in compact[1].layers for pool in row.pools()]
+    assert all(buffer.shape[1] == 256 for pool in pools if (buffer := pool.buffer()) is not None)
+    ids = {pool.pool_id for (row,) in moments[1].layers for pool in row.pools()}
+    assert ids.isdisjoint(pool.pool_id for pool in pools)
+    assert caches.compacted([]) == []
+    for one, other in zip(moments[:2], compact, strict=True):
+        caches.restore(cache, one)
+        kept = running.feed(model, cache, [small.TOKENS[:40]])
+        caches.restore(cache, other)
+        np.testing.assert_array_equal(running.feed(model, cache, [small.TOKENS[:40]]), kept)
