@@ -38,7 +38,10 @@ class FinishedReply:
 
 
 class Reply:
-    """Takes the tokens of one reply. `calls_before` tool calls of the dialogue have ids already."""
+    """Takes the tokens of one reply.
+
+    Ids of tool calls are what `call_id` gives; without it they count on from `calls_before`.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class Reply:
         stop: Sequence[str] = (),
         loops: Loops = "notice",
         calls_before: int = 0,
+        call_id: Callable[[], str] | None = None,
     ) -> None:
         self.generated = 0
         self.reasoning_tokens = 0
@@ -70,7 +74,7 @@ class Reply:
         self._watched: Literal["reasoning", "answer"] | None = None
         self._budget = budget or ReasoningBudget()
         self._tail = ""
-        self._calls = calls_before
+        self._calls, self._call_id = calls_before, call_id
         self._ids: list[str] = []
         self._emit = emit
 
@@ -80,16 +84,22 @@ class Reply:
         `hold` is called where what was generated may have to be returned to.
         """
         for token in stream:
-            self._last_at = time.perf_counter()
-            self._first_at = self._first_at or self._last_at
-            self.generated += 1
-            self._finish = token.finish or self._finish
-            if token.finish != "stop":
-                self._add(token.id)
-            if self._finish in ("stop_text", "loop"):
+            if self.take(token, hold):
                 return
-            if hold and self._may_stop and not (self._parser.reasons or self._parser.waits):
-                hold()
+
+    def take(self, token: "Token", hold: Callable[[], None] | None = None) -> bool:
+        """Take one token; whether the reply ends with it. `hold` as in `write`."""
+        self._last_at = time.perf_counter()
+        self._first_at = self._first_at or self._last_at
+        self.generated += 1
+        self._finish = token.finish or self._finish
+        if token.finish != "stop":
+            self._add(token.id)
+        if self._finish in ("stop_text", "loop"):
+            return True
+        if hold and self._may_stop and not (self._parser.reasons or self._parser.waits):
+            hold()
+        return token.finish is not None
 
     def steer(self) -> int | None:
         """`</think>` when the reasoning has to end before the next token."""
@@ -172,7 +182,8 @@ class Reply:
     def _pass_on(self, events: "list[Any]") -> None:
         for event in events:
             if isinstance(event, ToolCall):
-                self._ids.append(f"call_{self._calls + len(self._ids) + 1}")
+                counted = f"call_{self._calls + len(self._ids) + 1}"
+                self._ids.append(counted if self._call_id is None else self._call_id())
                 event = replace(event, id=self._ids[-1])
             self._emit(event)
 

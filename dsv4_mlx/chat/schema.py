@@ -103,7 +103,7 @@ class _Check:
             listed = parts if isinstance(parts, list) and parts else [True]
             if not enough([self.allows(part, depth) for part in listed]):
                 return False
-        return self.allows(_target(content, self._root), depth)
+        return self.allows(resolve(content, self._root), depth)
 
 
 def _joined(content: object, root: object) -> Iterator[Mapping[str, Any]]:
@@ -118,10 +118,10 @@ def _joined(content: object, root: object) -> Iterator[Mapping[str, Any]]:
         for keyword in ("anyOf", "oneOf", "allOf"):
             listed = part.get(keyword)
             waiting += listed if isinstance(listed, list) else []
-        waiting.append(_target(part, root))
+        waiting.append(resolve(part, root))
 
 
-def _target(content: Mapping[str, Any], root: object) -> object:
+def resolve(content: Mapping[str, Any], root: object) -> object:
     """The schema that a `$ref` within the whole points at; None for any other, or without one."""
     reference = content.get("$ref")
     if not isinstance(reference, str) or not reference.startswith("#"):

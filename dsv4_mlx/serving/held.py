@@ -28,9 +28,11 @@ _MOST_RETURNS: Final = 8
 
 @dataclass(eq=False)
 class GrowingLine:
-    """The growing arrays of one line of places, in bytes; `tip` is the last offset held of it."""
+    """The growing arrays of one line of places, in bytes, for `tokens` tokens; `tip` is the last
+    offset held of it."""
 
     nbytes: int = 0
+    tokens: int = 0
     tip: int = 0
     is_open: bool = False
     """Whether a session appends to it now."""

@@ -25,6 +25,7 @@ from dsv4_mlx.serving.token_tree import TokenTree
 if TYPE_CHECKING:
     from dsv4_mlx.engine.engine import Engine
     from dsv4_mlx.engine.session import Session
+    from dsv4_mlx.serving.disk_tier import DiskTier
 
 APART: Final = 4096
 """Tokens from one place of a long read to the next, at most: what a crash or a cancel costs."""
@@ -114,6 +115,8 @@ class Timelines:
         self.budget_bytes = budget_bytes
         self.room: Callable[[], int] = lambda: self.budget_bytes
         """Bytes that requests on their way leave; whoever serves them knows."""
+        self.tier: DiskTier | None = None
+        """Where timelines lie on disk, if they do."""
         self.evicted = 0
         """Places that were let go of so far."""
         self._engine = engine
@@ -152,8 +155,12 @@ class Timelines:
         What a side request reads is on probation: it goes first, until another request comes to it.
         """
         self._requests += 1
-        session = self._engine.session()
         _, node = self._deepest(tokens, owner)
+        stored = self._stored(tokens, owner, 0 if node is None else node.end)
+        if stored is not None:
+            line = GrowingLine(is_open=True)
+            return OpenTimeline(stored, owner, is_side, line, len(stored))
+        session = self._engine.session()
         if node is None or node.held is None:
             return OpenTimeline(session, owner, is_side, GrowingLine(is_open=True), 0)
         held = node.held
@@ -174,7 +181,7 @@ class Timelines:
         """
         session, tokens = line.session, line.session.tokens
         sizes = session.sizes()
-        line.line.nbytes = sizes.compressed + sizes.index
+        line.line.nbytes, line.line.tokens = sizes.compressed + sizes.index, len(tokens)
         for place in session.places:
             if place.snapshot is not None:
                 moment = SessionSnapshot(tuple(tokens[: place.offset]), place.snapshot, None)
@@ -221,6 +228,24 @@ class Timelines:
         )
         return found.matched, next(usable, None)
 
+    def _stored(self, tokens: Sequence[int], owner: str, held: int) -> "Session | None":
+        """A session from disk, where that leads further than the `held` tokens by enough."""
+        tier = self.tier
+        while tier is not None:
+            place = tier.find(tokens, owner)
+            if place is None or place.offset < held + tier.least_tokens:
+                return None
+            if (session := tier.load(place)) is not None:
+                if len(session) == len(tokens) and session.moment().logits is None:
+                    session.rewind(len(tokens) - 1)  # reading the last one gives them
+                return session
+        return None
+
+    def store(self, line: OpenTimeline, beginnings: Sequence[int] = ()) -> None:
+        """Write to disk what an open timeline grew by, once its request got its answer."""
+        if self.tier is not None and not line.is_side:
+            self.tier.store(line.session, line.owner, beginnings, line.reused)
+
     def _hold(self, line: OpenTimeline, moment: SessionSnapshot, is_beginning: bool) -> None:
         tree = self._trees.setdefault(line.owner, TokenTree())
         node = tree.place(moment.tokens)
@@ -248,6 +273,16 @@ class Timelines:
         if node.end == line.tip:
             line.tip = next((one.end for one in before if _is_of(one, line)), 0)
         tree.drop(node)
+        if 2 * line.tip < line.tokens and line.tip and not line.is_open:
+            self._compact(tree, line)
+
+    def _compact(self, tree: TokenTree[HeldPlace], line: GrowingLine) -> None:
+        """Let the places of `line` hold no more than they see: what came after them is gone."""
+        held = [node.held for node in tree if node.held is not None and _is_of(node, line)]
+        moments = self._engine.caches.compacted([one.state for one in held])
+        for one, moment in zip(held, moments, strict=True):
+            one.state = moment
+        line.nbytes, line.tokens = line.nbytes * line.tip // line.tokens, line.tip
 
 
 def _is_of(node: "HeldNode", line: GrowingLine) -> bool:

@@ -1,0 +1,199 @@
+"""Holding an answer to a grammar: what may not come next is masked before a token is drawn.
+
+The grammar is for the answer alone and begins after `</think>`. Reasoning is free, but may not end
+the reply or begin a call. A token is drawn as ever and followed through the grammar; one that does
+not fit is taken out of the distribution and the draw is made again. Draws without replacement until
+one fits give what a mask over all tokens gives, exactly so where no filter such as top-p looks at
+the distribution first, for the price of the tokens that are looked at. After some misses all tokens
+are looked at, in the order of their bytes, so that what begins alike is looked at once.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
+
+import mlx.core as mx
+
+from dsv4_mlx.chat.tokens import DSML, END_THINK
+from dsv4_mlx.errors import UsageError
+from dsv4_mlx.serving.dsml_grammar import CallGrammar
+from dsv4_mlx.serving.grammar import FIRST_CONTROL, Either, GrammarState, Items
+from dsv4_mlx.serving.json_grammar import object_grammar, schema_grammar
+from dsv4_mlx.serving.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.engine.generation import Sampler
+
+_MOST_MISSES: Final = 8
+
+
+class TokenSymbols:
+    """What every token of a tokenizer writes, in symbols of grammars; one for all requests."""
+
+    def __init__(self, tokenizer: "Tokenizer") -> None:
+        self.controls = frozenset(tokenizer.control_ids.values())
+        self.eos_id = tokenizer.eos_id
+        written = (
+            (tokenizer.token_bytes(token), token)
+            for token in range(tokenizer.vocab_size)
+            if token not in self.controls
+        )
+        self.ordered: list[tuple[bytes, int]] = sorted(one for one in written if one[0])
+        self._bytes = {token: data for data, token in self.ordered}
+
+    def of(self, token: int) -> Sequence[int]:
+        """The symbols of a token; none for one that writes nothing."""
+        if token in self.controls:
+            return (FIRST_CONTROL + token,)
+        return self._bytes.get(token, b"")
+
+    def fitting(self, state: GrammarState) -> list[int]:
+        """All tokens that may come next in `state`, EOS not among them."""
+        controls = [token for token in self.controls if state.after(FIRST_CONTROL + token)]
+        return [*controls, *self._fitting(state, 0, 0, len(self.ordered))]
+
+    def _fitting(self, state: GrammarState, depth: int, start: int, stop: int) -> Iterator[int]:
+        """Of the tokens at `start` to `stop`, which share `depth` bytes that led to `state`."""
+        while start < stop and len(self.ordered[start][0]) == depth:
+            if depth:
+                yield self.ordered[start][1]
+            start += 1
+        while start < stop:
+            prefix = self.ordered[start][0][: depth + 1]
+            end = self._end(prefix, start, stop)
+            if following := state.after(prefix[-1]):
+                yield from self._fitting(following, depth + 1, start, end)
+            start = end
+
+    def _end(self, prefix: bytes, start: int, stop: int) -> int:
+        """Where the tokens end that begin with `prefix`."""
+        if prefix[-1] == 0xFF:
+            same = (at for at in range(start, stop) if not self.ordered[at][0].startswith(prefix))
+            return next(same, stop)
+        after = prefix[:-1] + bytes([prefix[-1] + 1])
+        return bisect_left(self.ordered, (after, -1), start, stop)
+
+
+class AnswerConstraint:
+    """Holds one answer to `grammar`; without one, or none at all, to having no calls.
+
+    Tell it every token by `take`, those that were not drawn with `sampler` too.
+    """
+
+    def __init__(
+        self, symbols: TokenSymbols, tokenizer: "Tokenizer", grammar: Items | None, *, thinks: bool
+    ) -> None:
+        self._symbols = symbols
+        self._end_think = tokenizer.control_ids[END_THINK]
+        self._dsml = tokenizer.control_ids.get(DSML)
+        self._state = None if grammar is None else GrammarState.at(grammar)
+        self._thinks = thinks
+
+    def take(self, token: int) -> None:
+        """The answer goes on with `token`."""
+        if self._thinks:
+            self._thinks = token != self._end_think
+        elif self._state is not None and token != self._symbols.eos_id:
+            self._state = self._state.after_all(self._symbols.of(token))
+
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next."""
+        if self._thinks:
+            return token != self._dsml and (token != self._symbols.eos_id or self._state is None)
+        if self._state is None:
+            return token != self._dsml
+        if token == self._symbols.eos_id:
+            return self._state.is_complete
+        symbols = self._symbols.of(token)
+        return bool(symbols) and bool(self._state.after_all(symbols))
+
+    def sampler(self, base: "Sampler") -> "Sampler":
+        """`base` over what may come next."""
+
+        def draw(logprobs: mx.array) -> mx.array:
+            left = logprobs
+            for _ in range(_MOST_MISSES):
+                drawn = base(left)
+                token: Any = drawn.item()
+                if self.allows(token):
+                    return drawn
+                left = mx.where(mx.arange(left.size) == drawn, -math.inf, left)
+            return base(mx.where(self._mask(left.size), logprobs, -math.inf))
+
+        return draw
+
+    def _mask(self, size: int) -> mx.array:
+        """Bool [V]: what may come next; EOS where nothing may, as after a draw that was forced."""
+        if self._thinks or self._state is None:
+            allowed = [token for token in range(size) if self.allows(token)]
+        else:
+            allowed = [token for token in self._symbols.fitting(self._state) if token < size]
+            if self._state.is_complete or not allowed:
+                allowed.append(self._symbols.eos_id)
+        mask = mx.zeros(size, dtype=mx.bool_)
+        mask[mx.array(allowed, dtype=mx.int32)] = True
+        return mask
+
+
+class Constraints:
+    """The constraints of requests to one model; for all threads."""
+
+    def __init__(self, tokenizer: "Tokenizer") -> None:
+        self._tokenizer = tokenizer
+        self._lock = Lock()
+        self._symbols: TokenSymbols | None = None
+
+    def of(
+        self, request: GenerationRequest, *, thinks: bool
+    ) -> Callable[[], AnswerConstraint] | None:
+        """Makes the constraint of each answer to `request`; None where it may be anything.
+
+        UsageError for a choice of tools that there are not.
+        """
+        bans_calls = request.tool_choice.kind == "none" and bool(request.settings.tools)
+        grammar = self._grammar(request)
+        if grammar is None and not bans_calls:
+            return None
+        symbols = self._all_symbols()
+        return lambda: AnswerConstraint(symbols, self._tokenizer, grammar, thinks=thinks)
+
+    def _all_symbols(self) -> TokenSymbols:
+        with self._lock:
+            if self._symbols is None:
+                self._symbols = TokenSymbols(self._tokenizer)
+            return self._symbols
+
+    def _grammar(self, request: GenerationRequest) -> Items | None:
+        choice, tools = request.tool_choice, request.settings.tools
+        names = [str(tool.get("function", tool).get("name")) for tool in tools]
+        if choice.kind == "named":
+            if choice.name not in names:
+                raise UsageError(
+                    f"The tool to call must be one of {', '.join(names) or 'the tools given'}, got "
+                    f"{choice.name!r}."
+                )
+            names = [choice.name]
+        elif choice.kind == "required" and not names:
+            raise UsageError("A call is required and no tools are given; give one.")
+        calls: Items | None = None
+        if names and choice.kind != "none":
+            written = CallGrammar(tools, self._tokenizer.control_ids)
+            calls = written.calls(names, several=request.several_calls)
+        if choice.kind in ("required", "named"):
+            return calls
+        answer = _answer(request)
+        if answer is None or calls is None:
+            return answer
+        return (Either((answer, calls)),)
+
+
+def _answer(request: GenerationRequest) -> Items | None:
+    match request.answer_format.kind:
+        case "json":
+            return object_grammar()
+        case "schema":
+            return schema_grammar(request.answer_format.schema)
+    return None

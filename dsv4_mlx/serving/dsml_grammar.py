@@ -1,0 +1,129 @@
+"""Tool calls as a grammar: the block that the release's encoder writes, arguments by schema."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dsv4_mlx.chat.messages import to_json
+from dsv4_mlx.chat.schema import resolve
+from dsv4_mlx.chat.tokens import DSML
+from dsv4_mlx.serving.grammar import (
+    FIRST_CONTROL,
+    Either,
+    GrammarItem,
+    Items,
+    Members,
+    Repeated,
+    Symbols,
+    text,
+)
+from dsv4_mlx.serving.json_grammar import (
+    CHARACTER,
+    SchemaGrammar,
+    needed_of,
+    types_of,
+)
+
+
+class CallGrammar:
+    """Calls of `tools`, definitions as OpenAI's interface takes them.
+
+    `control_ids` are the tokenizer's; a control token that it lacks is written as text.
+    """
+
+    def __init__(self, tools: Sequence[Mapping[str, Any]], control_ids: Mapping[str, int]) -> None:
+        functions = [tool.get("function", tool) for tool in tools]
+        self._functions = {function["name"]: function for function in functions}
+        found = control_ids.get(DSML)
+        self._dsml = text(DSML) if found is None else Symbols((FIRST_CONTROL + found,))
+
+    def calls(self, names: Sequence[str], *, several: bool) -> Items:
+        """A block with a call of one of the tools `names`, or with `several`."""
+        call = Either(tuple(self._call(name) for name in names))
+        return (
+            text("\n\n<"),
+            self._dsml,
+            text("tool_calls>\n"),
+            Repeated(call, 1, None if several else 1),
+            *self._closing("tool_calls"),
+        )
+
+    def _call(self, name: str) -> Items:
+        schema = self._functions[name].get("parameters")
+        return (
+            text("<"),
+            self._dsml,
+            text(f'invoke name="{name}">\n'),
+            self._parameters(schema if isinstance(schema, Mapping) else {}),
+            text("\n"),
+            *self._closing("invoke"),
+            text("\n"),
+        )
+
+    def _parameters(self, schema: Mapping[str, Any]) -> GrammarItem:
+        root = schema
+        if isinstance(schema.get("$ref"), str):
+            target = resolve(schema, root)
+            schema = target if isinstance(target, Mapping) else {}
+        properties = schema.get("properties")
+        named = properties if isinstance(properties, Mapping) else {}
+        grammar = SchemaGrammar(root)
+        members = {
+            str(name): self._parameter(str(name), content, root, grammar)
+            for name, content in named.items()
+        }
+        return Members.all_of(members, needed_of(schema), (text("\n"),))
+
+    def _parameter(self, name: str, content: object, root: object, grammar: SchemaGrammar) -> Items:
+        opening: Items = (text("<"), self._dsml, text(f'parameter name="{name}" string="'))
+        ways = [
+            *((text('true">'), *way) for way in self._strings(content, root)),
+            *((text('false">'), *way) for way in _others(content, root, grammar)),
+        ]
+        return (*opening, Either(tuple(ways)), *self._closing("parameter"))
+
+    def _strings(self, content: object, root: object) -> list[Items]:
+        """Values that are strings, bare as the release writes them; none where it may be none."""
+        whole: Items = (Repeated(CHARACTER),)
+        if not isinstance(content, Mapping) or not content:
+            return [whole]
+        if (parts := _parts(content, root)) is not None:
+            return [way for part in parts for way in self._strings(part, root)]
+        if (choices := _choices(content)) is not None:
+            return [(text(one),) for one in choices if isinstance(one, str)]
+        return [whole] if "string" in types_of(content) else []
+
+    def _closing(self, name: str) -> Items:
+        return (text("</"), self._dsml, text(f"{name}>"))
+
+
+def _others(content: object, root: object, grammar: SchemaGrammar) -> list[Items]:
+    """Values that are no strings, as JSON."""
+    if not isinstance(content, Mapping) or not content:
+        return [grammar.value({"type": [kind for kind in types_of({}) if kind != "string"]})]
+    if (parts := _parts(content, root)) is not None:
+        return [way for part in parts for way in _others(part, root, grammar)]
+    if (choices := _choices(content)) is not None:
+        return [(text(to_json(one)),) for one in choices if not isinstance(one, str)]
+    kinds = [kind for kind in types_of(content) if kind != "string"]
+    if content.get("nullable") is True:
+        kinds.append("null")
+    rest = {key: one for key, one in content.items() if key != "nullable"}
+    return [grammar.value({**rest, "type": [kind]}) for kind in dict.fromkeys(kinds)]
+
+
+def _parts(content: Mapping[str, Any], root: object) -> list[object] | None:
+    """The schemas of which a value fits one, where there are several or it is elsewhere."""
+    if isinstance(content.get("$ref"), str):
+        return [resolve(content, root) or {}]
+    for keyword in ("anyOf", "oneOf"):
+        if isinstance(content.get(keyword), list) and content[keyword]:
+            return list(content[keyword])
+    return None
+
+
+def _choices(content: Mapping[str, Any]) -> list[object] | None:
+    """The values that a schema lists."""
+    if "const" in content:
+        return [content["const"]]
+    listed = content.get("enum")
+    return listed if isinstance(listed, list) and listed else None

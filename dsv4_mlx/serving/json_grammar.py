@@ -1,0 +1,266 @@
+"""JSON as a grammar: any object, or what a schema allows.
+
+A schema's structure is held to: types, `properties` in any order, `required`, `items` with
+`minItems` and `maxItems`, `enum`, `const`, `anyOf`, `oneOf`, `allOf`, `nullable` and references
+within the schema, also to themselves. Where properties are named there are no others. What narrows
+a value further, such as `pattern` or `minimum`, is not held to; `unheld` of a schema names it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+from dsv4_mlx.chat.schema import resolve
+from dsv4_mlx.serving.grammar import (
+    Either,
+    GrammarRule,
+    Items,
+    Members,
+    OneSymbol,
+    Repeated,
+    either,
+    optional,
+    text,
+)
+
+_UNHELD: Final = (
+    "pattern",
+    "format",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "uniqueItems",
+    "contains",
+    "patternProperties",
+    "propertyNames",
+    "minProperties",
+    "maxProperties",
+    "not",
+    "if",
+    "dependentRequired",
+)
+_MOST_SPACES: Final = 24
+
+
+def _bytes(first: int, last: int) -> OneSymbol:
+    return OneSymbol(frozenset(range(first, last + 1)))
+
+
+_TAIL = _bytes(0x80, 0xBF)
+_BEYOND_ASCII: Final = (
+    (_bytes(0xC2, 0xDF), _TAIL),
+    (_bytes(0xE0, 0xE0), _bytes(0xA0, 0xBF), _TAIL),
+    (_bytes(0xE1, 0xEC), _TAIL, _TAIL),
+    (_bytes(0xED, 0xED), _bytes(0x80, 0x9F), _TAIL),
+    (_bytes(0xEE, 0xEF), _TAIL, _TAIL),
+    (_bytes(0xF0, 0xF0), _bytes(0x90, 0xBF), _TAIL, _TAIL),
+    (_bytes(0xF1, 0xF3), _TAIL, _TAIL, _TAIL),
+    (_bytes(0xF4, 0xF4), _bytes(0x80, 0x8F), _TAIL, _TAIL),
+)
+"""Characters of more than one byte (RFC 3629)."""
+CHARACTER: Final = Either(((_bytes(0, 0x7F),), *_BEYOND_ASCII))
+"""Any character."""
+
+_PLAIN = OneSymbol(frozenset(range(0x20, 0x80)) - set(b'"\\'))
+_HEX = OneSymbol(frozenset(b"0123456789abcdefABCDEF"))
+_ESCAPED = either(
+    (text("\\"), OneSymbol(frozenset(b'"\\/bfnrt'))),
+    # No half of a surrogate pair stands alone.
+    (text("\\u"), OneSymbol(frozenset(b"0123456789abcefABCEF")), _HEX, _HEX, _HEX),
+    (text("\\u"), OneSymbol(frozenset(b"dD")), OneSymbol(frozenset(b"01234567")), _HEX, _HEX),
+)
+_LETTER = Either(((_PLAIN,), (_ESCAPED,), *_BEYOND_ASCII))
+STRING: Final[Items] = (text('"'), Repeated(_LETTER), text('"'))
+
+_DIGIT = OneSymbol(frozenset(b"0123456789"))
+_DIGITS = Repeated(_DIGIT, 0, 15)
+INTEGER: Final[Items] = (
+    optional(text("-")),
+    either(text("0"), (OneSymbol(frozenset(b"123456789")), _DIGITS)),
+)
+_EXPONENT = (OneSymbol(frozenset(b"eE")), optional(OneSymbol(frozenset(b"+-"))), _DIGIT)
+NUMBER: Final[Items] = (
+    *INTEGER,
+    optional(text("."), _DIGIT, _DIGITS),
+    optional(*_EXPONENT, optional(_DIGIT)),
+)
+_SPACE = (
+    Repeated(text("\n"), 0, 1),
+    Repeated(OneSymbol(frozenset(b" \t")), 0, _MOST_SPACES),
+)
+_LITERALS: Final[Mapping[str, Items]] = {
+    "string": STRING,
+    "integer": INTEGER,
+    "number": NUMBER,
+    "boolean": (either(text("true"), text("false")),),
+    "null": (text("null"),),
+}
+
+
+@cache
+def _any_value() -> Items:
+    return (either(*_LITERALS.values(), (ANY_OBJECT,), (ANY_ARRAY,)),)
+
+
+ANY_VALUE: Final = GrammarRule("json value", _any_value)
+_COMMA: Final[Items] = (*_SPACE, text(","), *_SPACE)
+_COLON: Final[Items] = (*_SPACE, text(":"), *_SPACE)
+
+
+def _listed(
+    opening: str, item: Items, closing: str, least: int = 0, most: int | None = None
+) -> Items:
+    """Items between brackets, `least` to `most` of them."""
+    left = None if most is None else most - 1
+    more = Repeated(Either(((*_COMMA, *item),)), max(0, least - 1), left)
+    some: Items = (*item, more, *_SPACE)
+    ways = [some] if least else [some, ()]
+    return (text(opening), *_SPACE, Either(tuple([()] if most == 0 else ways)), text(closing))
+
+
+_OBJECT: Final = _listed("{", (*STRING, *_COLON, ANY_VALUE), "}")
+_ARRAY: Final = _listed("[", (ANY_VALUE,), "]")
+ANY_OBJECT: Final = GrammarRule("json object", lambda: _OBJECT)
+ANY_ARRAY: Final = GrammarRule("json array", lambda: _ARRAY)
+
+
+class SchemaGrammar:
+    """The values that a schema allows; `root` is the whole that its references point in."""
+
+    def __init__(self, root: object) -> None:
+        self._root = root
+        self._known: dict[str, Items] = {}
+
+    def _referred(self, reference: str, target: object) -> Items:
+        if reference not in self._known:
+            self._known[reference] = self.value(target)
+        return self._known[reference]
+
+    def value(self, content: object) -> Items:
+        """What `content`, a part of the schema, allows."""
+        if not isinstance(content, Mapping) or not content:
+            return (ANY_VALUE,)
+        ways = list(self._ways(content))
+        if content.get("nullable") is True:
+            ways.append(_LITERALS["null"])
+        return ways[0] if len(ways) == 1 else (Either(tuple(ways)),)
+
+    def _ways(self, content: Mapping[str, Any]) -> Iterator[Items]:
+        reference = content.get("$ref")
+        if isinstance(reference, str):
+            target = resolve(content, self._root)
+            name = f"{id(self._root)} {reference}"
+            yield (GrammarRule(name, lambda: self._referred(reference, target)),)
+            return
+        if "const" in content:
+            yield (text(_written(content["const"])),)
+            return
+        if isinstance(content.get("enum"), list) and content["enum"]:
+            yield from ((text(_written(one)),) for one in content["enum"])
+            return
+        for keyword in ("anyOf", "oneOf"):
+            if isinstance(content.get(keyword), list) and content[keyword]:
+                rest = {key: one for key, one in content.items() if key != keyword}
+                for part in content[keyword]:
+                    yield self.value({**rest, **part} if isinstance(part, Mapping) else rest)
+                return
+        if isinstance(content.get("allOf"), list) and content["allOf"]:
+            yield self.value(self._merged(content))
+            return
+        for kind in types_of(content):
+            yield self._of_type(kind, content)
+
+    def _merged(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """A schema with the parts of its `allOf` in it."""
+        merged = {key: one for key, one in content.items() if key != "allOf"}
+        for listed in content["allOf"]:
+            target = resolve(listed, self._root) if isinstance(listed, Mapping) else {}
+            part: Any = listed if target is None else target
+            for key, one in part.items():
+                if key == "properties":
+                    one = {**merged.get(key, {}), **one}
+                elif key == "required":
+                    one = [*merged.get(key, []), *one]
+                merged[key] = one
+        return merged
+
+    def _of_type(self, kind: str, content: Mapping[str, Any]) -> Items:
+        if kind == "object":
+            return self._object(content)
+        if kind == "array":
+            least, most = content.get("minItems"), content.get("maxItems")
+            return _listed(
+                "[",
+                self.value(content.get("items")),
+                "]",
+                least if isinstance(least, int) else 0,
+                most if isinstance(most, int) else None,
+            )
+        return _LITERALS[kind]
+
+    def _object(self, content: Mapping[str, Any]) -> Items:
+        properties = content.get("properties")
+        if not isinstance(properties, Mapping) or not properties:
+            others = content.get("additionalProperties")
+            if others is False:
+                return (text("{"), *_SPACE, text("}"))
+            return _listed("{", (*STRING, *_COLON, *self.value(others)), "}")
+        members = {
+            str(name): (text(_written(str(name))), *_COLON, *self.value(one))
+            for name, one in properties.items()
+        }
+        inside = Members.all_of(members, needed_of(content), _COMMA)
+        return (text("{"), *_SPACE, inside, *_SPACE, text("}"))
+
+
+def types_of(content: Mapping[str, Any]) -> Sequence[str]:
+    """The types that a schema allows, all of them where it names none."""
+    kinds = content.get("type")
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    known = ("object", "array", *_LITERALS)
+    if isinstance(kinds, list) and kinds and all(kind in known for kind in kinds):
+        return kinds
+    if "properties" in content:
+        return ("object",)
+    return ("array",) if "items" in content else known
+
+
+def needed_of(content: Mapping[str, Any]) -> frozenset[str]:
+    """The named properties that an object has to have."""
+    required, properties = content.get("required"), content.get("properties")
+    listed = required if isinstance(required, list) else []
+    names = properties if isinstance(properties, Mapping) else {}
+    return frozenset(name for name in listed if isinstance(name, str) and name in names)
+
+
+def unheld(content: object) -> list[str]:
+    """Keywords of a schema that its grammar does not hold to, each once."""
+    found: dict[str, None] = {}
+    waiting = [content]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            found |= dict.fromkeys(key for key in _UNHELD if key in part)
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return list(found)
+
+
+def object_grammar() -> Items:
+    """Any JSON object."""
+    return (*_SPACE, ANY_OBJECT, *_SPACE)
+
+
+def schema_grammar(schema: object) -> Items:
+    """JSON that `schema` allows."""
+    return (*_SPACE, *SchemaGrammar(schema).value(schema), *_SPACE)
+
+
+def _written(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,55 @@
+"""A request for answers, as a value that no dialect shows through.
+
+A dialect reads a body into this and writes the events of `serving.events`; what it leaves out here
+has no place in a prompt, such as ids, metadata and marks of what to cache.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dsv4_mlx.chat.answer_settings import AnswerSettings
+from dsv4_mlx.chat.settings import Thinking
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Whether the answer has to call tools: as it likes, not at all, some tool, or tool `name`."""
+
+    kind: Literal["auto", "none", "required", "named"] = "auto"
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """What an answer has to be: any text, a JSON object, or JSON that `schema` allows.
+
+    It holds for the answer alone, never for the reasoning before it.
+    """
+
+    kind: Literal["text", "json", "schema"] = "text"
+    schema: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What to answer and how."""
+
+    messages: Sequence[Mapping[str, Any]]
+    """As `chat.requests.read_messages` takes them, system messages anywhere among them."""
+    settings: AnswerSettings = field(default=AnswerSettings(Thinking("chat")))
+    """Thinking, tools, sampling, limits and stop texts; its `system` comes before all messages."""
+    tool_choice: ToolChoice = field(default=ToolChoice())
+    several_calls: bool = True
+    """Whether one answer may call more than one tool, where it is held to calling some."""
+    answer_format: AnswerFormat = field(default=AnswerFormat())
+    answers: int = 1
+    """How many, each drawn with a seed of its own: the seed and its number."""
+    owner: str = ""
+    """Who asks; people share nothing with one another."""
+    text: str | None = None
+    """A text to go on with in the place of messages, without a template."""
+    is_side: bool = False
+    """Whether this is beside a conversation, such as a title: what it reads is let go of first."""
+    wants_likelihoods: bool = False
+    """Whether to give the log-probability of every token."""

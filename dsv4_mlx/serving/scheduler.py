@@ -1,0 +1,299 @@
+"""Many requests on the one thread that owns the model.
+
+`submit` may be called from any thread, `step` does one piece of work on the model's: a quantum of
+one read, or a round of one token for everybody who answers. Nothing that others do, and no time,
+changes where a read is cut or what is drawn, so a request gives the tokens that it gives alone.
+
+Who is read: the shortest rest first; every fourth quantum goes to whoever waited longest, so that
+nothing starves. Who begins: in the order of arrival, as long as memory for prompt and reply can be
+set aside; one that waits for memory is passed a few times and then no longer. A round takes one
+row of the model for each answer, which is what an engine of one exact row allows; the engine drafts
+by itself while one request answers.
+
+A model whose weights are elsewhere, in files or on another machine, serves one request at a time.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Event as Flag
+from typing import TYPE_CHECKING, Final
+
+from dsv4_mlx.chat.reply import FinishedReply
+from dsv4_mlx.errors import PromptError
+from dsv4_mlx.serving.events import Outlet
+from dsv4_mlx.serving.job import AnswerJob, RunningJob, ServedPrompt, ServingClock
+from dsv4_mlx.serving.limits import ServingLimits
+from dsv4_mlx.serving.pace import TurnPace
+from dsv4_mlx.serving.request import GenerationRequest
+from dsv4_mlx.serving.ticket import AskedCall, Load, Result, Ticket
+from dsv4_mlx.serving.timelines import Timelines
+
+if TYPE_CHECKING:
+    from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.engine.engine import Engine
+    from dsv4_mlx.serving.constraint import AnswerConstraint
+
+_FOR_THE_OLDEST: Final = 4
+"""Of so many quanta one goes to the read that waited longest."""
+_MOST_PASSES: Final = 8
+"""Requests that may begin before one that waits for memory."""
+
+
+class Scheduler:
+    """Serves requests with one engine; see the module."""
+
+    def __init__(
+        self,
+        engine: "Engine",
+        tokenizer: "Tokenizer",
+        timelines: Timelines,
+        limits: ServingLimits | None = None,
+        *,
+        clock: ServingClock = time.perf_counter,
+        call_id: Callable[[], str] | None = None,
+        on_said: Callable[[AnswerJob, FinishedReply], None] = lambda job, said: None,
+    ) -> None:
+        """`on_said` is told of every answer that ended, its cancelled ones too."""
+        self.timelines = timelines
+        self.limits = limits or ServingLimits()
+        self._engine, self._tokenizer, self._clock = engine, tokenizer, clock
+        self._call_id = call_id or (lambda: f"call_{secrets.token_hex(12)}")
+        self._on_said = on_said
+        self._arrivals: SimpleQueue[AnswerJob | AskedCall | None] = SimpleQueue()
+        self._waiting: list[AnswerJob] = []
+        self._running: list[RunningJob] = []
+        self._pace = TurnPace(clock, self.limits.quantum_s)
+        self._quanta = 0
+        self._asked_for = 0  # bytes, by the request that is about to begin
+        self._has_changed = False
+        """Whether another request may be able to begin since that was looked at last."""
+        self._load = Load.of((), ())
+        self.pulse = clock()
+        """When the last step began: while there is work it is never long ago."""
+        timelines.room = lambda: self.limits.memory_bytes - self._reserved
+
+    # From any thread
+
+    def submit(
+        self,
+        request: GenerationRequest,
+        prompt: ServedPrompt,
+        outlet: Outlet,
+        constraint_of: "Callable[[], AnswerConstraint] | None" = None,
+    ) -> Ticket:
+        """Hand a request in; its events come on the model's thread.
+
+        `constraint_of` makes what each answer is held to. PromptError, and no events, for a prompt
+        that the model's context does not hold.
+        """
+        self._engine.check(prompt.tokens)
+        if request.answers < 1:
+            raise PromptError(f"A request needs at least one answer, got {request.answers}.")
+        now = self._clock()
+        new = partial(AnswerJob, request, prompt, outlet, asked_at=now, constraint_of=constraint_of)
+        first = new(has_followers=request.answers > 1)
+        others = (new(number=number, leader=first) for number in range(1, request.answers))
+        ticket = Ticket((first, *others), self.wake)
+        for job in ticket.jobs:
+            self._arrivals.put(job)
+        return ticket
+
+    def wake(self) -> None:
+        """Let `run` look again: somebody cancelled, or an outlet takes events again."""
+        self._arrivals.put(None)
+
+    def call(self, work: Callable[[], Result]) -> "Future[Result]":
+        """Let the model's thread do `work` before its next step, such as a look at `timelines`."""
+        asked = AskedCall(work)
+        self._arrivals.put(asked)
+        return asked.future
+
+    @property
+    def load(self) -> Load:
+        """How much there was to do after the last step."""
+        return self._load
+
+    # On the model's thread
+
+    def run(self, until: Flag) -> None:
+        """Work until the flag is set, which `wake` makes it notice; running answers stay."""
+        while not until.is_set():
+            if not self.step():
+                self._take(self._arrivals.get())
+
+    def step(self) -> bool:
+        """Do one piece of work; False when there is none until somebody calls."""
+        self.pulse = self._clock()
+        self._take_arrivals()
+        self._end_cancelled()
+        if self._has_changed:
+            self._has_changed = False
+            self._begin_waiting()
+        before = [one.job.state for one in self._running]
+        did = self._turn()
+        self._running = [one for one in self._running if one.job.state != "ended"]
+        self._has_changed = self._has_changed or before != [one.job.state for one in self._running]
+        self._load = Load.of(self._waiting, [one.job for one in self._running])
+        return did
+
+    def end_all(self) -> None:
+        """Cancel everything there is; what was read stays in the timelines."""
+        self._take_arrivals()
+        for job in (*self._waiting, *(one.job for one in self._running)):
+            job.cancelled.set()
+        self._end_cancelled()
+        self._load = Load.of(self._waiting, [one.job for one in self._running])
+
+    def _take_arrivals(self) -> None:
+        while True:
+            try:
+                self._take(self._arrivals.get_nowait())
+            except Empty:
+                return
+
+    def _take(self, job: AnswerJob | AskedCall | None) -> None:
+        if job is None:
+            return
+        if isinstance(job, AskedCall):
+            job.run()
+            return
+        limits, need = self.limits, self._need(job)
+        if need > limits.memory_bytes:
+            job.refuse("memory", limits.too_much(len(job.prompt.tokens), need))
+        elif len(self._waiting) >= limits.most_waiting:
+            job.refuse("busy", f"{limits.most_waiting} requests wait already; try again later.")
+        else:
+            job.read_at = self._quanta
+            job.pin = self.timelines.pin(job.prompt.tokens, job.request.owner)
+            self._waiting.append(job)
+            self._has_changed = True
+
+    def _end_cancelled(self) -> None:
+        waited, before = self.limits.longest_wait_s, (len(self._waiting), len(self._running))
+        for job in self._waiting:
+            if job.cancelled.is_set():
+                job.cancel_waiting()
+            elif waited is not None and self._clock() - job.asked_at > waited:
+                job.refuse("waited", f"The model was busy for {waited:g} seconds; try again later.")
+        self._waiting = [job for job in self._waiting if job.state == "waiting"]
+        for one in self._running:
+            if one.job.cancelled.is_set():
+                self._guarded(one, one.end)
+        self._running = [one for one in self._running if one.job.state != "ended"]
+        if before != (len(self._waiting), len(self._running)):
+            self._has_changed = True
+
+    # Who begins
+
+    @property
+    def _serves_one(self) -> bool:
+        return self._engine.drafting.weights_elsewhere or self._engine.reads_by_layers
+
+    def _begin_waiting(self) -> None:
+        for job in list(self._waiting):
+            if len(self._running) >= (1 if self._serves_one else self.limits.most_running):
+                return
+            if job.must_wait:
+                continue
+            if not self._set_aside(job):
+                if job.passed_over >= _MOST_PASSES or job.state == "ended":
+                    return
+                continue
+            self._waiting.remove(job)
+            for other in self._waiting:
+                other.passed_over += other.asked_at < job.asked_at
+            self._begin(job)
+
+    @property
+    def _reserved(self) -> int:
+        """Bytes set aside for requests on their way."""
+        return sum(one.job.reserved_bytes for one in self._running) + self._asked_for
+
+    def _set_aside(self, job: AnswerJob) -> bool:
+        """Set memory aside for prompt and reply; what is kept makes room first."""
+        need = self._need(job)
+        shared = 0 if job.pin is None else job.pin.shared_bytes
+        self._asked_for = max(0, need - shared)
+        fits = self.timelines.shrink()
+        if not fits and not self._running:
+            # Nothing will be free later, so what requests wait for goes too, this one's at last.
+            others = [other for other in self._waiting if other is not job]
+            for one in (*others, job):
+                if not fits and one.pin is not None:
+                    one.pin.release()
+                    self._asked_for = need if one is job else self._asked_for
+                    fits = self.timelines.shrink()
+        job.reserved_bytes = self._asked_for if fits else 0
+        self._asked_for = 0
+        return fits
+
+    def _need(self, job: AnswerJob) -> int:
+        limits, length = self.limits, len(job.prompt.tokens)
+        asked = job.request.settings.max_tokens
+        reply = limits.longest_reply if asked is None else asked
+        return limits.bytes_of(min(length + reply, self._engine.max_context))
+
+    def _begin(self, job: AnswerJob) -> None:
+        try:
+            running = RunningJob(
+                job,
+                self._engine,
+                self._tokenizer,
+                self.timelines,
+                self._clock,
+                self._call_id,
+                self._on_said,
+                self.limits.longest_reply,
+            )
+        except Exception as error:
+            job.refuse("failed", f"The request could not begin: {error}")
+            return
+        self._running.append(running)
+
+    # Whose turn it is
+
+    def _turn(self) -> bool:
+        ready = [one for one in self._running if not one.job.is_paused]
+        answering = [one for one in ready if one.job.state == "answering"]
+        reading = [one for one in ready if one.job.state == "reading"]
+        if not answering:
+            self._pace.nobody_answers()
+        if answering and (self._pace.answers_next or not reading):
+            self._pace.begin()
+            for one in answering:
+                self._guarded(one, one.answer)
+            self._pace.answered()
+            return True
+        if reading:
+            self._read(self._next_read(reading))
+            return True
+        return False
+
+    def _next_read(self, reading: Iterable[RunningJob]) -> RunningJob:
+        if self._quanta % _FOR_THE_OLDEST == _FOR_THE_OLDEST - 1:
+            return min(reading, key=lambda one: one.job.read_at)
+        return min(reading, key=lambda one: one.job.remaining)
+
+    def _read(self, one: RunningJob) -> None:
+        self._quanta += 1
+        one.job.read_at = self._quanta
+        self._pace.begin()
+        if self._serves_one:
+            self._guarded(one, one.read_at_once)
+            return
+        chunks = self._pace.chunks
+        read: list[int] = []
+        self._guarded(one, lambda: read.append(one.read(chunks)))
+        self._pace.read(sum(read))
+
+    @staticmethod
+    def _guarded(one: RunningJob, work: Callable[[], None]) -> None:
+        """Do a piece of work; whatever it raises ends this job and no other."""
+        try:
+            work()
+        except Exception as error:
+            one.fail(error)

@@ -1,0 +1,53 @@
+"""Files of the disk tier and the places they lead to, as values."""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dsv4_mlx.cache.pieces import CacheOutline
+
+
+@dataclass(eq=False)
+class StoredFile:
+    """One file of the tier."""
+
+    path: Path
+    owner: str
+    tokens: "array[int]" = field(repr=False)
+    """All of its timeline."""
+    parent: "StoredFile | None"
+    since: int
+    nbytes: int
+    used: int
+    children: int = 0
+
+    @property
+    def chain(self) -> int:
+        """Files that have to be read for it."""
+        return 1 + (0 if self.parent is None else self.parent.chain)
+
+    def upward(self) -> "Iterator[StoredFile]":
+        """This file and those it goes on from."""
+        file: StoredFile | None = self
+        while file is not None:
+            yield file
+            file = file.parent
+
+
+@dataclass(frozen=True)
+class StoredPlace:
+    """A place that `file` leads to; at the end of its tokens the logits are known too."""
+
+    file: StoredFile
+    offset: int
+
+    @property
+    def has_logits(self) -> bool:
+        return self.offset == len(self.file.tokens)
+
+
+def tokens_of(outline: CacheOutline, parent: StoredFile | None) -> "array[int]":
+    """All tokens of a file that goes on from `parent`."""
+    before = array("i") if parent is None else parent.tokens[: outline.since]
+    return before + array("i", outline.tokens)

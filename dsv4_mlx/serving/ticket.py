@@ -1,0 +1,68 @@
+"""What a scheduler gives those who hand requests in or look at it."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dsv4_mlx.serving.job import AnswerJob
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A request that was handed in."""
+
+    jobs: tuple[AnswerJob, ...]
+    _wake: Callable[[], None]
+
+    def cancel(self) -> None:
+        """End it within a token or a chunk, wherever it is; from any thread, also twice."""
+        for job in self.jobs:
+            job.cancelled.set()
+        self._wake()
+
+    @property
+    def has_ended(self) -> bool:
+        return all(job.state == "ended" for job in self.jobs)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the scheduler has to do, in requests and tokens."""
+
+    waiting: int
+    reading: int
+    answering: int
+    tokens_to_read: int
+    reserved_bytes: int
+
+    @classmethod
+    def of(cls, waiting: Sequence[AnswerJob], running: Sequence[AnswerJob]) -> "Load":
+        """The load of these jobs."""
+        states = [job.state for job in running]
+        return cls(
+            len(waiting),
+            states.count("reading"),
+            states.count("answering"),
+            sum(job.remaining for job in (*waiting, *running)),
+            sum(job.reserved_bytes for job in running),
+        )
+
+
+class AskedCall:
+    """A piece of work that somebody wants the model's thread to do."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.future: Future[Any] = Future()
+        self._work = work
+
+    def run(self) -> None:
+        """Do it; the future has what it gives or raises."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self._work())
+        except BaseException as error:
+            self.future.set_exception(error)

@@ -1,0 +1,185 @@
+"""Answers held to a grammar, on a model that would say anything."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from dsv4_mlx.chat.answer_settings import AnswerSettings
+from dsv4_mlx.chat.events import ReasoningDelta, TextDelta, ToolCall
+from dsv4_mlx.chat.schema import Schema
+from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.chat.tokens import END_THINK
+from dsv4_mlx.engine.generation import make_sampler
+from dsv4_mlx.engine.sampling import Sampling
+from dsv4_mlx.errors import UsageError
+from dsv4_mlx.scripted.fake import FakeModel, fake_engine
+from dsv4_mlx.serving.constraint import AnswerConstraint, TokenSymbols
+from dsv4_mlx.serving.events import Collected, ServedEvent
+from dsv4_mlx.serving.grammar import GrammarState
+from dsv4_mlx.serving.json_grammar import object_grammar, schema_grammar
+from dsv4_mlx.serving.request import AnswerFormat, GenerationRequest, ToolChoice
+from dsv4_mlx.serving.service import Service
+from tests.serving.served import ended, tokenizer
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "size": {"type": "integer"},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}},
+    },
+    "required": ["name", "size", "tags"],
+}
+TOOLS = (
+    {"name": "read", "parameters": SCHEMA},
+    {"name": "list", "parameters": {"type": "object", "properties": {}}},
+)
+
+
+class Closing(FakeModel):
+    """Says anything, but likes to come to an end."""
+
+    def logits(self, history: Any) -> np.ndarray:
+        values = super().logits(history)
+        quote, brace, bracket, less, slash = (tokenizer().encode(one)[0] for one in '"}]</')
+        values[[quote, brace, bracket, less]] += 6.0
+        if history[-1] == less:
+            values[slash] += 30.0
+        if list(history[-2:]) == [less, slash]:
+            values[tokenizer().control_ids["｜DSML｜"]] += 60.0
+        return values
+
+
+def answered(
+    temperature: float = 0.0, seed: int = 1, level: str | None = None, budget: int | None = None,
+    model: type[FakeModel] = Closing, **options: Any,
+) -> list[ServedEvent]:  # fmt: skip
+    """The events of one answer."""
+    thinking = Thinking("chat") if level is None else Thinking("thinking", level)
+    settings = AnswerSettings(
+        thinking,
+        tools=options.pop("tools", ()),
+        sampling=Sampling(temperature, seed=seed),
+        max_tokens=400,
+        budget=budget,
+        loops="off",
+    )
+    engine = fake_engine(model(vocab_size=tokenizer().vocab_size), prefill_chunk=64)
+    service = Service(engine, tokenizer(), "2026-07-31")
+    outlet = Collected()
+    messages = [{"role": "user", "content": "Well?"}]
+    service.serve(GenerationRequest(messages, settings, **options), outlet)
+    while service.scheduler.step():
+        pass
+    return list(outlet.of())
+
+
+def text(events: list[ServedEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+@pytest.mark.parametrize("temperature, seed", [(0.0, 1), (1.0, 1), (1.0, 2)])
+def test_an_answer_is_json_that_the_schema_allows(temperature: float, seed: int) -> None:
+    events = answered(temperature, seed, answer_format=AnswerFormat("schema", SCHEMA))
+    assert ended(events).finish_reason == "stop"
+    assert Schema(SCHEMA, SCHEMA).allows(json.loads(text(events)))
+
+
+def test_json_mode_gives_an_object() -> None:
+    events = answered(answer_format=AnswerFormat("json"))
+    assert isinstance(json.loads(text(events)), dict)
+
+
+@pytest.mark.parametrize("kind, name", [("required", ""), ("named", "read"), ("named", "list")])
+def test_a_call_that_is_asked_for_comes_with_arguments_by_its_schema(kind: Any, name: str) -> None:
+    events = answered(tools=TOOLS, tool_choice=ToolChoice(kind, name), several_calls=False)
+    done = ended(events)
+    assert done.finish_reason == "tool_calls" and text(events) == ""
+    (call,) = (event for event in events if isinstance(event, ToolCall))
+    assert call.name == name or kind == "required"
+    if call.name == "read":
+        assert Schema(SCHEMA, SCHEMA).allows(json.loads(call.arguments))
+
+
+def test_reasoning_is_free_and_the_grammar_begins_after_it() -> None:
+    events = answered(level="high", budget=20, answer_format=AnswerFormat("schema", SCHEMA))
+    reasoning = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
+    assert reasoning and not reasoning.startswith("{")
+    assert Schema(SCHEMA, SCHEMA).allows(json.loads(text(events)))
+    assert ended(events).usage.reasoning_tokens >= 20
+
+
+class Calling(FakeModel):
+    """Wants to call a tool, and nothing else."""
+
+    def logits(self, history: Any) -> np.ndarray:
+        values = super().logits(history)
+        values[tokenizer().control_ids["｜DSML｜"]] = 50.0
+        return values
+
+
+def test_no_call_comes_where_none_is_wanted() -> None:
+    events = answered(tools=TOOLS, tool_choice=ToolChoice("none"), model=Calling)
+    assert not any(isinstance(event, ToolCall) for event in events)
+    assert "DSML" not in text(events)
+
+
+def test_with_tools_and_a_format_both_may_come() -> None:
+    events = answered(tools=TOOLS, answer_format=AnswerFormat("schema", SCHEMA))
+    calls = [event for event in events if isinstance(event, ToolCall)]
+    assert calls or Schema(SCHEMA, SCHEMA).allows(json.loads(text(events)))
+
+
+def test_a_tool_that_there_is_not_is_refused_before_anything_waits() -> None:
+    with pytest.raises(UsageError, match="one of read, list, got 'write'"):
+        answered(tools=TOOLS, tool_choice=ToolChoice("named", "write"))
+    with pytest.raises(UsageError, match="no tools are given"):
+        answered(tool_choice=ToolChoice("required"))
+
+
+# Masks
+
+
+@pytest.fixture(scope="module")
+def symbols() -> TokenSymbols:
+    return TokenSymbols(tokenizer())
+
+
+@pytest.mark.parametrize("begun", ["", "{", '{"na', '{"name": "', '{"name": "a", "size": 1', "{}"])
+def test_all_tokens_at_once_are_those_that_fit_one_by_one(
+    symbols: TokenSymbols, begun: str
+) -> None:
+    for grammar in (object_grammar(), schema_grammar(SCHEMA)):
+        state = GrammarState.at(grammar).after_all(begun.encode())
+        one_by_one = [
+            token
+            for token in range(tokenizer().vocab_size)
+            if symbols.of(token) and state.after_all(symbols.of(token))
+        ]
+        assert sorted(symbols.fitting(state)) == one_by_one
+
+
+def test_drawing_again_gives_what_a_mask_gives(symbols: TokenSymbols) -> None:
+    """Of four tokens of which two fit, each is drawn as often as its share of these two."""
+    held = AnswerConstraint(symbols, tokenizer(), object_grammar(), thinks=False)
+    wrong = [token for token in range(100, 2048) if not held.allows(token)][:2]
+    right = [token for token in range(2048) if held.allows(token)][:2]
+    logprobs = np.full(2048, -np.inf, np.float32)
+    logprobs[[*wrong, *right]] = np.log([0.3, 0.3, 0.3, 0.1])
+    draw = held.sampler(make_sampler(1.0, seed=3))
+    drawn = Counter(int(draw(mx.array(logprobs)).item()) for _ in range(400))
+    assert set(drawn) == set(right)
+    # 400 draws at 3/4: a standard deviation of 8.7.
+    assert abs(drawn[right[0]] - 300) < 4 * 8.7
+
+
+def test_the_likeliest_token_that_fits_is_taken_however_unlikely(symbols: TokenSymbols) -> None:
+    held = AnswerConstraint(symbols, tokenizer(), object_grammar(), thinks=False)
+    logprobs = mx.array(-np.arange(2048, dtype=np.float32))
+    expected = next(token for token in range(2048) if held.allows(token))
+    assert int(held.sampler(make_sampler())(logprobs).item()) == expected
+    assert END_THINK in tokenizer().control_ids

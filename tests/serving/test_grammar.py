@@ -1,0 +1,207 @@
+"""Grammars against Python's JSON and the schemas they are made from."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.chat.parsing import ReplyParser
+from dsv4_mlx.chat.schema import Schema
+from dsv4_mlx.chat.tokens import DSML
+from dsv4_mlx.serving.dsml_grammar import CallGrammar
+from dsv4_mlx.serving.grammar import FIRST_CONTROL, GrammarState, Items
+from dsv4_mlx.serving.json_grammar import object_grammar, schema_grammar, unheld
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+
+
+def fits(grammar: Items, written: str | bytes) -> bool:
+    data = written.encode() if isinstance(written, str) else written
+    return GrammarState.at(grammar).after_all(data).is_complete
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.text(max_size=5), VALUES, max_size=4), st.booleans(), st.booleans())
+def test_every_object_fits(value: dict[str, Any], ascii_only: bool, indented: bool) -> None:
+    written = json.dumps(value, ensure_ascii=ascii_only, indent=2 if indented else None)
+    if "\\ud" not in written:  # halves of pairs stand alone in no text of ours
+        assert fits(object_grammar(), written)
+
+
+@settings(max_examples=40)
+@given(st.binary(max_size=12))
+def test_what_fits_is_an_object(data: bytes) -> None:
+    state = GrammarState.at(object_grammar())
+    kept = b""
+    for byte in b"{" + data:
+        if after := state.after(byte):
+            state, kept = after, kept + bytes([byte])
+    for byte in (b'"', b"0", b":", b"0", b"}", b"]", b"l", b"e", b"u", b"r", b"a", b"s", b"f"):
+        assert fits(object_grammar(), kept) == is_object(kept)
+        if after := state.after(byte[0]):
+            state, kept = after, kept + byte
+
+
+def is_object(data: bytes) -> bool:
+    try:
+        return isinstance(json.loads(data.decode()), dict)
+    except ValueError:
+        return False
+
+
+POINT = {
+    "type": "object",
+    "properties": {"x": {"type": "integer"}, "y": {"type": "number"}, "s": {"type": "string"}},
+    "required": ["x", "y"],
+}
+TREE = {
+    "$ref": "#/$defs/tree",
+    "$defs": {
+        "tree": {
+            "type": "object",
+            "properties": {
+                "v": {"type": "integer"},
+                "c": {"type": "array", "items": {"$ref": "#/$defs/tree"}},
+            },
+            "required": ["v"],
+        }
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "schema, right, wrong",
+    [
+        (POINT, ['{"x": 1, "y": 2.5}', '{"y":-0.1e3,"x":0}', '{"x": 1, "s": "", "y": 0}'],
+         ['{"x": 1}', '{"x": 1.5, "y": 0}', '{"x": 1, "y": 0, "z": 1}', '{"x": 1, "x": 1, "y": 1}',
+          '{"x": 01, "y": 1}', '{"x": 1, "y": 1,}', "[]"]),
+        ({"enum": ["a", 1, None]}, ['"a"', "1", "null"], ['"b"', "2", '"a']),
+        ({"const": {"a": [1]}}, ['{"a": [1]}'], ['{"a": [2]}']),
+        ({"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2},
+         ["[true]", "[false, true]"], ["[]", "[true, true, true]", "[1]"]),
+        ({"type": ["string", "null"]}, ['"ü\\u00e4\\n"', "null"], ["1", '"\n"', '"\\x"']),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, ["1", '"1"'], ["1.5", "true"]),
+        ({"type": "integer", "nullable": True}, ["-5", "null"], ["-", "nul", "+1"]),
+        ({"allOf": [POINT, {"required": ["s"]}]}, ['{"x": 1, "y": 1, "s": "a"}'],
+         ['{"x": 1, "y": 1}']),
+        (TREE, ['{"v": 1}', '{"c": [{"v": 2, "c": []}], "v": 1}'],
+         ['{"c": []}', '{"v": {"v": 1}}']),
+        ({"type": "object", "additionalProperties": {"type": "integer"}},
+         ["{}", '{"a": 1, "b": 2}'], ['{"a": "1"}']),
+        ({"type": "object", "additionalProperties": False}, ["{}", "{ }"], ['{"a": 1}']),
+        ({}, ["1", "[]", '{"a": null}'], ["", "{", "nul"]),
+    ],
+)  # fmt: skip
+def test_a_schema_takes_what_it_allows(schema: Any, right: list[str], wrong: list[str]) -> None:
+    grammar = schema_grammar(schema)
+    for written in right:
+        assert fits(grammar, written), written
+        assert Schema(schema, schema).allows(json.loads(written))
+        assert fits(grammar, f"\n  {written}\n")
+    for written in wrong:
+        assert not fits(grammar, written), written
+
+
+@pytest.mark.parametrize("data", [b'"\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b'"\xc0\x80"'])
+def test_what_is_no_utf_8_fits_nowhere(data: bytes) -> None:
+    assert not fits(schema_grammar({"type": "string"}), data)
+
+
+def test_keywords_that_are_not_held_to_are_named() -> None:
+    schema = {"properties": {"a": {"pattern": "x", "type": "string"}, "b": {"minimum": 1}}}
+    assert sorted(unheld(schema)) == ["minimum", "pattern"]
+
+
+# Calls
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "edit",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "path": {"type": "string"},
+                    "lines": {"type": "array", "items": {"type": "integer"}},
+                    "mode": {"enum": ["all", "first"]},
+                    "any": {},
+                    "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                },
+                "required": ["path"],
+            },
+        },
+    },
+    {"name": "list"},
+]
+
+
+def block(*calls: str) -> str:
+    return f"\n\n<{DSML}tool_calls>\n" + "".join(calls) + f"</{DSML}tool_calls>"
+
+
+def call(name: str, *parameters: tuple[str, str, str]) -> str:
+    inside = "\n".join(
+        f'<{DSML}parameter name="{key}" string="{kind}">{value}</{DSML}parameter>'
+        for key, kind, value in parameters
+    )
+    return f'<{DSML}invoke name="{name}">\n{inside}\n</{DSML}invoke>\n'
+
+
+MARKER = 11
+CALLS = CallGrammar(TOOLS, {DSML: MARKER})
+
+
+def symbols(written: str) -> list[int]:
+    """Text in which the marker is a control token."""
+    first, *others = written.split(DSML)
+    found = list(first.encode())
+    for part in others:
+        found += [FIRST_CONTROL + MARKER, *part.encode()]
+    return found
+
+
+def is_call(grammar: Items, written: str) -> bool:
+    return GrammarState.at(grammar).after_all(symbols(written)).is_complete
+
+
+@pytest.mark.parametrize(
+    "written, is_right",
+    [
+        (block(call("edit", ("path", "true", 'a "b" </x> ü\n</parameter>'))), True),
+        (block(call("edit", ("lines", "false", "[1, 2]"), ("path", "true", ""))), True),
+        (block(call("edit", ("path", "true", "007"), ("mode", "true", "all"))), True),
+        (block(call("edit", ("path", "true", "a"), ("maybe", "false", "null"))), True),
+        (block(call("edit", ("path", "true", "a"), ("any", "false", '{"x": "y"}'))), True),
+        (block(call("list"), call("list")), True),
+        (block(call("edit")), False),
+        (block(call("edit", ("path", "false", "1"))), False),
+        (block(call("edit", ("path", "true", "a"), ("mode", "true", "some"))), False),
+        (block(call("edit", ("path", "true", "a"), ("lines", "false", '["1"]'))), False),
+        (block(call("edit", ("path", "true", "a"), ("path", "true", "a"))), False),
+        (block(call("edit", ("path", "true", "a"), ("other", "true", "a"))), False),
+        (block(call("other")), False),
+        (block(), False),
+        ("Let me see." + block(call("list")), False),
+    ],
+)
+def test_calls_fit_as_their_schemas_allow(written: str, is_right: bool) -> None:
+    assert is_call(CALLS.calls(["edit", "list"], several=True), written) == is_right
+    if is_right:
+        parser = ReplyParser("chat", tools=TOOLS)
+        events = [*parser.feed(written), *parser.finish()]
+        assert all(isinstance(event, ToolCall) for event in events) and events
+
+
+def test_a_named_tool_is_the_only_one_and_a_single_call_single() -> None:
+    one = CALLS.calls(["list"], several=False)
+    assert is_call(one, block(call("list")))
+    assert not is_call(one, block(call("list"), call("list")))
+    assert not is_call(one, block(call("edit", ("path", "true", "a"))))
