@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import closing
 from itertools import islice
+from multiprocessing import Pipe
 from pathlib import Path
 
 import mlx.core as mx
@@ -16,9 +17,11 @@ from dsv4_mlx.errors import TrainingError, UsageError
 from dsv4_mlx.testing.tokenizers import write_tokenizer
 from dsv4_mlx.training.data.batches import Batch
 from dsv4_mlx.training.data.tasks import tasks
+from dsv4_mlx.training.exchange import FirstExchange
 from dsv4_mlx.training.nano_recipe import NanoRecipe, Phase, Pretraining
 from dsv4_mlx.training.objective import NanoObjective
 from dsv4_mlx.training.runs import TrainingRun
+from dsv4_mlx.training.shared_arrays import SharedArrays
 from dsv4_mlx.training.step_part import owners_of
 from dsv4_mlx.training.stored_weights import write_release
 from dsv4_mlx.training.workers import ParallelTrainer, require_rows
@@ -105,6 +108,36 @@ def test_two_workers_train_as_one_go_on_bit_for_bit_and_end_together(tmp_path):
             trainer.step(drawn(4, PHASES[-1]))
         assert all(np.array_equal(value, kept[name]) for name, value in arrays(run.state).items())
     assert process.poll() is not None and trainer.processes == []
+
+
+def test_sums_reach_every_worker_and_a_failure_is_one_sentence():
+    link, theirs = Pipe()
+    first = FirstExchange([link], [])
+    theirs.send(("values", np.array([1.0, 2.0])))
+    assert first.summed([3.0, 4.0]).tolist() == [4, 6] == theirs.recv().tolist()
+    theirs.send(("failed", "ValueError: no"))
+    with pytest.raises(TrainingError, match=r"2 workers.*number 2 failed: ValueError: no"):
+        first.summed([1.0])
+
+
+@pytest.mark.parametrize("system", ["with memfd", "without"])
+def test_what_one_process_writes_another_reads(monkeypatch, system):
+    if system == "without":
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    shapes = {"matrix": (3, 5), "scalar": (), "vector": (17,)}
+    first = SharedArrays(shapes, 2)
+    other = SharedArrays(shapes, 2, os.dup(first.descriptor))
+    first.close()
+    made = {name: mx.random.normal(shape) for name, shape in shapes.items()}
+    mx.eval(made)
+    first.write(0, made)
+    other.write(1, {"vector": mx.ones(17)})
+    for store in (first, other):
+        for name, value in store.read(0, shapes).items():
+            assert mx.array_equal(value, made[name])
+        added = store.added([0, 1], ["vector"])["vector"]
+        assert mx.array_equal(added, made["vector"] + 1)
+    other.close()
 
 
 def test_parameters_are_shared_out_evenly_and_always_the_same_way():
