@@ -28,7 +28,7 @@ from dsv4_mlx.training.workers import ParallelTrainer, require_rows
 from tests.training import tiny
 
 CONFIG = tiny.TINY.replace(index_topk=4)
-PHASES = (Phase(1, 3, 24, "off"), Phase(1, 2, 40, "dense"), Phase(2, 2, 40, "sparse"))
+PHASES = (Phase(1, 3, 24, "off"), Phase(1, 2, 40, "dense"), Phase(1, 2, 40, "sparse"))
 
 
 def drawn(number: int, phase: Phase) -> Batch:
@@ -84,19 +84,24 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 def test_two_workers_train_as_one_go_on_bit_for_bit_and_end_together(tmp_path):
     alone, first, again = (stage_of(workers) for workers in (1, 2, 2))
     with TrainingRun(tmp_path / "alone") as run:
-        assert run.go_on(alone.trainer, 4, alone.step)
+        assert run.go_on(alone.trainer, 3, alone.step)
         expected = run.curve()
     with TrainingRun(tmp_path / "unbroken") as run, closing(first.trainer):
-        run.go_on(first.trainer, 2, first.step)
-        half = run.state.read_bytes()
-        run.go_on(first.trainer, 4, first.step)
+        states: list[bytes] = []
+        run.go_on(
+            first.trainer,
+            3,
+            first.step,
+            save_every=2,
+            saved=lambda: states.append(run.state.read_bytes()),
+        )
         curve = run.curve()
     for one, other in zip(curve, expected, strict=True):
         for name in ("loss", "nll", "mtp", "index", "recall"):
             assert one[name] == pytest.approx(other[name], rel=1e-3, nan_ok=True), name
     with TrainingRun(tmp_path / "resumed") as run, closing(again.trainer):
-        run.state.write_bytes(half)
-        assert run.go_on(again.trainer, 4, again.step)
+        run.state.write_bytes(states[0])
+        assert run.go_on(again.trainer, 3, again.step)
         kept, other = arrays(run.state), arrays(tmp_path / "unbroken" / "state.safetensors")
         assert kept.keys() == other.keys() == arrays(tmp_path / "alone" / run.state.name).keys()
         assert all(np.array_equal(value, other[name]) for name, value in kept.items())
@@ -105,7 +110,7 @@ def test_two_workers_train_as_one_go_on_bit_for_bit_and_end_together(tmp_path):
         (process,) = trainer.processes
         process.kill()
         with pytest.raises(TrainingError, match=r"number 2 was ended by SIGKILL.*same command"):
-            trainer.step(drawn(4, PHASES[-1]))
+            trainer.step(drawn(3, PHASES[-1]))
         assert all(np.array_equal(value, kept[name]) for name, value in arrays(run.state).items())
     assert process.poll() is not None and trainer.processes == []
 
