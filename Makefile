@@ -66,6 +66,7 @@ pages: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.kernel_table
 	$(BIN)/python -m benchmarks.launch_table
 	$(BIN)/python -m benchmarks.recipe_sizes
+	$(BIN)/python -m benchmarks.streamed_table
 	$(BIN)/python -m benchmarks.claims
 	$(PYTEST) --quiet --update-golden tests/cli/test_options.py tests/cli/show/test_renderer.py
 

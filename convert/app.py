@@ -10,19 +10,24 @@ from convert import inspect, options
 from convert.deletion import SOURCE_FILE, open_source
 from convert.destination import require_empty
 from convert.fetch import fetch
-from convert.fit import fit_sentence, fitting_plan, shipped_plans
+from convert.fit import fitting, shipped_plans
 from convert.importance import open_importance
 from convert.output import OutputError, emit, prepare, tell
+from convert.parts import join
 from convert.plan import ConversionPlan, plan_conversion
 from convert.progress import Events, Lines, ProgressDisplay
+from convert.recipe import Recipe
 from convert.report import facts, page, size_text
 from convert.shards import MAX_JOBS
+from convert.streamed import offers
 from convert.verify import verify
 from convert.writer import write
 from dsv4_mlx.errors import Dsv4Error, UsageError
 from dsv4_mlx.files.hub_cache import model_folder, snapshot_sentence
 from dsv4_mlx.files.paths import printable
-from dsv4_mlx.weights.checkpoint import CONVERSION_FILE
+from dsv4_mlx.release.layer_ranges import read_layers
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint
+from dsv4_mlx.weights.parameters import ParameterPlan
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -93,20 +98,22 @@ def _convert(chosen: Namespace, progress: ProgressDisplay) -> None:
     if not chosen.resume and not chosen.dry_run:
         require_empty(destination)
     checkpoint, parameters = open_source(source, destination)
+    layers = None
+    if chosen.layers is not None:
+        layers = read_layers(chosen.layers, checkpoint.config.num_hidden_layers)
+    recipe = chosen.recipe
     if chosen.fit:
-        plan = fitting_plan(shipped_plans(checkpoint, parameters, chosen.drafts), chosen.fit)
-        if not (chosen.dry_run and chosen.json):
-            progress.say(fit_sentence(plan, chosen.fit), "fit", recipe=plan.recipe.name)
-    else:
-        plan = plan_conversion(
-            checkpoint, chosen.recipe, parameters=parameters, drafts=chosen.drafts
-        )
+        recipe = _fitting(checkpoint, parameters, chosen, progress)
+    plan = plan_conversion(
+        checkpoint, recipe, parameters=parameters, drafts=chosen.drafts, layers=layers
+    )
     if chosen.importance:
         plan = _weighted(plan, chosen)
     if chosen.dry_run:
         _dry_run(plan, chosen)
         return
-    count, aside = len(plan.parameters.parameters), len(plan.set_aside)
+    count = sum(plan.holds(one.module) for one in plan.parameters.parameters)
+    aside = len(plan.set_aside)
     left_out = f"{len(plan.left_out)} left out, " if plan.left_out else ""
     progress.say(
         f"{source} -> {destination}: {count} parameters, {aside} draft tensors kept aside, "
@@ -128,10 +135,27 @@ def _convert(chosen: Namespace, progress: ProgressDisplay) -> None:
     progress.say(f"done: {destination}", "done", destination=str(destination))
 
 
+def _fitting(
+    source: Checkpoint, parameters: ParameterPlan, chosen: Namespace, progress: ProgressDisplay
+) -> Recipe:
+    """The recipe that `--fit` takes; what it means, and what else there is, are said."""
+    found = fitting(shipped_plans(source, parameters, chosen.drafts), chosen.fit)
+    if not (chosen.dry_run and chosen.json):
+        progress.say(found.sentence(), "fit", **found.facts())
+        for sentence, offer in found.offer_sentences():
+            progress.say(sentence, "offer", **offer.facts())
+    return found.plan.recipe
+
+
 def _dry_run(plan: ConversionPlan, chosen: Namespace) -> None:
-    describe = facts if chosen.json else page
-    found = describe(plan, chosen.dst, delete_source=chosen.delete_source)
-    emit(json.dumps(found, indent=2) if chosen.json else _page(found))
+    streamed = list(offers(plan))
+    if chosen.json:
+        found = facts(plan, chosen.dst, delete_source=chosen.delete_source)
+        found["streamed"] = [one.facts() for one in streamed]
+        emit(json.dumps(found, indent=2))
+        return
+    lines = page(plan, chosen.dst, delete_source=chosen.delete_source)
+    emit(_page([*lines, *(one.sentence() for one in streamed)]))
 
 
 def _located(path: Path, progress: ProgressDisplay, silent: bool = False) -> Path:
@@ -149,7 +173,12 @@ def _weighted(plan: ConversionPlan, chosen: Namespace) -> ConversionPlan:
     source, parameters = plan.source, plan.parameters
     importance = open_importance(chosen.importance, source, parameters, not deleting)
     return plan_conversion(
-        source, plan.recipe, parameters=parameters, importance=importance, drafts=plan.draft_choice
+        source,
+        plan.recipe,
+        parameters=parameters,
+        importance=importance,
+        drafts=plan.draft_choice,
+        layers=plan.layers,
     )
 
 
@@ -184,6 +213,10 @@ def _fetch(chosen: Namespace, progress: ProgressDisplay) -> None:
     fetch(chosen.repo, chosen.dst, progress)
 
 
+def _join(chosen: Namespace, progress: ProgressDisplay) -> None:
+    join(chosen.parts, chosen.dst, progress)
+
+
 def _disk_sentence(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     return (
@@ -197,4 +230,5 @@ _COMMANDS = {
     "fetch": (options.fetch_parser, _fetch),
     "verify": (options.verify_parser, _verify),
     "inspect": (options.inspect_parser, _inspect),
+    "join": (options.join_parser, _join),
 }

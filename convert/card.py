@@ -1,10 +1,12 @@
 """CARD.md: what a converted folder is, what it needs, and how far it is from the release."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 
 from convert.behaviour import Behaviour
 from convert.plan import ConversionPlan
+from convert.quantized import format_name
 from convert.read_as import ReadAs
 from convert.report import (
     bytes_per_token,
@@ -15,6 +17,7 @@ from convert.report import (
     memory_needed,
     size_text,
 )
+from convert.streamed import streamed_lines
 from convert.texts import Text
 from dsv4_mlx.files.paths import printable
 from dsv4_mlx.sizing.machines import GIB, MACS
@@ -38,6 +41,7 @@ def card(
         "",
         f"{plan.recipe.description}. Written by dsv4-mlx.",
         "",
+        *_part_lines(plan),
         f"- Weights: {sum(file_bytes.values())} bytes in {len(file_bytes)} files.",
         f"- One token reads {size_text(per_token)} of weights.",
         f"- {source.effort.sentence[:1].upper()}{source.effort.sentence[1:]}.",
@@ -62,6 +66,8 @@ def card(
         verdicts = "".join(f" {mac.verdict(size)} |" for size in memory.values())
         ceiling = mac.bandwidth_gb_s * 1e9 / per_token
         lines.append(f"| {mac.name} |{verdicts} {ceiling:.1f} tokens/s |")
+    if streamed := streamed_lines(plan):
+        lines += ["", "## Streamed", "", *streamed]
     return "\n".join(map(printable, lines)) + "\n"
 
 
@@ -93,6 +99,38 @@ def _compared(found: Behaviour) -> list[str]:
     return [f"{found.source_perplexity:.4f}", f"{found.kl:.6f}", f"{found.same_choice:.1%}"]
 
 
+def _part_lines(plan: ConversionPlan) -> list[str]:
+    if plan.layers is None:
+        return []
+    return [
+        f"A part of the model: {plan.layers.sentence()}. Everything below is about this part.",
+        "",
+    ]
+
+
+def with_errors(page: str, errors: Mapping[str, float], packings: object) -> str:
+    """The page of a conversion whose weight errors were not known yet, with them; `packings` as
+    config.json has them tell the format of each matrix."""
+    by_kind: dict[tuple[str, str], list[float]] = defaultdict(list)
+    packings = packings if isinstance(packings, dict) else {}
+    for module, error in errors.items():
+        packing = packings[module]
+        name = format_name(packing["bits"], packing["group_size"])
+        by_kind[kind_of(module), name].append(error)
+    for (what, form), found in by_kind.items():
+        page = re.sub(
+            rf"^(\| {re.escape(what)} \| {re.escape(form)} \|.*\|)  \|  \|$",
+            lambda row, found=found: f"{row[1]} {_error_cells(found)} |",  # type: ignore[misc]
+            page,
+            flags=re.MULTILINE,
+        )
+    return page
+
+
+def _error_cells(found: list[float]) -> str:
+    return f"{sum(found) / len(found):.4f} | {max(found):.4f}" if found else " | "
+
+
 def _importance_lines(plan: ConversionPlan) -> list[str]:
     facts = plan.importance
     if facts is None:
@@ -113,7 +151,7 @@ def _kind_rows(plan: ConversionPlan, errors: Mapping[str, float]) -> list[str]:
     rows = []
     for kind in kinds(plan):
         found = by_kind.get((kind.what, kind.format))
-        error = f"{sum(found) / len(found):.4f} | {max(found):.4f}" if found else " | "
+        error = _error_cells(found or [])
         bits = 8 * kind.nbytes / kind.weights
         rows.append(f"| {kind.what} | {kind.format} | {kind.nbytes} | {bits:.2f} | {error} |")
     return rows

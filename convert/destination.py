@@ -53,10 +53,10 @@ def require_same(plan: ConversionPlan, destination: Path) -> None:
     name = made.get("recipe")
     if isinstance(name, str):  # a file of rules may have another name now
         plan = replace(plan, recipe=replace(plan.recipe, name=name))
-    if made.get("plan") != plan.digest():
+    if plan.as_begun(made.get("plan")) is None:
         raise UsageError(
-            f"{destination} holds a finished conversion of another source, recipe, importance file "
-            "or choice of drafts; give another folder."
+            f"{destination} holds a finished conversion of another source, recipe, importance "
+            "file, choice of drafts or layers; give another folder."
         )
 
 

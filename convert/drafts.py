@@ -34,7 +34,7 @@ def eight_bits(parameter: Parameter) -> PackingKeys | None:
 
 
 @dataclass(frozen=True)
-class FormerDraft:
+class ConvertedParameter:
     """A parameter of an MTP block as a recipe makes it, whether or not it is written.
 
     Cache files of versions 2 to 4 name a fingerprint that covers these blocks; what a folder with

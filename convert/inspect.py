@@ -33,6 +33,7 @@ def describe(path: Path) -> dict[str, Any]:
         "release": source.release,
         "effort_table": dict(vars(source.effort)),
         "layers": config.num_hidden_layers,
+        "part": None if checkpoint.layers is None else str(checkpoint.layers),
         "hidden_size": config.hidden_size,
         "experts": config.n_routed_experts,
         "context": config.max_position_embeddings,
@@ -64,6 +65,7 @@ def page(facts: dict[str, Any]) -> list[str]:
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in sorted(facts["dtypes"].items()))
     return [
         f"{facts['folder']}: {facts['release'] or 'DeepSeek-V4'}, {kind}",
+        *([f"a part: layers {facts['part']} of {facts['layers']}"] if facts["part"] else []),
         FoundTable(**facts["effort_table"]).sentence,
         f"{facts['layers']} layers, {facts['hidden_size']} wide, {facts['experts']} experts, "
         f"context {facts['context']}, drafts: {facts['drafts']}",

@@ -6,7 +6,13 @@ from typing import Any
 from convert.plan import ConversionPlan
 from dsv4_mlx.release.token_map import TokenMap
 from dsv4_mlx.weights.draft_marks import DRAFT_MARK
-from dsv4_mlx.weights.fingerprint import fingerprint, fingerprint_with, timeline_fingerprint
+from dsv4_mlx.weights.fingerprint import (
+    Sampled,
+    fingerprint,
+    fingerprint_with,
+    samples_of,
+    timeline_fingerprint,
+)
 from dsv4_mlx.weights.parameters import ParameterPlan
 
 
@@ -23,6 +29,8 @@ def at_start(plan: ConversionPlan, token_map: TokenMap | None) -> dict[str, Any]
     found[DRAFT_MARK] = timeline_fingerprint(plan.source, plan.parameters, token_map)
     if plan.former:
         found["draft_samples"] = [one.sample() for one in plan.former]
+    if plan.layers is not None:
+        found["elsewhere"] = [one.sample() for one in plan.elsewhere]
     return found
 
 
@@ -37,4 +45,9 @@ def earlier(
     samples = start.get("draft_samples")
     if not samples:
         return []
-    return [fingerprint_with(plan.source.config, result, samples, token_map)]
+    return [fingerprint_with(plan.source.config, result, samples, token_map, elsewhere(start))]
+
+
+def elsewhere(start: Mapping[str, Any]) -> list[Sampled]:
+    """Samples of the layers that are not converted, as a journal's start has them."""
+    return samples_of(start.get("elsewhere", []))

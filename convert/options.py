@@ -28,8 +28,8 @@ def parser() -> Parser:
     parser = Parser(
         prog="python -m convert",
         description="Turn the official DeepSeek-V4 files into a folder that MLX loads directly.",
-        epilog="Further: `fetch REPO_ID DST`, `calibrate SRC TEXT...`, `verify DST` and `inspect "
-        "PATH`; each has a --help.",
+        epilog="Further: `fetch REPO_ID DST`, `calibrate SRC TEXT...`, `verify DST`, "
+        "`inspect PATH` and `join PART PART DST`; each has a --help.",
     )
     parser.add_argument("src", metavar="SRC", type=user_path, help="the official folder")
     parser.add_argument(
@@ -40,7 +40,8 @@ def parser() -> Parser:
         "--fit",
         type=memory_of,
         choices=MEMORIES,
-        help="take the most exact recipe that runs on a Mac with this memory",
+        help="take the most exact recipe that runs on a Mac with this memory, or else the fastest "
+        "whose experts are read from the disk; expected speeds are printed",
     )
     choice.add_argument(
         "--recipe",
@@ -60,6 +61,12 @@ def parser() -> Parser:
         default="keep",
         help="what guesses tokens ahead: keep it (DSpark as released, MTP by the recipe), drop it, "
         "or give it at most 8 bits a weight, q8; replies are the same",
+    )
+    parser.add_argument(
+        "--layers",
+        metavar="A:B",
+        help="convert layers A to B, without B, alone: a part for a Mac whose disk cannot hold "
+        "all; `join` makes one folder of parts",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print sizes, disk and memory, and write nothing"
@@ -137,5 +144,21 @@ def fetch_parser() -> Parser:
     )
     parser.add_argument("repo", metavar="REPO_ID", help="such as deepseek-ai/NAME")
     parser.add_argument("dst", metavar="DST", type=user_path, help="the folder for the files")
+    parser.add_argument("--json", action="store_true", help="one JSON event per line on stdout")
+    return parser
+
+
+def join_parser() -> Parser:
+    parser = Parser(
+        prog="python -m convert join",
+        description="Make one folder of parts that were converted with --layers: the folder that "
+        "a conversion of all layers would have written, byte for byte.",
+    )
+    parser.add_argument(
+        "parts", metavar="PART", type=user_path, nargs="+", help="folders that hold all layers"
+    )
+    parser.add_argument(
+        "dst", metavar="DST", type=user_path, help="the new folder, empty or absent"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON event per line on stdout")
     return parser

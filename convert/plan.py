@@ -8,65 +8,26 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from convert.drafts import DraftHandling, FormerDraft, eight_bits
+from convert.drafts import ConvertedParameter, DraftHandling, eight_bits
 from convert.importance import Importance
-from convert.jobs import Job, Output, copy_job, native_job, sources_of
+from convert.jobs import Job, copy_job, native_job, sources_of
+from convert.layout import MAX_SHARD_BYTES, Shard, shards_of
 from convert.quantized import quantized_job
 from convert.recipe import NATIVE, Recipe, read_recipe, require_used
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.paths import is_utf8
 from dsv4_mlx.files.safetensors_files import TensorEntry
-from dsv4_mlx.files.safetensors_writing import aligned, header_bytes
-from dsv4_mlx.release.naming import ENGRAM_TABLE, is_draft
+from dsv4_mlx.release.layer_ranges import LayerRange
+from dsv4_mlx.release.naming import is_draft
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, DRAFT_FILE, Checkpoint
-from dsv4_mlx.weights.draft_marks import DRAFT_MARK
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
 from dsv4_mlx.weights.quantization import PACKINGS, PackingKeys, WeightStorage
 
 FORMAT_VERSION = 2
-MAX_SHARD_BYTES = 5 << 30
-PAGE_BYTES = 1 << 14
-"""What Apple's machines read at a time, and a multiple of what others do."""
-METADATA = {"format": "mlx"}
-_UNKNOWN_MARK = "0" * 64
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file to be written."""
-
-    file: str
-    jobs: tuple[Job, ...]
-    mark: str | None = _UNKNOWN_MARK
-    """The backbone that the drafts in it belong to; None where they shall not say."""
-
-    @property
-    def tensors(self) -> list[Output]:
-        """In the order of the file."""
-        return aligned(output for job in self.jobs for output in job.outputs)
-
-    @property
-    def nbytes(self) -> int:
-        """Of the tensors, without the header."""
-        return sum(job.nbytes for job in self.jobs)
-
-    @property
-    def header(self) -> bytes:
-        """What the file begins with. No row of a table straddles two pages of a disk, which is
-        read by rows."""
-        is_table = any(job.module.endswith(ENGRAM_TABLE) for job in self.jobs)
-        metadata = dict(METADATA)
-        if self.mark is not None and any(is_draft(job.module) for job in self.jobs):
-            metadata[DRAFT_MARK] = self.mark
-        return header_bytes(self.tensors, metadata, align=PAGE_BYTES if is_table else 8)
-
-    def file_bytes(self) -> int:
-        """Of the whole file."""
-        return len(self.header) + self.nbytes
 
 
 @dataclass(frozen=True)
@@ -85,13 +46,27 @@ class ConversionPlan:
     draft_choice: DraftHandling = "keep"
     left_out: tuple[TensorEntry, ...] = ()
     """What of the source's drafts is not converted."""
-    former: tuple[FormerDraft, ...] = ()
+    former: tuple[ConvertedParameter, ...] = ()
     """MTP blocks as `keep` would have them, where another choice was made."""
+    layers: LayerRange | None = None
+    """Those that are converted; None for all."""
+    elsewhere: tuple[ConvertedParameter, ...] = ()
+    """Parameters of other layers, as their part of the conversion will have them."""
+    max_shard_bytes: int = MAX_SHARD_BYTES
+
+    @property
+    def all_files(self) -> tuple[Shard, ...]:
+        """All shards of the whole model."""
+        return (*self.shards, *([self.drafts] if self.drafts.jobs else []))
 
     @property
     def files(self) -> tuple[Shard, ...]:
         """All shards to be written."""
-        return (*self.shards, *([self.drafts] if self.drafts.jobs else []))
+        return tuple(shard for shard in self.all_files if self.holds(shard.jobs[0].module))
+
+    def holds(self, module: str) -> bool:
+        """Whether a module's layer is converted; draft blocks' is the last."""
+        return self.layers is None or self.layers.holds(module)
 
     @property
     def nbytes(self) -> int:
@@ -100,11 +75,17 @@ class ConversionPlan:
     @property
     def set_aside(self) -> list[str]:
         """The tensors beside those of the model."""
-        return [output.name for job in self.drafts.jobs for output in job.outputs]
+        drafts = [shard for shard in self.files if shard is self.drafts]
+        return [output.name for shard in drafts for job in shard.jobs for output in job.outputs]
 
     @property
     def jobs(self) -> Iterator[Job]:
-        """Those of the model."""
+        """Those of the model that are run."""
+        return (job for shard in self.files if shard is not self.drafts for job in shard.jobs)
+
+    @property
+    def all_jobs(self) -> Iterator[Job]:
+        """Those of the whole model."""
         return (job for shard in self.shards for job in shard.jobs)
 
     @property
@@ -115,20 +96,36 @@ class ConversionPlan:
     @property
     def backbone_is_exact(self) -> bool:
         """The same, of all but draft blocks if these are not kept as they are."""
-        jobs = (j for j in self.jobs if self.draft_choice == "keep" or not is_draft(j.module))
+        jobs = (j for j in self.all_jobs if self.draft_choice == "keep" or not is_draft(j.module))
         return all(job.error is None for job in jobs)
+
+    def whole(self) -> "ConversionPlan":
+        """The same for all layers."""
+        return replace(self, layers=None, elsewhere=())
+
+    def as_begun(self, digest: object) -> "ConversionPlan | None":
+        """The plan of that digest that makes the same of the source: this one, or the one with the
+        shards of earlier versions; None where neither is it."""
+        if digest == self.digest():
+            return self
+        jobs, layers = list(self.all_jobs), self.source.config.num_hidden_layers
+        packed = tuple(shards_of(jobs, layers, self.max_shard_bytes, by_layers=False))
+        earlier = replace(self, shards=packed)
+        return earlier if self.layers is None and digest == earlier.digest() else None
 
     def digest(self) -> str:
         """64 hexadecimal digits over all that decides which bytes are written where."""
         shards = [
             [shard.file, [[job.module, job.format, *map(str, job.outputs)] for job in shard.jobs]]
-            for shard in self.files
+            for shard in self.all_files
         ]
         decided = [FORMAT_VERSION, self.recipe.name, shards, self.config]
         if self.importance is not None:
             decided.append(self.importance["sha256"])
         if self.draft_choice != "keep":
             decided.append(f"drafts {self.draft_choice}")
+        if self.layers is not None:
+            decided.append(f"layers {self.layers}")
         text = json.dumps(decided, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -140,13 +137,15 @@ def plan_conversion(
     parameters: ParameterPlan | None = None,
     importance: Importance | None = None,
     drafts: DraftHandling = "keep",
+    layers: LayerRange | None = None,
 ) -> ConversionPlan:
     """Plan one conversion; UsageError for an unknown recipe or a folder already converted.
 
     `parameters` saves matching the tensors anew when several recipes are compared. `importance`
     weights the errors of what is quantized; UsageError where nothing is. `drafts`: `keep` leaves
     DSpark's stages as they are and MTP blocks to the recipe, `drop` leaves both out, `q8` gives
-    either at most eight bits a weight and no recipe touches them.
+    either at most eight bits a weight and no recipe touches them. `layers` are those that will be
+    written, in the files that a conversion of all would have.
     """
     rules = read_recipe(recipe) if isinstance(recipe, str) else recipe
     if (source.folder / CONVERSION_FILE).exists():
@@ -185,21 +184,37 @@ def plan_conversion(
         rules,
         source,
         parameters,
-        tuple(_shards(jobs, max_shard_bytes)),
+        tuple(shards_of(jobs, source.config.num_hidden_layers, max_shard_bytes)),
         Shard(DRAFT_FILE, tuple(beside)),
         _config(source, (*model, *stages), packings),
         importance.facts if importance else None,
         drafts,
         left_out,
         _former(parameters, rules, importance) if drafts != "keep" else (),
+        None if layers is None or layers.is_whole else layers,
+        _elsewhere(model, packings, importance, layers),
+        max_shard_bytes,
+    )
+
+
+def _elsewhere(
+    parameters: Iterable[Parameter],
+    packings: Mapping[str, PackingKeys],
+    importance: Importance | None,
+    layers: LayerRange | None,
+) -> tuple[ConvertedParameter, ...]:
+    return tuple(
+        ConvertedParameter(one, packings.get(one.module), importance)
+        for one in parameters
+        if layers is not None and not layers.holds(one.module)
     )
 
 
 def _former(
     parameters: ParameterPlan, rules: Recipe, importance: Importance | None
-) -> tuple[FormerDraft, ...]:
+) -> tuple[ConvertedParameter, ...]:
     return tuple(
-        FormerDraft(one, rules.packing(one), importance)
+        ConvertedParameter(one, rules.packing(one), importance)
         for one in parameters.parameters
         if is_draft(one.module)
     )
@@ -236,27 +251,6 @@ def _require_each_once(
     if used != Counter(source.tensors.keys()):
         wrong = (used - Counter(source.tensors.keys())) or (Counter(source.tensors.keys()) - used)
         raise LookupError(f"the plan does not consume each tensor once: {next(iter(wrong))}")
-
-
-def _shards(jobs: list[Job], max_bytes: int) -> Iterator[Shard]:
-    """Whole jobs per shard: a matrix and its scales are never apart; drafts begin a new one, and
-    each of Engram's tables has one of its own."""
-    groups: list[list[Job]] = [[]]
-    size = 0
-    for job in jobs:
-        apart = groups[-1] and _are_apart(groups[-1][-1].module, job.module)
-        if groups[-1] and (apart or size + job.nbytes > max_bytes):
-            groups.append([])
-            size = 0
-        groups[-1].append(job)
-        size += job.nbytes
-    for number, group in enumerate(groups, 1):
-        yield Shard(f"model-{number:05d}-of-{len(groups):05d}.safetensors", tuple(group))
-
-
-def _are_apart(one: str, following: str) -> bool:
-    tables = any(module.endswith(ENGRAM_TABLE) for module in (one, following))
-    return tables or is_draft(one) != is_draft(following)
 
 
 def _config(

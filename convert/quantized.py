@@ -55,7 +55,7 @@ def quantized_job(
 
     return Job(
         parameter.module,
-        f"{bits} bits, groups of {group}",
+        format_name(bits, group),
         prod(parameter.shape),
         outputs_of(written),
         sources_of(parameter),
@@ -63,6 +63,11 @@ def quantized_job(
         loaded_bytes(written),
         error,
     )
+
+
+def format_name(bits: int, group: int) -> str:
+    """The words for affine groups."""
+    return f"{bits} bits, groups of {group}"
 
 
 def ends(

@@ -57,7 +57,8 @@ def kind_of(module: str) -> str:
 def kinds(plan: ConversionPlan) -> list[WeightKind]:
     """What the result is made of, in the order of the model."""
     found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    beside = plan.drafts.jobs if plan.draft_choice == "q8" else ()
+    has_beside = plan.draft_choice == "q8" and plan.drafts in plan.files
+    beside = plan.drafts.jobs if has_beside else ()
     for job in (*plan.jobs, *beside):
         entry = found[kind_of(job.module), job.format]
         entry[0] += job.weights
@@ -68,7 +69,8 @@ def kinds(plan: ConversionPlan) -> list[WeightKind]:
 def loaded_bytes(plan: ConversionPlan) -> int:
     """The weights once they are in memory; of Engram's tables what they take there."""
     engram = plan.source.config.engram
-    held = 0 if engram is None else engram.held_bytes
+    own = engram is not None and any(job.module.endswith(ENGRAM_TABLE) for job in plan.jobs)
+    held = engram.held_bytes if engram is not None and own else 0
     return held + sum(
         job.loaded_bytes for job in plan.jobs if not job.module.endswith(ENGRAM_TABLE)
     )
@@ -91,7 +93,9 @@ def _read(job: Job, config: DeepseekV4Config) -> int:
 
 def memory_needed(plan: ConversionPlan, context: int) -> int:
     """Weights, cache and an allowance for the program, at `context` tokens."""
-    return machines.memory_needed(plan.source.config, loaded_bytes(plan), context)
+    return machines.memory_needed(
+        plan.source.config, loaded_bytes(plan), context, layers=plan.layers
+    )
 
 
 def engram_facts(config: DeepseekV4Config) -> dict[str, Any]:
@@ -141,6 +145,7 @@ def facts(
         **read_as(plan.source.folder).facts(),
         **engram_facts(plan.source.config),
         "recipe": plan.recipe.name,
+        **({} if plan.layers is None else {"layers": [plan.layers.first, plan.layers.stop]}),
         "importance": plan.importance,
         "source_tensors": len(entries),
         "source_bytes": sum(entry.nbytes for entry in entries),
@@ -197,6 +202,7 @@ def page(plan: ConversionPlan, destination: Path, *, delete_source: bool = False
     return [
         f"{data['source']} -> {destination}, recipe {plan.recipe.name}: {plan.recipe.description}",
         f"read as {data['release'] or 'DeepSeek-V4'}, {_effort(data)}",
+        *([] if plan.layers is None else [f"a part: {plan.layers.sentence()}"]),
         *_importance_line(plan),
         f"source: {data['source_tensors']} tensors, {data['source_bytes']} bytes; "
         f"each is used once, {len(data['set_aside'])} of them kept aside in {plan.drafts.file}",

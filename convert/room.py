@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from convert.journal import Journal
-from convert.plan import ConversionPlan, Shard
+from convert.layout import Shard
+from convert.plan import ConversionPlan
 
 _NOT_TOLD = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 

@@ -11,7 +11,7 @@ import xxhash
 
 from convert.disk import Disk, partial
 from convert.jobs import Job
-from convert.plan import Shard
+from convert.layout import Shard
 from convert.progress import ProgressDisplay
 
 # The disk is given work in steps of this size, so that the last sync has little left to do.

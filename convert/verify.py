@@ -22,7 +22,7 @@ from convert.texts import Text
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.files.documents import read_object
 from dsv4_mlx.files.safetensors_files import TensorEntry, read_header
-from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, open_checkpoint
+from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, Checkpoint, held_layers, open_checkpoint
 from dsv4_mlx.weights.planning import plan_parameters
 from dsv4_mlx.weights.table_rows import token_map_of
 
@@ -146,14 +146,17 @@ def _plan(folder: Path, summary: dict[str, Any], source: Path) -> ConversionPlan
     drafts = summary.get("drafts", "keep")
     if drafts not in DRAFTS:
         raise CheckpointError(f"{folder / CONVERSION_FILE} is damaged; convert again.")
-    plan = plan_conversion(open_checkpoint(source), recipe, drafts=drafts)
+    checkpoint = open_checkpoint(source)
+    layers = held_layers(folder, checkpoint.config.num_hidden_layers)
+    plan = plan_conversion(checkpoint, recipe, drafts=drafts, layers=layers)
     plan = replace(plan, importance=summary.get("importance"))
-    if summary.get("plan") != plan.digest():
+    begun = plan.as_begun(summary.get("plan"))
+    if begun is None:
         raise CheckpointError(
             f"{folder} was converted from another source than {source} or by another version; "
             "give the folder it came from, or convert again."
         )
-    return plan
+    return begun
 
 
 def _exact_jobs(plan: ConversionPlan | None) -> list[Job]:
@@ -171,7 +174,7 @@ def _require_near(
     worst = 0.0
     for parameter in (*plan.parameters.parameters, *plan.parameters.drafts):
         packing = plan.config["quantization"].get(parameter.module)
-        if not packing or packing["mode"] != "affine":
+        if not packing or packing["mode"] != "affine" or not plan.holds(parameter.module):
             continue
         found = measured(parameter, packing, tensors).relative
         recorded = summary["weight_error"].get(parameter.module, 0.0)

@@ -4,7 +4,6 @@ At any moment a folder without conversion.json is unfinished, and one with it is
 anywhere, a resumed run ends with the same bytes.
 """
 
-import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from convert.deletion import SOURCE_FILE, delete_finished, remember, require_rea
 from convert.destination import only_converter, require_empty, require_folder, require_same
 from convert.disk import Disk
 from convert.journal import JOURNAL_FILE, read_journal
+from convert.parts import index_of, json_bytes, part_facts
 from convert.plan import FORMAT_VERSION, ConversionPlan
 from convert.progress import ProgressDisplay
 from convert.read_as import read_as
@@ -127,7 +127,7 @@ class _Run:
             hashes.close()
             writer.close()
         companions = copy_companions(self.plan.source.folder, self.folder, self.disk, self.progress)
-        self._put_json(INDEX_FILE, _index(self.plan))
+        self._put_json(INDEX_FILE, index_of(self.plan))
         self._put_json("config.json", self.plan.config)
         companions |= self._put_token_map()
         companions |= self._put_card()
@@ -160,11 +160,13 @@ class _Run:
         if isinstance(name := self.journal.start.get("recipe"), str):
             # A file of rules may have been renamed since; the digest tells whether they changed.
             self.plan = replace(self.plan, recipe=replace(self.plan.recipe, name=name))
-        if self.journal.start["plan"] != self.plan.digest():
+        begun = self.plan.as_begun(self.journal.start["plan"])
+        if begun is None:
             raise UsageError(
-                f"{self.folder} was begun with another recipe, importance file, choice of drafts "
-                "or program version; delete it and convert again."
+                f"{self.folder} was begun with another recipe, importance file, choice of drafts, "
+                "layers or program version; delete it and convert again."
             )
+        self.plan = begun
         for path in self._leftovers():
             path.unlink()
 
@@ -233,21 +235,21 @@ class _Run:
         return {name: value for shard in shards for name, value in shard[kind].items()}
 
     def _put_json(self, name: str, content: object) -> None:
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        self.disk.put(self.folder / name, text.encode())
+        self.disk.put(self.folder / name, json_bytes(content))
 
     def _verify(self) -> str:
         """Reopen the result as the loader would; gives its fingerprint."""
-        result = open_checkpoint(self.folder)
+        result = open_checkpoint(self.folder, self.plan.layers)
         parameters = plan_parameters(result)
-        digest = found = fingerprint(result, parameters, self.token_map)
+        elsewhere = named.elsewhere(self.journal.start)
+        digest = found = fingerprint(result, parameters, self.token_map, elsewhere)
         self.earlier = named.earlier(self.plan, parameters, self.journal.start, self.token_map)
         if not self.plan.backbone_is_exact:
             return digest
         expected = self._source_fingerprint()
         if not self.plan.exact:
             expected = self.journal.start["backbone"]
-            found = timeline_fingerprint(result, parameters, self.token_map)
+            found = timeline_fingerprint(result, parameters, self.token_map, elsewhere)
         if expected is None:
             for shard in self.plan.files:
                 if shard.file not in self.journal.checked:
@@ -288,10 +290,5 @@ class _Run:
             "weight_error": dict(sorted(self._noted("errors").items())),
             "tensor_xxh3_128": dict(sorted(self._noted("tensors").items())),
             "set_aside": self.plan.set_aside,
+            **part_facts(self.plan, self.read_as, self.journal.start),
         }
-
-
-def _index(plan: ConversionPlan) -> dict[str, Any]:
-    weight_map = {tensor.name: shard.file for shard in plan.shards for tensor in shard.tensors}
-    total = sum(shard.nbytes for shard in plan.shards)
-    return {"metadata": {"total_size": total}, "weight_map": weight_map}

@@ -27,7 +27,13 @@ from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
 from dsv4_mlx.weights.fingerprint import earlier_fingerprints, fingerprint, timeline_fingerprint
 from dsv4_mlx.weights.parameters import ParameterPlan
 from dsv4_mlx.weights.planning import CONFIDENCE, plan_parameters
-from dsv4_mlx.weights.reading import DTYPE_NAMES, dense_dtype, read_weights, require_finished
+from dsv4_mlx.weights.reading import (
+    DTYPE_NAMES,
+    dense_dtype,
+    read_weights,
+    require_finished,
+    require_whole,
+)
 from metal_kernels.registry import KernelPlan
 
 if TYPE_CHECKING:
@@ -159,6 +165,7 @@ def load_model(
 
     kernels = kernels or use_backend(backend)
     dtype = dense_dtype(dtype, kernels.backend)
+    require_whole(checkpoint)
     plan = plan_parameters(checkpoint)
     require_finished(checkpoint, plan)
     model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)

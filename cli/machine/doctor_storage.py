@@ -69,7 +69,8 @@ def _storage(
         *([_expected_line(found, fit)] if found else []),
     ]
     page.add("storage", facts, *lines)
-    page.problems += _advice(place, speed, found)
+    if streamed:
+        page.problems += _advice(place, speed, found)
 
 
 def _speed(

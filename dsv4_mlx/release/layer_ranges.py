@@ -9,6 +9,13 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 EMBEDDING = "model.embed_tokens"
 
 
+def layer_of(module: str, layers: int) -> int:
+    """The layer of `layers` that our `module`, or a tensor under our name, goes with."""
+    if found := _LAYER.match(module):
+        return int(found[1])
+    return 0 if module.startswith(EMBEDDING) else layers - 1
+
+
 @dataclass(frozen=True)
 class LayerRange:
     """Layers `first` to `stop`, without `stop`, of a model with `of` layers.
@@ -42,9 +49,7 @@ class LayerRange:
 
     def holds(self, module: str) -> bool:
         """Whether our `module`, or a tensor under our name, goes with these layers."""
-        if layer := _LAYER.match(module):
-            return self.first <= int(layer[1]) < self.stop
-        return self.first == 0 if module.startswith(EMBEDDING) else self.stop == self.of
+        return self.first <= layer_of(module, self.of) < self.stop
 
     def includes(self, other: "LayerRange") -> bool:
         """Whether `other` is a part of it."""

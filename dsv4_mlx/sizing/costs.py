@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Literal
 
 from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.layer_ranges import LayerRange
 from dsv4_mlx.release.layer_roles import LayerRole
 from dsv4_mlx.release.tensors import (
     FP8_BLOCK,
@@ -30,9 +31,10 @@ _STORAGE: dict[Kv, RowStorage] = {"compact": "compact", "bf16": "bfloat16"}
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of one config."""
+    """The costs of one config; what a cache takes, of some `layers` of it or of all."""
 
     config: DeepseekV4Config
+    layers: LayerRange | None = None
 
     def backbone_bytes(self) -> Counter[str]:
         """Bytes of the backbone's tensors in the checkpoint's files, by stored dtype."""
@@ -83,7 +85,7 @@ class Costs:
         """Window rings, compressed entries and index keys of one sequence of `context` tokens."""
         entry, key = self.entry_bytes(kv), self.index_key_bytes(kv)
         total = 0
-        for role in self.config.layer_roles:
+        for role in self._roles():
             closed = context // role.ratio if role.owns_entries else 0
             total += (self.config.sliding_window + closed) * entry + role.selects * closed * key
         return total
@@ -92,9 +94,16 @@ class Costs:
         """All that a cache holds of one sequence of `context` tokens: `kv_bytes` and the float32
         latents and scores of windows that are not complete yet, with Engram the last token ids."""
         engram = self.config.engram
-        ids = 0 if engram is None else 4 * engram.kept_tokens * len(engram.layer_ids)
-        open_rows = sum(map(self._open_bytes, self.config.layer_roles))
+        tables = [] if engram is None else [one for one in engram.layer_ids if self._has(one)]
+        ids = 0 if engram is None else 4 * engram.kept_tokens * len(tables)
+        open_rows = sum(map(self._open_bytes, self._roles()))
         return self.kv_bytes(context, kv) + open_rows + ids
+
+    def _has(self, layer: int) -> bool:
+        return self.layers is None or self.layers.first <= layer < self.layers.stop
+
+    def _roles(self) -> list[LayerRole]:
+        return [one for layer, one in enumerate(self.config.layer_roles) if self._has(layer)]
 
     def _open_bytes(self, role: LayerRole) -> int:
         if not role.owns_entries:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dsv4_mlx.release.config import DeepseekV4Config
+from dsv4_mlx.release.layer_ranges import LayerRange
 from dsv4_mlx.sizing.costs import Costs, Kv
 
 GIB = 1 << 30
@@ -33,21 +34,30 @@ def wired_limit_mb(needed: int) -> int:
 
 
 def memory_needed(
-    config: DeepseekV4Config, weight_bytes: int, context: int, kv: Kv = "compact"
+    config: DeepseekV4Config,
+    weight_bytes: int,
+    context: int,
+    kv: Kv = "compact",
+    layers: LayerRange | None = None,
 ) -> int:
-    """Weights, the cache of one conversation at `context` tokens, and an allowance."""
-    return weight_bytes + Costs(config).cache_bytes(context, kv) + WORKING_BYTES
+    """Weights, the cache of one conversation at `context` tokens, of `layers` or of all, and an
+    allowance."""
+    return weight_bytes + Costs(config, layers).cache_bytes(context, kv) + WORKING_BYTES
 
 
 def longest_context(
-    config: DeepseekV4Config, weight_bytes: int, limit: int, kv: Kv = "compact"
+    config: DeepseekV4Config,
+    weight_bytes: int,
+    limit: int,
+    kv: Kv = "compact",
+    layers: LayerRange | None = None,
 ) -> int:
     """How many tokens fit beside the weights in `limit` bytes, at most what the model was made for;
     in whole thousands (1,024) of tokens, zero when not even one does."""
     low, high = 0, config.max_position_embeddings // 1024
     while low < high:
         middle = (low + high + 1) // 2
-        if memory_needed(config, weight_bytes, middle * 1024, kv) <= limit:
+        if memory_needed(config, weight_bytes, middle * 1024, kv, layers) <= limit:
             low = middle
         else:
             high = middle - 1

@@ -6,12 +6,12 @@ CheckpointError, a model of another kind in a ConfigError.
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dsv4_mlx.errors import CheckpointError
+from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.files.documents import read_object, shown
 from dsv4_mlx.files.fields import Fields
 from dsv4_mlx.files.hub_cache import model_folder
@@ -21,6 +21,8 @@ from dsv4_mlx.files.system_files import without_system_files
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.config_file import read_config
 from dsv4_mlx.release.identity import CONVERSION_FILE as CONVERSION_FILE
+from dsv4_mlx.release.identity import conversion_facts
+from dsv4_mlx.release.layer_ranges import LayerRange
 from dsv4_mlx.release.tensors import FP8_BLOCK
 from dsv4_mlx.weights.draft_marks import require_own_drafts
 
@@ -40,12 +42,16 @@ _OTHER_FORMATS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder holds: `keys` is its config.json as written, `tensors` go by stored name."""
+    """What a folder holds: `keys` is its config.json as written, `tensors` go by stored name.
+
+    `layers` are those of a part of a model, as `convert --layers` writes it; None is all of it.
+    """
 
     folder: Path
     keys: Mapping[str, object]
     config: DeepseekV4Config
     tensors: Mapping[str, TensorEntry]
+    layers: LayerRange | None = None
 
     @property
     def fp8_block(self) -> int:
@@ -74,10 +80,16 @@ class ModelFolder:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The folder with all headers, which are read once; CheckpointError says what is wrong."""
+        return self.opened(held_layers(self.folder, self.described.num_hidden_layers))
+
+    def opened(self, layers: LayerRange | None) -> Checkpoint:
+        """The same as a part that holds `layers`, whatever else its index names; None is all."""
         config = self._with_stops()
-        tensors = _read_tensors(self.folder)
+        tensors = _read_tensors(self.folder, layers)
         require_own_drafts(self.folder, tensors)
-        return Checkpoint(self.folder, self.keys, _as_stored(config, self.keys, tensors), tensors)
+        named = tensors if layers is None else _read_weight_map(self.folder)
+        config = _as_stored(config, self.keys, tensors, named)
+        return Checkpoint(self.folder, self.keys, config, tensors, layers)
 
     def _with_stops(self) -> DeepseekV4Config:
         """The config with the further tokens that generation_config.json ends a reply at."""
@@ -106,18 +118,39 @@ def open_folder(path: str | Path) -> ModelFolder:
     )
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """`open_folder` with all headers read as well, and with its errors."""
+def open_checkpoint(path: str | Path, layers: LayerRange | None = None) -> Checkpoint:
+    """`open_folder` with all headers read as well, and with its errors.
+
+    `layers` open a part that does not say yet which it holds.
+    """
     folder = model_folder(user_path(path))
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder} is not a folder; expected one with config.json and *.safetensors files."
         )
-    return open_folder(folder).checkpoint
+    opened = open_folder(folder)
+    return opened.checkpoint if layers is None else opened.opened(layers)
 
 
-def _read_tensors(folder: Path) -> dict[str, TensorEntry]:
-    tensors, beside = _read_model_tensors(folder), folder / DRAFT_FILE
+def held_layers(folder: Path, layers: int) -> LayerRange | None:
+    """The layers of a finished part of a model of `layers`; None where the folder has all."""
+    found = conversion_facts(folder).get("layers")
+    if found is None:
+        return None
+    try:
+        first, stop = found
+        return LayerRange(int(first), int(stop), layers)
+    except (TypeError, ValueError, UsageError) as error:
+        raise CheckpointError(
+            f"{folder / CONVERSION_FILE}: layers are {shown(found)}, expected two numbers up to "
+            f"{layers}; convert again."
+        ) from error
+
+
+def _read_tensors(folder: Path, layers: LayerRange | None) -> dict[str, TensorEntry]:
+    tensors, beside = _read_model_tensors(folder, layers), folder / DRAFT_FILE
+    if layers is not None and layers.stop < layers.of:
+        return tensors  # drafts go with the last layer
     if not beside.is_file() or any(entry.path == beside for entry in tensors.values()):
         return tensors
     drafts = read_header(beside)
@@ -126,9 +159,12 @@ def _read_tensors(folder: Path) -> dict[str, TensorEntry]:
     return tensors | drafts
 
 
-def _read_model_tensors(folder: Path) -> dict[str, TensorEntry]:
-    if (folder / INDEX_FILE).is_file():
-        return _read_indexed(folder, _read_weight_map(folder))
+def _read_model_tensors(folder: Path, layers: LayerRange | None) -> dict[str, TensorEntry]:
+    if layers is not None or (folder / INDEX_FILE).is_file():
+        weight_map = _read_weight_map(folder)
+        if layers is not None:
+            weight_map = {name: file for name, file in weight_map.items() if layers.holds(name)}
+        return _read_indexed(folder, weight_map)
     files = _weight_files(folder, "model*.safetensors") or _weight_files(folder, "*.safetensors")
     if not files:
         _require_no_other_format(folder)
@@ -228,14 +264,18 @@ def _require_files(folder: Path, files: list[str]) -> None:
 
 
 def _as_stored(
-    config: DeepseekV4Config, keys: Mapping[str, object], tensors: Mapping[str, TensorEntry]
+    config: DeepseekV4Config,
+    keys: Mapping[str, object],
+    tensors: Mapping[str, TensorEntry],
+    named: Iterable[str],
 ) -> DeepseekV4Config:
-    """The config corrected by what the files hold where config.json leaves it open."""
+    """The config corrected by what the files hold where config.json leaves it open; `named` are all
+    tensors of the model, in whatever part."""
     if keys.get("expert_dtype") is None and config.expert_dtype == "fp4":
         expert = tensors.get("layers.0.ffn.experts.0.w1.weight")
         if expert is not None and expert.dtype == "F8_E4M3":
             config = config.replace(expert_dtype="fp8")
     # Re-saved checkpoints, transformers' among them, may leave the prediction blocks out.
-    if config.num_mtp_layers and not any(name.startswith("mtp.") for name in tensors):
+    if config.num_mtp_layers and not any(name.startswith("mtp.") for name in named):
         config = config.replace(num_nextn_predict_layers=0)
     return config

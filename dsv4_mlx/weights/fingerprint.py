@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.files.safetensors_files import TensorEntry
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.deciding import deciding_keys
-from dsv4_mlx.release.identity import conversion_facts
+from dsv4_mlx.release.identity import CONVERSION_FILE, conversion_facts
 from dsv4_mlx.release.spellings import keys_of
 from dsv4_mlx.weights.checkpoint import Checkpoint
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
@@ -29,6 +30,7 @@ def timeline_fingerprint(
     checkpoint: Checkpoint,
     plan: ParameterPlan,
     token_map: npt.NDArray[np.int32] | None = None,
+    elsewhere: "Iterable[Sampled] | None" = None,
 ) -> str:
     """64 hexadecimal digits over what decides the state of a timeline, for its cache files.
 
@@ -36,23 +38,29 @@ def timeline_fingerprint(
     timeline goes on with, without and with other drafts.
     """
     digest = hashlib.sha256(json.dumps(deciding_keys(checkpoint.config), sort_keys=True).encode())
-    backbone = (one for one in plan.parameters if not one.module.startswith("mtp."))
-    return _over(digest, map(sampled, backbone), token_map)
+    others = noted_elsewhere(checkpoint) if elsewhere is None else elsewhere
+    backbone = (one for one in (*map(sampled, plan.parameters), *others)
+                if not one.name.startswith("mtp."))  # fmt: skip
+    return _over(digest, backbone, token_map)
 
 
 def fingerprint(
     checkpoint: Checkpoint,
     plan: ParameterPlan,
     token_map: npt.NDArray[np.int32] | None = None,
+    elsewhere: "Iterable[Sampled] | None" = None,
 ) -> str:
     """64 hexadecimal digits over config, parameter names, shapes, formats and samples of bytes.
 
     Samples are the ends of each matrix, whose bytes a native conversion does not change, so an
     official folder and its converted form have the same fingerprint. Not a checksum: a damaged
     byte between the samples goes unnoticed. `token_map` is Engram's, which decides its rows.
-    Conversions and importance files are named by it, and cache files of versions 2 to 4 were.
+    Conversions and importance files are named by it, and cache files of versions 2 to 4 were. A
+    part of a model has the whole model's: `elsewhere` are samples of the other layers, by default
+    those that its conversion noted.
     """
-    return fingerprint_with(checkpoint.config, plan, (), token_map)
+    others = noted_elsewhere(checkpoint) if elsewhere is None else elsewhere
+    return fingerprint_with(checkpoint.config, plan, (), token_map, others)
 
 
 class Sampled(NamedTuple):
@@ -64,20 +72,45 @@ class Sampled(NamedTuple):
     sample: str
 
 
+def noted_elsewhere(checkpoint: Checkpoint) -> list[Sampled]:
+    """Samples of the layers that a part of a model lacks; CheckpointError for damaged ones."""
+    if checkpoint.layers is None:
+        return []
+    noted = conversion_facts(checkpoint.folder).get("elsewhere")
+    try:
+        return samples_of(noted)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint.folder / CONVERSION_FILE} is damaged: its samples of other layers cannot "
+            "be read; convert the layers again."
+        ) from error
+
+
+def samples_of(noted: Any) -> list[Sampled]:
+    """What was written of `Sampled` as JSON; TypeError or ValueError for anything else."""
+    found = [Sampled(*one) for one in noted]
+    for one in found:
+        bytes.fromhex(one.sample)
+    return found
+
+
 def fingerprint_with(
     config: DeepseekV4Config,
     plan: ParameterPlan,
     drafts: Iterable[Sequence[Any]],
     token_map: npt.NDArray[np.int32] | None = None,
+    elsewhere: Iterable[Sampled] = (),
 ) -> str:
     """The fingerprint of a model of `config` that has other MTP blocks than the plan's.
 
-    `drafts` are fields of `Sampled` of theirs; without any the plan's own count.
+    `drafts` are fields of `Sampled` of theirs; without any the plan's own count. `elsewhere` are
+    samples of parameters that the plan lacks.
     """
     others = [Sampled(*one) for one in drafts]
-    own = (one for one in plan.parameters if not others or not one.module.startswith("mtp."))
+    had = (*map(sampled, plan.parameters), *elsewhere)
+    own = (one for one in had if not others or not one.name.startswith("mtp."))
     digest = hashlib.sha256(json.dumps(_named_keys(config), sort_keys=True).encode())
-    return _over(digest, (*map(sampled, own), *others), token_map)
+    return _over(digest, (*own, *others), token_map)
 
 
 def earlier_fingerprints(
@@ -89,7 +122,8 @@ def earlier_fingerprints(
     backbone = tuple(one for one in plan.parameters if not one.module.startswith("mtp."))
     if config.draft_kind == "mtp":
         config = config.replace(num_nextn_predict_layers=0)
-    none = fingerprint_with(config, ParameterPlan(backbone, ()), (), token_map)
+    others = [one for one in noted_elsewhere(checkpoint) if not one.name.startswith("mtp.")]
+    none = fingerprint_with(config, ParameterPlan(backbone, ()), (), token_map, others)
     had = conversion_facts(checkpoint.folder).get("earlier_fingerprints")
     had = [one for one in had if isinstance(one, str)] if isinstance(had, list) else []
     return (fingerprint(checkpoint, plan, token_map), none, *had)

@@ -45,8 +45,9 @@ def plan_parameters(
 ) -> ParameterPlan:
     """Match all tensors of the checkpoint; CheckpointError names the first that does not fit.
 
-    DSpark's stages, without which a model runs as well, are the plan's drafts. `storages` by
-    parameter, where they are known, saves reading scales.
+    DSpark's stages, without which a model runs as well, are the plan's drafts. A part of a model
+    has the parameters of its layers. `storages` by parameter, where they are known, saves reading
+    scales.
     """
     with _uncollected():
         return _planned(checkpoint, storages)
@@ -74,6 +75,8 @@ def _planned(checkpoint: Checkpoint, storages: Mapping[str, WeightStorage] | Non
     for module, packing in affine_packings(checkpoint.keys).items():
         if f"{module}.weight" in expected:
             expected[f"{module}.weight"].form = packing
+    if (held := checkpoint.layers) is not None:
+        expected = {name: one for name, one in expected.items() if held.holds(one.module)}
     blocks = block_numbers(draft_files)
     set_aside = []
     for name, entry in tensors.items():

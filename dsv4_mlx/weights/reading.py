@@ -43,6 +43,16 @@ def dense_dtype(dtype: mx.Dtype | None, backend: Backend) -> mx.Dtype:
     return dtype
 
 
+def require_whole(checkpoint: Checkpoint) -> None:
+    """CheckpointError for a part of a model."""
+    if checkpoint.layers is not None:
+        raise CheckpointError(
+            f"{checkpoint.folder} holds {checkpoint.layers.sentence()}, expected all of them; use "
+            "it together with a second Mac that has the others, or put the parts together with "
+            "`dsv4-convert join`."
+        )
+
+
 def require_finished(checkpoint: Checkpoint, plan: ParameterPlan) -> None:
     """CheckpointError for a folder that a conversion was interrupted in."""
     ours = any(part.weight.dtype == "U32" for one in plan.parameters for part in one.parts)

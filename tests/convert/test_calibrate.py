@@ -294,7 +294,7 @@ def test_it_resumes_with_the_same_file_alone(lab, tmp_path, monkeypatch, capsys)
         capsys.readouterr()
         assert convert(lab, tmp_path / "out", "--resume", *options) == 2
         assert (
-            "another recipe, importance file, choice of drafts or program version"
+            "another recipe, importance file, choice of drafts, layers or program version"
             in capsys.readouterr().err
         )
     assert convert(lab, tmp_path / "out", "--resume", *right) == 0

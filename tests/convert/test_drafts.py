@@ -66,7 +66,7 @@ def test_dropped_drafts_are_nowhere_and_all_else_is_as_with_them(
         assert main(["verify", out, *options]) == 0
     assert main([str(sources[kind]), out, "--drafts", "drop", "--resume"]) == 0
     assert main([str(sources[kind]), out, "--resume"]) == 2
-    assert "choice of drafts; give another folder" in capsys.readouterr().err
+    assert "choice of drafts or layers; give another folder" in capsys.readouterr().err
     what = {"mtp": "an MTP block", "dspark": "DSpark's stages"}[kind]
     assert f"- Drafts: {what} left out" in (tmp_path / "dropped" / "CARD.md").read_text()
     assert main(["inspect", out]) == 0

@@ -14,7 +14,8 @@ import pytest
 from convert import report
 from convert.disk import Disk
 from convert.inspect import describe, page
-from convert.plan import PAGE_BYTES, plan_conversion
+from convert.layout import PAGE_BYTES
+from convert.plan import plan_conversion
 from convert.progress import ProgressDisplay
 from convert.verify import verify
 from convert.writer import write

@@ -121,12 +121,22 @@ def test_conversion_json_has_the_listed_keys(lab):
     assert codes(listed["effort_table"]) >= set(summary["effort_table"])
 
 
+def test_the_conversion_json_of_a_part_has_the_listed_keys_beside(tmp_path):
+    two = SMALL.replace(num_hidden_layers=2, compress_ratios=(128, 0, 0))
+    source = write_tiny_checkpoint(tmp_path / "source", two)
+    assert main([str(source), str(tmp_path / "part"), "--layers", "0:1"]) == 0
+    summary = json.loads((tmp_path / "part" / CONVERSION_FILE).read_text())
+    whole = [code(key) for key, _ in table("conversion.json")]
+    assert list(summary) == [*whole, *(code(key) for key, _ in table("Parts"))]
+
+
 def test_the_journal_has_the_listed_kinds_and_keys(lab):
     found: dict[str, set[str]] = {}
     for line in (lab / "out" / JOURNAL_FILE).read_text().splitlines():
         entry = json.loads(line)
         found.setdefault(entry.pop("kind"), set()).update(entry)
-    found["start"] |= {"fingerprint", "draft_samples"}  # where no value changes; without drafts
+    # Where no value changes; without drafts; of a part.
+    found["start"] |= {"fingerprint", "draft_samples", "elsewhere"}
     assert found == {code(kind): codes(keys) for kind, keys in table("conversion.journal")}
     kept = json.loads((lab / "out" / SOURCE_FILE).read_text())
     assert set(kept) == codes(PAGE.split("`conversion.source.json` (")[1].partition(")")[0])

@@ -16,7 +16,7 @@ from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_checkpoint
 from tests.convert.test_resume import ROOT, SMALL, contents
 
-SHARD = "model-00001-of-00002.safetensors"
+SHARD = "model-00001-of-00003.safetensors"
 
 # Converts to a tmpfs of its own, which someone else fills up at the given write to the file of the
 # given name; resumes while it is full, and once it is not. Says what it saw, and copies the result.

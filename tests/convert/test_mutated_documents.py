@@ -29,7 +29,7 @@ SMALL = TINY.replace(
     num_hash_layers=1,
     n_routed_experts=4,
 )
-HEADER = "model-00001-of-00002.safetensors"
+HEADER = "model-00001-of-00003.safetensors"
 FILES = ("config.json", "generation_config.json", "tokenizer.json", CONVERSION_FILE, HEADER)
 DEEP = "[" * 300 + "]" * 300
 

@@ -1,6 +1,7 @@
 """Recipes: few bits where they may be few, exact elsewhere, and a folder that the loader reads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -8,20 +9,22 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from benchmarks import streamed_table
 from benchmarks.recipe_sizes import PAGE, page
 from convert.app import main
 from convert.card import CARD_FILE
-from convert.fit import fitting_plan, longest_context, shipped_plans
+from convert.fit import fitting, longest_context, shipped_plans
 from convert.lowbit import pack, quantize
 from convert.options import parser
 from convert.quantized import unpacked
 from convert.recipe import SHIPPED, read_recipe
 from convert.report import bytes_per_token, loaded_bytes, memory_needed
+from convert.streamed import offers, streamed_lines, streamed_weights
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.files.safetensors_files import read_header
 from dsv4_mlx.loading import load
 from dsv4_mlx.release.config import FLASH
-from dsv4_mlx.release.naming import translate
+from dsv4_mlx.release.naming import is_draft, translate
 from dsv4_mlx.sizing.machines import GIB
 from dsv4_mlx.sizing.recipe_sizes import RECIPES
 from dsv4_mlx.sizing.weight_bytes import weight_bytes
@@ -274,7 +277,7 @@ def flash(flash_headers):
 
 
 def test_fit_takes_the_most_exact_recipe(flash):
-    chosen = {memory: fitting_plan(flash, memory) for memory in ("128GB", "192GB", "256GB")}
+    chosen = {memory: fitting(flash, memory).plan for memory in ("128GB", "192GB", "256GB")}
     assert {memory: plan.recipe.name for memory, plan in chosen.items()} == {
         "128GB": "q2", "192GB": "q3", "256GB": "native"
     }  # fmt: skip
@@ -310,9 +313,62 @@ def test_headers_tell_what_loading_takes(recipe, converted):
     assert found == pytest.approx(loaded, rel=2e-3)
 
 
+def test_fit_streams_the_smallest_recipe_where_none_fits(flash):
+    for memory in ("36GB", "48GB", "64GB", "96GB"):
+        found = fitting(flash, memory)
+        assert (found.plan.recipe.name, found.is_streamed) == ("q2", True)
+        assert {one.recipe for one in found.offers} <= {"native", "q3", "q2"}
+        assert {one.mac.memory_gib for one in found.offers} == {int(memory.removesuffix("GB"))}
+        said = [sentence for sentence, _ in found.offer_sentences()]
+        assert "recipe q2, streamed" in said[0] and "tokens/s expected" in said[0]
+        assert all("first answer after" in one and "GB/s" in one for one in said)
+
+
+def test_fit_offers_the_release_itself_streamed_beside_a_recipe_that_fits(flash):
+    found = fitting(flash, "128GB")
+    assert (found.plan.recipe.name, found.is_streamed) == ("q2", False)
+    said = [sentence for sentence, offer in found.offer_sentences() if offer.recipe == "native"]
+    assert len(said) == 2 and "also possible, with --recipe native: M4 Max 128 GB" in said[0]
+    assert not any(one.recipe == "q2" for one in found.offers)
+    assert fitting(flash, "256GB").offers == ()
+
+
+@pytest.mark.parametrize("recipe", ["native", "q3", "q2"])
+def test_offered_pools_fit_into_the_macs_memory_and_a_slot_more_does_not(flash, recipe):
+    plan = next(one for one in flash if one.recipe.name == recipe)
+    weights, found = streamed_weights(plan), list(offers(plan))
+    assert weights.resident + 256 * weights.slot_bytes == pytest.approx(
+        loaded_bytes(plan) - sum(job.loaded_bytes for job in plan.jobs if is_draft(job.module))
+    )
+    assert found
+    for one in found:
+        limit, slots = one.mac.default_bytes, one.expected.slots
+        assert weights.needed(slots * weights.slot_bytes, 8_192) <= limit
+        assert weights.needed((slots + 1) * weights.slot_bytes, 8_192) > limit
+
+
+def test_native_experts_streamed_have_the_releases_bytes(flash):
+    weights = streamed_weights(flash[0])
+    assert weights.expert_bytes == 13_369_344
+    assert weights.slot_bytes == weights.file_bytes == 43 * 13_369_344
+
+
+def test_the_card_says_what_to_expect_streamed_and_that_it_is_not_measured(flash):
+    page = "\n".join(streamed_lines(flash[0]))
+    assert "nobody has measured them" in page
+    assert "| M4 Max 128 GB |" in page and "| 6.5 GB/s |" in page
+
+
+def test_the_page_for_small_macs_has_the_current_table(flash):
+    text = streamed_table.PAGE.read_text(encoding="utf-8")
+    assert text == streamed_table.page(flash), "run: make pages"
+
+
 def test_fit_says_when_nothing_fits(flash):
-    with pytest.raises(UsageError, match="No recipe fits a Mac with 64GB: the smallest, q2, needs"):
-        fitting_plan(flash, "64GB")
+    few = [replace(one, source=replace(one.source, config=FLASH.replace(
+        n_routed_experts=17))) for one in flash[-1:]]  # fmt: skip
+    with pytest.raises(UsageError, match="No recipe fits a Mac with 36GB: the smallest, q2, needs"):
+        fitting(few, "36GB")
 
 
 def test_fit_and_recipe_exclude_each_other(source, tmp_path, capsys):

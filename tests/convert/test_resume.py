@@ -208,7 +208,7 @@ def test_resume_refuses_a_finished_folder_of_another_source(source, tmp_path):
     other = write_tiny_checkpoint(tmp_path / "other", SMALL.replace(n_routed_experts=2))
     run(source, tmp_path / "out")
     with pytest.raises(
-        UsageError, match="another source, recipe, importance file or choice of drafts"
+        UsageError, match="another source, recipe, importance file, choice of drafts or layers"
     ):
         run(other, tmp_path / "out", resume=True)
 

@@ -33,6 +33,7 @@ CONVERT = {
     "inspect": convert_options.inspect_parser().format_help(),
     "calibrate": convert_options.calibrate_parser().format_help(),
     "fetch": convert_options.fetch_parser().format_help(),
+    "join": convert_options.join_parser().format_help(),
 }
 
 

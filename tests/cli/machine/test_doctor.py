@@ -11,6 +11,9 @@ from cli.environment import Environment
 from cli.kept.row_findings import RowFindings
 from cli.machine import doctor
 from cli.machine.doctor import report, run
+from convert.plan import plan_conversion
+from convert.progress import ProgressDisplay
+from convert.writer import write
 from dsv4_mlx import about as facts
 from dsv4_mlx.about import About
 from dsv4_mlx.device.row_finding import RowFinding
@@ -18,6 +21,8 @@ from dsv4_mlx.exact_rows.at_load import RowTest
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.release import engram as release_engram
 from dsv4_mlx.release.engram import EngramConfig
+from dsv4_mlx.release.layer_ranges import LayerRange
+from dsv4_mlx.sizing.machines import WORKING_BYTES
 from dsv4_mlx.sizing.recipe_sizes import RECIPES
 from dsv4_mlx.testing.checkpoints import LONG, write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import open_checkpoint
@@ -281,3 +286,22 @@ def test_what_a_load_found_of_rows_is_told(
     assert line in page(made)["model"]
     assert made.facts["model"]["rows"] == (None if found is None else found.as_record())
     assert "rows" not in report(environment, folder, machine=mac(24)).facts["model"]
+
+
+def test_a_part_of_a_model_is_whole_for_its_layers(
+    environment: Environment, folder: Path, tmp_path: Path
+) -> None:
+    source = open_checkpoint(folder)
+    count = source.config.num_hidden_layers
+    needed = {}
+    for name, layers in (
+        ("whole", None), ("first", LayerRange(0, 1, count)), ("last", LayerRange(1, count, count)),
+    ):  # fmt: skip
+        write(plan_conversion(source, layers=layers), tmp_path / name, ProgressDisplay())
+        found = report(environment, tmp_path / name, backend="cpu", machine=linux(24))
+        assert found.problems == ()
+        model = found.facts["model"]
+        assert model["layers"] == (layers and str(layers))
+        needed[name] = model["contexts"][8_192]["bytes"] - WORKING_BYTES
+    assert f"layers 1:{count} of {count}" in page(found)["model"]
+    assert needed["first"] + needed["last"] == needed["whole"]
