@@ -10,7 +10,14 @@ from dsv4_mlx.model.backends import kernel_plan, use_backend
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.pipeline.control import Ranks
 from dsv4_mlx.pipeline.part import ModelPart
-from dsv4_mlx.pipeline.split import LayerSplit, own_parameters, require_two, split_of, stored_bytes
+from dsv4_mlx.pipeline.split import (
+    LayerSplit,
+    own_parameters,
+    require_two,
+    split_at,
+    split_of,
+    stored_bytes,
+)
 from dsv4_mlx.sizing.held import held_bytes
 from dsv4_mlx.unloaded import Tables, pack_layers, with_engram
 from dsv4_mlx.warm_up import Shapes
@@ -40,7 +47,8 @@ def load_part(
     `own` are others than `split` gives it, as both ranks agreed.
 
     Of the other rank's tensors no more is read than what names the model (`fingerprint`): the ends
-    of each. UsageError unless there are two ranks.
+    of each. A folder that `convert --layers` wrote says itself where the model is cut. UsageError
+    unless there are two ranks, and for a part of the model that belongs to the other one.
     """
     require_two(ranks)
     kernels = kernels or use_backend(backend)
@@ -49,7 +57,7 @@ def load_part(
     require_finished(checkpoint, plan)
     layers, dense = checkpoint.config.num_hidden_layers, DTYPE_NAMES[dtype]
     kept = with_engram({}, checkpoint, plan, tables)
-    own = own or split_of(kept, layers, dense).layers[ranks.rank()]
+    own = own or _split(checkpoint, kept, dense, ranks.rank()).layers[ranks.rank()]
     part = ModelPart(checkpoint.config, own, numerics, kv=kv, plan=kernels)
     with_engram(part.engrams(), checkpoint, plan, tables)
     mine = own_parameters(kept, own, layers)
@@ -74,7 +82,13 @@ def checkpoint_split(checkpoint: Checkpoint, backend: str = "auto") -> LayerSpli
     """How `load_part` cuts a checkpoint; nothing is loaded. Raises as it does."""
     dense = DTYPE_NAMES[dense_dtype(None, kernel_plan(backend).backend)]
     kept = with_engram({}, checkpoint, plan_parameters(checkpoint), None)
-    return split_of(kept, checkpoint.config.num_hidden_layers, dense)
+    return _split(checkpoint, kept, dense, None)
+
+
+def _split(checkpoint: Checkpoint, plan: ParameterPlan, dense: str, rank: int | None) -> LayerSplit:
+    if checkpoint.layers is not None:
+        return split_at(checkpoint.layers, plan, checkpoint.folder, dense, rank)
+    return split_of(plan, checkpoint.config.num_hidden_layers, dense)
 
 
 def _name(part: ModelPart, checkpoint: Checkpoint, plan: ParameterPlan) -> None:

@@ -3,9 +3,11 @@ and the head, cut where the larger part has the fewest bytes in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.pipeline.control import Ranks
+from dsv4_mlx.release.layer_ranges import LayerRange
 from dsv4_mlx.release.naming import is_draft
 from dsv4_mlx.weights.parameters import Parameter, ParameterPlan
 
@@ -21,6 +23,7 @@ class LayerSplit:
     layers: tuple[range, range]
     """Of rank 0 and of rank 1."""
     nbytes: tuple[int, int]
+    """0 for layers that a folder with a part of the model lacks."""
 
     @property
     def sentence(self) -> str:
@@ -28,8 +31,8 @@ class LayerSplit:
         parts = []
         for rank in reversed(range(RANKS)):
             own, beside = self.layers[rank], "the head" if rank == 0 else "the embedding"
-            size = f"{self.nbytes[rank] / 1e9:,.1f} GB"
-            parts.append(f"rank {rank} has layers {own.start} to {own.stop - 1}, {beside}: {size}")
+            size = f": {self.nbytes[rank] / 1e9:,.1f} GB" if self.nbytes[rank] else ""
+            parts.append(f"rank {rank} has layers {own.start} to {own.stop - 1}, {beside}{size}")
         return "; ".join(parts) + "."
 
 
@@ -68,6 +71,26 @@ def split_of(plan: ParameterPlan, layers: int, dense: str) -> LayerSplit:
     assert best is not None
     cut, first = best
     return LayerSplit((range(cut, layers), range(cut)), (total - first, first))
+
+
+def split_at(
+    held: LayerRange, plan: ParameterPlan, folder: Path, dense: str, rank: int | None
+) -> LayerSplit:
+    """The cut that a folder with a part of the model was made for; `plan` has its layers alone.
+
+    UsageError where `rank` needs the other part; None asks for none.
+    """
+    own = 1 if held.first == 0 else 0
+    if rank not in (None, own) or (own == 0 and held.stop < held.of):
+        wanted = "the last layers and the head" if rank == 0 else "the embedding and first layers"
+        raise UsageError(
+            f"{folder} holds {held.sentence()}, expected {wanted} for rank {rank or 0}; give it "
+            "the other part of the model, or all of it."
+        )
+    cut = held.stop if own == 1 else held.first
+    nbytes = plan.bare().loaded_bytes(dense)
+    sizes = (0, nbytes) if own == 1 else (nbytes, 0)
+    return LayerSplit((range(cut, held.of), range(cut)), sizes)
 
 
 def layer_of(parameter: Parameter) -> int | None:
