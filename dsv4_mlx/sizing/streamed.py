@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.sizing.costs import Kv
-from dsv4_mlx.sizing.machines import Mac, memory_needed
+from dsv4_mlx.sizing.machines import MACS, Mac, memory_needed
 
 ENOUGH_SLOTS = 16
 """Slots of a layer below which most experts are read anew for every token."""
@@ -152,8 +152,8 @@ STREAMING_MACS = (
 def bandwidth_of(chip: str) -> float | None:
     """The memory's bandwidth of a Mac by its chip, such as Apple M4 Max, the smallest known."""
     name = chip.removeprefix("Apple ").strip()
-    found = [one.mac.bandwidth_gb_s for one in STREAMING_MACS if one.mac.chip == name]
-    return min(found, default=None)
+    macs = (*MACS, *(one.mac for one in STREAMING_MACS))
+    return min((one.bandwidth_gb_s for one in macs if one.chip == name), default=None)
 
 
 def _range_text(low: float, high: float) -> str:

@@ -96,5 +96,6 @@ def test_an_unknown_bandwidth_leaves_the_reads() -> None:
     reads = (1 - expected(NATIVE, 31, None, 5.5).hits[0]) * 6 * NATIVE.file_bytes / 5.5e9
     assert expected(NATIVE, 31, None, 5.5).tokens_per_s[0] == pytest.approx(1 / (reads + 0.0086))
     assert bandwidth_of("Apple M4 Max") == 410  # of two, the smaller one
+    assert bandwidth_of("Apple M3 Ultra") == 819
     assert bandwidth_of("Apple M1") is None
     assert {one.mac.memory_gib for one in STREAMING_MACS} == {36, 48, 64, 96, 128}
