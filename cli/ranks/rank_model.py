@@ -15,6 +15,7 @@ from dsv4_mlx import __version__
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.engine.protocols import LanguageModel
+from dsv4_mlx.engine.timed_token import residency_note
 from dsv4_mlx.errors import Dsv4Error
 from dsv4_mlx.peers.facts import GIB, RankFacts, remarks
 from dsv4_mlx.peers.guard import Guard
@@ -189,5 +190,7 @@ def _loaded(
     if work.snapshot_bytes is not None:
         engine.snapshot_bytes = work.snapshot_bytes
     notes = _notes(work, ranks, _split_sentence(ranks))
+    needed = max(one.needed for one in ranks)
+    notes += tuple(filter(None, [residency_note(engine, needed, machine.chip, len(ranks))]))
     loaded = engine, Tokenizer(Path(work.model))
     return RankModel(peer, guard, waking, notes, loaded, quit=model.close)
