@@ -21,6 +21,7 @@ def test_two_ultras_are_expected_to_do_what_others_measured() -> None:
     assert 9.0 <= slow < fast <= 11.6
 
 
+@pytest.mark.slow
 def test_both_ranks_have_nearly_half_of_v4_pro() -> None:
     zero, one = pipeline.ExpectedPipeline(PRO, 819e9).rank_bytes()
     assert abs(zero - one) < 14.5e9 and 845e9 < zero + one < 860e9
@@ -69,6 +70,7 @@ def test_the_report_measures_it_here() -> None:
     assert (row["calls"], row["ahead"]) == (4, 3)
 
 
+@pytest.mark.slow
 def test_expected_figures_say_that_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     pipeline.main(["--expected"])
     assert "computed and not measured" in capsys.readouterr().out

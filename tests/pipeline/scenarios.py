@@ -34,20 +34,38 @@ def logits_after(model: Any, length: int, chunk: int | None = None) -> np.ndarra
     return np.array(mx.stack(rows))
 
 
-def ragged(model: Any, functions: Any) -> np.ndarray:
-    """Logits [rows, 2, V] of prompts of RAGGED lengths read as one batch, and after a token more.
+def ragged(model: Any, functions: Any, *, left: bool = False) -> np.ndarray:
+    """Logits [2, rows, V] of prompts of RAGGED lengths read as one batch, and after a token more.
 
     `functions` prepares and finalizes padding.
     """
     cache, longest = model.make_cache(), max(RAGGED)
-    rows = [prompt(length) + [0] * (longest - length) for length in RAGGED]
-    functions.prepare(cache, RAGGED, left=False, padded=longest)
+    rows = [padded(length, longest, left) for length in RAGGED]
+    functions.prepare(cache, RAGGED, left=left, padded=longest)
     read = model(mx.array(rows, mx.int32), cache)
     mx.eval(read)
     functions.finalize(cache)
-    last = mx.stack([read[row, length - 1] for row, length in enumerate(RAGGED)])
+    ends = [longest if left else length for length in RAGGED]
+    last = mx.stack([read[row, end - 1] for row, end in enumerate(ends)])
     after = model(mx.argmax(last, axis=-1).reshape(-1, 1), cache)[:, -1]
     return np.array(mx.stack([last, after]))
+
+
+def padded(length: int, longest: int, left: bool) -> list[int]:
+    padding = [0] * (longest - length)
+    return [*padding, *prompt(length)] if left else [*prompt(length), *padding]
+
+
+def merged(model: Any, functions: Any) -> np.ndarray:
+    """Logits [3, V]: of two timelines that became a batch, and of one taken out of it again."""
+    caches = [model.make_cache() for _ in RAGGED]
+    for length, cache in zip(RAGGED, caches, strict=True):
+        mx.eval(model.last_logits(mx.array(prompt(length))[None], cache))
+    batch = functions.merge(caches)
+    both = model(mx.array([[5], [6]]), batch)[:, -1]
+    mx.eval(both)
+    one = model(mx.array([[7]]), functions.extract(batch, 1))[0, -1]
+    return np.array(mx.stack([*both, one]))
 
 
 def session_script(model: Any, folder: Path, saved: Path | None = None) -> dict[str, Any]:
@@ -94,10 +112,15 @@ def everything(model: Any, out: Path) -> dict[str, Any]:
     arrays = {f"after{length}": logits_after(model, length) for length in (1, 40, 150)}
     arrays["chunked"] = logits_after(model, 150, CHUNK)
     arrays["ragged"] = ragged(model, model.caches)
+    arrays["ragged left"] = ragged(model, model.caches, left=True)
+    arrays["merged"] = merged(model, model.caches)
     np.savez(out / "logits.npz", **arrays)
     calls, ahead = model.counts.calls, model.counts.ahead
     Engine(model, prefill_chunk=CHUNK).session().sync(prompt(150))
     found: dict[str, Any] = {"chunks": [model.counts.calls - calls, model.counts.ahead - ahead]}
+    streams = model.counts.stream_bytes
+    mx.eval(model(mx.array([[1, 2, 3]])))
+    found["stream_bytes"] = model.counts.stream_bytes - streams
     found |= session_script(model, out, out / "one.cache")
     found["failure"] = failure(model)
     found["stopped"] = stopped(model)

@@ -22,23 +22,32 @@ from tests.pipeline import scenarios
 from tests.pipeline.two_ranks import run
 
 ENGRAM = TINY.replace(
-    engram=EngramConfig((0, 4), 200, 300, max_ngram_size=4, n_heads=2, head_dim=64)
+    engram=EngramConfig((0, 4), 441, 300, max_ngram_size=4, n_heads=2, head_dim=64)
 )
 """With a table of N-grams on each rank."""
 CONFIG = SMALL.replace(num_hidden_layers=3, num_hash_layers=1, compress_ratios=(4, 128, 4, 0))
 
 
 class OnOneRank:
-    """Padding of a batch, for the cache of a model on one machine."""
+    """What one does with batches, for the cache of a model on one machine."""
 
     def prepare(self, cache: list[LayerCache], lengths, *, left: bool, padded: int) -> None:
         padding = [padded - length for length in lengths]
+        told = {"left_padding": padding}
+        if not left:
+            told = {"lengths": lengths, "right_padding": padding}
         for layer in cache:
-            layer.prepare(lengths=lengths, right_padding=padding)
+            layer.prepare(**told)
 
     def finalize(self, cache: list[LayerCache]) -> None:
         for layer in cache:
             layer.finalize()
+
+    def merge(self, caches: list[list[LayerCache]]) -> list[LayerCache]:
+        return [LayerCache.merge(layers) for layers in zip(*caches, strict=True)]
+
+    def extract(self, cache: list[LayerCache], row: int) -> list[LayerCache]:
+        return [layer.extract(row) for layer in cache]
 
 
 class Both:
@@ -66,13 +75,19 @@ def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
 
 
 def require_same_logits(both: Both) -> None:
-    """Of prompts whole and in chunks, of the tokens after them, and of a ragged batch."""
+    """Of prompts whole and in chunks, of the tokens after them, and of batches."""
     alone = {f"after{n}": scenarios.logits_after(both.model, n) for n in (1, 40, 150)}
     alone["chunked"] = scenarios.logits_after(both.model, 150, scenarios.CHUNK)
     alone["ragged"] = scenarios.ragged(both.model, OnOneRank())
+    alone["ragged left"] = scenarios.ragged(both.model, OnOneRank(), left=True)
+    alone["merged"] = scenarios.merged(both.model, OnOneRank())
     assert set(both.logits.files) == set(alone)
     for name, expected in alone.items():
         assert np.array_equal(both.logits[name], expected), name
+    # Of three tokens: all values are bfloat16's under the official numerics.
+    bytes_each = 2 if both.model.numerics is Numerics.OFFICIAL else 4
+    config = both.model.config
+    assert both.rank0["stream_bytes"] == 3 * config.hc_mult * config.hidden_size * bytes_each
 
 
 def test_logits_have_the_same_bits(both: Both) -> None:
