@@ -54,16 +54,17 @@ def wait_until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
     while not holds():
         assert time.monotonic() < deadline, "it does not become so"
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended."""
+    """Whether a process has ended, waited for or not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    return Path(f"/proc/{pid}/stat").exists() and ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return state.stdout.strip()[:1] in ("", "Z")
 
 
 def all_gone(pids: list[int]) -> None:

@@ -1,11 +1,12 @@
 """A conversation over two ranks: the terminal stays whatever becomes of them."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.terminal.driver import Terminal, chat
-from tests.terminal.ranks import all_gone, hosts_options, kill, ranks_of
+from tests.terminal.ranks import HERE, all_gone, hosts_options, kill, ranks_of
 
 pytestmark = pytest.mark.terminal
 
@@ -18,8 +19,21 @@ SCRIPT = {
 }
 
 
-def opened(home: Path, *arguments: str) -> Terminal:
-    return chat(home, SCRIPT, *hosts_options(home), *arguments, columns=160)
+SSH = """#!/bin/sh
+echo "$@" >> "$HOME/asked"
+while [ "$1" != -- ]; do shift; done
+shift 2
+exec sh -c "$*"
+"""
+
+
+def opened(home: Path, worker: str = HERE) -> Terminal:
+    """The prompt over two ranks, one of them on the machine `worker`, which ssh knows."""
+    program = home / "ssh"
+    program.write_text(SSH)
+    program.chmod(0o755)
+    variables = {"PATH": f"{home}:{os.environ['PATH']}"}
+    return chat(home, SCRIPT, *hosts_options(home, worker), columns=160, variables=variables)
 
 
 def ask(terminal: Terminal, text: str, answer: str) -> None:
@@ -29,9 +43,10 @@ def ask(terminal: Terminal, text: str, answer: str) -> None:
 
 
 def test_a_conversation_over_two_ranks_goes_on_after_one_died(tmp_path: Path) -> None:
-    with opened(tmp_path) as terminal:
+    with opened(tmp_path, "mini.local") as terminal:
         terminal.wait_for_line(">")
         ask(terminal, "hello", "The first answer.")
+        assert "-- mini.local exec " in (tmp_path / "asked").read_text()
         assert "given up" in terminal.whole_text  # the limit is told at the start
         ranks = ranks_of(terminal.pid)
         assert len(ranks) == 2
