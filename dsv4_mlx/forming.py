@@ -29,6 +29,7 @@ from dsv4_mlx.pipeline.piped import PipelineModel
 from dsv4_mlx.pipeline.split import own_parameters, split_of
 from dsv4_mlx.pipeline.worker import work
 from dsv4_mlx.release.identity import conversion_facts
+from dsv4_mlx.release.layer_ranges import LayerRange
 from dsv4_mlx.sizing.costs import Kv
 from dsv4_mlx.sizing.machines import memory_needed
 from dsv4_mlx.unloaded import with_engram
@@ -64,7 +65,7 @@ class RankFolder:
     @property
     def held(self) -> tuple[int, int]:
         """The layers that the folder holds: the first, and the one after the last."""
-        layers = getattr(self.checkpoint, "layers", None)
+        layers = self.checkpoint.layers
         count = self.checkpoint.config.num_hidden_layers
         return (0, count) if layers is None else (layers.first, layers.stop)
 
@@ -91,6 +92,7 @@ class RankFolder:
         context = min(SHORT_CONTEXT, config.max_position_embeddings)
         mine = own_parameters(self.plan, self.own, config.num_hidden_layers)
         weights = mine.loaded_bytes(self._dense)
+        layers = LayerRange(self.own.start, self.own.stop, config.num_hidden_layers)
         return RankFacts(
             rank=self.rank,
             host=host,
@@ -99,7 +101,7 @@ class RankFolder:
             backend=self.backend,
             gpu=chip,
             memory=memory,
-            needed=memory_needed(config, weights, context, cast(Kv, self.kv)),
+            needed=memory_needed(config, weights, context, cast(Kv, self.kv), layers),
             layers=(self.own.start, self.own.stop),
             held=self.held,
             layer_count=config.num_hidden_layers,
