@@ -15,8 +15,6 @@ CONTEXT = 32_768
 """Tokens of a conversation that a long chunk leaves room for."""
 PASS_TOKENS = 32_768
 """Most tokens that pass a layer together where experts lie in files."""
-SEED_TOKENS = 256
-"""Last tokens of a prompt whose experts stay in memory when it is read."""
 # Layers whose arrays are in memory at a time: `pacing.UNDER_WAY` groups of one.
 _LAYERS = 2
 
