@@ -110,6 +110,8 @@ def as_record(event: Event) -> dict[str, Any]:
     if isinstance(event, ToolCall):
         # How the model spelled it, and an id that nobody gave, help no reader.
         fields = {"name": event.name, "arguments": event.arguments}
+    if isinstance(event, Progress) and event.layers is None:
+        del fields["layers"]
     if isinstance(event, Done):
         fields["timing"] = _timing(event)
         if event.stop_text is None:
@@ -120,6 +122,11 @@ def as_record(event: Event) -> dict[str, Any]:
             del fields["drafts_not_loaded"]
         if event.pipeline is None:
             del fields["pipeline"]
+        del fields["reply_experts"]
+        if event.experts is None:
+            del fields["experts"]
+        else:
+            fields["experts"] = event.experts.as_record()
         if event.draft is None:
             del fields["draft"]
         else:

@@ -58,8 +58,9 @@ class PlainView:
             case TextDelta(text):
                 self._end_reasoning()
                 self._output.answer(text)
-            case Progress(done, total):
-                self._output.progress(f"reading {done:,} of {total:,} tokens")
+            case Progress(done, total, layers):
+                layer = f", layer {min(layers[0] + 1, layers[1])} of {layers[1]}" if layers else ""
+                self._output.progress(f"reading {done:,} of {total:,} tokens{layer}")
             case ToolCall():
                 self._end_reasoning()
                 for line in tool_call_lines(event):

@@ -70,8 +70,8 @@ class MarkdownView:
             case ReasoningDelta(text):
                 self._end_text()
                 self._reason(text)
-            case Progress(done, total):
-                self._progress(done, total)
+            case Progress():
+                self._progress(event)
             case ToolCall():
                 self._end_reasoning()
                 self._end_text()
@@ -174,9 +174,10 @@ class MarkdownView:
 
     # The rest
 
-    def _progress(self, done: int, total: int) -> None:
-        if total >= _SHORT_PROMPT:
-            self._surface.live(Reading(done, total, self._clock() - self._began, self._theme))
+    def _progress(self, at: Progress) -> None:
+        if at.layers is not None or at.total >= _SHORT_PROMPT:
+            seconds = self._clock() - self._began
+            self._surface.live(Reading(at.done, at.total, seconds, self._theme, at.layers))
 
     def _tool_call(self, call: ToolCall) -> None:
         name, *arguments = tool_call_lines(call)

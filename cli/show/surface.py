@@ -41,6 +41,10 @@ class Status:
     tokens_per_s: float | None = None
     tokens_per_pass: float | None = None
     """How many tokens a call of the model gave, where something drafts."""
+    expert_hits: float | None = None
+    """The share of experts that the last reply found in memory, where others are in files."""
+    waited_s: float = 0.0
+    """Seconds that it waited for these files."""
     first_token_s: float | None = None
     busy: str = ""
     """What is being done now, empty when the prompt waits."""

@@ -33,6 +33,8 @@ def status_of(
             status,
             tokens_per_s=timing.tokens_per_s,
             tokens_per_pass=None if done.draft is None else done.draft.tokens_per_pass,
+            expert_hits=None if done.reply_experts is None else done.reply_experts.hit_rate,
+            waited_s=0.0 if done.reply_experts is None else done.reply_experts.waited_s,
             first_token_s=timing.first_token_s,
         )
     return status

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.engine.draft_history import DraftUse
+from dsv4_mlx.engine.expert_use import ExpertUse
 
 FinishReason = Literal["stop", "length", "cancelled", "tool_calls", "stop_text", "loop"]
 """`stop` is the model's own end; `stop_text` one of the texts that end an answer, `loop` an answer
@@ -40,6 +41,8 @@ class Progress:
 
     done: int
     total: int
+    layers: tuple[int, int] | None = None
+    """Layers that the next tokens have passed, and all layers, where they pass them together."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,10 @@ class Done:
     """Why the checkpoint's drafts are not there, where memory is short for them."""
     pipeline: Mapping[str, Any] | None = field(default=None, compare=False)
     """`ranks`, and for each of them its `layers` [from, to) and `bytes_loaded`; None on one."""
+    experts: ExpertUse | None = field(default=None, compare=False)
+    """What prompt and reply found of the experts; None where all are in memory."""
+    reply_experts: ExpertUse | None = field(default=None, compare=False)
+    """The same of the reply alone."""
 
 
 Event = Progress | ReplyPart | BudgetReached | LoopNoticed | Done

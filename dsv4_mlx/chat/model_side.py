@@ -24,6 +24,7 @@ from dsv4_mlx.errors import CacheError
 if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.engine.engine import Engine
+    from dsv4_mlx.engine.expert_use import ExpertUse
     from dsv4_mlx.engine.moments import Sync
     from dsv4_mlx.engine.session import Session
 
@@ -46,6 +47,8 @@ class ContextUse:
     table_reads: Mapping[str, int] = field(default_factory=dict)
     """Rows of Engram's tables so far, `kept`, `ahead` and `missed`, and `bytes` read; empty where
     no table is in files."""
+    experts: "ExpertUse | None" = None
+    """What was found of the model's experts so far; None where all are in memory."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +189,9 @@ class ModelSide:
         )
         self._engine.drafting.use(settings.draft, settings.draft_max)
         started_at = time.perf_counter()
+        before = self._engine.expert_use
         session, read = self._read(prompt, shared, cancelled, emit)
-        prefill_s = time.perf_counter() - started_at
+        prefill_s, between = time.perf_counter() - started_at, self._engine.expert_use
         if not read.cancelled:
             self._generate(session, reply, settings, cancelled)
         said = reply.close()
@@ -202,7 +206,10 @@ class ModelSide:
         rows = None if found is None else found.exact_rows
         absent = self._engine.drafting.not_loaded or None
         piped = self._engine.pipeline
-        return Done(said.finish_reason, count, timing, said.stop_text, use, rows, absent, piped)
+        done = Done(said.finish_reason, count, timing, said.stop_text, use, rows, absent, piped)
+        if (now := self._engine.expert_use) is None:
+            return done
+        return replace(done, experts=now.since(before), reply_experts=now.since(between))
 
     def _read(
         self, prompt: PromptTokens, shared: Collection[int], cancelled: Flag, emit: Emit
@@ -212,11 +219,19 @@ class ModelSide:
         if session is None or not len(session):
             session = self._session = started(self._engine, prompt.tokens, self._prefixes)
         boundaries = _apart(prompt.boundaries, _APART)
+        now = Progress(0, len(prompt.tokens))
+
+        def tell(done: int, total: int) -> None:
+            nonlocal now
+            now = Progress(done, total)
+            emit(now)
+
         read = session.sync(
             prompt.tokens,
-            lambda done, total: emit(Progress(done, total)),
+            tell,
             cancelled,
             places=[*boundaries, *shared],
+            on_layer=lambda passed, layers: emit(replace(now, layers=(passed, layers))),
         )
         return session, read
 
@@ -252,6 +267,7 @@ class ModelSide:
             sizes.index,
             session.drafts_know,
             session.table_reads(),
+            self._engine.expert_use,
         )
 
 

@@ -15,6 +15,7 @@ from dsv4_mlx.device.memory import HeldMemory, usable_memory
 from dsv4_mlx.engine.block import DraftBlock
 from dsv4_mlx.engine.drafters import DraftIds, DraftModel, Features, ids_of
 from dsv4_mlx.engine.drafting import Drafting
+from dsv4_mlx.engine.expert_use import ExpertUse, expert_use
 from dsv4_mlx.engine.protocols import Cache, CacheFunctions, LanguageModel, Step
 from dsv4_mlx.errors import PromptError, UsageError
 from dsv4_mlx.sizing.prefill import PASS_TOKENS, chunk_that_fits
@@ -63,6 +64,11 @@ class Running:
         self.drafting = Drafting(model)
         """What drafts the tokens of replies."""
         self.drafting.draft_with(drafts, draft_most, draft_demanded)
+
+    @property
+    def expert_use(self) -> ExpertUse | None:
+        """What all timelines found of the model's experts so far; None where all are in memory."""
+        return expert_use(getattr(self.model, "expert_reads", dict)())
 
     def explain(self, error: BaseException) -> None:
         """Raise a KernelError where a kernel is to blame for an error that MLX raised."""
@@ -122,6 +128,12 @@ class Running:
             return model.last_logits(tokens, cache=cache)[0], None
         logits, features = model.last_logits_and_features(tokens, cache)
         return logits[0], features
+
+    @property
+    def blocks(self) -> bool:
+        """Whether a step waits for files or machines when it is called, and not when its result is
+        wanted."""
+        return self.drafting.weights_elsewhere
 
     @property
     def reads_by_layers(self) -> bool:

@@ -44,9 +44,15 @@ class Session:
         self._passes: Passes | None = None
 
     @property
-    def _timeline(self) -> Timeline:
+    def _settled(self) -> Timeline:
         """The timeline, for calls that a block of drafts must not be open for."""
         self._line.settle()
+        return self._line
+
+    @property
+    def _timeline(self) -> Timeline:
+        """The same for calls that go on from the last token, or return to it."""
+        self._settled.read_shown()
         return self._line
 
     def _move_on(self) -> None:
@@ -65,7 +71,7 @@ class Session:
     @property
     def places(self) -> Places:
         """The places this session can return to cheaply."""
-        return self._timeline.places
+        return self._settled.places
 
     def sync(
         self,
@@ -133,7 +139,7 @@ class Session:
         if not len(self):
             raise PromptError("There is no prompt to continue; sync one first.")
         self._move_on()
-        penalty = make_penalty(repetition_penalty, self._timeline.tokens)
+        penalty = make_penalty(repetition_penalty, self._settled.tokens)
         draws = Draws(sampler, penalty, steer)
         self._passes, running = None, self._running
         if (controller := running.drafting.controller) is not None:
@@ -183,7 +189,7 @@ class Session:
 
     def sizes(self) -> CacheBytes:
         """What the state holds in bytes, by its parts."""
-        return self._running.caches.sizes(self._timeline.cache)
+        return self._running.caches.sizes(self._settled.cache)
 
     def table_reads(self) -> dict[str, int]:
         """What the model read of tables in files so far, for all its timelines; see
@@ -194,7 +200,7 @@ class Session:
     @property
     def drafts_know(self) -> int | None:
         """Tokens that drafts are made from; 0 while they begin cold, None where none are needed."""
-        return self._timeline.drafts_know
+        return self._settled.drafts_know
 
     def save(
         self,
@@ -247,7 +253,9 @@ class Session:
         if timeline.logits is None and limit:
             timeline.catch_up(cancel)
         tokens: Iterator[tuple[int, float]]
-        if passes is None:
+        if self._running.blocks:
+            tokens = _shown_tokens(timeline, draws, limit)
+        elif passes is None:
             tokens = (timeline.step(draws)[:2] for _ in range(limit))
         else:
             tokens = drafted_tokens(timeline, draws, passes, limit, stops)
@@ -272,6 +280,13 @@ class Session:
             timeline.settle()
             if passes is not None:
                 passes.end()
+
+
+def _shown_tokens(timeline: Timeline, draws: Draws, limit: int) -> Iterator[tuple[int, float]]:
+    """Tokens of a model whose step blocks: each is given before the step after it begins."""
+    for _ in range(limit):
+        timeline.read_shown()
+        yield timeline.show(draws)
 
 
 def _finish(stopped: bool, full: bool) -> StreamEnd | None:

@@ -61,7 +61,8 @@ class Timeline(ReadingTimeline):
     def reading(self, target: list[int], places: Collection[int]) -> Iterator[int]:
         """Become `target` chunk by chunk; gives the tokens found, then those held after each chunk.
 
-        Chunks end at multiples of their size wherever the reading begins.
+        Chunks end at multiples of their size wherever the reading begins; what passes the layers of
+        a model together is one.
         """
         self.begin_reply()
         if target != self.tokens or self.logits is None:
@@ -75,11 +76,14 @@ class Timeline(ReadingTimeline):
                 if start in wanted:
                     self._remember()
                 self.hold()
-                end = min((start // chunk + 1) * chunk, len(target))
-                asked = self._ask_ahead(target, asked, end + chunk)
-                inside = [place for place in wanted if start < place < end]
-                self._consume(target[start:end], inside, logits=end == len(target))
-                self.tokens += target[start:end]
+                if self.running.reads_by_layers:
+                    self._pass(target, wanted, lambda layer: True)
+                else:
+                    end = min((start // chunk + 1) * chunk, len(target))
+                    asked = self._ask_ahead(target, asked, end + chunk)
+                    inside = [place for place in wanted if start < place < end]
+                    self._consume(target[start:end], inside, logits=end == len(target))
+                self.tokens = target[: self.consumed]
                 self.running.memory.keep_up()
                 yield self.consumed
         finally:
@@ -148,6 +152,23 @@ class Timeline(ReadingTimeline):
             if row == 0 and self.block is not None:  # it is the first that looks at the drafts
                 self._drafts.checked(self.block.rows)
             return drawn
+
+    def show(self, draws: Draws) -> tuple[int, float]:
+        """Draw a token that nobody reads until the next is wanted: id and log-probability."""
+        assert self.logits is not None
+        with self._recovering():
+            token, logprob = draws.next(self.logits)
+        self.tokens.append(token)
+        self.logits = None
+        return token, logprob
+
+    def read_shown(self) -> None:
+        """Read the token that `show` gave last, unless it was read since."""
+        if self.running.blocks and self.logits is None and self.consumed == len(self.tokens) - 1:
+            with self._recovering():
+                token = self.tokens[-1]
+                following, features = self._started(mx.array([[token]]))
+                self._read_on([token], following, features)
 
     def drafts(self, token: int, count: int, draws: Draws) -> DraftIds:
         """At most `count` guesses at what follows `token`, which is drawn but not read."""

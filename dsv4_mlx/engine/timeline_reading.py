@@ -83,36 +83,34 @@ class ReadingTimeline(TimelineState):
             if self.consumed in wanted:
                 self._remember()
             self.hold()
-            end = min(self.consumed + self.running.pass_tokens, len(target))
-            self._ask_ahead(target, self.consumed, end)
-            read = self._pass(target[self.consumed : end], wanted, goes_on)
-            if read is None:
+            if not self._pass(target, wanted, goes_on):
                 break
-            self.logits = read if end == len(target) else None
-            self.tokens += target[len(self.tokens) : end]
+            self.tokens += target[len(self.tokens) : self.consumed]
             self.running.memory.keep_up()
-            report(end - start, len(target) - start)
+            report(self.consumed - start, len(target) - start)
         self.places.release()
 
     def _pass(
-        self, tokens: list[int], wanted: Collection[int], goes_on: Callable[[int], bool]
-    ) -> mx.array | None:
-        """Run the model over `tokens`, a layer at a time; logits [V] after them, None where a stop
-        took the timeline back."""
-        caches = self.running.caches
-        end = self.consumed + len(tokens)
-        inside = [place for place in wanted if self.consumed < place < end]
+        self, target: list[int], wanted: Collection[int], goes_on: Callable[[int], bool]
+    ) -> bool:
+        """Read as many tokens of `target` as pass the layers together; whether they passed all of
+        them, and were not stopped, which takes the timeline back."""
+        caches, start = self.running.caches, self.consumed
+        end = min(start + self.running.pass_tokens, len(target))
+        self._ask_ahead(target, start, end)
+        inside = [place for place in wanted if start < place < end]
+        tokens = target[start:end]
         with self._recovering(generating=False):
             caches.mark(self.cache, ())
             read = self.running.read_by_layers(mx.array(tokens)[None], self.cache, inside, goes_on)
             if read is None:
                 self._recover()
-                return None
+                return False
             self._absorb(tokens, [], None)
             for moment in caches.marked(self.cache):
                 self.places.add(moment)
-        self.consumed = end
-        return read
+        self.consumed, self.logits = end, read if end == len(target) else None
+        return True
 
     def _ask_ahead(self, target: list[int], asked: int, until: int) -> int:
         """Ask, a chunk at a time, for what the tokens from `asked` on look up; where it ends.

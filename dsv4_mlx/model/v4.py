@@ -362,6 +362,12 @@ class Model(nn.Module):
             "bytes": sum(one.nbytes for one in counts),
         }
 
+    def expert_reads(self) -> dict[str, float]:
+        """What calls found of routed experts so far: `slots` of a layer, `hits`, `misses`,
+        `bytes_read` and `waited_s`; nothing where all experts are in memory."""
+        streamed = getattr(self, "streamed", None)
+        return {} if streamed is None else dict(streamed.facts.facts())
+
     def compiled_step(self) -> CompiledStep:
         """A step of one token that is built once and replayed; it holds the model."""
         return CompiledStep(self)

@@ -61,22 +61,28 @@ class ThinkingLines:
 
 @dataclass(frozen=True)
 class Reading:
-    """How far a prompt is read: tokens, a bar, the rate and what is left."""
+    """How far a prompt is read: tokens, a bar, the rate and what is left; where tokens pass the
+    layers together, the layer."""
 
     done: int
     total: int
     seconds: float
     theme: Theme
+    layers: tuple[int, int] | None = None
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         from rich.text import Text
 
         note, width = self.theme.style("note"), options.max_width
         count, pace = f"reading {self.done:,} of {self.total:,} tokens", self._pace()
+        done, total = self.done, self.total
+        if self.layers is not None:
+            done, total = self.layers
+            count += f" · layer {min(done + 1, total)} of {total}"
         room = min(_BAR_WIDTH, width - len(count) - len(pace) - 4)
         text = Text(count, note)
         if room >= _NARROWEST_BAR:
-            full = room * self.done // max(1, self.total)
+            full = room * done // max(1, total)
             text.append(f"  {'━' * full}", self.theme.style("meter"))
             text.append("╌" * (room - full))
         text.append(f"  {pace}" if pace else "")
@@ -85,6 +91,8 @@ class Reading:
     def _pace(self) -> str:
         if self.seconds <= 0 or self.done <= 0:
             return ""
+        if self.layers is not None:
+            return ""  # what the first tokens took says little of those that pass now
         rate = self.done / self.seconds
         left = about((self.total - self.done) / rate)
         return f"{rate:,.0f} tokens/s · {left} left"

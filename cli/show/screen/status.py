@@ -46,6 +46,9 @@ def _parts(status: Status, blocks: bool) -> list[_Part]:
         parts.append(_Part(4, "status", f"{status.tokens_per_s:,.1f} tok/s"))
     if status.tokens_per_pass is not None:
         parts.append(_Part(5, "status", f"{status.tokens_per_pass:.1f} tok/pass"))
+    if status.expert_hits is not None:
+        found = f"experts {status.expert_hits:.0%} hit, waited {status.waited_s:.1f} s"
+        parts.append(_Part(5, "status", found))
     if status.first_token_s is not None:
         parts.append(_Part(6, "status", f"first {status.first_token_s:.2f} s"))
     wired = f", {byte_count(status.wired_bytes)} wired" if status.wired_bytes else ""

@@ -11,6 +11,7 @@ from dsv4_mlx.files.paths import user_path
 
 if TYPE_CHECKING:
     from cli.talk.chat import Chat
+    from dsv4_mlx.engine.expert_use import ExpertUse
 
 
 def _quit(chat: "Chat", argument: str) -> None:
@@ -69,7 +70,10 @@ def _context(chat: "Chat", argument: str) -> None:
         drafts = "; drafts begin cold"
     elif use.drafts_know is not None and use.drafts_know < use.used:
         drafts = f"; drafts know the last {use.drafts_know:,} tokens"
-    chat.note(f"{use.used:,} of {use.limit:,} tokens; {split}{drafts}{_tables(use.table_reads)}")
+    chat.note(
+        f"{use.used:,} of {use.limit:,} tokens; {split}{drafts}{_tables(use.table_reads)}"
+        f"{_experts(use.experts)}"
+    )
 
 
 def _tables(reads: Mapping[str, int]) -> str:
@@ -79,6 +83,19 @@ def _tables(reads: Mapping[str, int]) -> str:
     return (
         f"; of {total:,} rows of Engram's tables {reads['kept']:,} were kept, {reads['ahead']:,} "
         f"asked for ahead, {reads['missed']:,} waited for, {size(reads['bytes'])} read"
+    )
+
+
+def _experts(use: "ExpertUse | None") -> str:
+    """What was found of the experts since the model was loaded; nothing where all are in memory."""
+    if use is None:
+        return ""
+    text = f"; {use.slots} experts of each layer in memory"
+    if use.hit_rate is None:
+        return text
+    return (
+        f"{text}: of {use.hits + use.misses:,} that were wanted {use.hit_rate:.0%} were there, "
+        f"{size(use.bytes_read)} read, waited {use.waited_s:.1f} s"
     )
 
 

@@ -107,6 +107,16 @@ def test_a_long_prompt_has_a_bar() -> None:
     )
 
 
+def test_tokens_that_pass_the_layers_together_have_a_bar_of_layers() -> None:
+    screen = Screen()
+    view_on(screen).feed(Progress(0, 24, (11, 43)))
+    assert screen.live_text == (
+        "reading 0 of 24 tokens · layer 12 of 43  ━━━━━━╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌\n"
+    )
+    view_on(screen).feed(Progress(0, 24, (43, 43)))
+    assert "layer 43 of 43" in screen.live_text and "╌" not in screen.live_text
+
+
 def test_a_short_prompt_has_none() -> None:
     screen = Screen()
     view_on(screen).feed(Progress(12, 24))

@@ -7,6 +7,7 @@ import pytest
 
 from cli.talk.commands import COMMANDS
 from dsv4_mlx.chat.model_side import ContextUse
+from dsv4_mlx.engine.expert_use import ExpertUse
 
 SIZES = "1,200 of 4,096 tokens; window 2.0 MiB, compressed 3.0 MiB, index 0.0 MiB"
 
@@ -29,6 +30,14 @@ def test_context_says_what_was_read_of_tables_in_files() -> None:
     )
     assert noted(table_reads=reads) == SIZES + words
     assert noted(table_reads=dict.fromkeys(reads, 0)) == SIZES
+
+
+def test_context_says_what_was_found_of_experts_in_files() -> None:
+    words = "; 27 experts of each layer in memory"
+    assert noted(experts=ExpertUse(27)) == SIZES + words
+    used = ExpertUse(27, hits=900, misses=300, bytes_read=3 << 20, waited_s=1.26)
+    found = ": of 1,200 that were wanted 75% were there, 3.0 MiB read, waited 1.3 s"
+    assert noted(experts=used) == SIZES + words + found
 
 
 @pytest.mark.parametrize(

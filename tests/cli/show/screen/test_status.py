@@ -36,6 +36,11 @@ def test_tokens_of_a_pass_stand_beside_the_speed() -> None:
     assert " · 23.4 tok/s · 2.3 tok/pass · first 0.42 s" in line
 
 
+def test_what_was_found_of_experts_stands_beside_the_speed() -> None:
+    line = shown(replace(FULL, expert_hits=0.634, waited_s=12.34), 200)
+    assert " · 23.4 tok/s · experts 63% hit, waited 12.3 s · first 0.42 s" in line
+
+
 def test_what_matters_least_goes_first() -> None:
     assert [shown(FULL, width) for width in (100, 90, 72, 60, 45, 30, 22)] == [
         "answering · think high · V4-Flash · ▕▊       ▏ 12,345/128K · 23.4 tok/s · "
