@@ -100,6 +100,7 @@ class StreamedPlan:
             if isinstance(router, HashRouter)
         }
         staged = partial(StagedLayers, model.config, model.ops, self._store, self._experts)
+        model.reads_by_layers = True
         model.streamed = StreamedModel(self._experts, self._store, tables, staged)
 
 

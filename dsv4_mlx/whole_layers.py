@@ -77,8 +77,7 @@ class StagedLayers:
         self._layers[layer].use_whole(None)
         pool, chosen = self._store.pools[layer], self._chosen.pop(layer)
         if self._store.trace is not None:
-            for call in chosen:
-                self._store.saw(layer, np.array(call))
+            self._store.saw(layer, np.concatenate([np.array(call) for call in chosen]))
         ids = _last_rows(chosen)
         latest = latest_last(ids)[-pool.slots :] if len(ids) else []
         pool.seed(latest, self._arrays(layer))

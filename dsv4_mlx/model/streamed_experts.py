@@ -15,6 +15,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.experts import Experts
 from dsv4_mlx.model.slot_products import multiplied
 
@@ -52,6 +53,9 @@ class ExpertFacts(Protocol):
 
     @property
     def nbytes(self) -> int: ...
+
+    @property
+    def waited(self) -> float: ...
 
     def facts(self) -> dict[str, int]: ...
 
@@ -132,12 +136,16 @@ class StreamedExperts(nn.Module):
     def _ids(self, experts: mx.array, shared: mx.array) -> ExpertIds:
         """The choices on the host, [M, k]. Meanwhile the shared expert begins."""
         chosen, self._chosen = self._chosen, None
-        if chosen is not None and chosen.shape == experts.shape:
-            mx.async_eval(shared)
-            return chosen
-        mx.async_eval(experts)
-        mx.async_eval(shared)
-        return np.array(experts)
+        is_known = chosen is not None and chosen.shape == experts.shape
+        try:
+            for needed in (shared,) if is_known else (experts, shared):
+                mx.async_eval(needed)
+        except ValueError as error:  # inside of mx.grad, mx.vmap or mx.compile
+            raise UsageError(
+                "expected a model with all experts in memory, for gradients and compiled graphs, "
+                "but found experts that are read from files; load it without expert_memory."
+            ) from error
+        return np.array(experts) if chosen is None or not is_known else chosen
 
     def _multiplied(
         self, x: mx.array, ids: ExpertIds, weights: mx.array, shared: mx.array

@@ -44,6 +44,16 @@ class StreamedModel:
         for number, table in self._tables.items():
             self.layers[number].choose(table[ids])
 
+    def for_prompt(self, tokens: mx.array, *, chooses_all: bool) -> Any:
+        """What a prompt [1, S] passes whole layers by; None for one that chooses few of a layer's
+        experts, which are fetched as any call's."""
+        if not chooses_all:
+            self.begin(tokens)
+            return None
+        for layer in self.layers.values():
+            layer.forget()
+        return self.whole_layers()
+
     def ask_ahead(self, tokens: Sequence[int]) -> None:
         """Begin to read what the one token of a coming call decides about. Of several, which are a
         prompt's, the call itself asks for them: what it reads first would make room for others."""

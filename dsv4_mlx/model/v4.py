@@ -307,6 +307,12 @@ class Model(nn.Module):
         if cache is None:
             cache = [for_one_call(role) for role in self.config.layer_roles]
         if self.streamed is not None:
+            if tokens.shape[0] > 1:
+                raise UsageError(
+                    f"expected one timeline a call, as experts are read from files, but found a "
+                    f"batch of {tokens.shape[0]}; call the model for each alone, or load it with "
+                    "all experts in memory."
+                )
             self.streamed.begin(tokens)
         return self.model(tokens, cache, last=last, rows=rows, seen=seen)
 
@@ -333,8 +339,20 @@ class Model(nn.Module):
         """Logits [1, V] after a prompt [1, S] that passes a layer before the next one begins; None
         where it was stopped. See `layer_major.read_by_layers`."""
         self._begin_call()
+        whole = None
+        if self.streamed is not None:
+            choices = tokens.size * self.config.num_experts_per_tok
+            # Of experts that are drawn alike 86 % are then among the choices of a layer.
+            nearly_all = choices >= 2 * self.config.n_routed_experts
+            whole = self.streamed.for_prompt(tokens, chooses_all=nearly_all or tokens.size > chunk)
         return read_by_layers(
-            self, tokens, cache, chunk=chunk, moments=moments, before_layer=before_layer
+            self,
+            tokens,
+            cache,
+            chunk=chunk,
+            moments=moments,
+            before_layer=before_layer,
+            experts=whole,
         )
 
     def logits(self, streams: mx.array) -> mx.array:
@@ -365,8 +383,10 @@ class Model(nn.Module):
     def expert_reads(self) -> dict[str, float]:
         """What calls found of routed experts so far: `slots` of a layer, `hits`, `misses`,
         `bytes_read` and `waited_s`; nothing where all experts are in memory."""
-        streamed = getattr(self, "streamed", None)
-        return {} if streamed is None else dict(streamed.facts.facts())
+        if self.streamed is None:
+            return {}
+        facts = self.streamed.facts
+        return {**facts.facts(), "waited_s": facts.waited}
 
     def compiled_step(self) -> CompiledStep:
         """A step of one token that is built once and replayed; it holds the model."""

@@ -57,6 +57,11 @@ class ExpertStore:
         """Bytes of all slots."""
         return sum(self.slots * pool.layer.slot_bytes for pool in self.pools.values())
 
+    @property
+    def waited(self) -> float:
+        """Seconds that layers waited for reads since loading."""
+        return self.counts.waited
+
     def facts(self) -> dict[str, int]:
         """`slots` of a layer, and `hits`, `misses` and `bytes_read` since loading."""
         counts = self.counts

@@ -49,6 +49,19 @@ class TraceWriter:
         self._file.write(line + "\n")
 
 
+def trace_experts(model: Any, path: Path) -> None:
+    """Write to a file which experts the tokens of a loaded model choose from now on.
+
+    UsageError where all experts are in memory, and for a file that cannot be written.
+    """
+    if (streamed := getattr(model, "streamed", None)) is None:
+        raise UsageError(
+            "expected a model whose experts are read from files but found all of them in memory; "
+            "give --expert-memory SIZE with --expert-trace."
+        )
+    streamed.facts.trace = TraceWriter(path)
+
+
 @dataclass(frozen=True)
 class Choice:
     """One token's experts in one layer."""
