@@ -208,12 +208,16 @@ def _load(options: Options, chosen: config.Config, environment: Environment) -> 
 
 def _completed(options: Options, chosen: config.Config) -> Options:
     """The options with what the configuration says where they say nothing."""
+    memory = options.expert_memory
+    if memory is None:
+        memory = "auto" if chosen.expert_memory is None else chosen.expert_memory
     return replace(
         options,
         backend=_backend(options, chosen.backend),
         kv=options.kv or chosen.kv,
         prefill_chunk=options.prefill_chunk or chosen.prefill_chunk,
         compile=options.compile and chosen.compile,
+        expert_memory=memory,
         model=options.model or chosen.model,
     )
 

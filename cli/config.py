@@ -46,6 +46,7 @@ class Config:
     compile: bool = True
     draft: DraftChoice = "auto"
     draft_max: int | None = None
+    expert_memory: int | None = None
     backend: str = "auto"
     tools: bool = False
     status_line: bool = True

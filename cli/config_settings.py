@@ -66,6 +66,9 @@ SETTINGS = (
     Setting("draft_max", '"auto"', "Tokens guessed at a time; auto is 5, of lookup 7.",
             f"auto or a whole number from 1 to {MOST_DRAFTS}",
             none_for("auto", whole(1, MOST_DRAFTS))),
+    Setting("expert_memory", '"auto"', "Memory for experts, the others being read from the disk;"
+            " auto does that for models that do not fit.", f"auto or {_A_SIZE}",
+            none_for("auto", size)),
     Setting("backend", '"auto"', f"Where the model runs: {', '.join(BACKENDS)}.",
             ", ".join(BACKENDS), one_of(*BACKENDS)),
     Setting("tools", "false", "Whether the model may use tools when a conversation begins.", ON,

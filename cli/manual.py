@@ -112,6 +112,17 @@ are guessed ahead (`--draft`, see [speculation.md](speculation.md)), its `draft`
 `exact_rows`, where the load looked, is how many rows one pass may have on this GPU. Where
 memory was short for the model's drafts, `drafts_not_loaded` is the sentence that says so. On two
 machines `pipeline` has `ranks` and, of rank 0 and rank 1, `layers` `[from, to)` and `bytes_loaded`.
+Where experts are read from the disk (`--expert-memory`), `experts` has `slots`, those of each
+layer that memory holds, and of prompt and reply `hits`, `misses` and `bytes_read`; `progress` has
+`layers`, those that the prompt has passed and all of them, as it passes a layer at a time.
+
+`--expert-memory 20GB` keeps so much of a model's routed experts in memory and reads the others from
+the disk when a token chooses them; `auto` does that for a model that does not fit, with as much as
+there is room for, where that is 16 of each layer's experts at least. What does not fit is refused
+with figures. Answers are the same; drafts are off. The status line and `/context` tell how many
+experts were found in memory and how long the reply waited. `--expert-trace FILE` writes a line of
+CSV for each token and layer; `python -m benchmarks.expert_cache FILE` says what other sizes would
+find.
 
 `--no-stream` writes an answer when it is complete, and nothing of one that fails. `--raw` changes
 nothing of it on the way into a pipe or a file and adds no line end; on a terminal, control

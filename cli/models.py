@@ -78,16 +78,19 @@ class Models:
         table = None if asked == "auto" else cast(EffortTable, asked)
         if folder == self._script:
             return self._scripted(folder, table, release)
-        from cli.machine import memory
+        from cli.machine.expert_memory import bytes_for_experts
         from dsv4_mlx.weights.checkpoint import open_folder
 
         opened = open_folder(folder)
         settings = ChatSettings.of(opened, table)
+        pools, memory = None, self._options.expert_memory
         if self.ranks is None and self._open_first is None:
-            memory.check(opened, kv=self._kv, backend=self._backend)
+            memory = "auto" if memory is None else memory
+            pools = bytes_for_experts(opened, memory, self._kv, backend=self._backend)
+        options = replace(self._options, expert_memory=pools)
         release()
-        opening = self._worker.submit(lambda: self._opened(opened, settings))
-        return OpenedModel(opened.folder, settings, opening, opened)
+        opening = self._worker.submit(lambda: self._opened(opened, settings, options))
+        return OpenedModel(opened.folder, settings, opening, opened, expert_memory=pools)
 
     def conversation(
         self,
@@ -122,12 +125,13 @@ class Models:
 
     def max_level_note(self, model: OpenedModel) -> str:
         """What thinking level max needs of the context and of memory."""
-        from cli.machine.memory import Fit
+        from cli.machine.expert_memory import fit_of
 
         if model.opened is not None:
             with suppress(CheckpointError, ConfigError):  # loading it says what is wrong
-                checkpoint = model.opened.checkpoint
-                return Fit.of(checkpoint, self._kv, backend=self._backend).max_level_sentence()
+                checkpoint, pools = model.opened.checkpoint, model.expert_memory
+                fit = fit_of(checkpoint, pools, self._kv, backend=self._backend)
+                return fit.max_level_sentence()
         return max_context_sentence(model.settings)
 
     @property
@@ -165,14 +169,14 @@ class Models:
         tokenizer = Tokenizer(folder)
         return self.ranks.open(str(folder.resolve()), settings.effort_table), tokenizer
 
-    def _opened(self, folder: "ModelFolder", settings: ChatSettings) -> "Opened":
+    def _opened(self, folder: "ModelFolder", settings: ChatSettings, options: Options) -> "Opened":
         if self.ranks is not None:
             return self._far(folder.folder, settings)
         if self._open_first is not None:
             return self._open_first()
         if self._held is not None:
             self._held.release()
-        engine, tokenizer = self._open_model(folder, self._options)
+        engine, tokenizer = self._open_model(folder, options)
         self._held = engine.memory
         if self._snapshot_bytes is not None:
             engine.snapshot_bytes = self._snapshot_bytes
@@ -204,6 +208,7 @@ def load_model(
     from dsv4_mlx import loading
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.engine.engine import Engine
+    from dsv4_mlx.weights.expert_trace import trace_experts
 
     backend, kv = options.backend or "auto", options.kv or "compact"
     compiled = None if options.compile else False
@@ -216,10 +221,13 @@ def load_model(
         kv=kv,
         drafts=loaded,
         rows=None if draft == "off" else test,
+        expert_memory=None if options.expert_memory == "auto" else options.expert_memory,
         say=lambda _: None,
     )
     if draft == "auto" and model.exact_rows < 2:
         model.drop_stages()  # which nothing but a demand would use
+    if options.expert_trace is not None:
+        trace_experts(model, options.expert_trace)
     engine = Engine(model, prefill_chunk=options.prefill_chunk, compiled=compiled)
     engine.drafting.not_loaded = not_loaded
     return engine, Tokenizer(folder.folder)

@@ -6,7 +6,7 @@ from concurrent.futures import TimeoutError as StillRunning
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event as Flag
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dsv4_mlx.chat.effort import find_effort_table
 from dsv4_mlx.chat.settings import ChatSettings
@@ -35,6 +35,8 @@ class OpenedModel:
     """The folder's files; None for a script that stands in the place of one."""
     title: str = ""
     """Its name where that is not the folder's."""
+    expert_memory: int | None = None
+    """Bytes for routed experts where the others stay in files; None where all are loaded."""
     _is_told: bool = False
 
     @property
@@ -83,6 +85,8 @@ class OpenedModel:
             sentences.append(f"drafts are off unless --draft names one: {found.reason}")
         if engine.drafting.not_loaded:
             sentences.append(engine.drafting.not_loaded)
+        if self.expert_memory is not None:
+            sentences += _said_of_experts(cast("Engine", engine), self.expert_memory)
         if engine.left_out:
             sentences.append(f"kernels left out: {left_out_sentence(engine.left_out)}")
         return sentences
@@ -128,3 +132,11 @@ def embedded_model() -> Path:
     import dsv4_mlx
 
     return Path(dsv4_mlx.__file__).parent / "nano"
+
+
+def _said_of_experts(engine: "Engine", memory: int) -> list[str]:
+    """What is in memory of experts, where not all are."""
+    from cli.machine.expert_memory import sentences
+
+    use = engine.expert_use
+    return [] if use is None else sentences(engine.config, use.slots, memory)

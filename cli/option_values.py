@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from dsv4_mlx.engine.sampling import Range
+from dsv4_mlx.files.sizes import bytes_of
 
 
 def whole(minimum: int, most: int | None = None) -> Callable[[str], int]:
@@ -29,5 +30,21 @@ def within(range_: Range) -> Callable[[str], float]:
             return range_.read(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"expected {range_}, found {text!r}") from None
+
+    return convert
+
+
+def size_or(word: str) -> Callable[[str], int | str]:
+    """Bytes of a text like 20GB, or `word`."""
+
+    def convert(text: str) -> int | str:
+        if text == word:
+            return text
+        try:
+            return bytes_of(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"expected {word} or a size like 20GB or 512MiB, found {text!r}"
+            ) from None
 
     return convert

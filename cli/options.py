@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
 from cli.environment import Environment
+from cli.machine.expert_options import add_the_experts
 from cli.option_values import whole, within
 from cli.ranks.options import add_the_machines
 from dsv4_mlx.chat.loops import LOOPS, Loops
@@ -94,6 +95,10 @@ class Options:
     compile: bool = True
     draft: DraftChoice | None = None
     draft_max: int | None = None
+    expert_memory: int | Literal["auto"] | None = None
+    """Bytes for experts in memory; `auto` decides by what there is."""
+    expert_trace: Path | None = None
+    """Where to write which experts tokens chose."""
     kernels: str | None = None
     """A backend, and kernels to leave out with a - before each."""
     disk: bool | None = None
@@ -225,6 +230,7 @@ def _add_the_model(add: Callable[..., Any]) -> None:
         action="store_false",
         help="on a GPU, build every token's graph anew instead of replaying one",
     )
+    add_the_experts(add)
     add("--draft", choices=DRAFT_CHOICES, help="guesses tokens ahead; the reply is the same")
     add(
         "--draft-max",

@@ -89,6 +89,7 @@ CLI_SEES = {
     "scripted",
     "sizing",
     "weights.checkpoint",
+    "weights.expert_trace",
 }
 
 

@@ -21,6 +21,7 @@ from cli.machine.doctor_model import (
     draft_line,
     engram_facts,
     engram_line,
+    expert_facts,
     row_facts,
     session_kernels,
 )
@@ -28,6 +29,7 @@ from cli.machine.doctor_place import disk, terminal
 from cli.machine.doctor_recipes import recipes
 from cli.machine.doctor_report import Page, Report
 from cli.machine.doctor_storage import Storage
+from cli.machine.expert_memory import automatic, sentences, streamed
 from cli.machine.machine import WIRED_LIMIT, Machine, read_machine
 from cli.machine.memory import SHORT_CONTEXT, Fit, size
 from cli.opened_model import left_out_sentence
@@ -37,6 +39,7 @@ from dsv4_mlx.device import command_buffers
 from dsv4_mlx.device.memory import unwirable
 from dsv4_mlx.errors import Dsv4Error
 from dsv4_mlx.sizing.costs import Kv
+from dsv4_mlx.sizing.weight_bytes import streamed_weights
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 
 CONTEXTS = (SHORT_CONTEXT, 131_072, 393_216, 1_048_576)
@@ -228,12 +231,16 @@ def _model(
 ) -> None:
     try:
         checkpoint = open_checkpoint(folder)
-        fit = Fit.of(checkpoint, kv, backend=backend, machine=machine)
+        whole = fit = Fit.of(checkpoint, kv, backend=backend, machine=machine)
+        weights = streamed_weights(checkpoint, dense=4 if fit.backend == "cpu" else 2)
+        pools = automatic(fit, weights)
         forms = session_kernels(checkpoint, backend, kv)
         rows, row_lines = row_facts(checkpoint, findings, backend, kv) if forms else ({}, [])
     except Dsv4Error as error:
         page.problems.append(str(error))
         return
+    if pools is not None:
+        fit = streamed(whole, weights, pools)
     most = fit.config.max_position_embeddings
     wired = fit.held() if backend == "metal" and not unwirable() else 0
     contexts = [context for context in CONTEXTS if context <= most] or [most]
@@ -245,6 +252,7 @@ def _model(
         "prefill_chunk": prefill_chunk or fit.prefill_chunk,
         "wired_bytes": wired,
         **engram_facts(fit),
+        **expert_facts(fit, pools, weights.slot_bytes),
         "drafts": draft_facts(fit, checkpoint),
         "contexts": {context: _context_facts(fit, context) for context in contexts},
         "compiled_ahead": forms,
@@ -262,7 +270,11 @@ def _model(
         f"{folder}, weights {size(fit.weights)}",
         *([checkpoint.layers.sentence()] if checkpoint.layers else []),
         *engram_line(fit),
-        *draft_line(fit, checkpoint),
+        *(
+            draft_line(fit, checkpoint)
+            if pools is None
+            else sentences(fit.config, pools // weights.slot_bytes, pools)
+        ),
         *lines,
         f"longest context here: {fit.longest():,} of {most:,} tokens",
         *([f"{size(wired)} stay resident (wired) while it is used"] if wired else []),
@@ -270,7 +282,7 @@ def _model(
     )
     if not fit.fits(contexts[0]):
         page.problems.append(fit.sentence(contexts[0]))
-    storage.add(page, checkpoint, fit, machine)
+    storage.add(page, checkpoint, whole, machine)
 
 
 def _context_facts(fit: Fit, context: int) -> dict[str, Any]:

@@ -28,6 +28,14 @@ def engram_line(fit: Fit) -> list[str]:
     return [f"of them {held} are Engram's tables"]
 
 
+def expert_facts(fit: Fit, pools: int | None, slot_bytes: int) -> dict[str, Any]:
+    """Experts of each layer in memory where the others are read from files; nothing else."""
+    if pools is None:
+        return {}
+    slots, count = pools // slot_bytes, fit.config.n_routed_experts
+    return {"experts": {"slots": slots, "of": count, "bytes": pools}}
+
+
 def draft_facts(fit: Fit, checkpoint: Checkpoint) -> dict[str, Any] | None:
     """The kind of draft blocks, what they take and whether `auto` loads them; None without any."""
     if not (nbytes := _draft_bytes(fit, checkpoint)):

@@ -219,7 +219,7 @@ def drafts_here(
     kind = folder.checkpoint.config.draft_kind
     if kind is None or not wants_drafts(kind, draft, about(backend).backend):
         return False, ""
-    if _is_small(folder.folder, machine or read_machine()):
+    if is_small(folder.folder, machine or read_machine()):
         return True, ""
     fit = Fit.of(folder.checkpoint, kv, backend=backend, machine=machine, draft=draft)
     return not fit.dropped, fit.dropped_sentence()
@@ -239,7 +239,7 @@ def check(
     `context` tokens must fit, by default a short conversation. The headers of a model that is small
     beside the memory are not read. Raises UsageError, and CheckpointError for damaged files.
     """
-    if _is_small(folder.folder, machine or read_machine()):
+    if is_small(folder.folder, machine or read_machine()):
         return
     fit = Fit.of(folder.checkpoint, kv, backend=backend, machine=machine)
     context = min(context or SHORT_CONTEXT, fit.config.max_position_embeddings)
@@ -252,7 +252,7 @@ def size(nbytes: int) -> str:
     return f"{nbytes / GIB:.1f} GiB" if nbytes >= GIB else f"{nbytes / (1 << 20):.0f} MiB"
 
 
-def _is_small(folder: Path, machine: Machine) -> bool:
+def is_small(folder: Path, machine: Machine) -> bool:
     """Whether nothing needs to be looked up: the files are far smaller than the memory."""
     try:
         stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))

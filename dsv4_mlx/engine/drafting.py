@@ -104,6 +104,8 @@ class Drafting:
             drafts = own if self.exact_rows > 1 else None
         elif kind == "lookup":
             drafts = Lookup()
+        elif kind != "off" and self.weights_elsewhere:
+            raise UsageError(ELSEWHERE)
         elif kind != "off" and not self.why_off(kind):
             if own is None or own.name != kind:
                 raise UsageError(refusal(kind, None if own is None else own.name))

@@ -35,6 +35,11 @@ def test_every_option_has_its_place() -> None:
     assert parse([], Environment()) == Options()
 
 
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("1.5GiB", 3 << 29)])
+def test_memory_for_experts_is_a_size_or_auto(text: str, value: int | str) -> None:
+    assert parse(["--expert-memory", text], Environment()) == Options(expert_memory=value)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("line", ["", "--no-compile"])
 def test_no_compile_reaches_the_engine(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
@@ -56,6 +61,7 @@ def test_no_compile_reaches_the_engine(line: str, monkeypatch: pytest.MonkeyPatc
         ("--max-tokens 0", "argument --max-tokens: expected a whole number from 1 on, found '0'"),
         ("--max-tokens 1e3", "expected a whole number from 1 on, found '1e3'"),
         ("--draft-max 8", "--draft-max: expected a whole number from 1 to 7, found '8'"),
+        ("--expert-memory 9", "expected auto or a size like 20GB or 512MiB, found '9'"),
         ("--draft eagle", "argument --draft: invalid choice: 'eagle'"),
         ("--seed -1", "argument --seed: expected a whole number from 0 on, found '-1'"),
         ("--temp -0.1", "argument --temp: expected a number from 0 on, found '-0.1'"),
