@@ -24,6 +24,7 @@ def markdown(found: Found) -> str:
         *tables.ranks(found),
         *tables.decoding(found),
         *tables.reading(found),
+        *tables.streaming(found),
         *_messages(found),
     ]
     text = "\n".join(blocks) + "\n"

@@ -23,6 +23,7 @@ FUNCTIONS = {
     "prefill": "layers:prefill",
     "peer": "peer:run",
     "ranks": "ranks:run",
+    "streaming": "streaming:run",
     "heat": "layers:heat",
 }
 """What a part runs, `file:function` of parts/, by the first word of its name."""
@@ -81,6 +82,8 @@ def models(backend: str) -> Iterator[Part]:
     how = "ours,wired" if wired else "ours,unwired"
     yield Part(f"prefill:{how}", _MODEL_LIMIT_S, {**EXACT, **LIMITS}, long=True)
     yield Part(f"prefill:{how},tf32", _MODEL_LIMIT_S, {**WIDE, **LIMITS}, long=True)
+    if backend != "cuda":  # whose memory no file can be read into
+        yield Part("streaming", _MODEL_LIMIT_S, {**EXACT, **LIMITS}, long=True)
     yield Part(f"peer:{how}", _MODEL_LIMIT_S, LIMITS, long=True)
     yield Part(f"heat:{how}", _MODEL_LIMIT_S, {**EXACT, **LIMITS}, long=True)
 

@@ -200,6 +200,27 @@ def ranks(found: Found) -> Iterator[str]:
         yield ""
 
 
+def streaming(found: Found) -> Iterator[str]:
+    """Experts read from files, beside all of them in memory."""
+    lines = []
+    for row in rows(found, "streaming"):
+        ratios, tokens = sorted(row["ratios"]), row["tokens"]
+        rate = row["bytes_read"] / row["waited_s"] / 1e9 if row["waited_s"] else 0.0
+        lines.append(
+            f"| {row['slots']} of {row['experts']} | {row['hits'] / tokens:.1f} | "
+            f"{row['misses'] / tokens:.1f} | {_ms(row['resident_s'])} | "
+            f"{ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | "
+            f"{_ms(row['waited_s'] / tokens)} | {rate:.2f} GB/s |"
+        )
+    names = ("in memory", "hits a token", "misses a token", "all in memory, a token", "ratio",
+             "waits a token", "read while it waited")  # fmt: skip
+    layers = next((row["layers"] for row in rows(found, "streaming")), 0)
+    yield from _table(f"Experts read from files, {layers} layers", names, lines)
+    if lines:
+        yield "The files were written just before, so that a system's cache may have answered."
+        yield ""
+
+
 def _ms(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1e3:,.2f} ms"
 

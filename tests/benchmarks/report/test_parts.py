@@ -12,8 +12,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from benchmarks.report import limits, schedule, verdict
-from benchmarks.report.parts import facts, layers, nano_logits, peer
+from benchmarks.report import limits, schedule, tables, verdict
+from benchmarks.report.parts import facts, layers, nano_logits, peer, streaming
 from benchmarks.report.setting import Setting
 from benchmarks.report.sizes import FULL, SMALL, layered
 from benchmarks.report.synthetic import (
@@ -212,6 +212,9 @@ def test_the_schedule_has_both_limits_and_wires_on_a_mac_alone() -> None:
     assert parts["nano"].environment == {"MLX_ENABLE_TF32": "0"}
     assert schedule.choices("nano:replayed") == ("replayed",) and "nano:replayed" in parts
     assert "nano:replayed" not in {one.name for one in schedule.models("cpu")}
+    streams = {backend: "streaming" in {one.name for one in schedule.models(backend)}
+               for backend in ("metal", "cuda", "cpu")}  # fmt: skip
+    assert streams == {"metal": True, "cuda": False, "cpu": True}
     assert parts["nano:tf32"].environment == {"MLX_ENABLE_TF32": "1"}
     with pytest.raises(ValueError, match="expected a part out of machine"):
         schedule.function("nothing")
@@ -223,3 +226,18 @@ def test_an_error_is_placed_in_our_files_alone() -> None:
     except ValueError as error:
         text = placed(error)
     assert "benchmarks/report/schedule.py:" in text and str(schedule.ROOT) not in text
+
+
+def test_experts_in_files_are_measured_beside_those_in_memory() -> None:
+    out = io.StringIO()
+    small = replace(SMALL, config=SMALL.config.replace(vocab_size=512))
+    streaming.run(Teller(out, Path()), Setting("cpu", small))
+    nearly_all, fewest = rows(out)
+    assert (nearly_all["slots"], fewest["slots"]) == (15, small.config.num_experts_per_tok)
+    for row in (nearly_all, fewest):
+        wanted = row["tokens"] * row["layers"] * small.config.num_experts_per_tok
+        assert row["hits"] + row["misses"] == wanted
+    assert nearly_all["misses"] <= fewest["misses"] and fewest["bytes_read"] > 0
+    part = {"name": "streaming", "rows": rows(out)}
+    page = "\n".join(tables.streaming({"parts": [part]}))
+    assert "## Experts read from files, 2 layers" in page and "| 15 of 16 |" in page
