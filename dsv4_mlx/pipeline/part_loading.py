@@ -62,7 +62,7 @@ def load_part(
     with_engram(part.engrams(), checkpoint, plan, tables)
     mine = own_parameters(kept, own, layers)
     wanted = held_bytes(checkpoint.config, mine.loaded_bytes(dense), context, part.stored)
-    if kernels.backend != "cpu":
+    if kernels.backend != "cpu" and checkpoint.layers is None:  # it tries layers of all kinds
         part.explain = diagnosis(Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype))
     part.memory = memory.hold(kernels.backend, wanted, say)
     try:
