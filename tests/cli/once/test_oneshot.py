@@ -326,6 +326,22 @@ def test_what_a_load_found_of_rows_is_said_in_a_line_and_in_the_last_event(
     assert "exact_rows" not in json.loads(plain.stdout.splitlines()[-1])
 
 
+def test_the_last_event_tells_which_rank_has_which_layers(folder: Path) -> None:
+    piped = {"ranks": 2, "layers": [[3, 6], [0, 3]], "bytes_loaded": [12, 10]}
+
+    def open_model(opened: ModelFolder, options: Options) -> Any:
+        engine, tokenizer = opening("Four.")(opened, options)
+        engine.model.pipeline = piped  # type: ignore[attr-defined]
+        return engine, tokenizer
+
+    line = ("--model", folder, "-p", "2+2?", "--think", "none", "--json")
+    two, one = (
+        json.loads(run(*line, open_model=open_with).stdout.splitlines()[-1])
+        for open_with in (open_model, opening("Four."))
+    )
+    assert two["pipeline"] == piped and "pipeline" not in one
+
+
 @pytest.mark.parametrize(
     ("options", "configured", "draft", "keeps"),
     [
