@@ -39,7 +39,8 @@ COPIED = 3.0  # what is copied is a few tokens of a reply, and all of what it ha
 _LONG_TOKENS = 100
 _MAX_EFFORT = 0.05  # share of thinking lessons that begin with the text of level max
 _KEPT = 0.5  # share of lessons in which earlier turns keep their reasoning
-_DRILLS = 0.5  # share of recall lessons that are drills
+_DRILLS = 0.5  # share of recall lessons that are drills,
+_DRILLS_ALONE = 300  # and up to so many tokens all of them
 _SHORTEST_RECALL = 50  # some facts and no filler: where recall begins
 _MEASURED = 40  # lessons from which the mean length of a kind is taken
 
@@ -133,7 +134,7 @@ class LessonMaker:
 def _recall(rng: random.Random, limit: int, mode: ThinkingMode) -> Task:
     """Drills, and lengths even on a logarithmic scale: as many of 200 to 400 tokens as of 1,000 to
     2,000."""
-    if rng.random() < _DRILLS:
+    if limit <= _DRILLS_ALONE or rng.random() < _DRILLS:
         return recall_drill(rng, mode)
     low, high = math.log(_SHORTEST_RECALL), math.log(max(limit, _SHORTEST_RECALL + 1))
     return recall_task(rng, "train", mode, int(math.exp(rng.uniform(low, high))))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dsv4_mlx.chat.effort import ThinkingMode
-from dsv4_mlx.training.data.judging import Answer, ExactNumber, OneOf
+from dsv4_mlx.training.data.judging import Answer, ExactNumber, KeyWords, OneOf
 from dsv4_mlx.training.data.task import MessageDict, Split, Task, assistant, in_split, user
 from dsv4_mlx.training.data.wordings import wording
 from dsv4_mlx.training.data.words import words
@@ -28,10 +28,10 @@ _FORMS: tuple[tuple[str, str], ...] = (
     ("The word of {key} is {value}.", "What is the word of {key}"),
     ("The number of {key} is {value}.", "What is the number of {key}"),
     ("{key} lives at number {value}.", "At which number does {key} live"),
-    ("{key}: {value}.", "What is the entry of {key}"),
+    ("{key} {value}.", "What is the entry of {key}"),
 )
 _LIST = _IN_TEXTS = 4  # forms that texts have; after them that of lists, for drills alone
-_LISTS = 0.5  # share of drills that are lists, in which a key stands right before its value
+_LISTS = 0.7  # share of drills that are lists, in which a key stands right before its value
 _ASKED: Mapping[Split, tuple[str, ...]] = {
     "train": (
         "{asked}",
@@ -45,10 +45,15 @@ _ASKED: Mapping[Split, tuple[str, ...]] = {
         "Look it up above: {asked}",
     ),
 }
+_RECITE = (
+    "(Say|Write|Give|Repeat) what the text says (of|about) {keys}",
+    "(What does it say|What stands there|What is written) (of|about) {keys}?",
+    "(Recall|List|Tell me): {keys}",
+)
 _MOST_MORE = 3  # questions of a lesson after its first
-_DRILLED = (3, 8)  # facts of a drill, all of which are asked for
-_DRILL_FILLER = 180  # most words of its text: the window is 128 tokens
-_TWICE = 0.3  # share of a drill's facts that are asked for again
+_DRILLED = (4, 10)  # facts of a drill
+_MOST_RECITALS = 2
+_DRILL_FILLER = (0, 0, 20, 60, 120)  # words of text after them: the window is 128 tokens
 _FRAME_WORDS = 24  # of the prompt around the text
 _NEAREST = 170  # words between a held-out fact and the question: the window of 128 is past it
 
@@ -162,30 +167,42 @@ def recall_task(
 
 
 def recall_drill(rng: random.Random, mode: ThinkingMode) -> Task:
-    """A lesson of many facts, often text after them, and each asked for: where recall begins.
+    """A lesson of many facts, often with text after them, which are all said again in another
+    order: where recall begins.
 
-    A question every 20 tokens; in long texts there are too few for a small model to find out that
-    answers stand in the text. Text pushes facts out of the window, to where entries alone see them.
+    In long texts there is a question in hundreds of tokens, too few for a small model to find out
+    that answers stand in the text. Text pushes facts out of the window, to where entries alone see
+    them.
     """
     form = _LIST if rng.random() < _LISTS else None
     facts = planted_facts(rng, "train", rng.randint(*_DRILLED), form=form)
-    text = [fact.sentence for fact in facts] + filler(rng, rng.randint(0, _DRILL_FILLER))
-    for one in filler(rng, rng.choice((0, 0, 15, 40))):
-        text.insert(rng.randint(0, len(text)), one)
-    asked = rng.sample(facts, len(facts))
-    asked += [fact for fact in asked if rng.random() < _TWICE]
-    first, *others = asked
-    index, question = _asked(rng, "train", first)
+    text = " ".join([fact.sentence for fact in facts] + filler(rng, rng.choice(_DRILL_FILLER)))
+    said, turns = [], []
+    for _ in range(rng.randint(1, _MOST_RECITALS)):
+        asked = rng.sample(facts, rng.randint(2, len(facts)))
+        keys = ", ".join(fact.key for fact in asked)
+        turns.append(wording(rng.choice(_RECITE), rng).format(keys=keys))
+        said.append(
+            assistant(
+                " ".join(["The text says:", *(fact.sentence for fact in asked)]),
+                f"I look for {keys}.",
+                mode,
+            )
+        )
     return Task(
         kind="recall",
-        template=f"drill{first.form}/{index}",
-        messages=(user(f"{' '.join(text)}\n\n{question}"),),
+        template=f"drill{facts[0].form}",
+        messages=(user(f"{text}\n\n{turns[0]}"),),
         thinking_mode=mode,
-        answer=first.answer,
-        reply=_said(first, mode),
-        after=_further(rng, "train", others, mode),
+        answer=KeyWords(tuple(fact.value for fact in facts if fact.sentence in said[0]["content"])),
+        reply=said[0],
+        after=tuple(
+            message
+            for question, reply in zip(turns[1:], said[1:], strict=True)
+            for message in (user(question), reply)
+        ),
         copied=tuple(fact.value for fact in facts),
-        traits={"facts": len(facts)},
+        traits={"facts": len(facts), "form": "text" if form is None else "list"},
     )
 
 

@@ -1,5 +1,6 @@
 """Tasks: the same for the same seed, taught replies that their judges accept, splits apart."""
 
+import random
 from itertools import islice, product
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dsv4_mlx.errors import UsageError
 from dsv4_mlx.training.data import follow_up_wordings as asked
 from dsv4_mlx.training.data import tool_tasks
 from dsv4_mlx.training.data.judging import ExactNumber, FittingCall, KeyWords, NoCall, OneOf
+from dsv4_mlx.training.data.recall import recall_drill
 from dsv4_mlx.training.data.task import in_split
 from dsv4_mlx.training.data.tasks import MAKERS, tasks
 from dsv4_mlx.training.data.tool_tasks import definitions
@@ -99,6 +101,23 @@ def every_wording(pattern):
     parts = GROUP.split(pattern)  # what stands in a group is every second one
     choices = [part.split("|") if n % 2 else [part] for n, part in enumerate(parts)]
     return {plain("".join(chosen)) for chosen in product(*choices)}
+
+
+@pytest.mark.parametrize("mode", ["chat", "thinking"])
+def test_drills_ask_for_what_their_text_says_and_never_for_a_held_out_pair(mode):
+    rng = random.Random(0)
+    for _ in range(40):
+        task = recall_drill(rng, mode)
+        text, question = task.messages[0]["content"].rsplit("\n\n", 1)
+        assert task.judge(task.reply) and not task.judge({"content": question})
+        for reply in (one for one in task.lesson() if one["role"] == "assistant"):
+            said = reply["content"].removeprefix("The text says: ").split(". ")
+            assert len(said) >= 2
+            for one in said:
+                assert one.rstrip(".") + "." in text
+                key, value = one.split()[0], one.rstrip(".").split()[-1]
+                assert task.traits["form"] != "list" or in_split(f"{key} {value}", "train")
+                assert value in task.copied
 
 
 def test_a_kind_that_is_none_is_one_sentence():
