@@ -68,6 +68,8 @@ class AnswerJob:
     """The job that reads the prompt first, for this one to go on from where it ends."""
     has_followers: bool = False
     asked_at: float = 0.0
+    most_reply: int = 0
+    """Tokens that the reply may have."""
     state: State = "waiting"
     reserved_bytes: int = 0
     pin: Pin | None = field(default=None, repr=False)
@@ -126,11 +128,10 @@ class RunningJob:
         clock: ServingClock,
         call_id: Callable[[], str],
         on_said: Callable[[AnswerJob, FinishedReply], None],
-        longest_reply: int,
     ) -> None:
         self.job = job
         self._engine, self._timelines, self._clock = engine, timelines, clock
-        self._on_said, self._longest_reply = on_said, longest_reply
+        self._on_said = on_said
         self._reply = _reply(job, tokenizer, call_id)
         self._began_at = clock()
         self._first_at = self._last_at = 0.0
@@ -239,7 +240,7 @@ class RunningJob:
         sampling = settings.sampling
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + job.number)
-        limit = self._longest_reply if settings.max_tokens is None else settings.max_tokens
+        limit = job.most_reply
         self._stream = self._session.stream(
             limit,
             **asdict(sampling),

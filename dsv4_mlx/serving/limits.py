@@ -10,6 +10,8 @@ QUANTUM_S: Final = 0.3
 """How long the others wait while a prompt is read, about; a read is never cut because of it."""
 LONGEST_REPLY: Final = 65_536
 """Tokens of a reply that memory is set aside for where nobody bounds it, and that it may have."""
+LEAST_REPLY: Final = 256
+"""A request for which memory holds no reply of so many tokens is refused; a longer one is cut."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,33 @@ class ServingLimits:
     longest_reply: int = LONGEST_REPLY
     quantum_s: float = QUANTUM_S
 
-    def too_much(self, tokens: int, nbytes: int) -> str:
-        """Why a prompt of so many tokens, which needs `nbytes` with its reply, never fits."""
-        need, most = f"{nbytes / 1e9:.1f} GB", f"{self.memory_bytes / 1e9:.1f} GB"
+    def reply_tokens(self, prompt: int, asked: int | None, context: int) -> int | None:
+        """Tokens that the reply to a prompt of so many may have: what was asked for, as far as the
+        context and all of the memory hold it. None where that is too little to begin.
+
+        It hangs on no other request, so that a reply is as long in company as alone.
+        """
+        most = min(self.longest_reply if asked is None else asked, context - prompt)
+        if self._holds(prompt + most):
+            return most
+        least = min(most, LEAST_REPLY)
+        if not self._holds(prompt + least):
+            return None
+        while most - least > 1:
+            middle = (least + most) // 2
+            least, most = (middle, most) if self._holds(prompt + middle) else (least, middle)
+        return least
+
+    def _holds(self, tokens: int) -> bool:
+        return self.bytes_of(tokens) <= self.memory_bytes
+
+    def too_much(self, prompt: int, asked: int | None) -> str:
+        """Why a prompt of so many tokens never fits with the reply that was asked for."""
+        reply = LEAST_REPLY if asked is None else min(asked, LEAST_REPLY)
+        need = f"{self.bytes_of(prompt + reply) / 1e9:.1f} GB"
         return (
-            f"The prompt of {tokens:,} tokens and its reply need {need} and timelines have {most} "
-            "together; send less, or ask for a shorter reply."
+            f"The prompt of {prompt:,} tokens and a reply of {reply} need {need} and timelines "
+            f"have {self.memory_bytes / 1e9:.1f} GB together; send less."
         )
 
 

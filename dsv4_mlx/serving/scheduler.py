@@ -161,13 +161,15 @@ class Scheduler:
         if isinstance(job, AskedCall):
             job.run()
             return
-        limits, need = self.limits, self._need(job)
-        if need > limits.memory_bytes:
-            job.refuse("memory", limits.too_much(len(job.prompt.tokens), need))
+        limits, length = self.limits, len(job.prompt.tokens)
+        asked = job.request.settings.max_tokens
+        reply = limits.reply_tokens(length, asked, self._engine.max_context)
+        if reply is None:
+            job.refuse("memory", limits.too_much(length, asked))
         elif len(self._waiting) >= limits.most_waiting:
             job.refuse("busy", f"{limits.most_waiting} requests wait already; try again later.")
         else:
-            job.read_at = self._quanta
+            job.most_reply, job.read_at = reply, self._quanta
             job.pin = self.timelines.pin(job.prompt.tokens, job.request.owner)
             self._waiting.append(job)
             self._has_changed = True
@@ -215,7 +217,7 @@ class Scheduler:
 
     def _set_aside(self, job: AnswerJob) -> bool:
         """Set memory aside for prompt and reply; what is kept makes room first."""
-        need = self._need(job)
+        need = self.limits.bytes_of(len(job.prompt.tokens) + job.most_reply)
         shared = 0 if job.pin is None else job.pin.shared_bytes
         self._asked_for = max(0, need - shared)
         fits = self.timelines.shrink()
@@ -231,12 +233,6 @@ class Scheduler:
         self._asked_for = 0
         return fits
 
-    def _need(self, job: AnswerJob) -> int:
-        limits, length = self.limits, len(job.prompt.tokens)
-        asked = job.request.settings.max_tokens
-        reply = limits.longest_reply if asked is None else asked
-        return limits.bytes_of(min(length + reply, self._engine.max_context))
-
     def _begin(self, job: AnswerJob) -> None:
         try:
             running = RunningJob(
@@ -247,7 +243,6 @@ class Scheduler:
                 self._clock,
                 self._call_id,
                 self._on_said,
-                self.limits.longest_reply,
             )
         except Exception as error:
             job.refuse("failed", f"The request could not begin: {error}")

@@ -267,6 +267,17 @@ def test_a_request_that_never_fits_is_refused_with_the_numbers() -> None:
     assert "40 tokens" in event.sentence
 
 
+@pytest.mark.parametrize("asked", [None, 5000])
+def test_a_reply_is_as_long_as_memory_holds_whoever_else_asks(asked: int | None) -> None:
+    limits = ServingLimits(memory_bytes=4000, bytes_of=lambda tokens: 10 * tokens)
+    serving = Serving(limits=limits)
+    _, outlet = serving.submit(SHARED, asking(asked))
+    serving.submit([500] * 20, asking(30))
+    serving.finish()
+    done = ended(outlet.of())
+    assert (done.finish_reason, done.usage.completion_tokens) == ("length", 360)
+
+
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 10)), max_size=6), st.integers(0, 4))
 def test_memory_is_set_aside_before_a_request_begins(
