@@ -196,12 +196,12 @@ def load_model(
                 warm_up.start()
                 model.at_first_call = warm_up.abandon
         model.load_weights(list(read_weights(checkpoint, kept, dtype)), strict=True)
-        if streamed is not None:
-            streamed.begin(model)
         model.join()
         if packs_head:
             model.pack_draft_head()
         _name_timelines(model, checkpoint, plan)
+        if streamed is not None:
+            streamed.begin(model)
         if tested is not None:
             tested.decide(model, lambda: None if warm_up is None else warm_up.join())
     except BaseException:

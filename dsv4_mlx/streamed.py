@@ -91,8 +91,10 @@ class StreamedPlan:
         model.weights_elsewhere = True
 
     def begin(self, model: "Model") -> None:
-        """Once other weights are loaded: let layers that choose by token ask for experts ahead."""
+        """Once nothing else of the files is read: keep them out of the system's file cache, and let
+        layers that choose by token ask for experts ahead."""
         assert self._store is not None
+        self._store.reader.let_go()
         routers = {number: model.layers[number].mlp.gate for number in self.layers}
         tables = {
             number: np.array(router.tid2eid)

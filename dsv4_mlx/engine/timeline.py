@@ -160,6 +160,8 @@ class Timeline(ReadingTimeline):
             token, logprob = draws.next(self.logits)
         self.tokens.append(token)
         self.logits = None
+        # What the token alone decides is read while the caller shows it.
+        self.running.ask_ahead(self.tokens, len(self.tokens) - 1, len(self.tokens))
         return token, logprob
 
     def read_shown(self) -> None:

@@ -136,6 +136,10 @@ class ExpertReader:
             for part, row in zip(parts, rows, strict=True)
         ]
 
+    def let_go(self) -> None:
+        """Drop what the system's file cache has of the files by now."""
+        self._files.let_go()
+
     def close(self) -> None:
         """Read nothing more and close the files; what was begun is read first."""
         self._pool.shutdown()

@@ -55,6 +55,12 @@ class OpenFiles:
         if not self._stays:
             _let_go(file, begin, start)
 
+    def let_go(self) -> None:
+        """Drop what Linux' file cache has of files that do not stay there, whoever read it."""
+        if not self._stays:
+            for file in self._files.values():
+                _advise(file, 0, 0, "POSIX_FADV_DONTNEED")
+
     def close(self) -> None:
         """Close the files; nothing may be read any more."""
         self._close()

@@ -155,3 +155,16 @@ def test_a_shard_that_is_written_to_in_a_reply_is_named(folder: Path, tmp_path: 
     with pytest.raises(CheckpointError, match=r"safetensors was written to .*; load the model"):
         reply(session, 20)
     assert session.tokens[: len(PROMPT)] == PROMPT
+
+
+def test_what_a_token_decides_is_asked_for_when_it_is_drawn(folder: Path) -> None:
+    model = streamed.load(folder, 4)
+    assert model.streamed is not None
+    session, counts = Engine(model).session(), model.streamed.facts.counts  # type: ignore[attr-defined]
+    session.sync(PROMPT)
+    replies = session.stream(8, stop_ids=())
+    held = model.streamed.facts.pools[0]  # type: ignore[attr-defined]
+    table = model.layers[0].mlp.gate.tid2eid
+    for token in replies:
+        assert set(table[token.id].tolist()) <= set(held.held), "before the step that wants them"
+    assert counts.ahead_used <= counts.ahead
