@@ -82,4 +82,5 @@ def payload_of(answer: bytes, peer: str) -> bytes:
     """What `done` was given; PipelineError with the sentence that `failed` was given."""
     if answer[:1] == _DONE:
         return answer[1:]
-    raise PipelineError(f"{peer} failed: {answer[1:].decode(errors='replace')}")
+    error = answer[1:].decode(errors="replace")
+    raise PipelineError(f"{peer} failed: {error}")
