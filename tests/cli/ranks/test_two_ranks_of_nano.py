@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,8 @@ def talk(conversation: Conversation) -> list:
     events = [*conversation.send("What is 12 + 30?"), *conversation.send("And 5 more?")]
     conversation.undo()
     other = conversation.fork()
-    drawn = AnswerSettings(Thinking("thinking"), sampling=Sampling(0.9, seed=3), max_tokens=24)
-    other.settings = drawn
+    drawn = Sampling(0.9, seed=3)
+    other.settings = replace(conversation.settings, thinking=Thinking("thinking"), sampling=drawn)
     return [*events, *other.send("Hello"), *conversation.send("Thank you"), other.turns]
 
 
@@ -89,7 +90,8 @@ def conversations(count: int) -> None:
         for number in range(count):
             if number == count // 5:
                 before = [resident(pid) for pid in pids]
-            conversation = Conversation(None, tokenizer, SETTINGS, side=engine.side(()))
+            settings = replace(SETTINGS, max_tokens=4)
+            conversation = Conversation(None, tokenizer, settings, side=engine.side(()))
             talk(conversation)
             answers.add(conversation.turns[-1].messages[-1]["content"])
         after = [resident(pid) for pid in pids]
