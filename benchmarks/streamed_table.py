@@ -54,7 +54,7 @@ def page(plans: Iterable[ConversionPlan]) -> str:
     return before + START + table(plans) + END + rest.split(END)[1]
 
 
-def _release() -> list[ConversionPlan]:
+def release_plans() -> list[ConversionPlan]:
     """Plans of V4-Flash by all recipes, from its shapes alone."""
     parameters = release_plan(FLASH)
     entries = [entry for one in parameters.parameters for entry in sources_of(one)]
@@ -63,5 +63,5 @@ def _release() -> list[ConversionPlan]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(_release()), encoding="utf-8")
+    PAGE.write_text(page(release_plans()), encoding="utf-8")
     print(f"wrote {PAGE}")

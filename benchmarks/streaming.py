@@ -27,17 +27,12 @@ from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.engine.expert_use import ExpertUse
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model.v4 import Model
-from dsv4_mlx.release.config import FLASH, DeepseekV4Config
-from dsv4_mlx.sizing.streamed import STREAMING_MACS, StreamedWeights, expected
+from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.sizing.weight_bytes import streamed_weights
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
-from dsv4_mlx.tracing import release_plan
 from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
-from dsv4_mlx.weights.expert_files import without_experts
 
 PROMPT_TOKENS = 200
-NATIVE_EXPERT, Q2_FILE, Q2_EXPERT = 13_369_344, 7_864_320, 9_437_184
-"""Bytes of one of V4-Flash's experts: native, and in two bits in files and in memory."""
 
 
 @dataclass(frozen=True)
@@ -139,34 +134,6 @@ def table(rows: Sequence[dict[str, str]]) -> Iterator[str]:
         yield f"| {' | '.join(row.values())} |"
 
 
-def flash(recipe: str) -> StreamedWeights:
-    """V4-Flash with its experts in files, native or in two bits, all else as it is released."""
-    kept, _ = without_experts(release_plan(FLASH))
-    resident = kept.loaded_bytes("BF16")
-    read = resident - 2 * FLASH.vocab_size * FLASH.hidden_size  # not the embedding's rows
-    layers = FLASH.num_hidden_layers
-    memory, files = {"native": (NATIVE_EXPERT,) * 2, "q2": (Q2_EXPERT, Q2_FILE)}[recipe]
-    return StreamedWeights(FLASH, resident, read, layers * memory, layers * files)
-
-
-def expected_rows() -> list[dict[str, str]]:
-    """What to expect of V4-Flash on Macs, from a model of bandwidth, waits and reads."""
-    rows, recipes = [], {recipe: flash(recipe) for recipe in ("native", "q2")}
-    for one in STREAMING_MACS:
-        row = {"Mac, disk assumed": f"{one.mac.name}, {one.disk_gb_s:g} GB/s"}
-        for recipe, weights in recipes.items():
-            slots = weights.slots(weights.pools_in(one.mac.default_bytes, 8_192))
-            if slots == FLASH.n_routed_experts:
-                row[f"{recipe}, expected"] = "all in memory"
-                continue
-            found = expected(weights, slots, one.mac.bandwidth_gb_s, one.disk_gb_s)
-            row[f"{recipe}, expected"] = (
-                f"{slots} slots, {found.rate_text()}, first answer {found.first_answer_s:.0f} s"
-            )
-        rows.append(row)
-    return rows
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="a converted folder; default: a small one")
@@ -177,8 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--expected", action="store_true", help="speeds on Macs; nothing is run")
     options = parser.parse_args(arguments)
     if options.expected:
+        from benchmarks import streamed_table
+
         print("Expected of V4-Flash, computed and not measured:\n")
-        print("\n".join(table(expected_rows())))
+        print(streamed_table.table(streamed_table.release_plans()), end="")
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.model or write_tiny_checkpoint(Path(scratch) / "tiny", TINY)
@@ -186,8 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = checkpoint.config
         asked = [int(one) for one in options.slots.split(",") if one]
         sizes = asked or [config.num_experts_per_tok, config.n_routed_experts - 1]
-        rows = []
-        for slots in sizes:
+        print(f"{folder.name}: {machine()}, {device()}; {options.rounds} rounds\n", flush=True)
+        for number, slots in enumerate(sizes):
             one = measured(
                 opener(checkpoint, options.backend),
                 slots,
@@ -195,10 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 options.tokens,
                 options.rounds,
             )
-            rows.append(one.row())
+            lines = list(table([one.row()]))
+            print("\n".join(lines[2:] if number else lines), flush=True)
             mx.clear_cache()
-        print(f"{folder.name}: {machine()}, {device()}; {options.rounds} rounds\n")
-        print("\n".join(table(rows)))
 
 
 if __name__ == "__main__":
