@@ -54,7 +54,8 @@ class RanksOfRun:
 def ranks_of(options: Options, environment: Environment, config: "Config") -> Iterator[RanksOfRun]:
     """This run's ranks, ended afterwards. UsageError for hostfiles that name others than two."""
     work = started_rank(options, environment.variables)
-    if options.expert_memory is not None and (options.hosts is not None or work is not None):
+    shared = options.hosts is not None or work is not None
+    if shared and isinstance(options.expert_memory, int):
         raise UsageError("--expert-memory is for one machine, and two share this model; give one.")
     if options.hosts is not None:
         if work is not None:
