@@ -54,9 +54,8 @@ class RanksOfRun:
 def ranks_of(options: Options, environment: Environment, config: "Config") -> Iterator[RanksOfRun]:
     """This run's ranks, ended afterwards. UsageError for hostfiles that name others than two."""
     work = started_rank(options, environment.variables)
-    shared = options.hosts is not None or work is not None
-    if shared and isinstance(options.expert_memory, int):
-        raise UsageError("--expert-memory is for one machine, and two share this model; give one.")
+    if options.hosts is not None or work is not None:
+        _refuse_what_one_machine_does(options)
     if options.hosts is not None:
         if work is not None:
             raise UsageError(
@@ -73,6 +72,17 @@ def ranks_of(options: Options, environment: Environment, config: "Config") -> It
         yield from _first(work, options, environment)
     else:
         yield RanksOfRun(environment, follow=lambda: _follow(work, options, environment))
+
+
+def _refuse_what_one_machine_does(options: Options) -> None:
+    """UsageError for options that a model whose layers lie on two machines cannot follow."""
+    asked = {
+        "--expert-memory": isinstance(options.expert_memory, int),
+        "--expert-trace": options.expert_trace is not None,
+        f"--draft {options.draft}": options.draft not in (None, "auto", "off"),
+    }
+    for name in (name for name, is_given in asked.items() if is_given):
+        raise UsageError(f"{name} is for one machine, and two share this model; leave it out.")
 
 
 def quiet_worker(environment: Environment) -> Environment:

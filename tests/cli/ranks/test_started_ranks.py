@@ -90,6 +90,8 @@ def test_ctrl_c_ends_both(tmp_path: Path) -> None:
         ((("127.0.0.1:4000",),) * 3, ["-p", "x"], 2, "names 3 machines; a model runs on exactly"),
         ((("127.0.0.1:4000",),) * 2, ["--hosts", "x", "-p", "x"], 2, "--hosts starts both ranks"),
         ((("127.0.0.1:4000",),) * 2, ["--expert-memory", "9GiB", "-p", "x"], 2, "two share this"),
+        ((("127.0.0.1:4000",),) * 2, ["--expert-trace", "t.csv", "-p", "x"], 2, "two share this"),
+        ((("127.0.0.1:4000",),) * 2, ["--draft", "lookup", "-p", "x"], 2, "--draft lookup is for"),
     ],
 )
 def test_what_cannot_begin_is_told_at_once(
