@@ -50,6 +50,12 @@ _RECITE = (
     "(What does it say|What stands there|What is written) (of|about) {keys}?",
     "(Recall|List|Tell me): {keys}",
 )
+_RECITE_ALL = (
+    "(Say|Write|Give|Repeat) all of it in (another|any) order",
+    "(Recall|List|Tell me) everything, (mixed|shuffled|in no order)",
+    "What does it say, in (another|any) order?",
+)
+_KEYS_ASKED = 0.3  # share of recitals whose keys are asked for: those stand twice before the answer
 _MOST_MORE = 3  # questions of a lesson after its first
 _DRILLED = (4, 10)  # facts of a drill
 _MOST_RECITALS = 2
@@ -179,14 +185,16 @@ def recall_drill(rng: random.Random, mode: ThinkingMode) -> Task:
     text = " ".join([fact.sentence for fact in facts] + filler(rng, rng.choice(_DRILL_FILLER)))
     said, turns = [], []
     for _ in range(rng.randint(1, _MOST_RECITALS)):
-        asked = rng.sample(facts, rng.randint(2, len(facts)))
+        is_asked = rng.random() < _KEYS_ASKED
+        asked = rng.sample(facts, rng.randint(2, len(facts)) if is_asked else len(facts))
         keys = ", ".join(fact.key for fact in asked)
-        turns.append(wording(rng.choice(_RECITE), rng).format(keys=keys))
+        turns.append(
+            wording(rng.choice(_RECITE if is_asked else _RECITE_ALL), rng).format(keys=keys)
+        )
+        thought = f"I look for {keys}." if is_asked else "I say all of it."
         said.append(
             assistant(
-                " ".join(["The text says:", *(fact.sentence for fact in asked)]),
-                f"I look for {keys}.",
-                mode,
+                " ".join(["The text says:", *(fact.sentence for fact in asked)]), thought, mode
             )
         )
     return Task(
