@@ -49,7 +49,7 @@ def bytes_for_experts(
     if asked != "auto":
         return _checked(fit, weights, asked)
     if (pools := automatic(fit, weights)) is None:
-        raise UsageError(f"{fit.sentence(context)}{_too_few(fit, weights)}")
+        raise UsageError(f"{fit.sentence(context).rstrip('.')}{_too_few(fit, weights)}.")
     return pools
 
 
@@ -96,14 +96,14 @@ def _checked(fit: Fit, weights: StreamedWeights, asked: int) -> int:
     if one.fits(context):
         return asked
     if whole:
-        raise UsageError(f"{fit.sentence(context)}{_most(fit, weights)}")
+        raise UsageError(f"{fit.sentence(context).rstrip('.')}{_most(fit, weights)}.")
     cache = one.needed(context) - one.weights - WORKING_BYTES
     raise UsageError(
         f"expert memory of {asked / _GB:.1f} GB does not fit: {size(one.needed(context))} are "
         f"needed (experts {size(pools)}, two layers while a prompt is read "
         f"{size(weights.staging_bytes)}, other weights {size(weights.resident)}, cache "
         f"{size(cache)} at {context:,} tokens, program {size(WORKING_BYTES)}) and "
-        f"{size(fit.limit or 0)} may be used here{_most(fit, weights)}"
+        f"{size(fit.limit or 0)} may be used here{_most(fit, weights)}."
     )
 
 
@@ -111,9 +111,9 @@ def _most(fit: Fit, weights: StreamedWeights) -> str:
     """What would fit of a size that does not, to end a sentence."""
     most = weights.pools_in(fit.limit or 0, _context(fit), fit.kv)
     if weights.slots(most) < fit.config.num_experts_per_tok:
-        return "; not even the experts of one token would."
+        return "; not even the experts of one token would"
     # In tenths, rounded down, so that what is said fits.
-    return f"; give at most {most // (_GB // 10) / 10:.1f} GB."
+    return f"; give at most {most // (_GB // 10) / 10:.1f} GB"
 
 
 def _too_few(fit: Fit, weights: StreamedWeights) -> str:
@@ -125,8 +125,8 @@ def _too_few(fit: Fit, weights: StreamedWeights) -> str:
     if slots < fit.config.num_experts_per_tok:
         return ""
     return (
-        f" With its experts on the disk {slots} of each layer would fit, fewer than {enough}: "
-        f"--expert-memory '{slots * weights.slot_bytes / _GB:.2f} GB' tries it, slowly."
+        f". With its experts on the disk {slots} of each layer would fit, fewer than {enough}: "
+        f"--expert-memory '{slots * weights.slot_bytes / _GB:.2f} GB' tries it, slowly"
     )
 
 

@@ -8,12 +8,12 @@ import mlx.nn as nn
 from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.model.attention import Attention
 from dsv4_mlx.model.compression import Compression
-from dsv4_mlx.model.engram import Engram, LookedUp
+from dsv4_mlx.model.engram import Engram, LookedUp, engram_of
 from dsv4_mlx.model.hyper_connections import HyperConnection
 from dsv4_mlx.model.layers import Joined, Norm
 from dsv4_mlx.model.moe import MoE
 from dsv4_mlx.model.numerics import Numerics
-from dsv4_mlx.model.rope import RotaryEmbedding
+from dsv4_mlx.model.rope import RotaryEmbedding, compressed_rope, sliding_rope
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.layer_roles import LayerRole
 from metal_kernels.ops import Ops
@@ -98,3 +98,22 @@ class DecoderLayer(nn.Module):
         )
         shared, routed = self.mlp.parts(x, tokens)
         return self.ffn_hc.expand(shared, streams, post, comb, routed)
+
+
+def decoder_layers(
+    config: DeepseekV4Config, numbers: range, numerics: Numerics, ops: Ops
+) -> list[DecoderLayer]:
+    """The layers of these numbers, without values."""
+    ropes = {False: sliding_rope(config), True: compressed_rope(config)}
+    return [
+        DecoderLayer(
+            config,
+            numerics,
+            ops,
+            role=config.layer_roles[number],
+            rope=ropes[config.layer_roles[number].source is not None],
+            hashed=number < config.num_hash_layers,
+            engram=engram_of(config, number, numerics, ops),
+        )
+        for number in numbers
+    ]

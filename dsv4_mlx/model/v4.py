@@ -25,11 +25,11 @@ from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.model.backends import use_backend
 from dsv4_mlx.model.compiled import CompiledStep
-from dsv4_mlx.model.decoder_layer import DecoderLayer
+from dsv4_mlx.model.decoder_layer import DecoderLayer, decoder_layers
 from dsv4_mlx.model.draft_head import DraftHead, may_be_packed
 from dsv4_mlx.model.dspark import DSparkStage
 from dsv4_mlx.model.dspark_drafts import DSparkDrafts
-from dsv4_mlx.model.engram import Engram, LookedUp, engram_of
+from dsv4_mlx.model.engram import Engram, LookedUp
 from dsv4_mlx.model.hyper_connections import HyperHead
 from dsv4_mlx.model.layer_major import BeforeLayer, read_by_layers
 from dsv4_mlx.model.layers import Embedding, Joined, Linear, MatrixLayer, Norm
@@ -38,7 +38,6 @@ from dsv4_mlx.model.mtp import MultiTokenPredictor
 from dsv4_mlx.model.mtp_drafts import MtpDrafts
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.pacing import Pace
-from dsv4_mlx.model.rope import compressed_rope, sliding_rope
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.deciding import deciding_keys
 from metal_kernels import registry
@@ -56,20 +55,9 @@ class Backbone(nn.Module):
 
     def __init__(self, config: DeepseekV4Config, numerics: Numerics, ops: Ops):
         super().__init__()
-        ropes = {False: sliding_rope(config), True: compressed_rope(config)}
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = [
-            DecoderLayer(
-                config,
-                numerics,
-                ops,
-                role=role,
-                rope=ropes[role.source is not None],
-                hashed=number < config.num_hash_layers,
-                engram=engram_of(config, number, numerics, ops),
-            )
-            for number, role in enumerate(config.layer_roles)
-        ]
+        every = range(config.num_hidden_layers)
+        self.layers = decoder_layers(config, every, numerics, ops)
         self.hc_head = HyperHead(config, numerics, ops)
         self.norm = Norm(config.hidden_size)
         self._ops, self._streams = ops, config.hc_mult

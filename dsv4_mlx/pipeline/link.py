@@ -1,6 +1,5 @@
 """Rank 0's side of the connection: what it asks of the worker, and what it let go of."""
 
-import json
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 
 from dsv4_mlx.cache import CacheBytes
 from dsv4_mlx.errors import Dsv4Error, PipelineError
+from dsv4_mlx.files.documents import parse_json
 from dsv4_mlx.pipeline.control import Control
 from dsv4_mlx.pipeline.messages import PipeOperation, asked, payload_of
 from dsv4_mlx.pipeline.transfer import Transfer, listed
@@ -126,7 +126,7 @@ class Link:
     def facts(self) -> dict[str, Any]:
         """What the worker loaded."""
         with self._undivided():
-            found: dict[str, Any] = json.loads(self._answer(PipeOperation.FACTS))
+            found: dict[str, Any] = parse_json(self._answer(PipeOperation.FACTS))
             return found
 
     def sizes(self, cache: Held) -> CacheBytes:

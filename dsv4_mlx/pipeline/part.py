@@ -11,14 +11,13 @@ from dsv4_mlx.cache.drafts import TimelineCache
 from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.cache.layouts import layout_for
 from dsv4_mlx.device.memory import HeldMemory
-from dsv4_mlx.model.decoder_layer import DecoderLayer
-from dsv4_mlx.model.engram import Engram, engram_of
+from dsv4_mlx.model.decoder_layer import decoder_layers
+from dsv4_mlx.model.engram import Engram
 from dsv4_mlx.model.hyper_connections import HyperHead
 from dsv4_mlx.model.layers import Embedding, Joined, Linear, MatrixLayer, Norm
 from dsv4_mlx.model.matmul import on_cpu
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.pacing import Pace
-from dsv4_mlx.model.rope import compressed_rope, sliding_rope
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.sizing.costs import Kv
 from metal_kernels.ops import Ops
@@ -31,21 +30,9 @@ class PartBackbone(nn.Module):
 
     def __init__(self, config: DeepseekV4Config, own: range, numerics: Numerics, ops: Ops) -> None:
         super().__init__()
-        ropes = {False: sliding_rope(config), True: compressed_rope(config)}
         if own.start == 0:
             self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = [
-            DecoderLayer(
-                config,
-                numerics,
-                ops,
-                role=config.layer_roles[number],
-                rope=ropes[config.layer_roles[number].source is not None],
-                hashed=number < config.num_hash_layers,
-                engram=engram_of(config, number, numerics, ops),
-            )
-            for number in own
-        ]
+        self.layers = decoder_layers(config, own, numerics, ops)
         if own.stop == config.num_hidden_layers:
             self.hc_head = HyperHead(config, numerics, ops)
             self.norm = Norm(config.hidden_size)

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from dsv4_mlx.errors import PipelineError
+from dsv4_mlx.files.documents import parse_json
 from dsv4_mlx.pipeline.control import Control
 
 _DTYPES = {
@@ -50,7 +51,7 @@ class Transfer:
         """The arrays that the other rank listed so."""
         return {
             name: self.receive(tuple(shape), _DTYPES[dtype])
-            for name, shape, dtype in json.loads(listing)
+            for name, shape, dtype in parse_json(listing)
         }
 
     def _reported(self) -> "_Reported":

@@ -14,6 +14,8 @@ from benchmarks.code_lines import (
 
 # Parameters of the same arrays, and the local names of two texts of one sum: nothing to factor out.
 SHARED_DECLARATIONS = {
+    ("dsv4_mlx/engine/timeline.py", "dsv4_mlx/engine/timeline_reading.py"),
+    ("dsv4_mlx/serving/timelines.py", "dsv4_mlx/training/progress.py"),
     ("dsv4_mlx/model/compression.py", "dsv4_mlx/model/indexer.py"),
     ("metal_kernels/hc_head/reference.py", "metal_kernels/hc_pre/reference.py"),
     ("metal_kernels/hc_post_pre/hc_post_mix.metal", "metal_kernels/hc_pre/hc_mix.metal"),

@@ -32,7 +32,9 @@ def test_counts_are_those_of_the_last_round_and_ratios_of_every_one(checkpoint: 
     found = measured(opener(checkpoint, "cpu"), K, prompt_of(CONFIG, 40), 3, 2, Clock())
     assert found.ratios == (1.0, 1.0)
     wanted = found.reply.hits + found.reply.misses
-    assert wanted == 3 * K * CONFIG.num_hidden_layers
+    # The last token asked for its experts of hash layers, and was not read.
+    asked = 3 * K * CONFIG.num_hidden_layers
+    assert asked <= wanted <= asked + K * CONFIG.num_hash_layers
     assert found.prompt.misses >= E * (CONFIG.num_hidden_layers - 1) - K
     assert found.reply.bytes_read * found.prompt.misses == (
         found.prompt.bytes_read * found.reply.misses

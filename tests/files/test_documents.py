@@ -236,7 +236,7 @@ def test_a_long_value_is_cut_short() -> None:
 
 # Programs of ours that talk to each other, in lines that only they write: file names of any bytes
 # are in them as halves of surrogate pairs.
-OUR_PIPES = {"cli/tools/search.py", "cli/tools/search_worker.py"}
+OUR_PIPES = {"cli/ranks/rank_work.py", "cli/tools/search.py", "cli/tools/search_worker.py"}
 READERS = {"json.load", "json.loads", "json.JSONDecoder", "tomllib.load", "tomllib.loads"}
 ROOT = Path(__file__).parents[2]
 

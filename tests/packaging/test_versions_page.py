@@ -10,7 +10,8 @@ from convert import importance, plan
 from dsv4_mlx.cache import file as cache_file
 
 PAGE = Path(__file__).parents[2] / "docs" / "versions.md"
-READ = f"{', '.join(cache_file.READABLE[:-1])} and {cache_file.VERSION}"
+WHOLE = [version for version in cache_file.READABLE if version <= cache_file.VERSION]
+READ = f"{', '.join(WHOLE[:-1])} and {WHOLE[-1]}"
 
 
 def row(kept: str) -> list[str]:
