@@ -13,6 +13,7 @@ from cli.opened_model import embedded_model
 from cli.ranks.far_side import FarEngine
 from cli.ranks.rank_work import RankWork
 from cli.ranks.starting import RankPair
+from convert.app import main as convert
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import Done
@@ -36,11 +37,15 @@ GROWTH_BYTES = 24 << 20
 
 
 @contextmanager
-def two_ranks(limit_s: float = 60.0) -> Iterator[tuple[RankPair, FarEngine]]:
+def two_ranks(
+    limit_s: float = 60.0, folders: tuple[Path, Path] | None = None
+) -> Iterator[tuple[RankPair, FarEngine]]:
+    """Ranks of the embedded model, or rank 0 and rank 1 of their own folders."""
+    own, other = folders or (embedded_model(), embedded_model())
     work = RankWork(0, free_ring(), ("127.0.0.1",) * 2, "token", limit_s, "", backend="cpu")
-    pair = RankPair((HERE, HERE), work)
+    pair = RankPair((HERE, replace(HERE, model=str(other))), work)
     try:
-        yield pair, pair.open(str(embedded_model()), "2026-04")
+        yield pair, pair.open(str(own), "2026-04")
     finally:
         processes = [one.process.pid for one in pair._processes]
         pair.end()
@@ -73,6 +78,23 @@ def test_a_dialogue_over_two_ranks_is_that_of_one_process(tmp_path: Path) -> Non
         answers = [[*one.send("Go on")] for one in (here, there)]
         assert answers[0] == answers[1]
         assert isinstance(answers[0][-1], Done) and answers[0][-1].usage.cached_tokens > 0
+
+
+def test_each_rank_needs_its_own_half_of_the_folder_alone(tmp_path: Path) -> None:
+    first, last = tmp_path / "first", tmp_path / "last"
+    for part, layers in ((first, "0:3"), (last, "3:5")):
+        assert convert([str(embedded_model()), str(part), "--layers", layers]) == 0
+    model, tokenizer = load(embedded_model(), backend="cpu")
+    here = Conversation(Engine(model), tokenizer, SETTINGS)
+    with two_ranks(folders=(last, first)) as (_, engine):
+        there = Conversation(None, tokenizer, SETTINGS, side=engine.side(()))
+        assert [*there.send("What is CSA?")][:-1] == [*here.send("What is CSA?")][:-1]
+        assert there.turns == here.turns
+    with (
+        pytest.raises(PipelineError, match=r"rank 1 \(.*\) is to run .* layers 3 to 4 alone"),
+        two_ranks(folders=(last, last)),
+    ):
+        pass
 
 
 def resident(pid: int) -> int:
