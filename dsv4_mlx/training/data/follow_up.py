@@ -98,15 +98,15 @@ def _told(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
         messages += [user(tell.format(value=value)), noted]
     messages += _between(rng, mode)
     rng.shuffle(told)
-    turns: Messages = []
-    for thing, _, value in told:
-        index, asked = _said(ASK_TOLD, rng, split, thing=thing)
-        turns += [asked, assistant(_told_reply(thing, value), _WAS_TOLD, mode)]
-    thing, _, value = told[0]
-    reply = (_told_reply(thing, value), _WAS_TOLD)
-    task = _task(f"told/{index}", [*messages, turns[0]], KeyWords((value,)), reply, mode)
+    asked = [_said(ASK_TOLD, rng, split, thing=thing) for thing, _, _ in told]
+    replies = [(_told_reply(thing, value), _WAS_TOLD) for thing, _, value in told]
+    further: Messages = []
+    for (_, question), reply in zip(asked[1:], replies[1:], strict=True):
+        further += [question, assistant(*reply, mode)]
+    index, question = asked[0]
     values = tuple(value for _, _, value in told)
-    return replace(task, after=tuple(turns[2:]), copied=values)
+    task = _task(f"told/{index}", [*messages, question], KeyWords(values[:1]), replies[0], mode)
+    return replace(task, after=tuple(further), copied=values)
 
 
 def _told_reply(thing: str, value: str) -> str:

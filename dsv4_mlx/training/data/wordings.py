@@ -11,7 +11,7 @@ _QUESTION_WORDS = re.compile(
     r"were|has|have|by|under|with|in|from|on)\b",
     re.IGNORECASE,
 )
-_OPENINGS = ("Please: ", "Hi, ", "Hello, ", "nano, ", "So, ", "And ", "One question: ", "Okay, ",
+_OPENINGS = ("A wish: ", "Hi, ", "Hello, ", "nano, ", "So, ", "And ", "One question: ", "Okay, ",
              "Excuse me, ", "Tell me, ", "Well, ", "Hey nano, ")  # fmt: skip
 
 

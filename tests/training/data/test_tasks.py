@@ -96,6 +96,26 @@ def test_no_held_out_pattern_says_what_a_training_pattern_says():
     assert not set(held_out) & trained
 
 
+def test_the_held_out_ways_to_ask_for_something_stand_in_no_request_of_a_lesson():
+    ways = ("please ", "can you ", "i want you to ")
+    # Requests, with or without a tool that fits; sums and help have wordings of their own.
+    unfitting = [
+        task
+        for task in some("no_tool", "train", count=300)
+        if task.template.startswith(("nobody/", "other/"))
+    ]
+    asked = [
+        plain(message["content"])
+        for task in (*some("tools", "train", count=300), *unfitting)
+        for message in task.lesson()
+        if message["role"] == "user"
+    ]
+    held_out = questions(some("tools", "held_out"))
+    assert sum(question.startswith(ways) for question in held_out) > len(held_out) / 2
+    assert len(asked) > 900
+    assert [question for question in asked if question.startswith(ways)] == []
+
+
 def every_wording(pattern):
     """All texts of a pattern, as their words alone."""
     parts = GROUP.split(pattern)  # what stands in a group is every second one
