@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import dsv4_mlx.model.v4 as model_module
+import dsv4_mlx.model.decoder_layer as layer_module
 import metal_kernels.sparse_attention.reference as sparse_attention
 from dsv4_mlx.cache import LayerCache, layout_for
 from dsv4_mlx.cache.entries import Entries
@@ -70,28 +70,28 @@ def check_yarn_scales_neither_rotation_nor_softmax() -> None:
 
 
 def one_theta_for_all(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(model_module, "compressed_rope", sliding_rope)
+    patch.setattr(layer_module, "compressed_rope", sliding_rope)
 
 
 def compressed_theta_everywhere(patch: pytest.MonkeyPatch) -> None:
     def wrong(config: DeepseekV4Config) -> RotaryEmbedding:
         return RotaryEmbedding(config.qk_rope_head_dim, config.compress_rope_theta, None)
 
-    patch.setattr(model_module, "sliding_rope", wrong)
+    patch.setattr(layer_module, "sliding_rope", wrong)
 
 
 def yarn_in_sliding_layers(patch: pytest.MonkeyPatch) -> None:
     def wrong(config: DeepseekV4Config) -> RotaryEmbedding:
         return RotaryEmbedding(config.qk_rope_head_dim, config.rope_theta, config.rope_scaling)
 
-    patch.setattr(model_module, "sliding_rope", wrong)
+    patch.setattr(layer_module, "sliding_rope", wrong)
 
 
 def no_yarn_in_compressed_layers(patch: pytest.MonkeyPatch) -> None:
     def wrong(config: DeepseekV4Config) -> RotaryEmbedding:
         return RotaryEmbedding(config.qk_rope_head_dim, config.compress_rope_theta, None)
 
-    patch.setattr(model_module, "compressed_rope", wrong)
+    patch.setattr(layer_module, "compressed_rope", wrong)
 
 
 @PITFALLS.row(
