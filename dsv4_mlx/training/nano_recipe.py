@@ -24,6 +24,8 @@ from dsv4_mlx.release.config import FLASH, DeepseekV4Config
 from dsv4_mlx.testing.tokenizers import write_tokenizer
 from dsv4_mlx.training.attention import Indexing
 from dsv4_mlx.training.data.batches import Batch, batch, corpus
+from dsv4_mlx.training.data.lessons import SHARES
+from dsv4_mlx.training.data.task import Kind
 from dsv4_mlx.training.losses import corrected_bias
 from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.nano_init import initial_parameters
@@ -57,24 +59,30 @@ _SHARD_BYTES = 12 << 20
 
 @dataclass(frozen=True)
 class Phase:
-    """Some steps of one length, and what the indexers do meanwhile (see `attention`)."""
+    """Some steps of one length, what the indexers do meanwhile (see `attention`), and of what."""
 
     steps: int
     rows: int
     length: int
     indexing: Indexing
+    kinds: tuple[Kind, ...] = tuple(SHARES)
+    known: int | None = None
+    """Keys and values that drills of recall draw from, where not all."""
 
 
-# Attention is dense while sequences are short; the indexers then learn where it goes, and select
-# from there on, as in the report.
+# Recall begins with drills alone and few words, or it does not begin (docs/LOG.md). Attention is
+# dense while sequences are short; the indexers then learn where it goes, and select from there on,
+# as in the report.
 PHASES = (
-    Phase(300, 16, 256, "off"),
-    Phase(150, 8, 512, "off"),
-    Phase(60, 4, 1024, "dense"),
-    Phase(130, 4, 1024, "sparse"),
-    Phase(100, 2, 2048, "sparse"),
+    Phase(60, 16, 256, "off", ("recall",), 20),
+    Phase(60, 16, 256, "off", ("recall",)),
+    Phase(200, 16, 256, "off"),
+    Phase(90, 8, 512, "off"),
+    Phase(30, 4, 1024, "dense"),
+    Phase(80, 4, 1024, "sparse"),
+    Phase(40, 2, 2048, "sparse"),
 )
-"""740 steps of 4,096 tokens, three million: Muon's step costs the same however many they are."""
+"""560 steps of 4,096 tokens: Muon's step costs the same however many they are."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class NanoRecipe:
     """Every choice of a run; nano's README.md tells how the embedded weights differ from it."""
 
     phases: tuple[Phase, ...] = PHASES
-    peak: float = 4e-3
+    peak: float = 6e-3
     seed: int = 0
     save_every: int = 20
     recompute: bool = False
@@ -183,7 +191,8 @@ def train(
         tokenizer = Tokenizer(folder)
 
         def draw(step: int, phase: Phase) -> Batch:
-            return batch(tokenizer, recipe.seed, step, rows=phase.rows, length=phase.length)
+            rows, length = phase.rows, phase.length
+            return batch(tokenizer, recipe.seed, step, rows, length, phase.kinds, phase.known)
 
         stage = Pretraining(recipe, config, draw, workers=workers)
         with closing(stage.trainer):

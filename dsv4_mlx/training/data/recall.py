@@ -29,8 +29,9 @@ _FORMS: tuple[tuple[str, str], ...] = (
     ("The number of {key} is {value}.", "What is the number of {key}"),
     ("{key} lives at number {value}.", "At which number does {key} live"),
     ("{key} {value}.", "What is the entry of {key}"),
+    ("{key} number {value}.", "What is the number of {key}"),
 )
-_LIST = _IN_TEXTS = 4  # forms that texts have; after them that of lists, for drills alone
+_IN_TEXTS = 4  # forms that texts have; after them those of lists, for drills alone
 _LISTS = 0.7  # share of drills that are lists, in which a key stands right before its value
 _ASKED: Mapping[Split, tuple[str, ...]] = {
     "train": (
@@ -58,7 +59,7 @@ _RECITE_ALL = (
 _KEYS_ASKED = 0.3  # share of recitals whose keys are asked for: those stand twice before the answer
 _MOST_MORE = 3  # questions of a lesson after its first
 _DRILLED = (4, 10)  # facts of a drill
-_MOST_RECITALS = 2
+_MOST_RECITALS = 3
 _DRILL_FILLER = (0, 0, 20, 60, 120)  # words of text after them: the window is 128 tokens
 _FRAME_WORDS = 24  # of the prompt around the text
 _NEAREST = 170  # words between a held-out fact and the question: the window of 128 is past it
@@ -120,20 +121,27 @@ def filler(rng: random.Random, count: int) -> list[str]:
 
 
 def planted_facts(
-    rng: random.Random, split: Split, count: int, *, form: int | None = None
+    rng: random.Random,
+    split: Split,
+    count: int,
+    *,
+    form: int | None = None,
+    known: int | None = None,
 ) -> list[PlantedFact]:
     """Facts of one form with different keys and values; the first is of the split.
 
-    The others are always of the training, so that no lesson has a held-out pair.
+    The others are always of the training, so that no lesson has a held-out pair. Keys and values
+    are the first `known` of their lists, by default any.
     """
     form = rng.randrange(_IN_TEXTS) if form is None else form
     numbers = "number" in _FORMS[form][0]
     values = [str(number) for number in range(10, 1000)] if numbers else words("treasures")
+    keys, values = words("keepers")[:known], values[:known]
     found: list[PlantedFact] = []
     while len(found) < count:
-        key, value = rng.choice(words("keepers")), rng.choice(values)
-        known = any(key == fact.key or value == fact.value for fact in found)
-        if not known and in_split(f"{key} {value}", "train" if found else split):
+        key, value = rng.choice(keys), rng.choice(values)
+        used = any(key == fact.key or value == fact.value for fact in found)
+        if not used and in_split(f"{key} {value}", "train" if found else split):
             found.append(PlantedFact(key, value, form))
     return found
 
@@ -172,17 +180,19 @@ def recall_task(
     )
 
 
-def recall_drill(rng: random.Random, mode: ThinkingMode) -> Task:
+def recall_drill(rng: random.Random, mode: ThinkingMode, known: int | None = None) -> Task:
     """A lesson of many facts, often with text after them, which are all said again in another
     order: where recall begins.
 
     In long texts there is a question in hundreds of tokens, too few for a small model to find out
     that answers stand in the text. Text pushes facts out of the window, to where entries alone see
-    them.
+    them. With `known` keys and values, the first of all, it is a list and nothing more.
     """
-    form = _LIST if rng.random() < _LISTS else None
-    facts = planted_facts(rng, "train", rng.randint(*_DRILLED), form=form)
-    text = " ".join([fact.sentence for fact in facts] + filler(rng, rng.choice(_DRILL_FILLER)))
+    is_list = known is not None or rng.random() < _LISTS
+    form = rng.randrange(_IN_TEXTS, len(_FORMS)) if is_list else None
+    facts = planted_facts(rng, "train", rng.randint(*_DRILLED), form=form, known=known)
+    more = 0 if known is not None else rng.choice(_DRILL_FILLER)
+    text = " ".join([fact.sentence for fact in facts] + filler(rng, more))
     said, turns = [], []
     for _ in range(rng.randint(1, _MOST_RECITALS)):
         is_asked = rng.random() < _KEYS_ASKED
@@ -210,7 +220,7 @@ def recall_drill(rng: random.Random, mode: ThinkingMode) -> Task:
             for message in (user(question), reply)
         ),
         copied=tuple(fact.value for fact in facts),
-        traits={"facts": len(facts), "form": "text" if form is None else "list"},
+        traits={"facts": len(facts), "form": "list" if is_list else "text"},
     )
 
 
