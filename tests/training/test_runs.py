@@ -162,7 +162,9 @@ def test_the_base_stage_resumed_equals_an_unbroken_one_over_its_phases(tmp_path)
 def test_a_recipe_is_shortened_in_proportion():
     recipe = NanoRecipe()
     short = recipe.shortened(21)
-    assert short.steps == 21 and [p.length for p in short.phases] == [256, 512, 1024, 1024, 2048]
+    assert short.steps == 21
+    assert [p.length for p in short.phases] == [256, 256, 256, 512, 1024, 1024, 2048]
+    assert short.phase(0).kinds == ("recall",) and len(short.phase(20).kinds) == 7
     assert short.phase(0).indexing == "off" and short.phase(20).indexing == "sparse"
     lengths = [recipe.phase(step).length for step in range(recipe.steps)]
     assert lengths == sorted(lengths)
