@@ -87,6 +87,7 @@ CLI_SEES = {
     "peers",
     "release",
     "scripted",
+    "serving",
     "sizing",
     "weights.checkpoint",
     "weights.expert_trace",
@@ -320,6 +321,7 @@ CLI_ROOMS = {
     "once": {"kept", "show"},
     "ranks": {"kept", "show", "once", "machine"},
     "talk": {"kept", "show", "tools"},
+    "serve": {"kept", "show", "once", "machine"},
 }
 
 

@@ -1,0 +1,1 @@
+"""`dsv4-chat serve`: one model for programs that speak HTTP."""
