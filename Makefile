@@ -68,7 +68,8 @@ pages: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.recipe_sizes
 	$(BIN)/python -m benchmarks.streamed_table
 	$(BIN)/python -m benchmarks.claims
-	$(PYTEST) --quiet --update-golden tests/cli/test_options.py tests/cli/show/test_renderer.py
+	$(PYTEST) --quiet --update-golden tests/cli/test_options.py tests/cli/show/test_renderer.py \
+		tests/cli/serve
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.startup
