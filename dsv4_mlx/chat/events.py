@@ -36,6 +36,26 @@ ReplyPart = ReasoningDelta | TextDelta | ToolCall
 
 
 @dataclass(frozen=True)
+class CallBegun:
+    """The model calls tool `name`; what it hands over follows in pieces, then the ToolCall."""
+
+    call_id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class CallArguments:
+    """More of the JSON text of a call's arguments; all pieces make that of its ToolCall."""
+
+    call_id: str
+    json: str
+
+
+CallPart = CallBegun | CallArguments
+"""What a call gives while it is written, where that is asked for; see `chat.argument_stream`."""
+
+
+@dataclass(frozen=True)
 class Progress:
     """Prompt tokens read so far, out of those that the cache did not hold."""
 

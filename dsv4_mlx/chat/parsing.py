@@ -14,15 +14,25 @@ around calls; stray `<think>` and `</think>`. What cannot be read as a call stay
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
+from dsv4_mlx.chat.argument_stream import ArgumentStream
 from dsv4_mlx.chat.effort import ThinkingMode
-from dsv4_mlx.chat.events import ReasoningDelta, ReplyPart, TextDelta
+from dsv4_mlx.chat.events import (
+    CallArguments,
+    CallBegun,
+    CallPart,
+    ReasoningDelta,
+    ReplyPart,
+    TextDelta,
+)
 from dsv4_mlx.chat.markers import BODY, PROSE, VALUE, Markup
 from dsv4_mlx.chat.marks import MARKED, SpelledMarks, spelled_out
 from dsv4_mlx.chat.messages import AssistantDict, ChatError, ToolCall
 from dsv4_mlx.chat.schema import ToolSchemas
 from dsv4_mlx.chat.stops import StopTexts
 from dsv4_mlx.chat.strict import parse_strict
-from dsv4_mlx.chat.tool_calls import lenient_call
+from dsv4_mlx.chat.tool_calls import lenient_call, read_name
+
+ParsedPart = ReplyPart | CallPart
 
 
 def parse(text: str, thinking_mode: ThinkingMode = "chat", strict: bool = False) -> AssistantDict:
@@ -32,15 +42,17 @@ def parse(text: str, thinking_mode: ThinkingMode = "chat", strict: bool = False)
     return parser.close()
 
 
-def merge_deltas(events: Iterable[ReplyPart]) -> list[ReplyPart]:
+def merge_deltas(events: Iterable[ParsedPart]) -> list[ParsedPart]:
     """`events` with neighbouring deltas of one kind joined."""
-    merged: list[ReplyPart] = []
+    merged: list[ParsedPart] = []
     for event in events:
         last = merged[-1] if merged else None
         if isinstance(event, TextDelta) and isinstance(last, TextDelta):
             merged[-1] = TextDelta(last.text + event.text)
         elif isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
             merged[-1] = ReasoningDelta(last.text + event.text)
+        elif isinstance(event, CallArguments) and isinstance(last, CallArguments):
+            merged[-1] = CallArguments(event.call_id, last.json + event.json)
         else:
             merged.append(event)
     return merged
@@ -54,22 +66,37 @@ class _Call:
         self.head: list[str] = []
         self.parameters: list[list[str]] = []
         self.markers = BODY
+        self.name = ""
+        self.stream: ArgumentStream | None = None
+        """Gives its arguments as they are written, once it has begun."""
 
-    def text(self, text: str) -> None:
+    def text(self, text: str) -> str:
+        """The piece of its arguments that `text` decides, as with what follows."""
         self.raw.append(text)
         if self.markers is VALUE:
             self.parameters[-1].append(text)
-        elif not self.parameters:
+            return self.stream.add(spelled_out(text)) if self.stream else ""
+        if not self.parameters:
             self.head.append(text)
+        return ""
 
-    def parameter(self, marker: str) -> None:
+    def begin(self, schemas: ToolSchemas) -> bool:
+        """Before its first parameter: give its arguments piece by piece, if it has a name."""
+        self.name = read_name(spelled_out("".join(self.head)))[0]
+        if self.name:
+            self.stream = ArgumentStream(schemas.of(self.name))
+        return bool(self.name)
+
+    def parameter(self, marker: str) -> str:
         self.raw.append(marker)
         self.parameters.append([])
         self.markers = VALUE
+        return self.stream.begin() if self.stream else ""
 
-    def end_parameter(self, marker: str) -> None:
+    def end_parameter(self, marker: str) -> str:
         self.raw.append(marker)
         self.markers = BODY
+        return self.stream.end() if self.stream else ""
 
 
 class ReplyParser:
@@ -78,7 +105,8 @@ class ReplyParser:
     `spelled` are the control tokens that count where their letters stand, all of them for a reply
     that is known as text only; others are markup where their mark stands. `tools` are the
     definitions whose schemas say what an argument is. Where one of the texts `stop` appears in the
-    answer the reply ends, whatever is fed; see `chat.stops`.
+    answer the reply ends, whatever is fed; see `chat.stops`. With `streams_calls` every ToolCall
+    comes after its CallBegun and CallArguments, see `chat.argument_stream`.
     """
 
     def __init__(
@@ -89,6 +117,7 @@ class ReplyParser:
         spelled: Collection[str] = MARKED,
         tools: Sequence[Mapping[str, Any]] = (),
         stop: Sequence[str] = (),
+        streams_calls: bool = False,
     ) -> None:
         if thinking_mode not in get_args(ThinkingMode):
             raise ChatError(f"thinking_mode must be 'chat' or 'thinking', got {thinking_mode!r}.")
@@ -98,6 +127,8 @@ class ReplyParser:
         self._stops = StopTexts(stop)
         self._schemas = ToolSchemas(() if strict else tools)
         self._reasons = thinking_mode == "thinking"
+        self._streams_calls = streams_calls
+        self._left_open = False
         self._call: _Call | None = None
         self._in_block = False
         self._has_text = False
@@ -107,8 +138,8 @@ class ReplyParser:
         self._buffer = ""
         self._previous = ""
         self._fed: list[str] = []
-        self._events: list[ReplyPart] = []
-        self._new: list[ReplyPart] = []
+        self._events: list[ParsedPart] = []
+        self._new: list[ParsedPart] = []
 
     @property
     def reasons(self) -> bool:
@@ -131,18 +162,28 @@ class ReplyParser:
         """Whether what comes next belongs to a tool call."""
         return self._in_block or self._call is not None
 
-    def feed(self, text: str) -> list[ReplyPart]:
+    @property
+    def left_open(self) -> bool:
+        """Whether the reply ended inside a call that had begun, which is then no part of it."""
+        return self._left_open
+
+    def feed(self, text: str) -> list[ParsedPart]:
         """The events that `text` decides. Never raises."""
         self._read(self._spelled.add(text))
         return self._take()
 
-    def finish(self) -> list[ReplyPart]:
-        """The reply has ended: the events that were still undecided."""
+    def finish(self, is_whole: bool = False) -> list[ParsedPart]:
+        """The reply has ended, by the model itself if `is_whole`: what was still undecided."""
         self._read(self._spelled.finish())
         rest, self._buffer = self._buffer, ""
-        if self._call:
-            self._call.raw.append(rest)
-            self._abandon_call()
+        if call := self._call:
+            call.raw.append(rest)
+            if is_whole and call.parameters and call.markers is BODY and _closes(rest):
+                self._end_call(call)
+            elif call.stream is not None:
+                self._left_open, self._call = True, None
+            else:
+                self._abandon_call()
         else:
             self._prose(rest)
         self._flush()
@@ -172,7 +213,7 @@ class ReplyParser:
         while self._consume_marker():
             pass
 
-    def _take(self) -> list[ReplyPart]:
+    def _take(self) -> list[ParsedPart]:
         new, self._new = merge_deltas(self._new), []
         self._events += new
         return new
@@ -184,7 +225,7 @@ class ReplyParser:
         start = match.start() if match else markers.undecided(self._buffer)
         text, self._buffer = self._buffer[:start], self._buffer[match.end() if match else start :]
         if self._call:
-            self._call.text(text)
+            self._give(self._call.text(text))
         else:
             self._prose(text)
         if self.stopped is not None:
@@ -251,9 +292,12 @@ class ReplyParser:
     def _in_call(self, call: _Call, kind: Markup, marker: str) -> None:
         match kind:
             case Markup.PARAMETER:
-                call.parameter(marker)
+                is_first = not call.parameters
+                if self._streams_calls and is_first and call.begin(self._schemas):
+                    self._new.append(CallBegun("", call.name))
+                self._give(call.parameter(marker))
             case Markup.PARAMETER_END:
-                call.end_parameter(marker)
+                self._give(call.end_parameter(marker))
             case Markup.INVOKE_END:
                 call.raw.append(marker)
                 self._end_call(call)
@@ -263,13 +307,23 @@ class ReplyParser:
             case _:
                 raise AssertionError(kind)
 
+    def _give(self, json: str) -> None:
+        if json:
+            self._new.append(CallArguments("", json))
+
     def _end_call(self, call: _Call) -> None:
-        parameters = [spelled_out("".join(parts)) for parts in call.parameters]
-        head, raw = spelled_out("".join(call.head)), spelled_out("".join(call.raw))
-        read = lenient_call(head, parameters, raw, self._schemas)
+        raw = spelled_out("".join(call.raw))
+        if call.stream is not None:
+            self._give(call.stream.close())
+            read: ToolCall | None = ToolCall(call.name, call.stream.json, raw=raw)
+        else:
+            parameters = [spelled_out("".join(parts)) for parts in call.parameters]
+            read = lenient_call(spelled_out("".join(call.head)), parameters, raw, self._schemas)
         if read is None:
             self._abandon_call()
             return
+        if self._streams_calls and call.stream is None:  # nothing was sure before the end
+            self._new += [CallBegun("", read.name), CallArguments("", read.arguments)]
         self._new.append(read)
         self._call = None
         self._end_tool()
@@ -284,3 +338,8 @@ class ReplyParser:
 
     def _end_tool(self) -> None:
         self._after_tool, self._layout = True, ""
+
+
+def _closes(rest: str) -> bool:
+    """Whether a call whose last text is `rest` lacks nothing but its closing."""
+    return not rest.strip() or rest.startswith("</")

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dsv4_mlx.chat.budget import TAIL, ReasoningBudget
 from dsv4_mlx.chat.encoding import Prompt, Segment, encode_messages
-from dsv4_mlx.chat.events import BudgetReached, Event, FinishReason, LoopNoticed, Timing
+from dsv4_mlx.chat.events import (
+    BudgetReached,
+    CallArguments,
+    CallBegun,
+    CallPart,
+    Event,
+    FinishReason,
+    LoopNoticed,
+    Timing,
+)
 from dsv4_mlx.chat.loops import Loops, LoopWatch
 from dsv4_mlx.chat.marks import MarkedTokens, spelled_out
 from dsv4_mlx.chat.messages import ToolCall
@@ -26,7 +35,7 @@ class FinishedReply:
     """A finished reply: as a message, and as the tokens of its reasoning and of its answer.
 
     Of the tokens that were generated the first `kept` are among them; a stop text, and what came
-    after it, is not.
+    after it, is not, nor is a call that was left open, see `chat.argument_stream`.
     """
 
     message: dict[str, Any]
@@ -40,7 +49,8 @@ class FinishedReply:
 class Reply:
     """Takes the tokens of one reply.
 
-    Ids of tool calls are what `call_id` gives; without it they count on from `calls_before`.
+    Ids of tool calls are what `call_id` gives; without it they count on from `calls_before`. With
+    `on_call_part`, that takes what calls give while they are written, in order with `emit`.
     """
 
     def __init__(
@@ -55,6 +65,7 @@ class Reply:
         loops: Loops = "notice",
         calls_before: int = 0,
         call_id: Callable[[], str] | None = None,
+        on_call_part: Callable[[CallPart], None] | None = None,
     ) -> None:
         self.generated = 0
         self.reasoning_tokens = 0
@@ -66,7 +77,11 @@ class Reply:
         self._finish: FinishReason = "cancelled"
         self._marked = MarkedTokens(tokenizer)
         self._parser = ReplyParser(
-            thinking.mode, spelled=self._marked.spelled, tools=tools, stop=stop
+            thinking.mode,
+            spelled=self._marked.spelled,
+            tools=tools,
+            stop=stop,
+            streams_calls=on_call_part is not None,
         )
         self._may_stop = bool(stop)
         self._loops = loops
@@ -76,7 +91,8 @@ class Reply:
         self._tail = ""
         self._calls, self._call_id = calls_before, call_id
         self._ids: list[str] = []
-        self._emit = emit
+        self._begun: str | None = None  # the id of the call that is being written
+        self._emit, self._on_call_part = emit, on_call_part
 
     def write(self, stream: "Iterator[Token]", hold: Callable[[], None] | None = None) -> None:
         """Take the tokens of `stream`, up to where a stop text or a loop ends the reply.
@@ -129,7 +145,7 @@ class Reply:
     def close(self) -> FinishedReply:
         """The whole reply, and why it ended."""
         self._feed(self._marked.finish())
-        self._pass_on(self._parser.finish())
+        self._pass_on(self._parser.finish(is_whole=self._finish == "stop"))
         self._note_stop()
         message: dict[str, Any] = dict(self._parser.close())
         calls = zip(self._ids, message["tool_calls"], strict=True)
@@ -138,7 +154,7 @@ class Reply:
             self._finish = "tool_calls"
         thought, answer = self._parts(message)
         kept = len(self._tokens)
-        if self._parser.stopped is not None:
+        if self._parser.stopped is not None or self._parser.left_open:
             answer = _cut(answer, message, self._tokenizer)
             between = [self._end_think] * bool(thought or self._thinks)
             kept = _common([*thought, *between, *answer], self._tokens)
@@ -181,11 +197,20 @@ class Reply:
 
     def _pass_on(self, events: "list[Any]") -> None:
         for event in events:
+            if isinstance(event, CallBegun | CallArguments):
+                assert self._on_call_part is not None
+                self._begun = self._begun or self._new_id()
+                self._on_call_part(replace(event, call_id=self._begun))
+                continue
             if isinstance(event, ToolCall):
-                counted = f"call_{self._calls + len(self._ids) + 1}"
-                self._ids.append(counted if self._call_id is None else self._call_id())
-                event = replace(event, id=self._ids[-1])
+                self._ids.append(self._begun or self._new_id())
+                event, self._begun = replace(event, id=self._ids[-1]), None
             self._emit(event)
+
+    def _new_id(self) -> str:
+        if self._call_id is not None:
+            return self._call_id()
+        return f"call_{self._calls + len(self._ids) + 1}"
 
     def _parts(self, message: dict[str, Any]) -> tuple[list[int], list[int]]:
         """Tokens of the reasoning and of what followed it, as generated where they can be told."""

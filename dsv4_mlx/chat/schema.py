@@ -55,6 +55,11 @@ class Schema:
         """Whether `value`, JSON data, is of a kind that this schema takes."""
         return _Check(value, self.root).allows(self.content)
 
+    @property
+    def allows_any_string(self) -> bool:
+        """Whether a string is of that kind whatever it says."""
+        return self.allows(_UNLISTED)
+
     def property(self, name: str) -> "Schema | None":
         """The schema of the value of `name` in an object; None when nothing is said about it."""
         found: list[object] = []
@@ -72,6 +77,19 @@ class Schema:
         """Whether `name` is among the properties, by itself and not as one of any others."""
         listed = [content.get("properties") for content in _joined(self.content, self.root)]
         return any(isinstance(entry, Mapping) and name in entry for entry in listed)
+
+
+class _Unlisted(str):
+    """A string that is none of those that a schema lists."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+_UNLISTED = _Unlisted()
 
 
 class _Check:

@@ -7,7 +7,8 @@ A value may be read as a string or as JSON. The attribute `string` says which, a
 unless the schema of the tool allows only another reading: a parameter that is declared a string
 stays one although it looks like JSON, and one that is declared a number is a number although the
 model called it a string. Without a schema the attribute alone decides, and without an attribute
-whatever is JSON is JSON.
+whatever is JSON is JSON. The schema also tells a wrapper around all arguments from a parameter of
+its name.
 """
 
 import json
@@ -29,6 +30,7 @@ _LOOSE_PARAMETER = re.compile(
     rf"""\s*name\s*=\s*{_VALUE}\s*(?:string\s*=\s*["']?(true|false)["']?\s*)?>(.*)\Z""",
     re.DOTALL | re.IGNORECASE,
 )
+_WRAPPERS = ("arguments", "input")
 _WORDS = {"true": "true", "false": "false", "null": "null", "none": "null"}
 Written = tuple[str, str | None, str]
 """A parameter as the model wrote it: name, `true`, `false` or nothing for `string`, and text."""
@@ -40,26 +42,44 @@ def lenient_call(
     """The call, or None if it has no name or its body makes no sense.
 
     `head` is the text from `invoke` to the first parameter, `parameters` what stands between
-    `<parameter` and its closing. Of a tool in `schemas` without a parameter `arguments`, a lone
-    object of that name is taken as all the arguments.
+    `<parameter` and its closing.
     """
-    name, body = _name(head)
-    written = [found for text in parameters if (found := _parameter(text))]
+    name, body = read_name(head)
+    written = [found for text in parameters if (found := read_parameter(text))]
     if not name or len(written) < len(parameters):
         return None
     schema = schemas.of(name)
     if not parameters and body.strip():
         values = _object(body)
         return None if values is None else ToolCall(name, _fitted(body, values, schema), raw=raw)
-    if schema and len(written) == 1 and written[0][0] == "arguments":
-        values = None if schema.names("arguments") else _object(written[0][2])
-        if values is not None:
-            return ToolCall(name, _fitted(written[0][2], values, schema), raw=raw)
-    read = {key: _read(text, kind, schema and schema.property(key)) for key, kind, text in written}
+    if len(written) == 1 and is_wrapper(written[0][0], written[0][2], schema):
+        return ToolCall(name, unwrapped(written[0][2], schema), raw=raw)
+    read = {
+        key: read_value(text, kind, schema and schema.property(key)) for key, kind, text in written
+    }
     return ToolCall(name, write_arguments(read), raw=raw)
 
 
-def _name(head: str) -> tuple[str, str]:
+def may_wrap(name: str, schema: Schema | None) -> bool:
+    """Whether a lone parameter of this name may hold all the arguments: one that some models write
+    around them, and that the tool does not have."""
+    return schema is not None and name in _WRAPPERS and not schema.names(name)
+
+
+def is_wrapper(name: str, text: str, schema: Schema | None) -> bool:
+    """Whether the lone parameter `name` is a wrapper: an object of what the tool does have."""
+    if schema is None or not may_wrap(name, schema):
+        return False
+    values = _object(text)
+    return values is not None and all(schema.property(key) is not None for key in values)
+
+
+def unwrapped(text: str, schema: Schema | None) -> str:
+    """All the arguments, as JSON text, of which `text` is the object that a wrapper holds."""
+    return _fitted(text, _object(text) or {}, schema)
+
+
+def read_name(head: str) -> tuple[str, str]:
     """The name and what follows it; no name is empty."""
     match = _HEAD.match(head)
     if match:
@@ -68,7 +88,8 @@ def _name(head: str) -> tuple[str, str]:
     return (_first(match.groups()), head[match.end() :]) if match else ("", head)
 
 
-def _parameter(text: str) -> Written | None:
+def read_parameter(text: str) -> Written | None:
+    """A parameter from the text between `<parameter` and its closing; None if it has no name."""
     match = _PARAMETER.match(text)
     if match:
         return match[1], match[2], match[3]
@@ -79,6 +100,15 @@ def _parameter(text: str) -> Written | None:
     return _first(names), kind and kind.lower(), value
 
 
+def string_begins(text: str) -> tuple[str, str] | None:
+    """Name and value so far of a parameter that the release's form calls a string.
+
+    None while it is not sure that this is one, whatever follows.
+    """
+    match = _PARAMETER.match(text)
+    return (match[1], match[3]) if match and match[2] == "true" else None
+
+
 def _first(groups: Sequence[str | None]) -> str:
     return next((group for group in groups if group is not None), "")
 
@@ -86,7 +116,7 @@ def _first(groups: Sequence[str | None]) -> str:
 # What a value is
 
 
-def _read(text: str, kind: str | None, schema: Schema | None) -> str:
+def read_value(text: str, kind: str | None, schema: Schema | None) -> str:
     """The value of one parameter as JSON text."""
     if schema is not None:
         for reading in _readings(text, kind):
@@ -124,7 +154,7 @@ def _refitted(value: object, schema: Schema | None) -> object:
     if schema is None or schema.allows(value):
         return value
     if isinstance(value, str):
-        return parse_json(_read(value, "true", schema))
+        return parse_json(read_value(value, "true", schema))
     written = _dumped(value)
     return written if written is not None and schema.allows(written) else value
 

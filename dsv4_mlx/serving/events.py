@@ -3,8 +3,11 @@
     Begun -> Progress | LayersPassed ... -> deltas and calls as they are generated -> Done
                                                                                    or Refused
 
-Deltas, calls and `Done` are those of a conversation, see `chat.events`. A request for several
-answers gives the events of each with its number; `Begun` to the end is one answer's stream.
+Deltas, calls and `Done` are those of a conversation, see `chat.events`. Every ToolCall comes after
+its CallBegun and its CallArguments, whose texts joined are its arguments; nothing of another call
+and no text comes between these. A call that has begun may stay open: then the reply ended in it, no
+ToolCall comes, and what was given is a beginning of JSON; see `chat.argument_stream`. A request for
+several answers gives the events of each with its number; `Begun` to the end is one answer's stream.
 Exactly one of Done and Refused comes, as the last event, whatever happens: a cancelled request is
 Done with the reason "cancelled".
 """
@@ -13,7 +16,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from dsv4_mlx.chat.events import Event
+from dsv4_mlx.chat.events import CallArguments, CallBegun, CallPart, Event
+
+__all__ = [
+    "Begun",
+    "CallArguments",
+    "CallBegun",
+    "Collected",
+    "LayersPassed",
+    "Outlet",
+    "RefusalKind",
+    "Refused",
+    "ServedEvent",
+    "TokenLikelihood",
+]
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,7 @@ class Refused:
     sentence: str
 
 
-ServedEvent = Begun | LayersPassed | TokenLikelihood | Event | Refused
+ServedEvent = Begun | LayersPassed | TokenLikelihood | Event | CallPart | Refused
 """What a request gives."""
 
 

@@ -297,4 +297,5 @@ def _reply(job: AnswerJob, tokenizer: "Tokenizer", call_id: Callable[[], str]) -
         stop=settings.stop,
         loops=settings.loops,
         call_id=call_id,
+        on_call_part=job.emit,
     )
