@@ -13,7 +13,7 @@ Done with the reason "cancelled".
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from dsv4_mlx.chat.events import CallArguments, CallBegun, CallPart, Event
@@ -69,6 +69,8 @@ class Refused:
 
     kind: RefusalKind
     sentence: str
+    error: Exception | None = field(default=None, compare=False, repr=False)
+    """What was raised, for `failed`; its trace is for a log."""
 
 
 ServedEvent = Begun | LayersPassed | TokenLikelihood | Event | CallPart | Refused
@@ -80,7 +82,8 @@ class Outlet(Protocol):
     thread."""
 
     def emit(self, answer: int, event: ServedEvent, /) -> None:
-        """Take an event of answer number `answer`, from 0; it must not block."""
+        """Take an event of answer number `answer`, from 0; it must not block. What it raises ends
+        its answer and nothing else."""
         ...
 
     @property

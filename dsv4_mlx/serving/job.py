@@ -5,6 +5,7 @@ error or a cancel among them, what it read is kept and one last event is given.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, Literal
@@ -108,12 +109,18 @@ class AnswerJob:
         """End a job that never began."""
         self._end(Done("cancelled", Usage(len(self.prompt.tokens), 0, 0)))
 
+    def fail(self, error: Exception, while_doing: str = "The model failed") -> None:
+        """End with an error and say so, if it has not ended."""
+        told = str(error) if isinstance(error, Dsv4Error) else f"{while_doing}: {error}"
+        self._end(Refused("failed", told, error))
+
     def _end(self, event: ServedEvent) -> None:
         if self.state != "ended":
             self.state = "ended"
             if self.pin is not None:
                 self.pin.release()
-            self.emit(event)
+            with suppress(Exception):  # an outlet is its caller's; one that fails hears no more
+                self.emit(event)
 
 
 class RunningJob:
@@ -133,23 +140,27 @@ class RunningJob:
         self._engine, self._timelines, self._clock = engine, timelines, clock
         self._on_said = on_said
         self._reply = _reply(job, tokenizer, call_id)
+        self._constraint = None if job.constraint_of is None else job.constraint_of()
         self._began_at = clock()
         self._first_at = self._last_at = 0.0
         self._prefill_s = 0.0
         request, prompt = job.request, job.prompt
+        places = places_of(prompt.boundaries, len(prompt.tokens))
+        self._places = sorted({*places, *prompt.beginnings})
+        # Last of what may fail: from here on something is held that has to be let go of.
         self._line: OpenTimeline = timelines.open(
             prompt.tokens, request.owner, is_side=request.is_side
         )
         if job.pin is not None:
             job.pin.release()
         self._session: Session = self._line.session
-        places = places_of(prompt.boundaries, len(prompt.tokens))
-        self._places = sorted({*places, *prompt.beginnings})
         self._reading: Iterator[int] | None = None
         self._stream: Iterator[Token] | None = None
-        self._constraint = None if job.constraint_of is None else job.constraint_of()
         job.pin, job.read, job.state = None, self._line.reused, "reading"
-        job.emit(Begun(len(prompt.tokens), self._line.reused))
+
+    def begin(self) -> None:
+        """Tell what needs no reading."""
+        self.job.emit(Begun(len(self.job.prompt.tokens), self._line.reused))
 
     def read(self, chunks: int) -> int:
         """Read at most so many chunks; how many it were."""
@@ -220,16 +231,15 @@ class RunningJob:
         self._timelines.store(self._line, job.prompt.beginnings)
 
     def fail(self, error: Exception) -> None:
-        """The model failed: keep what was read and say so."""
+        """Something failed: keep what was read and say so. Raises nothing."""
         if self.job.state == "ended":
             return
-        self._leave()
         try:
+            self._leave()
             self._keep()
-        except Exception:
-            self._line.close()  # whatever ails the timeline, the next request starts without it
-        told = str(error) if isinstance(error, Dsv4Error) else f"The model failed: {error}"
-        self.job._end(Refused("failed", told))
+        except Exception:  # the timeline ails too, in whatever way: what it read is not kept
+            self._line.close()
+        self.job.fail(error)
 
     def _begin_answer(self) -> None:
         job = self.job

@@ -3,12 +3,21 @@
 `submit` may be called from any thread, `step` does one piece of work on the model's: a quantum of
 one read, or a round of one token for everybody who answers. Nothing that others do, and no time,
 changes where a read is cut or what is drawn, so a request gives the tokens that it gives alone.
+A failure inside one request, of the model, a disk or an outlet, ends that request alone.
 
 Who is read: the shortest rest first; every fourth quantum goes to whoever waited longest, so that
 nothing starves. Who begins: in the order of arrival, as long as memory for prompt and reply can be
-set aside; one that waits for memory is passed a few times and then no longer. A round takes one
-row of the model for each answer, which is what an engine of one exact row allows; the engine drafts
-by itself while one request answers.
+set aside; one that waits for memory is passed a few times and then no longer.
+
+A round gives each answer one token by a call of its own, also where the model has more exact rows:
+those are rows of one timeline, which its drafts fill, and the engine drafts while one request
+answers. One call for the tokens of several timelines would have to keep the bits of calls of their
+own, and three things are missing for that. A self-test at load of calls [B, 1], as `exact_rows`
+does it for [1, S]: attention goes row by row, but nothing says that the products of B timelines and
+the routing of their experts take the kernels that one takes. A step [B, 1] replayed from a graph,
+without which a round of few answers costs more in Python than it saves in weights that are read
+once; `model.compiled` has graphs of one row, whose buffers are of one length. And a way to step
+timelines together: `engine.Session.stream` owns its cycle of draw and step.
 
 A model whose weights are elsewhere, in files or on another machine, serves one request at a time.
 """
@@ -138,7 +147,7 @@ class Scheduler:
         self._running = [one for one in self._running if one.job.state != "ended"]
         self._has_changed = self._has_changed or before != [one.job.state for one in self._running]
         self._load = Load.of(self._waiting, [one.job for one in self._running])
-        return did
+        return did or (self._has_changed and bool(self._waiting))
 
     def end_all(self) -> None:
         """Cancel everything there is; what was read stays in the timelines."""
@@ -201,8 +210,14 @@ class Scheduler:
                 return
             if job.must_wait:
                 continue
-            if not self._set_aside(job):
-                if job.passed_over >= _MOST_PASSES or job.state == "ended":
+            try:
+                fits = self._set_aside(job)
+            except Exception as error:  # see `_guarded`: making room computes too
+                job.fail(error, "There was no making room for the request")
+                self._asked_for = 0
+                continue
+            if not fits:
+                if job.passed_over >= _MOST_PASSES:
                     return
                 continue
             self._waiting.remove(job)
@@ -244,15 +259,16 @@ class Scheduler:
                 self._call_id,
                 self._on_said,
             )
-        except Exception as error:
-            job.refuse("failed", f"The request could not begin: {error}")
+        except Exception as error:  # see `_guarded`
+            job.fail(error, "The request could not begin")
             return
         self._running.append(running)
+        self._guarded(running, running.begin)
 
     # Whose turn it is
 
     def _turn(self) -> bool:
-        ready = [one for one in self._running if not one.job.is_paused]
+        ready = [one for one in self._running if self._is_ready(one)]
         answering = [one for one in ready if one.job.state == "answering"]
         reading = [one for one in ready if one.job.state == "reading"]
         if not answering:
@@ -267,6 +283,11 @@ class Scheduler:
             self._read(self._next_read(reading))
             return True
         return False
+
+    def _is_ready(self, one: RunningJob) -> bool:
+        ready: list[bool] = []
+        self._guarded(one, lambda: ready.append(not one.job.is_paused))
+        return ready == [True]
 
     def _next_read(self, reading: Iterable[RunningJob]) -> RunningJob:
         if self._quanta % _FOR_THE_OLDEST == _FOR_THE_OLDEST - 1:
@@ -287,7 +308,11 @@ class Scheduler:
 
     @staticmethod
     def _guarded(one: RunningJob, work: Callable[[], None]) -> None:
-        """Do a piece of work; whatever it raises ends this job and no other."""
+        """Do a piece of work; whatever it raises ends this job and no other.
+
+        Every kind of error, since models, MLX, disks and outlets raise their own, and the thread
+        is everybody's.
+        """
         try:
             work()
         except Exception as error:

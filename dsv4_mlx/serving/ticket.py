@@ -64,5 +64,7 @@ class AskedCall:
             return
         try:
             self.future.set_result(self._work())
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, who asked gets it and waits no longer
             self.future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise  # the program ends, and so does the thread
