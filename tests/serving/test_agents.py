@@ -1,6 +1,7 @@
 """Agents' conversations: whatever a client does to them, a later turn reads only what is new."""
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from dsv4_mlx.chat.events import Done, ReasoningDelta, TextDelta, ToolCall
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.scripted.engine import scripted_engine
 from dsv4_mlx.scripted.script import Script, ScriptedReply
-from dsv4_mlx.serving.events import Collected
+from dsv4_mlx.serving.events import Collected, ServedEvent
 from dsv4_mlx.serving.request import GenerationRequest
 from dsv4_mlx.serving.service import Service
 from tests.serving.clients import HABITS, Habit, Messages, as_sent, bills, drops_reasoning
@@ -64,14 +65,27 @@ def reply(serving: Service, asked: GenerationRequest) -> tuple[dict[str, Any], D
         pass
     events = outlet.of()
     assert_adds_up(range(ended(events).usage.prompt_tokens), events)
+    return message_of(events), ended(events)
+
+
+def message_of(events: Sequence[ServedEvent]) -> dict[str, Any]:
+    """The reply that events tell, as a client keeps it."""
     calls = [event for event in events if isinstance(event, ToolCall)]
-    message = {
+    return {
         "role": "assistant",
         "content": "".join(e.text for e in events if isinstance(e, TextDelta)),
         "reasoning_content": "".join(e.text for e in events if isinstance(e, ReasoningDelta)),
         "tool_calls": [{"id": call.id, **call.to_dict()} for call in calls],
     }
-    return message, ended(events)
+
+
+def following(said: dict[str, Any], turn: int) -> Messages:
+    """What comes after a reply: the results of its calls, or another question."""
+    results: Messages = []
+    for call in said["tool_calls"]:
+        result = f"{call['function']['name']} says {turn}\n"
+        results.append({"role": "tool", "tool_call_id": call["id"], "content": result})
+    return results or [{"role": "user", "content": f"And question {turn}?"}]
 
 
 def trace(
@@ -88,12 +102,7 @@ def trace(
         serving = service(folder) if folder else serving
         said, done = reply(serving, request(as_sent(messages, *habits), tools))
         ends.append(done)
-        messages.append(said)
-        for call in said["tool_calls"]:
-            result = f"{call['function']['name']} says {turn}\n"
-            messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
-        if not said["tool_calls"]:
-            messages.append({"role": "user", "content": f"And question {turn}?"})
+        messages += [said, *following(said, turn)]
     return ends
 
 

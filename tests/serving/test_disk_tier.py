@@ -1,9 +1,5 @@
 """Timelines on disk: what a restart finds, how little is written, what damage and limits cost."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -211,49 +207,3 @@ def test_any_history_of_restarts_gives_what_a_cold_model_gives(
                 damaged = data.draw(st.sampled_from(files))
                 damaged.write_bytes(damaged.read_bytes()[:cut])
             lines = opened(folder, budget)
-
-
-# kill -9
-
-_PROGRAM = """
-import os, sys
-from pathlib import Path
-from tests.serving.test_disk_tier import A, asked, opened, killed_at
-lines, prompt = opened(Path(sys.argv[1])), list(A)
-killed_at(int(sys.argv[2]))
-while True:
-    prompt += asked(lines, prompt, 6)
-    print(*prompt, flush=True)
-"""
-
-
-def killed_at(calls: int) -> None:
-    """Let the program kill itself at its n-th call that changes a file."""
-    left = [calls]
-
-    def hook(event: str, arguments: object) -> None:
-        if event in ("open", "os.rename", "os.utime", "os.chmod", "os.remove"):
-            left[0] -= 1
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("calls", range(20))
-def test_kill_9_loses_no_finished_turn(tmp_path: Path, calls: int) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(tmp_path), str(2 * calls)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr
-    finished = run.stdout.splitlines()
-    lines = opened(tmp_path)
-    if finished:
-        prompt = [int(token) for token in finished[-1].split()]
-        reused, said = answered(lines, [*prompt, 9], 3)
-        assert reused >= len(prompt)
-        assert said == expected([*prompt, 9], 3)
