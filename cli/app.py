@@ -8,22 +8,23 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from cli import config
+from cli.command_parser import Helped
+from cli.completed_options import backend_of, completed, loading
 from cli.environment import Environment, ExitStatus
 from cli.kept.draft_times import kept_draft_times
 from cli.kept.prefixes import stored_prefixes
 from cli.kept.private_files import state_home
 from cli.kept.row_findings import kept_row_findings
 from cli.kept.sessions import SessionStore
-from cli.models import Models, load_model
+from cli.models import Models
 from cli.once.answer_output import write_json_error
 from cli.once.oneshot import answer, read_message
 from cli.once.resumed import Resumed
 from cli.opened_model import embedded_model, left_out_sentence
-from cli.options import Helped, Options, parse
+from cli.options import Options, parse
 from cli.preferences import Preferences
 from cli.ranks.run import RanksOfRun, quiet_worker, ranks_of
 from cli.safe import json_line
@@ -76,6 +77,10 @@ def _guarded(
     """Every expected end as an exit status; only our own mistakes pass as tracebacks."""
     options = Options()
     try:
+        if arguments[:1] == ["serve"]:
+            from cli.serve.command import serve
+
+            return serve(arguments[1:], environment, worker, open_model)
         options = parse(arguments, environment)
         return _run(options, environment, worker, open_model)
     except Helped:
@@ -119,11 +124,11 @@ def _run(
     options: Options, environment: Environment, worker: Worker, open_model: "Load | None"
 ) -> ExitStatus:
     if options.version:
-        return _print_version(replace(options, backend=_backend(options)), environment)
+        return _print_version(replace(options, backend=backend_of(options)), environment)
     if options.subcommand == "config":
         return config.print_config(environment, path=options.path)
     chosen = config.load(environment)
-    options = _completed(options, chosen)
+    options = completed(options, chosen)
     if options.subcommand == "doctor":
         from cli.machine import doctor
 
@@ -162,7 +167,7 @@ def _answer(
     models = Models(
         worker,
         options,
-        open_model or _load(options, chosen, environment),
+        open_model or loading(options, chosen, environment),
         prefixes=prefixes,
         snapshot_bytes=chosen.snapshot_bytes,
         draft_times=kept_draft_times(environment.variables, options.keep),
@@ -198,41 +203,6 @@ def _answer(
         PlainOutput(environment).note(f"[{problem}]")
     turns, settings = resumed.turns(model.place), preferences.answer_settings(model.settings)
     return answer(message, lambda: begin(settings, turns), options, environment, resumed)
-
-
-def _load(options: Options, chosen: config.Config, environment: Environment) -> "Load":
-    """Loads a model for what the options and the configuration say of drafts."""
-    findings = kept_row_findings(environment.variables, options.keep)
-    return partial(load_model, draft=options.draft or chosen.draft, findings=findings)
-
-
-def _completed(options: Options, chosen: config.Config) -> Options:
-    """The options with what the configuration says where they say nothing."""
-    memory = options.expert_memory
-    if memory is None:
-        memory = "auto" if chosen.expert_memory is None else chosen.expert_memory
-    return replace(
-        options,
-        backend=_backend(options, chosen.backend),
-        kv=options.kv or chosen.kv,
-        prefill_chunk=options.prefill_chunk or chosen.prefill_chunk,
-        compile=options.compile and chosen.compile,
-        expert_memory=memory,
-        model=options.model or chosen.model,
-    )
-
-
-def _backend(options: Options, configured: str = "auto") -> str:
-    """Where the model runs, and the kernels that it does without, as `registry.plan` reads it."""
-    backend, kernels = options.backend or configured, options.kernels
-    if kernels is None:
-        return backend
-    named = [word for word in kernels.split(",") if word and not word.startswith("-")]
-    if not named:
-        return f"{backend},{kernels}"
-    if options.backend not in (None, "auto", named[0]):
-        raise UsageError(f"--backend says {options.backend} and --kernels {kernels}; give one.")
-    return kernels
 
 
 def _print_version(options: Options, environment: Environment) -> ExitStatus:

@@ -13,7 +13,7 @@ from cli.config_values import (
     whole,
     within,
 )
-from cli.options import BACKENDS, KV_CHOICES, LEVELS
+from cli.model_options import BACKENDS, KV_CHOICES, LEVELS
 from dsv4_mlx.chat.loops import LOOPS
 from dsv4_mlx.engine.draft_choice import DRAFT_CHOICES
 from dsv4_mlx.engine.draft_history import MOST_DRAFTS

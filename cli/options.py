@@ -1,26 +1,23 @@
 """The command line of `dsv4-chat`: parsing, checking, help."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import Any, Literal
 
+from cli.command_parser import CommandParser
 from cli.environment import Environment
-from cli.machine.expert_options import add_the_experts
-from cli.option_values import whole, within
+from cli.model_options import add_the_ends, add_the_model, add_the_script
 from cli.ranks.options import add_the_machines
-from dsv4_mlx.chat.loops import LOOPS, Loops
+from dsv4_mlx.chat.loops import Loops
 from dsv4_mlx.chat.stops import unescaped
-from dsv4_mlx.engine.draft_choice import DRAFT_CHOICES, DraftChoice
-from dsv4_mlx.engine.draft_history import MOST_DRAFTS
-from dsv4_mlx.engine.sampling import RANGES
+from dsv4_mlx.engine.draft_choice import DraftChoice
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.files.paths import user_path
 from dsv4_mlx.peers.hostfile import PORT
 from dsv4_mlx.peers.watchdog import PEER_TIMEOUT_S
 
-_USAGE = "dsv4-chat [options] [-p TEXT] [@FILE ...] | doctor | config"
+_USAGE = "dsv4-chat [options] [-p TEXT] [@FILE ...] | doctor | config | serve"
 _DESCRIPTION = """\
 Chat with DeepSeek-V4 in the terminal. Without --model the small model that
 comes with the program answers.
@@ -30,7 +27,8 @@ before the text of -p. With none of them a prompt opens: /help lists its
 commands. Answers go to stdout; reasoning and notes go to stderr.
 
 dsv4-chat doctor says what this machine can run; dsv4-chat config prints the
-configuration file with every default.
+configuration file with every default; dsv4-chat serve answers programs over
+HTTP, and its own --help lists its options.
 """
 _EPILOG = """\
 Ctrl-C stops the answer and keeps what was said.
@@ -42,19 +40,6 @@ DSV4_HOME (conversations), NO_COLOR.
 SUBCOMMANDS = ("doctor", "config")
 THEMES = ("auto", "dark", "light", "plain")
 REASONING = ("fold", "show", "hide")
-
-LEVELS = ("none", "low", "high", "max")
-EFFORT_TABLES = ("auto", "2026-04", "2026-07-31")
-BACKENDS = ("auto", "metal", "cuda", "cpu")
-KV_CHOICES = ("compact", "bf16")
-
-_SAMPLING = (
-    ("--temp", "temperature", "T", "0 is greedy"),
-    ("--top-p", "top_p", "P", "share of the likeliest tokens to draw from"),
-    ("--min-p", "min_p", "P", "only tokens so likely, the likeliest being 1"),
-    ("--top-k", "top_k", "K", "only the K likeliest tokens; 0 is all"),
-    ("--repetition-penalty", "repetition_penalty", "R", "above 1 avoids what was said"),
-)
 
 
 @dataclass(frozen=True)
@@ -118,50 +103,24 @@ class Options:
         return self.words[0] if self.words and self.words[0] in SUBCOMMANDS else None
 
 
-class Helped(Exception):
-    """--help was asked for and has been printed."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises instead of exiting and writes to the environment's streams."""
-
-    def __init__(self, environment: Environment) -> None:
-        super().__init__(
-            prog="dsv4-chat",
-            usage=_USAGE,
-            description=_DESCRIPTION,
-            epilog=_EPILOG,
-            allow_abbrev=False,
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-                prog, max_help_position=26, width=80
-            ),
-        )
-        self.color = False  # Python 3.14 would add escape codes to the help text
-        self._environment = environment
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (dsv4-chat --help lists the options).")
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        raise Helped
-
-    def print_help(self, file: IO[str] | None = None) -> None:  # type: ignore[override]
-        self._environment.stdout.write(self.format_help())
-
-
 def parse(arguments: list[str], environment: Environment) -> Options:
     """The options in `arguments`. Raises UsageError, or Helped once help is printed."""
     given = vars(_parser(environment).parse_intermixed_args(arguments))
-    stop = None if given["stop"] is None else tuple(map(_stop_text, given["stop"]))
+    stop = stop_texts(given["stop"])
     options = Options(**given | {"words": tuple(given["words"]), "stop": stop})
     for name, text in (("-p", options.prompt), ("--system", options.system)):
-        _require_text(name, text)
+        require_text(name, text)
     _check_words(options)
     return options
 
 
+def stop_texts(texts: Sequence[str] | None) -> tuple[str, ...] | None:
+    """What --stop was given; UsageError for an empty text."""
+    return None if texts is None else tuple(map(_stop_text, texts))
+
+
 def _stop_text(text: str) -> str:
-    _require_text("--stop", text)
+    require_text("--stop", text)
     if not text:
         raise UsageError("--stop takes a text of at least one character, got an empty one.")
     return unescaped(text)
@@ -181,63 +140,17 @@ def _check_words(options: Options) -> None:
             )
 
 
-def _parser(environment: Environment) -> _Parser:
+def _parser(environment: Environment) -> CommandParser:
     """The options in the order of the help."""
-    parser = _Parser(environment)
-    _add_the_model(parser.add_argument)
+    parser = CommandParser(environment, "dsv4-chat", _USAGE, _DESCRIPTION, _EPILOG)
+    add_the_model(
+        parser.add_argument,
+        lambda add: add("-p", dest="prompt", metavar="TEXT", help="answer this message and leave"),
+    )
     add_the_machines(parser.add_argument)
     _add_the_conversation(parser.add_argument)
     _add_the_output(parser.add_argument)
     return parser
-
-
-def _add_the_model(add: Callable[..., Any]) -> None:
-    """What answers, and how."""
-    add("--model", type=user_path, metavar="PATH", help="checkpoint folder, official or converted")
-    add("-p", dest="prompt", metavar="TEXT", help="answer this message and leave")
-    add("--system", metavar="TEXT", help="system message of the conversation")
-    add("--think", choices=LEVELS, help="thinking level; the checkpoint has its default")
-    add(
-        "--effort-table",
-        choices=EFFORT_TABLES,
-        default="auto",
-        help="meaning of the levels; auto reads it off the checkpoint",
-    )
-    add("--max-tokens", type=whole(1), metavar="N", help="longest reply, reasoning included")
-    for option, name, metavar, meaning in _SAMPLING:
-        add(option, dest=name, type=within(RANGES[name]), metavar=metavar, help=meaning)
-    add("--seed", type=whole(0), metavar="N", help="makes sampling repeatable")
-    add("--backend", choices=BACKENDS, help="where the model runs")
-    add(
-        "--kernels",
-        metavar="LIST",
-        help="leave kernels out, as metal,-index_topk: a slower reference runs instead",
-    )
-    add(
-        "--kv",
-        choices=KV_CHOICES,
-        help="how the cache keeps entries; both hold the same values",
-    )
-    add(
-        "--prefill-chunk",
-        type=whole(1),
-        metavar="N",
-        help="prompt tokens read at a time; by memory 2048 or 512",
-    )
-    add(
-        "--no-compile",
-        dest="compile",
-        action="store_false",
-        help="on a GPU, build every token's graph anew instead of replaying one",
-    )
-    add_the_experts(add)
-    add("--draft", choices=DRAFT_CHOICES, help="guesses tokens ahead; the reply is the same")
-    add(
-        "--draft-max",
-        type=whole(1, MOST_DRAFTS),
-        metavar="N",
-        help=f"tokens guessed at a time, at most {MOST_DRAFTS}; 5, of lookup 7",
-    )
 
 
 def _add_the_conversation(add: Callable[..., Any]) -> None:
@@ -257,16 +170,9 @@ def _add_the_conversation(add: Callable[..., Any]) -> None:
         help="go on with a conversation, by name or id; /sessions lists them",
     )
     add("--no-save", dest="keep", action="store_false", help="keep nothing of this run")
-    add("--budget", type=whole(0), metavar="N", help="reasoning tokens before it must answer")
-    add(
-        "--stop",
-        action="append",
-        metavar="TEXT",
-        help="ends the answer where TEXT would come; may be given again",
-    )
-    add("--loop", choices=LOOPS, help="what happens when a reply says the same without end")
+    add_the_ends(add)
     add("--tools", action=argparse.BooleanOptionalAction, help="let the model use tools")
-    add("--engine", metavar="fake:FILE", help="answers from a script instead of a model")
+    add_the_script(add)
 
 
 def _add_the_output(add: Callable[..., Any]) -> None:
@@ -287,7 +193,7 @@ def _add_the_output(add: Callable[..., Any]) -> None:
     add("--version", action="store_true", help="versions, backend, kernels, BLAS")
 
 
-def _require_text(name: str, text: str | None) -> None:
+def require_text(name: str, text: str | None) -> None:
     """Bytes that are no UTF-8 arrive from the shell as lone surrogates."""
     try:
         (text or "").encode("utf-8")

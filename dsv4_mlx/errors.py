@@ -33,6 +33,10 @@ class PromptError(Dsv4Error):
     """Messages or tokens that cannot be turned into a prompt, or a reply that cannot be parsed."""
 
 
+class ContextError(PromptError):
+    """A prompt that the model's context does not hold."""
+
+
 class TrainingError(Dsv4Error):
     """A training run cannot go on."""
 

@@ -17,7 +17,7 @@ from dsv4_mlx.engine.drafters import DraftIds, DraftModel, Features, ids_of
 from dsv4_mlx.engine.drafting import Drafting
 from dsv4_mlx.engine.expert_use import ExpertUse, expert_use
 from dsv4_mlx.engine.protocols import Cache, CacheFunctions, LanguageModel, Step
-from dsv4_mlx.errors import PromptError, UsageError
+from dsv4_mlx.errors import ContextError, PromptError, UsageError
 from dsv4_mlx.sizing.prefill import PASS_TOKENS, chunk_that_fits
 
 SNAPSHOT_BYTES = 1 << 30
@@ -202,7 +202,7 @@ class Running:
         if not ids:
             raise PromptError("The prompt is empty; give at least one token.")
         if len(ids) >= self.max_context:
-            raise PromptError(
+            raise ContextError(
                 f"The prompt has {len(ids):,} tokens and the model's context holds "
                 f"{self.max_context:,}, the reply included; shorten it."
             )

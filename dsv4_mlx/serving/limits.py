@@ -1,5 +1,6 @@
 """What requests may take together: memory, places to wait in, and time by somebody's clock."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -44,6 +45,12 @@ class ServingLimits:
             middle = (least + most) // 2
             least, most = (middle, most) if self._holds(prompt + middle) else (least, middle)
         return least
+
+    def longest(self, context: int) -> int:
+        """Tokens of a prompt and its reply that memory holds at most, of the model's `context`."""
+        if self._holds(context):
+            return context
+        return bisect_left(range(context), True, key=lambda tokens: not self._holds(tokens)) - 1
 
     def _holds(self, tokens: int) -> bool:
         return self.bytes_of(tokens) <= self.memory_bytes

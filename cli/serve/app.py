@@ -1,0 +1,196 @@
+"""The server as an ASGI application: which path does what."""
+
+import secrets
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TextIO
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from cli.serve.answering import Answering, RequestWatch
+from cli.serve.dialect import Dialect, DialectContext, TokenCounter
+from cli.serve.dialects import counters, dialect_at, dialects
+from cli.serve.faults import Fault, FaultKind, RequestFault
+from cli.serve.health import health
+from cli.serve.http_answers import Receive, Scope, Send, send_content, send_fault, send_json
+from cli.serve.limits import HttpLimits, read_body
+from cli.serve.models import entry_named, model_entry, models_body
+from cli.serve.served_model import ServedModel
+from dsv4_mlx.chat.answer_settings import AnswerSettings
+from dsv4_mlx.errors import Dsv4Error
+from dsv4_mlx.serving.events import ServedEvent
+
+Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+_OF_STATUS: dict[int, tuple[FaultKind, str]] = {
+    404: ("not_found", "There is nothing at {path}; the paths are {paths}."),
+    405: ("wrong_method", "{path} is not asked with {method}."),
+}
+
+
+def random_id(kind: str) -> str:
+    """An id that nothing else has."""
+    return f"{kind}{secrets.token_hex(12)}"
+
+
+@dataclass
+class ServedApp:
+    """What the handlers share."""
+
+    model: ServedModel
+    names: tuple[str, ...]
+    """The model's id, then its aliases."""
+    defaults: AnswerSettings
+    limits: HttpLimits = field(default_factory=HttpLimits)
+    new_id: Callable[[str], str] = random_id
+    now: Callable[[], int] = lambda: int(time.time())
+    errors: TextIO = field(default_factory=lambda: sys.stderr)
+    watch: "Callable[[Dialect, Scope], RequestWatch]" = lambda dialect, scope: Unwatched()
+
+    def __post_init__(self) -> None:
+        self.dialects, self.counters = dialects(), counters()
+        self.started = self.now()
+
+    def application(self) -> Starlette:
+        """All of it."""
+        paths: dict[str, Handler] = {
+            path: partial(self._answer, dialect) for path, dialect in self.dialects.items()
+        }
+        paths |= {path: partial(self._count, one) for path, one in self.counters.items()}
+        gets: dict[str, Handler] = {
+            "/": self._greet,
+            "/health": self._health,
+            "/v1/models": self._models,
+            "/v1/models/{name:path}": self._model,
+        }
+        routes = [
+            *(Route(path, self._endpoint(one), methods=["POST"]) for path, one in paths.items()),
+            *(Route(path, self._endpoint(one), methods=["GET"]) for path, one in gets.items()),
+        ]
+        self.paths = (*paths, "/v1/models", "/health")
+        handlers: Any = {HTTPException: self._unrouted}
+        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._life)
+
+    def _endpoint(self, handler: Handler) -> "_Endpoint":
+        return _Endpoint(handler, lambda path: dialect_at(path, self.dialects), self.errors)
+
+    @asynccontextmanager
+    async def _life(self, app: Starlette) -> AsyncIterator[None]:
+        yield
+
+    # Answers
+
+    async def _answer(self, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await read_body(scope, receive, self.limits)
+            asked = dialect.read(body, self._context(scope))
+            watch = self.watch(dialect, scope)
+            answering = Answering(self.model, dialect, asked, self.limits, watch)
+        except Dsv4Error as error:
+            await self._refuse(dialect, error, send)
+            return
+        await answering.respond(receive, send)
+
+    async def _count(
+        self, counter: TokenCounter, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            body = await read_body(scope, receive, self.limits)
+            request = counter.read(body, self._context(scope))
+            service = await self.model.service()
+            tokens = service.prompts.count(request)
+        except Dsv4Error as error:
+            await self._refuse(counter, error, send)
+            return
+        await send_json(send, 200, counter.counted(tokens))
+
+    async def _refuse(self, dialect: Dialect | TokenCounter, error: Dsv4Error, send: Send) -> None:
+        told = isinstance(error, RequestFault)
+        fault = error.fault if told else Fault("invalid", str(error))  # type: ignore[attr-defined]
+        await send_fault(send, fault, dialect.error(fault))
+
+    def _context(self, scope: Scope) -> DialectContext:
+        return DialectContext(
+            self.names[0],
+            self.names,
+            self.model.settings,
+            self.defaults,
+            self.model.token_bytes,
+            self.new_id,
+            self.now,
+            scope.get("owner", ""),
+        )
+
+    # Everything else
+
+    async def _greet(self, scope: Scope, receive: Receive, send: Send) -> None:
+        text = f"dsv4-chat serves {self.names[0]} at {', '.join(self.paths)}.\n"
+        await send_content(send, 200, b"text/plain; charset=utf-8", text.encode())
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(send, *health(self.model))
+
+    async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(send, 200, models_body(self._entries()))
+
+    async def _model(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            entry = entry_named(scope["path_params"]["name"], self._entries())
+        except RequestFault as error:
+            await self._refuse(dialect_at(scope["path"], self.dialects), error, send)
+            return
+        await send_json(send, 200, entry)
+
+    def _entries(self) -> list[dict[str, Any]]:
+        levels, context = self.model.settings.levels, self.model.context
+        return [model_entry(name, self.started, context, levels) for name in self.names]
+
+    async def _unrouted(self, request: Request, error: HTTPException) -> Response:
+        kind, sentence = _OF_STATUS[error.status_code]
+        told = {"path": request.url.path, "method": request.method, "paths": ", ".join(self.paths)}
+        fault = Fault(kind, sentence.format(**told))
+        refused = dialect_at(request.url.path, self.dialects).error(fault)
+        return JSONResponse(refused.body, refused.status, headers=error.headers)
+
+
+class _Endpoint:
+    """A handler that a route hands everything to; what it raises by mistake is an answer too."""
+
+    def __init__(self, handler: Handler, failed: Callable[[str], Dialect], errors: TextIO) -> None:
+        self._handler, self._failed, self._errors = handler, failed, errors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def sending(message: Any) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._handler(scope, receive, sending)
+        except Exception:
+            name = random_id("req_")
+            self._errors.write(f"dsv4-chat: {name}\n{traceback.format_exc()}")
+            if has_begun:
+                raise
+            fault = Fault("failed", f"The server failed; its log says how, at {name}.")
+            await send_fault(send, fault, self._failed(scope["path"]).error(fault))
+
+
+class Unwatched:
+    """Counts nothing."""
+
+    def event(self, answer: int, event: ServedEvent) -> None:
+        """An event of an answer."""
+
+    def end(self, fault: Fault | None, is_gone: bool) -> None:
+        """The request is over."""

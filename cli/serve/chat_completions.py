@@ -1,0 +1,233 @@
+"""The dialect of `POST /v1/chat/completions`: its answers, whole and as a stream of chunks.
+
+A stream begins with the role and ends with a finish reason for each answer, what was used where
+that was asked for, and `[DONE]`. Reasoning is `reasoning_content`. A client that waits gets
+comments.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cli.serve.chat_request import ChatOptions, chat_options, chat_request
+from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame, Heard
+from cli.serve.faults import STATUSES, Fault, FaultKind
+from dsv4_mlx.chat.events import Done, FinishReason, ReasoningDelta, TextDelta, Usage
+from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.serving.events import ServedEvent, TokenLikelihood
+
+FINISHES: Final[dict[FinishReason, str]] = {
+    "stop": "stop",
+    "stop_text": "stop",
+    "loop": "stop",
+    "length": "length",
+    "cancelled": "length",
+    "tool_calls": "tool_calls",
+}
+_CODES: Final[dict[FaultKind, tuple[str, str | None]]] = {
+    "invalid": ("invalid_request_error", None),
+    "too_long": ("invalid_request_error", "context_length_exceeded"),
+    "unknown_model": ("invalid_request_error", "model_not_found"),
+    "unauthorized": ("authentication_error", "invalid_api_key"),
+    "forbidden": ("permission_error", None),
+    "not_found": ("invalid_request_error", "not_found"),
+    "too_often": ("rate_limit_error", "rate_limit_exceeded"),
+    "busy": ("rate_limit_error", "server_busy"),
+    "memory": ("rate_limit_error", "not_enough_memory"),
+    "waited": ("server_error", "server_busy"),
+    "failed": ("server_error", None),
+    "unavailable": ("server_error", None),
+}
+"""Type and code of errors; all others are `invalid_request_error`."""
+
+
+def error_of(fault: Fault) -> dict[str, Any]:
+    """The body of an error."""
+    kind, code = _CODES.get(fault.kind, ("invalid_request_error", None))
+    error = {"message": fault.sentence, "type": kind, "param": fault.field, "code": code}
+    return {"error": error}
+
+
+class ChatCompletions:
+    """See the module."""
+
+    name = "chat"
+
+    def read(self, body: Mapping[str, Any], context: DialectContext) -> Asked:
+        """What `body` asks for."""
+        request, options = chat_request(body, context), chat_options(body)
+        return Asked(request, ChatWriter(context, options, request.answers), options.streams)
+
+    def error(self, fault: Fault) -> ErrorBody:
+        """The error for `fault`."""
+        return ErrorBody(STATUSES[fault.kind], error_of(fault))
+
+
+@dataclass
+class _Choice:
+    """One answer as far as it is written."""
+
+    reasoning: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    likelihoods: list[dict[str, Any]] = field(default_factory=list)
+    """Of tokens whose text has been written."""
+    waiting: list[dict[str, Any]] = field(default_factory=list)
+    """Of tokens whose text has not."""
+    finish: str | None = None
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """As a message that a client can send back."""
+        reasoning, text = "".join(self.reasoning), "".join(self.text)
+        message: dict[str, Any] = {"role": "assistant", "content": text or None, "refusal": None}
+        if not self.calls:
+            message["content"] = text
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        if self.calls:
+            message["tool_calls"] = self.calls
+        return message
+
+
+class ChatWriter:
+    """Writes the answers of one request."""
+
+    def __init__(self, context: DialectContext, options: ChatOptions, answers: int) -> None:
+        self._options, self._token_bytes = options, context.token_bytes
+        self._head = {
+            "id": context.new_id("chatcmpl-"),
+            "created": context.now(),
+            "model": context.model,
+            "system_fingerprint": None,
+        }
+        self._choices = [_Choice() for _ in range(answers)]
+        self._done: dict[int, Done] = {}
+
+    def begin(self) -> Sequence[Frame]:
+        """The role of every answer."""
+        role = {"role": "assistant", "content": ""}
+        return [self._chunk(number, role) for number in range(len(self._choices))]
+
+    def event(self, answer: int, event: ServedEvent) -> Sequence[Frame]:
+        """The chunks for an event."""
+        choice = self._choices[answer]
+        match event:
+            case TokenLikelihood():
+                choice.waiting.append(self._likelihood(event))
+                return []
+            case ReasoningDelta(text):
+                choice.reasoning.append(text)
+                return [self._chunk(answer, {"reasoning_content": text})]
+            case TextDelta(text):
+                choice.text.append(text)
+                return [self._chunk(answer, {"content": text})]
+            case ToolCall():
+                return self._call(answer, event)
+            case Done():
+                self._done[answer] = event
+                choice.finish = FINISHES[event.finish_reason]
+                return [self._chunk(answer, {}, choice.finish)]
+        return []
+
+    def heartbeat(self, heard: Heard) -> Frame:
+        """A comment, which clients of this dialect count as a sign of life."""
+        return Frame(comment=str(heard))
+
+    def end(self) -> Sequence[Frame]:
+        """What was used, if asked for, and the end."""
+        closing = [Frame("[DONE]")]
+        if not self._options.with_usage:
+            return closing
+        usage = {**self._object("chat.completion.chunk"), "choices": [], **self._used()}
+        return [Frame(_text(usage)), *closing]
+
+    def failed(self, fault: Fault) -> Sequence[Frame]:
+        """An error in the place of the rest."""
+        return [Frame(_text(error_of(fault)))]
+
+    def whole(self) -> Mapping[str, Any]:
+        """All answers as one body."""
+        choices = []
+        for number, choice in enumerate(self._choices):
+            entry: dict[str, Any] = {"index": number, "message": choice.message}
+            entry["logprobs"] = self._logprobs([*choice.likelihoods, *choice.waiting])
+            choices.append({**entry, "finish_reason": choice.finish})
+        return {**self._object("chat.completion"), "choices": choices, **self._used()}
+
+    def _call(self, answer: int, call: ToolCall) -> list[Frame]:
+        calls = self._choices[answer].calls
+        function = {"name": call.name, "arguments": call.arguments}
+        calls.append({"id": call.id, "type": "function", "function": function})
+        place = len(calls) - 1
+        opened = {**calls[-1], "index": place, "function": {**function, "arguments": ""}}
+        rest = {"index": place, "function": {"arguments": call.arguments}}
+        return [self._chunk(answer, {"tool_calls": [part]}) for part in (opened, rest)]
+
+    def _chunk(self, answer: int, delta: Mapping[str, Any], finish: str | None = None) -> Frame:
+        choice = self._choices[answer]
+        said: dict[str, Any] = {"index": answer, "delta": delta}
+        if self._options.likelihoods:
+            said["logprobs"] = self._logprobs(choice.waiting)
+            choice.likelihoods += choice.waiting
+            choice.waiting = []
+        said["finish_reason"] = finish
+        chunk = {**self._object("chat.completion.chunk"), "choices": [said]}
+        if self._options.with_usage:
+            chunk["usage"] = None
+        return Frame(_text(chunk))
+
+    def _object(self, kind: str) -> dict[str, Any]:
+        return {"id": self._head["id"], "object": kind, **self._head}
+
+    def _logprobs(self, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        if not self._options.likelihoods or not entries:
+            return None
+        return {"content": list(entries), "refusal": None}
+
+    def _likelihood(self, event: TokenLikelihood) -> dict[str, Any]:
+        spelled = self._token_bytes(event.token)
+        return {
+            "token": spelled.decode("utf-8", "replace"),
+            "logprob": event.logprob,
+            "bytes": list(spelled),
+            "top_logprobs": [],
+        }
+
+    def _used(self) -> dict[str, Any]:
+        return used(list(self._done.values()))
+
+
+def used(done: Sequence[Done]) -> dict[str, Any]:
+    """`usage` and `timings` of the answers of one request, whose prompt counts once."""
+    if not done:
+        return {"usage": None}
+    prompt, cached = done[0].usage.prompt_tokens, done[0].usage.cached_tokens
+    usages: list[Usage] = [one.usage for one in done]
+    written = sum(one.completion_tokens for one in usages)
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(one.reasoning_tokens for one in usages)
+        },
+    }
+    timings = {
+        "cached_n": cached,
+        "prompt_n": prompt - cached,
+        "prompt_ms": _ms(done[0].timing.prefill_s),
+        "predicted_n": written,
+        "predicted_ms": _ms(max(one.timing.generation_s for one in done)),
+    }
+    return {"usage": usage, "timings": timings}
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,181 @@
+"""A body of chat completions as a request."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from cli.serve.dialect import DialectContext
+from cli.serve.faults import RequestFault
+from cli.serve.reading import (
+    Body,
+    check_model,
+    flag,
+    invalid,
+    sampling_of,
+    texts,
+    thinking_of,
+    whole,
+    without_cache_mark,
+)
+from dsv4_mlx.chat.messages import ChatError
+from dsv4_mlx.chat.requests import read_messages
+from dsv4_mlx.engine.sampling import Range
+from dsv4_mlx.serving.request import AnswerFormat, GenerationRequest, ToolChoice
+
+MOST_ANSWERS: Final = 32
+_PENALTIES: Final = Range(-2, 2)
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """What a body says of how the answer is written, not of what is answered."""
+
+    streams: bool = False
+    with_usage: bool = False
+    """Whether a stream tells at its end what was used."""
+    likelihoods: bool = False
+
+
+def chat_request(body: Body, context: DialectContext) -> GenerationRequest:
+    """What a body asks for; RequestFault with the field that is wrong."""
+    check_model(body, context)
+    check_unoffered(body)
+    defaults = context.defaults
+    most = whole(body, "max_completion_tokens", 1)
+    most = whole(body, "max_tokens", 1) if most is None else most
+    tools = tools_of(body)
+    settings = replace(
+        defaults,
+        thinking=thinking_of(body, context),
+        tools=tools,
+        sampling=sampling_of(body, defaults.sampling),
+        max_tokens=defaults.max_tokens if most is None else most,
+        stop=texts(body, "stop") or defaults.stop,
+    )
+    return GenerationRequest(
+        messages_of(body),
+        settings,
+        tool_choice=tool_choice_of(body, tools),
+        several_calls=flag(body, "parallel_tool_calls", True),
+        answer_format=answer_format_of(body),
+        answers=whole(body, "n", 1, MOST_ANSWERS) or 1,
+        owner=context.owner,
+        wants_likelihoods=flag(body, "logprobs"),
+    )
+
+
+def chat_options(body: Body) -> ChatOptions:
+    """How the answer is to be written."""
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, Mapping):
+        raise invalid("stream_options", "an object", options)
+    return ChatOptions(
+        flag(body, "stream"), flag(options or {}, "include_usage"), flag(body, "logprobs")
+    )
+
+
+def messages_of(body: Body) -> list[Mapping[str, Any]]:
+    """The messages, each of which can be read."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise invalid("messages", "a list with a message in it", messages)
+    try:
+        read_messages([_with_text(message) for message in messages])
+    except ChatError as error:
+        raise RequestFault("invalid", str(error), "messages") from error
+    return messages
+
+
+def _with_text(message: Any) -> Any:
+    is_empty = isinstance(message, Mapping) and message.get("content", "") is None
+    return {**message, "content": ""} if is_empty else message
+
+
+def tools_of(body: Body) -> tuple[Mapping[str, Any], ...]:
+    """Definitions of functions; tools of other types are the client's or another server's."""
+    tools = body.get("tools")
+    if tools is None:
+        return ()
+    if not isinstance(tools, list):
+        raise invalid("tools", "a list", tools)
+    return tuple(
+        without_cache_mark(_tool(tool, f"tools[{place}]"))
+        for place, tool in enumerate(tools)
+        if not isinstance(tool, Mapping) or tool.get("type", "function") == "function"
+    )
+
+
+def _tool(tool: Any, where: str) -> Mapping[str, Any]:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping):
+        raise invalid(where, "an object with a function", tool)
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise invalid(f"{where}.function.name", "a text", function.get("name"))
+    parameters = function.get("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise invalid(f"{where}.function.parameters", "a schema, an object", parameters)
+    return tool  # type: ignore[no-any-return]
+
+
+def tool_choice_of(body: Body, tools: tuple[Mapping[str, Any], ...]) -> ToolChoice:
+    """Which calls the answer has to have, or may."""
+    choice = body.get("tool_choice")
+    if choice is None:
+        return ToolChoice()
+    if choice in ("auto", "none"):
+        return ToolChoice(choice)
+    if choice in ("required", "any"):
+        return ToolChoice("required")
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str):
+        raise invalid("tool_choice", "auto, none, required or a function with its name", choice)
+    names = [tool["function"]["name"] for tool in tools]
+    if name not in names:
+        raise invalid("tool_choice", f"one of the tools {', '.join(names) or '(none)'}", name)
+    return ToolChoice("named", name)
+
+
+def answer_format_of(body: Body) -> AnswerFormat:
+    """What the answer has to be."""
+    wanted = body.get("response_format")
+    if wanted is None:
+        return AnswerFormat()
+    kind = wanted.get("type") if isinstance(wanted, Mapping) else None
+    if kind == "text":
+        return AnswerFormat()
+    if kind == "json_object":
+        return AnswerFormat("json")
+    if kind != "json_schema":
+        expected = "an object of type text, json_object or json_schema"
+        raise invalid("response_format", expected, wanted)
+    described = wanted.get("json_schema")
+    schema = described.get("schema") if isinstance(described, Mapping) else None
+    if not isinstance(schema, Mapping):
+        raise invalid("response_format.json_schema.schema", "a schema, an object", schema)
+    return AnswerFormat("schema", schema)
+
+
+def check_unoffered(body: Body) -> None:
+    """RequestFault for what would change the answer and is not offered; penalties that are off, and
+    every field that is not known, are passed over."""
+    for name in ("presence_penalty", "frequency_penalty"):
+        value = body.get(name)
+        if value is not None and value not in _PENALTIES:
+            raise invalid(name, str(_PENALTIES), value)
+        if value:
+            raise RequestFault(
+                "invalid",
+                f"{name} is not offered here; leave it out, or take repetition_penalty.",
+                name,
+            )
+    if body.get("logit_bias"):
+        raise RequestFault("invalid", "logit_bias is not offered here; leave it out.", "logit_bias")
+    if body.get("top_logprobs"):
+        raise RequestFault(
+            "invalid",
+            "top_logprobs is not offered here: logprobs gives that of each token that was drawn.",
+            "top_logprobs",
+        )
+    if "audio" in (body.get("modalities") or ()):
+        raise RequestFault("invalid", "This model writes text and no audio.", "modalities")

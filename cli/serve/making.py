@@ -1,0 +1,80 @@
+"""A service for an opened model: how much memory and disk it has for what was read."""
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from cli.config import Config
+from cli.environment import Environment
+from cli.kept.private_files import NoHome, private_folder, state_home
+from cli.opened_model import OpenedModel
+from cli.serve.options import ServeOptions
+from dsv4_mlx.files.file_systems import FileSystem
+from dsv4_mlx.sizing.costs import Costs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.engine.engine import Engine
+    from dsv4_mlx.serving.service import Service
+
+FOLDER: Final = "served"
+
+
+class ServiceMaker:
+    """Makes the services of one command line."""
+
+    def __init__(self, given: ServeOptions, environment: Environment, chosen: Config) -> None:
+        self._given, self._environment, self._chosen = given, environment, chosen
+        self._opened: OpenedModel | None = None
+
+    def opened(self, model: OpenedModel) -> OpenedModel:
+        """Remember the model that `service` is for."""
+        self._opened = model
+        return model
+
+    def service(self, engine: "Engine", tokenizer: "Tokenizer") -> "Service":
+        """A service on the thread of its model."""
+        from dsv4_mlx.serving.limits import ServingLimits, bytes_of_timelines
+        from dsv4_mlx.serving.service import Service
+
+        assert self._opened is not None
+        kv = self._given.options.kv or "compact"
+        bytes_of = bytes_of_timelines(Costs(engine.config), kv)
+        memory, budget = self._memory(), self._given.cache_budget
+        limits = ServingLimits(
+            memory_bytes=memory, bytes_of=bytes_of, most_waiting=self._given.max_waiting
+        )
+        folder = self._folder()
+        return Service(
+            engine,
+            tokenizer,
+            self._opened.settings.effort_table,
+            cache_bytes=memory if budget is None else min(budget, memory),
+            limits=limits,
+            folder=folder,
+            disk_bytes=self._chosen.session_kv_bytes,
+            clock=time.perf_counter,
+        )
+
+    def _memory(self) -> int:
+        """Bytes for timelines, in all."""
+        assert self._opened is not None
+        folder = self._opened.opened
+        if folder is None:  # a script
+            return 1 << 62
+        from cli.machine.expert_memory import fit_of
+
+        options = self._given.options
+        backend, pools = options.backend or "auto", self._opened.expert_memory
+        fit = fit_of(folder.checkpoint, pools, options.kv or "compact", backend=backend)
+        return 1 << 62 if fit.limit is None else max(0, fit.limit - fit.needed(0))
+
+    def _folder(self) -> "Path | None":
+        if not self._given.options.keep:
+            return None
+        try:
+            folder = state_home(self._environment.variables) / FOLDER
+        except NoHome:
+            return None
+        return private_folder(folder, FileSystem())

@@ -1,0 +1,178 @@
+"""The model of a server: loading, ready, idle or failed, and the thread that works for it.
+
+Requests wait until it is ready. While nobody asked anything for long it may be let go of; what it
+read is on disk by then, and the next request loads it again.
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Event as Flag
+from typing import TYPE_CHECKING, Final, Literal
+
+from cli.opened_model import OpenedModel
+from cli.serve.faults import RequestFault
+from cli.worker import Worker
+from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.errors import Dsv4Error
+
+if TYPE_CHECKING:
+    from dsv4_mlx.chat.tokenizer import Tokenizer
+    from dsv4_mlx.engine.engine import Engine
+    from dsv4_mlx.serving.service import Service
+
+ModelState = Literal["loading", "ready", "idle", "failed"]
+CROWDED: Final = 4
+"""Answers at once from which on their frames are joined."""
+
+
+class ServedModel:
+    """See the module. `open_model` begins to load it, `make_service` serves it on its thread."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        open_model: Callable[[], OpenedModel],
+        make_service: "Callable[[Engine, Tokenizer], Service]",
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._worker, self._open_model, self._make_service = worker, open_model, make_service
+        self._clock = clock
+        self._until = Flag()
+        self._run: Future[None] | None = None
+        self._opened: OpenedModel | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._context: int | None = None
+        self.settings: ChatSettings
+        """What its files say about chatting with it, from `start` on."""
+        self.name = ""
+        self._service: Future[Service] = Future()
+        self._stop_reason: str | None = None
+        self._is_idle = False
+        self.last_event = clock()
+        """When anything was heard of the model last; as the scheduler's, by `perf_counter`."""
+
+    def hear(self) -> None:
+        """Something was heard of the model."""
+        self.last_event = self._clock()
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and reply together, as memory allows; as its files say until it is
+        loaded."""
+        return self.settings.context if self._context is None else self._context
+
+    def start(self) -> OpenedModel:
+        """Begin to load; raises what `open_model` raises."""
+        self._until, self._service = Flag(), Future()
+        opened = self._open_model()
+        self.settings, self.name, self._is_idle = opened.settings, opened.name, False
+        self._opened = opened
+        until, service = self._until, self._service
+        self._run = self._worker.submit(lambda: self._work(opened, until, service))
+        return opened
+
+    def _work(self, opened: OpenedModel, until: Flag, ready: "Future[Service]") -> None:
+        try:
+            engine, tokenizer = opened.opening.result()
+            service = self._make_service(engine, tokenizer)  # type: ignore[arg-type]
+        except BaseException as error:
+            ready.set_exception(error)
+            return
+        self._tokenizer = tokenizer
+        self._context = service.scheduler.limits.longest(engine.max_context)
+        ready.set_result(service)
+        try:
+            service.scheduler.run(until)
+        finally:
+            service.scheduler.end_all()
+
+    # From the event loop
+
+    async def service(self) -> "Service":
+        """What serves, once the model is loaded; RequestFault where it cannot be."""
+        if self._stop_reason is not None:
+            raise RequestFault("unavailable", self._stop_reason)
+        try:
+            if self._is_idle:
+                self.start()
+            return await asyncio.shield(asyncio.wrap_future(self._service))
+        except Dsv4Error as error:
+            raise RequestFault("unavailable", f"The model cannot be loaded: {error}") from error
+
+    @property
+    def state(self) -> ModelState:
+        """How it is with it."""
+        if self._is_idle:
+            return "idle"
+        if not self._service.done():
+            return "loading"
+        is_over = self._run is not None and self._run.done()
+        return "failed" if is_over or self._service.exception() is not None else "ready"
+
+    @property
+    def why_failed(self) -> str:
+        """Why it serves nothing, for `failed`."""
+        for future in (self._service, self._run):
+            if future is not None and future.done() and (error := future.exception()) is not None:
+                return str(error) or type(error).__name__
+        return "its thread has ended"
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state == "ready"
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many are answered at once that frames are worth joining."""
+        return self.is_ready and self.running.scheduler.load.answering >= CROWDED
+
+    @property
+    def running(self) -> "Service":
+        """What serves; only while it is ready."""
+        return self._service.result(timeout=0)
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds for which nothing was heard of the model's thread while it had work; else 0."""
+        if not self.is_ready:
+            return 0.0
+        scheduler = self.running.scheduler
+        load = scheduler.load
+        if not (load.waiting or load.reading or load.answering):
+            return 0.0
+        return max(0.0, self._clock() - max(self.last_event, scheduler.pulse))
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token of the loaded model."""
+        return b"" if self._tokenizer is None else self._tokenizer.token_bytes(token)
+
+    def wake(self) -> None:
+        """Let the scheduler look again."""
+        if self._service.done() and self._service.exception() is None:
+            self.running.scheduler.wake()
+
+    def let_go(self) -> None:
+        """Free the memory of a model that does nothing; what it read is on disk. Waits for it."""
+        if not self.is_ready:
+            return
+        self._is_idle = True
+        self._end_run()
+        opened, self._opened, self._service = self._opened, None, Future()
+        if opened is not None:
+            opened.close()
+        gc.collect()
+
+    def stop(self, reason: str) -> None:
+        """Serve nothing more; what runs is cancelled, and what it read kept. Waits for it."""
+        self._stop_reason = reason
+        self._end_run()
+
+    def _end_run(self) -> None:
+        self._until.set()
+        self.wake()
+        if self._run is not None and self._service.done():
+            self._run.result()
