@@ -14,7 +14,6 @@ around calls; stray `<think>` and `</think>`. What cannot be read as a call stay
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from dsv4_mlx.chat.argument_stream import ArgumentStream
 from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.chat.events import (
     CallArguments,
@@ -24,13 +23,13 @@ from dsv4_mlx.chat.events import (
     ReplyPart,
     TextDelta,
 )
-from dsv4_mlx.chat.markers import BODY, PROSE, VALUE, Markup
+from dsv4_mlx.chat.markers import PROSE, Markup
 from dsv4_mlx.chat.marks import MARKED, SpelledMarks, spelled_out
 from dsv4_mlx.chat.messages import AssistantDict, ChatError, ToolCall
 from dsv4_mlx.chat.schema import ToolSchemas
 from dsv4_mlx.chat.stops import StopTexts
 from dsv4_mlx.chat.strict import parse_strict
-from dsv4_mlx.chat.tool_calls import lenient_call, read_name
+from dsv4_mlx.chat.written_call import WrittenCall
 
 ParsedPart = ReplyPart | CallPart
 
@@ -56,47 +55,6 @@ def merge_deltas(events: Iterable[ParsedPart]) -> list[ParsedPart]:
         else:
             merged.append(event)
     return merged
-
-
-class _Call:
-    """A call while it is being written: its text, and the same text taken apart."""
-
-    def __init__(self, marker: str) -> None:
-        self.raw = [marker.lstrip("\n")]
-        self.head: list[str] = []
-        self.parameters: list[list[str]] = []
-        self.markers = BODY
-        self.name = ""
-        self.stream: ArgumentStream | None = None
-        """Gives its arguments as they are written, once it has begun."""
-
-    def text(self, text: str) -> str:
-        """The piece of its arguments that `text` decides, as with what follows."""
-        self.raw.append(text)
-        if self.markers is VALUE:
-            self.parameters[-1].append(text)
-            return self.stream.add(spelled_out(text)) if self.stream else ""
-        if not self.parameters:
-            self.head.append(text)
-        return ""
-
-    def begin(self, schemas: ToolSchemas) -> bool:
-        """Before its first parameter: give its arguments piece by piece, if it has a name."""
-        self.name = read_name(spelled_out("".join(self.head)))[0]
-        if self.name:
-            self.stream = ArgumentStream(schemas.of(self.name))
-        return bool(self.name)
-
-    def parameter(self, marker: str) -> str:
-        self.raw.append(marker)
-        self.parameters.append([])
-        self.markers = VALUE
-        return self.stream.begin() if self.stream else ""
-
-    def end_parameter(self, marker: str) -> str:
-        self.raw.append(marker)
-        self.markers = BODY
-        return self.stream.end() if self.stream else ""
 
 
 class ReplyParser:
@@ -129,7 +87,7 @@ class ReplyParser:
         self._reasons = thinking_mode == "thinking"
         self._streams_calls = streams_calls
         self._left_open = False
-        self._call: _Call | None = None
+        self._call: WrittenCall | None = None
         self._in_block = False
         self._has_text = False
         # After a tool marker, white space is layout unless text follows it.
@@ -178,7 +136,7 @@ class ReplyParser:
         rest, self._buffer = self._buffer, ""
         if call := self._call:
             call.raw.append(rest)
-            if is_whole and call.parameters and call.markers is BODY and _closes(rest):
+            if is_whole and call.lacks_only_its_closing(rest):
                 self._end_call(call)
             elif call.stream is not None:
                 self._left_open, self._call = True, None
@@ -281,7 +239,7 @@ class ReplyParser:
                 self._end_tool()
             case Markup.INVOKE:
                 self._reasons = False
-                self._call = _Call(marker)
+                self._call = WrittenCall(marker)
             case _:  # a stray thinking marker or the end token, neither of which is text
                 self._layout = ""
 
@@ -289,7 +247,7 @@ class ReplyParser:
         """In chat mode a reply may begin with reasoning all the same."""
         return self._mode == "chat" and not self._has_text
 
-    def _in_call(self, call: _Call, kind: Markup, marker: str) -> None:
+    def _in_call(self, call: WrittenCall, kind: Markup, marker: str) -> None:
         match kind:
             case Markup.PARAMETER:
                 is_first = not call.parameters
@@ -311,14 +269,10 @@ class ReplyParser:
         if json:
             self._new.append(CallArguments("", json))
 
-    def _end_call(self, call: _Call) -> None:
-        raw = spelled_out("".join(call.raw))
+    def _end_call(self, call: WrittenCall) -> None:
         if call.stream is not None:
             self._give(call.stream.close())
-            read: ToolCall | None = ToolCall(call.name, call.stream.json, raw=raw)
-        else:
-            parameters = [spelled_out("".join(parts)) for parts in call.parameters]
-            read = lenient_call(spelled_out("".join(call.head)), parameters, raw, self._schemas)
+        read = call.read(self._schemas)
         if read is None:
             self._abandon_call()
             return
@@ -338,8 +292,3 @@ class ReplyParser:
 
     def _end_tool(self) -> None:
         self._after_tool, self._layout = True, ""
-
-
-def _closes(rest: str) -> bool:
-    """Whether a call whose last text is `rest` lacks nothing but its closing."""
-    return not rest.strip() or rest.startswith("</")

@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, Literal
 
-from dsv4_mlx.chat.budget import ReasoningBudget
 from dsv4_mlx.chat.events import Done, Progress, Timing, Usage
-from dsv4_mlx.chat.reply import FinishedReply, Reply
-from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.chat.reply import FinishedReply
 from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.errors import Dsv4Error
 from dsv4_mlx.serving.events import (
@@ -25,7 +23,7 @@ from dsv4_mlx.serving.events import (
     ServedEvent,
     TokenLikelihood,
 )
-from dsv4_mlx.serving.raw_reply import RawReply
+from dsv4_mlx.serving.raw_reply import reply_to
 from dsv4_mlx.serving.request import GenerationRequest
 from dsv4_mlx.serving.timelines import OpenTimeline, Pin, Timelines, places_of
 
@@ -139,7 +137,7 @@ class RunningJob:
         self.job = job
         self._engine, self._timelines, self._clock = engine, timelines, clock
         self._on_said = on_said
-        self._reply = _reply(job, tokenizer, call_id)
+        self._reply = reply_to(job.request, job.prompt.goes_on, tokenizer, job.emit, call_id)
         self._constraint = None if job.constraint_of is None else job.constraint_of()
         self._began_at = clock()
         self._first_at = self._last_at = 0.0
@@ -291,21 +289,3 @@ class RunningJob:
             return Timing(self._prefill_s)
         first = self._first_at - self.job.asked_at
         return Timing(self._prefill_s, first, self._last_at - self._first_at, generated)
-
-
-def _reply(job: AnswerJob, tokenizer: "Tokenizer", call_id: Callable[[], str]) -> Reply | RawReply:
-    """What takes the tokens of a job's answer and gives its events."""
-    settings = job.request.settings
-    if job.request.text is not None:
-        return RawReply(tokenizer, job.emit, settings.stop)
-    return Reply(
-        tokenizer,
-        Thinking("chat") if job.prompt.goes_on else settings.effective_thinking,
-        job.emit,
-        budget=ReasoningBudget(settings.budget),
-        tools=settings.tools,
-        stop=settings.stop,
-        loops=settings.loops,
-        call_id=call_id,
-        on_call_part=job.emit,
-    )

@@ -1,12 +1,17 @@
-"""A reply to a text without a template: all of it is text, and nothing in it is markup."""
+"""What takes the tokens of an answer: a reply, or a raw one to a text without a template, all of
+which is text and nothing in it markup."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dsv4_mlx.chat.budget import ReasoningBudget
 from dsv4_mlx.chat.events import Event, FinishReason, TextDelta
-from dsv4_mlx.chat.reply import FinishedReply
+from dsv4_mlx.chat.reply import FinishedReply, Reply
+from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.stops import StopTexts
 from dsv4_mlx.engine.draft_history import Regime
+from dsv4_mlx.serving.events import ServedEvent
+from dsv4_mlx.serving.request import GenerationRequest
 
 if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
@@ -65,3 +70,28 @@ class RawReply:
     def _say(self, text: str) -> None:
         if text:
             self._emit(TextDelta(text))
+
+
+def reply_to(
+    request: GenerationRequest,
+    goes_on: bool,
+    tokenizer: "Tokenizer",
+    emit: Callable[[ServedEvent], None],
+    call_id: Callable[[], str],
+) -> Reply | RawReply:
+    """What takes the tokens of an answer to `request` and gives its events; an answer that the
+    prompt ends in goes on without reasoning."""
+    settings = request.settings
+    if request.text is not None:
+        return RawReply(tokenizer, emit, settings.stop)
+    return Reply(
+        tokenizer,
+        Thinking("chat") if goes_on else settings.effective_thinking,
+        emit,
+        budget=ReasoningBudget(settings.budget),
+        tools=settings.tools,
+        stop=settings.stop,
+        loops=settings.loops,
+        call_id=call_id,
+        on_call_part=emit,
+    )

@@ -11,13 +11,10 @@ set aside; one that waits for memory is passed a few times and then no longer.
 
 A round gives each answer one token by a call of its own, also where the model has more exact rows:
 those are rows of one timeline, which its drafts fill, and the engine drafts while one request
-answers. One call for the tokens of several timelines would have to keep the bits of calls of their
-own, and three things are missing for that. A self-test at load of calls [B, 1], as `exact_rows`
-does it for [1, S]: attention goes row by row, but nothing says that the products of B timelines and
-the routing of their experts take the kernels that one takes. A step [B, 1] replayed from a graph,
-without which a round of few answers costs more in Python than it saves in weights that are read
-once; `model.compiled` has graphs of one row, whose buffers are of one length. And a way to step
-timelines together: `engine.Session.stream` owns its cycle of draw and step.
+answers. One call for several timelines would have to keep the bits of calls of their own. What is
+missing: a self-test at load of calls [B, 1], as `exact_rows` does it for [1, S]; a graph that
+replays them, as `model.compiled` has one for a single row; a step of several sessions at once, for
+`Session.stream` owns its cycle of draw and step.
 
 A model whose weights are elsewhere, in files or on another machine, serves one request at a time.
 """
@@ -33,6 +30,7 @@ from typing import TYPE_CHECKING, Final
 
 from dsv4_mlx.chat.reply import FinishedReply
 from dsv4_mlx.errors import PromptError
+from dsv4_mlx.serving.admission import Admission
 from dsv4_mlx.serving.events import Outlet
 from dsv4_mlx.serving.job import AnswerJob, RunningJob, ServedPrompt, ServingClock
 from dsv4_mlx.serving.limits import ServingLimits
@@ -77,13 +75,12 @@ class Scheduler:
         self._running: list[RunningJob] = []
         self._pace = TurnPace(clock, self.limits.quantum_s)
         self._quanta = 0
-        self._asked_for = 0  # bytes, by the request that is about to begin
         self._has_changed = False
         """Whether another request may be able to begin since that was looked at last."""
         self._load = Load.of((), ())
         self.pulse = clock()
         """When the last step began: while there is work it is never long ago."""
-        timelines.room = lambda: self.limits.memory_bytes - self._reserved
+        self._memory = Admission(timelines, self.limits, lambda: [o.job for o in self._running])
 
     # From any thread
 
@@ -211,10 +208,9 @@ class Scheduler:
             if job.must_wait:
                 continue
             try:
-                fits = self._set_aside(job)
+                fits = self._memory.set_aside(job, self._waiting)
             except Exception as error:  # see `_guarded`: making room computes too
                 job.fail(error, "There was no making room for the request")
-                self._asked_for = 0
                 continue
             if not fits:
                 if job.passed_over >= _MOST_PASSES:
@@ -224,29 +220,6 @@ class Scheduler:
             for other in self._waiting:
                 other.passed_over += other.asked_at < job.asked_at
             self._begin(job)
-
-    @property
-    def _reserved(self) -> int:
-        """Bytes set aside for requests on their way."""
-        return sum(one.job.reserved_bytes for one in self._running) + self._asked_for
-
-    def _set_aside(self, job: AnswerJob) -> bool:
-        """Set memory aside for prompt and reply; what is kept makes room first."""
-        need = self.limits.bytes_of(len(job.prompt.tokens) + job.most_reply)
-        shared = 0 if job.pin is None else job.pin.shared_bytes
-        self._asked_for = max(0, need - shared)
-        fits = self.timelines.shrink()
-        if not fits and not self._running:
-            # Nothing will be free later, so what requests wait for goes too, this one's at last.
-            others = [other for other in self._waiting if other is not job]
-            for one in (*others, job):
-                if not fits and one.pin is not None:
-                    one.pin.release()
-                    self._asked_for = need if one is job else self._asked_for
-                    fits = self.timelines.shrink()
-        job.reserved_bytes = self._asked_for if fits else 0
-        self._asked_for = 0
-        return fits
 
     def _begin(self, job: AnswerJob) -> None:
         try:
