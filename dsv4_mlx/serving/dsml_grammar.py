@@ -6,6 +6,7 @@ from typing import Any
 from dsv4_mlx.chat.messages import to_json
 from dsv4_mlx.chat.schema import resolve
 from dsv4_mlx.chat.tokens import DSML
+from dsv4_mlx.serving.character_grammar import BARE
 from dsv4_mlx.serving.grammar import (
     FIRST_CONTROL,
     Either,
@@ -16,12 +17,8 @@ from dsv4_mlx.serving.grammar import (
     Symbols,
     text,
 )
-from dsv4_mlx.serving.json_grammar import (
-    CHARACTER,
-    SchemaGrammar,
-    needed_of,
-    types_of,
-)
+from dsv4_mlx.serving.json_grammar import SchemaGrammar, needed_of, types_of
+from dsv4_mlx.serving.string_grammar import string_items
 
 
 class CallGrammar:
@@ -83,14 +80,13 @@ class CallGrammar:
 
     def _strings(self, content: object, root: object) -> list[Items]:
         """Values that are strings, bare as the release writes them; none where it may be none."""
-        whole: Items = (Repeated(CHARACTER),)
         if not isinstance(content, Mapping) or not content:
-            return [whole]
+            return [string_items({}, BARE)]
         if (parts := _parts(content, root)) is not None:
             return [way for part in parts for way in self._strings(part, root)]
         if (choices := _choices(content)) is not None:
             return [(text(one),) for one in choices if isinstance(one, str)]
-        return [whole] if "string" in types_of(content) else []
+        return [string_items(content, BARE)] if "string" in types_of(content) else []
 
     def _closing(self, name: str) -> Items:
         return (text("</"), self._dsml, text(f"{name}>"))

@@ -1,9 +1,13 @@
 """JSON as a grammar: any object, or what a schema allows.
 
-A schema's structure is held to: types, `properties` in any order, `required`, `items` with
-`minItems` and `maxItems`, `enum`, `const`, `anyOf`, `oneOf`, `allOf`, `nullable` and references
-within the schema, also to themselves. Where properties are named there are no others. What narrows
-a value further, such as `pattern` or `minimum`, is not held to; `unheld` of a schema names it.
+A schema's structure is held to: types, `properties` in any order, `required`, `propertyNames`,
+`items` and `prefixItems` with `minItems` and `maxItems`, `enum`, `const`, `anyOf`, `oneOf`,
+`allOf`, `nullable` and references within the schema, also to themselves; what strings are, see
+`string_grammar`, and bounds of numbers, see `number_grammar`. Where properties are named there are
+no others. What narrows a value further is not held to; `unheld` of a schema names it.
+
+That is what tools of agents and structured answers ask for, so no engine of grammars of others is
+needed beside it; theirs would know nothing of DSML, of which JSON is but the arguments.
 """
 
 import json
@@ -12,6 +16,7 @@ from functools import cache
 from typing import Any, Final
 
 from dsv4_mlx.chat.schema import resolve
+from dsv4_mlx.serving.character_grammar import QUOTED
 from dsv4_mlx.serving.grammar import (
     Either,
     GrammarRule,
@@ -20,75 +25,29 @@ from dsv4_mlx.serving.grammar import (
     OneSymbol,
     Repeated,
     either,
-    optional,
     text,
 )
+from dsv4_mlx.serving.number_grammar import INTEGER, NUMBER, number_items, unheld_of_numbers
+from dsv4_mlx.serving.string_grammar import string_items, unheld_of_strings
 
 _UNHELD: Final = (
-    "pattern",
-    "format",
-    "minimum",
-    "maximum",
-    "exclusiveMinimum",
-    "exclusiveMaximum",
     "multipleOf",
-    "minLength",
-    "maxLength",
     "uniqueItems",
     "contains",
     "patternProperties",
-    "propertyNames",
     "minProperties",
     "maxProperties",
     "not",
     "if",
     "dependentRequired",
 )
+_NAMED: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords under which schemas have names of their own."""
+_DATA: Final = ("enum", "const", "default", "example", "examples", "required")
 _MOST_SPACES: Final = 24
 
 
-def _bytes(first: int, last: int) -> OneSymbol:
-    return OneSymbol(frozenset(range(first, last + 1)))
-
-
-_TAIL = _bytes(0x80, 0xBF)
-_BEYOND_ASCII: Final = (
-    (_bytes(0xC2, 0xDF), _TAIL),
-    (_bytes(0xE0, 0xE0), _bytes(0xA0, 0xBF), _TAIL),
-    (_bytes(0xE1, 0xEC), _TAIL, _TAIL),
-    (_bytes(0xED, 0xED), _bytes(0x80, 0x9F), _TAIL),
-    (_bytes(0xEE, 0xEF), _TAIL, _TAIL),
-    (_bytes(0xF0, 0xF0), _bytes(0x90, 0xBF), _TAIL, _TAIL),
-    (_bytes(0xF1, 0xF3), _TAIL, _TAIL, _TAIL),
-    (_bytes(0xF4, 0xF4), _bytes(0x80, 0x8F), _TAIL, _TAIL),
-)
-"""Characters of more than one byte (RFC 3629)."""
-CHARACTER: Final = Either(((_bytes(0, 0x7F),), *_BEYOND_ASCII))
-"""Any character."""
-
-_PLAIN = OneSymbol(frozenset(range(0x20, 0x80)) - set(b'"\\'))
-_HEX = OneSymbol(frozenset(b"0123456789abcdefABCDEF"))
-_ESCAPED = either(
-    (text("\\"), OneSymbol(frozenset(b'"\\/bfnrt'))),
-    # No half of a surrogate pair stands alone.
-    (text("\\u"), OneSymbol(frozenset(b"0123456789abcefABCEF")), _HEX, _HEX, _HEX),
-    (text("\\u"), OneSymbol(frozenset(b"dD")), OneSymbol(frozenset(b"01234567")), _HEX, _HEX),
-)
-_LETTER = Either(((_PLAIN,), (_ESCAPED,), *_BEYOND_ASCII))
-STRING: Final[Items] = (text('"'), Repeated(_LETTER), text('"'))
-
-_DIGIT = OneSymbol(frozenset(b"0123456789"))
-_DIGITS = Repeated(_DIGIT, 0, 15)
-INTEGER: Final[Items] = (
-    optional(text("-")),
-    either(text("0"), (OneSymbol(frozenset(b"123456789")), _DIGITS)),
-)
-_EXPONENT = (OneSymbol(frozenset(b"eE")), optional(OneSymbol(frozenset(b"+-"))), _DIGIT)
-NUMBER: Final[Items] = (
-    *INTEGER,
-    optional(text("."), _DIGIT, _DIGITS),
-    optional(*_EXPONENT, optional(_DIGIT)),
-)
+STRING: Final[Items] = (text('"'), Repeated(QUOTED.any), text('"'))
 _SPACE = (
     Repeated(text("\n"), 0, 1),
     Repeated(OneSymbol(frozenset(b" \t")), 0, _MOST_SPACES),
@@ -193,15 +152,29 @@ class SchemaGrammar:
         if kind == "object":
             return self._object(content)
         if kind == "array":
-            least, most = content.get("minItems"), content.get("maxItems")
-            return _listed(
-                "[",
-                self.value(content.get("items")),
-                "]",
-                least if isinstance(least, int) else 0,
-                most if isinstance(most, int) else None,
-            )
-        return _LITERALS[kind]
+            return self._array(content)
+        if kind == "string":
+            return (text('"'), *string_items(content, QUOTED), text('"'))
+        return number_items(kind, content) if kind in ("integer", "number") else _LITERALS[kind]
+
+    def _array(self, content: Mapping[str, Any]) -> Items:
+        least, most = content.get("minItems"), content.get("maxItems")
+        least = least if isinstance(least, int) else 0
+        most = most if isinstance(most, int) else None
+        first, item = content.get("prefixItems"), content.get("items")
+        if not isinstance(first, list) or not first:
+            return _listed("[", self.value(item), "]", least, most)
+        # After the items that are named there are no others, unless a schema says which.
+        inside: Items = ()
+        left = None if most is None else most - len(first)
+        if isinstance(item, Mapping) and left != 0:
+            more = Either(((*_COMMA, *self.value(item)),))
+            inside = (Repeated(more, max(0, least - len(first)), left),)
+        for place in reversed(range(len(first[:most]))):
+            before = _COMMA if place else ()
+            inside = (*before, *self.value(first[place]), *inside)
+            inside = inside if place < least else (Either((inside, ())),)
+        return (text("["), *_SPACE, *inside, *_SPACE, text("]"))
 
     def _object(self, content: Mapping[str, Any]) -> Items:
         properties = content.get("properties")
@@ -209,7 +182,9 @@ class SchemaGrammar:
             others = content.get("additionalProperties")
             if others is False:
                 return (text("{"), *_SPACE, text("}"))
-            return _listed("{", (*STRING, *_COLON, *self.value(others)), "}")
+            names = content.get("propertyNames")
+            name = self.value({"type": "string", **names}) if isinstance(names, Mapping) else STRING
+            return _listed("{", (*name, *_COLON, *self.value(others)), "}")
         members = {
             str(name): (text(_written(str(name))), *_COLON, *self.value(one))
             for name, one in properties.items()
@@ -246,7 +221,14 @@ def unheld(content: object) -> list[str]:
         part = waiting.pop()
         if isinstance(part, Mapping):
             found |= dict.fromkeys(key for key in _UNHELD if key in part)
-            waiting += part.values()
+            found |= dict.fromkeys(unheld_of_strings(part, QUOTED))
+            kinds = [kind for kind in types_of(part) if kind in ("integer", "number")]
+            found |= dict.fromkeys(key for kind in kinds for key in unheld_of_numbers(part, kind))
+            for key, one in part.items():
+                if key in _NAMED and isinstance(one, Mapping):
+                    waiting += one.values()
+                elif key not in _DATA:
+                    waiting.append(one)
         elif isinstance(part, list):
             waiting += part
     return list(found)

@@ -1,6 +1,7 @@
 """Grammars against Python's JSON and the schemas they are made from."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -96,6 +97,22 @@ TREE = {
         ({"type": "object", "additionalProperties": {"type": "integer"}},
          ["{}", '{"a": 1, "b": 2}'], ['{"a": "1"}']),
         ({"type": "object", "additionalProperties": False}, ["{}", "{ }"], ['{"a": 1}']),
+        ({"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}]},
+         ["[]", "[1]", '[1, "a"]'], ['["a"]', '[1, "a", 2]', '["a", 1]']),
+        ({"prefixItems": [{"type": "integer"}, {"type": "null"}], "type": "array", "minItems": 1,
+          "items": {"type": "boolean"}, "maxItems": 3},
+         ["[1]", "[1, null]", "[1,null,true]"], ["[]", "[1, true]", "[1, null, true, true]"]),
+        ({"type": "object", "propertyNames": {"pattern": "^[a-c]$"}},
+         ["{}", '{"a": 1, "c": 2}'], ['{"ab": 1}', '{"d": 1}']),
+        ({"type": "string", "minLength": 2, "maxLength": 3},
+         ['"ab"', '"\\n🙂é"'], ['"a"', '""', '"abcd"']),
+        ({"type": "string", "format": "date-time"},
+         ['"2026-11-30T04:20:00Z"', '"1999-01-02T23:59:59.5+01:00"'],
+         ['"2026-11-30"', '"2026-13-01T00:00:00Z"', '"2026-11-30 04:20:00Z"']),
+        ({"type": "string", "format": "uri"},
+         ['"https://a.b/c?d=e#f"', '"mailto:a@b.c"'], ['"a b"', '"http://a b"', '"https"']),
+        ({"type": "string", "format": "ipv4"}, ['"127.0.0.1"', '"255.0.9.10"'], ['"256.0.0.1"']),
+        ({"type": "string", "format": "email"}, ['"a.b+c@d-e.org"'], ['"a@b"', '"@b.c"']),
         ({}, ["1", "[]", '{"a": null}'], ["", "{", "nul"]),
     ],
 )  # fmt: skip
@@ -115,8 +132,22 @@ def test_what_is_no_utf_8_fits_nowhere(data: bytes) -> None:
 
 
 def test_keywords_that_are_not_held_to_are_named() -> None:
-    schema = {"properties": {"a": {"pattern": "x", "type": "string"}, "b": {"minimum": 1}}}
-    assert sorted(unheld(schema)) == ["minimum", "pattern"]
+    held = {
+        "pattern": {"type": "string", "pattern": "^a+$", "description": "A pattern."},
+        "format": {"type": "string", "format": "date"},
+        "b": {"type": "integer", "minimum": 0.5, "exclusiveMaximum": 7},
+        "c": {"type": "number", "maximum": 1},
+        "d": {"minLength": 1, "maxLength": 3, "default": {"multipleOf": 3}},
+    }
+    assert unheld({"properties": held, "required": ["pattern"]}) == []
+    not_held = {
+        "a": {"type": "string", "pattern": "(?=x)", "minLength": 1},
+        "b": {"type": "number", "minimum": 0.5},
+        "c": {"items": {"type": "string", "format": "iri", "uniqueItems": True}},
+    }
+    assert sorted(unheld({"properties": not_held})) == [
+        "format", "minimum", "pattern", "uniqueItems",
+    ]  # fmt: skip
 
 
 # Calls
@@ -205,3 +236,93 @@ def test_a_named_tool_is_the_only_one_and_a_single_call_single() -> None:
     assert is_call(one, block(call("list")))
     assert not is_call(one, block(call("list"), call("list")))
     assert not is_call(one, block(call("edit", ("path", "true", "a"))))
+
+
+# Strings and numbers
+
+PATTERNS = (
+    "^[a-c]+$", "b", "^a|c$", "^(ab|c){2,3}$", r"^\d{2}-\w?\S$", "a.c", r"^[^ab]*$", r"\.a\\",
+    r"^[\d.-]+$", "^(?:a|b)??c*$", r"^\u00e9[à-ÿ]$", "^$", r"^a{2}b{1,}$", "a+?",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_what_a_pattern_finds_fits(pattern: str) -> None:
+    grammar = schema_grammar({"type": "string", "pattern": pattern})
+    known = re.compile(pattern.replace("$", r"\Z"), re.ASCII)
+    letters = st.sampled_from([*'abcA0 1.-\\"', "\x00", "é", "ÿ", "🙂", "ab", "12-x", "\u00e9à"])
+
+    @settings(max_examples=60)
+    @given(st.lists(letters, max_size=7).map("".join) | st.from_regex(known))
+    def fits_as_found(value: str) -> None:
+        if "\n" not in value and "\r" not in value:
+            written = json.dumps(value, ensure_ascii=False)
+            assert fits(grammar, written) == bool(known.search(value)), value
+
+    fits_as_found()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(?=a)", "(a)\\1", r"\ba", r"\p{L}", "a(", "a)", "[a", "*", "a{", "a{3,2}", "(?i)a", "a^b",
+     "[^é]", "[一-龥]", "[]", "((a{999}){999})", "a{1001}", "(" * 5000, r"[\d-z]", r"\ud83d", "\\"],
+)  # fmt: skip
+def test_a_pattern_that_is_not_read_is_named(pattern: str) -> None:
+    schema = {"type": "string", "pattern": pattern}
+    assert unheld(schema) == ["pattern"]
+    assert fits(schema_grammar(schema), '"anything"')
+
+
+BOUND = st.none() | st.integers(-1200, 1200)
+
+
+@settings(max_examples=150)
+@given(BOUND, BOUND, st.booleans(), st.booleans(), st.integers(-1300, 1300), st.integers(0, 999))
+def test_numbers_fit_between_bounds(low, high, low_out, high_out, whole, thousandths) -> None:
+    bounds = {}
+    for name, bound, is_out in (("Minimum", low, low_out), ("Maximum", high, high_out)):
+        if bound is not None:
+            bounds[f"exclusive{name}" if is_out else name.lower()] = bound
+
+    def inside(value: float) -> bool:
+        above = low is None or value > low or (value == low and not low_out)
+        return above and (high is None or value < high or (value == high and not high_out))
+
+    integers, numbers = ({"type": kind, **bounds} for kind in ("integer", "number"))
+    if not unheld(integers):
+        assert fits(schema_grammar(integers), str(whole)) == inside(whole)
+    if not unheld(numbers):
+        for written in (str(whole), f"{whole}.{thousandths:03}", f"{whole}.000"):
+            assert fits(schema_grammar(numbers), written) == inside(float(written)), written
+
+
+@pytest.mark.parametrize(
+    "bounds, right, wrong",
+    [
+        ({"minimum": 1.5, "maximum": 3.5}, ["2", "3"], ["1", "4"]),
+        ({"minimum": 0, "maximum": 9007199254740991}, ["0", "9007199254740991"],
+         ["-1", "9007199254740992"]),
+        ({"minimum": 5, "exclusiveMinimum": True}, ["6"], ["5"]),
+        ({"minimum": 10**400, "maximum": float("inf")}, ["3"], ["3.5"]),
+        ({"minimum": 3, "maximum": 2}, ["7"], []),
+    ],
+)  # fmt: skip
+def test_bounds_of_integers(bounds: Any, right: list[str], wrong: list[str]) -> None:
+    grammar = schema_grammar({"type": "integer", **bounds})
+    assert all(fits(grammar, written) for written in right)
+    assert not any(fits(grammar, written) for written in wrong)
+
+
+def test_strings_of_calls_are_held_to_too() -> None:
+    properties = {"k": {"type": "string", "pattern": '^a"[0-9]$'}, "n": {"maximum": 3}}
+    tool = {"name": "f", "parameters": {"properties": properties, "required": ["k"]}}
+    grammar = CallGrammar([tool], {}).calls(["f"], several=False)
+
+    def call(value: str) -> str:
+        return (
+            f'\n\n<{DSML}tool_calls>\n<{DSML}invoke name="f">\n<{DSML}parameter name="k" '
+            f'string="true">{value}</{DSML}parameter>\n</{DSML}invoke>\n</{DSML}tool_calls>'
+        )
+
+    assert fits(grammar, call('a"7'))
+    assert not fits(grammar, call("a7")) and not fits(grammar, call('a\\"7'))
