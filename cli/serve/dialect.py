@@ -109,6 +109,8 @@ class Asked:
     request: GenerationRequest
     writer: AnswerWriter
     streams: bool = False
+    passed_over: tuple[str, ...] = ()
+    """Tools and other things of the body that are not offered here, for the log."""
 
 
 class Dialect(Protocol):

@@ -50,6 +50,14 @@ def flag(body: Body, field: str, default: bool = False) -> bool:
     return value
 
 
+def mapping(body: Body, field: str, where: str = "") -> Mapping[str, Any]:
+    """An object, an empty one where nothing is said; `where` is what the field stands in."""
+    value = body.get(field)
+    if not isinstance(value, Mapping | None):
+        raise invalid(where + field, "an object", value)
+    return value or {}
+
+
 def whole(body: Body, field: str, least: int, most: int | None = None) -> int | None:
     """A whole number in a range, None where nothing is said."""
     value = body.get(field)

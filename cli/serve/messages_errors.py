@@ -1,0 +1,37 @@
+"""Errors as Anthropic's interface has them.
+
+Its clients make room by themselves where a message begins with "prompt is too long", and ask again
+later where a status is 429 or 529, which says nothing good of a prompt that never fits.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from cli.serve.dialect import ErrorBody
+from cli.serve.faults import STATUSES, Fault, FaultKind
+
+_OVERLOADED: Final = 529
+_STATUSES: Final[Mapping[FaultKind, int]] = {
+    "busy": _OVERLOADED,
+    "waited": _OVERLOADED,
+    "unavailable": _OVERLOADED,
+    "memory": 413,
+}
+_TYPES: Final[Mapping[int, str]] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    _OVERLOADED: "overloaded_error",
+}
+
+
+def error_body(fault: Fault) -> ErrorBody:
+    """The body of `fault`."""
+    status = _STATUSES.get(fault.kind, STATUSES[fault.kind])
+    begins = "prompt is too long: " if fault.kind == "too_long" else ""
+    kind = _TYPES.get(status, "invalid_request_error")
+    error = {"type": kind, "message": f"{begins}{fault.sentence}"}
+    return ErrorBody(status, {"type": "error", "error": error})

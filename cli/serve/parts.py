@@ -1,0 +1,91 @@
+"""The parts of an answer: reasoning, text and calls, each opened, grown and closed in its turn.
+
+Served events say what was generated; every dialect shows it as parts that follow one another, of
+which one is open at a time. A part that the answer ends in the middle of is closed as well.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dsv4_mlx.chat.events import Done, ReasoningDelta, TextDelta
+from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.serving.events import Refused, ServedEvent
+
+PartKind = Literal["reasoning", "text", "call"]
+Happening = Literal["opened", "grown", "closed"]
+
+
+@dataclass(eq=False)
+class AnswerPart:
+    """One part. Of a call `text` is its arguments, as JSON text."""
+
+    kind: PartKind
+    number: int
+    """Its place in the answer, from 0."""
+    call_id: str = ""
+    name: str = ""
+    is_whole: bool = False
+    """Whether the model closed it itself."""
+    _pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+
+PartStep = tuple[Happening, AnswerPart, str]
+"""What happens to a part, and the text it grows by."""
+
+
+class AnswerParts:
+    """Takes the events of one answer."""
+
+    def __init__(self) -> None:
+        self.all: list[AnswerPart] = []
+        self._open: AnswerPart | None = None
+
+    def take(self, event: ServedEvent) -> Iterator[PartStep]:
+        """What an event does; nothing for one that shows nothing."""
+        match event:
+            case ReasoningDelta(text) if text:
+                yield from self._grow("reasoning", text)
+            case TextDelta(text) if text:
+                yield from self._grow("text", text)
+            case ToolCall():
+                yield from self._call(event)
+            case Done() | Refused():
+                yield from self._close(is_whole=_ends_itself(event))
+
+    def _grow(self, kind: PartKind, text: str) -> Iterator[PartStep]:
+        if self._open is None or self._open.kind != kind:
+            yield from self._close()
+            yield from self._begin(kind)
+        yield from self._add(text)
+
+    def _call(self, call: ToolCall) -> Iterator[PartStep]:
+        yield from self._close()
+        yield from self._begin("call", call.id, call.name)
+        yield from self._add(call.arguments)
+        yield from self._close()
+
+    def _begin(self, kind: PartKind, call_id: str = "", name: str = "") -> Iterator[PartStep]:
+        self._open = AnswerPart(kind, len(self.all), call_id, name)
+        self.all.append(self._open)
+        yield "opened", self._open, ""
+
+    def _add(self, text: str) -> Iterator[PartStep]:
+        assert self._open is not None
+        if text:
+            self._open._pieces.append(text)
+            yield "grown", self._open, text
+
+    def _close(self, *, is_whole: bool = True) -> Iterator[PartStep]:
+        if self._open is not None:
+            part, self._open = self._open, None
+            part.is_whole = is_whole
+            yield "closed", part, ""
+
+
+def _ends_itself(event: Done | Refused) -> bool:
+    return isinstance(event, Done) and event.finish_reason not in ("length", "cancelled")
