@@ -1,0 +1,126 @@
+"""Bodies of OpenAI's responses, read into requests.
+
+A request goes on from an earlier response by its id, or brings the whole conversation; instructions
+are those of the request alone. Tools and items that OpenAI's servers run or make are left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cli.serve.dialect import DialectContext
+from cli.serve.faults import RequestFault
+from cli.serve.reading import (
+    Body,
+    check_model,
+    flag,
+    invalid,
+    level_of,
+    mapping,
+    sampling_of,
+    whole,
+)
+from cli.serve.responses_items import ItemReader
+from cli.serve.responses_kept import KeptResponses, ResponseItem
+from cli.serve.responses_tools import ClientTools, read_choice, read_tools
+from cli.serve.sealing import Seals
+from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.serving.request import AnswerFormat, GenerationRequest
+
+_NOT_HERE = {
+    "background": "a response is made while its client waits",
+    "conversation": "conversations are kept by previous_response_id alone",
+    "prompt": "prompts are not kept here",
+}
+
+
+@dataclass(frozen=True)
+class ResponseAsked:
+    """A body, read."""
+
+    request: GenerationRequest
+    tools: ClientTools
+    items: Sequence[ResponseItem]
+    """What the body brings, without what it goes on from."""
+    previous: str | None
+    left_out: tuple[str, ...]
+    """Types of tools and items that are of no use here."""
+
+
+def read_body(
+    body: Body, context: DialectContext, seals: Seals, kept: KeptResponses
+) -> ResponseAsked:
+    """What `body` asks for; RequestFault names a field that is wrong."""
+    check_model(body, context)
+    _check_not_here(body)
+    choice, tools = read_choice(body, read_tools(body))
+    items, previous = _items(body), _text(body, "previous_response_id")
+    reader = ItemReader(seals, context.owner, lambda name: kept.item(context.owner, name))
+    if instructions := _text(body, "instructions"):
+        reader.messages.append({"role": "system", "content": instructions})
+    if previous is not None:
+        reader.read(kept.history(context.owner, previous), "previous_response_id")
+    reader.read(items)
+    settings = replace(
+        context.defaults,
+        thinking=_thinking(body, context),
+        tools=tools.definitions,
+        sampling=sampling_of(body, context.defaults.sampling),
+        max_tokens=whole(body, "max_output_tokens", 1) or context.defaults.max_tokens,
+    )
+    request = GenerationRequest(
+        reader.messages,
+        settings,
+        tool_choice=choice,
+        several_calls=flag(body, "parallel_tool_calls", True),
+        answer_format=_format(body),
+        owner=context.owner,
+    )
+    left_out = (*tools.left_out, *reader.left_out)
+    return ResponseAsked(request, tools, items, previous, tuple(dict.fromkeys(left_out)))
+
+
+def _check_not_here(body: Body) -> None:
+    for field, reason in _NOT_HERE.items():
+        if body.get(field):
+            raise RequestFault("invalid", f"{field} is not offered: {reason}.", field)
+
+
+def _text(body: Body, field: str) -> str | None:
+    value = body.get(field)
+    if not isinstance(value, str | None):
+        raise invalid(field, "a text", value)
+    return value or None
+
+
+def _items(body: Body) -> Sequence[ResponseItem]:
+    """The items of `input`; a text is a user's message."""
+    given = body.get("input")
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": given}]
+    if given is None and body.get("previous_response_id"):
+        return []
+    if not isinstance(given, list):
+        raise invalid("input", "a text or a list of items", given)
+    return given
+
+
+def _thinking(body: Body, context: DialectContext) -> Thinking:
+    effort = mapping(body, "reasoning").get("effort")
+    if effort is None:
+        return context.defaults.thinking
+    return level_of(context, [], [("reasoning.effort", effort)])
+
+
+def _format(body: Body) -> AnswerFormat:
+    asked = mapping(mapping(body, "text"), "format", "text.")
+    match asked.get("type", "text"):
+        case "text":
+            return AnswerFormat()
+        case "json_object":
+            return AnswerFormat("json")
+        case "json_schema" if isinstance(schema := asked.get("schema"), Mapping):
+            return AnswerFormat("schema", schema)
+        case "json_schema":
+            raise invalid("text.format.schema", "an object", asked.get("schema"))
+        case kind:
+            raise invalid("text.format.type", "text, json_object or json_schema", kind)

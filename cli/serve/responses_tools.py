@@ -1,0 +1,232 @@
+"""Tools of OpenAI's responses: functions, tools that take free text, and groups with a name.
+
+The model knows functions alone. A tool that takes free text is a function with one text, `input`;
+a tool of a group carries the group's name before its own. Calls are told in the client's terms.
+Tools that OpenAI's servers run themselves, such as its web search, are not here and left out.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cli.serve.reading import Body, invalid
+from dsv4_mlx.files.documents import DocumentError, parse_object
+from dsv4_mlx.serving.request import ToolChoice
+
+INPUT: Final = "input"
+"""The only argument of a tool that takes free text."""
+_NOTHING: Final = {"type": "object", "properties": {}}
+
+
+def flat_name(name: str, group: str | None) -> str:
+    """The name that the model knows a tool by."""
+    return f"{group.rstrip('_')}__{name.lstrip('_')}" if group else name
+
+
+@dataclass(frozen=True)
+class ClientTool:
+    """A tool as the client calls it."""
+
+    name: str
+    group: str | None = None
+    takes_text: bool = False
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The fields of an item that name it."""
+        return {"name": self.name, **({"namespace": self.group} if self.group else {})}
+
+
+@dataclass(frozen=True)
+class ClientTools:
+    """The tools of one request."""
+
+    definitions: tuple[Mapping[str, Any], ...] = ()
+    """As the encoder takes them."""
+    left_out: tuple[str, ...] = ()
+    """Types of the tools that are not here."""
+    _by_name: Mapping[str, ClientTool] = field(default_factory=dict)
+
+    def of(self, name: str) -> ClientTool:
+        """The tool that the model calls `name`; a function where there is none."""
+        return self._by_name.get(name, ClientTool(name))
+
+    def only(self, names: Sequence[str]) -> "ClientTools":
+        """Those of the tools that `names` names."""
+        kept = tuple(one for one in self.definitions if one["name"] in names)
+        return ClientTools(kept, self.left_out, self._by_name)
+
+
+def read_tools(body: Body) -> ClientTools:
+    """The tools of a body; RequestFault for one that cannot be read."""
+    found = list(_tools(body.get("tools"), "tools"))
+    by_name: dict[str, ClientTool] = {}
+    definitions = []
+    for tool, definition in found:
+        if isinstance(tool, ClientTool) and definition["name"] not in by_name:
+            by_name[definition["name"]] = tool
+            definitions.append(definition)
+    left_out = tuple(tool for tool, _ in found if isinstance(tool, str))
+    return ClientTools(tuple(definitions), left_out, by_name)
+
+
+def _tools(
+    tools: object, where: str, group: str | None = None
+) -> Iterator[tuple[ClientTool | str, Mapping[str, Any]]]:
+    """Each tool with its definition; of one that is left out its type."""
+    if not isinstance(tools, list | None):
+        raise invalid(where, "a list", tools)
+    for place, tool in enumerate(tools or ()):
+        at = f"{where}[{place}]"
+        if not isinstance(tool, Mapping):
+            raise invalid(at, "an object", tool)
+        match tool.get("type", "function"):
+            case "function":
+                known = ClientTool(_name(tool, at), group)
+                schema = tool.get("parameters")
+                if not isinstance(schema, Mapping | None):
+                    raise invalid(f"{at}.parameters", "an object", schema)
+                yield known, _definition(known, tool.get("description"), schema or _NOTHING)
+            case "custom":
+                known = ClientTool(_name(tool, at), group, takes_text=True)
+                yield known, _definition(known, _told(tool), _TAKES_TEXT)
+            case "namespace":
+                yield from _tools(tool.get("tools"), f"{at}.tools", _name(tool, at))
+            case kind:
+                yield str(kind), {}
+
+
+def _name(tool: Body, where: str) -> str:
+    name = tool.get("name")
+    if not isinstance(name, str) or not name:
+        raise invalid(f"{where}.name", "a name", name)
+    return name
+
+
+_TAKES_TEXT: Final = {
+    "type": "object",
+    "properties": {INPUT: {"type": "string"}},
+    "required": [INPUT],
+}
+
+
+def _definition(
+    tool: ClientTool, description: object, schema: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    told = {"description": description} if isinstance(description, str) and description else {}
+    return {"name": flat_name(tool.name, tool.group), **told, "parameters": schema}
+
+
+def _told(tool: Body) -> str:
+    """What a tool that takes free text says of itself, its grammar with it."""
+    told = tool.get("description")
+    parts = [told if isinstance(told, str) else ""]
+    form = tool.get("format")
+    if isinstance(form, Mapping) and form.get("type") == "grammar":
+        parts.append(f"Its input follows this {form.get('syntax')} grammar:")
+        parts.append(str(form.get("definition")))
+    return "\n".join(filter(None, parts))
+
+
+# Which to call
+
+
+def read_choice(body: Body, tools: ClientTools) -> tuple[ToolChoice, ClientTools]:
+    """Which tools are to be called, and those that may be."""
+    asked = body.get("tool_choice")
+    if asked in (None, "auto"):
+        return ToolChoice(), tools
+    if asked == "none":
+        return ToolChoice("none"), tools
+    if asked == "required":
+        is_nothing = tools.left_out and not tools.definitions
+        return ToolChoice() if is_nothing else ToolChoice("required"), tools
+    if not isinstance(asked, Mapping):
+        raise invalid("tool_choice", "auto, none, required or a tool", asked)
+    match asked.get("type"):
+        case "function" | "custom":
+            return ToolChoice("named", _flat(asked, "tool_choice")), tools
+        case "allowed_tools":
+            return _allowed(asked, tools)
+        case _:  # a tool that is left out
+            return ToolChoice(), tools
+
+
+def _flat(named: Body, where: str) -> str:
+    group = named.get("namespace")
+    if not isinstance(group, str | None):
+        raise invalid(f"{where}.namespace", "a name", group)
+    return flat_name(_name(named, where), group)
+
+
+def _allowed(asked: Body, tools: ClientTools) -> tuple[ToolChoice, ClientTools]:
+    listed = asked.get("tools")
+    if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
+        raise invalid("tool_choice.tools", "a list of tools", listed)
+    names = [_flat(one, "tool_choice.tools") for one in listed if one.get("name") is not None]
+    mode = asked.get("mode", "auto")
+    if mode not in ("auto", "required"):
+        raise invalid("tool_choice.mode", "auto or required", mode)
+    allowed = tools.only(names)
+    is_held = mode == "required" and allowed.definitions
+    return ToolChoice("required" if is_held else "auto"), allowed
+
+
+# Free text in arguments
+
+
+_BEGINS: Final = re.compile(rf'\s*\{{\s*"{INPUT}"\s*:\s*"')
+_WHOLE: Final = re.compile(
+    r"""(?: [^"\\]
+      | \\ [^u]
+      | \\u [dD][89abAB][0-9a-fA-F]{2} \\u [0-9a-fA-F]{4}
+      | \\u (?![dD][89abAB]) [0-9a-fA-F]{4}
+    )*""",
+    re.VERBOSE,
+)
+"""Characters of a JSON text that are there whole."""
+
+
+class FreeText:
+    """The free text of a call while its arguments are written."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._rest = ""
+        self._is_inside = False
+
+    def feed(self, piece: str) -> str:
+        """What `piece` of the arguments adds to the text."""
+        self._rest += piece
+        if not self._is_inside:
+            begins = _BEGINS.match(self._rest)
+            if begins is None:
+                return ""
+            self._is_inside, self._rest = True, self._rest[begins.end() :]
+        match = _WHOLE.match(self._rest)
+        assert match is not None
+        self._rest = self._rest[match.end() :]
+        try:
+            added = str(json.loads(f'"{match[0]}"', strict=False))
+        except ValueError:
+            return ""
+        self.text += added
+        return added
+
+    def finish(self, arguments: str) -> str:
+        """What the text still lacks, now that all arguments are there."""
+        text = text_in(arguments)
+        added = text.removeprefix(self.text) if text.startswith(self.text) else ""
+        self.text += added
+        return added
+
+
+def text_in(arguments: str) -> str:
+    """The free text in the arguments of a call; those themselves where there is none."""
+    try:
+        found = parse_object(arguments).get(INPUT)
+    except DocumentError:
+        return arguments
+    return found if isinstance(found, str) else arguments
