@@ -2,16 +2,25 @@
 
 from cli.serve.chat_completions import ChatCompletions
 from cli.serve.dialect import Dialect, TokenCounter
+from cli.serve.messages import MessagesCounter, MessagesDialect
+from cli.serve.responses import ResponsesDialect
+from cli.serve.responses_kept import KeptResponses
+from cli.serve.sealing import Seals
 
 
 def dialects() -> dict[str, Dialect]:
     """All paths that answer."""
-    return {"/v1/chat/completions": ChatCompletions()}
+    seals = Seals.for_now()
+    return {
+        "/v1/chat/completions": ChatCompletions(),
+        "/v1/messages": MessagesDialect(seals),
+        "/v1/responses": ResponsesDialect(seals, KeptResponses()),
+    }
 
 
 def counters() -> dict[str, TokenCounter]:
     """All paths that count the tokens of a prompt."""
-    return {}
+    return {"/v1/messages/count_tokens": MessagesCounter(Seals.for_now())}
 
 
 def dialect_at(path: str, known: dict[str, Dialect]) -> Dialect:

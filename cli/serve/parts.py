@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dsv4_mlx.chat.events import Done, ReasoningDelta, TextDelta
+from dsv4_mlx.chat.events import CallArguments, CallBegun, Done, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.serving.events import Refused, ServedEvent
+from dsv4_mlx.serving.events import ServedEvent
 
 PartKind = Literal["reasoning", "text", "call"]
 Happening = Literal["opened", "grown", "closed"]
@@ -52,24 +52,29 @@ class AnswerParts:
                 yield from self._grow("reasoning", text)
             case TextDelta(text) if text:
                 yield from self._grow("text", text)
+            case CallBegun(call_id, name):
+                yield from self._begin("call", call_id, name)
+            case CallArguments(_, json):
+                yield from self._add(json)
             case ToolCall():
                 yield from self._call(event)
-            case Done() | Refused():
-                yield from self._close(is_whole=_ends_itself(event))
+            case Done(finish_reason=reason):
+                yield from self._close(is_whole=reason not in ("length", "cancelled"))
 
     def _grow(self, kind: PartKind, text: str) -> Iterator[PartStep]:
         if self._open is None or self._open.kind != kind:
-            yield from self._close()
             yield from self._begin(kind)
         yield from self._add(text)
 
     def _call(self, call: ToolCall) -> Iterator[PartStep]:
-        yield from self._close()
-        yield from self._begin("call", call.id, call.name)
-        yield from self._add(call.arguments)
-        yield from self._close()
+        """A whole call, whose arguments may have come in pieces before it."""
+        if self._open is None or self._open.call_id != call.id:
+            yield from self._begin("call", call.id, call.name)
+            yield from self._add(call.arguments)
+        yield from self._close(has_call=True)
 
     def _begin(self, kind: PartKind, call_id: str = "", name: str = "") -> Iterator[PartStep]:
+        yield from self._close()
         self._open = AnswerPart(kind, len(self.all), call_id, name)
         self.all.append(self._open)
         yield "opened", self._open, ""
@@ -80,12 +85,9 @@ class AnswerParts:
             self._open._pieces.append(text)
             yield "grown", self._open, text
 
-    def _close(self, *, is_whole: bool = True) -> Iterator[PartStep]:
+    def _close(self, *, is_whole: bool = True, has_call: bool = False) -> Iterator[PartStep]:
+        """Close what is open; a call is whole if its `ToolCall` has come."""
         if self._open is not None:
             part, self._open = self._open, None
-            part.is_whole = is_whole
+            part.is_whole = is_whole and (part.kind != "call" or has_call)
             yield "closed", part, ""
-
-
-def _ends_itself(event: Done | Refused) -> bool:
-    return isinstance(event, Done) and event.finish_reason not in ("length", "cancelled")

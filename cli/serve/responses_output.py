@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from cli.serve.parts import AnswerPart
-from cli.serve.responses_tools import ClientTool, FreeText, text_in
+from cli.serve.responses_tools import ClientTool, FreeText
 
 Told = tuple[str, dict[str, Any]]
 """An event's type and content."""
@@ -170,14 +170,14 @@ class FreeTextItem(CallItem):
         yield from self._grown(self._input.feed(text))
 
     def closed(self, text: str, *, is_whole: bool) -> Iterator[Told]:
-        yield from self._grown(self._input.finish(text))
-        done = {**self._at, "input": text_in(text)}
+        if is_whole:
+            yield from self._grown(self._input.finish(text))
+        done = {**self._at, "input": self._input.text}
         yield "response.custom_tool_call_input.done", done
         yield from OutputItem.closed(self, text, is_whole=is_whole)
 
     def shape(self, text: str, status: ItemStatus) -> dict[str, Any]:
-        given = text_in(text) if text else ""
-        return {**self._called("custom_tool_call", status), "input": given}
+        return {**self._called("custom_tool_call", status), "input": self._input.text}
 
     def _grown(self, added: str) -> Iterator[Told]:
         if added:

@@ -217,13 +217,13 @@ class FreeText:
 
     def finish(self, arguments: str) -> str:
         """What the text still lacks, now that all arguments are there."""
-        text = text_in(arguments)
+        text = _text_in(arguments)
         added = text.removeprefix(self.text) if text.startswith(self.text) else ""
-        self.text += added
+        self.text = text
         return added
 
 
-def text_in(arguments: str) -> str:
+def _text_in(arguments: str) -> str:
     """The free text in the arguments of a call; those themselves where there is none."""
     try:
         found = parse_object(arguments).get(INPUT)

@@ -1,5 +1,6 @@
 """Bodies of OpenAI's responses: what the model reads of them."""
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ from cli.serve.responses import ResponsesDialect
 from cli.serve.responses_kept import KeptResponses
 from cli.serve.responses_tools import FreeText
 from cli.serve.sealing import Seals
-from dsv4_mlx.chat.messages import to_json
 from dsv4_mlx.serving.request import AnswerFormat, GenerationRequest, ToolChoice
 from tests.cli.serve.driven import Server, context, script
 
@@ -226,8 +226,6 @@ def test_a_body_that_cannot_be_read_is_told_which_field(faulty: Any, field: str)
 )
 @pytest.mark.parametrize("escapes", [True, False])
 def test_free_text_comes_out_of_arguments_however_they_are_cut(text: str, escapes: bool) -> None:
-    import json
-
     arguments = json.dumps({"input": text}, ensure_ascii=escapes)
     for size in (1, 2, 3, 7, 100):
         free = FreeText()
@@ -241,12 +239,12 @@ def test_free_text_comes_out_of_arguments_however_they_are_cut(text: str, escape
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (to_json({"a": 1, "input": "x"}), "x"),
-        (to_json({"patch": "x"}), '{"patch": "x"}'),
-        ('{"input": "cut', '{"input": "cut'),
+        (json.dumps({"a": 1, "input": "x"}), "x"),
+        (json.dumps({"patch": "x"}), '{"patch": "x"}'),
+        (json.dumps({"input": 7}), '{"input": 7}'),
     ],
 )
 def test_free_text_in_unusual_arguments_comes_at_the_end(arguments: str, text: str) -> None:
     free = FreeText()
-    before = free.feed(arguments)
-    assert before + free.finish(arguments) in (text, "cut")
+    assert free.feed(arguments) == ""
+    assert free.finish(arguments) == free.text == text
