@@ -1,7 +1,7 @@
 """One request from what it asks to its last frame, and whoever asked it may leave at any time."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -41,9 +41,11 @@ class Answering:
         asked: Asked,
         limits: HttpLimits,
         watch: RequestWatch,
+        abort: Callable[[], None] = lambda: None,
     ) -> None:
+        """`abort` ends the connection of a client that reads nothing."""
         self._model, self._dialect, self._asked = model, dialect, asked
-        self._limits, self._watch = limits, watch
+        self._limits, self._watch, self._abort = limits, watch, abort
         self._loop = asyncio.get_running_loop()
         self._bridge = EventBridge(self._loop, model.wake)
         self._ticket: Ticket | None = None
@@ -63,6 +65,10 @@ class Answering:
             self._is_gone = not written.done()
             if written.done():
                 written.result()
+        except TimeoutError:
+            # It reads nothing any more; what is unsent would keep the connection for ever.
+            self._is_gone = True
+            self._abort()
         finally:
             self._cancel(handed_in)
             for task in (gone, written):

@@ -1,14 +1,15 @@
 """The server as an ASGI application: which path does what."""
 
+import asyncio
 import secrets
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,19 +17,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cli.serve.answering import Answering, RequestWatch
+from cli.safe import exact
+from cli.serve.access import Access, ApiKeys
+from cli.serve.answering import Answering
 from cli.serve.dialect import Dialect, DialectContext, TokenCounter
 from cli.serve.dialects import counters, dialect_at, dialects
 from cli.serve.faults import Fault, FaultKind, RequestFault
+from cli.serve.gate import Gate
 from cli.serve.health import health
-from cli.serve.http_answers import Receive, Scope, Send, send_content, send_fault, send_json
-from cli.serve.limits import HttpLimits, read_body
+from cli.serve.http_answers import Receive, Scope, Send, header, send_content, send_fault, send_json
+from cli.serve.limits import HttpLimits, RateLimit, read_body
+from cli.serve.metrics import CacheFigures, cache_figures, metrics_text
 from cli.serve.models import entry_named, model_entry, models_body
+from cli.serve.records import Records
 from cli.serve.served_model import ServedModel
+from cli.serve.trace import Trace
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.errors import Dsv4Error
-from dsv4_mlx.serving.events import ServedEvent
 
+_MOST_CLIENT: Final = 40
+_COUNTING_S: Final = 2.0
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 _OF_STATUS: dict[int, tuple[FaultKind, str]] = {
     404: ("not_found", "There is nothing at {path}; the paths are {paths}."),
@@ -53,14 +61,30 @@ class ServedApp:
     new_id: Callable[[str], str] = random_id
     now: Callable[[], int] = lambda: int(time.time())
     errors: TextIO = field(default_factory=lambda: sys.stderr)
-    watch: "Callable[[Dialect, Scope], RequestWatch]" = lambda dialect, scope: Unwatched()
+    access: Access = field(default_factory=lambda: Access(ApiKeys()))
+    records: Records = field(default_factory=Records)
+    trace: Trace | None = None
+    chores: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+    """What runs beside the requests as long as the server does."""
 
     def __post_init__(self) -> None:
         self.dialects, self.counters = dialects(), counters()
         self.started = self.now()
+        self._figures = CacheFigures()
 
-    def application(self) -> Starlette:
+    def application(self) -> Gate:
         """All of it."""
+        limits, clock = self.limits, self.records.clock
+        return Gate(
+            self._routes(),
+            self.access,
+            limits,
+            self.dialects,
+            RateLimit(limits.requests_per_minute, clock),
+            RateLimit(limits.wrong_keys_per_minute, clock),
+        )
+
+    def _routes(self) -> Starlette:
         paths: dict[str, Handler] = {
             path: partial(self._answer, dialect) for path, dialect in self.dialects.items()
         }
@@ -68,6 +92,7 @@ class ServedApp:
         gets: dict[str, Handler] = {
             "/": self._greet,
             "/health": self._health,
+            "/metrics": self._metrics,
             "/v1/models": self._models,
             "/v1/models/{name:path}": self._model,
         }
@@ -75,7 +100,7 @@ class ServedApp:
             *(Route(path, self._endpoint(one), methods=["POST"]) for path, one in paths.items()),
             *(Route(path, self._endpoint(one), methods=["GET"]) for path, one in gets.items()),
         ]
-        self.paths = (*paths, "/v1/models", "/health")
+        self.paths = (*paths, "/v1/models", "/health", "/metrics")
         handlers: Any = {HTTPException: self._unrouted}
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._life)
 
@@ -84,19 +109,32 @@ class ServedApp:
 
     @asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:
-        yield
+        tasks = [asyncio.ensure_future(chore()) for chore in self.chores]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # Answers
 
     async def _answer(self, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
+        watch = self.records.begin(dialect.name, client_of(scope), scope["owner"])
         try:
             body = await read_body(scope, receive, self.limits)
-            asked = dialect.read(body, self._context(scope))
-            watch = self.watch(dialect, scope)
-            answering = Answering(self.model, dialect, asked, self.limits, watch)
+            if self.trace is not None:
+                self.trace.request(watch.record.number, scope["path"], body)
+            asked = dialect.read(body, self.context(scope["owner"]))
         except Dsv4Error as error:
+            watch.end(_fault_of(error), False)
             await self._refuse(dialect, error, send)
             return
+        except BaseException:
+            watch.end(Fault("failed", "The server failed."), True)
+            raise
+        abort = scope.get("abort", lambda: None)
+        answering = Answering(self.model, dialect, asked, self.limits, watch, abort)
         await answering.respond(receive, send)
 
     async def _count(
@@ -104,20 +142,20 @@ class ServedApp:
     ) -> None:
         try:
             body = await read_body(scope, receive, self.limits)
-            request = counter.read(body, self._context(scope))
+            request = counter.read(body, self.context(scope["owner"]))
             service = await self.model.service()
-            tokens = service.prompts.count(request)
+            tokens = await asyncio.to_thread(service.prompts.count, request)
         except Dsv4Error as error:
             await self._refuse(counter, error, send)
             return
         await send_json(send, 200, counter.counted(tokens))
 
     async def _refuse(self, dialect: Dialect | TokenCounter, error: Dsv4Error, send: Send) -> None:
-        told = isinstance(error, RequestFault)
-        fault = error.fault if told else Fault("invalid", str(error))  # type: ignore[attr-defined]
+        fault = _fault_of(error)
         await send_fault(send, fault, dialect.error(fault))
 
-    def _context(self, scope: Scope) -> DialectContext:
+    def context(self, owner: str = "") -> DialectContext:
+        """What holds for a request of `owner` beside its body."""
         return DialectContext(
             self.names[0],
             self.names,
@@ -126,7 +164,7 @@ class ServedApp:
             self.model.token_bytes,
             self.new_id,
             self.now,
-            scope.get("owner", ""),
+            owner,
         )
 
     # Everything else
@@ -137,6 +175,20 @@ class ServedApp:
 
     async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_json(send, *health(self.model))
+
+    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        text = metrics_text(self.model, self.records, await self.cache_figures())
+        await send_content(send, 200, b"text/plain; version=0.0.4; charset=utf-8", text.encode())
+
+    async def cache_figures(self) -> CacheFigures:
+        """What is held, as the model's thread counts it; the figures before these, where it has no
+        time to."""
+        if self.model.is_ready:
+            call = self.model.running.scheduler.call
+            counted = asyncio.wrap_future(call(lambda: cache_figures(self.model)))
+            with suppress(TimeoutError):
+                self._figures = await asyncio.wait_for(counted, _COUNTING_S)
+        return self._figures
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_json(send, 200, models_body(self._entries()))
@@ -186,11 +238,11 @@ class _Endpoint:
             await send_fault(send, fault, self._failed(scope["path"]).error(fault))
 
 
-class Unwatched:
-    """Counts nothing."""
+def _fault_of(error: Dsv4Error) -> Fault:
+    return error.fault if isinstance(error, RequestFault) else Fault("invalid", str(error))
 
-    def event(self, answer: int, event: ServedEvent) -> None:
-        """An event of an answer."""
 
-    def end(self, fault: Fault | None, is_gone: bool) -> None:
-        """The request is over."""
+def client_of(scope: Scope) -> str:
+    """What a client calls itself, else where it is."""
+    product = (header(scope, b"user-agent") or "").partition(" ")[0][:_MOST_CLIENT]
+    return exact(product) or (scope.get("client") or ("unknown", 0))[0]

@@ -8,11 +8,10 @@ row as one, so the more there is to do the less is spent on frames.
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from threading import Lock
 from typing import Final
 
-from dsv4_mlx.chat.events import ReasoningDelta, TextDelta
+from dsv4_mlx.chat.events import CallArguments, ReasoningDelta, TextDelta
 from dsv4_mlx.serving.events import ServedEvent
 
 MOST_PENDING: Final = 256
@@ -81,11 +80,21 @@ def joined(events: Iterable[Numbered]) -> list[Numbered]:
     """The same events, deltas of one kind in a row as one."""
     found: list[Numbered] = []
     for answer, event in events:
-        before = found[-1] if found else (answer, None)
-        if before[0] == answer and isinstance(event, TextDelta | ReasoningDelta):
-            last = before[1]
-            if isinstance(last, TextDelta | ReasoningDelta) and type(last) is type(event):
-                found[-1] = (answer, replace(last, text=last.text + event.text))
-                continue
-        found.append((answer, event))
+        whole = _both(found[-1][1], event) if found and found[-1][0] == answer else None
+        if whole is None:
+            found.append((answer, event))
+        else:
+            found[-1] = (answer, whole)
     return found
+
+
+def _both(one: ServedEvent, other: ServedEvent) -> ServedEvent | None:
+    """Two events as one; None where they are not two pieces of the same."""
+    match one, other:
+        case TextDelta(first), TextDelta(second):
+            return TextDelta(first + second)
+        case ReasoningDelta(first), ReasoningDelta(second):
+            return ReasoningDelta(first + second)
+        case CallArguments(name, first), CallArguments(same, second) if name == same:
+            return CallArguments(name, first + second)
+    return None

@@ -15,7 +15,7 @@ from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame, Heard
 from cli.serve.faults import STATUSES, Fault, FaultKind
 from dsv4_mlx.chat.events import Done, FinishReason, ReasoningDelta, TextDelta, Usage
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.serving.events import ServedEvent, TokenLikelihood
+from dsv4_mlx.serving.events import CallArguments, CallBegun, ServedEvent, TokenLikelihood
 
 FINISHES: Final[dict[FinishReason, str]] = {
     "stop": "stop",
@@ -71,6 +71,8 @@ class _Choice:
     reasoning: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
+    begun: int = 0
+    """Calls that have begun, the last of which may still be written."""
     likelihoods: list[dict[str, Any]] = field(default_factory=list)
     """Of tokens whose text has been written."""
     waiting: list[dict[str, Any]] = field(default_factory=list)
@@ -123,8 +125,16 @@ class ChatWriter:
             case TextDelta(text):
                 choice.text.append(text)
                 return [self._chunk(answer, {"content": text})]
+            case CallBegun(call_id, name):
+                choice.begun += 1
+                call = {"id": call_id, "type": "function"}
+                return [self._call(answer, call, name=name, arguments="")]
+            case CallArguments(_, piece):
+                return [self._call(answer, {}, arguments=piece)] if piece else []
             case ToolCall():
-                return self._call(answer, event)
+                function = {"name": event.name, "arguments": event.arguments}
+                choice.calls.append({"id": event.id, "type": "function", "function": function})
+                return []
             case Done():
                 self._done[answer] = event
                 choice.finish = FINISHES[event.finish_reason]
@@ -156,14 +166,11 @@ class ChatWriter:
             choices.append({**entry, "finish_reason": choice.finish})
         return {**self._object("chat.completion"), "choices": choices, **self._used()}
 
-    def _call(self, answer: int, call: ToolCall) -> list[Frame]:
-        calls = self._choices[answer].calls
-        function = {"name": call.name, "arguments": call.arguments}
-        calls.append({"id": call.id, "type": "function", "function": function})
-        place = len(calls) - 1
-        opened = {**calls[-1], "index": place, "function": {**function, "arguments": ""}}
-        rest = {"index": place, "function": {"arguments": call.arguments}}
-        return [self._chunk(answer, {"tool_calls": [part]}) for part in (opened, rest)]
+    def _call(self, answer: int, call: Mapping[str, Any], **function: str) -> Frame:
+        """A piece of the call that began last."""
+        place = self._choices[answer].begun - 1
+        piece = {"index": place, **call, "function": function}
+        return self._chunk(answer, {"tool_calls": [piece]})
 
     def _chunk(self, answer: int, delta: Mapping[str, Any], finish: str | None = None) -> Frame:
         choice = self._choices[answer]

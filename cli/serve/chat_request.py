@@ -20,9 +20,11 @@ from cli.serve.reading import (
 from dsv4_mlx.chat.messages import ChatError
 from dsv4_mlx.chat.requests import read_messages
 from dsv4_mlx.engine.sampling import Range
+from dsv4_mlx.files.documents import shown
 from dsv4_mlx.serving.request import AnswerFormat, GenerationRequest, ToolChoice
 
 MOST_ANSWERS: Final = 32
+ROLES: Final = ("system", "developer", "user", "assistant", "tool", "latest_reminder")
 _PENALTIES: Final = Range(-2, 2)
 
 
@@ -79,11 +81,20 @@ def messages_of(body: Body) -> list[Mapping[str, Any]]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise invalid("messages", "a list with a message in it", messages)
+    for place, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if isinstance(message, Mapping) and role not in ROLES:
+            expected = f"one of {', '.join(ROLES)}"
+            raise RequestFault("invalid", _role(place, expected, role), "messages")
     try:
         read_messages([_with_text(message) for message in messages])
     except ChatError as error:
         raise RequestFault("invalid", str(error), "messages") from error
     return messages
+
+
+def _role(place: int, expected: str, role: object) -> str:
+    return f"messages[{place}].role must be {expected}, got {shown(role)}."
 
 
 def _with_text(message: Any) -> Any:

@@ -16,6 +16,7 @@ from cli.kept.draft_times import kept_draft_times
 from cli.models import Models
 from cli.opened_model import embedded_model
 from cli.preferences import Preferences
+from cli.serve.access import Access, read_keys
 from cli.serve.making import ServiceMaker
 from cli.serve.options import ServeOptions, parse_serve
 from cli.serve.served_model import ServedModel
@@ -44,8 +45,15 @@ def serve(
             f"dsv4-chat serve needs {', '.join(missing)}, which the extra `serve` brings: "
             "pip install 'dsv4-mlx[serve]'."
         )
-    from cli.serve.running import run_server
+    from cli.serve.running import RunningServer
 
+    variables = environment.variables
+    access = Access(
+        read_keys(given.key_file, variables.get("DSV4_API_KEY")),
+        given.host,
+        given.allowed_hosts,
+        given.allowed_origins,
+    )
     chosen = config.load(environment)
     given = replace(given, options=completed(given.options, chosen))
     model = _model(given, environment, worker, open_model, chosen)
@@ -53,8 +61,8 @@ def serve(
     preferences = Preferences.configured(chosen).given(given.options)
     defaults = preferences.answer_settings(opened.settings)
     names = tuple(dict.fromkeys((opened.name, *given.aliases)))
-    note = PlainOutput(environment).note
-    return run_server(given, model, names, defaults, environment, note)
+    server = RunningServer(given, access, model, environment, PlainOutput(environment).note)
+    return server.run(names, defaults)
 
 
 def _model(

@@ -107,13 +107,18 @@ class RateLimit:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """What each may still do at once, and when that was so."""
 
-    def allows(self, who: str, cost: float = 1.0) -> bool:
+    def allows(self, who: str) -> bool:
         """Whether `who` may do it now, which counts then."""
-        now, most = self._clock(), float(self._per_minute)
-        left, since = self._left.pop(who, (most, now))
-        left = min(most, left + (now - since) * most / 60)
-        is_allowed = left >= cost
-        self._left[who] = (left - cost if is_allowed else left, now)
+        left = self.left(who)
+        is_allowed = left >= 1
+        self._left[who] = (left - is_allowed, self._clock())
+        self._left.move_to_end(who)
         while len(self._left) > self._most_known:
             self._left.popitem(last=False)
         return is_allowed
+
+    def left(self, who: str) -> float:
+        """How often `who` may do it at once."""
+        most, now = float(self._per_minute), self._clock()
+        left, since = self._left.get(who, (most, now))
+        return min(most, left + (now - since) * most / 60)

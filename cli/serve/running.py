@@ -1,63 +1,146 @@
 """The running server: its socket, its event loop, and how it ends."""
 
+import asyncio
 import logging
 import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
 from cli.environment import Environment, ExitStatus
+from cli.serve.access import Access
 from cli.serve.app import ServedApp
+from cli.serve.chores import let_go_when_idle, warm_up
+from cli.serve.dialect import Asked
 from cli.serve.limits import HttpLimits
 from cli.serve.options import ServeOptions
+from cli.serve.protocol import WatchedProtocol
+from cli.serve.records import Records, RequestRecord
 from cli.serve.served_model import ServedModel
+from cli.serve.trace import Trace
 from dsv4_mlx.chat.answer_settings import AnswerSettings
-from dsv4_mlx.errors import UsageError
+from dsv4_mlx.errors import Dsv4Error, UsageError
+from dsv4_mlx.peers.waking import Waking
 
 GRACE_S: Final = 10
 """How long requests may go on once the server is to end."""
 _ENDS: Final = "The server ends; ask again when it is back."
 
 
-def run_server(
-    given: ServeOptions,
-    model: ServedModel,
-    names: tuple[str, ...],
-    defaults: AnswerSettings,
-    environment: Environment,
-    note: Callable[[str], None],
-) -> ExitStatus:
-    """Serve until a signal comes."""
-    limits = HttpLimits()
-    app = ServedApp(model, names, defaults, limits, errors=environment.stderr)
-    listening = listen(given.host, given.port)
+class RunningServer:
+    """One run of `dsv4-chat serve`: `note` tells people what happens."""
+
+    def __init__(
+        self,
+        given: ServeOptions,
+        access: Access,
+        model: ServedModel,
+        environment: Environment,
+        note: Callable[[str], None],
+    ) -> None:
+        self._given, self._access, self._model = given, access, model
+        self._environment, self._note = environment, note
+        self._waking = Waking(not given.allow_sleep)
+        self._trace = None if given.trace is None else Trace(given.trace)
+        self._limits = HttpLimits()
+        self._failure: Dsv4Error | None = None
+        self.records = Records(hear=self._hear, on_end=self._ended)
+
+    def run(self, names: tuple[str, ...], defaults: AnswerSettings) -> ExitStatus:
+        """Serve until a signal comes; raises why the model could not be loaded."""
+        app = ServedApp(
+            self._model,
+            names,
+            defaults,
+            self._limits,
+            errors=self._environment.stderr,
+            access=self._access,
+            records=self.records,
+            trace=self._trace,
+        )
+        app.chores = self._chores(app)
+        with listen(self._given.host, self._given.port) as listening, _QuietSignals() as quiet:
+            self._server = _server(app, self._limits)
+            self._note(f"{names[0]} at {address(listening)}")
+            try:
+                self._server.run(sockets=[listening])
+            finally:
+                self._end()
+        if self._failure is not None:
+            raise self._failure
+        return ExitStatus.INTERRUPTED if quiet.was_interrupted else ExitStatus.OK
+
+    def _end(self) -> None:
+        self._model.stop(_ENDS)
+        self._waking.close()
+        if self._trace is not None:
+            self._trace.close()
+
+    def _hear(self) -> None:
+        self._model.hear()
+        self._waking.touch()
+
+    def _ended(self, record: RequestRecord) -> None:
+        self._note(record.line())
+        if self._trace is not None:
+            self._trace.end(record)
+
+    def _chores(self, app: ServedApp) -> list[Callable[[], Any]]:
+        chores: list[Callable[[], Any]] = [self._watch_loading]
+        if self._given.idle_unload is not None:
+            idle_s = 60.0 * self._given.idle_unload
+            chores.append(partial(let_go_when_idle, self._model, self.records, idle_s))
+        if self._given.warm:
+            owners = self._access.keys.owners
+            files = self._given.warm
+            read = partial(_read_traced, app)
+            chores.append(
+                partial(warm_up, self._model, files, read, owners, self.records, self._note)
+            )
+        return chores
+
+    async def _watch_loading(self) -> None:
+        """End the server where the model cannot be loaded at all."""
+        try:
+            await self._model.service()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            ours = error if isinstance(error, Dsv4Error) else None
+            self._failure = ours or Dsv4Error(f"The model cannot be loaded: {error}")
+            self._server.should_exit = True
+
+
+def _read_traced(app: ServedApp, path: str, body: dict[str, Any]) -> Asked | None:
+    """What a traced request asks for; None where it asks nobody, or for nothing, any longer."""
+    dialect = app.dialects.get(path)
+    with suppress(Dsv4Error):
+        return None if dialect is None else dialect.read({**body, "model": None}, app.context())
+    return None
+
+
+def _server(app: ServedApp, limits: HttpLimits) -> uvicorn.Server:
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    server = uvicorn.Server(
+    protocol = type("LimitedProtocol", (WatchedProtocol,), {"limits": limits})
+    return uvicorn.Server(
         uvicorn.Config(
             app.application(),
-            http="httptools",
+            http=protocol,
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             limit_concurrency=limits.connections,
             timeout_graceful_shutdown=GRACE_S,
         )
     )
-    note(f"{names[0]} at {address(listening)}")
-    try:
-        with listening, _quiet_signals():
-            server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        return ExitStatus.INTERRUPTED
-    finally:
-        model.stop(_ENDS)
-    return ExitStatus.OK
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -79,18 +162,22 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class _quiet_signals:
-    """uvicorn raises the signals that ended it again; here that ends nothing a second time."""
+class _QuietSignals:
+    """uvicorn ends by a signal and raises it again then; here that ends nothing a second time."""
 
-    def __enter__(self) -> None:
-        def ignore(number: int, frame: FrameType | None) -> None:
-            """It has done what it was for."""
+    def __init__(self) -> None:
+        self.was_interrupted = False
+        self._before: dict[int, Any] = {}
 
-        self._before = {}
+    def __enter__(self) -> "_QuietSignals":
         with suppress(ValueError):  # outside the main thread there are no signals
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, ignore)
+                self._before[number] = signal.signal(number, self._note)
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.was_interrupted = self.was_interrupted or number == signal.SIGINT

@@ -89,6 +89,7 @@ class ServedModel:
             service.scheduler.run(until)
         finally:
             service.scheduler.end_all()
+            engine.memory.release()
 
     # From the event loop
 
@@ -155,24 +156,29 @@ class ServedModel:
         if self._service.done() and self._service.exception() is None:
             self.running.scheduler.wake()
 
-    def let_go(self) -> None:
-        """Free the memory of a model that does nothing; what it read is on disk. Waits for it."""
-        if not self.is_ready:
-            return
-        self._is_idle = True
-        self._end_run()
-        opened, self._opened, self._service = self._opened, None, Future()
-        if opened is not None:
-            opened.close()
-        gc.collect()
+    def let_go(self) -> Callable[[], None]:
+        """Let go of a model that is ready and does nothing; what it read is on disk. From now on it
+        is idle, and its memory is free once what this returns has been called, from any thread."""
+        run, opened, scheduler = self._run, self._opened, self.running.scheduler
+        self._is_idle, self._service = True, Future()
+        self._run = self._opened = None
+        self._until.set()
+        scheduler.wake()
+
+        def wait() -> None:
+            if run is not None:
+                run.result()
+            if opened is not None:
+                opened.close()
+            self._worker.submit(gc.collect).result()
+
+        return wait
 
     def stop(self, reason: str) -> None:
         """Serve nothing more; what runs is cancelled, and what it read kept. Waits for it."""
         self._stop_reason = reason
-        self._end_run()
-
-    def _end_run(self) -> None:
+        is_loading = not self._service.done()
         self._until.set()
         self.wake()
-        if self._run is not None and self._service.done():
+        if self._run is not None and not is_loading:
             self._run.result()

@@ -54,7 +54,7 @@ class MarkdownDrawing:
             return self._is_spaced
         return block.kind == "heading" and self._last_kind != "heading"
 
-    def _body(self, block: Block) -> "Body":
+    def _body(self, block: Block) -> "BlockBody":
         theme = self._theme
         match block.kind:
             case "code":
@@ -72,7 +72,7 @@ class MarkdownDrawing:
             case _:
                 return _Verbatim([_plain(f"    {line}", theme, "") for line in block.lines])
 
-    def _code(self, block: Block) -> "Body":
+    def _code(self, block: Block) -> "BlockBody":
         if block.first:
             self._highlighter = Highlighter(block.info, self._theme.code)
         lines = self._highlighter.lines(block.lines)
@@ -89,7 +89,7 @@ class MarkdownDrawing:
 class DrawnBlock:
     """One block with the marks of its containers, for any width."""
 
-    def __init__(self, block: Block, body: "Body", gap: int | None, theme: Theme) -> None:
+    def __init__(self, block: Block, body: "BlockBody", gap: int | None, theme: Theme) -> None:
         self._block = block
         self._body = body
         self._gap = gap
@@ -140,7 +140,7 @@ def _dropped(containers: tuple[Container, ...], width: int) -> int:
     return dropped
 
 
-class Body(Protocol):
+class BlockBody(Protocol):
     """What a block draws beside its containers' marks."""
 
     def lines(self, console: "Console", width: int) -> "Iterator[Text]":

@@ -24,7 +24,7 @@ _LEAVE = Question("leave?", default="n")
 
 
 @dataclass
-class Asked:
+class OpenQuestion:
     """A question that waits for a key."""
 
     question: Question
@@ -66,7 +66,7 @@ class PromptInput:
         self.submissions = Submissions()
         self.hooks = NO_HOOKS
         self.around = Around()
-        self.asked: Asked | None = None
+        self.asked: OpenQuestion | None = None
         self.lent = False
         """Another program has the terminal, and Ctrl-C is its own."""
         self.buffer = Buffer(
@@ -107,7 +107,7 @@ class PromptInput:
             self.buffer.reset()
         elif self._armed:
             self._disarm()
-            self.ask(Asked(_LEAVE, lambda key: self.leave() if key == "y" else None))
+            self.ask(OpenQuestion(_LEAVE, lambda key: self.leave() if key == "y" else None))
         else:
             self._armed = True
 
@@ -172,7 +172,7 @@ class PromptInput:
 
     # For the surface
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, asked: OpenQuestion) -> None:
         """Wait for a key; a question of ours that still waits is answered by its default."""
         if self.asked is not None:
             self._answered(self.asked, self.asked.question.default)
@@ -234,7 +234,7 @@ class PromptInput:
             return "leaving when this is done; Ctrl-D again leaves now"
         return "Ctrl-C again to leave" if self._armed else ""
 
-    def _interrupt_question(self, asked: Asked) -> None:
+    def _interrupt_question(self, asked: OpenQuestion) -> None:
         if asked.question is _LEAVE:
             self._answered(asked, "y")
             return
@@ -242,7 +242,7 @@ class PromptInput:
         if self.submissions.busy:
             self.hooks.interrupt()
 
-    def _answered(self, asked: Asked, choice: str) -> None:
+    def _answered(self, asked: OpenQuestion, choice: str) -> None:
         self.asked = None
         self.around.asking(False)
         asked.answered(choice)

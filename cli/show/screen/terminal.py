@@ -32,7 +32,7 @@ from cli.show.screen.keys import key_bindings
 from cli.show.screen.layout import CONTINUED, PROMPT, ScreenLayout
 from cli.show.screen.lending import Lending
 from cli.show.screen.picture import Picture
-from cli.show.screen.prompt import Asked, PromptInput
+from cli.show.screen.prompt import OpenQuestion, PromptInput
 from cli.show.screen.quotes import submitted
 from cli.show.screen.terminal_input import TerminalInput
 from cli.show.screen.terminal_modes import TerminalModes
@@ -252,7 +252,7 @@ class TerminalSurface:
         if self._prompt.submissions.ended:
             answer.set_result(question.default)
             return
-        self._prompt.ask(Asked(question, answer.set_result, bool(self._prompt.buffer.text)))
+        self._prompt.ask(OpenQuestion(question, answer.set_result, bool(self._prompt.buffer.text)))
         self._app.invalidate()
 
     # Text of ours

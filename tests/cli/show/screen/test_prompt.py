@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cli.show.screen.completion import Completions
-from cli.show.screen.prompt import Asked, PromptInput
+from cli.show.screen.prompt import OpenQuestion, PromptInput
 from cli.show.surface import Hooks, Question
 
 
@@ -111,7 +111,7 @@ def test_nothing_can_be_sent_once_left(prompt: PromptInput) -> None:
 
 def ask(prompt: PromptInput, *, guarded: bool) -> list[str]:
     answers: list[str] = []
-    prompt.ask(Asked(Question("run it?"), answers.append, guarded))
+    prompt.ask(OpenQuestion(Question("run it?"), answers.append, guarded))
     return answers
 
 

@@ -1,0 +1,70 @@
+"""What every request passes first: who asks and how often, whatever it asks for."""
+
+import asyncio
+from typing import Any
+
+from cli.serve.access import Access, check_type
+from cli.serve.dialect import Dialect
+from cli.serve.dialects import dialect_at
+from cli.serve.faults import RequestFault
+from cli.serve.http_answers import Receive, Scope, Send, send_content, send_fault
+from cli.serve.limits import HttpLimits, RateLimit
+
+
+class Gate:
+    """Lets requests through to `app` with their owner in the scope, and refuses the others in the
+    words of the dialect that they speak."""
+
+    def __init__(
+        self,
+        app: Any,
+        access: Access,
+        limits: HttpLimits,
+        dialects: dict[str, Dialect],
+        requests: RateLimit,
+        wrong_keys: RateLimit,
+    ) -> None:
+        self._app, self._access, self._limits, self._dialects = app, access, limits, dialects
+        self._requests, self._wrong_keys = requests, wrong_keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the life of the server."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            scope["owner"] = self._admitted(scope)
+        except RequestFault as error:
+            dialect = dialect_at(scope["path"], self._dialects)
+            await send_fault(send, error.fault, dialect.error(error.fault))
+            return
+        cors = list(self._access.cors(scope))
+        if scope["method"] == "OPTIONS" and cors:
+            await send_content(send, 204, b"text/plain", b"", cors)
+            return
+
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *cors]
+            # Whoever reads nothing any more is taken for gone.
+            async with asyncio.timeout(self._limits.write_s):
+                await send(message)
+
+        await self._app(scope, receive, sending)
+
+    def _admitted(self, scope: Scope) -> str:
+        client = (scope.get("client") or ("", 0))[0]
+        if self._wrong_keys.left(client) < 1:
+            raise RequestFault("too_often", "Too many wrong keys came from there; wait a minute.")
+        try:
+            owner = self._access.check(scope)
+        except RequestFault as error:
+            if error.fault.kind == "unauthorized":
+                self._wrong_keys.allows(client)
+            raise
+        if scope["method"] != "OPTIONS":
+            check_type(scope)
+        if not self._requests.allows(owner or client):
+            most = self._limits.requests_per_minute
+            raise RequestFault("too_often", f"More than {most} requests came in a minute; wait.")
+        return owner

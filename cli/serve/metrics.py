@@ -1,0 +1,88 @@
+"""`GET /metrics`: counters and gauges as Prometheus reads them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cli.serve.records import Records
+from cli.serve.served_model import ServedModel
+
+_PREFIX = "dsv4_"
+_Sample = tuple[dict[str, str], float]
+
+
+@dataclass(frozen=True)
+class CacheFigures:
+    """What is held of earlier requests, on the model's thread."""
+
+    memory_bytes: int = 0
+    places: int = 0
+    evicted: int = 0
+    disk_bytes: int = 0
+    disk_files: int = 0
+    disk_written_bytes: int = 0
+
+
+def cache_figures(model: ServedModel) -> CacheFigures:
+    """Count them; for the model's thread."""
+    timelines = model.running.timelines
+    tier = timelines.tier
+    held = (timelines.nbytes, len(timelines), timelines.evicted)
+    return CacheFigures(
+        *held, *(() if tier is None else (tier.nbytes, len(tier), tier.written_bytes))
+    )
+
+
+def metrics_text(model: ServedModel, records: Records, cache: CacheFigures) -> str:
+    """All of it, in the text format."""
+    return "".join(_lines(model, records, cache))
+
+
+def _lines(model: ServedModel, records: Records, cache: CacheFigures) -> Iterator[str]:
+    state, totals = model.state, records.totals
+    states = [
+        ({"state": one}, float(one == state)) for one in ("loading", "ready", "idle", "failed")
+    ]
+    yield from _metric("model_state", "gauge", "The model's state, 1 for the one it is in.", states)
+    if state == "ready":
+        load = model.running.scheduler.load
+        counts = {"waiting": load.waiting, "reading": load.reading, "answering": load.answering}
+        samples = [({"state": name}, float(count)) for name, count in counts.items()]
+        yield from _metric("requests", "gauge", "Answers under way.", samples)
+        yield from _one(
+            "tokens_to_read", "gauge", "Tokens of prompts not read.", load.tokens_to_read
+        )
+        yield from _one("reserved_bytes", "gauge", "Memory set aside.", load.reserved_bytes)
+        yield from _one("silence_seconds", "gauge", "Since a sign of life.", model.silence_s)
+    yield from _one("open_requests", "gauge", "Requests that are not answered.", len(records.open))
+    ended = [({"dialect": one, "end": end}, float(n)) for (one, end), n in totals.requests.items()]
+    yield from _metric("requests_total", "counter", "Requests that ended.", sorted(ended, key=str))
+    for name, what, value in (
+        ("prompt_tokens_total", "Tokens of prompts.", totals.prompt),
+        ("cached_tokens_total", "Of these the ones that needed no reading.", totals.cached),
+        ("read_tokens_total", "And the ones that were read.", totals.prompt - totals.cached),
+        ("generated_tokens_total", "Tokens of answers.", totals.generated),
+        ("prefill_seconds_total", "Spent on reading.", totals.prefill_s),
+        ("decode_seconds_total", "Spent on answering.", totals.decode_s),
+        ("evicted_places_total", "Places that were let go of.", cache.evicted),
+        ("disk_written_bytes_total", "Bytes of cache files written.", cache.disk_written_bytes),
+    ):
+        yield from _one(name, "counter", what, value)
+    for name, what, value in (
+        ("cache_bytes", "Memory held of earlier requests.", cache.memory_bytes),
+        ("cache_places", "Places to go on from.", cache.places),
+        ("disk_bytes", "Bytes of cache files.", cache.disk_bytes),
+        ("disk_files", "Cache files.", cache.disk_files),
+    ):
+        yield from _one(name, "gauge", what, value)
+
+
+def _one(name: str, kind: str, what: str, value: float) -> Iterator[str]:
+    yield from _metric(name, kind, what, [({}, value)])
+
+
+def _metric(name: str, kind: str, what: str, samples: Iterable[_Sample]) -> Iterator[str]:
+    full = _PREFIX + name
+    yield f"# HELP {full} {what}\n# TYPE {full} {kind}\n"
+    for labels, value in samples:
+        told = ",".join(f'{key}="{one}"' for key, one in labels.items())
+        yield f"{full}{{{told}}} {value:g}\n" if told else f"{full} {value:.17g}\n"

@@ -1,0 +1,82 @@
+"""uvicorn's reader of HTTP with what it lacks: an end for headers that do not come, or are huge."""
+
+import asyncio
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from cli.serve.limits import HttpLimits
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
+_CLOSING = b"content-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class WatchedProtocol(HttpToolsProtocol):
+    """One connection. A request's scope gets `abort`, which ends it with all that is unsent."""
+
+    limits: ClassVar[HttpLimits] = HttpLimits()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._header_bytes = 0
+        self._is_in_header = True
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come; from now on it has so long to ask."""
+        super().connection_made(transport)
+        self._expect_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._end_watch()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """More of a request, or of several."""
+        if self._is_in_header:
+            self._header_bytes += len(data)
+            if self._watch is None:
+                self._expect_header()
+        super().data_received(data)
+        if self._is_in_header and self._header_bytes > self.limits.header_bytes:
+            self._refuse(_TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        """The header is there, and its body follows."""
+        self._is_in_header = False
+        self._end_watch()
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > self.limits.header_bytes:
+            self._refuse(_TOO_LARGE)
+            return
+        self.scope["abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is there; what follows is the next request."""
+        self._is_in_header, self._header_bytes = True, 0
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """More of a body."""
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def _expect_header(self) -> None:
+        self._watch = self.loop.call_later(self.limits.header_s, self._refuse, _TOO_SLOW)
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _refuse(self, status: bytes) -> None:
+        self._end_watch()
+        if not self.transport.is_closing():
+            # Another answer that is still on its way would be torn.
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(status + _CLOSING)
+            self.transport.close()
