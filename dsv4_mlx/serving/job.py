@@ -225,8 +225,10 @@ class RunningJob:
         )
         is_full = said.finish_reason == "cancelled" and job.request.settings.max_tokens == 0
         reason = "length" if is_full and not job.cancelled.is_set() else said.finish_reason
-        job._end(Done(reason, usage, self._timing(), said.stop_text, use))
-        self._timelines.store(self._line, job.prompt.beginnings)
+        try:  # before its end is told, so that a kill loses no turn that anybody knows to be over
+            self._timelines.store(self._line, job.prompt.beginnings)
+        finally:
+            job._end(Done(reason, usage, self._timing(), said.stop_text, use))
 
     def fail(self, error: Exception) -> None:
         """Something failed: keep what was read and say so. Raises nothing."""

@@ -242,7 +242,7 @@ class Timelines:
         return None
 
     def store(self, line: OpenTimeline, beginnings: Sequence[int] = ()) -> None:
-        """Write to disk what an open timeline grew by, once its request got its answer."""
+        """Write to disk what an open timeline grew by, once its request's answer is whole."""
         if self.tier is not None and not line.is_side:
             self.tier.store(line.session, line.owner, beginnings, line.reused)
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
 import pytest
 
 import dsv4_mlx
@@ -138,3 +140,85 @@ def alone_from(
         assert session.rewind(begins) == begins
     list(session.reading(prompt))
     return [(token.id, token.logprob.hex()) for token in session.stream(12)]
+
+
+# Against a cold reading, whose chunks end elsewhere
+
+
+def test_what_was_reused_says_what_a_cold_reading_says(
+    nano: tuple[Engine, Tokenizer], tmp_path: Path
+) -> None:
+    """Wherever the cold reading is sure: its two best tokens lie further apart than four times the
+    largest difference between readings that were cut elsewhere."""
+    engine, tokenizer = nano
+
+    def opened() -> Service:
+        return Service(engine, tokenizer, "2026-07-31", folder=tmp_path, disk_bytes=1 << 30)
+
+    def asked(service: Service, prompt: Sequence[int]) -> tuple[int, list[int]]:
+        """Tokens of `prompt` that were reused, and what follows it."""
+        outlet = Collected()
+        places = (1, boundary) if len(prompt) > boundary else ()
+        service.scheduler.submit(request(), ServedPrompt(tuple(prompt), places), outlet)
+        finish(service)
+        assert_adds_up(prompt, outlet.of())
+        return ended(outlet.of()).usage.cached_tokens, [token for token, _ in drawn(outlet)]
+
+    boundary = len(prompt_of(tokenizer, FIRST)) - 2
+    service, first = opened(), prompt_of(tokenizer, FIRST, QUESTIONS[0])
+    reply = asked(service, first)[1]
+    hit = [*first, *reply, *prompt_of(tokenizer, QUESTIONS[1])[1:]]
+    fork, last = (prompt_of(tokenizer, FIRST, question) for question in QUESTIONS[1:])
+    sure = 0
+    for begun, prompt, least in (
+        (service, hit, len(first)),
+        (service, fork, boundary),
+        (service, first, len(first) - 1),  # restored after others went on from it
+        (opened(), last, boundary),
+    ):
+        reused, said = asked(begun, prompt)
+        assert reused >= least
+        sure += sure_tokens(engine, prompt, (reused, 100), said)
+    assert sure > 10
+
+
+def sure_tokens(
+    engine: Engine, prompt: Sequence[int], cuts: Sequence[int], said: Sequence[int]
+) -> int:
+    """Of the tokens of `said` those that a cold reading of `prompt` is sure of, given how far
+    readings in two parts, cut at `cuts`, are from it; it says them all."""
+    tokens, cold = followed(engine, prompt, 0, ())
+    others = [followed(engine, prompt, cut, tokens)[1] for cut in cuts if 0 < cut < len(prompt)]
+    apart = [mx.abs(a - b).max() for rows in others for a, b in zip(rows, cold, strict=True)]
+    most: Any = mx.stack(apart).max().item()
+    sure = 0
+    for row, token, other in zip(cold, tokens, said, strict=False):
+        best: Any = mx.sort(row)[-2:].tolist()
+        is_sure = best[1] - best[0] > 4 * most
+        assert token == other or not is_sure
+        if token != other:
+            break  # from here on they go on from other tokens
+        sure += is_sure
+    return sure
+
+
+def followed(
+    engine: Engine, prompt: Sequence[int], cut: int, forced: Sequence[int]
+) -> tuple[list[int], list[mx.array]]:
+    """The reply to `prompt`, read in two parts, or as `forced` has it, and the log-probabilities
+    [V] of each of its tokens."""
+    rows: list[mx.array] = []
+
+    def follow(logprobs: mx.array) -> mx.array:
+        rows.append(logprobs)
+        known = forced[len(rows) - 1 : len(rows)]
+        return mx.array(known[0]) if known else mx.argmax(logprobs)
+
+    session = engine.session()
+    if cut:
+        list(session.reading(prompt[:cut]))
+    list(session.reading(prompt))
+    stops = () if forced else None
+    tokens = [token.id for token in session.stream(12, sampler=follow, stop_ids=stops)]
+    tokens = tokens[: len(forced) or None]
+    return tokens, rows[: len(tokens)]
