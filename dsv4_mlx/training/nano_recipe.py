@@ -66,23 +66,20 @@ class Phase:
     length: int
     indexing: Indexing
     kinds: tuple[Kind, ...] = tuple(SHARES)
-    known: int | None = None
-    """Keys and values that drills of recall draw from, where not all."""
 
 
-# Recall begins with drills alone and few words, or it does not begin (docs/LOG.md). Attention is
-# dense while sequences are short; the indexers then learn where it goes, and select from there on,
-# as in the report.
+# Recall begins with drills alone, some 160 steps of them, or it does not begin (docs/LOG.md).
+# Attention is dense while sequences are short; the indexers then learn where it goes, and select
+# from there on, as in the report.
 PHASES = (
-    Phase(60, 16, 256, "off", ("recall",), 20),
-    Phase(60, 16, 256, "off", ("recall",)),
+    Phase(200, 16, 256, "off", ("recall",)),
     Phase(200, 16, 256, "off"),
     Phase(90, 8, 512, "off"),
     Phase(30, 4, 1024, "dense"),
     Phase(80, 4, 1024, "sparse"),
     Phase(40, 2, 2048, "sparse"),
 )
-"""560 steps of 4,096 tokens: Muon's step costs the same however many they are."""
+"""640 steps of 4,096 tokens: Muon's step costs the same however many they are."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +189,7 @@ def train(
 
         def draw(step: int, phase: Phase) -> Batch:
             rows, length = phase.rows, phase.length
-            return batch(tokenizer, recipe.seed, step, rows, length, phase.kinds, phase.known)
+            return batch(tokenizer, recipe.seed, step, rows, length, phase.kinds)
 
         stage = Pretraining(recipe, config, draw, workers=workers)
         with closing(stage.trainer):

@@ -163,7 +163,7 @@ def test_a_recipe_is_shortened_in_proportion():
     recipe = NanoRecipe()
     short = recipe.shortened(21)
     assert short.steps == 21
-    assert [p.length for p in short.phases] == [256, 256, 256, 512, 1024, 1024, 2048]
+    assert [p.length for p in short.phases] == [256, 256, 512, 1024, 1024, 2048]
     assert short.phase(0).kinds == ("recall",) and len(short.phase(20).kinds) == 7
     assert short.phase(0).indexing == "off" and short.phase(20).indexing == "sparse"
     lengths = [recipe.phase(step).length for step in range(recipe.steps)]

@@ -43,13 +43,9 @@ def batch(
     rows: int,
     length: int,
     kinds: Collection[Kind] = tuple(SHARES),
-    known: int | None = None,
 ) -> Batch:
-    """The batch of one step, of lessons of `kinds`: int32 and float32 [rows, length + 2].
-
-    Drills of recall have the first `known` of all keys and values, by default any.
-    """
-    packed = packed_rows(tokenizer, seed, step, rows, length, kinds, known)
+    """The batch of one step, of lessons of `kinds`: int32 and float32 [rows, length + 2]."""
+    packed = packed_rows(tokenizer, seed, step, rows, length, kinds)
     tokens = [[index for lesson in row for index in lesson.ids][: length + 2] for row in packed]
     weights = [[w for lesson in row for w in lesson.weights][: length + 2] for row in packed]
     return Batch(np.array(tokens, np.int32), np.array(weights, np.float32))
@@ -62,12 +58,11 @@ def packed_rows(
     rows: int,
     length: int,
     kinds: Collection[Kind] = tuple(SHARES),
-    known: int | None = None,
 ) -> list[list[Lesson]]:
     """The lessons of each row; together they have at least `length` + 2 tokens."""
     size = length + 2
     rng = random.Random(f"{seed}/{step}")
-    lessons = Lessons(tokenizer, rng, size, kinds, known)
+    lessons = Lessons(tokenizer, rng, size, kinds)
     drawn: list[Lesson] = []
     while sum(len(lesson.ids) for lesson in drawn) < _AT_FIRST * rows * size:
         drawn.append(lessons.draw(chance=_spread(step, len(drawn))))

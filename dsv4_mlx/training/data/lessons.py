@@ -115,18 +115,15 @@ def _segment_ids(tokenizer: Tokenizer, segment: Segment) -> list[int]:
 
 
 class LessonMaker:
-    """Lessons of a given kind and mode, recall of any length up to `limit` tokens, its drills
-    with the first `known` keys and values."""
+    """Lessons of a given kind and mode, recall of any length up to `limit` tokens."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, rng: random.Random, limit: int, known: int | None = None
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, rng: random.Random, limit: int) -> None:
         self._tokenizer = tokenizer
         self._rng = rng
         self._makers: dict[Kind, Maker] = {
             kind: make(rng, "train") for kind, make in MAKERS.items()
         }
-        self._makers["recall"] = partial(_recall, rng, limit, known)
+        self._makers["recall"] = partial(_recall, rng, limit)
 
     def made(self, kind: Kind, mode: ThinkingMode) -> Lesson:
         most = mode == "thinking" and self._rng.random() < _MAX_EFFORT
@@ -134,11 +131,11 @@ class LessonMaker:
         return lesson_of(self._tokenizer, task, effort="max" if most else None, keep=keep)
 
 
-def _recall(rng: random.Random, limit: int, known: int | None, mode: ThinkingMode) -> Task:
+def _recall(rng: random.Random, limit: int, mode: ThinkingMode) -> Task:
     """Drills, and lengths even on a logarithmic scale: as many of 200 to 400 tokens as of 1,000 to
     2,000."""
     if limit <= _DRILLS_ALONE or rng.random() < _DRILLS:
-        return recall_drill(rng, mode, known)
+        return recall_drill(rng, mode)
     low, high = math.log(_SHORTEST_RECALL), math.log(max(limit, _SHORTEST_RECALL + 1))
     return recall_task(rng, "train", mode, int(math.exp(rng.uniform(low, high))))
 
@@ -147,7 +144,7 @@ class Lessons:
     """Lessons of at most `limit` tokens; drawn by themselves they hold `SHARES` in tokens.
 
     Kinds of which fewer than a quarter of the lessons have at most `limit` tokens are left out, and
-    those that are not among `kinds`. Drills of recall have the first `known` keys and values.
+    those that are not among `kinds`.
     """
 
     def __init__(
@@ -156,9 +153,8 @@ class Lessons:
         rng: random.Random,
         limit: int,
         kinds: Collection[Kind] = tuple(SHARES),
-        known: int | None = None,
     ) -> None:
-        self._maker = LessonMaker(tokenizer, rng, limit, known)
+        self._maker = LessonMaker(tokenizer, rng, limit)
         self._rng = rng
         self._limit = limit
         means = mean_tokens(tokenizer, limit)

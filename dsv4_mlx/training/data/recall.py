@@ -121,25 +121,18 @@ def filler(rng: random.Random, count: int) -> list[str]:
 
 
 def planted_facts(
-    rng: random.Random,
-    split: Split,
-    count: int,
-    *,
-    form: int | None = None,
-    known: int | None = None,
+    rng: random.Random, split: Split, count: int, *, form: int | None = None
 ) -> list[PlantedFact]:
     """Facts of one form with different keys and values; the first is of the split.
 
-    The others are always of the training, so that no lesson has a held-out pair. Keys and values
-    are the first `known` of their lists, by default any.
+    The others are always of the training, so that no lesson has a held-out pair.
     """
     form = rng.randrange(_IN_TEXTS) if form is None else form
     numbers = "number" in _FORMS[form][0]
     values = [str(number) for number in range(10, 1000)] if numbers else words("treasures")
-    keys, values = words("keepers")[:known], values[:known]
     found: list[PlantedFact] = []
     while len(found) < count:
-        key, value = rng.choice(keys), rng.choice(values)
+        key, value = rng.choice(words("keepers")), rng.choice(values)
         used = any(key == fact.key or value == fact.value for fact in found)
         if not used and in_split(f"{key} {value}", "train" if found else split):
             found.append(PlantedFact(key, value, form))
@@ -180,19 +173,18 @@ def recall_task(
     )
 
 
-def recall_drill(rng: random.Random, mode: ThinkingMode, known: int | None = None) -> Task:
+def recall_drill(rng: random.Random, mode: ThinkingMode) -> Task:
     """A lesson of many facts, often with text after them, which are all said again in another
     order: where recall begins.
 
     In long texts there is a question in hundreds of tokens, too few for a small model to find out
     that answers stand in the text. Text pushes facts out of the window, to where entries alone see
-    them. With `known` keys and values, the first of all, it is a list and nothing more.
+    them.
     """
-    is_list = known is not None or rng.random() < _LISTS
+    is_list = rng.random() < _LISTS
     form = rng.randrange(_IN_TEXTS, len(_FORMS)) if is_list else None
-    facts = planted_facts(rng, "train", rng.randint(*_DRILLED), form=form, known=known)
-    more = 0 if known is not None else rng.choice(_DRILL_FILLER)
-    text = " ".join([fact.sentence for fact in facts] + filler(rng, more))
+    facts = planted_facts(rng, "train", rng.randint(*_DRILLED), form=form)
+    text = " ".join([fact.sentence for fact in facts] + filler(rng, rng.choice(_DRILL_FILLER)))
     said, turns = [], []
     for _ in range(rng.randint(1, _MOST_RECITALS)):
         is_asked = rng.random() < _KEYS_ASKED

@@ -1,7 +1,6 @@
 """Tasks: the same for the same seed, taught replies that their judges accept, splits apart."""
 
 import random
-from collections import Counter
 from itertools import islice, product
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from dsv4_mlx.training.data.task import in_split
 from dsv4_mlx.training.data.tasks import MAKERS, tasks
 from dsv4_mlx.training.data.tool_tasks import definitions
 from dsv4_mlx.training.data.wordings import GROUP, plain
-from dsv4_mlx.training.data.words import words
 
 SPLITS = ("train", "held_out")
 
@@ -140,21 +138,6 @@ def test_drills_ask_for_what_their_text_says_and_never_for_a_held_out_pair(mode)
                 key, value = one.split()[0], one.rstrip(".").split()[-1]
                 assert task.traits["form"] != "list" or in_split(f"{key} {value}", "train")
                 assert value in task.copied
-
-
-def test_drills_of_few_words_are_lists_of_the_first_keys_and_values():
-    rng, said = random.Random(0), Counter()
-    for _ in range(60):
-        task = recall_drill(rng, "chat", 20)
-        text, _ = task.messages[0]["content"].rsplit("\n\n", 1)
-        facts = [fact.split() for fact in text.rstrip(".").split(". ")]
-        assert len(facts) == task.traits["facts"] and task.judge(task.reply)
-        said.update(key for key, *_ in facts)
-        assert {value for *_, value in facts} <= {
-            *map(str, range(10, 30)),
-            *words("treasures")[:20],
-        }
-    assert set(said) <= set(words("keepers")[:20]) and min(said.values()) > 5
 
 
 def test_a_kind_that_is_none_is_one_sentence():
