@@ -312,6 +312,18 @@ def test_packages_with_common_names_have_a_docstring_and_nothing_else(package: s
     assert isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str)
 
 
+def test_http_is_spoken_in_one_room() -> None:
+    offenders = [
+        f"{place(file)} imports {name}"
+        for package in PACKAGES
+        for file in files(package)
+        if not place(file).startswith("cli/serve/")
+        for name in imports(file)
+        if top(name) in {"starlette", "uvicorn", "httptools"}
+    ]
+    assert offenders == []
+
+
 # Which rooms of the terminal, or files above them, each room needs.
 CLI_ROOMS = {
     "kept": set(),

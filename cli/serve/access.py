@@ -21,8 +21,8 @@ from dsv4_mlx.files.documents import DocumentError, content_of, shown
 
 _MOST_KEY_BYTES: Final = 1 << 20
 _LEAST_KEY: Final = 8
-OPEN_PATHS: Final = ("/", "/health")
-"""What is told to those without a key: that it is there, and whether it works."""
+OPEN_PATHS: Final = ("/", "/health", "/debug")
+"""What is told to those without a key: that it is there, whether it works, an empty page."""
 
 
 def is_loopback(host: str) -> bool:

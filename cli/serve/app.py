@@ -1,6 +1,7 @@
 """The server as an ASGI application: which path does what."""
 
 import asyncio
+import json
 import secrets
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from starlette.applications import Starlette
@@ -20,8 +22,9 @@ from starlette.routing import Route
 from cli.safe import exact
 from cli.serve.access import Access, ApiKeys
 from cli.serve.answering import Answering
+from cli.serve.debug import PAGE, check_at_this_machine, prompt_found
 from cli.serve.dialect import Dialect, DialectContext, TokenCounter
-from cli.serve.dialects import counters, dialect_at, dialects
+from cli.serve.dialects import Dialects
 from cli.serve.faults import Fault, FaultKind, RequestFault
 from cli.serve.gate import Gate
 from cli.serve.health import health
@@ -64,11 +67,13 @@ class ServedApp:
     access: Access = field(default_factory=lambda: Access(ApiKeys()))
     records: Records = field(default_factory=Records)
     trace: Trace | None = None
+    folder: Path | None = None
+    """Where what clients may come back to outlives the program."""
     chores: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
     """What runs beside the requests as long as the server does."""
 
     def __post_init__(self) -> None:
-        self.dialects, self.counters = dialects(), counters()
+        self.dialects = Dialects.kept_in(self.folder)
         self.started = self.now()
         self._figures = CacheFigures()
 
@@ -86,11 +91,12 @@ class ServedApp:
 
     def _routes(self) -> Starlette:
         paths: dict[str, Handler] = {
-            path: partial(self._answer, dialect) for path, dialect in self.dialects.items()
+            path: partial(self._answer, dialect) for path, dialect in self.dialects.answers.items()
         }
-        paths |= {path: partial(self._count, one) for path, one in self.counters.items()}
+        paths |= {path: partial(self._count, one) for path, one in self.dialects.counts.items()}
         gets: dict[str, Handler] = {
             "/": self._greet,
+            "/debug": self._debug_page,
             "/health": self._health,
             "/metrics": self._metrics,
             "/v1/models": self._models,
@@ -99,13 +105,14 @@ class ServedApp:
         routes = [
             *(Route(path, self._endpoint(one), methods=["POST"]) for path, one in paths.items()),
             *(Route(path, self._endpoint(one), methods=["GET"]) for path, one in gets.items()),
+            Route("/v1/debug/prompt", self._endpoint(self._debug_prompt), methods=["POST"]),
         ]
         self.paths = (*paths, "/v1/models", "/health", "/metrics")
         handlers: Any = {HTTPException: self._unrouted}
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._life)
 
     def _endpoint(self, handler: Handler) -> "_Endpoint":
-        return _Endpoint(handler, lambda path: dialect_at(path, self.dialects), self.errors)
+        return _Endpoint(handler, lambda path: self.dialects.at(path), self.errors)
 
     @asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:
@@ -126,6 +133,7 @@ class ServedApp:
             if self.trace is not None:
                 self.trace.request(watch.record.number, scope["path"], body)
             asked = dialect.read(body, self.context(scope["owner"]))
+            watch.record.passed_over = asked.passed_over
         except Dsv4Error as error:
             watch.end(_fault_of(error), False)
             await self._refuse(dialect, error, send)
@@ -173,6 +181,29 @@ class ServedApp:
         text = f"dsv4-chat serves {self.names[0]} at {', '.join(self.paths)}.\n"
         await send_content(send, 200, b"text/plain; charset=utf-8", text.encode())
 
+    async def _debug_page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        page = PAGE.replace("PATHS", json.dumps([*self.dialects.answers]), 1)
+        policy = (b"content-security-policy", b"frame-ancestors 'none'")
+        await send_content(send, 200, b"text/html; charset=utf-8", page.encode(), [policy])
+
+    async def _debug_prompt(self, scope: Scope, receive: Receive, send: Send) -> None:
+        dialect = self.dialects.at("")
+        try:
+            check_at_this_machine(scope)
+            asked = await read_body(scope, receive, self.limits)
+            path, body = asked.get("path"), asked.get("body")
+            known = self.dialects.answers
+            if path not in known or not isinstance(body, dict):
+                paths = " or ".join(known)
+                raise RequestFault("invalid", f"Give a path, {paths}, and the body sent there.")
+            request = known[path].read(body, self.context(scope["owner"])).request
+            service = await self.model.service()
+            found = await asyncio.to_thread(prompt_found, service, request)
+        except Dsv4Error as error:
+            await self._refuse(dialect, error, send)
+            return
+        await send_json(send, 200, found)
+
     async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send_json(send, *health(self.model))
 
@@ -197,7 +228,7 @@ class ServedApp:
         try:
             entry = entry_named(scope["path_params"]["name"], self._entries())
         except RequestFault as error:
-            await self._refuse(dialect_at(scope["path"], self.dialects), error, send)
+            await self._refuse(self.dialects.at(scope["path"]), error, send)
             return
         await send_json(send, 200, entry)
 
@@ -209,7 +240,7 @@ class ServedApp:
         kind, sentence = _OF_STATUS[error.status_code]
         told = {"path": request.url.path, "method": request.method, "paths": ", ".join(self.paths)}
         fault = Fault(kind, sentence.format(**told))
-        refused = dialect_at(request.url.path, self.dialects).error(fault)
+        refused = self.dialects.at(request.url.path).error(fault)
         return JSONResponse(refused.body, refused.status, headers=error.headers)
 
 

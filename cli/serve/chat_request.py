@@ -68,12 +68,15 @@ def chat_request(body: Body, context: DialectContext) -> GenerationRequest:
 
 def chat_options(body: Body) -> ChatOptions:
     """How the answer is to be written."""
+    return replace(stream_options(body), likelihoods=flag(body, "logprobs"))
+
+
+def stream_options(body: Body) -> ChatOptions:
+    """Whether the answer is to be a stream, and what that ends with."""
     options = body.get("stream_options")
     if options is not None and not isinstance(options, Mapping):
         raise invalid("stream_options", "an object", options)
-    return ChatOptions(
-        flag(body, "stream"), flag(options or {}, "include_usage"), flag(body, "logprobs")
-    )
+    return ChatOptions(flag(body, "stream"), flag(options or {}, "include_usage"))
 
 
 def messages_of(body: Body) -> list[Mapping[str, Any]]:

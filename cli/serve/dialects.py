@@ -1,30 +1,45 @@
 """Which dialect answers at which path."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from cli.serve.chat_completions import ChatCompletions
+from cli.serve.completions import Completions
 from cli.serve.dialect import Dialect, TokenCounter
 from cli.serve.messages import MessagesCounter, MessagesDialect
 from cli.serve.responses import ResponsesDialect
 from cli.serve.responses_kept import KeptResponses
 from cli.serve.sealing import Seals
 
-
-def dialects() -> dict[str, Dialect]:
-    """All paths that answer."""
-    seals = Seals.for_now()
-    return {
-        "/v1/chat/completions": ChatCompletions(),
-        "/v1/messages": MessagesDialect(seals),
-        "/v1/responses": ResponsesDialect(seals, KeptResponses()),
-    }
+_RESPONSES = "responses"
 
 
-def counters() -> dict[str, TokenCounter]:
-    """All paths that count the tokens of a prompt."""
-    return {"/v1/messages/count_tokens": MessagesCounter(Seals.for_now())}
+@dataclass(frozen=True)
+class Dialects:
+    """Those that answer and those that count the tokens of a prompt, by their paths."""
 
+    answers: dict[str, Dialect]
+    counts: dict[str, TokenCounter]
 
-def dialect_at(path: str, known: dict[str, Dialect]) -> Dialect:
-    """The dialect whose errors a client at `path` understands: the one that answers there or at the
-    beginning of it, else the first."""
-    at = next((known[one] for one in known if path == one or path.startswith(f"{one}/")), None)
-    return at or next(iter(known.values()))
+    @classmethod
+    def kept_in(cls, folder: Path | None) -> "Dialects":
+        """All of them; what outlives the program lies in `folder`, if that is given.
+
+        OSError for a folder that cannot be used.
+        """
+        seals = Seals.for_now() if folder is None else Seals.kept_in(folder)
+        kept = KeptResponses(None if folder is None else folder / _RESPONSES)
+        answers: dict[str, Dialect] = {
+            "/v1/chat/completions": ChatCompletions(),
+            "/v1/messages": MessagesDialect(seals),
+            "/v1/responses": ResponsesDialect(seals, kept),
+            "/v1/completions": Completions(),
+        }
+        return cls(answers, {"/v1/messages/count_tokens": MessagesCounter(seals)})
+
+    def at(self, path: str) -> Dialect:
+        """The dialect whose errors a client at `path` understands: the one that answers there or at
+        the beginning of it, else the first."""
+        known = self.answers
+        found = (known[one] for one in known if path == one or path.startswith(f"{one}/"))
+        return next(found, next(iter(known.values())))

@@ -4,8 +4,7 @@ import asyncio
 from typing import Any
 
 from cli.serve.access import Access, check_type
-from cli.serve.dialect import Dialect
-from cli.serve.dialects import dialect_at
+from cli.serve.dialects import Dialects
 from cli.serve.faults import RequestFault
 from cli.serve.http_answers import Receive, Scope, Send, send_content, send_fault
 from cli.serve.limits import HttpLimits, RateLimit
@@ -20,7 +19,7 @@ class Gate:
         app: Any,
         access: Access,
         limits: HttpLimits,
-        dialects: dict[str, Dialect],
+        dialects: Dialects,
         requests: RateLimit,
         wrong_keys: RateLimit,
     ) -> None:
@@ -35,7 +34,7 @@ class Gate:
         try:
             scope["owner"] = self._admitted(scope)
         except RequestFault as error:
-            dialect = dialect_at(scope["path"], self._dialects)
+            dialect = self._dialects.at(scope["path"])
             await send_fault(send, error.fault, dialect.error(error.fault))
             return
         cors = list(self._access.cors(scope))

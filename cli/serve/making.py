@@ -45,14 +45,13 @@ class ServiceMaker:
         limits = ServingLimits(
             memory_bytes=memory, bytes_of=bytes_of, most_waiting=self._given.max_waiting
         )
-        folder = self._folder()
         return Service(
             engine,
             tokenizer,
             self._opened.settings.effort_table,
             cache_bytes=memory if budget is None else min(budget, memory),
             limits=limits,
-            folder=folder,
+            folder=self.folder,
             disk_bytes=self._chosen.session_kv_bytes,
             clock=time.perf_counter,
         )
@@ -70,7 +69,9 @@ class ServiceMaker:
         fit = fit_of(folder.checkpoint, pools, options.kv or "compact", backend=backend)
         return 1 << 62 if fit.limit is None else max(0, fit.limit - fit.needed(0))
 
-    def _folder(self) -> "Path | None":
+    @property
+    def folder(self) -> "Path | None":
+        """Where what outlives the program lies; None where nothing is to."""
         if not self._given.options.keep:
             return None
         try:

@@ -43,6 +43,12 @@ class WatchedProtocol(HttpToolsProtocol):
         if self._is_in_header and self._header_bytes > self.limits.header_bytes:
             self._refuse(_TOO_LARGE)
 
+    def on_message_begin(self) -> None:
+        """A request begins, perhaps behind another one."""
+        super().on_message_begin()
+        if self._watch is None:
+            self._expect_header()
+
     def on_headers_complete(self) -> None:
         """The header is there, and its body follows."""
         self._is_in_header = False
@@ -75,8 +81,12 @@ class WatchedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: bytes) -> None:
         self._end_watch()
-        if not self.transport.is_closing():
-            # Another answer that is still on its way would be torn.
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.write(status + _CLOSING)
-            self.transport.close()
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            # An answer is on its way: nothing more is read, and its end is that of the connection.
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+            return
+        self.transport.write(status + _CLOSING)
+        self.transport.close()

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cli.safe import exact
 from cli.serve.faults import Fault
 from dsv4_mlx.chat.events import Done, Progress, ReasoningDelta, TextDelta
 from dsv4_mlx.serving.events import Begun, CallBegun, LayersPassed, ServedEvent
@@ -36,6 +37,8 @@ class RequestRecord:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     took_s: float = 0.0
+    passed_over: tuple[str, ...] = ()
+    """What of its body is not offered here."""
 
     def line(self) -> str:
         """The log's line about it."""
@@ -48,7 +51,10 @@ class RequestRecord:
         if self.generated:
             speed = f", {self.generated / self.decode_s:.1f} tok/s" if self.decode_s else ""
             said.append(f"{self.generated:,} tokens{speed}")
-        return ", ".join([*said, f"{self.took_s:.1f} s"])
+        said.append(f"{self.took_s:.1f} s")
+        if self.passed_over:
+            said.append(f"without {' and '.join(map(exact, self.passed_over))}")
+        return ", ".join(said)
 
 
 @dataclass

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -51,8 +52,11 @@ class RunningServer:
         self._failure: Dsv4Error | None = None
         self.records = Records(hear=self._hear, on_end=self._ended)
 
-    def run(self, names: tuple[str, ...], defaults: AnswerSettings) -> ExitStatus:
-        """Serve until a signal comes; raises why the model could not be loaded."""
+    def run(
+        self, names: tuple[str, ...], defaults: AnswerSettings, folder: Path | None
+    ) -> ExitStatus:
+        """Serve until a signal comes, and keep in `folder` what clients may come back to; raises
+        why the model could not be loaded."""
         app = ServedApp(
             self._model,
             names,
@@ -62,6 +66,7 @@ class RunningServer:
             access=self._access,
             records=self.records,
             trace=self._trace,
+            folder=folder,
         )
         app.chores = self._chores(app)
         with listen(self._given.host, self._given.port) as listening, _QuietSignals() as quiet:
@@ -118,7 +123,7 @@ class RunningServer:
 
 def _read_traced(app: ServedApp, path: str, body: dict[str, Any]) -> Asked | None:
     """What a traced request asks for; None where it asks nobody, or for nothing, any longer."""
-    dialect = app.dialects.get(path)
+    dialect = app.dialects.answers.get(path)
     with suppress(Dsv4Error):
         return None if dialect is None else dialect.read({**body, "model": None}, app.context())
     return None

@@ -28,15 +28,15 @@ class Prompts:
     """Writes prompts on any thread, without the model."""
 
     def __init__(self, tokenizer: "Tokenizer", effort_table: EffortTable, said: SaidMemory) -> None:
-        self._tokenizer, self._effort_table, self._said = tokenizer, effort_table, said
+        self.tokenizer, self._effort_table, self._said = tokenizer, effort_table, said
         self._writers: OrderedDict[str, PromptWriter] = OrderedDict()
         self._lock = Lock()
 
     def write(self, request: GenerationRequest) -> ServedPrompt:
         """The prompt of `request`; ChatError for messages that none can be made of."""
         if request.text is not None:
-            tokens = self._tokenizer.encode(request.text)
-            return ServedPrompt((self._tokenizer.bos_id, *tokens), goes_on=True)
+            tokens = self.tokenizer.encode(request.text)
+            return ServedPrompt((self.tokenizer.bos_id, *tokens), goes_on=True)
         messages = self.messages(request)
         thinking = request.settings.effective_thinking
         goes_on = messages[-1]["role"] == "assistant"
@@ -104,7 +104,7 @@ class Prompts:
         if writer is None:
             newest = next(reversed(self._writers.values()), None)
             writer = (
-                PromptWriter(self._tokenizer, self._effort_table)
+                PromptWriter(self.tokenizer, self._effort_table)
                 if newest is None
                 else newest.fork()
             )

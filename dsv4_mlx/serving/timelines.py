@@ -208,6 +208,10 @@ class Timelines:
             held = self.nbytes
         return True
 
+    def leaves(self, owner: str = "") -> list[list[int]]:
+        """The tokens of each timeline of `owner`, as far as anything is held of it."""
+        return [node.tokens() for node in self._trees.get(owner, ()) if node.is_leaf]
+
     def forget(self, owner: str) -> None:
         """Let go of all that is held for `owner`."""
         self._trees.pop(owner, None)

@@ -157,10 +157,14 @@ class Served:
 
     def _open(self) -> OpenedModel:
         def load() -> Any:
-            return scripted_engine(self.script, tokenizer()), tokenizer()
+            return self.engine(), tokenizer()
 
         opening = self.worker.submit(load)
         return OpenedModel(NANO, self.script.settings, opening, title=self.script.name)
+
+    def engine(self) -> Any:
+        """What answers."""
+        return scripted_engine(self.script, tokenizer())
 
     def _service(self, engine: Any, tokenizer: Any) -> Service:
         numbers = iter(range(1 << 30))

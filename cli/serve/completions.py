@@ -1,0 +1,182 @@
+"""The dialect of `POST /v1/completions`: a text that is gone on with, without a template."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from cli.serve.chat_completions import FINISHES, error_of, used
+from cli.serve.chat_request import ChatOptions, check_unoffered, stream_options
+from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame, Heard
+from cli.serve.faults import STATUSES, Fault, RequestFault
+from cli.serve.reading import Body, check_model, flag, invalid, sampling_of, texts, whole
+from dsv4_mlx.chat.events import Done, TextDelta
+from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.serving.events import ServedEvent, TokenLikelihood
+from dsv4_mlx.serving.request import GenerationRequest
+
+MOST_TOKENS: Final = 16
+"""Tokens of a text where neither the request nor the server says how many, as everywhere."""
+_MOST_ANSWERS: Final = 32
+
+
+class Completions:
+    """See the module."""
+
+    name = "completions"
+
+    def read(self, body: Body, context: DialectContext) -> Asked:
+        """What `body` asks for."""
+        request = _request(body, context)
+        options = replace(stream_options(body), likelihoods=request.wants_likelihoods)
+        writer = CompletionWriter(context, options, request.answers)
+        return Asked(request, writer, options.streams)
+
+    def error(self, fault: Fault) -> ErrorBody:
+        """The error for `fault`."""
+        return ErrorBody(STATUSES[fault.kind], error_of(fault))
+
+
+def _request(body: Body, context: DialectContext) -> GenerationRequest:
+    check_model(body, context)
+    check_unoffered(body)
+    if flag(body, "echo"):
+        raise RequestFault("invalid", "echo is not offered: the prompt is not said again.", "echo")
+    if body.get("suffix"):
+        raise RequestFault(
+            "invalid", "suffix is not offered: a text is gone on with at its end alone.", "suffix"
+        )
+    answers = whole(body, "n", 1, _MOST_ANSWERS) or 1
+    best_of = whole(body, "best_of", 1)
+    if best_of is not None and best_of != answers:
+        raise RequestFault("invalid", "best_of is not offered; n gives several texts.", "best_of")
+    likelihoods = whole(body, "logprobs", 0)
+    if likelihoods:
+        raise RequestFault(
+            "invalid",
+            "logprobs gives 0 others here: the logarithm of each token that was drawn, no more.",
+            "logprobs",
+        )
+    defaults = context.defaults
+    settings = replace(
+        defaults,
+        thinking=Thinking("chat"),
+        system=None,
+        tools=(),
+        sampling=sampling_of(body, defaults.sampling),
+        max_tokens=whole(body, "max_tokens", 1) or defaults.max_tokens or MOST_TOKENS,
+        stop=texts(body, "stop") or defaults.stop,
+    )
+    return GenerationRequest(
+        (),
+        settings,
+        answers=answers,
+        owner=context.owner,
+        text=_prompt(body),
+        wants_likelihoods=likelihoods is not None,
+    )
+
+
+def _prompt(body: Body) -> str:
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str) or not prompt:
+        raise invalid("prompt", "one text that is not empty", prompt)
+    return prompt
+
+
+@dataclass
+class _WrittenText:
+    """One text as far as it is written."""
+
+    pieces: list[str] = field(default_factory=list)
+    likelihoods: list[TokenLikelihood] = field(default_factory=list)
+    told: int = 0
+    """Of these, the ones that a chunk told of."""
+    finish: str | None = None
+
+
+class CompletionWriter:
+    """Writes the texts of one request."""
+
+    def __init__(self, context: DialectContext, options: ChatOptions, answers: int) -> None:
+        self._options, self._token_bytes = options, context.token_bytes
+        self._head = {
+            "id": context.new_id("cmpl-"),
+            "object": "text_completion",
+            "created": context.now(),
+            "model": context.model,
+        }
+        self._texts = [_WrittenText() for _ in range(answers)]
+        self._done: dict[int, Done] = {}
+
+    def begin(self) -> Sequence[Frame]:
+        """Nothing: a text begins with its first piece."""
+        return []
+
+    def event(self, answer: int, event: ServedEvent) -> Sequence[Frame]:
+        """The chunks for an event."""
+        written = self._texts[answer]
+        match event:
+            case TokenLikelihood():
+                written.likelihoods.append(event)
+            case TextDelta(text):
+                written.pieces.append(text)
+                return [self._chunk(answer, text)]
+            case Done():
+                self._done[answer] = event
+                written.finish = FINISHES[event.finish_reason]
+                return [self._chunk(answer, "", written.finish)]
+        return []
+
+    def heartbeat(self, heard: Heard) -> Frame:
+        """A comment."""
+        return Frame(comment=str(heard))
+
+    def end(self) -> Sequence[Frame]:
+        """What was used, if asked for, and the end."""
+        closing = [Frame("[DONE]")]
+        if not self._options.with_usage:
+            return closing
+        return [Frame(_text({**self._head, "choices": [], **self._used()})), *closing]
+
+    def failed(self, fault: Fault) -> Sequence[Frame]:
+        """An error in the place of the rest."""
+        return [Frame(_text(error_of(fault)))]
+
+    def whole(self) -> Mapping[str, Any]:
+        """All texts as one body."""
+        choices = [
+            self._choice(number, "".join(written.pieces), written.likelihoods, written.finish)
+            for number, written in enumerate(self._texts)
+        ]
+        return {**self._head, "choices": choices, **self._used()}
+
+    def _chunk(self, answer: int, text: str, finish: str | None = None) -> Frame:
+        written = self._texts[answer]
+        latest = written.likelihoods[written.told :]
+        written.told = len(written.likelihoods)
+        choice = self._choice(answer, text, latest, finish)
+        return Frame(_text({**self._head, "choices": [choice]}))
+
+    def _choice(
+        self, answer: int, text: str, told: Sequence[TokenLikelihood], finish: str | None
+    ) -> dict[str, Any]:
+        return {
+            "index": answer,
+            "text": text,
+            "logprobs": self._logprobs(told) if self._options.likelihoods else None,
+            "finish_reason": finish,
+        }
+
+    def _logprobs(self, told: Sequence[TokenLikelihood]) -> dict[str, Any]:
+        spelled = [self._token_bytes(one.token).decode("utf-8", "replace") for one in told]
+        return {"tokens": spelled, "token_logprobs": [one.logprob for one in told]}
+
+    def _used(self) -> dict[str, Any]:
+        return used([self._done[number] for number in sorted(self._done)])
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
