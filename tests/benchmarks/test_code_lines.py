@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from benchmarks.code_lines import (
     code_lines,
     product_files,
@@ -83,6 +85,7 @@ def test_a_shared_passage_is_found_once_at_its_full_length() -> None:
     assert shared_passages({"a": {**passage, **{n + 20: t for n, t in passage.items()}}}) == []
 
 
+@pytest.mark.slow
 def test_product_files_share_no_passage() -> None:
     found = {tuple(re.findall(r"([^\s:]+):\d+", passage)) for passage in product_passages()}
     assert found <= SHARED_DECLARATIONS

@@ -21,6 +21,7 @@ from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.sizing.costs import Costs
 from dsv4_mlx.testing.checkpoints import LONG, TINY, write_tiny_checkpoint
 from dsv4_mlx.tracing import block_graph, decode_graph, place_weights
+from dsv4_mlx.warm_up import shortened
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels import registry
 
@@ -59,7 +60,10 @@ def test_a_flash_token_launches_at_most_1200_kernels(
     assert closing.launches <= 1200
 
 
-@pytest.mark.parametrize(("context", "most", "buffers"), [(CONTEXT, 1.09, 12), (CLOSING, 1.13, 14)])
+@pytest.mark.parametrize(
+    ("context", "most", "buffers"),
+    [(CONTEXT, 1.09, 12), pytest.param(CLOSING, 1.13, 14, marks=pytest.mark.slow)],
+)
 def test_a_replayed_token_launches_few_kernels_more(
     flash: launches.Report, closing: launches.Report, context: int, most: float, buffers: int
 ) -> None:
@@ -74,7 +78,7 @@ def test_a_replayed_token_launches_few_kernels_more(
     assert built.launches <= 1032 or context != CONTEXT
 
 
-@pytest.mark.parametrize("context", [CONTEXT, CLOSING])
+@pytest.mark.parametrize("context", [pytest.param(CONTEXT, marks=pytest.mark.slow), CLOSING])
 def test_products_that_keep_bits_launch_no_more(
     flash: launches.Report, closing: launches.Report, context: int
 ) -> None:
@@ -87,7 +91,7 @@ def test_products_that_keep_bits_launch_no_more(
     assert not {"QuantizedMatmul", "GatherQMM"} & set(exact.per_node)
 
 
-@pytest.mark.parametrize("context", [CONTEXT, CLOSING - 5])
+@pytest.mark.parametrize("context", [pytest.param(CONTEXT, marks=pytest.mark.slow), CLOSING - 5])
 def test_a_pass_of_rows_launches_little_more_than_a_token(
     flash: launches.Report, context: int
 ) -> None:
@@ -181,10 +185,17 @@ def test_cache_read_is_window_selected_entries_and_every_index_key(
     assert flash.bytes_read["cache"] == expected
 
 
-def test_the_largest_release_traces_without_its_weights() -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(shortened(PRO), id="first layers"),
+        pytest.param(PRO, id="whole", marks=pytest.mark.slow),
+    ],
+)
+def test_the_largest_release_traces_without_its_weights(config: DeepseekV4Config) -> None:
     mx.reset_peak_memory()
     before = mx.get_active_memory()
-    decode_graph(PRO, context=CONTEXT)
+    decode_graph(config, context=CONTEXT)
     assert mx.get_peak_memory() - before < 64 << 20
     assert mx.get_active_memory() - before < 16 << 20
 

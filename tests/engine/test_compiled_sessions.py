@@ -17,11 +17,12 @@ from dsv4_mlx.model import compiled
 from dsv4_mlx.model.compiled import CompiledStep
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.scripted.fake import FakeModel
-from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
+from tests.engine import small_models
 from tests.model import replays, running
 
-SMALL = TINY.replace(
-    num_hidden_layers=3, num_hash_layers=1, n_routed_experts=4, compress_ratios=(0, 4, 128, 0)
+SMALL = small_models.SMALL.replace(
+    num_hidden_layers=3, index_topk=16, compress_ratios=(0, 4, 128, 0)
 )
 PROMPT = [(7 * i * i + 3 * i) % 500 for i in range(250)]
 

@@ -28,6 +28,7 @@ from dsv4_mlx.chat.tokens import DSML
 from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.errors import KernelError, UsageError
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
+from tests.engine.small_models import SMALL
 
 HI = [{"role": "user", "content": "Hi there"}]
 
@@ -35,7 +36,7 @@ HI = [{"role": "user", "content": "Hi there"}]
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("official")
-    write_tiny_checkpoint(folder)
+    write_tiny_checkpoint(folder, SMALL.replace(index_topk=16))
     return folder
 
 
@@ -165,7 +166,8 @@ def test_a_converted_folder_gives_the_same_by_our_loader_and_by_theirs(
     import mlx_lm
     from mlx_lm.generate import generate_step
 
-    converted, prompt = tmp_path / "converted", some_tokens(60)
+    # After this prompt several tokens are certain.
+    converted, prompt = tmp_path / "converted", some_tokens(60, seed=3)
     assert convert([str(official), str(converted)]) == 0
     ours, _ = mlx_lm.load(str(converted))
     theirs, _ = door._load_other_model(converted)

@@ -23,7 +23,8 @@ from dsv4_mlx.weights.checkpoint import open_checkpoint
 from dsv4_mlx.weights.table_rows import TableFile
 
 CONFIG = LONG.replace(
-    engram=EngramConfig((0, 2), 200, 300, max_ngram_size=4, n_heads=2, head_dim=64)
+    hc_sinkhorn_iters=1,
+    engram=EngramConfig((0, 2), 200, 300, max_ngram_size=4, n_heads=2, head_dim=64),
 )
 PROMPT = np.random.default_rng(0).integers(2, CONFIG.vocab_size, 40).tolist()
 NEXT = 5

@@ -17,9 +17,10 @@ from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.sizing.costs import Costs
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import open_checkpoint
+from tests.engine import small_models
 
-SMALL = TINY.replace(
-    num_hidden_layers=3, num_hash_layers=1, n_routed_experts=4, compress_ratios=(0, 4, 128, 0)
+SMALL = small_models.SMALL.replace(
+    num_hidden_layers=3, index_topk=16, compress_ratios=(0, 4, 128, 0)
 )
 PROMPT = [(7 * i * i + 3 * i) % 500 for i in range(150)]
 NEXT = 12
@@ -179,7 +180,7 @@ def active_bytes_while(stream: Iterator[object], at: tuple[int, ...]) -> list[in
 
 
 # Both kinds of entries and as little else as possible: memory is watched, not numbers.
-LEAN = SMALL.replace(
+LEAN = TINY.replace(
     num_hidden_layers=2,
     num_hash_layers=0,
     n_routed_experts=2,
@@ -208,7 +209,7 @@ def check_flat_memory(folder: Path, tokens: int) -> None:
 @pytest.mark.parametrize(
     "tokens",
     [
-        400,  # 1,000 bytes more than the config says for each token would be found
+        200,  # 2,000 bytes more than the config says for each token would be found
         pytest.param(2000, marks=pytest.mark.slow),  # 200 bytes
         pytest.param(20000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),  # 20 bytes
     ],

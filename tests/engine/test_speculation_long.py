@@ -91,10 +91,13 @@ def test_hundreds_of_tokens_of_a_script_leave_nothing() -> None:
     check_scripted(600)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_20_000_tokens_of_a_script_leave_nothing() -> None:
-    check_scripted(20_000)
+@pytest.mark.parametrize(
+    "tokens",
+    [pytest.param(4000, marks=pytest.mark.slow), pytest.param(20_000, marks=pytest.mark.soak)],
+)
+def test_thousands_of_tokens_of_a_script_leave_nothing(tokens: int) -> None:
+    check_scripted(tokens)
 
 
 def check_nano(tokens: int, compared: int) -> None:

@@ -6,7 +6,7 @@ once for each model and length; cases go on from forks.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -119,11 +119,17 @@ class Trunk:
 
 
 @pytest.fixture(scope="module")
-def trunks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trunk]:
+def trunk_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trunk]:
     parent = tmp_path_factory.mktemp("models")
-    folders = {"mtp": parent / "mtp", "dspark": parent / "dspark", "nano": NANO}
-    models = {**load_small_models(parent), "nano": load_with_drafts(NANO)}
-    return {name: Trunk(models[name], Tokenizer(folder)) for name, folder in folders.items()}
+    small = load_small_models(parent)
+
+    @cache
+    def of(name: str) -> Trunk:
+        if name == "nano":
+            return Trunk(load_with_drafts(NANO), Tokenizer(NANO))
+        return Trunk(small[name], Tokenizer(parent / name))
+
+    return of
 
 
 def said(session: Session, trunk: Trunk, case: Case, **changes: Any) -> Said:
@@ -175,11 +181,16 @@ def refused(session: Session, trunk: Trunk, case: Case) -> Session:
     return other
 
 
-@pytest.mark.parametrize("model", COLUMNS["model"])
-def test_replies_with_drafts_are_those_without(trunks: dict[str, Trunk], model: str) -> None:
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one == "nano")) for one in COLUMNS["model"]],
+)
+def test_replies_with_drafts_are_those_without(
+    trunk_of: Callable[[str], Trunk], model: str
+) -> None:
     for case in cases():
         if case["model"] == model:
-            check(trunks[model], case)
+            check(trunk_of(model), case)
 
 
 def test_every_pair_of_values_is_covered() -> None:
@@ -188,9 +199,10 @@ def test_every_pair_of_values_is_covered() -> None:
         assert pairs == set(itertools.product(COLUMNS[one], COLUMNS[other]))
 
 
-def test_kinds_of_replies_are_what_they_are_called(trunks: dict[str, Trunk]) -> None:
+def test_kinds_of_replies_are_what_they_are_called(trunk_of: Callable[[str], Trunk]) -> None:
     """Without drafts: budgets end reasoning, calls are calls, and texts end where they should."""
-    trunk, case = trunks["mtp"], {**cases()[0], "sampling": "1.0", "max_tokens": 9, "cancel": None}
+    trunk = trunk_of("mtp")
+    case = {**cases()[0], "sampling": "1.0", "max_tokens": 9, "cancel": None}
     end_think = trunk.tokenizer.control_ids["</think>"]
     for kind, check_it in {
         "budget of 0": lambda one: one.ids[0] == end_think and one.regimes[1] == "answer",
