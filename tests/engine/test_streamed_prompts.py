@@ -18,6 +18,7 @@ from dsv4_mlx.engine.expert_use import ExpertUse
 from dsv4_mlx.engine.session import Session
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.files.safetensors_files import TensorEntry
+from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.weights.expert_slots import SlotArrays
 from dsv4_mlx.weights.expert_trace import read_trace, trace_experts
@@ -79,6 +80,28 @@ def test_a_session_says_and_holds_what_it_does_in_memory(
     expected, theirs = script(engine(whole))
     assert said == expected
     assert same(held, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["native", "mixed"])
+@pytest.mark.parametrize("numerics", list(Numerics), ids=lambda one: one.value)
+def test_a_long_prompt_leaves_the_same_file(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, recipe: str, numerics: Numerics
+) -> None:
+    """2,000 tokens: logits, the rows of every cache, the reply and what is saved after it."""
+    parent, tokens = tmp_path_factory.getbasetemp() / "long", prompt_of(2_000, SMALL.vocab_size)
+    written, found = streamed.written(parent, recipe), []
+    for slots in (None, K + 1):
+        of = Engine(streamed.load(written, slots, numerics, drafts=False), prefill_chunk=512)
+        session, path = of.session(), tmp_path / str(slots)
+        session.sync(tokens, places=(700,))
+        held = arrays(session)
+        said = reply(session, 20)
+        session.save(path)
+        found.append((held, said, path.read_bytes()))
+        assert (of.expert_use is None) is (slots is None)
+    (held, *expected), (ours, *others) = found
+    assert same(held, ours) and others == expected
 
 
 def test_a_prompt_reads_every_expert_once_and_a_reply_what_it_misses(folder: Path) -> None:
