@@ -46,7 +46,9 @@ class StreamedModel:
 
     def for_prompt(self, tokens: mx.array, *, chooses_all: bool) -> Any:
         """What a prompt [1, S] passes whole layers by; None for one that chooses few of a layer's
-        experts, which are fetched as any call's."""
+        experts, which are fetched as any call's. Raises where the files are no longer in place:
+        a reply is written to its end by those that are open, and nothing begins by them."""
+        self.facts.require_in_place()
         if not chooses_all:
             self.begin(tokens)
             return None

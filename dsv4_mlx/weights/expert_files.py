@@ -136,6 +136,10 @@ class ExpertReader:
             for part, row in zip(parts, rows, strict=True)
         ]
 
+    def require_in_place(self) -> None:
+        """CheckpointError where the files are no longer where they were opened."""
+        self._files.require_in_place()
+
     def let_go(self) -> None:
         """Drop what the system's file cache has of the files by now."""
         self._files.let_go()

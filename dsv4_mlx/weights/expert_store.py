@@ -72,6 +72,10 @@ class ExpertStore:
             "bytes_read": counts.bytes_read,
         }
 
+    def require_in_place(self) -> None:
+        """CheckpointError where other files lie in the place of those that are read."""
+        self.reader.require_in_place()
+
     def saw(self, layer: int, ids: npt.NDArray[Any]) -> None:
         """A call of `layer` chose the experts `ids` [M, k]."""
         if self.trace is not None:

@@ -1,7 +1,8 @@
 """Files that stay open and are read at places, by several threads at a time, and never mapped.
 
-A file that another one replaces is read on as it was; one that is written to is an error. One whose
-disk went away and came back is opened again, as long as it is the same file.
+A file that another one replaces is read on as it was, unless somebody asks whether it is still in
+its place; one that is written to is an error. One whose disk went away and came back is opened
+again, as long as it is the same file.
 """
 
 import fcntl
@@ -54,6 +55,26 @@ class OpenFiles:
             )
         if not self._stays:
             _let_go(file, begin, start)
+
+    def require_in_place(self) -> None:
+        """CheckpointError for a file that another one replaced, or that was taken out of a folder
+        that is there. Where the folder is gone too, reading says what its disk does."""
+        for path, file in self._files.items():
+            try:
+                found = os.stat(path)
+            except FileNotFoundError:
+                is_here = not path.parent.is_dir()
+            except OSError:
+                is_here = True
+            else:
+                is_here = os.path.samestat(found, os.fstat(file)) or (
+                    _stamp_of(found) == self._stamps[path]
+                )
+            if not is_here:
+                raise CheckpointError(
+                    f"{path} is not the file that was opened: the folder was changed since; load "
+                    "the model again."
+                )
 
     def let_go(self) -> None:
         """Drop what Linux' file cache has of files that do not stay there, whoever read it."""
@@ -135,7 +156,10 @@ def _rest(buffers: list[memoryview], count: int) -> list[memoryview]:
 
 def _stamp(file: int) -> tuple[int, int]:
     """What changes when a file is written to; one that takes its name leaves it as it is."""
-    status = os.fstat(file)
+    return _stamp_of(os.fstat(file))
+
+
+def _stamp_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 

@@ -3,6 +3,7 @@ fails costs nothing but the answer that needed it."""
 
 import errno
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,33 @@ def test_a_shard_that_is_written_to_in_a_reply_is_named(folder: Path, tmp_path: 
     with pytest.raises(CheckpointError, match=r"safetensors was written to .*; load the model"):
         reply(session, 20)
     assert session.tokens[: len(PROMPT)] == PROMPT
+
+
+def test_a_folder_that_is_replaced_in_a_reply_is_told_at_the_next_prompt(
+    folder: Path, whole: Model, tmp_path: Path
+) -> None:
+    here = tmp_path / "model"
+    shutil.copytree(folder, here)
+    session = Engine(streamed.load(here, 2), prefill_chunk=16).session()
+    session.sync(PROMPT)
+    stream = session.stream(8, stop_ids=())
+    found = [(token.id, token.logprob) for token in (next(stream), next(stream))]
+    here.rename(tmp_path / "before")
+    shutil.copytree(folder, here, copy_function=shutil.copyfile)
+    found += [(token.id, token.logprob) for token in stream]  # of the files that are open
+    theirs = Engine(whole, prefill_chunk=16).session()
+    theirs.sync(PROMPT)
+    assert found == reply(theirs, 8)
+    said = session.tokens
+    for longer in ([7], list(PROMPT)):
+        with pytest.raises(CheckpointError, match=r"model/model-.* the folder was changed since"):
+            session.sync([*said, *longer])
+        assert session.tokens == said[: len(session)] and len(session) >= len(said) - 1
+    shutil.rmtree(here)
+    (tmp_path / "before").rename(here)
+    session.sync([*said, 7])
+    theirs.sync([*said, 7])
+    assert reply(session, 3) == reply(theirs, 3)
 
 
 def test_what_a_token_decides_is_asked_for_when_it_is_drawn(folder: Path) -> None:

@@ -3,7 +3,9 @@
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,49 @@ def test_a_folder_that_another_replaces_is_read_on(folder: Path, tmp_path: Path)
     pool = store.pools[1]
     found = bytes(np.array(pool.arrays.matrices["down_proj"]["weight"][pool.held[5]]))
     assert found in old
+
+
+def replaced_folder(folder: Path) -> None:
+    """Another conversion, of fewer files, lies where the folder was."""
+    folder.rename(folder.with_name("before"))
+    folder.mkdir()
+    (folder / "other.safetensors").write_bytes(b"x")
+
+
+def replaced_file(folder: Path) -> None:
+    """One shard of another conversion, as downloads put it there."""
+    path, other = shard_of(folder), folder / "partial"
+    other.write_bytes(bytes(path.stat().st_size))
+    os.utime(other, ns=(1, 1))
+    other.replace(path)
+
+
+def removed_file(folder: Path) -> None:
+    shard_of(folder).unlink()
+
+
+@pytest.mark.parametrize("change", [replaced_folder, replaced_file, removed_file])
+def test_a_folder_that_was_changed_is_told_where_somebody_asks(
+    folder: Path, change: Callable[[Path], None]
+) -> None:
+    store = store_of(folder, 2)
+    store.require_in_place()
+    change(folder)
+    sentence = rf"^{re.escape(str(folder))}/.*safetensors is not the file that was opened"
+    with pytest.raises(CheckpointError, match=sentence):
+        store.require_in_place()
+    ask(store)
+
+
+def test_a_disk_that_is_away_for_a_while_or_mounted_anew_is_the_same(
+    folder: Path, tmp_path: Path
+) -> None:
+    store, copies = store_of(folder, 2), tmp_path / "mounted"
+    away = folder.rename(folder.with_name("away"))
+    store.require_in_place()  # reading says it
+    shutil.copytree(away, copies)  # with the times of its files, and other numbers
+    copies.rename(folder)
+    store.require_in_place()
 
 
 class GoneDisk:
