@@ -95,16 +95,22 @@ class Session:
         self._move_on()
         return self._timeline.sync(target, on_progress, cancel, places, on_layer)
 
-    def reading(self, tokens: Sequence[int], places: Collection[int] = ()) -> Iterator[int]:
+    def reading(
+        self,
+        tokens: Sequence[int],
+        places: Collection[int] = (),
+        on_layer: OnLayer | None = None,
+    ) -> Iterator[int]:
         """What `sync` does, a chunk at a time: gives the tokens found, then those held after each.
 
         Chunks end at multiples of the engine's chunk, so that where a reading is cut hangs on where
-        it begins alone. Leaving the iterator leaves the timeline at what was read.
+        it begins alone; a model whose experts lie in files has passes of 32,768 tokens in their
+        place. Leaving the iterator leaves the timeline at what was read.
         PromptError, and an unchanged timeline, for tokens that the model cannot answer.
         """
         target = self._running.check(tokens)
         self._move_on()
-        return self._timeline.reading(target, places)
+        return self._timeline.reading(target, places, on_layer)
 
     def stream(
         self,

@@ -58,7 +58,9 @@ class Timeline(ReadingTimeline):
         self._read(target, on_progress, cancel, places, on_layer)
         return Sync(reused, self.consumed - reused, cancelled=self.consumed < len(target))
 
-    def reading(self, target: list[int], places: Collection[int]) -> Iterator[int]:
+    def reading(
+        self, target: list[int], places: Collection[int], on_layer: OnLayer | None = None
+    ) -> Iterator[int]:
         """Become `target` chunk by chunk; gives the tokens found, then those held after each chunk.
 
         Chunks end at multiples of their size wherever the reading begins; what passes the layers of
@@ -77,15 +79,19 @@ class Timeline(ReadingTimeline):
                     self._remember()
                 self.hold()
                 if self.running.reads_by_layers:
-                    self._pass(target, wanted, lambda layer: True)
+                    self._pass(target, wanted, self._told(on_layer, None))
                 else:
                     end = min((start // chunk + 1) * chunk, len(target))
                     asked = self._ask_ahead(target, asked, end + chunk)
                     inside = [place for place in wanted if start < place < end]
+                    self._read_ahead(target, end, wanted)
                     self._consume(target[start:end], inside, logits=end == len(target))
                 self.tokens = target[: self.consumed]
                 self.running.memory.keep_up()
                 yield self.consumed
+        except GeneratorExit:  # left before its end
+            self.running.end_reading(self.cache)
+            raise
         finally:
             self.places.release()
 

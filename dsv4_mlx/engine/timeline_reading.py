@@ -72,13 +72,7 @@ class ReadingTimeline(TimelineState):
     ) -> None:
         """The same where many tokens pass a layer before the next; a stop before they have passed
         all of them leaves none of them read."""
-        start, layers = self.consumed, self.running.config.num_hidden_layers
-
-        def goes_on(layer: int) -> bool:
-            if on_layer is not None:
-                on_layer(layer, layers)
-            return cancel is None or not cancel.is_set() or layer == layers
-
+        start, goes_on = self.consumed, self._told(on_layer, cancel)
         while self.consumed < len(target):
             if self.consumed in wanted:
                 self._remember()
@@ -89,6 +83,17 @@ class ReadingTimeline(TimelineState):
             self.running.memory.keep_up()
             report(self.consumed - start, len(target) - start)
         self.places.release()
+
+    def _told(self, on_layer: OnLayer | None, cancel: Flag | None) -> Callable[[int], bool]:
+        """What is called before each layer: tells its number, and whether nobody stopped it."""
+        layers = self.running.config.num_hidden_layers
+
+        def goes_on(layer: int) -> bool:
+            if on_layer is not None:
+                on_layer(layer, layers)
+            return cancel is None or not cancel.is_set() or layer == layers
+
+        return goes_on
 
     def _pass(
         self, target: list[int], wanted: Collection[int], goes_on: Callable[[int], bool]

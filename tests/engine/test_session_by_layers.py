@@ -86,6 +86,22 @@ def test_progress_names_tokens_and_layers(sessions: tuple[Session, Session]) -> 
     assert told == expected
 
 
+def test_a_reading_by_steps_names_layers_and_gives_the_same(
+    sessions: tuple[Session, Session],
+) -> None:
+    told: list[int | tuple[int, int]] = []
+    ours, theirs = sessions
+    steps = ours.reading(PROMPT, PLACES, on_layer=lambda *layers: told.append(layers))
+    for held in steps:
+        told.append(held)
+    theirs.sync(PROMPT, places=PLACES)
+    ends = range(64, 150, 64) if ours._running.pass_tokens == 64 else ()
+    layers = [(layer, LAYERS) for layer in range(LAYERS + 1)]
+    assert told == [0, *(one for end in (*ends, 150) for one in (*layers, end))]
+    assert offsets(ours) == offsets(theirs) and reply(ours) == reply(theirs)
+    assert same(arrays(ours), arrays(theirs))
+
+
 @pytest.mark.parametrize("stop", range(LAYERS + 1))
 @pytest.mark.parametrize("stopped_pass", [0, 1])
 def test_a_stop_before_a_layer_leaves_what_the_passes_before_it_read(

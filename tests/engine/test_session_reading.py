@@ -38,6 +38,22 @@ def test_a_reading_that_is_left_goes_on_later() -> None:
     assert ids(session, 5) == expected(PROMPT, 5)
 
 
+def test_a_model_that_works_ahead_is_told_what_follows_until_the_reading_is_left() -> None:
+    told: list[object] = []
+    one = engine()
+    one.read_ahead = lambda cache, tokens, inside: told.append((tokens, inside))  # type: ignore[method-assign, assignment]
+    one.end_reading = lambda cache: told.append("left")  # type: ignore[method-assign]
+    list(one.session().reading(PROMPT, [20]))
+    by_steps, told = told, []
+    one.session().sync(PROMPT, places=[20])
+    assert by_steps == told == [(PROMPT[16:32], [20]), (PROMPT[32:], [39]), ([], [])]
+    told = []
+    reading = one.session().reading(PROMPT)
+    assert [next(reading), next(reading)] == [0, 16]
+    reading.close()
+    assert told == [(PROMPT[16:32], []), "left"]
+
+
 def test_a_moment_is_good_for_any_session_of_the_engine() -> None:
     one = engine()
     session = one.session()

@@ -118,6 +118,10 @@ def everything(model: Any, out: Path) -> dict[str, Any]:
     calls, ahead = model.counts.calls, model.counts.ahead
     Engine(model, prefill_chunk=CHUNK).session().sync(prompt(150))
     found: dict[str, Any] = {"chunks": [model.counts.calls - calls, model.counts.ahead - ahead]}
+    calls, ahead = model.counts.calls, model.counts.ahead
+    for _ in Engine(model, prefill_chunk=CHUNK).session().reading(prompt(150)):
+        pass
+    found["steps"] = [model.counts.calls - calls, model.counts.ahead - ahead]
     streams = model.counts.stream_bytes
     mx.eval(model(mx.array([[1, 2, 3]])))
     found["stream_bytes"] = model.counts.stream_bytes - streams

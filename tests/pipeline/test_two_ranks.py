@@ -152,7 +152,7 @@ def test_the_worker_frees_what_rank_0_frees_before_its_next_step(both: Both) -> 
 
 def test_the_worker_reads_a_chunk_while_rank_0_reads_the_one_before(both: Both) -> None:
     chunks = -(-150 // scenarios.CHUNK)
-    assert both.rank0["chunks"] == [chunks, chunks - 1]
+    assert both.rank0["chunks"] == both.rank0["steps"] == [chunks, chunks - 1]
 
 
 def test_a_step_that_fails_there_is_a_sentence_here(both: Both) -> None:
