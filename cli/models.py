@@ -60,7 +60,7 @@ class Models:
         self.ranks = ranks
         self._open_first = open_first
         self._held: HeldMemory | None = None  # of the model that was loaded last
-        self._script = None if options.engine is None else _script(options.engine)
+        self._script = None if options.engine is None else script_file(options.engine)
 
     def first(self, folder: Path) -> OpenedModel:
         """Begin to load the model that the run starts with: the script that stands in its place, or
@@ -184,7 +184,7 @@ class Models:
         return engine, tokenizer
 
 
-def _script(engine: str) -> Path:
+def script_file(engine: str) -> Path:
     """The file of `fake:FILE`; UsageError for anything else."""
     kind, _, file = engine.partition(":")
     if kind != "fake" or not file:

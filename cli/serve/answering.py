@@ -28,6 +28,10 @@ class RequestWatch(Protocol):
 
     def event(self, answer: int, event: ServedEvent, /) -> None: ...
 
+    def generated(self, pieces: int, /) -> None:
+        """So many deltas came by now, those that were joined among them."""
+        ...
+
     def end(self, fault: Fault | None, is_gone: bool, /) -> None: ...
 
 
@@ -161,6 +165,7 @@ class Answering:
 
     async def _take(self, seconds: float) -> Sequence[Numbered]:
         batch = await self._bridge.take(seconds)
+        self._watch.generated(self._bridge.pieces)
         for answer, event in batch:
             self._watch.event(answer, event)
             self._hear(event)

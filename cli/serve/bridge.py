@@ -31,6 +31,8 @@ class EventBridge:
     ) -> None:
         self._loop, self._wake, self._most = loop, wake, most_pending
         self._pending: list[Numbered] = []
+        self.pieces = 0
+        """Deltas that came so far, about as many as tokens were generated."""
         self._lock = Lock()
         self._is_told = False
         self._has_come = asyncio.Event()
@@ -41,6 +43,7 @@ class EventBridge:
         """Leave an event; nobody may be there any longer to take it."""
         with self._lock:
             self._pending.append((answer, event))
+            self.pieces += isinstance(event, TextDelta | ReasoningDelta | CallArguments)
             is_told, self._is_told = self._is_told, True
         if not is_told:
             self.tell()

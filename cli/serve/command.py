@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from cli.environment import Environment, ExitStatus
 from cli.serve.options import parse_serve
+from cli.serve.printing import to_paste
 from cli.worker import Worker
 from dsv4_mlx.errors import UsageError
 
@@ -23,6 +24,8 @@ def serve(
     """Serve until a signal ends it. Raises UsageError for options that contradict each other, and
     what opening the model raises."""
     given = parse_serve(arguments, environment)
+    if (asked := to_paste(given, arguments, environment)) is not None:
+        return asked.print_to(environment)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(

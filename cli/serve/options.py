@@ -10,6 +10,8 @@ from cli.environment import Environment
 from cli.model_options import add_the_ends, add_the_model, add_the_script
 from cli.option_values import size_or, whole
 from cli.options import Options, require_text, stop_texts
+from cli.serve.client_configs import CLIENTS
+from cli.serve.service_unit import SERVICES
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.paths import user_path
 
@@ -48,6 +50,8 @@ class ServeOptions:
     """Minutes after which a model that nobody asks is let go of."""
     warm: tuple[Path, ...] = ()
     trace: Path | None = None
+    print_config: str | None = None
+    print_service: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     allow_sleep: bool = False
@@ -127,6 +131,9 @@ def _add_the_door(add: Callable[..., Any]) -> None:
         help="requests that wait before more are refused",
     )
     add("--trace", type=user_path, metavar="FILE", help="write every request, prompts and all")
+    add("--plain", action="store_true", help="a line for each request, nothing redrawn")
+    add("--print-config", choices=CLIENTS, help="what to paste for a client; serves nothing")
+    add("--print-service", choices=SERVICES, help="a unit that starts this server; serves nothing")
 
 
 def _add_the_keeping(add: Callable[..., Any]) -> None:

@@ -31,6 +31,8 @@ class RequestRecord:
     layers: tuple[int, int] | None = None
     """Layers that its prompt passed, of all, where it passes them one by one."""
     generated: int = 0
+    pieces: int = 0
+    """Deltas of its answers so far, about as many as tokens were generated."""
     finish: str = ""
     first_s: float | None = None
     """From its body to the first piece of an answer."""
@@ -145,6 +147,10 @@ class RecordedRequest:
                 record.decode_s = max(record.decode_s, event.timing.generation_s)
                 record.prefill_s = max(record.prefill_s, event.timing.prefill_s)
         self._records.heard(record)
+
+    def generated(self, pieces: int) -> None:
+        """So many deltas came by now, those that were joined among them."""
+        self.record.pieces = pieces
 
     def end(self, fault: Fault | None, is_gone: bool) -> None:
         """The request is over: as asked, by a fault, or because its client left."""

@@ -23,6 +23,8 @@ from cli.serve.options import ServeOptions
 from cli.serve.protocol import WatchedProtocol
 from cli.serve.records import Records, RequestRecord
 from cli.serve.served_model import ServedModel
+from cli.serve.status_feed import show_status
+from cli.serve.status_screen import ServerDisplay
 from cli.serve.trace import Trace
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.errors import Dsv4Error, UsageError
@@ -34,7 +36,7 @@ _ENDS: Final = "The server ends; ask again when it is back."
 
 
 class RunningServer:
-    """One run of `dsv4-chat serve`: `note` tells people what happens."""
+    """One run of `dsv4-chat serve`: `display` tells people what happens."""
 
     def __init__(
         self,
@@ -42,10 +44,11 @@ class RunningServer:
         access: Access,
         model: ServedModel,
         environment: Environment,
-        note: Callable[[str], None],
+        display: ServerDisplay,
     ) -> None:
         self._given, self._access, self._model = given, access, model
-        self._environment, self._note = environment, note
+        self._environment, self._display = environment, display
+        self._note = display.note
         self._waking = Waking(not given.allow_sleep)
         self._trace = None if given.trace is None else Trace(given.trace)
         self._limits = HttpLimits()
@@ -72,8 +75,11 @@ class RunningServer:
         with listen(self._given.host, self._given.port) as listening, _QuietSignals() as quiet:
             self._server = _server(app, self._limits)
             self._note(f"{names[0]} at {address(listening)}")
+            if self._display.is_live:
+                app.chores.append(partial(show_status, self._display, app, address(listening)))
             try:
-                self._server.run(sockets=[listening])
+                with self._display:
+                    self._server.run(sockets=[listening])
             finally:
                 self._end()
         if self._failure is not None:

@@ -20,7 +20,7 @@ from cli.serve.making import ServiceMaker
 from cli.serve.options import ServeOptions
 from cli.serve.running import RunningServer
 from cli.serve.served_model import ServedModel
-from cli.show.output import PlainOutput
+from cli.serve.status_screen import server_display
 from cli.worker import Worker
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def start(
     preferences = Preferences.configured(chosen).given(given.options)
     defaults = preferences.answer_settings(opened.settings)
     names = tuple(dict.fromkeys((opened.name, *given.aliases)))
-    server = RunningServer(given, access, model, environment, PlainOutput(environment).note)
+    display = server_display(environment, chosen.theme, plain=given.options.plain or chosen.plain)
+    server = RunningServer(given, access, model, environment, display)
     return server.run(names, defaults, maker.folder)
 
 

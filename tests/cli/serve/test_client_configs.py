@@ -12,7 +12,7 @@ import pytest
 from cli.environment import Environment
 from cli.serve.client_configs import CLIENTS, ServerAddress, client_config
 
-PLAIN = ServerAddress("127.0.0.1", 8080, "DeepSeek-V4-Flash", context=131_072)
+PLAIN = ServerAddress("127.0.0.1", 8642, "DeepSeek-V4-Flash", context=131_072)
 HOSTILE = ServerAddress("::1", 81, "a $(name) 'of' \"two\\", key="s3$cret'", context=4096)
 SHELLS = ("claude", "qwen", "aider")
 JSONS = ("opencode", "pi")

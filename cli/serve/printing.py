@@ -1,0 +1,93 @@
+"""What `dsv4-chat serve` prints instead of serving: what its command line means for others."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli import config
+from cli.completed_options import completed
+from cli.environment import Environment
+from cli.machine.expert_memory import bytes_for_experts, fit_of
+from cli.models import script_file
+from cli.opened_model import embedded_model
+from cli.options import Options
+from cli.serve.client_configs import KEY_VARIABLE, ServerAddress, client_config
+from cli.serve.options import ServeOptions
+from cli.serve.service_unit import program_in_use, service_unit
+from cli.serve.to_paste import ToPaste
+from dsv4_mlx.errors import Dsv4Error, UsageError
+from dsv4_mlx.files.documents import content_of
+from dsv4_mlx.release.identity import name_of
+
+if TYPE_CHECKING:
+    from dsv4_mlx.weights.checkpoint import ModelFolder
+
+
+def to_paste(
+    given: ServeOptions, arguments: Sequence[str], environment: Environment
+) -> ToPaste | None:
+    """What was asked to be printed, if anything was; `arguments` are those of `serve`."""
+    if given.print_service is not None:
+        return service_unit(
+            given.print_service,
+            ["serve", *arguments],
+            program=program_in_use(),
+            variables=environment.variables,
+            folder=Path.cwd(),
+            home=Path.home(),
+        )
+    if given.print_config is not None:
+        return client_config(given.print_config, _address(given, environment))
+    return None
+
+
+def _address(given: ServeOptions, environment: Environment) -> ServerAddress:
+    """Where the server would answer; raises what opening the model's folder raises."""
+    options = completed(given.options, config.load(environment))
+    name, context = _model(options)
+    return ServerAddress(given.host, given.port, name, _key(given, environment), context)
+
+
+def _model(options: Options) -> tuple[str, int | None]:
+    """Name and context of the model; None where memory does not tell."""
+    if options.engine is not None:
+        from dsv4_mlx.scripted.script import read_script
+
+        script = read_script(script_file(options.engine))
+        return script.name, script.context
+    from dsv4_mlx.weights.checkpoint import open_folder
+
+    opened = open_folder(options.model or embedded_model())
+    with suppress(Dsv4Error):  # what does not fit here may fit where the server is
+        return name_of(opened.folder), _context(opened, options)
+    return name_of(opened.folder), None
+
+
+def _context(opened: "ModelFolder", options: Options) -> int:
+    """Tokens of prompt and reply that memory allows, as the server tells its clients."""
+    from dsv4_mlx.serving.limits import ServingLimits, bytes_of_timelines
+    from dsv4_mlx.sizing.costs import Costs
+
+    kv, backend = options.kv or "compact", options.backend or "auto"
+    memory = "auto" if options.expert_memory is None else options.expert_memory
+    pools = bytes_for_experts(opened, memory, kv, backend=backend)
+    fit = fit_of(opened.checkpoint, pools, kv, backend=backend)
+    longest = opened.described.max_position_embeddings
+    if fit.limit is None:
+        return longest
+    left = max(0, fit.limit - fit.needed(0))
+    bytes_of = bytes_of_timelines(Costs(opened.checkpoint.config), kv)
+    return ServingLimits(memory_bytes=left, bytes_of=bytes_of).longest(longest)
+
+
+def _key(given: ServeOptions, environment: Environment) -> str:
+    """The first key of the server's file, else the one of the environment; "" is none."""
+    if given.key_file is None:
+        return environment.variables.get(KEY_VARIABLE, "")
+    try:
+        lines = content_of(given.key_file).decode("utf-8", "replace").splitlines()
+    except OSError as error:
+        raise UsageError(f"--api-key-file {given.key_file}: {error.strerror}.") from error
+    keys = (line.strip() for line in lines)
+    return next((key for key in keys if key and not key.startswith("#")), "")
