@@ -128,6 +128,10 @@ def _run(
     if options.subcommand == "config":
         return config.print_config(environment, path=options.path)
     chosen = config.load(environment)
+    if options.server is not None:
+        from cli.remote.remote_models import check_remote_options
+
+        check_remote_options(options)
     options = completed(options, chosen)
     if options.subcommand == "doctor":
         from cli.machine import doctor
@@ -161,22 +165,11 @@ def _answer(
     """One message and its answer, or the prompt."""
     preferences = Preferences.configured(chosen).given(options)
     message = read_message(options, environment)
-    prefixes = stored_prefixes(
-        environment.variables, chosen.prefix_bytes if options.keep else 0, options.kv or "compact"
-    )
-    models = Models(
-        worker,
-        options,
-        open_model or loading(options, chosen, environment),
-        prefixes=prefixes,
-        snapshot_bytes=chosen.snapshot_bytes,
-        draft_times=kept_draft_times(environment.variables, options.keep),
-        ranks=ranks.pair,
-        open_first=ranks.open,
-    )
+    models = _models(options, environment, worker, open_model, chosen, ranks)
     folder = options.model or embedded_model()
     model = models.first(folder)
-    if options.engine is None and (chosen_one := snapshot_sentence(folder, model.folder)):
+    is_folder = options.engine is None and options.server is None
+    if is_folder and (chosen_one := snapshot_sentence(folder, model.folder)):
         PlainOutput(environment).note(f"[{chosen_one}]")
     settings = preferences.answer_settings(model.settings)
     if settings.thinking.level == "max":
@@ -203,6 +196,34 @@ def _answer(
         PlainOutput(environment).note(f"[{problem}]")
     turns, settings = resumed.turns(model.place), preferences.answer_settings(model.settings)
     return answer(message, lambda: begin(settings, turns), options, environment, resumed)
+
+
+def _models(
+    options: Options,
+    environment: Environment,
+    worker: Worker,
+    open_model: "Load | None",
+    chosen: config.Config,
+    ranks: RanksOfRun,
+) -> Models:
+    """What opens the model of this run, or uses that of a server."""
+    if options.server is not None:
+        from cli.remote.remote_models import remote_models
+
+        return remote_models(worker, options, environment)
+    prefixes = stored_prefixes(
+        environment.variables, chosen.prefix_bytes if options.keep else 0, options.kv or "compact"
+    )
+    return Models(
+        worker,
+        options,
+        open_model or loading(options, chosen, environment),
+        prefixes=prefixes,
+        snapshot_bytes=chosen.snapshot_bytes,
+        draft_times=kept_draft_times(environment.variables, options.keep),
+        ranks=ranks.pair,
+        open_first=ranks.open,
+    )
 
 
 def _print_version(options: Options, environment: Environment) -> ExitStatus:

@@ -124,6 +124,9 @@ experts were found in memory and how long the reply waited. `--expert-trace FILE
 CSV for each token and layer; `python -m benchmarks.expert_cache FILE` says what other sizes would
 find.
 
+`--server URL` takes the model of a running `dsv4-chat serve` and loads none; all of this program
+works with it but what only a model of one's own can do, see [server.md](server.md).
+
 `--no-stream` writes an answer when it is complete, and nothing of one that fails. `--raw` changes
 nothing of it on the way into a pipe or a file and adds no line end; on a terminal, control
 characters are made harmless all the same. A single message is kept nowhere, except with

@@ -50,6 +50,11 @@ class OpenedModel:
         return not self.title and self.folder == embedded_model()
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a server has it, which holds what is read and does not tell."""
+        return False
+
+    @property
     def assumed(self) -> str | None:
         """What nothing in a folder of the person's own says, and was assumed."""
         if self.title or self.is_embedded:
@@ -90,6 +95,10 @@ class OpenedModel:
         if engine.left_out:
             sentences.append(f"kernels left out: {left_out_sentence(engine.left_out)}")
         return sentences
+
+    def why_not(self, command: str) -> str:
+        """Why this model cannot do what the slash command `command` is for; "" where it can."""
+        return ""
 
     def why_no_drafts(self, kind: "DraftChoice") -> str:
         """Why nothing drafts with this model where `kind` is chosen; "" until it is loaded."""

@@ -34,7 +34,7 @@ _EPILOG = """\
 Ctrl-C stops the answer and keeps what was said.
 Exit status: 0 done, 1 error, 2 usage, 130 interrupted.
 Environment: DSV4_BACKEND and DSV4_KERNELS (as --backend and --kernels),
-DSV4_HOME (conversations), NO_COLOR.
+DSV4_HOME (conversations), DSV4_API_KEY (the key of --server), NO_COLOR.
 """
 
 SUBCOMMANDS = ("doctor", "config")
@@ -65,6 +65,8 @@ class Options:
     budget: int | None = None
     tools: bool | None = None
     engine: str | None = None
+    server: str | None = None
+    """A running server whose model answers."""
     stream: bool = True
     raw: bool = False
     plain: bool = False
@@ -173,6 +175,7 @@ def _add_the_conversation(add: Callable[..., Any]) -> None:
     add_the_ends(add)
     add("--tools", action=argparse.BooleanOptionalAction, help="let the model use tools")
     add_the_script(add)
+    add("--server", metavar="URL", help="use the model of a running dsv4-chat serve")
 
 
 def _add_the_output(add: Callable[..., Any]) -> None:

@@ -334,6 +334,7 @@ CLI_ROOMS = {
     "ranks": {"kept", "show", "once", "machine"},
     "talk": {"kept", "show", "tools"},
     "serve": {"kept", "show", "once", "machine"},
+    "remote": set(),
 }
 
 

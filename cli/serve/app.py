@@ -233,8 +233,9 @@ class ServedApp:
         await send_json(send, 200, entry)
 
     def _entries(self) -> list[dict[str, Any]]:
-        levels, context = self.model.settings.levels, self.model.context
-        return [model_entry(name, self.started, context, levels) for name in self.names]
+        settings, context = self.model.settings, self.model.context
+        sampling = self.defaults.sampling
+        return [model_entry(name, self.started, context, settings, sampling) for name in self.names]
 
     async def _unrouted(self, request: Request, error: HTTPException) -> Response:
         kind, sentence = _OF_STATUS[error.status_code]

@@ -8,6 +8,7 @@ from cli.serve.dialect import DialectContext
 from cli.serve.faults import RequestFault
 from cli.serve.reading import (
     Body,
+    budget_of,
     check_model,
     flag,
     invalid,
@@ -49,6 +50,7 @@ def chat_request(body: Body, context: DialectContext) -> GenerationRequest:
     settings = replace(
         defaults,
         thinking=thinking_of(body, context),
+        budget=budget_of(body, defaults.budget),
         tools=tools,
         sampling=sampling_of(body, defaults.sampling),
         max_tokens=defaults.max_tokens if most is None else most,

@@ -5,11 +5,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cli.serve.faults import RequestFault
+from dsv4_mlx.chat.settings import ChatSettings
+from dsv4_mlx.engine.sampling import RANGES, Sampling
 from dsv4_mlx.files.documents import shown
 
 
-def model_entry(name: str, created: int, context: int, levels: tuple[str, ...]) -> dict[str, Any]:
-    """What is told of the model under one of its names; `context` in tokens, as memory allows."""
+def model_entry(
+    name: str, created: int, context: int, checkpoint: ChatSettings, sampling: Sampling
+) -> dict[str, Any]:
+    """What is told of the model under one of its names; `context` in tokens, as memory allows, and
+    `sampling` as a request has it that says nothing."""
     return {
         "id": name,
         "object": "model",
@@ -21,7 +26,9 @@ def model_entry(name: str, created: int, context: int, levels: tuple[str, ...]) 
         "max_model_len": context,
         "context_length": context,
         "max_input_tokens": context,
-        "reasoning_levels": list(levels),
+        "reasoning_levels": list(checkpoint.levels),
+        "effort_table": checkpoint.effort_table,
+        "sampling": {one: getattr(sampling, one) for one in RANGES},
     }
 
 

@@ -122,6 +122,13 @@ def thinking_of(body: Body, context: DialectContext) -> Thinking:
         raise RequestFault("invalid", str(error), "reasoning_effort") from error
 
 
+def budget_of(body: Body, default: int | None) -> int | None:
+    """Tokens of reasoning that `thinking.budget_tokens` allows, which `thinking_of` has checked."""
+    thinking = body.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
+    return default if budget is None else int(budget)
+
+
 def level_of(
     context: DialectContext,
     switches: Sequence[tuple[str, object]],

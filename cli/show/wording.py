@@ -14,8 +14,8 @@ _MOST_CHARACTERS = 400
 
 
 def thought_for(seconds: float, tokens: int | None) -> str:
-    """What stands for folded reasoning."""
-    size = "" if tokens is None else f" · {tokens:,} token{'' if tokens == 1 else 's'}"
+    """What stands for folded reasoning; no `tokens` are those that nobody counts."""
+    size = "" if not tokens else f" · {tokens:,} token{'' if tokens == 1 else 's'}"
     return f"thought for {duration(seconds)}{size}"
 
 

@@ -11,7 +11,7 @@ from cli.talk.chat import Chat
 from cli.talk.commands import named
 from cli.talk.commands.compact import look_at_fullness
 from cli.talk.typed_command import run_command
-from dsv4_mlx.errors import Dsv4Error, PipelineError
+from dsv4_mlx.errors import Dsv4Error, PipelineError, UsageError
 
 
 def control(chat: Chat) -> ExitStatus:
@@ -56,7 +56,10 @@ def _carry_out(chat: Chat, text: str) -> None:
         chat.send(text)
     elif text.startswith("/"):
         name, _, argument = text[1:].partition(" ")
-        named(name.strip()).action(chat, argument.strip())
+        command = named(name.strip())
+        if why := chat.model.why_not(command.name):
+            raise UsageError(why)
+        command.action(chat, argument.strip())
     elif text.startswith("!"):
         run_command(chat, text[1:].strip())
     elif text.strip():

@@ -65,6 +65,8 @@ def _context(chat: "Chat", argument: str) -> None:
     parts = {"window": use.window_bytes, "compressed": use.compressed_bytes}
     parts["index"] = use.index_bytes
     split = ", ".join(f"{name} {size(count)}" for name, count in parts.items())
+    if chat.model.is_remote:
+        split = "what they take in memory is the server's"
     drafts = ""
     if use.drafts_know == 0:
         drafts = "; drafts begin cold"

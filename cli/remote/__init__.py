@@ -1,0 +1,1 @@
+"""A model that a running server has: `dsv4-chat --server URL`."""
