@@ -105,6 +105,10 @@ class ServedApp:
         routes = [
             *(Route(path, self._endpoint(one), methods=["POST"]) for path, one in paths.items()),
             *(Route(path, self._endpoint(one), methods=["GET"]) for path, one in gets.items()),
+            *(
+                Route(path, self._endpoint(one), methods=["GET", "DELETE"])
+                for path, one in self.dialects.kept.items()
+            ),
             Route("/v1/debug/prompt", self._endpoint(self._debug_prompt), methods=["POST"]),
         ]
         self.paths = (*paths, "/v1/models", "/health", "/metrics")

@@ -6,6 +6,7 @@ from pathlib import Path
 from cli.serve.chat_completions import ChatCompletions
 from cli.serve.completions import Completions
 from cli.serve.dialect import Dialect, TokenCounter
+from cli.serve.kept_route import KeptRoute
 from cli.serve.messages import MessagesCounter, MessagesDialect
 from cli.serve.responses import ResponsesDialect
 from cli.serve.responses_kept import KeptResponses
@@ -16,10 +17,12 @@ _RESPONSES = "responses"
 
 @dataclass(frozen=True)
 class Dialects:
-    """Those that answer and those that count the tokens of a prompt, by their paths."""
+    """Those that answer and those that count the tokens of a prompt, by their paths, and what gives
+    out answers that were kept."""
 
     answers: dict[str, Dialect]
     counts: dict[str, TokenCounter]
+    kept: dict[str, KeptRoute]
 
     @classmethod
     def kept_in(cls, folder: Path | None) -> "Dialects":
@@ -29,13 +32,15 @@ class Dialects:
         """
         seals = Seals.for_now() if folder is None else Seals.kept_in(folder)
         kept = KeptResponses(None if folder is None else folder / _RESPONSES)
+        responses = ResponsesDialect(seals, kept)
         answers: dict[str, Dialect] = {
             "/v1/chat/completions": ChatCompletions(),
             "/v1/messages": MessagesDialect(seals),
-            "/v1/responses": ResponsesDialect(seals, kept),
+            "/v1/responses": responses,
             "/v1/completions": Completions(),
         }
-        return cls(answers, {"/v1/messages/count_tokens": MessagesCounter(seals)})
+        counts: dict[str, TokenCounter] = {"/v1/messages/count_tokens": MessagesCounter(seals)}
+        return cls(answers, counts, {"/v1/responses/{name}": KeptRoute(responses)})
 
     def at(self, path: str) -> Dialect:
         """The dialect whose errors a client at `path` understands: the one that answers there or at

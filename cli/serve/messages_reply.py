@@ -104,13 +104,16 @@ class MessageWriter:
         is_by_text = self._stop_reason == "stop_sequence"
         return self._done.stop_text if self._done is not None and is_by_text else None
 
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, Any]:
         begun = self._begun
+        used = None if self._done is None else self._done.usage
+        thought = 0 if used is None else used.reasoning_tokens
         return {
             "input_tokens": begun.prompt_tokens - begun.cached_tokens,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": begun.cached_tokens,
-            "output_tokens": 0 if self._done is None else self._done.usage.completion_tokens,
+            "output_tokens": 0 if used is None else used.completion_tokens,
+            "output_tokens_details": {"thinking_tokens": thought},
         }
 
     def _of_step(self, step: PartStep) -> list[Frame]:

@@ -69,7 +69,7 @@ def _settings(
         sampling=sampling_of(body, context.defaults.sampling),
         max_tokens=whole(body, "max_tokens", 1) or context.defaults.max_tokens,
         budget=budget,
-        stop=texts(body, "stop_sequences") or (),
+        stop=texts(body, "stop_sequences") or context.defaults.stop,
     )
 
 

@@ -7,11 +7,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from cli.safe import exact
 from cli.serve.faults import Fault
 from dsv4_mlx.chat.events import Done, Progress, ReasoningDelta, TextDelta
 from dsv4_mlx.serving.events import Begun, CallBegun, LayersPassed, ServedEvent
+
+_MOST_NAMES: Final = 8
+_MOST_NAME: Final = 40
 
 
 @dataclass
@@ -55,7 +59,8 @@ class RequestRecord:
             said.append(f"{self.generated:,} tokens{speed}")
         said.append(f"{self.took_s:.1f} s")
         if self.passed_over:
-            said.append(f"without {' and '.join(map(exact, self.passed_over))}")
+            names = [exact(name[:_MOST_NAME]) for name in self.passed_over[:_MOST_NAMES]]
+            said.append(f"without {' and '.join(names)}")
         return ", ".join(said)
 
 

@@ -112,7 +112,7 @@ class KeptResponses:
         with self._lock:
             while wanted is not None:
                 kept = self._get(owner, wanted)
-                if kept is None:
+                if kept is None or len(chain) > len(self._sizes):  # a file that leads to itself
                     raise RequestFault(
                         "invalid",
                         f"The response {shown(wanted)} is not kept here; send the whole input in "
@@ -142,7 +142,9 @@ class KeptResponses:
 
     def _come_to(self, name: str | None) -> None:
         """Let a response, and then all that it goes on from, be what was come to last."""
-        while name is not None and name in self._sizes:
+        seen = set[str]()
+        while name is not None and name in self._sizes and name not in seen:
+            seen.add(name)
             self._sizes.move_to_end(name)
             if self._folder is not None:
                 with suppress(OSError):

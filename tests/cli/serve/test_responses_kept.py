@@ -136,6 +136,14 @@ def test_a_damaged_file_is_no_response(tmp_path: Path, content: str) -> None:
     assert KeptResponses(tmp_path).get("me", "resp_1") is None
 
 
+def test_files_that_lead_to_themselves_end(folder: Path | None) -> None:
+    responses = KeptResponses(folder)
+    responses.put(kept(1, previous=2))
+    responses.put(kept(2, previous=1))
+    with pytest.raises(RequestFault, match="is not kept here"):
+        responses.history("me", "resp_1")
+
+
 def test_names_of_files_are_no_way_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "secret.json").write_text(kept(1).to_json())
     responses = KeptResponses(tmp_path / "responses")
