@@ -46,6 +46,11 @@ EXTRAS = {
         "101 MB to fetch, 411 MB installed",
         _compiler,
     ),
+    "sdks": Extra(
+        "the SDKs of Anthropic and OpenAI",
+        "94 MB installed",
+        lambda: all(importlib.util.find_spec(name) for name in ("anthropic", "openai")),
+    ),
 }
 _TRIED: set[str] = set()
 
