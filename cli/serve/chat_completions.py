@@ -15,6 +15,7 @@ from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame, Heard
 from cli.serve.faults import STATUSES, Fault, FaultKind
 from dsv4_mlx.chat.events import Done, FinishReason, ReasoningDelta, TextDelta, Usage
 from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.chat.tokens import END_THINK
 from dsv4_mlx.serving.events import CallArguments, CallBegun, ServedEvent, TokenLikelihood
 
 FINISHES: Final[dict[FinishReason, str]] = {
@@ -74,9 +75,9 @@ class _Choice:
     begun: int = 0
     """Calls that have begun, the last of which may still be written."""
     likelihoods: list[dict[str, Any]] = field(default_factory=list)
-    """Of tokens whose text has been written."""
+    """Of tokens whose text has come."""
     waiting: list[dict[str, Any]] = field(default_factory=list)
-    """Of tokens whose text has not."""
+    """Of tokens whose text has not, or of which no chunk told."""
     finish: str | None = None
 
     @property
@@ -117,19 +118,21 @@ class ChatWriter:
         choice = self._choices[answer]
         match event:
             case TokenLikelihood():
-                choice.waiting.append(self._likelihood(event))
-                return []
+                choice.waiting += self._likelihoods(event)
             case ReasoningDelta(text):
                 choice.reasoning.append(text)
+                choice.waiting = []  # what is told is told of the answer's text alone
                 return [self._chunk(answer, {"reasoning_content": text})]
             case TextDelta(text):
                 choice.text.append(text)
+                choice.likelihoods += choice.waiting
                 return [self._chunk(answer, {"content": text})]
             case CallBegun(call_id, name):
-                choice.begun += 1
+                choice.begun, choice.waiting = choice.begun + 1, []
                 call = {"id": call_id, "type": "function"}
                 return [self._call(answer, call, name=name, arguments="")]
             case CallArguments(_, piece):
+                choice.waiting = []
                 return [self._call(answer, {}, arguments=piece)] if piece else []
             case ToolCall():
                 function = {"name": event.name, "arguments": event.arguments}
@@ -137,6 +140,7 @@ class ChatWriter:
                 return []
             case Done():
                 self._done[answer] = event
+                choice.waiting = []
                 choice.finish = FINISHES[event.finish_reason]
                 return [self._chunk(answer, {}, choice.finish)]
         return []
@@ -162,7 +166,7 @@ class ChatWriter:
         choices = []
         for number, choice in enumerate(self._choices):
             entry: dict[str, Any] = {"index": number, "message": choice.message}
-            entry["logprobs"] = self._logprobs([*choice.likelihoods, *choice.waiting])
+            entry["logprobs"] = self._logprobs(choice.likelihoods)
             choices.append({**entry, "finish_reason": choice.finish})
         return {**self._object("chat.completion"), "choices": choices, **self._used()}
 
@@ -177,7 +181,6 @@ class ChatWriter:
         said: dict[str, Any] = {"index": answer, "delta": delta}
         if self._options.likelihoods:
             said["logprobs"] = self._logprobs(choice.waiting)
-            choice.likelihoods += choice.waiting
             choice.waiting = []
         said["finish_reason"] = finish
         chunk = {**self._object("chat.completion.chunk"), "choices": [said]}
@@ -193,14 +196,14 @@ class ChatWriter:
             return None
         return {"content": list(entries), "refusal": None}
 
-    def _likelihood(self, event: TokenLikelihood) -> dict[str, Any]:
+    def _likelihoods(self, event: TokenLikelihood) -> list[dict[str, Any]]:
+        """What is told of a token; nothing of the one that ends the reasoning."""
         spelled = self._token_bytes(event.token)
-        return {
-            "token": spelled.decode("utf-8", "replace"),
-            "logprob": event.logprob,
-            "bytes": list(spelled),
-            "top_logprobs": [],
-        }
+        if spelled == END_THINK.encode():
+            return []
+        text = spelled.decode("utf-8", "replace")
+        told = {"token": text, "logprob": event.logprob, "bytes": list(spelled)}
+        return [{**told, "top_logprobs": []}]
 
     def _used(self) -> dict[str, Any]:
         return used(list(self._done.values()))

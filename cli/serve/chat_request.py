@@ -12,6 +12,7 @@ from cli.serve.reading import (
     check_model,
     flag,
     invalid,
+    is_beside,
     sampling_of,
     texts,
     thinking_of,
@@ -46,7 +47,7 @@ def chat_request(body: Body, context: DialectContext) -> GenerationRequest:
     defaults = context.defaults
     most = whole(body, "max_completion_tokens", 1)
     most = whole(body, "max_tokens", 1) if most is None else most
-    tools = tools_of(body)
+    tools, answer_format = tools_of(body), answer_format_of(body)
     settings = replace(
         defaults,
         thinking=thinking_of(body, context),
@@ -61,9 +62,10 @@ def chat_request(body: Body, context: DialectContext) -> GenerationRequest:
         settings,
         tool_choice=tool_choice_of(body, tools),
         several_calls=flag(body, "parallel_tool_calls", True),
-        answer_format=answer_format_of(body),
+        answer_format=answer_format,
         answers=whole(body, "n", 1, MOST_ANSWERS) or 1,
         owner=context.owner,
+        is_side=is_beside(tools, most, answer_format),
         wants_likelihoods=flag(body, "logprobs"),
     )
 

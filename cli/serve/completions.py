@@ -127,6 +127,7 @@ class CompletionWriter:
             case Done():
                 self._done[answer] = event
                 written.finish = FINISHES[event.finish_reason]
+                del written.likelihoods[written.told :]  # the end of the text is no text
                 return [self._chunk(answer, "", written.finish)]
         return []
 

@@ -15,6 +15,7 @@ from cli.serve.reading import (
     check_model,
     flag,
     invalid,
+    is_beside,
     level_of,
     mapping,
     sampling_of,
@@ -26,8 +27,6 @@ from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.serving.request import AnswerFormat, GenerationRequest, ToolChoice
 
-SIDE_TOKENS: Final = 512
-"""A request without tools for a reply of at most so many tokens is beside a conversation."""
 _CHOICES: Final[Mapping[str, ToolChoice]] = {
     "auto": ToolChoice("auto"),
     "any": ToolChoice("required"),
@@ -42,8 +41,6 @@ def read_body(body: Body, context: DialectContext, seals: Seals) -> GenerationRe
     choice, several = _tool_choice(body, tools)
     answer_format = _format(body)
     settings = _settings(body, context, tools)
-    tokens = settings.max_tokens
-    is_short = tokens is not None and tokens <= SIDE_TOKENS
     return GenerationRequest(
         [
             *system_messages(body.get("system")),
@@ -54,7 +51,7 @@ def read_body(body: Body, context: DialectContext, seals: Seals) -> GenerationRe
         several_calls=several,
         answer_format=answer_format,
         owner=context.owner,
-        is_side=not tools and (is_short or answer_format.kind != "text"),
+        is_side=is_beside(tools, settings.max_tokens, answer_format),
     )
 
 

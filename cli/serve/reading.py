@@ -11,10 +11,12 @@ from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.engine.sampling import RANGES, Range, Sampling
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.documents import shown
+from dsv4_mlx.serving.request import AnswerFormat
 
 Body = Mapping[str, Any]
 SEEDS = Range(0, whole=True)
 MOST_STOPS = 64
+SIDE_TOKENS = 512
 _CACHE_MARK = "cache_control"
 
 
@@ -145,6 +147,13 @@ def level_of(
         return checkpoint.thinking(level)
     except UsageError:
         return checkpoint.thinking(checkpoint.levels[-2])
+
+
+def is_beside(tools: Sequence[Any], most: int | None, answer_format: AnswerFormat) -> bool:
+    """Whether a request is beside a conversation, as for a title: it has no tools, and asks for at
+    most `SIDE_TOKENS` tokens or for data."""
+    is_short = most is not None and most <= SIDE_TOKENS
+    return not tools and (is_short or answer_format.kind != "text")
 
 
 def without_cache_mark(entry: Body) -> dict[str, Any]:

@@ -139,6 +139,7 @@ class Served:
     limits: HttpLimits = field(default_factory=lambda: HttpLimits(first_event_s=PATIENCE_S))
     serving: ServingLimits = field(default_factory=ServingLimits)
     folder: Path | None = None
+    thinking: Thinking = field(default=Thinking("chat"))
     options: dict[str, Any] = field(default_factory=dict)
     """Of the application."""
 
@@ -146,8 +147,7 @@ class Served:
         self.worker = Worker()
         self.model = ServedModel(self.worker, self._open, self._service)
         self.model.start()
-        level = Thinking("chat")
-        defaults = AnswerSettings(level, sampling=Sampling(0.0), loops="off")
+        defaults = AnswerSettings(self.thinking, sampling=Sampling(0.0), loops="off")
         numbers = iter(range(1 << 30))
         options = {"new_id": lambda kind: f"{kind}{next(numbers)}", "now": lambda: 1_700_000_000}
         names = (self.script.name, *self.aliases)
