@@ -166,9 +166,11 @@ class Timeline(ReadingTimeline):
             token, logprob = draws.next(self.logits)
         self.tokens.append(token)
         self.logits = None
-        # What the token alone decides is read while the caller shows it.
-        self.running.ask_ahead(self.tokens, len(self.tokens) - 1, len(self.tokens))
         return token, logprob
+
+    def ask_for_last(self) -> None:
+        """Begin to read what the last token alone decides, while the caller shows it."""
+        self.running.ask_ahead(self.tokens, len(self.tokens) - 1, len(self.tokens))
 
     def read_shown(self) -> None:
         """Read the token that `show` gave last, unless it was read since."""

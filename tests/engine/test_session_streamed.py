@@ -193,6 +193,6 @@ def test_what_a_token_decides_is_asked_for_when_it_is_drawn(folder: Path) -> Non
     replies = session.stream(8, stop_ids=())
     held = model.streamed.facts.pools[0]  # type: ignore[attr-defined]
     table = model.layers[0].mlp.gate.tid2eid
-    for token in replies:
+    for token, _ in zip(replies, range(7), strict=False):  # the eighth is not read
         assert set(table[token.id].tolist()) <= set(held.held), "before the step that wants them"
     assert counts.ahead_used <= counts.ahead
