@@ -31,6 +31,8 @@ class RequestRecord:
     """`waiting`, `reading`, `answering`, then `done`, `cancelled`, or the kind of a fault."""
     prompt: int = 0
     cached: int = 0
+    known: int = 0
+    """Tokens of the prompt up to where it parts from all that had been read."""
     read: int = 0
     layers: tuple[int, int] | None = None
     """Layers that its prompt passed, of all, where it passes them one by one."""
@@ -49,9 +51,11 @@ class RequestRecord:
     def line(self) -> str:
         """The log's line about it."""
         said = [f"#{self.number} {self.dialect} {self.client}", self.finish or self.state]
-        said.append(
-            f"prompt {self.prompt:,} = {self.cached:,} kept + {self.prompt - self.cached:,}"
-        )
+        if self.prompt:
+            read = self.prompt - self.cached
+            said.append(f"prompt {self.prompt:,} = {self.cached:,} kept + {read:,} read")
+        if self.known:
+            said.append(f"parts at {self.known:,}")
         if self.first_s is not None:
             said.append(f"first after {self.first_s:.2f} s")
         if self.generated:
@@ -136,8 +140,9 @@ class RecordedRequest:
         """An event of answer number `answer`; of the prompt the first one's count."""
         record = self.record
         match event:
-            case Begun(prompt, cached) if not answer:
-                record.prompt, record.cached, record.state = prompt, cached, "reading"
+            case Begun(prompt, cached, known) if not answer:
+                record.prompt, record.cached, record.known = prompt, cached, known
+                record.state = "reading"
             case Progress(done, _) if not answer:
                 record.read = done
             case LayersPassed(done, total):

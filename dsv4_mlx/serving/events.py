@@ -38,6 +38,9 @@ class Begun:
 
     prompt_tokens: int
     cached_tokens: int
+    known_tokens: int = field(default=0, compare=False)
+    """Tokens at its beginning that had been read before: where it parts from all that was read,
+    behind the place from which it is read on."""
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ class RunningJob:
         request, prompt = job.request, job.prompt
         places = places_of(prompt.boundaries, len(prompt.tokens))
         self._places = sorted({*places, *prompt.beginnings})
+        self._known = timelines.look(prompt.tokens, request.owner).matched
         # Last of what may fail: from here on something is held that has to be let go of.
         self._line: OpenTimeline = timelines.open(
             prompt.tokens, request.owner, is_side=request.is_side
@@ -158,7 +159,8 @@ class RunningJob:
 
     def begin(self) -> None:
         """Tell what needs no reading."""
-        self.job.emit(Begun(len(self.job.prompt.tokens), self._line.reused))
+        reused = self._line.reused
+        self.job.emit(Begun(len(self.job.prompt.tokens), reused, max(reused, self._known)))
 
     def read(self, chunks: int) -> int:
         """Read at most so many chunks; how many it were."""

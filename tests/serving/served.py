@@ -139,6 +139,7 @@ def assert_adds_up(prompt: Sequence[int], events: Sequence[ServedEvent]) -> None
     read = [event.done for event in events if isinstance(event, Progress)]
     assert read == sorted(read)
     assert begun == Begun(len(prompt), done.usage.cached_tokens)
+    assert begun.cached_tokens <= begun.known_tokens <= len(prompt)
     assert done.usage.prompt_tokens == len(prompt)
     if done.finish_reason != "cancelled":
         assert begun.cached_tokens + (read[-1] if read else 0) == len(prompt)

@@ -82,6 +82,14 @@ def expect_alone(
         assert said(found) == said(expected)
 
 
+def test_a_request_is_told_where_it_parts_from_what_was_read() -> None:
+    serving = Serving()
+    cold, parted = serving.ask(SHARED)[0], serving.ask([*SHARED[:30], 500, 501])[0]
+    assert isinstance(cold, Begun) and isinstance(parted, Begun)
+    assert (cold.known_tokens, parted.known_tokens) == (0, 30)
+    assert parted.cached_tokens < 30
+
+
 def test_answers_of_one_request_share_the_reading_and_differ_by_seed() -> None:
     serving = Serving()
     _, outlet = serving.submit(SHARED, asking(temperature=1.0, seed=7, answers=3))

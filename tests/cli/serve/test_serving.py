@@ -247,7 +247,7 @@ def test_a_record_tells_how_its_request_ended() -> None:
     ended: list[str] = []
     records = Records(lambda: 5.0, on_end=lambda record: ended.append(record.line()))
     records.begin("chat", "curl/8").end(Fault("too_long", "The prompt is too long."), False)
-    assert ended == ["#1 chat curl/8, too_long, prompt 0 = 0 kept + 0, 0.0 s"]
+    assert ended == ["#1 chat curl/8, too_long, 0.0 s"]
     assert not records.open
 
 

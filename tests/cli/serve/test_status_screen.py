@@ -16,7 +16,7 @@ from cli.serve.records import Records, RequestRecord
 from cli.serve.status_feed import show_status
 from cli.serve.status_screen import LiveScreen, LogLines, ServerStatus, screen, server_display
 from cli.show.theme import DARK, PLAIN
-from dsv4_mlx.chat.events import Progress, TextDelta
+from dsv4_mlx.chat.events import Done, Progress, TextDelta, Usage
 from dsv4_mlx.serving.events import Begun, LayersPassed
 from tests.cli.screen import Clock
 
@@ -127,3 +127,16 @@ def test_the_screen_is_told_of_open_requests_and_of_what_is_held() -> None:
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(show_status(display, app, "http://h:1"))
     assert shown == [(ServerStatus("m", "http://h:1", "ready", HELD), ["pi"], 0.0)]
+
+
+def test_a_line_of_the_log_tells_where_a_prompt_parts_from_what_was_read() -> None:
+    lines: list[str] = []
+    records = Records(Clock(), on_end=lambda record: lines.append(record.line()))
+    watch = records.begin("messages", "claude-cli/2.1.197")
+    watch.event(0, Begun(24_010, 18_002, 18_040))
+    watch.event(0, Done("stop", Usage(24_010, 18_002, 3)))
+    watch.end(None, False)
+    assert lines == [
+        "#1 messages claude-cli/2.1.197, stop, prompt 24,010 = 18,002 kept + 6,008 read, "
+        "parts at 18,040, 3 tokens, 0.0 s"
+    ]
