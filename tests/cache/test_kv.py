@@ -26,7 +26,10 @@ def official(folder: Path, kv: str | None) -> Model:
     )
 
 
-@pytest.mark.parametrize("name", running.CHECKPOINTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one != "tiny")) for one in running.CHECKPOINTS],
+)
 def test_both_give_the_same_logits_bit_for_bit(name: str, tmp_path: Path) -> None:
     """Through prefill, chunks and single tokens, with entries that are selected."""
     folder = running.checkpoint_folder(name, tmp_path)
@@ -43,7 +46,7 @@ def test_compact_is_the_default_and_takes_about_half(tmp_path: Path) -> None:
     for kv in (None, "compact", "bf16"):
         model = official(folder, kv)
         cache = model.make_cache()
-        running.feed(model, cache, [small.TOKENS[:300]])
+        running.feed(model, cache, [small.TOKENS[:130]])
         held[kv] = sum(a.nbytes for layer in cache for a in layer.rows[0].fixed()[:1])
         held[kv] += sum(p.rows().nbytes for layer in cache for p in layer.rows[0].pools())
     assert held[None] == held["compact"] < 0.6 * held["bf16"]

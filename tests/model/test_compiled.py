@@ -10,10 +10,13 @@ from dsv4_mlx import tracing
 from dsv4_mlx.model.compiled import CompiledStep
 from dsv4_mlx.release.config import FLASH
 from dsv4_mlx.unloaded import cache_after
+from dsv4_mlx.warm_up import shortened
 from metal_kernels.variants import recording
 from tests.model import running
 
 TOKEN = mx.array([[5]], mx.int32)
+SHORT = shortened(FLASH)
+"""Layers of every kind."""
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def test_what_is_drafted_from_a_token_is_the_models_own(taken_apart: None) -> No
 
 
 def test_three_kinds_of_tokens_are_three_graphs() -> None:
-    model, cache = tracing.traced_model(FLASH, "metal", 8190)
+    model, cache = tracing.traced_model(SHORT, "metal", 8190)
     step = CompiledStep(model)
     with recording():
         for _ in range(6):  # both windows close at 8192, one at 8196
@@ -77,7 +80,7 @@ def test_three_kinds_of_tokens_are_three_graphs() -> None:
 
 def test_a_replayed_token_meets_the_forms_that_one_built_anew_meets() -> None:
     """So what is compiled while a model loads is what its replies need."""
-    model, _ = tracing.traced_model(FLASH, "metal", 300)
+    model, _ = tracing.traced_model(SHORT, "metal", 300)
     seen = []
     for stepping in (model.compiled_step(), model):
         with recording() as forms:
@@ -89,7 +92,7 @@ def test_a_replayed_token_meets_the_forms_that_one_built_anew_meets() -> None:
 
 
 def test_calls_that_fit_no_graph_are_the_models_own() -> None:
-    model, cache = tracing.traced_model(FLASH, "metal", 3)
+    model, cache = tracing.traced_model(SHORT, "metal", 3)
     step = CompiledStep(model)
     with recording():
         step.last_logits(TOKEN, cache)

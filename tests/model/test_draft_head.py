@@ -15,7 +15,11 @@ from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
 
 MTP = TINY.replace(
-    num_hidden_layers=2, compress_ratios=(0, 4, 0), num_hash_layers=0, n_routed_experts=4
+    num_hidden_layers=2,
+    compress_ratios=(0, 4, 0),
+    num_hash_layers=0,
+    n_routed_experts=4,
+    hc_sinkhorn_iters=1,
 )
 CONFIGS = {
     "mtp": MTP,

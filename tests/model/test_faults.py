@@ -91,7 +91,7 @@ def test_a_chunk_of_padding_alone_changes_nothing(plain: Model) -> None:
 
 def test_evaluating_only_logits_keeps_no_lazy_chain() -> None:
     """mlx-lm's decode loop does; index keys are needed by no logit until top-k selects."""
-    settings = small.config(index_topk=4096)
+    settings = small.one_layer(4, index_topk=4096)
     model = small.model(settings, small.weights(settings))
     cache = model.make_cache()
     gc.collect()  # what earlier tests left must not go meanwhile

@@ -42,7 +42,7 @@ def model(folder: Path, backend: str, dtype: mx.Dtype) -> Model:
     )
 
 
-@pytest.fixture(scope="module", params=["tiny", "nano"])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("nano", marks=pytest.mark.slow)])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     folder = running.checkpoint_folder(request.param, tmp_path_factory.mktemp("checkpoint"))
     return model(folder, "metal", mx.bfloat16), model(folder, "cpu", mx.float32)

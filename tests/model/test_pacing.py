@@ -23,6 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=LAYERS,
         compress_ratios=(0, 4, 128, 4, 0),
         num_nextn_predict_layers=0,
+        hc_sinkhorn_iters=1,
     )
     return write_tiny_checkpoint(tmp_path_factory.mktemp("four"), config, tokenizer=False)
 

@@ -61,9 +61,14 @@ def test_logits_of_every_number_of_slots(parent: Path, recipe: str, numerics: Nu
     assert_bit_equal(streamed.written(parent, recipe), numerics, range(k, E))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("numerics", list(Numerics), ids=lambda one: one.value)
+@pytest.mark.parametrize(
+    ("recipe", "numerics"),
+    [
+        pytest.param(recipe, numerics, marks=pytest.mark.soak if (n + m) % 2 else pytest.mark.slow)
+        for n, recipe in enumerate(RECIPES)
+        for m, numerics in enumerate(Numerics)
+    ],
+)
 def test_a_long_prompt_and_fifty_tokens(parent: Path, recipe: str, numerics: Numerics) -> None:
     folder = streamed.written(parent, recipe)
     tokens = np.random.default_rng(7).integers(2, SMALL.vocab_size, 2_050).tolist()

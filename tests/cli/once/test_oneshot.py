@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cli.options import Options
+from dsv4_mlx.chat import loops
 from dsv4_mlx.chat.tokens import DSML, END_THINK
 from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.errors import CheckpointError
@@ -251,9 +252,10 @@ def test_a_stop_text_that_is_none_is_refused(folder: Path, wanted) -> None:
     assert done.stderr.count("\n") == 1 and "--stop" in done.stderr
 
 
-def test_a_loop_is_told_and_can_be_ended(folder: Path) -> None:
+def test_a_loop_is_told_and_can_be_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "LEAST_TOKENS", 128)
     options = ("--model", folder, "-p", "x", "--think", "none")
-    loop = "go on " * 520
+    loop = "go on " * 70
     told = run(*options, open_model=opening(loop))
     assert told.stdout == loop + "\n"
     assert told.stderr.startswith("[the answer runs in a loop: the same ")
