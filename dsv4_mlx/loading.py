@@ -1,6 +1,7 @@
 """From a checkpoint folder to a model that runs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -15,6 +16,7 @@ from dsv4_mlx.exact_rows.at_load import (
     LoadedRows,
     RowTest,
     machine_name,
+    rows_to_find,
     storage_of,
 )
 from dsv4_mlx.model.backends import kernel_plan, use_backend
@@ -24,7 +26,7 @@ from dsv4_mlx.sizing.weight_bytes import draft_head_bytes
 from dsv4_mlx.unloaded import Tables, pack_layers, with_engram
 from dsv4_mlx.warm_up import Shapes, WarmUp, session_launches
 from dsv4_mlx.weights.checkpoint import Checkpoint, open_checkpoint
-from dsv4_mlx.weights.fingerprint import earlier_fingerprints, fingerprint, timeline_fingerprint
+from dsv4_mlx.weights.fingerprint import name_timelines
 from dsv4_mlx.weights.parameters import ParameterPlan
 from dsv4_mlx.weights.planning import CONFIDENCE, plan_parameters
 from dsv4_mlx.weights.reading import (
@@ -165,52 +167,81 @@ def load_model(
 
     kernels = kernels or use_backend(backend)
     dtype = dense_dtype(dtype, kernels.backend)
-    require_whole(checkpoint)
-    plan = plan_parameters(checkpoint)
-    require_finished(checkpoint, plan)
+    plan = _plan_of(checkpoint)
     model = Model(checkpoint.config, numerics=numerics, kv=kv, plan=kernels)
     streamed = None if expert_memory is None else _streamed(checkpoint, plan, expert_memory)
-    drafts = drafts if streamed is None else False
-    kept = _with_engram(model, checkpoint, plan if streamed is None else streamed.kept, tables)
-    kept = _with_drafts(model, kept, drafts)
-    weights = kept.loaded_bytes(DTYPE_NAMES[dtype])
-    if streamed is not None:
-        weights += streamed.room_for(kernels.backend, weights, context, _stored(model), say)
+    kept = with_engram(model.engrams(), checkpoint, streamed.kept if streamed else plan, tables)
+    kept = _with_drafts(model, kept, drafts if streamed is None else False)
     packs_head = kernels.backend != "cpu" if draft_head is None else draft_head
-    if packs_head and model["mtp"]:
-        weights += draft_head_bytes(checkpoint)
-    wanted = held_bytes(checkpoint.config, weights, context, _stored(model))
-    model.memory = memory.hold(kernels.backend, wanted, say)
+    beside = draft_head_bytes(checkpoint) if packs_head and model["mtp"] else 0
+    weights = kept.loaded_bytes(DTYPE_NAMES[dtype]) + beside
+    model.memory = _held(model, kernels, weights, streamed, context, say)
     try:
         if streamed is not None:
             streamed.use_in(model)
         pack_layers(model, kept.parameters)
-        tested = _rows_of(model, plan, kernels, dtype, rows)
-        warm_up: WarmUp | None = None
-        if kernels.backend != "cpu":
-            ahead = 1 if tested is None else tested.rows
-            shapes = Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype, ahead)
-            model.explain = diagnosis(shapes)
-            if mx.default_device() != mx.cpu:
-                warm_up = WarmUp(shapes)
-                warm_up.start()
-                model.at_first_call = warm_up.abandon
+        tested = rows_to_find(model, plan, kernels, DTYPE_NAMES[dtype], rows)
+        shapes = Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype)
+        warm_up = _warm_up(model, shapes, tested)
         model.load_weights(list(read_weights(checkpoint, kept, dtype)), strict=True)
         model.join()
         if packs_head:
             model.pack_draft_head()
-        _name_timelines(model, checkpoint, plan)
+        name_timelines(model, checkpoint, plan)
         if streamed is not None:
             streamed.begin(model)
         if tested is not None:
             tested.decide(model, lambda: None if warm_up is None else warm_up.join())
     except BaseException:
-        if model.at_first_call is not None:
-            model.at_first_call()
-        model.memory.release()
+        _let_go(model)
         raise
     model.memory.end_with(model)
     return model
+
+
+def _plan_of(checkpoint: Checkpoint) -> ParameterPlan:
+    """What there is to be read; CheckpointError for a part of a folder, or an unfinished one."""
+    require_whole(checkpoint)
+    plan = plan_parameters(checkpoint)
+    require_finished(checkpoint, plan)
+    return plan
+
+
+def _held(
+    model: "Model",
+    kernels: KernelPlan,
+    weights: int,
+    streamed: "StreamedPlan | None",
+    context: int | None,
+    say: Callable[[str], None] | None,
+) -> memory.HeldMemory:
+    """What stays resident for `weights` bytes, for experts that come and go, and for a cache."""
+    stored = _stored(model)
+    if streamed is not None:
+        weights += streamed.room_for(kernels.backend, weights, context, stored, say)
+    wanted = held_bytes(model.config, weights, context, stored)
+    return memory.hold(kernels.backend, wanted, say)
+
+
+def _let_go(model: "Model") -> None:
+    """Of what was begun for a model that could not be read."""
+    if model.at_first_call is not None:
+        model.at_first_call()
+    model.memory.release()
+
+
+def _warm_up(model: "Model", shapes: Shapes, tested: LoadedRows | None) -> WarmUp | None:
+    """Explain a GPU's errors, and begin to build the forms of its kernels; None where none are."""
+    if shapes.kernels.backend == "cpu":
+        return None
+    shapes = replace(shapes, rows=1 if tested is None else tested.rows)
+    model.explain = diagnosis(shapes)
+    if mx.default_device() == mx.cpu:
+        return None
+    warm_up = WarmUp(shapes)
+    warm_up.start()
+    model.at_first_call = warm_up.abandon
+    return warm_up
 
 
 def _streamed(checkpoint: Checkpoint, plan: ParameterPlan, memory: int) -> "StreamedPlan | None":
@@ -218,20 +249,6 @@ def _streamed(checkpoint: Checkpoint, plan: ParameterPlan, memory: int) -> "Stre
     from dsv4_mlx.streamed import streamed_plan
 
     return streamed_plan(checkpoint.config, plan, memory)
-
-
-def _name_timelines(model: "Model", checkpoint: Checkpoint, plan: ParameterPlan) -> None:
-    """Say of a loaded model whose timelines are its own, those kept by earlier versions too."""
-    model.fingerprint = timeline_fingerprint(checkpoint, plan, model.token_map)
-    model.weights_fingerprint = fingerprint(checkpoint, plan, model.token_map)
-    model.earlier_fingerprints = earlier_fingerprints(checkpoint, plan, model.token_map)
-
-
-def _with_engram(
-    model: "Model", checkpoint: Checkpoint, plan: ParameterPlan, tables: Tables | None
-) -> ParameterPlan:
-    """Give Engram its token map and, where tables stay in files, these; what is left to be read."""
-    return with_engram(model.engrams(), checkpoint, plan, tables)
 
 
 def _with_drafts(model: "Model", plan: ParameterPlan, wanted: bool | None) -> ParameterPlan:
@@ -245,23 +262,6 @@ def _with_drafts(model: "Model", plan: ParameterPlan, wanted: bool | None) -> Pa
     if not any(one.name.endswith(CONFIDENCE) for one in plan.drafts):
         model.stages[-1].confidence_head = None
     return ParameterPlan((*plan.parameters, *plan.drafts), plan.set_aside)
-
-
-def _rows_of(
-    model: "Model",
-    plan: ParameterPlan,
-    kernels: KernelPlan,
-    dtype: mx.Dtype,
-    test: RowTest | None,
-) -> LoadedRows | None:
-    """The self-test of this load; None on a CPU, where rows are read one by one, and for a model
-    that drafts nothing."""
-    if test is None or kernels.backend == "cpu" or not (model["mtp"] or test.without_weights):
-        return None
-    machine = machine_name(
-        model.config, plan, kernels, DTYPE_NAMES[dtype], model.numerics, model.layout.name
-    )
-    return LoadedRows(test, kernels, machine)
 
 
 def _stored(model: "Model") -> "Kv":

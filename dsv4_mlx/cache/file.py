@@ -71,13 +71,7 @@ def save(
     written where the file `parent` beside it has the others. Raises CacheError or OSError, with an
     older file left as it was, when the disk does not take it.
     """
-    if any(len(layer.rows) != 1 for layer in cache):
-        raise CacheError("expected a cache of one row but found a batch; extract the rows first.")
-    if len(tokens) != cache[0].offset:
-        raise CacheError(
-            f"expected {cache[0].offset} tokens, as the cache holds, but found {len(tokens)}; "
-            "save the tokens that were fed."
-        )
+    _require_single(cache, tokens)
     arrays = {"tokens": mx.array(list(tokens)[since:], mx.int32)}
     for number, layer in enumerate(cache):
         named = pieces.grown_since(layer.rows[0].arrays(), layer.role, since).items()
@@ -100,7 +94,23 @@ def save(
         "checksum": cache_seal.OPEN,
         **pieces.header(parent, since),
     }
-    path, files = Path(path), FileSystem()
+    _write(Path(path), arrays, header)
+
+
+def _require_single(cache: Sequence[LayerCache], tokens: Sequence[int]) -> None:
+    """CacheError unless `cache` is one timeline that `tokens` led to."""
+    if any(len(layer.rows) != 1 for layer in cache):
+        raise CacheError("expected a cache of one row but found a batch; extract the rows first.")
+    if len(tokens) != cache[0].offset:
+        raise CacheError(
+            f"expected {cache[0].offset} tokens, as the cache holds, but found {len(tokens)}; "
+            "save the tokens that were fed."
+        )
+
+
+def _write(path: Path, arrays: dict[str, mx.array], header: dict[str, str]) -> None:
+    """Write a whole file in the place of an older one, or raise and leave that."""
+    files = FileSystem()
     # MLX appends .safetensors to any other ending.
     partial = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
     try:

@@ -166,5 +166,17 @@ def machine_name(
     return json.dumps(facts, sort_keys=True)
 
 
+def rows_to_find(
+    model: Model, plan: ParameterPlan, kernels: KernelPlan, dense: str, test: RowTest | None
+) -> LoadedRows | None:
+    """The self-test of a load; None on a CPU, where rows are read one by one, and for a model that
+    drafts nothing. `dense` is the dtype of unpacked matrices."""
+    if test is None or kernels.backend == "cpu" or not (model["mtp"] or test.without_weights):
+        return None
+    storage = model.layout.name
+    machine = machine_name(model.config, plan, kernels, dense, model.numerics, storage)
+    return LoadedRows(test, kernels, machine)
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

@@ -22,7 +22,7 @@ from dsv4_mlx.sizing.held import held_bytes
 from dsv4_mlx.unloaded import Tables, pack_layers, with_engram
 from dsv4_mlx.warm_up import Shapes
 from dsv4_mlx.weights.checkpoint import Checkpoint
-from dsv4_mlx.weights.fingerprint import earlier_fingerprints, fingerprint, timeline_fingerprint
+from dsv4_mlx.weights.fingerprint import name_timelines
 from dsv4_mlx.weights.parameters import ParameterPlan
 from dsv4_mlx.weights.planning import plan_parameters
 from dsv4_mlx.weights.reading import DTYPE_NAMES, dense_dtype, read_weights, require_finished
@@ -69,7 +69,7 @@ def load_part(
         pack_layers(part, mine.parameters)
         part.load_weights(list(read_weights(checkpoint, mine, dtype)), strict=True)
         part.join()
-        _name(part, checkpoint, plan)
+        name_timelines(part, checkpoint, plan)
     except BaseException:
         part.memory.release()
         raise
@@ -89,10 +89,3 @@ def _split(checkpoint: Checkpoint, plan: ParameterPlan, dense: str, rank: int | 
     if checkpoint.layers is not None:
         return split_at(checkpoint.layers, plan, checkpoint.folder, dense, rank)
     return split_of(plan, checkpoint.config.num_hidden_layers, dense)
-
-
-def _name(part: ModelPart, checkpoint: Checkpoint, plan: ParameterPlan) -> None:
-    """Say whose timelines the part's are: those of the whole model."""
-    part.fingerprint = timeline_fingerprint(checkpoint, plan, part.token_map)
-    part.weights_fingerprint = fingerprint(checkpoint, plan, part.token_map)
-    part.earlier_fingerprints = earlier_fingerprints(checkpoint, plan, part.token_map)

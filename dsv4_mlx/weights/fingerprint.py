@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +127,24 @@ def earlier_fingerprints(
     had = conversion_facts(checkpoint.folder).get("earlier_fingerprints")
     had = [one for one in had if isinstance(one, str)] if isinstance(had, list) else []
     return (fingerprint(checkpoint, plan, token_map), none, *had)
+
+
+class NamedTimelines(Protocol):
+    """What keeps timelines: a model, or the part of it that one of two ranks has."""
+
+    fingerprint: str
+    weights_fingerprint: str
+    earlier_fingerprints: Sequence[str]
+
+    @property
+    def token_map(self) -> npt.NDArray[np.int32] | None: ...
+
+
+def name_timelines(model: NamedTimelines, checkpoint: Checkpoint, plan: ParameterPlan) -> None:
+    """Say of a loaded model whose timelines are its own, those kept by earlier versions too."""
+    model.fingerprint = timeline_fingerprint(checkpoint, plan, model.token_map)
+    model.weights_fingerprint = fingerprint(checkpoint, plan, model.token_map)
+    model.earlier_fingerprints = earlier_fingerprints(checkpoint, plan, model.token_map)
 
 
 def sampled(parameter: Parameter) -> Sampled:
