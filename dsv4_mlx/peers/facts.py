@@ -105,20 +105,27 @@ def _misfitting(ranks: Sequence[RankFacts]) -> str:
             f"{spans} are not the model's {ranks[0].layer_count} layers, each once; install the "
             "same version on both."
         )
-    for one in ranks:
-        if one.memory is not None and one.needed > one.memory:
-            return (
-                f"{one.name} needs {one.needed / GIB:.1f} GiB for {_layers(one.layers)} and may use"
-                f" {one.memory / GIB:.1f} GiB; take a smaller recipe{_raised(one)}."
-            )
-    return ""
+    return _too_large(ranks)
 
 
-def _raised(one: RankFacts) -> str:
-    if one.backend != "metal":
+def _too_large(ranks: Sequence[RankFacts]) -> str:
+    """What is wrong with memory, on both machines where it is."""
+    found = [
+        (one, one.memory) for one in ranks if one.memory is not None and one.needed > one.memory
+    ]
+    if not found:
         return ""
-    megabytes = -(-one.needed // (1 << 20))
-    return f", or say there: sudo sysctl iogpu.wired_limit_mb={megabytes}"
+    needs = " and ".join(
+        f"{one.name} needs {one.needed / GIB:.1f} GiB for {_layers(one.layers)} and may use "
+        f"{memory / GIB:.1f} GiB"
+        for one, memory in found
+    )
+    raised = " and ".join(
+        f"on {one.host} sudo sysctl iogpu.wired_limit_mb={-(-one.needed // (1 << 20))}"
+        for one, _ in found
+        if one.backend == "metal"
+    )
+    return f"{needs}; take a smaller recipe{raised and f', or say {raised}'}."
 
 
 def _layers(span: tuple[int, int]) -> str:

@@ -29,12 +29,23 @@ def test_the_order_of_layers_is_free() -> None:
         ({"held": (0, 30)}, "is to run layers 30 to 60 and its folder has layers 0 to 29 alone"),
         ({"layer_count": 62, "held": (0, 20)}, "its folder has layers 0 to 19 alone"),
         ({"needed": 600 << 30}, "rank 1 (mini) needs 600.0 GiB for layers 30 to 60 and may use"),
-        ({"needed": 600 << 30}, "sudo sysctl iogpu.wired_limit_mb=614400"),
+        ({"needed": 600 << 30}, "or say on mini sudo sysctl iogpu.wired_limit_mb=614400."),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(changes: dict, reason: str) -> None:
     sentence = refusal(both(**changes))
     assert reason in sentence and sentence.endswith(".")
+
+
+def test_what_fits_neither_machine_is_told_of_both() -> None:
+    first, second = both(needed=600 << 30)
+    sentence = refusal([RankFacts(**vars(first) | {"needed": 513 << 30}), second])
+    assert sentence == (
+        "rank 0 (studio) needs 513.0 GiB for layers 0 to 29 and may use 512.0 GiB and rank 1 (mini)"
+        " needs 600.0 GiB for layers 30 to 60 and may use 512.0 GiB; take a smaller recipe, or say "
+        "on studio sudo sysctl iogpu.wired_limit_mb=525312 and on mini sudo sysctl "
+        "iogpu.wired_limit_mb=614400."
+    )
 
 
 def test_layers_are_each_run_once() -> None:
