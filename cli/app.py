@@ -26,7 +26,8 @@ from cli.once.resumed import Resumed
 from cli.opened_model import embedded_model, left_out_sentence
 from cli.options import Options, parse
 from cli.preferences import Preferences
-from cli.ranks.run import RanksOfRun, quiet_worker, ranks_of
+from cli.ranks.fitting import require_fitting
+from cli.ranks.run import RanksOfRun, is_started, quiet_worker, ranks_of
 from cli.safe import json_line
 from cli.show.output import PlainOutput
 from cli.standard_output import UnwrittenError, let_go
@@ -65,7 +66,11 @@ def main(
         status = ExitStatus.ERROR
     for stream in (environment.stdout, environment.stderr):
         let_go(stream)
-    if not worker.ends_within(_PATIENCE_S):
+    try:
+        has_ended = worker.ends_within(_PATIENCE_S)
+    except KeyboardInterrupt:  # a person who does not want to wait
+        has_ended = False
+    if not has_ended:
         # Half-way through loading gigabytes there is nothing to save and no reason to wait.
         os._exit(status)
     return status
@@ -127,6 +132,7 @@ def _run(
         return _print_version(replace(options, backend=backend_of(options)), environment)
     if options.subcommand == "config":
         return config.print_config(environment, path=options.path)
+    require_fitting(options, is_started=is_started(environment.variables))
     chosen = config.load(environment)
     if options.server is not None:
         from cli.remote.remote_models import check_remote_options

@@ -14,8 +14,6 @@ from dsv4_mlx.chat.loops import Loops
 from dsv4_mlx.chat.stops import unescaped
 from dsv4_mlx.engine.draft_choice import DraftChoice
 from dsv4_mlx.errors import UsageError
-from dsv4_mlx.peers.hostfile import PORT
-from dsv4_mlx.peers.watchdog import PEER_TIMEOUT_S
 
 _USAGE = "dsv4-chat [options] [-p TEXT] [@FILE ...] | doctor | config | serve"
 _DESCRIPTION = """\
@@ -92,8 +90,8 @@ class Options:
     """Whether doctor measures the model's disk; None where experts are read from it."""
     hosts: Path | None = None
     """Two machines that run the model together."""
-    port: int = PORT
-    peer_timeout: int = int(PEER_TIMEOUT_S)
+    port: int | None = None
+    peer_timeout: int | None = None
     """Seconds of silence after which a machine is given up."""
     allow_sleep: bool = False
     words: tuple[str, ...] = ()

@@ -63,6 +63,18 @@ class FarEnd:
     sentence: str
 
 
+# What `pickle` raises for a message that was cut off, or that something else wrote into.
+_BROKEN = (
+    pickle.UnpicklingError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+)
+
+
 class Pipes:
     """Both ends of a conversation between two programs of ours on one machine, of one version."""
 
@@ -82,7 +94,7 @@ class Pipes:
         """The next message; EOFError after the last one."""
         try:
             return pickle.load(self._reading)
-        except (OSError, ValueError, pickle.UnpicklingError) as error:
+        except _BROKEN as error:
             raise EOFError from error
 
 

@@ -20,14 +20,12 @@ def add_the_machines(add: Callable[..., Any]) -> None:
     add(
         "--port",
         type=whole(1024, 65000),
-        default=PORT,
         metavar="N",
         help=f"with --hosts: the first of the ports that are used; {PORT}",
     )
     add(
         "--peer-timeout",
         type=whole(1, 86_400),
-        default=int(PEER_TIMEOUT_S),
         metavar="S",
         help=f"seconds of silence after which the other Mac is given up; {PEER_TIMEOUT_S:.0f}",
     )

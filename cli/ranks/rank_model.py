@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from cli.machine.machine import read_machine
+from cli.ranks.failures import sentence_of
 from cli.ranks.rank_work import RankWork
 from dsv4_mlx import __version__
 from dsv4_mlx.chat.tokenizer import Tokenizer
@@ -73,8 +74,8 @@ def open_rank(work: RankWork, end: Callable[[str], None]) -> RankModel:
     except BaseException as error:
         guard.close()
         waking.close()
-        if isinstance(error, Dsv4Error):
-            peer.tell("refused", reason=str(error))
+        if isinstance(error, Exception):
+            peer.tell("refused", reason=sentence_of(error))
         peer.close()
         raise
 

@@ -6,12 +6,12 @@ stdin and stdout; the worker follows rank 0.
 
 import os
 import sys
-import traceback
 from contextlib import suppress
 from threading import Thread, Timer
 from typing import IO, cast
 
 from cli.kept.prefixes import stored_prefixes
+from cli.ranks.failures import log, log_to_stderr, sentence_of
 from cli.ranks.messages import FarEnd, FarLoaded, Pipes
 from cli.ranks.rank_model import RankModel, open_rank
 from cli.ranks.rank_work import RankWork
@@ -25,6 +25,7 @@ _GRACE_S = 2.0
 def main() -> int:
     """Do the work that stdin names; the exit status."""
     reading = sys.stdin.buffer
+    log_to_stderr()
     # What any library prints goes to stderr from here on.
     writing = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -51,12 +52,12 @@ def _serve(work: RankWork, pipes: Pipes) -> int:
             _server(work, model, pipes, calls).serve()
         finally:
             model.close()
-    except Dsv4Error as error:
-        with suppress(OSError):
-            pipes.send(FarEnd(str(error)))
-        return 1
     except BrokenPipeError:
-        pass  # the terminal is gone
+        return 0  # the terminal is gone
+    except (Dsv4Error, OSError) as error:
+        with suppress(OSError):
+            pipes.send(FarEnd(sentence_of(error)))
+        return 1
     return 0
 
 
@@ -73,8 +74,8 @@ def _follow(work: RankWork) -> int:
             model.follow()
         finally:
             model.close()
-    except Dsv4Error as error:
-        print(error, file=sys.stderr)
+    except (Dsv4Error, OSError) as error:
+        print(sentence_of(error), file=sys.stderr)
         return 1
     return 0
 
@@ -108,10 +109,11 @@ def _end_with(reading: IO[bytes]) -> None:
 
 if __name__ == "__main__":
     # Threads that listen hold streams of their own, which Python would wait for.
+    status = 1
     try:
         status = main()
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    sys.stderr.flush()
-    os._exit(status)
+    except Exception as mistake:  # the terminal says its last line
+        log(mistake)
+    finally:
+        sys.stderr.flush()
+        os._exit(status)

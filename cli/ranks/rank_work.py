@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cli.options import Options
-from dsv4_mlx.peers.hostfile import PeerHosts, Ring
+from dsv4_mlx.peers.hostfile import PORT, PeerHosts, Ring
+from dsv4_mlx.peers.watchdog import PEER_TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class RankWork:
     group_backend: str = "ring"
     rdma: tuple[tuple[str | None, ...], ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+    """Of the environment of both ranks."""
     is_started: bool = False
     """MLX's variables are set already."""
 
@@ -58,14 +60,19 @@ class RankWork:
         return replace(self, rank=rank, model=model or self.model)
 
 
+def limit_of(options: Options) -> float:
+    """Seconds of silence after which the other rank is given up."""
+    return float(options.peer_timeout or PEER_TIMEOUT_S)
+
+
 def work_of(hosts: PeerHosts, options: Options, token: str) -> RankWork:
     """Rank 0's work in a run that the terminal starts, but for the model."""
     return RankWork(
         rank=0,
-        ring=hosts.ring(options.port),
+        ring=hosts.ring(options.port or PORT),
         hosts=tuple(host.ssh for host in hosts.hosts),
         token=token,
-        limit_s=float(options.peer_timeout),
+        limit_s=limit_of(options),
         model="",
         allow_sleep=options.allow_sleep,
         engine=options.engine,

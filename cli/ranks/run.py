@@ -19,7 +19,9 @@ from cli.environment import Environment, ExitStatus
 from cli.once.answer_output import write_json_error
 from cli.opened_model import embedded_model
 from cli.options import Options
-from cli.ranks.rank_work import RankWork, work_of
+from cli.ranks.failures import trace_file
+from cli.ranks.fitting import configured_notes
+from cli.ranks.rank_work import RankWork, limit_of, work_of
 from cli.ranks.starting import RankPair
 from cli.show.output import PlainOutput
 from dsv4_mlx.errors import UsageError
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from dsv4_mlx.engine.engine import Engine
 
 _RANK, _HOSTFILE, _COORDINATOR = "MLX_RANK", "MLX_HOSTFILE", "MLX_JACCL_COORDINATOR"
+_OURS = ("DSV4_BACKEND", "DSV4_KERNELS")
+"""Variables of this program that hold for both ranks."""
 _GRACE_S = 10.0
 
 
@@ -54,14 +58,12 @@ class RanksOfRun:
 def ranks_of(options: Options, environment: Environment, config: "Config") -> Iterator[RanksOfRun]:
     """This run's ranks, ended afterwards. UsageError for hostfiles that name others than two."""
     work = started_rank(options, environment.variables)
-    if options.hosts is not None or work is not None:
-        _refuse_what_one_machine_does(options)
     if options.hosts is not None:
         if work is not None:
             raise UsageError(
                 f"--hosts starts both ranks itself, and {_RANK} says that this is one; give one."
             )
-        pair = _pair(options, config, options.hosts)
+        pair = _pair(options, config, options.hosts, environment.variables)
         try:
             yield RanksOfRun(environment, pair=pair)
         finally:
@@ -69,32 +71,21 @@ def ranks_of(options: Options, environment: Environment, config: "Config") -> It
     elif work is None:
         yield RanksOfRun(environment)
     elif work.rank == 0:
-        yield from _first(work, options, environment)
+        yield from _first(work, options, environment, configured_notes(config))
     else:
         yield RanksOfRun(environment, follow=lambda: _follow(work, options, environment))
 
 
-def _refuse_what_one_machine_does(options: Options) -> None:
-    """UsageError for options that a model whose layers lie on two machines cannot follow."""
-    asked = {
-        "--expert-memory": isinstance(options.expert_memory, int),
-        "--expert-trace": options.expert_trace is not None,
-        f"--draft {options.draft}": options.draft not in (None, "auto", "off"),
-    }
-    for name in (name for name, is_given in asked.items() if is_given):
-        raise UsageError(f"{name} is for one machine, and two share this model; leave it out.")
-
-
 def quiet_worker(environment: Environment) -> Environment:
     """`environment`, without stdout where another rank answers."""
-    if not _is_started(environment.variables) or environment.variables.get(_RANK) == "0":
+    if not is_started(environment.variables) or environment.variables.get(_RANK) == "0":
         return environment
     return replace(environment, stdout=open(os.devnull, "w", encoding="utf-8"))
 
 
 def started_rank(options: Options, variables: Mapping[str, str]) -> RankWork | None:
     """The rank that somebody started this process as; None for a program of its own."""
-    if not _is_started(variables):
+    if not is_started(variables):
         return None
     rank = variables[_RANK]
     if rank not in map(str, range(RANKS)):
@@ -106,7 +97,7 @@ def started_rank(options: Options, variables: Mapping[str, str]) -> RankWork | N
         ring=ring,
         hosts=hosts,
         token="",
-        limit_s=float(options.peer_timeout),
+        limit_s=limit_of(options),
         model=str(options.model or embedded_model()),
         allow_sleep=options.allow_sleep,
         engine=options.engine,
@@ -118,7 +109,8 @@ def started_rank(options: Options, variables: Mapping[str, str]) -> RankWork | N
     )
 
 
-def _is_started(variables: Mapping[str, str]) -> bool:
+def is_started(variables: Mapping[str, str]) -> bool:
+    """Whether somebody started this process as one of two ranks."""
     return _RANK in variables and (_HOSTFILE in variables or _COORDINATOR in variables)
 
 
@@ -128,15 +120,20 @@ def _ring(variables: Mapping[str, str]) -> Ring:
     return read_ring(Path(variables[_HOSTFILE]))
 
 
-def _pair(options: Options, config: "Config", file: Path) -> RankPair:
+def _pair(options: Options, config: "Config", file: Path, variables: Mapping[str, str]) -> RankPair:
     hosts = read_hosts(file)
+    ours = {name: variables[name] for name in _OURS if name in variables}
+    hosts = replace(hosts, variables={**ours, **hosts.variables})
     work = work_of(hosts, options, secrets.token_hex(16))
     kept = config.prefix_bytes if options.keep else 0
     work = replace(work, prefix_bytes=kept, snapshot_bytes=config.snapshot_bytes)
-    return RankPair(hosts.hosts, work)
+    traces = trace_file(variables) if options.keep else None
+    return RankPair(hosts.hosts, work, configured_notes(config), traces=traces)
 
 
-def _first(work: RankWork, options: Options, environment: Environment) -> Iterator[RanksOfRun]:
+def _first(
+    work: RankWork, options: Options, environment: Environment, notes: list[str]
+) -> Iterator[RanksOfRun]:
     """Rank 0 of two that somebody else started: it reads no stdin and answers one message."""
     if not (options.prompt or options.words):
         raise UsageError(
@@ -144,7 +141,6 @@ def _first(work: RankWork, options: Options, environment: Environment) -> Iterat
             "dsv4-chat --hosts HOSTFILE opens the prompt."
         )
     opened: list[RankModel] = []
-    notes: list[str] = []
 
     def open_first() -> "tuple[Engine, Tokenizer]":
         from cli.ranks.rank_model import open_rank

@@ -1,12 +1,12 @@
 """Rank 0's program: it does for the terminal what its model's thread would do."""
 
-import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Event as Flag
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from cli.ranks.failures import log, sentence_of
 from cli.ranks.messages import FarAnswer, FarCall, FarCancel, FarEvent, Pipes
 from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.chat.model_side import ModelSide
@@ -43,8 +43,8 @@ class SideServer:
         self._sides: dict[int, ModelSide] = {}
 
     def serve(self) -> None:
-        """Until the terminal ends; PipelineError once the other rank is gone, which the terminal
-        is told first."""
+        """Until the terminal ends; PipelineError once the other rank is gone or this one made a
+        mistake, after which nobody knows how it stands. The terminal is told first."""
         while (found := self._calls.next()) is not None:
             call, cancelled = found
             for number in call.dropped:
@@ -63,9 +63,9 @@ class SideServer:
             value = self._done(side, call, cancelled)
         except (Dsv4Error, OSError) as expected:
             error = expected
-        except Exception as mistake:
-            traceback.print_exc()  # on stderr, which the terminal keeps
-            error = RuntimeError(f"rank 0: {type(mistake).__name__}: {mistake}")
+        except Exception as mistake:  # whatever it is, the terminal and its conversation stay
+            log(mistake)
+            error = PipelineError(f"rank 0 (this machine) failed: {sentence_of(mistake)}")
         turns = None if side.turns is before else side.turns
         return FarAnswer(value, error, turns, side.use)
 

@@ -1,12 +1,14 @@
 """From `--hosts` to a loaded model on two machines, and the sentence where none comes of it."""
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from queue import Empty
 
+from cli.ranks.failures import TraceFile
 from cli.ranks.far_side import FarEngine, listening
 from cli.ranks.messages import FarEnd, FarLoaded, Pipes
 from cli.ranks.processes import RankProcess, start
@@ -27,11 +29,17 @@ class RankPair:
         self,
         hosts: Sequence[PeerHost],
         work: RankWork,
+        notes: Sequence[str] = (),
+        *,
+        traces: TraceFile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`work` is rank 0's; the other's differs in rank and folder."""
+        """`work` is rank 0's; the other's differs in rank and folder. `notes` are told with those
+        of a model that is loaded; `traces` keeps what only we understand."""
         self._hosts = hosts
         self._work = work
+        self._notes = tuple(notes)
+        self._traces = traces
         self._clock = clock
         self._processes: list[RankProcess] = []
 
@@ -68,6 +76,7 @@ class RankPair:
             except Empty:
                 message = ...
             if isinstance(message, FarLoaded):
+                message = replace(message, notes=(*self._notes, *message.notes))
                 return FarEngine(pipes, message, inbox, lambda: self._why_ended(first))
             if isinstance(message, FarEnd):
                 raise PipelineError(self._better(message.sentence, worker))
@@ -81,17 +90,20 @@ class RankPair:
                     raise PipelineError(self._why_no_worker(worker))
 
     def _started(self, work: RankWork) -> tuple[RankProcess, RankProcess]:
-        first = start(work, self._hosts[0], work.variables)
-        self._processes.append(first)
+        first = self._start(work, self._hosts[0])
         try:
-            other = work.of_rank(1, self._hosts[1].model)
-            worker = start(other, self._hosts[1], work.variables)
+            worker = self._start(work.of_rank(1, self._hosts[1].model), self._hosts[1])
         except OSError as error:
             raise PipelineError(
                 f"{work.other} cannot be started: ssh: {error.strerror}."
             ) from error
-        self._processes.append(worker)
         return first, worker
+
+    def _start(self, work: RankWork, host: PeerHost) -> RankProcess:
+        keep = None if self._traces is None else self._traces.reader()
+        process = start(work, host, work.variables, keep)
+        self._processes.append(process)
+        return process
 
     def _better(self, sentence: str, worker: RankProcess) -> str:
         """`sentence` of rank 0, or why the worker never came to it."""
@@ -102,18 +114,20 @@ class RankPair:
     def _why_no_worker(self, worker: RankProcess) -> str:
         host = self._hosts[1]
         words = worker.last_words or f"it ended with status {worker.status}"
-        if host.is_local:
+        if host.is_local or worker.failed:
             return f"{self._work.other} ended: {_sentence(words)}"
         cure = "switch on Remote Login there and let ssh in with a key"
         if worker.status == 127 or "not found" in words or "No such file" in words:
             cure = 'name its Python in the hostfile, "python": "/path/to/python"'
+        elif "No module named" in words:
+            cure = 'install dsv4-mlx there, or name its Python in the hostfile, "python": "/path"'
         elif "No route to host" in words:
             cure = UNREACHABLE_CURE
         return f"{self._work.other} cannot be started: {words.rstrip('.')}; {cure} ({_GUIDE})."
 
     def _why_ended(self, rank_0: RankProcess) -> str:
         """Why rank 0's process ended without a sentence of its own."""
-        with suppress(Exception):
+        with suppress(subprocess.TimeoutExpired):
             rank_0.process.wait(_GRACE_S)
         status, work = rank_0.status, self._work
         if status == -signal.SIGALRM:

@@ -21,7 +21,8 @@ PORT = 32323
 LOCAL = "127.0.0.1"
 BACKENDS = ("ring", "jaccl")
 # A kernel that spins until the network answers can wedge the GPU (mlx issues 3830 and 4005).
-_LEFT_OUT = ("MLX_METAL_FAST_SYNCH",)
+LEFT_OUT = ("MLX_METAL_FAST_SYNCH",)
+"""Variables that no rank gets, wherever they are set."""
 
 Ring = tuple[tuple[str, ...], ...]
 """For each rank the `address:port`s it listens on."""
@@ -150,7 +151,7 @@ def _host(path: Path, host: Mapping[str, Any]) -> PeerHost:
 def _variables(table: Mapping[str, Any]) -> dict[str, str]:
     """`envs`, entries NAME=VALUE, but for what must stay off."""
     pairs = [str(one).partition("=") for one in table.get("envs") or ()]
-    return {name: value for name, _, value in pairs if name and name not in _LEFT_OUT}
+    return {name: value for name, _, value in pairs if name and name not in LEFT_OUT}
 
 
 def _is_addresses(found: object) -> bool:

@@ -52,7 +52,7 @@ class Coming:
         """Whether the worker said that it sends them now."""
         self.streams: mx.array | None = None
         """Evaluated, once they are here."""
-        self.error: Exception | None = None
+        self.error: Dsv4Error | None = None
         """Why they never will be."""
 
 
@@ -201,7 +201,7 @@ class Link:
             if coming.streams is None and coming.error is None:
                 coming.streams = self._transfer.receive(coming.shape, self._dtype)
                 self.counts.stream_bytes += coming.streams.nbytes
-        except Exception as error:
+        except Dsv4Error as error:
             coming.error = error
         self._under_way.popleft()
 

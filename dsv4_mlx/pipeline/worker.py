@@ -5,6 +5,7 @@ sleeps in a read of the control socket.
 """
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from dsv4_mlx.pipeline.control import Control
 from dsv4_mlx.pipeline.messages import ANSWERED, PipeOperation, done, failed, understood
 from dsv4_mlx.pipeline.part import ModelPart
 from dsv4_mlx.pipeline.transfer import Transfer, listed
+
+_LOG = logging.getLogger("dsv4_mlx.pipeline")
 
 
 class WorkerAnswer(NamedTuple):
@@ -92,7 +95,7 @@ class PipeWorker:
         """Follow in silence; a failure is the answer to the next message that has one."""
         try:
             follow(*numbers)
-        except Exception as error:
+        except Exception as error:  # whatever it is, rank 0 waits for the next answer
             self._failure = self._failure or self._sentence(error)
 
     def _answer(self, answered: Callable[..., WorkerAnswer], numbers: list[int]) -> None:
@@ -101,7 +104,7 @@ class PipeWorker:
             if failure:
                 raise PipelineError(failure)
             answer = answered(*numbers)
-        except Exception as error:
+        except Exception as error:  # whatever it is, rank 0 waits
             self._control.send(failed(self._sentence(error)))
             return
         self._control.send(done(answer.payload))
@@ -191,10 +194,14 @@ class PipeWorker:
             layer.finalize()
 
     def _sentence(self, error: Exception) -> str:
-        """What rank 0 is told of an error, of a kernel that is to blame where one is."""
+        """What rank 0 is told of an error, of a kernel that is to blame where one is; the trace of
+        a mistake of ours goes to the log."""
         try:
             if self._part.explain is not None:
                 self._part.explain(error)
         except Dsv4Error as explained:
             return str(explained)
-        return str(error) if isinstance(error, Dsv4Error) else f"{type(error).__name__}: {error}"
+        if isinstance(error, Dsv4Error):
+            return str(error)
+        _LOG.info("a mistake", exc_info=error)
+        return f"{type(error).__name__}: {error}; start both ranks again."

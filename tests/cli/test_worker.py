@@ -6,6 +6,7 @@ from threading import Event, Lock
 import pytest
 
 from cli.worker import Worker
+from tests.cli.running import run
 
 PATIENCE_S = 5.0
 
@@ -57,3 +58,14 @@ def test_a_job_that_had_not_begun_never_does_and_its_thread_ends() -> None:
         gate.opened.set()
         if gate.lock.locked():
             gate.release()
+
+
+def test_ctrl_c_while_the_model_ends_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(worker: Worker, seconds: float) -> bool:
+        raise KeyboardInterrupt
+
+    left: list[int] = []
+    monkeypatch.setattr(Worker, "ends_within", interrupted)
+    monkeypatch.setattr("os._exit", left.append)
+    assert run("config", "--path").status == 0
+    assert left == [0]

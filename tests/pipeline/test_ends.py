@@ -48,7 +48,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> list[ModelPart]:
     return [load_part(checkpoint, Ranks(rank), backend="cpu") for rank in (0, 1)]
 
 
-def test_what_fails_in_silence_is_the_answer_to_the_next_question(parts: list[ModelPart]) -> None:
+def test_what_fails_in_silence_is_the_answer_to_the_next_question(
+    parts: list[ModelPart], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "dsv4_mlx")
     control = Asking(
         asked(PipeOperation.NEW, CACHE),
         asked(PipeOperation.RESTORE, CACHE, MOMENT),
@@ -56,8 +59,9 @@ def test_what_fails_in_silence_is_the_answer_to_the_next_question(parts: list[Mo
         asked(PipeOperation.SIZES, CACHE),
     )
     work(parts[1], Ranks(1), control)
-    with pytest.raises(PipelineError, match=f"failed: KeyError: {MOMENT}"):
+    with pytest.raises(PipelineError, match=f"failed: KeyError: {MOMENT}; start both"):
         payload_of(control.answers[0], "rank 1")
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [KeyError]
     assert len(payload_of(control.answers[1], "rank 1")) == 24
 
 

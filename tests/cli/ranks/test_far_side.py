@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
@@ -114,14 +115,25 @@ def test_errors_are_the_same_and_change_nothing() -> None:
     near_and_far(script(), work)
 
 
-def test_a_mistake_of_ours_is_no_sentence_and_the_ranks_go_on(capfd) -> None:
-    with far(script(ScriptedReply("Hm.", crash="boom"), ScriptedReply("Well."))) as engine:
+def test_a_mistake_of_ours_is_a_sentence_and_its_trace_goes_to_the_log(capfd, caplog) -> None:
+    with (
+        caplog.at_level("INFO", "dsv4_mlx"),
+        far(script(ScriptedReply("Hm.", crash="boom"))) as engine,
+    ):
         conversation = Conversation(None, TOKENIZER, SETTINGS, side=engine.side(()))
-        with pytest.raises(RuntimeError, match="rank 0: RuntimeError: boom"):
+        with pytest.raises(PipelineError) as caught:
             list(conversation.send("one"))
         assert conversation.turns == ()
-        assert TextDelta in map(type, conversation.send("one"))
-    assert "Traceback" in capfd.readouterr().err  # in rank 0's stderr, which is kept
+    failed = "rank 0 (this machine) failed: RuntimeError: boom; start both ranks again."
+    assert str(caught.value) == failed
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [RuntimeError]
+    assert "Traceback" not in capfd.readouterr().err  # of a process that keeps no log
+
+
+@pytest.mark.parametrize("text", [b"hello\n", b"\x80\x05cno.such\nmodule\n.", b"\x80\x05]"])
+def test_what_something_else_wrote_into_a_pipe_is_its_end(text: bytes) -> None:
+    with pytest.raises(EOFError):
+        Pipes(BytesIO(text), BytesIO()).receive()
 
 
 def test_ctrl_c_reaches_rank_0() -> None:

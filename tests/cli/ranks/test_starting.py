@@ -3,12 +3,14 @@
 import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from cli.ranks import processes
+from cli.ranks.failures import TraceFile
 from cli.ranks.rank_work import RankWork
 from cli.ranks.starting import RankPair
 from dsv4_mlx.errors import PipelineError
@@ -48,7 +50,7 @@ def clock() -> Iterator[float]:
 
 def pair(worker: str = "mini.local", **keys: str) -> RankPair:
     hosts = (PeerHost("127.0.0.1", ("127.0.0.1",)), PeerHost(worker, ("127.0.0.1",), **keys))
-    return RankPair(hosts, WORK, clock().__next__)
+    return RankPair(hosts, WORK, clock=clock().__next__)
 
 
 def refusal(made: RankPair) -> str:
@@ -75,6 +77,15 @@ def refusal(made: RankPair) -> str:
             "echo 'sh: /opt/python: No such file or directory' >&2; exit 127",
             'name its Python in the hostfile, "python": "/path/to/python" (docs/',
         ),
+        (
+            "echo \"/usr/bin/python: No module named 'cli'\" >&2; exit 1",
+            "rank 1 (mini.local) cannot be started: /usr/bin/python: No module named 'cli'; install"
+            " dsv4-mlx there, or name its Python in the hostfile",
+        ),
+        (
+            "echo 'Traceback (most recent call last):' >&2; echo 'KeyError: 3' >&2; exit 1",
+            "rank 1 (mini.local) ended: KeyError: 3.",
+        ),
         ("exit 3", "it ended with status 3; switch on Remote Login"),
     ],
 )
@@ -90,11 +101,42 @@ def test_the_worker_is_asked_for_by_ssh_and_gets_its_work_on_stdin(program, tmp_
     refusal(pair(python="/opt/dsv4/bin/python", model="/Volumes/pro"))
     asked = (tmp_path / "asked").read_text()
     assert asked.startswith("-T -o BatchMode=yes -o ConnectTimeout=10")
-    command = "-- mini.local exec /opt/dsv4/bin/python -P -m cli.ranks.rank_program\n"
-    assert asked.endswith(command) and "secret" not in asked
+    command = "exec env -u MLX_METAL_FAST_SYNCH /opt/dsv4/bin/python -P -m cli.ranks.rank_program"
+    assert asked.endswith(f"-- mini.local {command}\n") and "secret" not in asked
     work = RankWork.from_line((tmp_path / "work").read_bytes())
     assert (work.rank, work.model, work.token) == (1, "/Volumes/pro", "secret")
     assert work.ring == WORK.ring and work.hosts == WORK.hosts
+
+
+def test_variables_of_the_hostfile_reach_both(
+    program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_METAL_FAST_SYNCH", "1")
+    said = "$DSV4_BACKEND $MLX_HOPS$MLX_METAL_FAST_SYNCH"
+    program("python", f'echo "{said}" > {tmp_path}/rank_0; cat >/dev/null; :')
+    program("ssh", f'echo "$@" > {tmp_path}/asked; exit 1')
+    work = replace(WORK, variables={"DSV4_BACKEND": "cpu", "MLX_HOPS": "2; x"})
+    hosts = (PeerHost("127.0.0.1", ("127.0.0.1",)), PeerHost("mini.local", ("127.0.0.1",)))
+    refusal(RankPair(hosts, work, clock=clock().__next__))
+    assert (tmp_path / "rank_0").read_text() == "cpu 2; x\n"
+    asked = (tmp_path / "asked").read_text()
+    assert (
+        "-- mini.local exec env -u MLX_METAL_FAST_SYNCH DSV4_BACKEND=cpu 'MLX_HOPS=2; x' " in asked
+    )
+
+
+def test_traces_of_ranks_are_kept_and_nothing_else_is(program, tmp_path: Path) -> None:
+    program("python", "echo 'low on memory' >&2; cat >/dev/null; :")
+    trace = "Traceback (most recent call last):\nKeyError: 3\n"
+    program("ssh", f"echo 'hm' >&2; printf '{trace}' >&2; exit 1")
+    traces = TraceFile(tmp_path / "kept" / "ranks.log")
+    made = pair()
+    made._traces = traces
+    assert "KeyError: 3" in refusal(made)
+    kept = tmp_path / "kept" / "ranks.log"
+    assert kept.read_text() == trace and kept.stat().st_mode & 0o777 == 0o600
+    refusal(made)
+    assert kept.read_text() == 2 * trace
 
 
 def test_a_worker_on_this_machine_needs_no_ssh(program) -> None:
