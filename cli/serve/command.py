@@ -1,7 +1,7 @@
 """`dsv4-chat serve`: its command line, and what it needs to be installed."""
 
 import importlib.util
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cli.environment import Environment, ExitStatus
 from cli.serve.options import parse_serve
@@ -11,8 +11,6 @@ from dsv4_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from cli.models import Load
-
-_NEEDED: Final = ("starlette", "uvicorn", "httptools")
 
 
 def serve(
@@ -26,7 +24,12 @@ def serve(
     given = parse_serve(arguments, environment)
     if (asked := to_paste(given, arguments, environment)) is not None:
         return asked.print_to(environment)
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    found = {
+        "starlette": importlib.util.find_spec("starlette"),
+        "uvicorn": importlib.util.find_spec("uvicorn"),
+        "httptools": importlib.util.find_spec("httptools"),  # which uvicorn imports by its name
+    }
+    missing = [name for name, spec in found.items() if spec is None]
     if missing:
         raise UsageError(
             f"dsv4-chat serve needs {', '.join(missing)}, which the extra `serve` brings: "
