@@ -28,7 +28,16 @@ from cli.serve.dialects import Dialects
 from cli.serve.faults import Fault, FaultKind, RequestFault
 from cli.serve.gate import Gate
 from cli.serve.health import health
-from cli.serve.http_answers import Receive, Scope, Send, header, send_content, send_fault, send_json
+from cli.serve.http_answers import (
+    Receive,
+    Scope,
+    Send,
+    header,
+    send_content,
+    send_fault,
+    send_json,
+    with_headers,
+)
 from cli.serve.limits import HttpLimits, RateLimit, read_body
 from cli.serve.metrics import CacheFigures, cache_figures, metrics_text
 from cli.serve.models import entry_named, model_entry, models_body
@@ -116,7 +125,7 @@ class ServedApp:
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._life)
 
     def _endpoint(self, handler: Handler) -> "_Endpoint":
-        return _Endpoint(handler, lambda path: self.dialects.at(path), self.errors)
+        return _Endpoint(handler, self.dialects.at, self.errors)
 
     @asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:
@@ -132,11 +141,12 @@ class ServedApp:
 
     async def _answer(self, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
         watch = self.records.begin(dialect.name, client_of(scope), scope["owner"])
+        send = with_headers(send, [(b"x-request-id", str(watch.record.number).encode())])
         try:
             body = await read_body(scope, receive, self.limits)
             if self.trace is not None:
                 self.trace.request(watch.record.number, scope["path"], body)
-            asked = dialect.read(body, self.context(scope["owner"]))
+            asked = await asyncio.to_thread(dialect.read, body, self.context(scope["owner"]))
             watch.record.passed_over = asked.passed_over
         except Dsv4Error as error:
             watch.end(_fault_of(error), False)
@@ -191,7 +201,7 @@ class ServedApp:
         await send_content(send, 200, b"text/html; charset=utf-8", page.encode(), [policy])
 
     async def _debug_prompt(self, scope: Scope, receive: Receive, send: Send) -> None:
-        dialect = self.dialects.at("")
+        dialect = self.dialects.at(scope)
         try:
             check_at_this_machine(scope)
             asked = await read_body(scope, receive, self.limits)
@@ -232,7 +242,7 @@ class ServedApp:
         try:
             entry = entry_named(scope["path_params"]["name"], self._entries())
         except RequestFault as error:
-            await self._refuse(self.dialects.at(scope["path"]), error, send)
+            await self._refuse(self.dialects.at(scope), error, send)
             return
         await send_json(send, 200, entry)
 
@@ -245,15 +255,17 @@ class ServedApp:
         kind, sentence = _OF_STATUS[error.status_code]
         told = {"path": request.url.path, "method": request.method, "paths": ", ".join(self.paths)}
         fault = Fault(kind, sentence.format(**told))
-        refused = self.dialects.at(request.url.path).error(fault)
+        refused = self.dialects.at(request.scope).error(fault)
         return JSONResponse(refused.body, refused.status, headers=error.headers)
 
 
 class _Endpoint:
     """A handler that a route hands everything to; what it raises by mistake is an answer too."""
 
-    def __init__(self, handler: Handler, failed: Callable[[str], Dialect], errors: TextIO) -> None:
-        self._handler, self._failed, self._errors = handler, failed, errors
+    def __init__(
+        self, handler: Handler, dialect: Callable[[Scope], Dialect], errors: TextIO
+    ) -> None:
+        self._handler, self._dialect, self._errors = handler, dialect, errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = False
@@ -271,7 +283,7 @@ class _Endpoint:
             if has_begun:
                 raise
             fault = Fault("failed", f"The server failed; its log says how, at {name}.")
-            await send_fault(send, fault, self._failed(scope["path"]).error(fault))
+            await send_fault(send, fault, self._dialect(scope).error(fault))
 
 
 def _fault_of(error: Dsv4Error) -> Fault:

@@ -66,6 +66,7 @@ async def _read_beginning(model: ServedModel, request: GenerationRequest, owner:
         await asyncio.to_thread(service.warm, replace(request, owner=owner), bridge)
         while True:
             for _, event in await bridge.take(LOOK_S):
+                model.hear()
                 if isinstance(event, Done | Refused):
                     return isinstance(event, Done)
     return False

@@ -20,7 +20,7 @@ MOST_TOKENS: Final = 16
 _MOST_ANSWERS: Final = 32
 
 
-class Completions:
+class CompletionsDialect:
     """See the module."""
 
     name = "completions"

@@ -12,6 +12,7 @@ from dsv4_mlx.serving.partings import partings, prompt_parts
 from dsv4_mlx.serving.request import GenerationRequest
 from dsv4_mlx.serving.service import Service
 
+_PATIENCE_S: Final = 60.0
 PAGE: Final = """\
 <!doctype html><meta charset="utf-8"><title>dsv4-chat: a prompt</title>
 <style>body{font:14px/1.4 system-ui;max-width:60em;margin:2em auto;padding:0 1em}
@@ -73,7 +74,12 @@ def prompt_found(service: Service, request: GenerationRequest) -> Mapping[str, A
         found = partings(timelines, tokens, tokenizer, request.owner)
         return timelines.look(tokens, request.owner).found, found
 
-    kept, found = service.scheduler.call(look).result()
+    try:
+        kept, found = service.scheduler.call(look).result(timeout=_PATIENCE_S)
+    except TimeoutError:
+        raise RequestFault(
+            "waited", "The model's thread had no time to look within a minute; look again."
+        ) from None
     return {
         "tokens": len(tokens),
         "kept": kept,

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.serve.chat_completions import ChatCompletions
-from cli.serve.completions import Completions
+from cli.serve.completions import CompletionsDialect
 from cli.serve.dialect import Dialect, TokenCounter
+from cli.serve.http_answers import Scope, header
 from cli.serve.kept_route import KeptRoute
 from cli.serve.messages import MessagesCounter, MessagesDialect
 from cli.serve.responses import ResponsesDialect
@@ -37,14 +38,17 @@ class Dialects:
             "/v1/chat/completions": ChatCompletions(),
             "/v1/messages": MessagesDialect(seals),
             "/v1/responses": responses,
-            "/v1/completions": Completions(),
+            "/v1/completions": CompletionsDialect(),
         }
         counts: dict[str, TokenCounter] = {"/v1/messages/count_tokens": MessagesCounter(seals)}
         return cls(answers, counts, {"/v1/responses/{name}": KeptRoute(responses)})
 
-    def at(self, path: str) -> Dialect:
-        """The dialect whose errors a client at `path` understands: the one that answers there or at
-        the beginning of it, else the first."""
-        known = self.answers
-        found = (known[one] for one in known if path == one or path.startswith(f"{one}/"))
-        return next(found, next(iter(known.values())))
+    def at(self, scope: Scope) -> Dialect:
+        """The dialect whose errors a client understands: the one that answers at its path or at the
+        beginning of it; elsewhere that of its headers, or the first."""
+        path, known = scope["path"], self.answers
+        for one in known:
+            if path == one or path.startswith(f"{one}/"):
+                return known[one]
+        is_anthropic = header(scope, b"anthropic-version") is not None
+        return known["/v1/messages"] if is_anthropic else next(iter(known.values()))

@@ -6,7 +6,7 @@ from typing import Any
 from cli.serve.access import Access, check_type
 from cli.serve.dialects import Dialects
 from cli.serve.faults import RequestFault
-from cli.serve.http_answers import Receive, Scope, Send, send_content, send_fault
+from cli.serve.http_answers import Receive, Scope, Send, send_content, send_fault, with_headers
 from cli.serve.limits import HttpLimits, RateLimit
 
 
@@ -34,7 +34,7 @@ class Gate:
         try:
             scope["owner"] = self._admitted(scope)
         except RequestFault as error:
-            dialect = self._dialects.at(scope["path"])
+            dialect = self._dialects.at(scope)
             await send_fault(send, error.fault, dialect.error(error.fault))
             return
         cors = list(self._access.cors(scope))
@@ -42,12 +42,12 @@ class Gate:
             await send_content(send, 204, b"text/plain", b"", cors)
             return
 
+        send_with_cors = with_headers(send, cors)
+
         async def sending(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *cors]
             # Whoever reads nothing any more is taken for gone.
             async with asyncio.timeout(self._limits.write_s):
-                await send(message)
+                await send_with_cors(message)
 
         await self._app(scope, receive, sending)
 

@@ -22,6 +22,18 @@ def header(scope: Scope, name: bytes) -> str | None:
     return found[0].decode("latin-1") if len(found) == 1 else None
 
 
+def with_headers(send: Send, headers: Headers) -> Send:
+    """`send` with more headers on whatever it begins to send."""
+    added = list(headers)
+
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *added]
+        await send(message)
+
+    return sending
+
+
 async def send_json(
     send: Send, status: int, body: Mapping[str, Any], headers: Headers = ()
 ) -> None:

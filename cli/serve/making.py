@@ -1,6 +1,9 @@
 """A service for an opened model: how much memory and disk it has for what was read."""
 
+import fcntl
+import os
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from cli.config import Config
@@ -8,6 +11,7 @@ from cli.environment import Environment
 from cli.kept.private_files import NoHome, private_folder, state_home
 from cli.opened_model import OpenedModel
 from cli.serve.options import ServeOptions
+from cli.show.output import PlainOutput
 from dsv4_mlx.files.file_systems import FileSystem
 from dsv4_mlx.sizing.costs import Costs
 
@@ -49,7 +53,7 @@ class ServiceMaker:
             engine,
             tokenizer,
             self._opened.settings.effort_table,
-            cache_bytes=memory if budget is None else min(budget, memory),
+            cache_bytes=memory // 2 if budget is None else min(budget, memory),
             limits=limits,
             folder=self.folder,
             disk_bytes=self._chosen.session_kv_bytes,
@@ -69,13 +73,23 @@ class ServiceMaker:
         fit = fit_of(folder.checkpoint, pools, options.kv or "compact", backend=backend)
         return 1 << 62 if fit.limit is None else max(0, fit.limit - fit.needed(0))
 
-    @property
+    @cached_property
     def folder(self) -> "Path | None":
-        """Where what outlives the program lies; None where nothing is to."""
+        """Where what outlives the program lies; None where nothing is to, or another server has
+        it."""
         if not self._given.options.keep:
             return None
         try:
-            folder = state_home(self._environment.variables) / FOLDER
+            folder = private_folder(state_home(self._environment.variables) / FOLDER, FileSystem())
         except NoHome:
             return None
-        return private_folder(folder, FileSystem())
+        # Held as long as the program runs, whatever ends it.
+        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            PlainOutput(self._environment).note(
+                f"[another server keeps what it read in {folder}; this one keeps nothing on disk]"
+            )
+            return None
+        return folder

@@ -68,6 +68,7 @@ def parse_serve(arguments: list[str], environment: Environment) -> ServeOptions:
     rest = {name: value for name, value in given.items() if name not in names}
     for name in ("aliases", "warm", "allowed_hosts", "allowed_origins"):
         rest[name] = tuple(rest[name] or ())
+    rest["cache_budget"] = None if rest["cache_budget"] == "auto" else rest["cache_budget"]
     for alias in rest["aliases"]:
         require_text("--alias", alias)
         if not alias:
@@ -142,7 +143,7 @@ def _add_the_keeping(add: Callable[..., Any]) -> None:
         "--cache-budget",
         type=size_or("auto"),
         metavar="SIZE",
-        help="memory for what was read, as 20GB; auto, the default, takes what the model leaves",
+        help="memory for what was read, as 20GB; auto is half of what the model leaves",
     )
     add(
         "--idle-unload",

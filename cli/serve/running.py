@@ -16,7 +16,7 @@ import uvicorn
 from cli.environment import Environment, ExitStatus
 from cli.serve.access import Access
 from cli.serve.app import ServedApp
-from cli.serve.chores import let_go_when_idle, warm_up
+from cli.serve.chores import LOOK_S, let_go_when_idle, warm_up
 from cli.serve.dialect import Asked
 from cli.serve.limits import HttpLimits
 from cli.serve.options import ServeOptions
@@ -102,7 +102,7 @@ class RunningServer:
             self._trace.end(record)
 
     def _chores(self, app: ServedApp) -> list[Callable[[], Any]]:
-        chores: list[Callable[[], Any]] = [self._watch_loading]
+        chores: list[Callable[[], Any]] = [self._watch_model]
         if self._given.idle_unload is not None:
             idle_s = 60.0 * self._given.idle_unload
             chores.append(partial(let_go_when_idle, self._model, self.records, idle_s))
@@ -115,16 +115,12 @@ class RunningServer:
             )
         return chores
 
-    async def _watch_loading(self) -> None:
-        """End the server where the model cannot be loaded at all."""
-        try:
-            await self._model.service()
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            ours = error if isinstance(error, Dsv4Error) else None
-            self._failure = ours or Dsv4Error(f"The model cannot be loaded: {error}")
-            self._server.should_exit = True
+    async def _watch_model(self) -> None:
+        """End the server where the model cannot be loaded, or its thread has ended."""
+        while self._model.state != "failed":
+            await asyncio.sleep(LOOK_S)
+        self._failure = Dsv4Error(self._model.why_failed)
+        self._server.should_exit = True
 
 
 def _read_traced(app: ServedApp, path: str, body: dict[str, Any]) -> Asked | None:

@@ -100,9 +100,12 @@ class ServedModel:
         try:
             if self._is_idle:
                 self.start()
-            return await asyncio.shield(asyncio.wrap_future(self._service))
+            service = await asyncio.shield(asyncio.wrap_future(self._service))
         except Dsv4Error as error:
             raise RequestFault("unavailable", f"The model cannot be loaded: {error}") from error
+        if self.state == "failed":
+            raise RequestFault("unavailable", f"The model failed: {self.why_failed}.")
+        return service
 
     @property
     def state(self) -> ModelState:
@@ -181,4 +184,4 @@ class ServedModel:
         self._until.set()
         self.wake()
         if self._run is not None and not is_loading:
-            self._run.result()
+            self._run.exception()  # which `why_failed` tells

@@ -39,6 +39,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     is_whole: bool = False
+    was_aborted: bool = False
 
     @property
     def json(self) -> Any:
@@ -81,12 +82,13 @@ class Client:
         headers: Mapping[str, str] | None = None,
         leaves_at: Callable[[Answer], bool] = lambda answer: False,
         leaves: list[asyncio.Event] | None = None,
+        stalls: bool = False,
         client: str = "127.0.0.1",
     ) -> Answer:
         """Send a request whose body comes in `pieces`, None for one that never comes.
 
         The client leaves where `leaves_at` says so of what it has, or when the event is set that is
-        put into `leaves`.
+        put into `leaves`; one that `stalls` reads nothing of a body.
         """
         given = {**self.headers, **(headers or {})}
         scope = {
@@ -96,6 +98,11 @@ class Client:
             "headers": [(key.lower().encode(), value.encode()) for key, value in given.items()],
         }  # fmt: skip
         answer, gone = Answer(), asyncio.Event()
+
+        def abort() -> None:
+            answer.was_aborted = True
+
+        scope["abort"] = abort
         left = list(pieces) or [b""]
         if leaves is not None:
             leaves.append(gone)
@@ -114,6 +121,8 @@ class Client:
                 answer.status = message["status"]
                 answer.headers = {k.decode(): v.decode() for k, v in message["headers"]}
             else:
+                if stalls:
+                    await asyncio.Event().wait()
                 answer.body += message.get("body", b"")
                 answer.is_whole = not message.get("more_body", False)
             if answer.is_whole or leaves_at(answer):

@@ -1,6 +1,7 @@
 """`dsv4-chat serve` as far as its command line: options, extras, keys."""
 
 import importlib.util
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from cli.config import Config
 from cli.environment import Environment
+from cli.serve.making import ServiceMaker
 from cli.serve.options import parse_serve
 from cli.serve.trace import Trace, traced_requests
 from dsv4_mlx.errors import UsageError
@@ -25,6 +28,7 @@ def test_what_concerns_the_model_is_as_in_the_chat() -> None:
     assert (options.temperature, options.think, options.max_tokens) == (0, "low", 9)
     assert options.stop == ("a\n",) and options.keep
     assert given.host == "127.0.0.1" and given.cache_budget is None
+    assert parsed("--cache-budget", "auto").cache_budget is None
 
 
 def test_what_concerns_the_server() -> None:
@@ -97,3 +101,12 @@ def test_a_file_that_is_no_trace_is_a_sentence(tmp_path: Path) -> None:
         list(traced_requests(path))
     with pytest.raises(UsageError, match="--trace"):
         Trace(tmp_path)
+
+
+def test_two_servers_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    noted = io.StringIO()
+    environment = Environment(stderr=noted, variables={"DSV4_HOME": str(tmp_path)})
+    first, second = (ServiceMaker(parsed(), environment, Config()) for _ in range(2))
+    assert first.folder == tmp_path / "served" == first.folder
+    assert second.folder is None and "another server keeps" in noted.getvalue()
+    assert ServiceMaker(parsed("--no-save"), environment, Config()).folder is None

@@ -3,15 +3,18 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cli.serve.faults import Fault
+from cli.serve.health import health
 from cli.serve.limits import HttpLimits, RateLimit, parsed_body
 from cli.serve.records import Records
 from dsv4_mlx.scripted.script import ScriptedReply
 from dsv4_mlx.serving.limits import ServingLimits
+from dsv4_mlx.serving.ticket import Load
 from tests.cli.serve.served_app import PATIENCE_S, Answer, Client, Served, script
 
 CHAT = "/v1/chat/completions"
@@ -89,6 +92,21 @@ def test_a_client_that_leaves_the_queue_is_not_served() -> None:
     gone, load = served.run(work)
     assert gone.status == 0
     assert (load.waiting, load.reading, load.answering) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_client_that_reads_nothing_is_taken_for_gone(streams: bool) -> None:
+    limits = HttpLimits(write_s=0.0, first_event_s=PATIENCE_S)
+    served = Served(script(LONG if streams else "Hi."), limits=limits)
+
+    async def work(client: Client) -> Any:
+        answer = await client.post(CHAT, {**BODY, "stream": streams}, stalls=True)
+        return answer, await settled(served)
+
+    answer, load = served.run(work)
+    assert answer.was_aborted and not answer.is_whole
+    assert (load.waiting, load.reading, load.answering) == (0, 0, 0)
+    assert [end for _, end in served.app.records.totals.requests] == ["cancelled"]
 
 
 def test_too_many_that_wait_are_told_when_to_come_again() -> None:
@@ -189,6 +207,34 @@ def test_health_knows_the_thread_of_the_model() -> None:
     assert refused.status == 503 and refused.json["error"]["message"] == "it ends"
 
 
+@pytest.mark.parametrize(("silent_s", "status"), [(10.0, 200), (301.0, 503)])
+def test_a_model_that_has_work_and_gives_no_sign_of_life_is_stuck(
+    silent_s: float, status: int
+) -> None:
+    scheduler = SimpleNamespace(load=Load(0, 1, 0, 100, 0))
+    running = SimpleNamespace(scheduler=scheduler)
+    model: Any = SimpleNamespace(state="ready", running=running, silence_s=silent_s)
+    found, body = health(model)
+    assert found == status and body["status"] == ("ready" if status == 200 else "stuck")
+
+
+def test_silence_is_counted_while_there_is_work() -> None:
+    served, now = Served(script(LONG)), [1e9]
+
+    async def work(client: Client) -> list[float]:
+        await client.post(CHAT, {**BODY, "stream": True}, leaves_at=lambda one: bool(one.body))
+        await settled(served)
+        served.model._clock = lambda: now[0]
+        idle = served.model.silence_s
+        served.model.running.scheduler._load = Load(0, 1, 0, 100, 0)
+        silent = served.model.silence_s
+        served.model.hear()
+        return [idle, silent, served.model.silence_s]
+
+    idle, silent, heard = served.run(work)
+    assert idle == 0 and silent > 1e8 and heard == 0
+
+
 def test_an_idle_model_is_let_go_of_and_loads_for_the_next_request() -> None:
     served = Served(script("Hi."))
 
@@ -201,6 +247,47 @@ def test_an_idle_model_is_let_go_of_and_loads_for_the_next_request() -> None:
     idle, answer, ready = served.run(work)
     assert (idle.status, idle.json["status"]) == (200, "idle")
     assert answer.status == 200 and ready.json["status"] == "ready"
+
+
+def test_elsewhere_a_client_is_known_by_its_headers() -> None:
+    async def work(client: Client) -> list[Answer]:
+        anthropic = {"anthropic-version": "2023-06-01"}
+        return [await client.get("/v1/models/x", headers=one) for one in (anthropic, {})]
+
+    anthropic, other = Served(script("Hi.")).run(work)
+    assert anthropic.json["type"] == "error" and "param" in other.json["error"]
+
+
+def test_an_answer_has_the_number_of_its_line_in_the_log() -> None:
+    numbers: list[int] = []
+    served = Served(script("Hi."))
+    served.app.records.on_end = lambda record: numbers.append(record.number)
+
+    async def work(client: Client) -> list[Answer]:
+        return [await client.post(CHAT, one) for one in (BODY, {}, {**BODY, "stream": True})]
+
+    answers = served.run(work)
+    assert [int(answer.headers["x-request-id"]) for answer in answers] == numbers == [1, 2, 3]
+
+
+def test_a_model_whose_thread_has_ended_refuses_what_comes() -> None:
+    served = Served(script("Hi."))
+
+    async def work(client: Client) -> list[Answer]:
+        await served.model.service()
+
+        def fail() -> bool:
+            raise RuntimeError("a mistake of ours")
+
+        served.model.running.scheduler.step = fail
+        served.model.wake()
+        while served.model.state != "failed":
+            await asyncio.sleep(0)
+        return [await client.post(CHAT, BODY), await client.get("/health")]
+
+    refused, health = served.run(work)
+    assert refused.status == 503 and "a mistake of ours" in refused.json["error"]["message"]
+    assert (health.status, health.json["error"]) == (503, "a mistake of ours")
 
 
 def test_paths_and_methods_that_there_are_not() -> None:
