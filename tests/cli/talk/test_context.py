@@ -12,11 +12,15 @@ from dsv4_mlx.engine.expert_use import ExpertUse
 SIZES = "1,200 of 4,096 tokens; window 2.0 MiB, compressed 3.0 MiB, index 0.0 MiB"
 
 
-def noted(**changes: Any) -> str:
+def noted(is_remote: bool = False, **changes: Any) -> str:
     """The line that `/context` leaves for this use."""
     use = ContextUse(1200, 4096, window_bytes=2 << 20, compressed_bytes=3 << 20, **changes)
     notes: list[str] = []
-    chat = SimpleNamespace(opened=lambda: SimpleNamespace(context=lambda: use), note=notes.append)
+    chat = SimpleNamespace(
+        opened=lambda: SimpleNamespace(context=lambda: use),
+        note=notes.append,
+        model=SimpleNamespace(is_remote=is_remote),
+    )
     COMMANDS["context"].action(chat, "")  # type: ignore[arg-type]
     (note,) = notes
     return note
@@ -52,3 +56,8 @@ def test_context_says_what_was_found_of_experts_in_files() -> None:
 )
 def test_context_says_what_drafts_are_made_from(know: int | None, words: str) -> None:
     assert noted(drafts_know=know) == SIZES + words
+
+
+def test_context_of_a_servers_model_says_whose_the_memory_is() -> None:
+    said = "1,200 of 4,096 tokens; what they take in memory is the server's"
+    assert noted(is_remote=True) == said
