@@ -13,7 +13,6 @@ from cli.serve.reading import invalid
 from cli.serve.sealing import Seals
 from dsv4_mlx.files.documents import shown
 
-_SERVED: Final = ("server_tool_use", "mcp_tool_use")
 _NO_IMAGES: Final = "this model reads text alone"
 _Message = dict[str, Any]
 
@@ -164,10 +163,10 @@ def _assistant(
                 thoughts.append(seals.opened(owner, block.get("data")) or "")
             case "tool_use":
                 calls.append(_call(block, at))
-            case str(kind) if kind in _SERVED or kind.endswith("_tool_result"):
-                continue
+            case str():
+                continue  # what another provider's servers did
             case kind:
-                raise invalid(f"{at}.type", "text, thinking or tool_use", kind)
+                raise invalid(f"{at}.type", "the type of a block", kind)
     message: _Message = {"role": "assistant", "content": "".join(texts)}
     if any(thoughts):
         message["reasoning_content"] = "".join(thoughts)

@@ -26,15 +26,16 @@ class ResponsesDialect:
     def read(self, body: Body, context: DialectContext) -> Asked:
         """What `body` asks for; RequestFault with the field that is wrong."""
         asked = read_body(body, context, self._seals, self.kept)
-        wants_seal = _SEALED in (texts(body, "include") or ())
+        included = texts(body, "include") or ()
         form = ResponseForm(
             _echo(body, asked, context),
             asked.tools,
-            (lambda text: self._seals.seal(context.owner, text)) if wants_seal else None,
+            (lambda text: self._seals.seal(context.owner, text)) if _SEALED in included else None,
             has_summary=_wants_summary(body),
             keep=self._keeper(body, asked, context.owner),
         )
-        return Asked(asked.request, ResponseWriter(form), flag(body, "stream"), asked.left_out)
+        passed_over = (*asked.left_out, *(name for name in included if name != _SEALED))
+        return Asked(asked.request, ResponseWriter(form), flag(body, "stream"), passed_over)
 
     def error(self, fault: Fault) -> ErrorBody:
         """The body of `fault`."""

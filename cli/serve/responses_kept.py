@@ -7,6 +7,7 @@ each of those that go on from it, and after them, so that it outlives them.
 
 import json
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,10 @@ from dsv4_mlx.files.file_systems import FileSystem
 PREFIX: Final = "resp_"
 MOST_RESPONSES: Final = 10_000
 MOST_BYTES: Final = 512 << 20
+MOST_MEMORY: Final = 64 << 20
+"""Bytes of responses where no folder is given."""
+_OLD_S: Final = 3600
+"""Seconds after which a file that is not whole is nobody's."""
 _ENDING: Final = ".json"
 ResponseItem = Mapping[str, Any]
 
@@ -48,8 +53,10 @@ class KeptResponse:
             kept = cls(*(found[name] for name in ("owner", "previous", "asked", "response")))
         except (DocumentError, KeyError):
             return None
-        is_whole = isinstance(kept.asked, list) and isinstance(kept.response, dict)
-        return kept if is_whole and isinstance(kept.response.get("output"), list) else None
+        named = isinstance(kept.owner, str) and isinstance(kept.previous, str | None)
+        output = kept.response.get("output") if isinstance(kept.response, dict) else None
+        is_whole = named and isinstance(kept.asked, list) and isinstance(output, list)
+        return kept if is_whole else None
 
 
 class KeptResponses:
@@ -60,11 +67,12 @@ class KeptResponses:
         folder: Path | None = None,
         *,
         most: int = MOST_RESPONSES,
-        most_bytes: int = MOST_BYTES,
+        most_bytes: int | None = None,
     ) -> None:
         """In files in `folder`, else in memory; OSError where the folder cannot be used."""
         self._folder = None if folder is None else private_folder(folder, FileSystem())
-        self._most, self._most_bytes = most, most_bytes
+        default = MOST_MEMORY if folder is None else MOST_BYTES
+        self._most, self._most_bytes = most, default if most_bytes is None else most_bytes
         self._lock = Lock()
         self._sizes: OrderedDict[str, int] = OrderedDict()
         """Bytes by id, what was come to longest ago first."""
@@ -73,6 +81,7 @@ class KeptResponses:
         """What each response went on from, as far as it was looked at."""
         self._contents: dict[str, str] = {}
         if self._folder is not None:
+            _remove_partial(self._folder)
             for path in sorted(self._folder.glob(f"{PREFIX}*{_ENDING}"), key=_changed):
                 self._count(path.name.removesuffix(_ENDING), path.stat().st_size)
 
@@ -129,7 +138,8 @@ class KeptResponses:
         _, _, rest = name.partition("_")
         kept = self.get(owner, PREFIX + rest.rpartition("_")[0])
         output = [] if kept is None else kept.response["output"]
-        return next((item for item in output if item.get("id") == name), None)
+        found = (item for item in output if isinstance(item, Mapping))
+        return next((item for item in found if item.get("id") == name), None)
 
     def _get(self, owner: str, name: str) -> KeptResponse | None:
         if name not in self._sizes:
@@ -178,7 +188,8 @@ class KeptResponses:
                 file.write(content)
             os.replace(partial, self._path(name))
         except OSError:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             return False
         return True
 
@@ -187,7 +198,15 @@ class KeptResponses:
         self._previous.pop(name, None)
         self._contents.pop(name, None)
         if self._folder is not None:
-            self._path(name).unlink(missing_ok=True)
+            with suppress(OSError):
+                self._path(name).unlink(missing_ok=True)
+
+
+def _remove_partial(folder: Path) -> None:
+    """Remove what a program was writing when it was killed."""
+    for path in folder.glob(f".{PREFIX}*"):
+        if time.time() - path.stat().st_mtime > _OLD_S:
+            path.unlink(missing_ok=True)
 
 
 def _changed(path: Path) -> float:

@@ -202,7 +202,7 @@ def test_documents_of_text_are_text() -> None:
         ({"messages": [{"role": "user", "content": 7}]}, "messages.0.content"),
         ({"messages": [user({"type": "image", "source": {}})]}, "messages.0.content.0"),
         ({"messages": [user({"type": "tool_result"})]}, "messages.0.content.0.tool_use_id"),
-        ({"messages": [{"role": "assistant", "content": [{"type": "x"}]}]}, None),
+        ({"messages": [{"role": "assistant", "content": [{}]}]}, "messages.0.content.0.type"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": "hot"}, "temperature"),
         ({"stop_sequences": [7]}, "stop_sequences"),

@@ -130,10 +130,29 @@ def test_a_program_that_begins_anew_forgets_in_the_same_order(tmp_path: Path) ->
     assert [n for n in (0, 1, 2, 3, 7) if responses.get("me", f"resp_{n}")] == [0, 3, 7]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"owner": "me"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"owner": "me"}',
+        '{"owner": "me", "previous": [], "asked": [], "response": {"output": []}}',
+        '{"owner": "me", "previous": null, "asked": [], "response": []}',
+    ],
+)
 def test_a_damaged_file_is_no_response(tmp_path: Path, content: str) -> None:
     (tmp_path / "resp_1.json").write_text(content)
     assert KeptResponses(tmp_path).get("me", "resp_1") is None
+
+
+def test_what_a_killed_program_was_writing_goes(tmp_path: Path) -> None:
+    old, new = tmp_path / ".resp_1.7", tmp_path / ".resp_2.8"
+    for path in (old, new):
+        path.write_text("{")
+    os.utime(old, (0, 0))
+    KeptResponses(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [new.name]
 
 
 def test_files_that_lead_to_themselves_end(folder: Path | None) -> None:
