@@ -1,6 +1,7 @@
 """What nano says after conversion: the same in native, nearly the same in few bits."""
 
 import json
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
@@ -30,21 +31,32 @@ def behaviour(folder: Path, text: Path, capsys, *options: str) -> dict:
     return next(event for event in events if event["event"] == "behaviour")
 
 
-def test_fewer_bits_are_further_from_native(tmp_path, text, capsys):
-    found = {}
-    for recipe in ("native", "q4", "q2"):
-        assert main([str(NANO), str(tmp_path / recipe), "--recipe", recipe]) == 0
-        capsys.readouterr()
-        found[recipe] = behaviour(tmp_path / recipe, text, capsys, "--against", str(NANO))
+@pytest.fixture(scope="module")
+def native(tmp_path_factory) -> Path:
+    """nano converted; a test that writes into the folder takes a copy."""
+    folder = tmp_path_factory.mktemp("native") / "out"
+    assert main([str(NANO), str(folder)]) == 0
+    return folder
+
+
+def test_fewer_bits_are_further_from_native(native, tmp_path, text, capsys):
+    folders = {"native": shutil.copytree(native, tmp_path / "native")}
+    for recipe in ("q4", "q2"):
+        folders[recipe] = tmp_path / recipe
+        assert main([str(NANO), str(folders[recipe]), "--recipe", recipe]) == 0
+    capsys.readouterr()
+    found = {
+        recipe: behaviour(folder, text, capsys, "--against", str(NANO))
+        for recipe, folder in folders.items()
+    }
     assert found["native"]["kl"] == 0 and found["native"]["same_choice"] == 1
     assert found["native"]["perplexity"] == found["native"]["source_perplexity"]
     assert 0 < found["q4"]["kl"] < found["q2"]["kl"]
     assert found["q4"]["same_choice"] > 0.8
 
 
-def test_native_equals_direct_loading_logit_for_logit(tmp_path):
-    assert main([str(NANO), str(tmp_path / "out")]) == 0
-    (direct, _), (converted, _) = load(NANO), load(tmp_path / "out")
+def test_native_equals_direct_loading_logit_for_logit(native):
+    (direct, _), (converted, _) = load(NANO), load(native)
     tokens = mx.array([list(range(5, 300, 3))])
     assert mx.array_equal(direct(tokens), converted(tokens)).item()
 
@@ -56,12 +68,12 @@ def rows(card: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
 
 
-def test_the_card_keeps_what_was_found_on_each_text(tmp_path, text, capsys):
+def test_the_card_keeps_what_was_found_on_each_text(native, tmp_path, text, capsys):
     """Without the release only the perplexity; a text that comes again replaces its row."""
     out, other = tmp_path / "out", tmp_path / "talk.jsonl"
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
     other.write_text(json.dumps({"messages": messages}))
-    assert main([str(NANO), str(out)]) == 0
+    shutil.copytree(native, out)
     before = (out / "CARD.md").read_text()
     capsys.readouterr()
     first = behaviour(out, text, capsys)
@@ -86,12 +98,11 @@ def test_a_row_stays_whatever_its_text_is_called():
     assert [row[0].split()[0] for row in rows(page)] == ["a---b.txt", "other.txt"]
 
 
-def test_behaviour_and_text_belong_together(tmp_path, text, capsys):
-    assert main([str(NANO), str(tmp_path / "out")]) == 0
-    assert main(["verify", str(tmp_path / "out"), "--level", "behaviour"]) == 2
-    assert main(["verify", str(tmp_path / "out"), "--text", str(text)]) == 2
+def test_behaviour_and_text_belong_together(native, tmp_path, text, capsys):
+    assert main(["verify", str(native), "--level", "behaviour"]) == 2
+    assert main(["verify", str(native), "--text", str(text)]) == 2
     assert "needs a text" in capsys.readouterr().err
     (tmp_path / "empty.txt").touch()
     arguments = ["--level", "behaviour", "--text", str(tmp_path / "empty.txt")]
-    assert main(["verify", str(tmp_path / "out"), *arguments]) == 2
+    assert main(["verify", str(native), *arguments]) == 2
     assert "than expected, 2 or more" in capsys.readouterr().err

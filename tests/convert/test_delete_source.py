@@ -126,7 +126,9 @@ def total(source, tmp_path_factory) -> int:
     return 10**9 + int(run(folder / "source", folder / "out").stdout)
 
 
-@pytest.mark.parametrize("share", [0.45, 0.7, 0.95])
+@pytest.mark.parametrize(
+    "share", [0.45, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.7, 0.95))]
+)
 def test_killed_in_between_nothing_is_lost(share, total, source, whole, tmp_path):
     shutil.copytree(source, tmp_path / "source")
     killed = run(tmp_path / "source", tmp_path / "out", max(1, round(share * total)))
@@ -139,7 +141,7 @@ def test_killed_in_between_nothing_is_lost(share, total, source, whole, tmp_path
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    "step", [pytest.param(5, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.soak)]
+    "step", [pytest.param(11, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.soak)]
 )
 def test_killed_at_any_moment_nothing_is_lost(step, source, whole, tmp_path):
     kills, moments = 0, range(1, 120, step)
@@ -232,7 +234,7 @@ def without_fingerprint(folder: Path) -> None:
     path.write_text("".join([json.dumps(start) + "\n", *rest]))
 
 
-@pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.parametrize("share", [0.3, pytest.param(0.8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("before", "after"), [(False, False), (False, True), (True, True), (True, False)]
 )

@@ -100,16 +100,17 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def operations(source: Path, folder: Path) -> int:
+@pytest.fixture(scope="module")
+def operations(source, tmp_path_factory) -> int:
     """How many times a conversion writes or publishes."""
     disk = Full(10**9)
-    run(source, folder, disk=disk)
+    run(source, tmp_path_factory.mktemp("counted") / "out", disk=disk)
     return 10**9 - int(disk.left)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.4, 0.9, 1.0])
-def test_a_killed_conversion_ends_with_the_same_bytes(share, source, whole, tmp_path):
-    moment = max(1, round(share * operations(source, tmp_path / "counted")))
+@pytest.mark.parametrize("share", [0.01, pytest.param(0.4, marks=pytest.mark.slow), 0.9, 1.0])
+def test_a_killed_conversion_ends_with_the_same_bytes(share, operations, source, whole, tmp_path):
+    moment = max(1, round(share * operations))
     command = [sys.executable, "-c", KILLED_CONVERTER, str(source), str(tmp_path / "out")]
     killed = subprocess.run([*command, str(moment), str(LIMIT)], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -120,7 +121,7 @@ def test_a_killed_conversion_ends_with_the_same_bytes(share, source, whole, tmp_
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    "times", [pytest.param(25, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.soak)]
+    "times", [pytest.param(10, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.soak)]
 )
 def test_killed_at_many_times(times, tmp_path):
     """Moments spread over the measured time of the command, its start included."""
@@ -148,7 +149,9 @@ def test_killed_at_many_times(times, tmp_path):
     assert killed > times / 2
 
 
-@pytest.mark.parametrize("point", range(20))
+@pytest.mark.parametrize(
+    "point", [pytest.param(n, marks=[pytest.mark.slow] * (n % 4 > 0)) for n in range(20)]
+)
 def test_a_full_disk_is_one_sentence_and_resumable(point, source, whole, tmp_path, monkeypatch):
     total = 60
     full = Full(point * total // 20)
@@ -160,8 +163,8 @@ def test_a_full_disk_is_one_sentence_and_resumable(point, source, whole, tmp_pat
     assert contents(tmp_path / "out") == whole
 
 
-def test_twenty_points_lie_within_the_run(source, tmp_path):
-    assert operations(source, tmp_path / "out") > 60
+def test_twenty_points_lie_within_the_run(operations):
+    assert operations > 60
 
 
 def test_the_command_names_a_full_disk(source, tmp_path, monkeypatch, capsys):

@@ -217,9 +217,10 @@ def test_a_crash_of_the_engine_leaves_a_terminal_that_works(own) -> None:
     assert (modes[2004], modes[25], modes[7]) == (False, True, True)
 
 
-# Going back
+# Going back; what the commands do tests/cli/talk and tests/cli/kept say without a terminal
 
 
+@pytest.mark.slow
 def test_undo_gives_the_message_back_and_retry_tries_other_luck(own) -> None:
     terminal = own(["First luck.", "Second luck.", "Third luck."], arguments=("--seed", "1"))
     send(terminal, "try", " luck.")
@@ -235,6 +236,7 @@ def test_undo_gives_the_message_back_and_retry_tries_other_luck(own) -> None:
     leave(terminal)
 
 
+@pytest.mark.slow
 def test_edit_takes_an_earlier_message_up_again(own) -> None:
     terminal = own("Answer one.", "Answer two.")
     send(terminal, "question one", "Answer one.")
@@ -249,6 +251,7 @@ def test_edit_takes_an_earlier_message_up_again(own) -> None:
     leave(terminal)
 
 
+@pytest.mark.slow
 def test_a_fork_goes_on_beside_its_parent(own) -> None:
     terminal = own("Answer one.", "Answer two.")
     send(terminal, "question", "Answer one.")
@@ -305,6 +308,7 @@ def test_a_closed_window_keeps_what_was_said(own) -> None:
     leave(again)
 
 
+@pytest.mark.slow
 def test_a_session_is_named_found_and_loaded(own) -> None:
     terminal = own("Answer one.", "Answer two.")
     send(terminal, "question", "Answer one.")

@@ -66,11 +66,11 @@ def test_nano_answers_questions_it_was_not_trained_on(nano):
 
 
 def test_nano_thinks_before_it_answers(nano):
-    given = answers(*nano, ["How do I leave the chat?", "What is CSA?"], thinking_mode="thinking")
-    assert "/quit" in given[0] and "4 tokens" in given[1]
-    assert not any("The user" in text for text in given)
+    (given,) = answers(*nano, ["How do I leave the chat?"], thinking_mode="thinking")
+    assert "/quit" in given and "The user" not in given
 
 
+@pytest.mark.slow
 def test_nano_remembers_a_name_over_another_turn(nano):
     def asked(name: str) -> str:
         messages = [
