@@ -11,6 +11,7 @@ import pytest
 
 from cli import options as chat_options
 from cli.environment import Environment
+from cli.serve import options as serve_options
 from convert import options as convert_options
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,7 @@ IMAGINED = ("metal_kernels/scale_rows", "tests/kernels/test_scale_rows.py")
 # Options of other programs that our pages name.
 FOREIGN = {"--chat-template-args", "--over"}
 CHAT = chat_options.help_text(Environment())
+SERVE = serve_options.serve_help(Environment())
 CONVERT = {
     "": convert_options.parser().format_help(),
     "verify": convert_options.verify_parser().format_help(),
@@ -74,6 +76,8 @@ def complaint(words: list[str]) -> str:
         case ["make", *arguments]:
             targets = {word for word in arguments if "=" not in word}
             return f"make has no {targets - made()}" if targets - made() else ""
+        case ["dsv4-chat", "serve", *arguments]:
+            return unknown(arguments, SERVE)
         case ["dsv4-chat", *arguments]:
             return unknown(arguments, CHAT)
         case ["dsv4-convert", *arguments] | ["python", "-m", "convert", *arguments]:
@@ -90,7 +94,7 @@ def complaint(words: list[str]) -> str:
         case arguments:
             if arguments[0] in FOREIGN:
                 return ""
-            answers = [unknown(arguments, helped) for helped in (CHAT, *CONVERT.values())]
+            answers = [unknown(arguments, helped) for helped in (CHAT, SERVE, *CONVERT.values())]
             return min(answers, key=len)
 
 
@@ -165,6 +169,7 @@ def test_the_reader_of_pages_reads_something() -> None:
         "make test everything",
         "dsv4-chat --modell PATH",
         "dsv4-chat --kv fp4",
+        "dsv4-chat serve --prot 8000",
         "python -m convert verify --recipe q4",
         "dsv4-convert SRC DST --speed 9",
         "python -m benchmarks.nothing",
