@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from threading import Event as Flag
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from cli.serve.faults import Fault
 from cli.serve.health import health
 from cli.serve.limits import HttpLimits, RateLimit, parsed_body
 from cli.serve.records import Records
+from cli.serve.served_model import ServedModel
 from dsv4_mlx.scripted.script import ScriptedReply
 from dsv4_mlx.serving.limits import ServingLimits
 from dsv4_mlx.serving.ticket import Load
@@ -70,6 +72,48 @@ def test_a_client_that_leaves_before_the_answer_frees_the_model(state: str) -> N
     gone, load = served.run(work)
     assert gone.status == 0
     assert (load.waiting, load.reading, load.answering) == (0, 0, 0)
+
+
+class SlowlyLoaded(Served):
+    """A server whose model is loaded once `may_load` is set."""
+
+    def __post_init__(self) -> None:
+        self.may_load = Flag()
+        super().__post_init__()
+
+    def engine(self) -> Any:
+        assert self.may_load.wait(PATIENCE_S)
+        return super().engine()
+
+
+def test_requests_wait_for_the_model_and_may_leave_before_it_is_there() -> None:
+    served = SlowlyLoaded(script("Hi."), limits=HttpLimits(first_event_s=0.0, heartbeat_s=0.0))
+
+    async def work(client: Client) -> Any:
+        def is_told(answer: Answer) -> bool:
+            return b": loading" in answer.body
+
+        gone = await client.post(CHAT, {**BODY, "stream": True}, leaves_at=is_told)
+        loading = await client.get("/health")
+        waiting = asyncio.ensure_future(client.post(CHAT, BODY))
+        served.may_load.set()
+        return gone, loading, await waiting, await settled(served)
+
+    gone, loading, answer, load = served.run(work)
+    assert gone.status == 200 and not gone.is_whole
+    assert (loading.status, loading.json["status"]) == (503, "loading")
+    assert answer.status == 200
+    assert (load.waiting, load.reading, load.answering) == (0, 0, 0)
+
+
+def test_where_many_are_answered_frames_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ServedModel, "is_crowded", True)
+    limits = HttpLimits(first_event_s=PATIENCE_S, frame_gap_s=0.05)
+    served = Served(script(ScriptedReply("word ", repeat=200)), limits=limits)
+    answer = served.run(lambda client: client.post(CHAT, {**BODY, "stream": True}))
+    texts = [chunk["choices"][0]["delta"].get("content", "") for chunk in answer.chunks]
+    assert "".join(texts) == "word " * 200
+    assert len(answer.chunks) < 200
 
 
 def test_a_client_that_leaves_the_queue_is_not_served() -> None:
