@@ -13,6 +13,8 @@ from benchmarks.code_lines import ROOT, product_files
 
 # What is said of a line, a document or a compiler, and becomes a sentence where its name is known.
 FRAGMENTS = {"LineError", "DocumentError", "NotBuilt", "ArgumentTypeError"}
+# Errors that say first of which kind they are.
+OF_A_KIND = {"RequestFault"}
 
 
 def texts(source: str) -> Iterator[tuple[int, list[str]]]:
@@ -23,8 +25,11 @@ def texts(source: str) -> Iterator[tuple[int, list[str]]]:
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Raise(
-                exc=ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[text, *_])
-            ) if name[0].isupper() and name not in FRAGMENTS and not hasattr(builtins, name):
+                exc=ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[*said])
+            ) if (
+                said and name[0].isupper() and name not in FRAGMENTS and not hasattr(builtins, name)
+            ):
+                text = said[name in OF_A_KIND]
                 yield from ((node.lineno, found) for found in pieces(text))
 
 
@@ -68,6 +73,8 @@ def test_every_error_ends_as_a_sentence() -> None:
     ("raised", "well"),
     [
         ("Bad('x is y; do z.')", True),
+        ("RequestFault('invalid', 'x is y; do z.')", True),
+        ("RequestFault('invalid.', 'x is y')", False),
         ("Bad(f'{path}: {error}')", True),
         ("Bad('is it?')", True),
         ("Bad('x is y')", False),
