@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -57,7 +58,11 @@ DIALECTS: dict[str, Any] = {
     "messages": MessagesDialect(SEALS),
     "responses": ResponsesDialect(SEALS, KeptResponses()),
 }
-SERVERS = {name: Server(dialect, script("Yes.")) for name, dialect in DIALECTS.items()}
+
+
+@cache
+def server(name: str) -> Server:
+    return Server(DIALECTS[name], script("Yes."))
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -81,6 +86,6 @@ def test_anything_in_any_place_is_read_or_refused_with_a_sentence(name: str, dat
     inner[way[-1]] = data.draw(SOMETHING)
     try:
         asked = DIALECTS[name].read(body, context())
-        SERVERS[name].service.prompts.write(asked.request)
+        server(name).service.prompts.write(asked.request)
     except Dsv4Error as error:
         assert str(error).endswith(".")
