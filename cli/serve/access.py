@@ -131,7 +131,7 @@ class Access:
 
     def _check_host(self, scope: Scope) -> None:
         given = header(scope, b"host")
-        name = "" if given is None else _name_in(given)
+        name = "" if given is None else name_in(given)
         if not self._is_ours(name):
             raise RequestFault(
                 "forbidden",
@@ -184,7 +184,7 @@ def _origin(scope: Scope) -> str | None:
     return b" ".join(given).decode("latin-1") if given else None
 
 
-def _name_in(host: str) -> str:
+def name_in(host: str) -> str:
     """The name of a Host header without its port."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()

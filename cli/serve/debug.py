@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from cli.serve.access import is_loopback
+from cli.serve.access import is_loopback, name_in
 from cli.serve.faults import RequestFault
-from cli.serve.http_answers import Scope
+from cli.serve.http_answers import Scope, header
 from dsv4_mlx.serving.partings import partings, prompt_parts
 from dsv4_mlx.serving.request import GenerationRequest
 from dsv4_mlx.serving.service import Service
 
+_PASSED_ON: Final = (b"forwarded", b"x-forwarded-for", b"via")
 _PATIENCE_S: Final = 60.0
 PAGE: Final = """\
 <!doctype html><meta charset="utf-8"><title>dsv4-chat: a prompt</title>
@@ -57,9 +58,11 @@ document.querySelector("button").onclick = async () => {
 
 
 def check_at_this_machine(scope: Scope) -> None:
-    """RequestFault for whoever is elsewhere."""
-    client = scope.get("client")
-    if client is None or not is_loopback(client[0]):
+    """RequestFault for whoever is elsewhere, also behind a proxy that runs here."""
+    client, host = scope.get("client"), header(scope, b"host")
+    is_passed_on = any(header(scope, name) is not None for name in _PASSED_ON)
+    is_here = client is not None and is_loopback(client[0]) and is_loopback(name_in(host or ""))
+    if is_passed_on or not is_here:
         raise RequestFault("forbidden", "Prompts are shown at this machine alone.")
 
 

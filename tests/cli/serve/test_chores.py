@@ -1,6 +1,7 @@
 """What the server does beside requests."""
 
 import asyncio
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -65,8 +66,9 @@ def test_a_model_that_nobody_asks_is_let_go_of_and_comes_back(monkeypatch: Any) 
         now[0] = 59.0
         await turns()
         states = [served.model.state]
+        engine = weakref.ref(served.model.running.scheduler._engine)
         now[0] = 61.0
-        while served.model.state != "idle":
+        while served.model.state != "idle" or engine() is not None:
             await asyncio.sleep(0)
         states.append(served.model.state)
         assert (await client.post(CHAT, body("Two"))).status == 200

@@ -94,15 +94,19 @@ def test_what_a_client_did_is_told(name: str) -> None:
 def test_prompts_are_shown_at_this_machine_alone() -> None:
     async def work(client: Client) -> list[Answer]:
         asked = {"path": CHAT, "body": BODY}
+        key = {"x-api-key": "k" * 9}
         return [
-            await client.post(LOOK, asked, client="192.168.1.7", headers={"x-api-key": "k" * 9}),
+            await client.post(LOOK, asked, client="192.168.1.7", headers=key),
+            await client.post(LOOK, asked, headers={**key, "x-forwarded-for": "192.168.1.7"}),
+            await client.post(LOOK, asked, headers={**key, "host": "llm.example"}),
             await client.post(LOOK, asked),
             await client.get("/debug"),
         ]
 
-    access = Access(ApiKeys(["k" * 9]), "0.0.0.0")
-    elsewhere, keyless, page = Served(SCRIPT, options={"access": access}).run(work)
-    assert (elsewhere.status, keyless.status, page.status) == (403, 401, 200)
+    access = Access(ApiKeys(["k" * 9]), "0.0.0.0", allowed_hosts=["llm.example"])
+    elsewhere, proxied, named, keyless, page = Served(SCRIPT, options={"access": access}).run(work)
+    assert {one.status for one in (elsewhere, proxied, named)} == {403}
+    assert (keyless.status, page.status) == (401, 200)
     assert b"<!doctype html>" in page.body and CHAT.encode() in page.body
 
 
