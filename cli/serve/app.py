@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import secrets
 import sys
 import time
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +23,7 @@ from cli.serve.answering import Answering
 from cli.serve.debug import PAGE, check_at_this_machine, prompt_found
 from cli.serve.dialect import Dialect, DialectContext, TokenCounter
 from cli.serve.dialects import Dialects
+from cli.serve.endpoint import Endpoint, Handler, random_id
 from cli.serve.faults import Fault, FaultKind, RequestFault
 from cli.serve.gate import Gate
 from cli.serve.health import health
@@ -49,16 +48,10 @@ from dsv4_mlx.errors import Dsv4Error
 
 _MOST_CLIENT: Final = 40
 _COUNTING_S: Final = 2.0
-Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 _OF_STATUS: dict[int, tuple[FaultKind, str]] = {
     404: ("not_found", "There is nothing at {path}; the paths are {paths}."),
     405: ("wrong_method", "{path} is not asked with {method}."),
 }
-
-
-def random_id(kind: str) -> str:
-    """An id that nothing else has."""
-    return f"{kind}{secrets.token_hex(12)}"
 
 
 @dataclass
@@ -124,8 +117,8 @@ class ServedApp:
         handlers: Any = {HTTPException: self._unrouted}
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._life)
 
-    def _endpoint(self, handler: Handler) -> "_Endpoint":
-        return _Endpoint(handler, self.dialects.at, self.errors)
+    def _endpoint(self, handler: Handler) -> Endpoint:
+        return Endpoint(handler, self.dialects.at, self.errors)
 
     @asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:
@@ -257,33 +250,6 @@ class ServedApp:
         fault = Fault(kind, sentence.format(**told))
         refused = self.dialects.at(request.scope).error(fault)
         return JSONResponse(refused.body, refused.status, headers=error.headers)
-
-
-class _Endpoint:
-    """A handler that a route hands everything to; what it raises by mistake is an answer too."""
-
-    def __init__(
-        self, handler: Handler, dialect: Callable[[Scope], Dialect], errors: TextIO
-    ) -> None:
-        self._handler, self._dialect, self._errors = handler, dialect, errors
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
-
-        async def sending(message: Any) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
-        try:
-            await self._handler(scope, receive, sending)
-        except Exception:
-            name = random_id("req_")
-            self._errors.write(f"dsv4-chat: {name}\n{traceback.format_exc()}")
-            if has_begun:
-                raise
-            fault = Fault("failed", f"The server failed; its log says how, at {name}.")
-            await send_fault(send, fault, self._dialect(scope).error(fault))
 
 
 def _fault_of(error: Dsv4Error) -> Fault:

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import time
-from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from cli.config import Config
@@ -31,6 +30,9 @@ class ServiceMaker:
     def __init__(self, given: ServeOptions, environment: Environment, chosen: Config) -> None:
         self._given, self._environment, self._chosen = given, environment, chosen
         self._opened: OpenedModel | None = None
+        self.folder = self._own_folder()
+        """Where what outlives the program lies; None where nothing is to, or another server has
+        it."""
 
     def opened(self, model: OpenedModel) -> OpenedModel:
         """Remember the model that `service` is for."""
@@ -73,10 +75,7 @@ class ServiceMaker:
         fit = fit_of(folder.checkpoint, pools, options.kv or "compact", backend=backend)
         return 1 << 62 if fit.limit is None else max(0, fit.limit - fit.needed(0))
 
-    @cached_property
-    def folder(self) -> "Path | None":
-        """Where what outlives the program lies; None where nothing is to, or another server has
-        it."""
+    def _own_folder(self) -> "Path | None":
         if not self._given.options.keep:
             return None
         try:

@@ -170,7 +170,7 @@ class ServedModel:
 
         def wait() -> None:
             if run is not None:
-                run.result()
+                run.exception()  # whatever it ended with, the next request begins anew
             if opened is not None:
                 opened.close()
             self._worker.submit(gc.collect).result()
