@@ -54,9 +54,11 @@ class Served:
         self.url, self.port = found[0], int(found[1])
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill it; twice is once."""
+        assert self._program.stderr is not None
         self._program.kill()
-        self._program.communicate()
+        self._program.wait()
+        self._program.stderr.close()
 
 
 @pytest.fixture
