@@ -4,9 +4,10 @@
 
 Seconds from a server's start until it is ready; seconds to the first token after a prompt of which
 nothing was read, and tokens a second after it, greedy, the engine alone and each server in turn,
-with the same tokens; medians of the rounds. Where the engine says other tokens than a server its
-rows are left out and said. At last the longest silence of a stream whose prompt is read for half a
-minute, on a script. Rows go to results/server.csv.
+with the same tokens; medians of the rounds. What HTTP adds to decoding is the median of the rounds
+in which both said the same, by the wall's clock and, on Linux, by the seconds of processors that
+each took, which others on the machine change less. At last the longest silence of a stream whose
+prompt is read for half a minute, on a script. Rows go to results/server.csv.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from itertools import pairwise
@@ -46,6 +47,8 @@ class Answered:
     rest_s: float
     tokens: int
     text: str = ""
+    cpu_s: float | None = None
+    """Of processors, from the first token to the last; None where nobody counts them."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -86,18 +89,21 @@ class Alone:
         session.sync(prompt.tokens)
         said: list[int] = []
         times: list[float] = []
+        used: list[float] = []
         for token in session.stream(tokens, temperature=0.0):
             times.append(time.perf_counter())
+            used.append(time.process_time())
             said.append(token.id)
         spelled = self._tokenizer.decode([t for t in said if t != self._tokenizer.eos_id])
-        return Answered(times[0] - asked_at, times[-1] - times[0], len(said), spelled)
+        rest_s, cpu_s = times[-1] - times[0], used[-1] - used[0]
+        return Answered(times[0] - asked_at, rest_s, len(said), spelled, cpu_s)
 
 
 class Server:
     """A running server, asked by chat completions."""
 
-    def __init__(self, port: int, model: str) -> None:
-        self._port, self._model = port, model
+    def __init__(self, port: int, model: str, process: int | None = None) -> None:
+        self._port, self._model, self._process = port, model, process
 
     def answer(self, text: str, tokens: int) -> Answered:
         """The same answer over HTTP."""
@@ -113,6 +119,7 @@ class Server:
         asked_at = time.perf_counter()
         said: list[str] = []
         times: list[float] = []
+        used: list[float | None] = []
         usage: dict[str, Any] = {}
         for at, line in streamed(self._port, body):
             if not line.startswith(b"data: {"):
@@ -123,8 +130,14 @@ class Server:
                 if piece := choice["delta"].get("content"):
                     said.append(piece)
                     times.append(at)
+                    used.append(cpu_seconds(self._process))
+        first, last = used[0], used[-1]
         return Answered(
-            times[0] - asked_at, times[-1] - times[0], usage["completion_tokens"], "".join(said)
+            times[0] - asked_at,
+            times[-1] - times[0],
+            usage["completion_tokens"],
+            "".join(said),
+            None if first is None or last is None else last - first,
         )
 
 
@@ -141,9 +154,26 @@ def streamed(port: int, body: dict[str, Any]) -> Iterator[tuple[float, bytes]]:
     connection.close()
 
 
+def cpu_seconds(process: int | None) -> float | None:
+    """Seconds of processors that a process took so far; None where Linux does not tell."""
+    stat = Path(f"/proc/{process}/stat")
+    if process is None or not stat.exists():
+        return None
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Started:
+    """A server that is ready: seconds that took, and its process."""
+
+    seconds: float
+    process: int
+
+
 @contextmanager
-def running(command: Sequence[str], port: int) -> Iterator[float]:
-    """Seconds until the server of `command` says that it is ready; it ends afterwards."""
+def running(command: Sequence[str], port: int) -> Iterator[Started]:
+    """The server of `command` once it says that it is ready; it ends afterwards."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as home:
         program = subprocess.Popen(
@@ -157,7 +187,7 @@ def running(command: Sequence[str], port: int) -> Iterator[float]:
                 if program.poll() is not None or time.perf_counter() - started > _START_S:
                     raise SystemExit(f"{' '.join(command)} does not start")
                 time.sleep(0.02)
-            yield time.perf_counter() - started
+            yield Started(time.perf_counter() - started, program.pid)
         finally:
             program.terminate()
             program.wait()
@@ -207,11 +237,14 @@ def rows_of(found: dict[str, list[Answered]], starts: dict[str, float]) -> list[
         rows.append(row("decode", name, speed, "tok/s"))
     pairs = zip(found["engine"], found["dsv4-chat serve"], strict=True)
     same = [(one, other) for one, other in pairs if one.text == other.text]
-    if same:
-        costs = [1 - other.tokens_per_s / one.tokens_per_s for one, other in same]
-        rows.append(
-            row("of decode", "dsv4-chat serve", 100 * _median(costs), "%", _MOST_COST * 100)
-        )
+    goal = 100 * _MOST_COST
+    costs = [1 - other.tokens_per_s / one.tokens_per_s for one, other in same]
+    if costs:
+        rows.append(row("added to decode", "dsv4-chat serve", 100 * _median(costs), "%", goal))
+    used = [(one.cpu_s, other.cpu_s) for one, other in same if one.cpu_s and other.cpu_s]
+    if used:
+        added = sum(other for _, other in used) / sum(one for one, _ in used) - 1
+        rows.append(row("added, processors", "dsv4-chat serve", 100 * added, "%", goal))
     if len(same) < len(found["engine"]):
         print(f"{len(found['engine']) - len(same)} rounds with other texts are in no comparison")
     return rows
@@ -239,23 +272,24 @@ def main() -> None:
     folder, port = (options.model or embedded_model()).resolve(), options.port
     own = ["-m", "cli", "serve", "--model", str(folder), "--port", str(port)]
     others = ["-m", "dsv4_mlx.mlx_lm", "server", "--model", str(folder), "--port", str(port + 1)]
+    programs = {"dsv4-chat serve": ([*own, "--alias", folder.name], port, folder.name)}
+    if options.mlx_lm:
+        programs["mlx-lm's server"] = (others, port + 1, "default_model")
     starts: dict[str, float] = {}
-    servers = {"dsv4-chat serve": Server(port, folder.name)}
-    with running([*own, "--alias", folder.name], port) as starts["dsv4-chat serve"]:
+    servers: dict[str, Server] = {}
+    with ExitStack() as stack:
+        for name, (command, at, model) in programs.items():
+            started = stack.enter_context(running(command, at))
+            starts[name], servers[name] = started.seconds, Server(at, model, started.process)
         alone = Alone(folder)
-        if options.mlx_lm:
-            servers["mlx-lm's server"] = Server(port + 1, "default_model")
-            with running(others, port + 1) as starts["mlx-lm's server"]:
-                found = compared(alone, servers, options.rounds, options.prompt, options.tokens)
-        else:
-            found = compared(alone, servers, options.rounds, options.prompt, options.tokens)
+        found = compared(alone, servers, options.rounds, options.prompt, options.tokens)
     rows = rows_of(found, starts)
     rows.append(row("silence", "dsv4-chat serve", silence(port), "s", _MOST_SILENCE_S))
     for one in rows:
         goal = f"  at most {one['goal']}" if one["goal"] else ""
-        print(f"{one['what']:15} {one['who']:16} {one['value']:>10} {one['unit']}{goal}")
-    command = f"python -m benchmarks.server --rounds {options.rounds} --tokens {options.tokens}"
-    record("server", f"{command} --prompt {options.prompt}", rows, FIELDS)
+        print(f"{one['what']:17} {one['who']:16} {one['value']:>10} {one['unit']}{goal}")
+    asked = f"--rounds {options.rounds} --tokens {options.tokens} --prompt {options.prompt}"
+    record("server", f"python -m benchmarks.server {asked}", rows, FIELDS)
 
 
 if __name__ == "__main__":

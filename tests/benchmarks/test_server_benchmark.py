@@ -27,11 +27,12 @@ def test_a_servers_answer_is_timed_from_its_pieces() -> None:
 def test_the_cost_of_http_is_of_answers_that_say_the_same(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    engine = [Answered(0.1, 1.0, 101, "a"), Answered(0.1, 1.0, 101, "b")]
-    served = [Answered(0.2, 1.25, 101, "a"), Answered(0.2, 10.0, 101, "other")]
+    engine = [Answered(0.1, 1.0, 101, "a", 2.0), Answered(0.1, 1.0, 101, "b", 2.0)]
+    served = [Answered(0.2, 1.25, 101, "a", 2.1), Answered(0.2, 10.0, 101, "other", 9.0)]
     rows = rows_of({"engine": engine, "dsv4-chat serve": served}, {"dsv4-chat serve": 2.0})
     said = {(row["what"], row["who"]): row["value"] for row in rows}
-    assert said["of decode", "dsv4-chat serve"] == "20.000"
+    assert said["added to decode", "dsv4-chat serve"] == "20.000"
+    assert said["added, processors", "dsv4-chat serve"] == "5.000"
     assert said["start to ready", "dsv4-chat serve"] == "2.000"
     assert said["first token", "engine"] == "0.100"
     assert "1 rounds with other texts" in capsys.readouterr().out
