@@ -65,7 +65,7 @@ WAYS: dict[str, Sent | Asked | Kept | Refused | Anyway] = {
     "model": Kept("--model m"),  # the folder is sent once it is opened: test_starting.py
     "prompt": Kept("-p hello"),
     "system": Asked("--system s"),
-    "think": Asked("--think max"),
+    "think": Asked("--think none"),
     "effort_table": Kept("--effort-table 2026-04"),  # sent as `RankPair.open` has it
     "max_tokens": Asked("--max-tokens 9"),
     "temperature": Asked("--temp 0.3"),
