@@ -260,7 +260,7 @@ class Session:
             timeline.catch_up(cancel)
         tokens: Iterator[tuple[int, float]]
         if self._running.blocks:
-            tokens = _shown_tokens(timeline, draws, limit, stops)
+            tokens = timeline.shown(draws, limit, stops)
         elif passes is None:
             tokens = (timeline.step(draws)[:2] for _ in range(limit))
         else:
@@ -286,19 +286,6 @@ class Session:
             timeline.settle()
             if passes is not None:
                 passes.end()
-
-
-def _shown_tokens(
-    timeline: Timeline, draws: Draws, limit: int, stops: set[int]
-) -> Iterator[tuple[int, float]]:
-    """Tokens of a model whose step blocks: each is given before the step after it begins. What the
-    last one decides is not asked for, as a reply does not read it."""
-    for number in range(1, limit + 1):
-        timeline.read_shown()
-        token, logprob = timeline.show(draws)
-        if token not in stops and number < limit:
-            timeline.ask_for_last()
-        yield token, logprob
 
 
 def _finish(stopped: bool, full: bool) -> StreamEnd | None:

@@ -180,6 +180,17 @@ class Timeline(ReadingTimeline):
                 following, features = self._started(mx.array([[token]]))
                 self._read_on([token], following, features)
 
+    def shown(self, draws: Draws, limit: int, stops: set[int]) -> Iterator[tuple[int, float]]:
+        """`limit` tokens with their log-probabilities, each given before the step after it begins,
+        which blocks. What a last one, or one of `stops`, decides is not asked for: a reply does not
+        read it."""
+        for number in range(1, limit + 1):
+            self.read_shown()
+            token, logprob = self.show(draws)
+            if token not in stops and number < limit:
+                self.ask_for_last()
+            yield token, logprob
+
     def drafts(self, token: int, count: int, draws: Draws) -> DraftIds:
         """At most `count` guesses at what follows `token`, which is drawn but not read."""
         with self._recovering():
