@@ -13,7 +13,6 @@ from dsv4_mlx.scripted.script import ScriptedReply
 from dsv4_mlx.serving.limits import ServingLimits
 from tests.cli.serve.served_app import PATIENCE_S, Answer, Client, Served, script
 
-pytestmark = pytest.mark.slow
 REQUESTS = 1000
 MOST_GROWTH = 64 << 20
 """Bytes by which the second half of the requests may let the process grow."""
@@ -105,6 +104,7 @@ def grown() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
+@pytest.mark.slow
 def test_a_thousand_hostile_requests_leave_the_server_as_it_was() -> None:
     limits = HttpLimits(
         body_bytes=200_000, body_s=0.2, first_event_s=PATIENCE_S, requests_per_minute=1 << 20
@@ -136,26 +136,39 @@ def test_a_thousand_hostile_requests_leave_the_server_as_it_was() -> None:
     assert end - middle < MOST_GROWTH
 
 
-def test_many_clients_at_once_each_get_their_answer() -> None:
-    """24 of them, some of whom leave, over and over."""
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        pytest.param(20, marks=pytest.mark.slow),
+        pytest.param(600, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_many_clients_at_once_each_get_their_answer(rounds: int) -> None:
+    """24 of them, some of whom leave, over and over; the soak takes about ten minutes."""
     replies = [ScriptedReply("word ", repeat=20), ScriptedReply("<think>So.</think>Yes.")]
-    served = Served(script(*replies))
+    limits = HttpLimits(first_event_s=PATIENCE_S, requests_per_minute=1 << 20)
+    served = Served(script(*replies), limits=limits)
 
-    async def one(client: Client, number: int) -> int:
-        draw, whole = random.Random(number), 0
-        for turn in range(10):
+    async def one(client: Client, draw: random.Random) -> int:
+        whole = 0
+        for _ in range(rounds // 2):
             path = draw.choice(list(BODIES)[:4])
             body = {**BODIES[path], "stream": draw.random() < 0.7}
             leaves = draw.random() < 0.3
             answer = await client.post(
                 path, body, leaves_at=lambda one, leaves=leaves: leaves and len(one.body) > 100
             )
-            assert answer.status == 200, (number, turn, answer)
+            assert answer.status == 200, (path, answer)
             whole += answer.is_whole
         return whole
 
-    async def work(client: Client) -> list[int]:
-        return list(await asyncio.gather(*(one(client, number) for number in range(24))))
+    async def work(client: Client) -> tuple[list[int], int]:
+        draws = [random.Random(number) for number in range(24)]
+        first = await asyncio.gather(*(one(client, draw) for draw in draws))
+        middle = grown()
+        second = await asyncio.gather(*(one(client, draw) for draw in draws))
+        return [*first, *second], grown() - middle
 
-    assert all(served.run(work))
+    answered, growth = served.run(work)
+    assert all(answered) and growth < MOST_GROWTH
     assert not served.app.records.open

@@ -13,6 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from cli.serve.running import listen
+from dsv4_mlx.errors import UsageError
+from tests.cli.running import run
+
 PATIENCE_S = 120.0
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -39,14 +45,11 @@ class Program:
         finally:
             connection.close()
 
-    def raw(self, *pieces: bytes, closes: bool = True) -> bytes:
-        """What comes back for bytes as they are, until the server closes; of a server that waits
-        for more, nothing, where the client closes first."""
+    def raw(self, *pieces: bytes) -> bytes:
+        """What comes back for bytes as they are, until the server closes."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as connection:
             for piece in pieces:
                 connection.sendall(piece)
-            if closes:
-                return b""
             found = b""
             with suppress(ConnectionResetError):  # closed with bytes of ours unread
                 while more := connection.recv(1 << 16):
@@ -93,7 +96,7 @@ def running(
         process.communicate(timeout=PATIENCE_S)
 
 
-def test_a_server_starts_answers_and_ends(tmp_path: Path) -> None:
+def test_a_server_starts_answers_over_connections_and_ends(tmp_path: Path) -> None:
     with running(tmp_path) as program:
         status, body = program.ask("POST", CHAT, BODY)
         assert status == 200
@@ -102,10 +105,18 @@ def test_a_server_starts_answers_and_ends(tmp_path: Path) -> None:
         status, stream = program.ask("POST", CHAT, {**BODY, "stream": True})
         assert status == 200 and stream.endswith(b"data: [DONE]\n\n")
         assert program.ask("GET", "/health")[0] == 200
+        connection = program.connect()
+        for _ in range(2):
+            connection.request("POST", CHAT, json.dumps(BODY))
+            assert connection.getresponse().read()
+        connection.close()
+        line = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
+        both = line + b"\r\n" + line + b"connection: close\r\n\r\n"
+        assert program.raw(both).count(b"HTTP/1.1 200 ") == 2
         errors = program.end()
     assert program.process.returncode == 0
     lines = errors.splitlines()
-    assert len(lines) == 2 and all("stop, prompt" in line for line in lines), errors
+    assert len(lines) == 4 and all("stop, prompt" in line for line in lines), errors
 
 
 def test_a_signal_lets_an_answer_end(tmp_path: Path) -> None:
@@ -122,6 +133,7 @@ def test_a_signal_lets_an_answer_end(tmp_path: Path) -> None:
     assert program.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_server_that_answers(tmp_path: Path) -> None:
     endless = {"replies": [{"text": "One word more. ", "repeat": 20000, "delay_ms": 5}]}
     with running(tmp_path, script=endless) as program:
@@ -138,20 +150,31 @@ def test_ctrl_c_ends_a_server_that_answers(tmp_path: Path) -> None:
     assert program.process.returncode == 130
 
 
-def test_an_address_that_is_taken_is_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_after_a_restart_the_next_turn_reads_only_what_is_new(tmp_path: Path, number: int) -> None:
+    question = {"role": "user", "content": "What does it say? " * 100}
     with running(tmp_path) as program:
-        script = tmp_path / "script.json"
-        command = [sys.executable, "-m", "cli", "serve", "--engine", f"fake:{script}"]
-        command += ["--port", str(program.port)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "cannot be listened at" in done.stderr and "Traceback" not in done.stderr
+        status, body = program.ask("POST", CHAT, {"messages": [question]})
+        assert status == 200
+        program.process.send_signal(number)
+        program.process.communicate(timeout=PATIENCE_S)
+    reply = json.loads(body)["choices"][0]["message"]
+    messages = [question, reply, {"role": "user", "content": "And now?"}]
+    with running(tmp_path) as program:
+        usage = json.loads(program.ask("POST", CHAT, {"messages": messages})[1])["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] >= 0.9 * usage["prompt_tokens"]
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cli", "serve", "--model", str(tmp_path), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+def test_an_address_that_is_taken_is_a_sentence() -> None:
+    with listen("127.0.0.1", 0) as taken, pytest.raises(UsageError, match="cannot be listened at"):
+        listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path: Path) -> None:
+    done = run("serve", "--model", tmp_path, "--port", "0")
+    assert done.status == 1 and done.stderr.count("\n") == 1
 
 
 # Bytes that are no requests
@@ -195,7 +218,7 @@ def test_hostile_bytes_are_answered_or_closed_and_the_next_request_is_served(
 ) -> None:
     with running(tmp_path, header_s=1.0, body_s=1.0) as program:
         for name, pieces in HOSTILE.items():
-            answer = program.raw(*pieces, closes=False)
+            answer = program.raw(*pieces)
             assert answer == b"" or answer.startswith(b"HTTP/1.1 "), name
             # One answer at most: what is smuggled behind a request is none.
             assert answer.count(b"HTTP/1.1 ") <= 1, (name, answer)
@@ -204,22 +227,11 @@ def test_hostile_bytes_are_answered_or_closed_and_the_next_request_is_served(
         assert "Traceback" not in program.end()
 
 
+@pytest.mark.slow
 def test_a_header_that_does_not_come_is_waited_for_so_long(tmp_path: Path) -> None:
     with running(tmp_path, header_s=0.5) as program:
         for piece in (b"", b"GET / HTTP/1.1\r\nhost: "):
-            assert program.raw(piece, closes=False).startswith(b"HTTP/1.1 408 ")
+            assert program.raw(piece).startswith(b"HTTP/1.1 408 ")
         first = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
-        answer = program.raw(first, b"GET /hea", closes=False)
+        answer = program.raw(first, b"GET /hea")
         assert answer.startswith(b"HTTP/1.1 200 ") and b"HTTP/1.1 408 " in answer
-
-
-def test_several_requests_come_over_one_connection(tmp_path: Path) -> None:
-    with running(tmp_path) as program:
-        connection = program.connect()
-        for _ in range(3):
-            connection.request("POST", CHAT, json.dumps(BODY))
-            assert connection.getresponse().read()
-        connection.close()
-        line = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
-        both = line + b"\r\n" + line + b"connection: close\r\n\r\n"
-        assert program.raw(both, closes=False).count(b"HTTP/1.1 200 ") == 2
