@@ -53,8 +53,14 @@ def passes(model: Model, rows: int) -> set[Variant]:
 
 @pytest.mark.parametrize(
     ("config", "rows"),
-    [(FLASH, 1), (PRO, 1), (TINY, 1), (FLASH, 8), (TINY, 8), (TINY, 4)],
-    ids=["flash", "pro", "tiny", "flash-8-rows", "tiny-8-rows", "tiny-4-rows"],
+    [
+        pytest.param(FLASH, 1, id="flash", marks=pytest.mark.slow),
+        pytest.param(PRO, 1, id="pro", marks=pytest.mark.slow),
+        pytest.param(TINY, 1, id="tiny"),
+        pytest.param(FLASH, 8, id="flash-8-rows"),
+        pytest.param(TINY, 8, id="tiny-8-rows", marks=pytest.mark.slow),
+        pytest.param(TINY, 4, id="tiny-4-rows"),
+    ],
 )
 def test_a_session_meets_no_form_that_was_not_built(config: DeepseekV4Config, rows: int) -> None:
     model = shapes(config, rows).blank()

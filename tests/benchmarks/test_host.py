@@ -41,7 +41,7 @@ def test_a_flash_token_is_built_in_few_bytecodes(context: int) -> None:
     assert host.built(FLASH, context).total() <= MOST
 
 
-@pytest.mark.parametrize("context", [8190, 8192])
+@pytest.mark.parametrize("context", [pytest.param(8190, marks=pytest.mark.slow), 8192])
 def test_a_flash_token_is_replayed_in_fewer(context: int) -> None:
     assert 0 < host.replayed(FLASH, context).total() <= MOST_REPLAYED
 

@@ -39,6 +39,7 @@ def native(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_fewer_bits_are_further_from_native(native, tmp_path, text, capsys):
     folders = {"native": shutil.copytree(native, tmp_path / "native")}
     for recipe in ("q4", "q2"):

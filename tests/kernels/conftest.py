@@ -9,7 +9,8 @@ from tests.kernels.runner_work import TOTALS, charge, counting
 
 @pytest.fixture(autouse=True)
 def _work(request: pytest.FixtureRequest) -> Iterator[None]:
-    group = "slow" if request.node.get_closest_marker("slow") else "plain"
+    long = any(request.node.get_closest_marker(name) for name in ("slow", "soak"))
+    group = "slow" if long else "plain"
     with counting() as done:
         yield
     charge(TOTALS[group], group, done)

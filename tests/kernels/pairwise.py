@@ -5,6 +5,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pytest
 
 
 def pairwise(**axes: Sequence[Any]) -> list[dict[str, Any]]:
@@ -35,6 +36,15 @@ def _pairs(choices: np.ndarray, counts: list[int]) -> np.ndarray:
         columns.append(first + choices[:, one] * counts[other] + choices[:, other])
         first += counts[one] * counts[other]
     return np.stack(columns, axis=1)
+
+
+def thinned(choices: Sequence[dict[str, Any]]) -> list[Any]:
+    """Every third choice for the plain suite, which runs a kernel's declared cases too; the others
+    for the slow one."""
+    return [
+        pytest.param(sizes, id=sizes_id(sizes), marks=[pytest.mark.slow] * (number % 3 > 0))
+        for number, sizes in enumerate(choices)
+    ]
 
 
 def sizes_id(sizes: dict[str, Any]) -> str:

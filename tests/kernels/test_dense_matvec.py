@@ -8,7 +8,7 @@ from metal_kernels.contract import random_normal
 from metal_kernels.registry import bind, kernels
 from tests.kernels.cuda_signature import recorded
 from tests.kernels.host import assert_text_matches, host_plan
-from tests.kernels.pairwise import pairwise, sizes_id
+from tests.kernels.pairwise import pairwise, sizes_id, thinned
 
 pytestmark = pytest.mark.needs("metalhost")
 
@@ -27,7 +27,7 @@ def arguments(M: int, width: int, out: int, dtype: mx.Dtype, seed: int) -> dict[
     return {"x": random_normal(seed, M, width), "weight": weight}
 
 
-@pytest.mark.parametrize("sizes", SIZES, ids=sizes_id)
+@pytest.mark.parametrize("sizes", thinned(SIZES))
 def test_sizes(sizes: dict) -> None:
     assert_text_matches(KERNEL, arguments(**sizes), sizes_id(sizes), order=sizes["seed"])
 

@@ -8,7 +8,7 @@ from metal_kernels.contract import ContractError, random_normal
 from metal_kernels.embed_streams import KERNEL
 from metal_kernels.registry import bind
 from tests.kernels.host import assert_text_matches, host_plan
-from tests.kernels.pairwise import pairwise, sizes_id
+from tests.kernels.pairwise import pairwise, sizes_id, thinned
 
 pytestmark = pytest.mark.needs("metalhost")
 
@@ -31,7 +31,7 @@ def table(V: int, D: int) -> mx.array:
     return random_normal(V + D, V, D)
 
 
-@pytest.mark.parametrize("sizes", SIZES, ids=sizes_id)
+@pytest.mark.parametrize("sizes", thinned(SIZES))
 def test_sizes(sizes: dict) -> None:
     seed, shape = sizes["seed"], (sizes["B"], sizes["S"])
     arguments = {

@@ -12,7 +12,7 @@ from metal_kernels.engram_gate.reference import engram_gate
 from metal_kernels.engram_rows import KERNEL as ROWS
 from metal_kernels.engram_rows.reference import engram_rows
 from tests.kernels.host import assert_text_matches, host_plan
-from tests.kernels.pairwise import pairwise, sizes_id
+from tests.kernels.pairwise import pairwise, sizes_id, thinned
 from tests.oracle import engram_numpy
 from tests.release.test_engram import QUICK_BROWN_FOX, V41, numbers
 from tests.release.test_engram import ROWS as PUBLISHED
@@ -46,12 +46,12 @@ def row_arguments(engram: EngramConfig, layer: int, ids: np.ndarray, length: int
     }
 
 
-@pytest.mark.parametrize("sizes", GATES, ids=sizes_id)
+@pytest.mark.parametrize("sizes", thinned(GATES))
 def test_gates_of_all_sizes(sizes: dict) -> None:
     assert_text_matches(GATE, gate_arguments(**sizes), sizes_id(sizes), order=sizes["seed"])
 
 
-@pytest.mark.parametrize("sizes", HASHES, ids=sizes_id)
+@pytest.mark.parametrize("sizes", thinned(HASHES))
 def test_rows_of_all_sizes(sizes: dict) -> None:
     H, S, heads, seed = sizes["H"], sizes["S"], sizes["heads"], sizes["seed"]
     engram = EngramConfig((1,), 700, 1000, H + 1, heads, 32)

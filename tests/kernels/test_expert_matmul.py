@@ -9,7 +9,7 @@ from metal_kernels.expert_matmul import KERNEL, packed
 from metal_kernels.expert_matmul.launch import BLOCK_ROWS, most_blocks, multiplied_rows
 from metal_kernels.registry import bind
 from tests.kernels.host import assert_text_matches, host_plan
-from tests.kernels.pairwise import pairwise, sizes_id
+from tests.kernels.pairwise import pairwise, sizes_id, thinned
 
 pytestmark = pytest.mark.needs("metalhost")
 
@@ -40,7 +40,7 @@ def arguments(fall: str, width: int, out: int, seed: int, gathered: bool = True)
     }
 
 
-@pytest.mark.parametrize("sizes", SIZES, ids=sizes_id)
+@pytest.mark.parametrize("sizes", thinned(SIZES))
 def test_sizes(sizes: dict) -> None:
     given = arguments(**sizes, gathered=sizes["seed"] % 2 == 0)
     assert_text_matches(KERNEL, given, sizes_id(sizes), order=sizes["seed"])

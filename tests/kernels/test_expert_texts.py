@@ -7,7 +7,7 @@ import pytest
 from metal_kernels.contract import random_normal
 from metal_kernels.registry import kernels
 from tests.kernels.host import assert_text_matches, host_plan
-from tests.kernels.pairwise import pairwise, sizes_id
+from tests.kernels.pairwise import pairwise, sizes_id, thinned
 
 pytestmark = pytest.mark.needs("metalhost")
 
@@ -26,7 +26,7 @@ SUM_SIZES = pairwise(
 )
 
 
-@pytest.mark.parametrize("sizes", SWIGLU_SIZES, ids=sizes_id)
+@pytest.mark.parametrize("sizes", thinned(SWIGLU_SIZES))
 def test_swiglu_sizes(sizes: dict) -> None:
     R, M, seed = sizes["R"], sizes["M"], sizes["seed"]
     arguments = {
@@ -38,7 +38,7 @@ def test_swiglu_sizes(sizes: dict) -> None:
     assert_text_matches(SWIGLU, arguments, sizes_id(sizes), order=seed)
 
 
-@pytest.mark.parametrize("sizes", SUM_SIZES, ids=sizes_id)
+@pytest.mark.parametrize("sizes", thinned(SUM_SIZES))
 def test_expert_sum_sizes(sizes: dict) -> None:
     M, k, D, seed = sizes["M"], sizes["k"], sizes["D"], sizes["seed"]
     arguments = {

@@ -10,7 +10,7 @@ from metal_kernels.contract import ContractError, random_normal
 from metal_kernels.registry import bind, kernels
 from metal_kernels.shared.formats import load_stored
 from tests.kernels.host import assert_text_matches, host_plan
-from tests.kernels.pairwise import pairwise, sizes_id
+from tests.kernels.pairwise import pairwise, sizes_id, thinned
 
 pytestmark = pytest.mark.needs("metalhost")
 
@@ -31,10 +31,10 @@ SOME_FORMS = [(True, "compact"), (True, "float32"), (False, "bfloat16")]
 
 
 def sizes_of(few: dict[str, list[Any]], **axes: Any) -> list[Any]:
-    """All sizes pair by pair for the slow suite; of some a `few` choices for the plain one."""
+    """All sizes pair by pair for the slow suite; some of a `few` choices for the plain one."""
     every = pairwise(**axes, seed=range(5))
     some = pairwise(**{**axes, **few}, seed=range(5))
-    return [pytest.param(sizes, id=sizes_id(sizes)) for sizes in some] + [
+    return thinned(some) + [
         pytest.param(sizes, id=sizes_id(sizes), marks=pytest.mark.slow)
         for sizes in every
         if sizes not in some
@@ -42,7 +42,7 @@ def sizes_of(few: dict[str, list[Any]], **axes: Any) -> list[Any]:
 
 
 QKV_SIZES = sizes_of(
-    {},
+    {"width": [(512, 32), (66, 1), (32, 8)], "form": SOME_FORMS},
     B=[1, 3],
     S=[1, 7, 128],
     L=[1, 33, 256],
@@ -179,7 +179,7 @@ MANY_WINDOWS = pairwise(
 )
 
 
-@pytest.mark.parametrize("sizes", MANY_WINDOWS, ids=sizes_id)
+@pytest.mark.parametrize("sizes", thinned(MANY_WINDOWS))
 def test_compress_many_windows_at_once(sizes: dict) -> None:
     """As many as a long prompt closes in one call, in a ring that holds no row more."""
     rounding, first = sizes["kind"]

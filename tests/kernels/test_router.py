@@ -7,7 +7,7 @@ import pytest
 from metal_kernels.contract import ContractError
 from metal_kernels.registry import bind, kernels
 from tests.kernels.host import assert_text_matches, host_plan
-from tests.kernels.pairwise import pairwise, sizes_id
+from tests.kernels.pairwise import pairwise, sizes_id, thinned
 
 pytestmark = pytest.mark.needs("metalhost")
 
@@ -41,7 +41,7 @@ def logits_of(M: int, D: int, E: int, dtype: mx.Dtype, seed: int) -> dict[str, m
     return {"x": mx.array(x, mx.float32), "weight": mx.array(weight, mx.float32).astype(dtype)}
 
 
-@pytest.mark.parametrize("sizes", SIZES, ids=sizes_id)
+@pytest.mark.parametrize("sizes", thinned(SIZES))
 def test_router_sizes(sizes: dict) -> None:
     k, seed = sizes["k"], sizes["seed"]
     arguments = logits_of(**{name: sizes[name] for name in ("M", "D", "E", "dtype", "seed")})
@@ -50,7 +50,7 @@ def test_router_sizes(sizes: dict) -> None:
     assert_text_matches(ROUTER, arguments, sizes_id(sizes), order=seed)
 
 
-@pytest.mark.parametrize("sizes", HASH_SIZES, ids=sizes_id)
+@pytest.mark.parametrize("sizes", thinned(HASH_SIZES))
 def test_hash_router_sizes(sizes: dict) -> None:
     M, E, seed = sizes["M"], sizes["E"], sizes["seed"]
     rng = np.random.default_rng(seed)

@@ -22,7 +22,7 @@ from tests.kernels.attention_calls import (
     poisoned,
 )
 from tests.kernels.host import host_plan
-from tests.kernels.pairwise import pairwise, sizes_id
+from tests.kernels.pairwise import pairwise, sizes_id, thinned
 
 pytestmark = pytest.mark.needs("metalhost")
 
@@ -83,8 +83,11 @@ SEED_COVER = pairwise(
 @pytest.mark.parametrize(
     "sizes",
     [
-        pytest.param(sizes, id=sizes_id(sizes), marks=pytest.mark.slow if heavy(sizes) else ())
-        for sizes in [*COVER, *SEED_COVER]
+        *thinned([sizes for sizes in COVER if not heavy(sizes)]),
+        *(
+            pytest.param(sizes, id=sizes_id(sizes), marks=pytest.mark.slow)
+            for sizes in [*filter(heavy, COVER), *SEED_COVER]
+        ),
     ],
 )
 def test_metal_sizes(sizes: dict[str, Any]) -> None:

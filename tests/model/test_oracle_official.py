@@ -177,6 +177,9 @@ def nudged_oracle_logits(case: Case, seed: int) -> np.ndarray:
     ).logits
 
 
+@pytest.mark.parametrize(
+    "case", ["tiny", pytest.param("tiny512", marks=pytest.mark.slow)], indirect=True
+)
 def test_the_whole_model_prefers_the_oracles_tokens(case: Case) -> None:
     check_preferred(case)
 

@@ -42,16 +42,29 @@ def case(
     yield Case(request.param, folder)
 
 
+# In the plain suite the smallest, where one call and single tokens after a prompt are all three's.
+SMALLEST = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "tiny"))
+        for name in running.CHECKPOINTS
+    ],
+    indirect=True,
+)
+
+
 @pytest.mark.parametrize("length", [7, 130, 300])
 def test_one_call(case: Case, length: int) -> None:
     case.check(running.run(case.model, case.tokens[:length]))
 
 
+@SMALLEST
 @pytest.mark.parametrize("length", [768, pytest.param(1500, marks=pytest.mark.slow)])
 def test_a_long_prompt_in_chunks(case: Case, length: int) -> None:
     case.check(running.run(case.model, case.tokens[:length], 129))
 
 
+@SMALLEST
 def test_token_by_token(case: Case) -> None:
     """From the first token, then through the first HCA entry and as many CSA entries as a tiny
     top-k chooses from."""
@@ -69,12 +82,14 @@ def test_token_by_token_after_a_prompt(case: Case) -> None:
     case.check(logits[first:], first)
 
 
+@SMALLEST
 def test_a_ragged_batch(case: Case) -> None:
     prompts = [case.tokens[:length] for length in running.BATCH]
     for logits in running.run_batch(case.model, prompts):
         case.check(logits)
 
 
+@SMALLEST
 @pytest.mark.parametrize("step", [31, pytest.param(7, marks=pytest.mark.slow)])
 def test_saving_and_loading_every_few_tokens(case: Case, tmp_path: Path, step: int) -> None:
     """At every remainder of a window of 4 tokens, before and after those of 128 end."""

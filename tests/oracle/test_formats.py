@@ -23,7 +23,7 @@ E2M1_TABLE = [Fraction(x, 2) for x in (0, 1, 2, 3, 4, 6, 8, 12)]
 
 def nearest(table: list[Fraction], x: Fraction) -> Fraction:
     """The value closest to x, the even code when two are equally close, the last one beyond."""
-    return min(table, key=lambda value: (abs(value - x), table.index(value) % 2))
+    return table[min(range(len(table)), key=lambda code: (abs(table[code] - x), code % 2))]
 
 
 def probes(table: list[Fraction]) -> list[Fraction]:

@@ -14,15 +14,21 @@ from tests.plans.test_metal_plan import assert_same_logits, folder_of
 pytestmark = pytest.mark.needs("metalhost")
 
 
-@pytest.mark.parametrize("name", ["tiny", "nano"])
+@pytest.mark.parametrize("name", ["tiny", pytest.param("nano", marks=pytest.mark.slow)])
 def test_prefill_and_decode(tmp_path: Path, name: str) -> None:
     with cuda_host_plan("fast") as plan:
         assert_same_logits(plan, folder_of(name, tmp_path), [9, 1, 1, 1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sizes", [[130, 1, 1], [5, 1, 60, 3, 64, 1]], ids=str)
-@pytest.mark.parametrize("name", ["tiny", "tiny512", "nano"])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        pytest.param("tiny", [130, 1, 1], marks=pytest.mark.slow),
+        pytest.param("tiny512", [5, 1, 60, 3, 64, 1], marks=pytest.mark.slow),
+        pytest.param("nano", [5, 1, 60, 3, 64, 1], marks=pytest.mark.soak),
+    ],
+    ids=str,
+)
 def test_any_calls(tmp_path: Path, name: str, sizes: list[int]) -> None:
     with cuda_host_plan("fast") as plan:
         assert_same_logits(plan, folder_of(name, tmp_path), sizes)

@@ -74,7 +74,7 @@ def assert_same_logits(plan: KernelPlan, folder: Path, sizes: list[int]) -> None
     np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
 
 
-@pytest.mark.parametrize("name", ["tiny", "nano"])
+@pytest.mark.parametrize("name", ["tiny", pytest.param("nano", marks=pytest.mark.slow)])
 def test_prefill_and_decode(fast: KernelPlan, tmp_path: Path, name: str) -> None:
     assert_same_logits(fast, folder_of(name, tmp_path), [9, 1, 1, 1])
 
@@ -120,11 +120,9 @@ def compare(found: dict[str, mx.array], expected: dict[str, mx.array]) -> None:
         np.testing.assert_array_equal(np.array(found[name]), np.array(array))
 
 
-SOME = ("expert_matmul", "index_topk", "sparse_attention")
-
-
 @pytest.mark.parametrize(
-    "name", [one if one in SOME else pytest.param(one, marks=pytest.mark.slow) for one in NAMES]
+    "name",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one != "sparse_attention")) for one in NAMES],
 )
 def test_each_kernel_may_be_left_out(fast: KernelPlan, tmp_path: Path, name: str) -> None:
     """Its reference runs between the texts of all others: the same logits but for float32 noise."""
@@ -149,11 +147,18 @@ def only_its_own(name: str) -> set[str]:
     return {text for text in files if users(text, "metal") == (name,)}
 
 
-@pytest.mark.slow
+CALLS = ([5, 1, 60, 3, 64, 1], [1] * 40, [130, 1, 1], [127, 1, 1, 7])
+
+
 @pytest.mark.parametrize(
-    "sizes", [[130, 1, 1], [1] * 40, [5, 1, 60, 3, 64, 1], [127, 1, 1, 7]], ids=str
+    ("name", "sizes"),
+    [
+        pytest.param(name, sizes, id=f"{name}-{sizes}", marks=mark)
+        for name in ("tiny", "tiny512", "nano")
+        for n, sizes in enumerate(CALLS)
+        for mark in [pytest.mark.slow if name == "tiny" or n == 0 else pytest.mark.soak]
+    ],
 )
-@pytest.mark.parametrize("name", ["tiny", "tiny512", "nano"])
 def test_any_calls(fast: KernelPlan, tmp_path: Path, name: str, sizes: list[int]) -> None:
     assert_same_logits(fast, folder_of(name, tmp_path), sizes)
 
