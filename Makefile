@@ -14,7 +14,7 @@ PYTEST := DSV4_INSTALL=1 $(BIN)/python -m pytest --numprocesses=auto --maxproces
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test processors slow parity nvrtc soak lint check pages bench report screens clean
+.PHONY: help chat test processors slow parity nvrtc soak agents lint check pages bench report screens clean
 
 help:
 	@echo "make chat    chat with the embedded model (ARGS='--model PATH' for another)"
@@ -23,6 +23,7 @@ help:
 	@echo "make slow    the long tests"
 	@echo "make parity  live comparison with transformers and mlx-vlm (installs torch)"
 	@echo "make soak    runs of half an hour, in no CI"
+	@echo "make agents  coding agents from npm at work against dsv4-chat serve, in no CI"
 	@echo "make nvrtc   compile the CUDA texts (installs NVIDIA's compiler, Linux)"
 	@echo "make lint    formatting, lint, types"
 	@echo "make check   make lint, then make test"
@@ -46,6 +47,10 @@ slow: $(VENV)/.installed-test
 
 soak: $(VENV)/.installed-test
 	$(PYTEST) -m soak --timeout=7200 $(ARGS)
+
+# They stay in $DSV4_AGENTS, else among the person's caches; ARGS='pi codex' for some of them.
+agents: $(VENV)/.installed-test
+	$(BIN)/python -m tests.agents $(ARGS)
 
 parity: $(VENV)/.installed-parity
 	DSV4_REQUIRE=parity,$(DSV4_REQUIRE) $(PYTEST) --dist=loadgroup -m parity $(ARGS)
