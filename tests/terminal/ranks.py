@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,37 @@ def hostfile(folder: Path, worker: str = HERE, **keys: str) -> Path:
     return path
 
 
+# The worker's "ssh", which asks for no password and goes nowhere.
+_SSH = """#!/bin/sh
+echo "$@" >> "$HOME/asked"
+while [ "$1" != -- ]; do shift; done
+shift 2
+exec sh -c "$*"
+"""
+
+
+def with_ssh(home: Path) -> dict[str, str]:
+    """Variables under which `ssh` starts on this machine what it is asked for."""
+    _program(home / "ssh", _SSH)
+    return {"PATH": f"{home}:{os.environ['PATH']}"}
+
+
+def worker_that(home: Path, does: str) -> str:
+    """The Python of a worker in which `does` is done before it begins, to stand in a hostfile."""
+    text = f"import os, runpy, signal, sys\n{does}\n"
+    text += "runpy.run_module(sys.argv[3], run_name='__main__')\n"
+    file = home / "worker.py"
+    file.write_text(text)
+    own = f'#!/bin/sh\nexec {sys.executable} {file} "$@"\n'
+    return str(_program(home / "worker-python", own))
+
+
+def _program(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
 def hosts_options(folder: Path, worker: str = HERE, **keys: str) -> list[str]:
     """Options of a run over that file on free ports."""
     port = free_ring()[0][0].rpartition(":")[2]
@@ -31,7 +63,7 @@ def hosts_options(folder: Path, worker: str = HERE, **keys: str) -> list[str]:
 def ranks_of(terminal: int) -> list[int]:
     """The processes of ranks below the process `terminal`, rank 0 first."""
     listed = subprocess.run(
-        ["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ["ps", "-e", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     )
     rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
     parents = {int(pid): int(parent) for pid, parent, _ in rows}

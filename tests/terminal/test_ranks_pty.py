@@ -1,12 +1,11 @@
 """A conversation over two ranks: the terminal stays whatever becomes of them."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.terminal.driver import Terminal, chat
-from tests.terminal.ranks import HERE, all_gone, hosts_options, kill, ranks_of
+from tests.terminal.ranks import HERE, all_gone, hosts_options, kill, ranks_of, with_ssh
 
 pytestmark = pytest.mark.terminal
 
@@ -15,25 +14,15 @@ SCRIPT = {
         "The first answer.",
         {"text": "One word after the other. ", "repeat": 400, "delay_ms": 20},
         "The third answer.",
+        {"text": "Hm.", "crash": "unforeseen"},
     ]
 }
 
 
-SSH = """#!/bin/sh
-echo "$@" >> "$HOME/asked"
-while [ "$1" != -- ]; do shift; done
-shift 2
-exec sh -c "$*"
-"""
-
-
-def opened(home: Path, worker: str = HERE) -> Terminal:
+def opened(home: Path, worker: str = HERE, *more: str, **keys: str) -> Terminal:
     """The prompt over two ranks, one of them on the machine `worker`, which ssh knows."""
-    program = home / "ssh"
-    program.write_text(SSH)
-    program.chmod(0o755)
-    variables = {"PATH": f"{home}:{os.environ['PATH']}"}
-    return chat(home, SCRIPT, *hosts_options(home, worker), columns=160, variables=variables)
+    options = hosts_options(home, worker, **keys)
+    return chat(home, SCRIPT, *options, *more, columns=160, variables=with_ssh(home))
 
 
 def ask(terminal: Terminal, text: str, answer: str) -> None:

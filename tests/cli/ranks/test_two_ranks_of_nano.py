@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.opened_model import embedded_model
+from cli.ranks import processes, starting
 from cli.ranks.far_side import FarEngine
+from cli.ranks.processes import RankProcess
 from cli.ranks.rank_work import RankWork
 from cli.ranks.starting import RankPair
 from convert.app import main as convert
@@ -27,7 +30,7 @@ from dsv4_mlx.peers.hostfile import PeerHost
 from tests.cli.ranks.started import Ranks
 from tests.cli.running import run
 from tests.peers.meetings import free_ring
-from tests.terminal.ranks import all_gone
+from tests.terminal.ranks import all_gone, with_ssh, worker_that
 
 pytestmark = pytest.mark.slow
 
@@ -145,6 +148,36 @@ def test_a_rank_that_is_stopped_is_given_up_and_a_new_pair_goes_on() -> None:
         conversation = Conversation(None, tokenizer, SETTINGS, side=again.side(turns))
         assert list(conversation.send("And 5 more?"))
         assert conversation.turns[0] == turns[0]
+
+
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [
+        ("join", r"^rank 1 \(mini\.local\) was met, but MLX made no connection to it within 12 s"),
+        ("RankFolder.load", r"^rank 1 \(.*\) has not answered for \d+ s"),
+    ],
+)
+def test_a_worker_that_is_stopped_before_it_has_loaded_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, sentence: str
+) -> None:
+    does = "from dsv4_mlx import forming\n"
+    does += f"forming.{where} = lambda *_, **__: os.kill(os.getpid(), signal.SIGSTOP)"
+    worker = PeerHost("mini.local", HERE.addresses, python=worker_that(tmp_path, does))
+    for name, value in {**with_ssh(tmp_path), "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    started: list[RankProcess] = []
+
+    def noted(*given: Any) -> RankProcess:
+        started.append(processes.start(*given))
+        return started[-1]
+
+    monkeypatch.setattr(starting, "start", noted)
+    names = (HERE.ssh, worker.ssh)
+    work = RankWork(0, free_ring(), names, "token", 12.0, "", backend="cpu")
+    with pytest.raises(PipelineError, match=sentence):
+        RankPair((HERE, worker), work).open(str(embedded_model()), "2026-04")
+    assert len(started) == 2
+    all_gone([one.process.pid for one in started])
 
 
 def test_one_answer_of_ranks_that_somebody_started_is_that_of_one_process(tmp_path: Path) -> None:
