@@ -37,7 +37,7 @@ from cli.serve.http_answers import (
     send_json,
     with_headers,
 )
-from cli.serve.limits import HttpLimits, RateLimit, read_body
+from cli.serve.limits import BodyReader, HttpLimits, RateLimit
 from cli.serve.metrics import CacheFigures, cache_figures, metrics_text
 from cli.serve.models import entry_named, model_entry, models_body
 from cli.serve.records import Records
@@ -78,6 +78,7 @@ class ServedApp:
         self.dialects = Dialects.kept_in(self.folder)
         self.started = self.now()
         self._figures = CacheFigures()
+        self._bodies = BodyReader(self.limits)
 
     def application(self) -> Gate:
         """All of it."""
@@ -136,7 +137,7 @@ class ServedApp:
         watch = self.records.begin(dialect.name, client_of(scope), scope["owner"])
         send = with_headers(send, [(b"x-request-id", str(watch.record.number).encode())])
         try:
-            body = await read_body(scope, receive, self.limits)
+            body = await self._bodies.read(scope, receive)
             if self.trace is not None:
                 self.trace.request(watch.record.number, scope["path"], body)
             asked = await asyncio.to_thread(dialect.read, body, self.context(scope["owner"]))
@@ -156,7 +157,7 @@ class ServedApp:
         self, counter: TokenCounter, scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
-            body = await read_body(scope, receive, self.limits)
+            body = await self._bodies.read(scope, receive)
             request = counter.read(body, self.context(scope["owner"]))
             service = await self.model.service()
             tokens = await asyncio.to_thread(service.prompts.count, request)
@@ -197,7 +198,7 @@ class ServedApp:
         dialect = self.dialects.at(scope)
         try:
             check_at_this_machine(scope)
-            asked = await read_body(scope, receive, self.limits)
+            asked = await self._bodies.read(scope, receive)
             path, body = asked.get("path"), asked.get("body")
             known = self.dialects.answers
             if path not in known or not isinstance(body, dict):

@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +30,9 @@ class HttpLimits:
     """Limits of one server."""
 
     body_bytes: int = 64 << 20
+    large_bytes: int = 8 << 20
+    """From here on a body is large, and only `large_bodies` are read at once."""
+    large_bodies: int = 4
     header_bytes: int = 64 << 10
     header_s: float = 20.0
     """From the first byte of a request to the end of its header."""
@@ -48,35 +52,46 @@ class HttpLimits:
     wrong_keys_per_minute: int = 30
 
 
-async def read_body(scope: Scope, receive: Receive, limits: HttpLimits) -> dict[str, Any]:
-    """The JSON object in a request's body; RequestFault for anything else, or for one that is too
-    large or does not come."""
-    told = header(scope, b"content-length")
-    if told is not None and told.isdigit() and int(told) > limits.body_bytes:
-        raise _too_large(limits)
-    try:
-        async with asyncio.timeout(limits.body_s):
-            content = await _content(receive, limits)
-    except TimeoutError:
-        raise RequestFault(
-            "slow_body", f"The body did not come within {limits.body_s:g} seconds; send it again."
-        ) from None
-    return await asyncio.to_thread(parsed_body, content)
+class BodyReader:
+    """Reads the bodies of one server's requests, only a few large ones at once."""
 
+    def __init__(self, limits: HttpLimits) -> None:
+        self._limits = limits
+        self._large = asyncio.Semaphore(limits.large_bodies)
 
-async def _content(receive: Receive, limits: HttpLimits) -> bytes:
-    pieces, size, has_more = [], 0, True
-    while has_more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestFault("invalid", "The client left before its body was there.")
-        piece = message.get("body", b"")
-        pieces.append(piece)
-        size += len(piece)
-        if size > limits.body_bytes:
+    async def read(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+        """The JSON object in a request's body; RequestFault for anything else, or for one that is
+        too large or does not come."""
+        limits, told = self._limits, header(scope, b"content-length")
+        if told is not None and told.isdigit() and int(told) > limits.body_bytes:
             raise _too_large(limits)
-        has_more = message.get("more_body", False)
-    return b"".join(pieces)
+        async with AsyncExitStack() as holding:
+            try:
+                async with asyncio.timeout(limits.body_s):
+                    content = await self._content(receive, holding)
+            except TimeoutError:
+                raise RequestFault(
+                    "slow_body",
+                    f"The body did not come within {limits.body_s:g} seconds; send it again.",
+                ) from None
+            return await asyncio.to_thread(parsed_body, content)
+
+    async def _content(self, receive: Receive, holding: AsyncExitStack) -> bytes:
+        pieces, size, has_more, is_large = [], 0, True, False
+        while has_more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RequestFault("invalid", "The client left before its body was there.")
+            piece = message.get("body", b"")
+            pieces.append(piece)
+            size += len(piece)
+            if size > self._limits.body_bytes:
+                raise _too_large(self._limits)
+            if size > self._limits.large_bytes and not is_large:
+                is_large = True
+                await holding.enter_async_context(self._large)
+            has_more = message.get("more_body", False)
+        return b"".join(pieces)
 
 
 def _too_large(limits: HttpLimits) -> RequestFault:
