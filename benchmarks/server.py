@@ -66,14 +66,13 @@ class Alone:
     """The engine without a server, as a request of a server is served."""
 
     def __init__(self, folder: Path) -> None:
+        from cli.models import load_model
+        from cli.options import Options
         from dsv4_mlx.chat.prompting import PromptWriter
-        from dsv4_mlx.chat.tokenizer import Tokenizer
-        from dsv4_mlx.engine.engine import Engine
-        from dsv4_mlx.loading import load_model
-        from dsv4_mlx.weights.checkpoint import open_checkpoint
+        from dsv4_mlx.weights.checkpoint import open_folder
 
-        self._engine = Engine(load_model(open_checkpoint(folder), say=lambda _: None))
-        self._tokenizer = Tokenizer(folder)
+        self._engine, self._tokenizer = load_model(open_folder(folder), Options(), draft="off")
+        self._engine.drafting.use("off", None)
         self._writer = PromptWriter(self._tokenizer, "2026-07-31")
 
     def answer(self, text: str, tokens: int) -> Answered:
@@ -270,7 +269,7 @@ def main() -> None:
     parser.add_argument("--no-mlx-lm", dest="mlx_lm", action="store_false")
     options = parser.parse_args()
     folder, port = (options.model or embedded_model()).resolve(), options.port
-    own = ["-m", "cli", "serve", "--model", str(folder), "--port", str(port)]
+    own = ["-m", "cli", "serve", "--model", str(folder), "--port", str(port), "--draft", "off"]
     others = ["-m", "dsv4_mlx.mlx_lm", "server", "--model", str(folder), "--port", str(port + 1)]
     programs = {"dsv4-chat serve": ([*own, "--alias", folder.name], port, folder.name)}
     if options.mlx_lm:

@@ -42,16 +42,18 @@ class Served:
         self._program = subprocess.Popen(
             [sys.executable, *command],
             cwd=home,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "DSV4_HOME": str(home / "server")},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "DSV4_HOME": str(home)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         assert self._program.stderr is not None
-        said = self._program.stderr.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", said)
-        assert found is not None, said + self._program.stderr.read()
-        self.url, self.port = found[0], int(found[1])
+        said, found = [], None
+        while found is None:
+            said.append(self._program.stderr.readline())
+            assert said[-1], "".join(said)  # it ended
+            found = re.search(r" at (http://127\.0\.0\.1:(\d+))", said[-1])
+        self.url, self.port = found[1], int(found[2])
 
     def end(self) -> None:
         """Kill it; twice is once."""
@@ -69,7 +71,9 @@ def served(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     def start(script: dict[str, Any], port: int = 0) -> Served:
         file = tmp_path / "served.json"
         file.write_text(json.dumps(script), encoding="utf-8")
-        running.append(Served(file, tmp_path, port))
+        home = tmp_path / f"server{port or len(running)}"
+        home.mkdir(exist_ok=True)
+        running.append(Served(file, home, port))
         return running[-1]
 
     yield start
