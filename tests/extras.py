@@ -1,6 +1,7 @@
 """Packages that only some tests need come just before the first of these.
 
-`@pytest.mark.needs("mcp")` names an extra of pyproject.toml. `make test` sets DSV4_INSTALL, and
+`@pytest.mark.needs("mcp")` names an extra of pyproject.toml; programs whose packages would disturb
+ours get an environment of their own. `make test` sets DSV4_INSTALL, and
 then a missing one is installed, outside the time limit of any test; without it, and where
 installing fails, the tests themselves say what they lack. Of several test processes one installs
 and the others wait.
@@ -28,6 +29,13 @@ class Extra:
     purpose: str
     size: str
     present: Callable[[], bool]
+    is_apart: bool = False
+    """Whether it goes into an environment of its own, where `program` finds it."""
+
+
+def program(name: str) -> Path:
+    """Where the program of an extra in an environment of its own is, or will be."""
+    return Path(sys.prefix) / "apart" / name / "bin" / name
 
 
 def _compiler() -> bool:
@@ -50,6 +58,18 @@ EXTRAS = {
         "the SDKs of Anthropic and OpenAI",
         "94 MB installed",
         lambda: all(importlib.util.find_spec(name) for name in ("anthropic", "openai")),
+    ),
+    "aider": Extra(
+        "aider, which edits files",
+        "687 MB installed",
+        lambda: program("aider").exists(),
+        is_apart=True,
+    ),
+    "llm": Extra(
+        "llm, which asks models from a shell",
+        "83 MB installed",
+        lambda: program("llm").exists(),
+        is_apart=True,
     ),
 }
 _TRIED: set[str] = set()
@@ -75,7 +95,12 @@ def install(name: str, say: Callable[[str], None]) -> None:
         if EXTRAS[name].present():
             return
         say(announcement(name))
-        pip = [sys.executable, "-m", "pip", "install", *requirements(name)]
+        python = sys.executable
+        if EXTRAS[name].is_apart:
+            folder = program(name).parents[1]
+            subprocess.run([python, "-m", "venv", folder], check=False, stdout=sys.__stderr__)
+            python = str(folder / "bin" / "python")
+        pip = [python, "-m", "pip", "install", *requirements(name)]
         subprocess.run(pip, check=False, stdout=sys.__stderr__)
         importlib.invalidate_caches()
 

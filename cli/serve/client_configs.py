@@ -142,7 +142,7 @@ def _aider(server: ServerAddress) -> ToPaste:
         OPENAI_API_BASE=server.openai_url,
         OPENAI_API_KEY=server.sent_key,
         AIDER_MODEL=f"openai/{server.model}",
-        # Otherwise it asks a site for a list of prices at each start.
+        # Otherwise a library of it asks a site for a list of prices at each start.
         LITELLM_LOCAL_MODEL_COST_MAP="True",
     )
     return ToPaste(text, ("Paste into the shell, or its profile, then start: aider",))
