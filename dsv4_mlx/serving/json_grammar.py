@@ -28,6 +28,7 @@ from dsv4_mlx.serving.grammar import (
     text,
 )
 from dsv4_mlx.serving.number_grammar import INTEGER, NUMBER, number_items, unheld_of_numbers
+from dsv4_mlx.serving.request import GenerationRequest
 from dsv4_mlx.serving.string_grammar import string_items, unheld_of_strings
 
 _UNHELD: Final = (
@@ -232,6 +233,20 @@ def unheld(content: object) -> list[str]:
         elif isinstance(part, list):
             waiting += part
     return list(found)
+
+
+def unheld_of(request: GenerationRequest) -> list[str]:
+    """Keywords of schemas that an answer to `request` should be held to and is not, each once: of
+    its format, and of the parameters of tools that have to be called."""
+    choice, schemas = request.tool_choice, [request.answer_format.schema]
+    if choice.kind in ("required", "named"):
+        functions = [tool.get("function", tool) for tool in request.settings.tools]
+        schemas += [
+            one["parameters"]
+            for one in functions
+            if one.get("parameters") and choice.name in ("", one.get("name"))
+        ]
+    return unheld(schemas)
 
 
 def object_grammar() -> Items:

@@ -120,3 +120,26 @@ def test_what_is_passed_over_stands_in_the_log() -> None:
     tools = [{"type": "web_search_20250305", "name": "web_search"}]
     server.run(lambda client: client.post("/v1/messages", {**HI, "tools": tools}))
     assert "without web_search" in lines[0]
+
+
+def test_what_an_answer_is_not_held_to_stands_in_the_log() -> None:
+    server = served()
+    lines: list[str] = []
+    server.app.records.on_end = lambda record: lines.append(record.line())
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "multipleOf": 3}}}
+    parameters = {"type": "object", "minProperties": 1}
+    tool = {"type": "function", "function": {"name": "look", "parameters": parameters}}
+    format_ = {"type": "json_schema", "json_schema": {"schema": schema}}
+    bodies = [
+        {**HI, "response_format": format_},
+        {**HI, "tools": [tool], "tool_choice": "required"},
+        {**HI, "tools": [tool]},
+    ]
+
+    async def asks(client: Client) -> None:
+        for body in bodies:
+            await client.post("/v1/chat/completions", body)
+
+    server.run(asks)
+    assert ["multipleOf" in line for line in lines] == [True, False, False]
+    assert ["minProperties" in line for line in lines] == [False, True, False]
