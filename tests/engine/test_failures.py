@@ -113,7 +113,9 @@ def failing(
     yield waits
 
 
-@pytest.mark.parametrize("call", [0, 2, 5, 11])
+@pytest.mark.parametrize(
+    "call", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5)), 11]
+)
 def test_a_real_model_goes_on_as_if_nothing_had_failed(
     model: Model, reply: list[int], failing: list[int], call: int
 ) -> None:

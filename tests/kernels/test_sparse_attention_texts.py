@@ -238,7 +238,10 @@ def test_metal_refuses_widths_it_was_not_written_for(K: int) -> None:
         run(call(K=K, pairs=1))
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize(
+    "storage",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one != "compact")) for one in STORAGES],
+)
 @BOTH_TEXTS
 def test_metal_narrowest_heads_have_a_window_of_one_row(matrix: bool, storage: str) -> None:
     """Smaller arrays would be constant for the texts, whose rows and queries are device."""

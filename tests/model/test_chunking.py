@@ -67,7 +67,10 @@ def test_any_split_gives_the_logits_and_the_cache_of_one_call(
     assert_same_state(cut, one)
 
 
-@pytest.mark.parametrize("size", running.CHUNKS)
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in (2, 3, 5))) for n in running.CHUNKS],
+)
 def test_every_chunk_size(model: Model, whole: np.ndarray, size: int) -> None:
     np.testing.assert_allclose(running.run(model, TOKENS, size), whole, rtol=0, atol=CLOSE)
 

@@ -53,6 +53,17 @@ SMALLEST = pytest.mark.parametrize(
 )
 
 
+# The smallest in the slow suite and all of them in soak.
+LONG = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(one, marks=pytest.mark.slow if one == "tiny" else pytest.mark.soak)
+        for one in running.CHECKPOINTS
+    ],
+    indirect=True,
+)
+
+
 @pytest.mark.parametrize("length", [7, 130, 300])
 def test_one_call(case: Case, length: int) -> None:
     case.check(running.run(case.model, case.tokens[:length]))
@@ -71,7 +82,7 @@ def test_token_by_token(case: Case) -> None:
     case.check(running.run(case.model, case.tokens[:134], [1] * 9 + [113] + [1] * 12))
 
 
-@pytest.mark.slow
+@LONG
 def test_token_by_token_all_the_way(case: Case) -> None:
     case.check(running.run(case.model, case.tokens[:132], 1))
 
@@ -102,7 +113,7 @@ def test_saving_and_loading_every_few_tokens(case: Case, tmp_path: Path, step: i
     case.check(np.concatenate(logits))
 
 
-@pytest.mark.slow
+@LONG
 @pytest.mark.parametrize("size", running.CHUNKS)
 def test_every_chunk_size(case: Case, size: int) -> None:
     """The small sizes where windows end, four times; test_chunking.py has them all the way."""

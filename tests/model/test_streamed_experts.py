@@ -24,6 +24,16 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("streamed")
 
 
+HALF_IN_SOAK = pytest.mark.parametrize(
+    ("recipe", "numerics"),
+    [
+        pytest.param(recipe, numerics, marks=pytest.mark.soak if (n + m) % 2 else pytest.mark.slow)
+        for n, recipe in enumerate(RECIPES)
+        for m, numerics in enumerate(Numerics)
+    ],
+)
+
+
 def facts(model: Model) -> dict[str, int]:
     assert model.streamed is not None
     return model.streamed.facts.facts()
@@ -54,21 +64,12 @@ def test_logits_are_bit_equal(parent: Path, recipe: str, numerics: Numerics, slo
     assert_bit_equal(streamed.written(parent, recipe), numerics, [slots])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("numerics", list(Numerics), ids=lambda one: one.value)
+@HALF_IN_SOAK
 def test_logits_of_every_number_of_slots(parent: Path, recipe: str, numerics: Numerics) -> None:
     assert_bit_equal(streamed.written(parent, recipe), numerics, range(k, E))
 
 
-@pytest.mark.parametrize(
-    ("recipe", "numerics"),
-    [
-        pytest.param(recipe, numerics, marks=pytest.mark.soak if (n + m) % 2 else pytest.mark.slow)
-        for n, recipe in enumerate(RECIPES)
-        for m, numerics in enumerate(Numerics)
-    ],
-)
+@HALF_IN_SOAK
 def test_a_long_prompt_and_fifty_tokens(parent: Path, recipe: str, numerics: Numerics) -> None:
     folder = streamed.written(parent, recipe)
     tokens = np.random.default_rng(7).integers(2, SMALL.vocab_size, 2_050).tolist()

@@ -62,7 +62,14 @@ FIRST, *LATER = [range(20), range(20, 50), *(range(n, n + 50) for n in range(50,
 
 
 @pytest.mark.parametrize(
-    "seeds", [FIRST, *(pytest.param(seeds, marks=pytest.mark.slow) for seeds in LATER)]
+    "seeds",
+    [
+        FIRST,
+        *(
+            pytest.param(seeds, marks=pytest.mark.slow if seeds.start < 200 else pytest.mark.soak)
+            for seeds in LATER
+        ),
+    ],
 )
 def test_only_text_and_our_own_styles_reach_the_terminal(seeds: range) -> None:
     for seed in seeds:
