@@ -218,7 +218,8 @@ def _held(
     """What stays resident for `weights` bytes, for experts that come and go, and for a cache."""
     stored = _stored(model)
     if streamed is not None:
-        weights += streamed.room_for(kernels.backend, weights, context, stored, say)
+        backend, numerics = kernels.backend, model.numerics
+        weights += streamed.room_for(backend, weights, context, stored, say, numerics)
     wanted = held_bytes(model.config, weights, context, stored)
     return memory.hold(kernels.backend, wanted, say)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from dsv4_mlx.device.memory import usable_memory
 from dsv4_mlx.errors import BackendError
+from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.router import HashRouter
 from dsv4_mlx.model.slot_products import products_of
 from dsv4_mlx.model.streamed_experts import StreamedExperts
@@ -22,6 +23,7 @@ from dsv4_mlx.model.streamed_model import StreamedModel
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.sizing.costs import Kv
 from dsv4_mlx.sizing.expert_memory import expert_slots, few_slots, require_fitting
+from dsv4_mlx.sizing.passes import OFFICIAL_BYTES
 from dsv4_mlx.sizing.prefill import CONTEXT
 from dsv4_mlx.weights.expert_files import without_experts
 from dsv4_mlx.weights.expert_slots import LayerParts
@@ -62,6 +64,7 @@ class StreamedPlan:
         context: int | None,
         kv: Kv,
         say: Callable[[str], None] | None,
+        numerics: Numerics = Numerics.OFFICIAL,
     ) -> int:
         """Bytes of all slots; UsageError where they do not fit beside `resident` bytes and a cache
         of `context` tokens, BackendError where they cannot be filled. Few slots are a sentence for
@@ -73,8 +76,10 @@ class StreamedPlan:
             )
         context = min(context or CONTEXT, self._config.max_position_embeddings)
         limit = usable_memory()
-        layer_bytes = self._layer_bytes
-        require_fitting(self._config, resident, self.slots, layer_bytes, limit, context, kv)
+        number_bytes = OFFICIAL_BYTES if numerics is Numerics.OFFICIAL else 4
+        require_fitting(
+            self._config, resident, self.slots, self._layer_bytes, limit, context, kv, number_bytes
+        )
         if sentence := few_slots(self._config, self.slots):
             (say or logging.getLogger("dsv4_mlx").warning)(sentence)
         return self.slot_bytes

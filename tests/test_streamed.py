@@ -53,7 +53,10 @@ def test_flash_in_numbers() -> None:
     assert few_slots(streamed.SMALL, 3) == ""
     require_fitting(FLASH, 9 * 10**9, 31, FLASH_LAYERS, 40 * 10**9, 32_768)
     require_fitting(FLASH, 9 * 10**9, 200, FLASH_LAYERS, None, 32_768)
-    sentence = r"of 25\.3 GB does not fit: .* 6\.85 GB for reading prompts.* at most 21\.\d GB"
+    sentence = (
+        r"of 25\.3 GB does not fit: .* two layers of 6\.85 GB and streams of 1\.07 GB while a "
+        r"prompt is read.* at most 20\.\d GB"
+    )
     with pytest.raises(UsageError, match=sentence):
         require_fitting(FLASH, 9 * 10**9, 44, FLASH_LAYERS, 40 * 10**9, 32_768)
 

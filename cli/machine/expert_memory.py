@@ -1,7 +1,7 @@
 """How much memory the routed experts of a model get, where not all of them are loaded.
 
 The check is that of `memory`, where pools of experts count with the other weights, the cache of a
-short conversation, and two whole layers while a prompt is read.
+short conversation, and two whole layers and all streams of a prompt while one is read.
 """
 
 from dataclasses import replace
@@ -13,6 +13,7 @@ from cli.machine.memory import SHORT_CONTEXT, Fit, is_small, size
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.sizing.expert_memory import expert_slots, few_slots
 from dsv4_mlx.sizing.machines import WORKING_BYTES
+from dsv4_mlx.sizing.passes import OFFICIAL_BYTES
 from dsv4_mlx.sizing.streamed import StreamedWeights, enough_slots
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def automatic(fit: Fit, weights: StreamedWeights) -> int | None:
 def streamed(fit: Fit, weights: StreamedWeights, pools: int) -> Fit:
     """The same model with `pools` bytes for experts in the place of all of them."""
     kept = weights.resident + weights.staging_bytes + pools
-    return replace(fit, weights=kept, drafts=0, dropped=0)
+    return replace(fit, weights=kept, drafts=0, dropped=0, by_layers=OFFICIAL_BYTES)
 
 
 def fit_of(
@@ -97,12 +98,14 @@ def _checked(fit: Fit, weights: StreamedWeights, asked: int) -> int:
         return asked
     if whole:
         raise UsageError(f"{fit.sentence(context).rstrip('.')}{_most(fit, weights)}.")
-    cache = one.needed(context) - one.weights - WORKING_BYTES
+    streams = one.streams(context)
+    cache = one.needed(context) - one.weights - streams - WORKING_BYTES
     raise UsageError(
         f"expert memory of {asked / _GB:.1f} GB does not fit: {size(one.needed(context))} are "
         f"needed (experts {size(pools)}, two layers while a prompt is read "
-        f"{size(weights.staging_bytes)}, other weights {size(weights.resident)}, cache "
-        f"{size(cache)} at {context:,} tokens, program {size(WORKING_BYTES)}) and "
+        f"{size(weights.staging_bytes)} and its streams {size(streams)}, other weights "
+        f"{size(weights.resident)}, cache {size(cache)} at {context:,} tokens, program "
+        f"{size(WORKING_BYTES)}) and "
         f"{size(fit.limit or 0)} may be used here{_most(fit, weights)}."
     )
 

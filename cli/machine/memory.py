@@ -17,6 +17,7 @@ from dsv4_mlx.sizing.machines import (
     memory_needed,
     wired_limit_mb,
 )
+from dsv4_mlx.sizing.passes import stream_bytes
 from dsv4_mlx.sizing.prefill import chunk_that_fits
 from dsv4_mlx.sizing.recipe_sizes import RECIPES
 
@@ -49,6 +50,8 @@ class Fit:
     """Bytes of draft blocks that there is no memory for beside the model."""
     layers: "LayerRange | None" = None
     """Those of a part of a model; None for all."""
+    by_layers: int = 0
+    """Bytes of a number of the streams of a prompt that passes it layer by layer; 0 for others."""
 
     @classmethod
     def of(
@@ -92,7 +95,13 @@ class Fit:
 
     def needed(self, context: int) -> int:
         """Bytes with a conversation of `context` tokens."""
-        return memory_needed(self.config, self.weights, context, self.kv, self.layers)
+        return memory_needed(
+            self.config, self.weights, context, self.kv, self.layers, by_layers=self.by_layers
+        )
+
+    def streams(self, context: int) -> int:
+        """Of these the streams of a prompt of `context` tokens."""
+        return stream_bytes(self.config, context, self.by_layers)
 
     @cached_property
     def limit(self) -> int | None:
@@ -101,7 +110,9 @@ class Fit:
     @cached_property
     def prefill_chunk(self) -> int:
         """Tokens of a prompt that are read at a time."""
-        return chunk_that_fits(self.config, self.weights, self.limit, self.backend, self.kv)
+        return chunk_that_fits(
+            self.config, self.weights, self.limit, self.backend, self.kv, by_layers=self.by_layers
+        )
 
     def fits(self, context: int) -> bool:
         """Whether the model may use that much; true when the machine does not tell."""
@@ -115,7 +126,9 @@ class Fit:
         most = self.config.max_position_embeddings
         if limit is None or self.needed(most) <= limit:
             return most
-        return longest_context(self.config, self.weights, limit, self.kv, self.layers)
+        return longest_context(
+            self.config, self.weights, limit, self.kv, self.layers, by_layers=self.by_layers
+        )
 
     def command(self, context: int) -> str | None:
         """The line that lets `context` tokens fit; None where it is not needed or no help."""
@@ -128,8 +141,11 @@ class Fit:
 
     def sentence(self, context: int) -> str:
         """What is needed, what there is, and what would fit."""
-        cache = self.needed(context) - self.weights - WORKING_BYTES
+        streams = self.streams(context)
+        cache = self.needed(context) - self.weights - streams - WORKING_BYTES
         parts = f"weights {size(self.weights)}, cache {size(cache)} at {context:,} tokens"
+        if streams:
+            parts += f", streams of a prompt {size(streams)}"
         return (
             f"{self.folder} needs {size(self.needed(context))} of memory ({parts}, program "
             f"{size(WORKING_BYTES)}) and {size(self.limit or 0)} may be used here: "

@@ -18,7 +18,8 @@ from dsv4_mlx.engine.drafting import Drafting
 from dsv4_mlx.engine.expert_use import ExpertUse, expert_use
 from dsv4_mlx.engine.protocols import Cache, CacheFunctions, LanguageModel, Step
 from dsv4_mlx.errors import ContextError, PromptError, UsageError
-from dsv4_mlx.sizing.prefill import PASS_TOKENS, chunk_that_fits
+from dsv4_mlx.sizing.passes import OFFICIAL_BYTES, PASS_TOKENS
+from dsv4_mlx.sizing.prefill import chunk_that_fits
 
 SNAPSHOT_BYTES = 1 << 30
 
@@ -258,6 +259,9 @@ def _fitting_chunk(model: LanguageModel) -> int:
         return chunk_that_fits(model.config, 0, None, backend)
     parameters: Any = tree_flatten(weights.parameters())  # type: ignore[no-untyped-call]
     weight_bytes = sum(array.nbytes for _, array in parameters)
+    by_layers = 0
     if (streamed := getattr(model, "streamed", None)) is not None:
-        weight_bytes += streamed.facts.nbytes
-    return chunk_that_fits(model.config, weight_bytes, usable_memory(), backend)
+        weight_bytes += streamed.facts.nbytes + streamed.whole_layers().nbytes
+        by_layers = OFFICIAL_BYTES
+    limit = usable_memory()
+    return chunk_that_fits(model.config, weight_bytes, limit, backend, by_layers=by_layers)

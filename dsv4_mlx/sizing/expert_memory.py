@@ -4,6 +4,7 @@ from dsv4_mlx.errors import UsageError
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.sizing.costs import Kv
 from dsv4_mlx.sizing.machines import memory_needed
+from dsv4_mlx.sizing.passes import OFFICIAL_BYTES, stream_bytes
 from dsv4_mlx.sizing.streamed import STAGED_LAYERS, enough_slots
 
 _GB = 10**9
@@ -43,19 +44,23 @@ def require_fitting(
     limit: int | None,
     context: int,
     kv: Kv = "compact",
+    number_bytes: int = OFFICIAL_BYTES,
 ) -> None:
     """UsageError where `resident` bytes of weights, `slots` of each layer, the layers that are
-    staged for a prompt, the cache of `context` tokens and working memory exceed `limit`, where
-    somebody tells it. `layer_bytes` are as for `expert_slots`."""
+    staged for a prompt, its streams between layers, the cache of `context` tokens and working
+    memory exceed `limit`, where somebody tells it. `layer_bytes` are as for `expert_slots`,
+    `number_bytes` as for `stream_bytes`."""
     staged = config.n_routed_experts * layer_bytes * STAGED_LAYERS // config.num_hidden_layers
     slot_bytes = slots * layer_bytes
-    needed = memory_needed(config, resident + slot_bytes + staged, context, kv)
+    weights = resident + slot_bytes + staged
+    needed = memory_needed(config, weights, context, kv, by_layers=number_bytes)
     if limit is None or needed <= limit:
         return
     room = max(0, slot_bytes - (needed - limit))
+    streams = stream_bytes(config, context, number_bytes)
     raise UsageError(
         f"expert memory of {slot_bytes / _GB:.3g} GB does not fit: with {resident / _GB:.3g} GB of "
-        f"other weights, {staged / _GB:.3g} GB for reading prompts, the cache and working memory "
-        f"{needed / _GB:.3g} GB are needed and {limit / _GB:.3g} GB may be used; give at most "
-        f"{room / _GB:.3g} GB."
+        f"other weights, two layers of {staged / _GB:.3g} GB and streams of {streams / _GB:.3g} GB "
+        f"while a prompt is read, the cache and working memory {needed / _GB:.3g} GB are needed "
+        f"and {limit / _GB:.3g} GB may be used; give at most {room / _GB:.3g} GB."
     )

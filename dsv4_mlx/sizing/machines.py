@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.release.layer_ranges import LayerRange
 from dsv4_mlx.sizing.costs import Costs, Kv
+from dsv4_mlx.sizing.passes import stream_bytes
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -39,10 +40,13 @@ def memory_needed(
     context: int,
     kv: Kv = "compact",
     layers: LayerRange | None = None,
+    *,
+    by_layers: int = 0,
 ) -> int:
     """Weights, the cache of one conversation at `context` tokens, of `layers` or of all, and an
-    allowance."""
-    return weight_bytes + Costs(config, layers).cache_bytes(context, kv) + WORKING_BYTES
+    allowance; where prompts pass the model `by_layers`, streams of numbers of so many bytes."""
+    streams = stream_bytes(config, context, by_layers)
+    return weight_bytes + Costs(config, layers).cache_bytes(context, kv) + streams + WORKING_BYTES
 
 
 def longest_context(
@@ -51,13 +55,16 @@ def longest_context(
     limit: int,
     kv: Kv = "compact",
     layers: LayerRange | None = None,
+    *,
+    by_layers: int = 0,
 ) -> int:
     """How many tokens fit beside the weights in `limit` bytes, at most what the model was made for;
     in whole thousands (1,024) of tokens, zero when not even one does."""
     low, high = 0, config.max_position_embeddings // 1024
     while low < high:
         middle = (low + high + 1) // 2
-        if memory_needed(config, weight_bytes, middle * 1024, kv, layers) <= limit:
+        context = middle * 1024
+        if memory_needed(config, weight_bytes, context, kv, layers, by_layers=by_layers) <= limit:
             low = middle
         else:
             high = middle - 1

@@ -13,8 +13,6 @@ SHORT_CHUNK = 512
 LONG_CHUNK = 2_048
 CONTEXT = 32_768
 """Tokens of a conversation that a long chunk leaves room for."""
-PASS_TOKENS = 32_768
-"""Most tokens that pass a layer together where experts lie in files."""
 # Layers whose arrays are in memory at a time: `pacing.UNDER_WAY` groups of one.
 _LAYERS = 2
 
@@ -25,13 +23,16 @@ def chunk_that_fits(
     limit: int | None,
     backend: str,
     kv: Kv = "compact",
+    *,
+    by_layers: int = 0,
 ) -> int:
     """LONG_CHUNK where its arrays fit into `limit` bytes beside weights and cache, else
-    SHORT_CHUNK: also where nobody tells the limit, and on a CPU, whose products gain nothing."""
+    SHORT_CHUNK: also where nobody tells the limit, and on a CPU, whose products gain nothing.
+    `by_layers` is as for `memory_needed`."""
     if backend == "cpu" or limit is None:
         return SHORT_CHUNK
     context = min(CONTEXT, config.max_position_embeddings)
-    needed = memory_needed(config, weight_bytes, context, kv)
+    needed = memory_needed(config, weight_bytes, context, kv, by_layers=by_layers)
     return LONG_CHUNK if needed + chunk_bytes(config, LONG_CHUNK) <= limit else SHORT_CHUNK
 
 

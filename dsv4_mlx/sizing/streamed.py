@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.sizing.costs import Kv
 from dsv4_mlx.sizing.machines import MACS, Mac, memory_needed
+from dsv4_mlx.sizing.passes import OFFICIAL_BYTES
 
 ENOUGH_SLOTS = 16
 """Slots of a layer below which most experts are read anew for every token."""
@@ -56,9 +57,10 @@ class StreamedWeights:
         return staged * self.config.n_routed_experts * self.slot_bytes // layers
 
     def needed(self, pools: int, context: int, kv: Kv = "compact") -> int:
-        """Bytes of memory with pools of so many bytes and a conversation of `context` tokens."""
+        """Bytes of memory with pools of so many bytes and a conversation of `context` tokens, all
+        of which, or a pass of them, may be a prompt."""
         weights = self.resident + self.staging_bytes + pools
-        return memory_needed(self.config, weights, context, kv)
+        return memory_needed(self.config, weights, context, kv, by_layers=OFFICIAL_BYTES)
 
     def pools_in(self, limit: int, context: int, kv: Kv = "compact") -> int:
         """Bytes that are left for the pools in `limit`, 0 at least; no more than all experts."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from dsv4_mlx.release.config import FLASH
-from dsv4_mlx.sizing.machines import WORKING_BYTES, memory_needed
+from dsv4_mlx.sizing.machines import WORKING_BYTES, longest_context, memory_needed
+from dsv4_mlx.sizing.passes import stream_bytes
 from dsv4_mlx.sizing.streamed import (
     STREAMING_MACS,
     StreamedWeights,
@@ -30,7 +31,19 @@ def test_a_prompt_has_two_layers_in_memory_beside_the_pools() -> None:
     assert NATIVE.staging_bytes == 2 * 256 * EXPERT
     needed = NATIVE.needed(10**9, 8_192)
     cache = memory_needed(FLASH, 0, 8_192) - WORKING_BYTES
-    assert needed == NATIVE.resident + cache + WORKING_BYTES + 2 * 256 * EXPERT + 10**9
+    streams = 8_192 * 4 * 4_096 * 2
+    assert needed == NATIVE.resident + cache + streams + WORKING_BYTES + 2 * 256 * EXPERT + 10**9
+
+
+def test_a_prompt_has_its_streams_in_memory_up_to_a_pass_of_them() -> None:
+    assert stream_bytes(FLASH, 1) == 32 << 10 and stream_bytes(FLASH, 1, 4) == 64 << 10
+    assert stream_bytes(FLASH, 32_768) == stream_bytes(FLASH, 1 << 20) == 1 << 30
+    for context in (8_192, 1 << 20):
+        there = memory_needed(FLASH, 0, context, by_layers=2) - memory_needed(FLASH, 0, context)
+        assert there == stream_bytes(FLASH, context)
+    limit = memory_needed(FLASH, 0, 16_384, by_layers=2)
+    assert longest_context(FLASH, 0, limit, by_layers=2) == 16_384
+    assert longest_context(FLASH, 0, limit) > 16_384
 
 
 def test_what_is_left_for_the_pools_fits_and_a_byte_more_does_not() -> None:
