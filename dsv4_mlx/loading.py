@@ -182,7 +182,7 @@ def load_model(
         pack_layers(model, kept.parameters)
         tested = rows_to_find(model, plan, kernels, DTYPE_NAMES[dtype], rows)
         shapes = Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype)
-        warm_up = _warm_up(model, shapes, tested)
+        warm_up = _warm_up(model, shapes, tested, streamed)
         model.load_weights(list(read_weights(checkpoint, kept, dtype)), strict=True)
         model.join()
         if packs_head:
@@ -220,8 +220,7 @@ def _held(
     if streamed is not None:
         backend, numerics = kernels.backend, model.numerics
         weights += streamed.room_for(backend, weights, context, stored, say, numerics)
-    wanted = held_bytes(model.config, weights, context, stored)
-    return memory.hold(kernels.backend, wanted, say)
+    return memory.hold(kernels.backend, held_bytes(model.config, weights, context, stored), say)
 
 
 def _let_go(model: "Model") -> None:
@@ -231,17 +230,20 @@ def _let_go(model: "Model") -> None:
     model.memory.release()
 
 
-def _warm_up(model: "Model", shapes: Shapes, tested: LoadedRows | None) -> WarmUp | None:
+def _warm_up(
+    model: "Model", shapes: Shapes, tested: LoadedRows | None, streamed: "StreamedPlan | None"
+) -> WarmUp | None:
     """Explain a GPU's errors, and begin to build the forms of its kernels; None where none are."""
     if shapes.kernels.backend == "cpu":
         return None
-    shapes = replace(shapes, rows=1 if tested is None else tested.rows)
+    slots = None if streamed is None else streamed.slots
+    shapes = replace(shapes, rows=1 if tested is None else tested.rows, slots=slots)
     model.explain = diagnosis(shapes)
     if mx.default_device() == mx.cpu:
         return None
     warm_up = WarmUp(shapes)
     warm_up.start()
-    model.at_first_call = warm_up.abandon
+    model.at_first_call, model.finish_warm_up = warm_up.abandon, warm_up.join
     return warm_up
 
 
@@ -274,8 +276,7 @@ def recorded_rows(
     checkpoint: Checkpoint, kept: KeptFindings, *, backend: str = "auto", kv: str | None = None
 ) -> RowFinding | None:
     """What a load of this checkpoint found here of rows that keep their bits; None before one did,
-    and on a CPU. Raises CheckpointError and BackendError.
-    """
+    and on a CPU. Raises CheckpointError and BackendError."""
     kernels = kernel_plan(backend)
     if kernels.backend == "cpu":
         return None
@@ -288,10 +289,8 @@ def recorded_rows(
 def session_kernels(
     checkpoint: Checkpoint, *, backend: str = "auto", kv: str | None = None
 ) -> list[str]:
-    """The forms of kernels that are compiled while this checkpoint loads; none on a CPU.
-
-    Raises CheckpointError and BackendError.
-    """
+    """The forms of kernels that are compiled while this checkpoint loads; none on a CPU. Raises
+    CheckpointError and BackendError."""
     kernels = kernel_plan(backend)
     if kernels.backend == "cpu":
         return []

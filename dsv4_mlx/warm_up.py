@@ -33,6 +33,8 @@ class Shapes:
     """That of unpacked matrices."""
     rows: int = 1
     """Rows of a pass that have to be exact: more than 1 where something drafts."""
+    slots: int | None = None
+    """Experts of each layer in memory; None for all."""
 
     def blank(self) -> Model:
         """A model with as many layers as show all kinds, without values."""
@@ -75,7 +77,9 @@ class WarmUp:
 
     def _run(self) -> None:
         mx.set_default_device(self._device)
-        for launched in session_launches(self._shapes.blank(), self._over).values():
+        shapes = self._shapes
+        launches = session_launches(shapes.blank(), self._over, shapes.slots)
+        for launched in launches.values():
             if self._over.is_set():
                 break
             try:
@@ -87,10 +91,12 @@ class WarmUp:
         atexit.unregister(self._end)
 
 
-def session_launches(model: Model, over: Event | None = None) -> dict[Variant, Launched]:
+def session_launches(
+    model: Model, over: Event | None = None, slots: int | None = None
+) -> dict[Variant, Launched]:
     """The forms that a session of `model` meets, by one launch each, in the order it meets them.
 
-    `over` ends the recording early.
+    `over` ends the recording early. `slots` are as in `Shapes`.
     """
     with recording() as seen:
         for context, tokens in moments(model.config):
@@ -102,7 +108,24 @@ def session_launches(model: Model, over: Event | None = None) -> dict[Variant, L
             if over is not None and over.is_set():
                 break
             model(mx.zeros((1, tokens), mx.int32), cache_after(model, context, 1))
+        if slots is not None and (over is None or not over.is_set()):
+            _pass_in_waves(model, slots)
     return seen
+
+
+def _pass_in_waves(model: Model, slots: int) -> None:
+    """Launch what a prompt does whose experts do not fit into the slots of a layer, and which does
+    not pass whole layers: blocks of a table of so many experts."""
+    layers = [layer.mlp.experts for layer in model.layers]
+    k = model.config.num_experts_per_tok
+    tokens = layers[0].most_unsorted // k + 1
+    for experts in layers:
+        if experts.takes_blocks(tokens, k):
+            down, rows = experts.down_proj, tokens * k
+            codes = mx.zeros((slots, *down.weight.shape[1:]), mx.uint32)
+            scales = mx.zeros((slots, *down.scales.shape[1:]), mx.uint8)
+            x = mx.zeros((rows, model.config.moe_intermediate_size))
+            model.ops.expert_matmul(x, codes, scales, mx.zeros((rows,), mx.uint32))
 
 
 def blocks(config: DeepseekV4Config, rows: int) -> list[tuple[int, int]]:

@@ -1,15 +1,19 @@
 """The forms that are compiled while weights load: all that a session meets; nothing waits."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Event
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.model.streamed_experts import StreamedExperts
 from dsv4_mlx.model.v4 import Model
+from dsv4_mlx.pipeline.part_loading import load_part
 from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
@@ -17,10 +21,13 @@ from dsv4_mlx.tracing import release_plan
 from dsv4_mlx.unloaded import cache_after
 from dsv4_mlx.warm_up import Shapes, WarmUp, session_launches, shortened
 from dsv4_mlx.weights.checkpoint import open_checkpoint
+from dsv4_mlx.weights.expert_slots import SlotPool
+from dsv4_mlx.weights.planning import plan_parameters
 from metal_kernels import registry, sources
 from metal_kernels.variants import Variant, recording
 from tests.kernels.host import host_plan
 from tests.metalhost.report import MetalHostError
+from tests.model import streamed
 
 
 def shapes(config: DeepseekV4Config, rows: int = 1) -> Shapes:
@@ -202,6 +209,68 @@ def test_loading_warms_a_gpu_up_and_no_cpu(
     model = load_model(checkpoint, kernels=registry.bind("metal"))
     assert model.at_first_call is not None
     model.at_first_call()
+
+
+class OneOfTwo:
+    def rank(self) -> int:
+        return 1
+
+    def size(self) -> int:
+        return 2
+
+
+def test_loading_a_part_or_with_experts_in_files_warms_up_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = streamed.written(tmp_path, "official")
+    checkpoint, kernels, go_on = open_checkpoint(folder), registry.bind("metal"), Event()
+    go_on.set()
+    compiled = planted(monkeypatch, Event(), go_on)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    found = []
+    for memory in (None, streamed.memory_of(folder, 3)):
+        model = load_model(checkpoint, kernels=kernels, drafts=False, expert_memory=memory)
+        assert model.finish_warm_up is not None
+        model.finish_warm_up()
+        found.append(sorted(compiled))
+        compiled.clear()
+    load_part(checkpoint, OneOfTwo(), kernels=kernels)
+    whole, streams = found
+    assert whole == sorted(compiled) and len(compiled) > 20
+    assert streams == sorted([*compiled, "expert_blocks"]), "of as many experts as there are slots"
+
+
+def test_experts_in_files_meet_no_form_that_was_not_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Prompts of whole layers and in waves, tokens whose experts are there, and partly there."""
+    folder = streamed.written(tmp_path, "official")
+    checkpoint, kernels = open_checkpoint(folder), registry.bind("metal")
+    plan = plan_parameters(checkpoint)
+    blank = Shapes(checkpoint.config, plan, kernels, Numerics.OFFICIAL, None, mx.bfloat16).blank()
+    listed, split = set(session_launches(blank, slots=4)), []
+    model = load_model(checkpoint, kernels=kernels, expert_memory=streamed.memory_of(folder, 4))
+    k, E = model.config.num_experts_per_tok, model.config.n_routed_experts
+
+    def ids(self: StreamedExperts, experts: mx.array, shared: mx.array) -> np.ndarray:
+        return (np.arange(experts.size, dtype=np.uint32) % E).reshape(experts.shape)
+
+    def pending(self: SlotPool, experts: Iterable[int]) -> list[int]:
+        split.append(found := list(experts)[: k // 2])
+        return found
+
+    monkeypatch.setattr(StreamedExperts, "_ids", ids)
+    with recording() as met:
+        for context, tokens in ((0, 200), (0, 37), (0, 3), (7, 1), (130, 1), (2_100, 1)):
+            prompt = mx.zeros((1, tokens), mx.int32)
+            if tokens > 1:
+                cache = cache_after(model, context, 1)
+                model.read_by_layers(
+                    prompt, cache, chunk=64, moments=(), before_layer=lambda layer: True
+                )
+            model.last_logits(prompt, cache_after(model, context, 1))
+            monkeypatch.setattr(SlotPool, "pending", pending)
+    assert split and {str(one) for one in set(met) - listed} == set()
 
 
 def test_engram_is_among_the_forms_and_its_layers_are_kept() -> None:

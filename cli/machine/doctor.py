@@ -17,6 +17,8 @@ from typing import Any
 from cli.environment import Environment, ExitStatus
 from cli.kept.row_findings import RowFindings
 from cli.machine.doctor_model import (
+    context_facts,
+    context_line,
     draft_facts,
     draft_line,
     engram_facts,
@@ -254,11 +256,11 @@ def _model(
         **engram_facts(fit),
         **expert_facts(fit, pools, weights.slot_bytes),
         "drafts": draft_facts(fit, checkpoint),
-        "contexts": {context: _context_facts(fit, context) for context in contexts},
+        "contexts": {context: context_facts(fit, context) for context in contexts},
         "compiled_ahead": forms,
         **rows,
     }
-    lines = [_context_line(fit, context) for context in contexts]
+    lines = [context_line(fit, context) for context in contexts]
     if forms:
         lines.append(
             f"{len(forms)} forms of kernels are compiled while it loads (--json lists them)"
@@ -283,16 +285,3 @@ def _model(
     if not fit.fits(contexts[0]):
         page.problems.append(fit.sentence(contexts[0]))
     storage.add(page, checkpoint, whole, machine)
-
-
-def _context_facts(fit: Fit, context: int) -> dict[str, Any]:
-    return {
-        "bytes": fit.needed(context),
-        "fits": fit.fits(context),
-        "command": fit.command(context),
-    }
-
-
-def _context_line(fit: Fit, context: int) -> str:
-    verdict = "fits" if fit.fits(context) else fit.command(context) or "does not fit"
-    return f"{context:>9,} tokens {size(fit.needed(context)):>10}  {verdict}"

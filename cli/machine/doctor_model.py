@@ -89,3 +89,18 @@ def row_line(found: RowFinding | None) -> str:
         return f"a pass has one row: {found.reason}"
     slower = "" if found.slower is None else f"; one row takes {found.slower:+.0%} beside MLX's"
     return f"a pass of up to {found.exact_rows} rows has the bits of single ones{slower}"
+
+
+def context_facts(fit: Fit, context: int) -> dict[str, Any]:
+    """What a conversation of `context` tokens takes."""
+    return {
+        "bytes": fit.needed(context),
+        "fits": fit.fits(context),
+        "command": fit.command(context),
+    }
+
+
+def context_line(fit: Fit, context: int) -> str:
+    """The same for people."""
+    verdict = "fits" if fit.fits(context) else fit.command(context) or "does not fit"
+    return f"{context:>9,} tokens {size(fit.needed(context)):>10}  {verdict}"

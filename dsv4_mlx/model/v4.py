@@ -147,6 +147,8 @@ class Model(nn.Module):
         """What older cache files carry: names with the drafts that there are, or were, or none."""
         self.at_first_call: Callable[[], None] | None = None
         """What ends with the first tokens, as work that was done ahead of them does."""
+        self.finish_warm_up: Callable[[], None] | None = None
+        """What waits for that work, and lets it end; None where there is none."""
         self.explain: Callable[[BaseException], None] | None = None
         """What raises a sentence for an error of MLX that a kernel is to blame for."""
         self.row_finding: RowFinding | None = None
@@ -308,7 +310,7 @@ class Model(nn.Module):
         """End what the first tokens end."""
         if self.at_first_call is not None:
             self.at_first_call()
-            self.at_first_call = None
+            self.at_first_call = self.finish_warm_up = None
 
     def embedded(self, tokens: mx.array) -> mx.array:
         """Token ids [B, S] -> the streams before the first layer, [B, S, N, D]."""

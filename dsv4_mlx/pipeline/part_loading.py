@@ -20,7 +20,7 @@ from dsv4_mlx.pipeline.split import (
 )
 from dsv4_mlx.sizing.held import held_bytes
 from dsv4_mlx.unloaded import Tables, pack_layers, with_engram
-from dsv4_mlx.warm_up import Shapes
+from dsv4_mlx.warm_up import Shapes, WarmUp
 from dsv4_mlx.weights.checkpoint import Checkpoint
 from dsv4_mlx.weights.fingerprint import name_timelines
 from dsv4_mlx.weights.parameters import ParameterPlan
@@ -47,8 +47,9 @@ def load_part(
     `own` are others than `split` gives it, as both ranks agreed.
 
     Of the other rank's tensors no more is read than what names the model (`fingerprint`): the ends
-    of each. A folder that `convert --layers` wrote says itself where the model is cut. UsageError
-    unless there are two ranks, and for a part of the model that belongs to the other one.
+    of each. A folder that `convert --layers` wrote says itself where the model is cut. Kernels are
+    compiled meanwhile where the folder has all layers. UsageError unless there are two ranks, and
+    for a part of the model that belongs to the other one.
     """
     require_two(ranks)
     kernels = kernels or use_backend(backend)
@@ -62,15 +63,24 @@ def load_part(
     with_engram(part.engrams(), checkpoint, plan, tables)
     mine = own_parameters(kept, own, layers)
     wanted = held_bytes(checkpoint.config, mine.loaded_bytes(dense), context, part.stored)
-    if kernels.backend != "cpu" and checkpoint.layers is None:  # it tries layers of all kinds
-        part.explain = diagnosis(Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype))
+    warm_up: WarmUp | None = None
+    if kernels.backend != "cpu" and checkpoint.layers is None:  # they try layers of all kinds
+        shapes = Shapes(checkpoint.config, plan, kernels, numerics, kv, dtype)
+        part.explain = diagnosis(shapes)
+        if mx.default_device() != mx.cpu:
+            warm_up = WarmUp(shapes)
+            warm_up.start()
     part.memory = memory.hold(kernels.backend, wanted, say)
     try:
         pack_layers(part, mine.parameters)
         part.load_weights(list(read_weights(checkpoint, mine, dtype)), strict=True)
         part.join()
         name_timelines(part, checkpoint, plan)
+        if warm_up is not None:
+            warm_up.join()  # as the other rank would wait for what is compiled later
     except BaseException:
+        if warm_up is not None:
+            warm_up.abandon()
         part.memory.release()
         raise
     part.bytes_loaded = stored_bytes(mine)
