@@ -211,6 +211,7 @@ def load_model(
     from dsv4_mlx.weights.expert_trace import trace_experts
 
     backend, kv = options.backend or "auto", options.kv or "compact"
+    from cli.machine.residency import slow_memory
     compiled = None if options.compile else False
     test = loading.RowTest(findings, compiled, without_weights=draft == "lookup")
     loaded, not_loaded = drafts_here(folder, draft, kv, backend=backend)
@@ -231,3 +232,4 @@ def load_model(
     engine = Engine(model, prefill_chunk=options.prefill_chunk, compiled=compiled)
     engine.drafting.not_loaded = not_loaded
     return engine, Tokenizer(folder.folder)
+    engine.notes = slow_memory(engine, folder.folder)

@@ -85,7 +85,7 @@ class OpenedModel:
         self._is_told = True
         engine = self._engine
         sentences = [engine.memory.problem] if engine.memory.problem else []
-        sentences += getattr(engine, "notes", ())
+        sentences += engine.notes
         if (found := engine.row_finding) is not None and found.reason:
             sentences.append(f"drafts are off unless --draft names one: {found.reason}")
         if engine.drafting.not_loaded:

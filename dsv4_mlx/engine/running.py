@@ -60,6 +60,10 @@ class Running:
         self.caches: CacheFunctions = own if caches is None else caches
         self.memory: HeldMemory = getattr(model, "memory", None) or HeldMemory()
         """What is held for the model; sessions that grow raise it."""
+        self.notes: tuple[str, ...] = ()
+        """Sentences of whoever loaded the model, for the person who uses it."""
+        self.on_expert_use: Callable[[ExpertUse], None] | None = None
+        """Hears what each reply of a conversation found of experts in files."""
         self.replies: WeakSet[object] = WeakSet()
         """Sessions that are in the middle of a reply."""
         self.drafting = Drafting(model)
