@@ -15,6 +15,7 @@ from cli.command_parser import Helped
 from cli.completed_options import backend_of, completed, loading
 from cli.environment import Environment, ExitStatus
 from cli.kept.draft_times import kept_draft_times
+from cli.kept.expert_uses import kept_expert_uses
 from cli.kept.prefixes import stored_prefixes
 from cli.kept.private_files import state_home
 from cli.kept.row_findings import kept_row_findings
@@ -151,6 +152,7 @@ def _run(
             prefill_chunk=options.prefill_chunk,
             compile=options.compile,
             findings=kept_row_findings(environment.variables, options.keep),
+            uses=kept_expert_uses(environment.variables, options.keep),
             disk=options.disk,
             json=options.json,
         )
@@ -227,6 +229,7 @@ def _models(
         prefixes=prefixes,
         snapshot_bytes=chosen.snapshot_bytes,
         draft_times=kept_draft_times(environment.variables, options.keep),
+        expert_uses=kept_expert_uses(environment.variables, options.keep),
         ranks=ranks.pair,
         open_first=ranks.open,
     )

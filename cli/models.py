@@ -17,6 +17,7 @@ from dsv4_mlx.files.paths import user_path
 
 if TYPE_CHECKING:
     from cli.kept.draft_times import DraftTimes
+    from cli.kept.expert_uses import ExpertUses
     from cli.kept.row_findings import RowFindings
     from cli.opened_model import Opened
     from cli.ranks.far_side import FarEngine
@@ -45,18 +46,21 @@ class Models:
         prefixes: "Callable[[Engine], Prefixes | None]" = lambda engine: None,
         snapshot_bytes: int | None = None,
         draft_times: "Callable[[Engine], DraftTimes | None]" = lambda engine: None,
+        expert_uses: "ExpertUses | None" = None,
         ranks: "RankPair | None" = None,
         open_first: "Callable[[], tuple[Engine, Tokenizer]] | None" = None,
     ) -> None:
         """`prefixes` gives the stored beginnings of prompts that fit an engine; `snapshot_bytes`
-        bounds what a conversation holds to go back; `draft_times` keeps what drafts took. `ranks`
-        run the models instead of this process; `open_first` opens rank 0's part of one in it."""
+        bounds what a conversation holds to go back; `draft_times` keeps what drafts took,
+        `expert_uses` what replies found of experts in files. `ranks` run the models instead of
+        this process; `open_first` opens rank 0's part of one in it."""
         self._worker = worker
         self._options = options
         self._open_model = open_model
         self._prefixes = prefixes
         self._snapshot_bytes = snapshot_bytes
         self._draft_times = draft_times
+        self._expert_uses = expert_uses
         self.ranks = ranks
         self._open_first = open_first
         self._held: HeldMemory | None = None  # of the model that was loaded last
@@ -181,6 +185,8 @@ class Models:
         if self._snapshot_bytes is not None:
             engine.snapshot_bytes = self._snapshot_bytes
         engine.drafting.kept = self._draft_times(engine)
+        if self._expert_uses is not None:
+            engine.on_expert_use = self._expert_uses.of_run(folder.folder)
         return engine, tokenizer
 
 
@@ -205,13 +211,13 @@ def load_model(
     many rows a pass may have, or has it from `findings`.
     """
     from cli.machine.memory import drafts_here
+    from cli.machine.residency import slow_memory
     from dsv4_mlx import loading
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.engine.engine import Engine
     from dsv4_mlx.weights.expert_trace import trace_experts
 
     backend, kv = options.backend or "auto", options.kv or "compact"
-    from cli.machine.residency import slow_memory
     compiled = None if options.compile else False
     test = loading.RowTest(findings, compiled, without_weights=draft == "lookup")
     loaded, not_loaded = drafts_here(folder, draft, kv, backend=backend)
@@ -231,5 +237,5 @@ def load_model(
         trace_experts(model, options.expert_trace)
     engine = Engine(model, prefill_chunk=options.prefill_chunk, compiled=compiled)
     engine.drafting.not_loaded = not_loaded
-    return engine, Tokenizer(folder.folder)
     engine.notes = slow_memory(engine, folder.folder)
+    return engine, Tokenizer(folder.folder)

@@ -15,6 +15,7 @@ from platform import python_version
 from typing import Any
 
 from cli.environment import Environment, ExitStatus
+from cli.kept.expert_uses import ExpertUses, KeptUse
 from cli.kept.row_findings import RowFindings
 from cli.machine.doctor_model import (
     context_facts,
@@ -60,12 +61,14 @@ def run(
     prefill_chunk: int | None = None,
     compile: bool = True,
     findings: RowFindings | None = None,
+    uses: ExpertUses | None = None,
     disk: bool | None = None,
     json: bool = False,
 ) -> ExitStatus:
     """Print the report, as one JSON line with `json`; ERROR when it found a problem.
 
-    `findings` are what loads found here of rows that keep their bits. `disk` says whether the disk
+    `findings` are what loads found here of rows that keep their bits, `uses` what replies found of
+    experts that lie in files. `disk` says whether the disk
     of the model is measured, by default where experts are or would be read from it.
     """
 
@@ -81,6 +84,7 @@ def run(
         prefill_chunk=prefill_chunk,
         compile=compile,
         findings=findings,
+        use=None if uses is None or model is None else uses.load(model),
         storage=Storage(disk, tell=tell),
     )
     if json:
@@ -103,6 +107,7 @@ def report(
     prefill_chunk: int | None = None,
     compile: bool = True,
     findings: RowFindings | None = None,
+    use: KeptUse | None = None,
     machine: Machine | None = None,
     storage: Storage = Storage(wanted=False),  # noqa: B008 it is frozen
 ) -> Report:
@@ -116,7 +121,7 @@ def report(
     _machine(page, machine, resolved)
     _device(page, resolved)
     if model is not None:
-        _model(page, model, resolved, kv, machine, prefill_chunk, findings, storage)
+        _model(page, model, resolved, kv, machine, prefill_chunk, findings, use, storage)
     recipes(page, machine, resolved, kv)
     disk(page, environment)
     terminal(page, environment)
@@ -229,6 +234,7 @@ def _model(
     machine: Machine,
     prefill_chunk: int | None,
     findings: RowFindings | None,
+    use: KeptUse | None,
     storage: Storage,
 ) -> None:
     try:
@@ -254,7 +260,7 @@ def _model(
         "prefill_chunk": prefill_chunk or fit.prefill_chunk,
         "wired_bytes": wired,
         **engram_facts(fit),
-        **expert_facts(fit, pools, weights.slot_bytes),
+        **expert_facts(fit, pools, weights.slot_bytes, use),
         "drafts": draft_facts(fit, checkpoint),
         "contexts": {context: context_facts(fit, context) for context in contexts},
         "compiled_ahead": forms,
@@ -277,6 +283,7 @@ def _model(
             if pools is None
             else sentences(fit.config, pools // weights.slot_bytes, pools)
         ),
+        *([] if use is None else [use.sentence()]),
         *lines,
         f"longest context here: {fit.longest():,} of {most:,} tokens",
         *([f"{size(wired)} stay resident (wired) while it is used"] if wired else []),

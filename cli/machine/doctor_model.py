@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cli.kept.expert_uses import KeptUse
 from cli.kept.row_findings import RowFindings
 from cli.machine.memory import Fit, size
 from dsv4_mlx.device.row_finding import RowFinding
@@ -28,12 +29,16 @@ def engram_line(fit: Fit) -> list[str]:
     return [f"of them {held} are Engram's tables"]
 
 
-def expert_facts(fit: Fit, pools: int | None, slot_bytes: int) -> dict[str, Any]:
-    """Experts of each layer in memory where the others are read from files; nothing else."""
+def expert_facts(
+    fit: Fit, pools: int | None, slot_bytes: int, use: KeptUse | None
+) -> dict[str, Any]:
+    """Experts of each layer in memory where the others are read from files, and what a last run
+    found where they were; nothing else."""
+    facts = {} if use is None else {"expert_use": use.as_record()}
     if pools is None:
-        return {}
+        return facts
     slots, count = pools // slot_bytes, fit.config.n_routed_experts
-    return {"experts": {"slots": slots, "of": count, "bytes": pools}}
+    return facts | {"experts": {"slots": slots, "of": count, "bytes": pools}}
 
 
 def draft_facts(fit: Fit, checkpoint: Checkpoint) -> dict[str, Any] | None:

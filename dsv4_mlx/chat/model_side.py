@@ -209,7 +209,10 @@ class ModelSide:
         done = Done(said.finish_reason, count, timing, said.stop_text, use, rows, absent, piped)
         if (now := self._engine.expert_use) is None:
             return done
-        return replace(done, experts=now.since(before), reply_experts=now.since(between))
+        use_of_reply = now.since(between)
+        if self._engine.on_expert_use is not None:
+            self._engine.on_expert_use(use_of_reply)
+        return replace(done, experts=now.since(before), reply_experts=use_of_reply)
 
     def _read(
         self, prompt: PromptTokens, shared: Collection[int], cancelled: Flag, emit: Emit

@@ -36,6 +36,16 @@ class ExpertUse:
             self.waited_s - before.waited_s,
         )
 
+    def and_then(self, after: "ExpertUse") -> "ExpertUse":
+        """Both together."""
+        return ExpertUse(
+            after.slots,
+            self.hits + after.hits,
+            self.misses + after.misses,
+            self.bytes_read + after.bytes_read,
+            self.waited_s + after.waited_s,
+        )
+
     def as_record(self) -> dict[str, int]:
         """As JSON data."""
         return {

@@ -93,12 +93,13 @@ def test_it_is_measured_where_it_is_asked_for_and_never_where_it_is_not_wanted(
 def streamed(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Fit:
     """On a machine that holds it streamed only: as if its experts were larger than they are."""
     weights = streamed_weights(checkpoint)
-    large = replace(weights, slot_bytes=LARGE, file_bytes=LARGE)
+    slot = 8 * LARGE  # or the streams of a prompt would be larger than its experts
+    large = replace(weights, slot_bytes=slot, file_bytes=LARGE)
     monkeypatch.setattr("cli.machine.doctor_storage.streamed_weights", lambda *_, **__: large)
     experts = checkpoint.config.n_routed_experts
-    fit = replace(fit_on(checkpoint, 1), weights=weights.resident + 3 * experts * LARGE)
+    fit = replace(fit_on(checkpoint, 1), weights=weights.resident + 3 * experts * slot)
     context = checkpoint.config.max_position_embeddings
-    machine = replace(fit.machine, wirable=large.needed(experts * LARGE, context))
+    machine = replace(fit.machine, wirable=large.needed(experts * slot, context))
     return replace(fit, machine=machine)
 
 

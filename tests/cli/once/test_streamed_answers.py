@@ -52,6 +52,22 @@ def test_an_answer_is_the_same_and_says_what_was_found(folder: Path, tmp_path: P
     assert {choice.layer for choice in read_trace(trace)} == set(range(LAYERS))
 
 
+def test_the_doctor_tells_what_replies_of_the_last_run_found(folder: Path, tmp_path: Path) -> None:
+    home = {"DSV4_HOME": str(tmp_path / "home")}
+    looked = ("doctor", "--model", folder, "--backend", "cpu", "--no-disk", "--json")
+    assert "expert_use" not in json.loads(run(*looked, variables=home).stdout)["model"]
+    asked = ("-p", "What is it?", "--json", "--expert-memory", size_of(folder, K + 0.5))
+    run(*line(folder, *asked, "--no-save"), variables=home)
+    assert "expert_use" not in json.loads(run(*looked, variables=home).stdout)["model"]
+    done = run(*line(folder, *asked), variables=home)
+    found = json.loads(run(*looked, variables=home).stdout)["model"]["expert_use"]
+    tokens = json.loads(done.stdout.splitlines()[-1])["usage"]["completion_tokens"]
+    assert found["slots"] == K and found["hits"] + found["misses"] == K * LAYERS * (tokens - 1)
+    page = run(*looked[:-1], variables=home).stdout
+    share = found["hits"] / (found["hits"] + found["misses"])
+    assert f"{K} of each layer in memory) found {share:.0%} of {K * LAYERS * (tokens - 1)}" in page
+
+
 def test_what_cannot_be_is_a_sentence(folder: Path, tmp_path: Path) -> None:
     asked = ("-p", "Hi")
     few = run(*line(folder, *asked, "--expert-memory", size_of(folder, K - 0.5)))
