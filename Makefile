@@ -75,7 +75,7 @@ pages: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.claims
 	$(PYTEST) --quiet --update-golden tests/cli/test_options.py tests/cli/show/test_renderer.py \
 		tests/cli/serve/test_client_configs.py tests/cli/serve/test_service_unit.py \
-		tests/cli/serve/test_status_screen.py tests/cli/serve/test_server_page.py
+		tests/cli/serve/test_status_screen.py
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.startup

@@ -3,11 +3,12 @@
     python -m benchmarks.server [--model PATH] [--rounds N] [--tokens N] [--prompt N] [--no-mlx-lm]
 
 Seconds from a server's start until it is ready; seconds to the first token after a prompt of which
-nothing was read, and tokens a second after it, greedy, the engine alone and each server in turn,
-with the same tokens; medians of the rounds. What HTTP adds to decoding is the median of the rounds
-in which both said the same, by the wall's clock and, on Linux, by the seconds of processors that
-each took, which others on the machine change less. At last the longest silence of a stream whose
-prompt is read for half a minute, on a script. Rows go to results/server.csv.
+nothing was read, and tokens a second after it, greedy, the engine alone and each server in turn and
+every other round back, with the same tokens; medians of the rounds. What HTTP adds
+to decoding is the median of the rounds in which both said the same, by the wall's clock and, on
+Linux, by the seconds of processors that each took, which others on the machine change less. At last
+the longest silence of a stream whose prompt is read for half a minute, on a script. Rows go to
+results/server.csv.
 """
 
 import argparse
@@ -218,11 +219,11 @@ def compared(
 ) -> dict[str, list[Answered]]:
     """Answers of each, in turn, to a question that none has read, after a round to warm up."""
     found: dict[str, list[Answered]] = {name: [] for name in ("engine", *servers)}
+    askers: list[tuple[str, Alone | Server]] = [("engine", alone), *servers.items()]
     for number in range(rounds + 1):
         text = question(number, prompt)
-        found["engine"].append(alone.answer(text, tokens))
-        for name, server in servers.items():
-            found[name].append(server.answer(text, tokens))
+        for name, asker in askers if number % 2 else askers[::-1]:
+            found[name].append(asker.answer(text, tokens))
     return {name: answers[1:] for name, answers in found.items()}
 
 
