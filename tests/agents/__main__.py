@@ -41,12 +41,16 @@ def main(names: list[str]) -> int:
 
 def _run(agent: Agent) -> tuple[str, list[str]]:
     """A line of the table, and what went wrong."""
-    programs = installed(agent, cache_folder().absolute())
+    none = f"| {agent.title} | {agent.version} | | | | |"
+    try:
+        programs = installed(agent, cache_folder().absolute())
+    except RuntimeError as error:
+        return none, [str(error)]
     print(f"==> {agent.title} {agent.version} works", flush=True)
     folder = Path(tempfile.mkdtemp(prefix=f"dsv4-agent-{agent.config}-"))
     command = [sys.executable, "-m", "tests.agents.loop", agent.config, str(programs), str(folder)]
     if subprocess.run(alone(command)).returncode:
-        return f"| {agent.title} | {agent.version} | | | | |", [f"no result, look into {folder}"]
+        return none, [f"no result, look into {folder}"]
     result = json.loads((folder / "result.json").read_text("utf-8"))
     sessions = result["sessions"]
     faults = [

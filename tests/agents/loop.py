@@ -28,6 +28,8 @@ TASKS = (
     "Make two files of a word each, and a third of both words.",
 )
 LAST = "The loop is closed: both.txt says one and two."
+TWO = " \"two\" 'ü' 007 \\n $HOME\n\t</think></｜DSML｜parameter>"
+"""What servers lose of a command: quotes, control characters, letters that mark calls."""
 FINISHES = ("tool_calls", "tool_calls", "stop")
 CONTEXT = 131_072
 AGENT_S = 300
@@ -44,7 +46,10 @@ class Looped:
 
 def script(agent: Agent) -> dict[str, object]:
     """What the model says, each turn with reasoning that ends in a space, as models write it."""
-    both = [agent.call("printf one > one.txt"), agent.call("printf ' two' > two.txt")]
+    both = [
+        agent.call("printf one > one.txt"),
+        agent.call(f"printf %s {shlex.quote(TWO)} > two.txt"),
+    ]
     one = [agent.call("cat one.txt two.txt > both.txt && cat both.txt")]
     turns = [
         {"text": "<think>Two files. </think>I write two files.\n\n", "tool_calls": both},
@@ -108,7 +113,7 @@ def _work(command: str, variables: dict[str, str], folder: Path) -> int:
             return 124
         finally:
             # Whatever it started and left.
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(working.pid, signal.SIGKILL)
             working.wait()
 
@@ -116,8 +121,8 @@ def _work(command: str, variables: dict[str, str], folder: Path) -> int:
 def _wrong(found: Traced, status: int, folder: Path) -> list[str]:
     wrong = [f"exit status {status}"] if status else []
     both = folder / "work" / "both.txt"
-    if not both.exists() or both.read_text("utf-8") != "one two":
-        wrong.append("both.txt was not written")
+    if not both.exists() or both.read_text("utf-8") != "one" + TWO:
+        wrong.append("both.txt was not written, or holds something else")
     if LAST not in (folder / "said.txt").read_text("utf-8", "replace"):
         wrong.append("the last text was not printed")
     wrong += [f"a request ended as {one}" for one in found.refused]
