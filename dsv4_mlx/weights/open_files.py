@@ -61,15 +61,14 @@ class OpenFiles:
         that is there. Where the folder is gone too, reading says what its disk does."""
         for path, file in self._files.items():
             try:
-                found = os.stat(path)
+                found, opened = os.stat(path), os.fstat(file)
             except FileNotFoundError:
                 is_here = not path.parent.is_dir()
             except OSError:
                 is_here = True
             else:
-                is_here = os.path.samestat(found, os.fstat(file)) or (
-                    _stamp_of(found) == self._stamps[path]
-                )
+                is_here = os.path.samestat(found, opened)
+                is_here = is_here or _stamp_of(found) == self._stamps[path]
             if not is_here:
                 raise CheckpointError(
                     f"{path} is not the file that was opened: the folder was changed since; load "

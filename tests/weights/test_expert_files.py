@@ -167,6 +167,19 @@ def test_a_folder_that_was_changed_is_told_where_somebody_asks(
     ask(store)
 
 
+def test_a_server_that_lost_its_files_is_told_by_reading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(folder, 2)
+
+    def stale(file: int) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as while_away:
+        while_away.setattr(os, "fstat", stale)
+        store.require_in_place()
+
+
 def test_a_disk_that_is_away_for_a_while_or_mounted_anew_is_the_same(
     folder: Path, tmp_path: Path
 ) -> None:
