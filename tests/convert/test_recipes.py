@@ -290,6 +290,7 @@ def test_fit_takes_the_most_exact_recipe(flash):
     assert bytes_per_token(chosen["128GB"]) < bytes_per_token(chosen["256GB"])
 
 
+@pytest.mark.slow
 def test_the_known_sizes_are_current():
     assert PAGE.read_text(encoding="utf-8") == page(), "run: make pages"
 
@@ -359,6 +360,7 @@ def test_the_card_says_what_to_expect_streamed_and_that_it_is_not_measured(flash
     assert "| M4 Max 128 GB |" in page and "| 6.5 GB/s |" in page
 
 
+@pytest.mark.slow
 def test_the_page_for_small_macs_has_the_current_table(flash):
     text = streamed_table.PAGE.read_text(encoding="utf-8")
     assert text == streamed_table.page(flash), "run: make pages"
