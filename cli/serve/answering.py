@@ -16,6 +16,7 @@ from dsv4_mlx.errors import ContextError, Dsv4Error, PromptError, UsageError
 from dsv4_mlx.serving.events import Begun, LayersPassed, Refused, ServedEvent
 from dsv4_mlx.serving.ticket import Ticket
 
+_ENDED = "The server ended in the middle of the answer; ask again when it is back."
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -179,10 +180,12 @@ class Answering:
                 self._heard = Heard("reading", done, total)
             case LayersPassed(done, total):
                 self._heard = Heard("reading", done, total, "layers")
-            case Done():
-                self._left -= 1
             case Refused(kind, sentence):
                 self._fault = self._fault or Fault(OF_REFUSALS[kind], sentence)
+            case Done() if _ends_unasked(event):
+                self._fault = self._fault or Fault("unavailable", _ENDED)
+            case Done():
+                self._left -= 1
             case _:
                 self._heard = Heard("answering")
 
@@ -191,9 +194,17 @@ class Answering:
         return [
             frame
             for answer, event in batch
-            if not isinstance(event, Refused)
+            if not _ends_unasked(event)
             for frame in written(answer, event)
         ]
+
+
+def _ends_unasked(event: ServedEvent) -> bool:
+    """Whether an answer ends that is not whole. Whoever cancels is gone, so to whom this is told it
+    is the model that left."""
+    return isinstance(event, Refused) or (
+        isinstance(event, Done) and event.finish_reason == "cancelled"
+    )
 
 
 async def _until_gone(receive: Receive) -> None:

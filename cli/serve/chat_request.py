@@ -195,5 +195,5 @@ def check_unoffered(body: Body) -> None:
             "top_logprobs is not offered here: logprobs gives that of each token that was drawn.",
             "top_logprobs",
         )
-    if "audio" in (body.get("modalities") or ()):
+    if "audio" in (texts(body, "modalities") or ()):
         raise RequestFault("invalid", "This model writes text and no audio.", "modalities")

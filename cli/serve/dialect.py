@@ -16,13 +16,15 @@ Deltas may come joined: several in a row as one.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from cli.serve.faults import Fault
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.settings import ChatSettings
 from dsv4_mlx.serving.events import ServedEvent
 from dsv4_mlx.serving.request import GenerationRequest
+
+_LINE_ENDS: Final = {end: f"\\u{end:04x}" for end in (0x85, 0x2028, 0x2029)}
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,12 @@ class Frame:
     comment: str | None = None
 
     def encode(self) -> bytes:
-        """Its bytes. Data is one line, as JSON text is."""
+        """Its bytes. Data is one line, as JSON text is, also for clients that split at every end of
+        a line that Unicode has."""
         if self.comment is not None:
             return f": {self.comment}\n\n".encode()
         name = "" if self.event is None else f"event: {self.event}\n"
-        return f"{name}data: {self.data}\n\n".encode("utf-8", "replace")
+        return f"{name}data: {self.data.translate(_LINE_ENDS)}\n\n".encode("utf-8", "replace")
 
 
 @dataclass(frozen=True)

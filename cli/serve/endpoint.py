@@ -35,10 +35,18 @@ class Endpoint:
 
         try:
             await self._handler(scope, receive, sending)
-        except Exception:
+        except Exception as error:
             name = random_id("req_")
-            self._errors.write(f"dsv4-chat: {name}\n{traceback.format_exc()}")
+            self._errors.write(f"dsv4-chat: {name}\n{_where(error)}")
             if has_begun:
                 raise
             fault = Fault("failed", f"The server failed; its log says how, at {name}.")
             await send_fault(send, fault, self._dialect(scope).error(fault))
+
+
+def _where(error: BaseException | None) -> str:
+    """Kinds and places of an error and of those before it; what they say may be of a prompt."""
+    if error is None:
+        return ""
+    places = "".join(traceback.format_tb(error.__traceback__))
+    return f"{_where(error.__cause__ or error.__context__)}{places}{type(error).__name__}\n"

@@ -161,19 +161,26 @@ class ServedModel:
 
     def let_go(self) -> Callable[[], None]:
         """Let go of a model that is ready and does nothing; what it read is on disk. From now on it
-        is idle, and its memory is free once what this returns has been called, from any thread."""
-        run, opened, scheduler = self._run, self._opened, self.running.scheduler
+        is idle, and its memory is free once what this returns has been called, from any thread;
+        until then nothing loads."""
+        opened, scheduler, may_free = self._opened, self.running.scheduler, Flag()
         self._is_idle, self._service = True, Future()
         self._run = self._opened = None
         self._until.set()
+
+        def free() -> None:
+            may_free.wait()  # while this method runs, it holds what is to go
+            if opened is not None:
+                opened.close()
+            gc.collect()
+
+        # Now, so that a request which loads the model again comes behind it.
+        freed = self._worker.submit(free)
         scheduler.wake()
 
         def wait() -> None:
-            if run is not None:
-                run.exception()  # whatever it ended with, the next request begins anew
-            if opened is not None:
-                opened.close()
-            self._worker.submit(gc.collect).result()
+            may_free.set()
+            freed.result()
 
         return wait
 
