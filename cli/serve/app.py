@@ -159,7 +159,7 @@ class ServedApp:
     ) -> None:
         try:
             body = await self._bodies.read(scope, receive)
-            request = counter.read(body, self.context(scope["owner"]))
+            request = await asyncio.to_thread(counter.read, body, self.context(scope["owner"]))
             service = await self.model.service()
             tokens = await asyncio.to_thread(service.prompts.count, request)
         except Dsv4Error as error:
@@ -202,12 +202,12 @@ class ServedApp:
             asked = await self._bodies.read(scope, receive)
             path, body = asked.get("path"), asked.get("body")
             known = self.dialects.answers
-            if path not in known or not isinstance(body, dict):
+            if not isinstance(path, str) or path not in known or not isinstance(body, dict):
                 paths = " or ".join(known)
                 raise RequestFault("invalid", f"Give a path, {paths}, and the body sent there.")
-            request = known[path].read(body, self.context(scope["owner"])).request
+            read = await asyncio.to_thread(known[path].read, body, self.context(scope["owner"]))
             service = await self.model.service()
-            found = await asyncio.to_thread(prompt_found, service, request)
+            found = await asyncio.to_thread(prompt_found, service, read.request)
         except Dsv4Error as error:
             await self._refuse(dialect, error, send)
             return

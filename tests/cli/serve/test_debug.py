@@ -110,7 +110,9 @@ def test_prompts_are_shown_at_this_machine_alone() -> None:
     assert b"<!doctype html>" in page.body and CHAT.encode() in page.body
 
 
-@pytest.mark.parametrize("body", [{}, {"path": "/x", "body": {}}, {"path": CHAT, "body": 1}])
+@pytest.mark.parametrize(
+    "body", [{}, {"path": "/x", "body": {}}, {"path": [], "body": {}}, {"path": CHAT, "body": 1}]
+)
 def test_a_body_without_a_path_is_refused(body: dict[str, Any]) -> None:
     answer = Served(SCRIPT).run(lambda client: client.post(LOOK, body))
     assert answer.status == 400
