@@ -5,6 +5,7 @@ with the figures of its record when it is over. `--warm` reads the beginnings of
 """
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,8 @@ class Trace:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
             self._file = os.open(path, flags, 0o600)
+            if stat.S_ISREG(os.fstat(self._file).st_mode):  # one that was there and others read
+                os.fchmod(self._file, 0o600)
         except OSError as error:
             raise UsageError(f"--trace {path}: {error.strerror}.") from error
 

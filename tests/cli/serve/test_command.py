@@ -84,6 +84,8 @@ def test_another_host_without_a_key_is_refused_before_anything_loads() -> None:
 
 def test_a_trace_is_its_owners_alone_and_gives_requests_back(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
+    path.touch()
+    path.chmod(0o644)
     for number in range(2):
         trace = Trace(path)
         trace.request(number, "/v1/x", {"text": "ä\u2028"})
