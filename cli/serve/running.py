@@ -131,10 +131,19 @@ def _read_traced(app: ServedApp, path: str, body: dict[str, Any]) -> Asked | Non
     return None
 
 
+class _SignalledServer(uvicorn.Server):
+    """One that a second signal ends at once, whichever it is."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
+
+
 def _server(app: ServedApp, limits: HttpLimits) -> uvicorn.Server:
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     protocol = type("LimitedProtocol", (WatchedProtocol,), {"limits": limits})
-    return uvicorn.Server(
+    return _SignalledServer(
         uvicorn.Config(
             app.application(),
             http=protocol,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cli.serve.running import listen
+from cli.serve.running import GRACE_S, listen
 from dsv4_mlx.errors import UsageError
 from tests.cli.running import run
 
@@ -65,13 +65,18 @@ class Program:
 
 @contextmanager
 def running(
-    tmp_path: Path, *options: str, script: dict[str, Any] = REPLIES, **limits: Any
+    tmp_path: Path,
+    *options: str,
+    script: dict[str, Any] = REPLIES,
+    grace_s: int = GRACE_S,
+    **limits: Any,
 ) -> Iterator[Program]:
     """`dsv4-chat serve` on a script, with other limits than its own where some are given."""
     file = tmp_path / "script.json"
     file.write_text(json.dumps(script), encoding="utf-8")
     code = (
         "import sys; from cli.app import main; import cli.serve.running as running\n"
+        f"running.GRACE_S = {grace_s}\n"
         f"whole = running.HttpLimits; running.HttpLimits = lambda: whole(**{limits!r})\n"
         "sys.exit(main(sys.argv[1:]))"
     )
@@ -134,20 +139,23 @@ def test_a_signal_lets_an_answer_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_server_that_answers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_second_signal_ends_a_server_that_answers(
+    tmp_path: Path, number: int, status: int
+) -> None:
     endless = {"replies": [{"text": "One word more. ", "repeat": 20000, "delay_ms": 5}]}
-    with running(tmp_path, script=endless) as program:
+    with running(tmp_path, script=endless, grace_s=1000) as program:
         connection = program.connect()
         connection.request("POST", CHAT, json.dumps({**BODY, "stream": True}))
         answer = connection.getresponse()
         assert answer.status == 200 and answer.readline().startswith(b"data: ")
-        program.process.send_signal(signal.SIGINT)
+        program.process.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
             program.process.wait(timeout=1)
-        program.process.send_signal(signal.SIGINT)
+        program.process.send_signal(number)
         program.process.communicate(timeout=PATIENCE_S)
         connection.close()
-    assert program.process.returncode == 130
+    assert program.process.returncode == status
 
 
 @pytest.mark.parametrize(
