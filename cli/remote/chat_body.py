@@ -8,7 +8,7 @@ from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.engine.sampling import RANGES, Sampling
 from dsv4_mlx.files.documents import DocumentError, parse_json
 
-_KEPT = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id")
+_WHERE_THERE = ("reasoning_content", "tool_calls", "tool_call_id")
 
 
 def chat_body(
@@ -30,10 +30,8 @@ def chat_body(
         "stream_options": {"include_usage": True},
         "reasoning_effort": settings.effective_thinking.level,
     }
-    if settings.budget:
+    if settings.budget and body["reasoning_effort"] != "none":
         body["thinking"] = {"type": "enabled", "budget_tokens": settings.budget}
-        if body["reasoning_effort"] == "none":
-            del body["thinking"]
     for name in RANGES:
         if (value := getattr(settings.sampling, name)) != getattr(defaults, name):
             body[name] = value
@@ -49,8 +47,13 @@ def chat_body(
 def messages_of(turns: Sequence[Turn], settings: AnswerSettings) -> list[dict[str, Any]]:
     """The dialogue, system message first."""
     system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
-    said = [message for turn in turns for message in turn.messages]
-    return [*system, *({name: one[name] for name in _KEPT if one.get(name)} for one in said)]
+    return [*system, *(_sent(message) for turn in turns for message in turn.messages)]
+
+
+def _sent(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a message the server is to read; an answer that was stopped at once says nothing."""
+    there = {name: message[name] for name in _WHERE_THERE if message.get(name)}
+    return {"role": message["role"], "content": message.get("content") or "", **there}
 
 
 def tools_of(settings: AnswerSettings) -> list[Mapping[str, Any]]:

@@ -186,6 +186,25 @@ def test_a_cancelled_answer_stays_as_far_as_it_came(told: ToldServer, models: Re
     assert told.left.wait(10)
 
 
+def test_what_says_nothing_is_sent_as_that(told: ToldServer, models: RemoteModels) -> None:
+    opened = {"index": 0, "id": "call_a", "function": {"name": "add", "arguments": "{}"}}
+    told.says(text(tool_calls=[opened]), text(finish="tool_calls"))
+    told.says(END)
+    told.says(END)
+    conversation = begun(models, tools=(TOOL,))
+    list(conversation.send("2+2?"))
+    list(conversation.answer_tools([("call_a", "")]))
+    list(conversation.send("go on"))
+    said = [(message["role"], message["content"]) for message in told.asked[2]["messages"]]
+    assert said == [
+        ("user", "2+2?"),
+        ("assistant", ""),
+        ("tool", ""),
+        ("assistant", ""),
+        ("user", "go on"),
+    ]
+
+
 def test_a_server_that_goes_away_loses_nothing(told: ToldServer, models: RemoteModels) -> None:
     told.says(text("one"), END)
     told.answers.append((text("tw"), None))
