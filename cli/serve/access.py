@@ -21,6 +21,7 @@ from dsv4_mlx.files.documents import DocumentError, content_of, shown
 
 _MOST_KEY_BYTES: Final = 1 << 20
 _LEAST_KEY: Final = 8
+_PAGE_HEADERS: Final = "authorization, content-type, x-api-key"
 OPEN_PATHS: Final = ("/", "/health", "/debug")
 """What is told to those without a key: that it is there, whether it works, an empty page."""
 
@@ -162,10 +163,11 @@ class Access:
         origin = _origin(scope)
         if origin is None or origin not in self.allowed_origins:
             return []
+        asked = header(scope, b"access-control-request-headers") or _PAGE_HEADERS
         return [
             (b"access-control-allow-origin", origin.encode("latin-1")),
-            (b"access-control-allow-headers", b"authorization, content-type, x-api-key"),
-            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-allow-headers", asked.encode("latin-1")),
+            (b"access-control-allow-methods", b"GET, POST, DELETE"),
             (b"vary", b"origin"),
         ]
 

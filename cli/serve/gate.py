@@ -31,13 +31,13 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        cors = list(self._access.cors(scope))
         try:
             scope["owner"] = self._admitted(scope)
         except RequestFault as error:
-            dialect = self._dialects.at(scope)
-            await send_fault(send, error.fault, dialect.error(error.fault))
+            refused = self._dialects.at(scope).error(error.fault)
+            await send_fault(with_headers(send, cors), error.fault, refused)
             return
-        cors = list(self._access.cors(scope))
         if scope["method"] == "OPTIONS" and cors:
             await send_content(send, 204, b"text/plain", b"", cors)
             return

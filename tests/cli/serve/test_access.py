@@ -11,6 +11,7 @@ from cli.serve.limits import HttpLimits
 from dsv4_mlx.errors import UsageError
 from tests.cli.serve.served_app import PATIENCE_S, Answer, Client, Served, script
 
+ASKS = "access-control-request-headers"
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "Hello"}]}
 ANN, BOB = "key-of-ann-1", "key-of-bob-2"
@@ -171,7 +172,9 @@ def test_a_page_that_may_ask_is_told_so_and_no_other() -> None:
 
     async def work(client: Client) -> list[Answer]:
         return [
-            await client.ask("OPTIONS", CHAT, headers=page),
+            await client.ask(
+                "OPTIONS", CHAT, headers={**page, ASKS: "x-api-key, anthropic-version"}
+            ),
             await client.post(CHAT, BODY, headers={**page, **key}),
             await client.post(CHAT, BODY, headers={**page, "x-api-key": ANN}),
             await client.ask("OPTIONS", CHAT, headers={"origin": "https://evil.example"}),
@@ -180,8 +183,9 @@ def test_a_page_that_may_ask_is_told_so_and_no_other() -> None:
 
     before, answer, plain, evil, program = served(access).run(work)
     assert before.status == 204
-    for one in (before, answer):
+    for one in (before, answer, plain):
         assert one.headers["access-control-allow-origin"] == "https://app.example"
+    assert "anthropic-version" in before.headers["access-control-allow-headers"]
     assert answer.status == 200 and plain.status == 415 and evil.status == 403
     assert "access-control-allow-origin" not in {**evil.headers, **program.headers}
 
