@@ -108,6 +108,7 @@ class RemoteEngine:
 
     row_finding = None
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
