@@ -26,6 +26,14 @@ def ask(terminal: Terminal, text: str, answer: str) -> None:
     terminal.wait_for(answer)
 
 
+def answered(terminal: Terminal, text: str, answer: str) -> None:
+    """Ask the model, and wait until nothing more comes of its answer, which the limit ends."""
+    ask(terminal, text, answer)
+    terminal.wait_for("[stopped after 12 tokens, the limit]")
+    terminal.wait_until(lambda: "answering" not in terminal.text, "end of the answer")
+    terminal.wait_for_line(">")
+
+
 def used(terminal: Terminal) -> int:
     """Tokens of the context, as `/context` tells them."""
     ask(terminal, "/context", " tokens; window ")
@@ -46,20 +54,17 @@ def test_a_whole_conversation_over_two_ranks_is_that_of_one_machine(tmp_path: Pa
     variables = {"PYTHONPATH": str(ROOT)}
     with Terminal(command, home=tmp_path, columns=100, variables=variables) as terminal:
         terminal.wait_for_line(">")
-        ask(terminal, FIRST, first)
-        terminal.wait_for_line(">")
+        answered(terminal, FIRST, first)
         assert ") has layers 3 to 4 of 5 and needs" in terminal.text
         ranks = ranks_of(terminal.pid)
         assert len(ranks) == 2
         assert used(terminal) == after_one
-        ask(terminal, SECOND, second)
-        terminal.wait_for_line(">")
+        answered(terminal, SECOND, second)
         assert used(terminal) == after_two > after_undo
         ask(terminal, "/undo", f"[took back: {SECOND}]")
         terminal.wait_for_line(f"> {SECOND}")  # to be changed
         assert used(terminal) == after_undo
-        ask(terminal, SECOND, second)
-        terminal.wait_for_line(">")
+        answered(terminal, SECOND, second)
         terminal.type("/quit\r")
         assert terminal.wait_for_end() == 0
         all_gone(ranks)
