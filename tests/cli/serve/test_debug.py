@@ -1,5 +1,6 @@
 """The page that shows a prompt and where it parts from what was read before."""
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -116,3 +117,25 @@ def test_prompts_are_shown_at_this_machine_alone() -> None:
 def test_a_body_without_a_path_is_refused(body: dict[str, Any]) -> None:
     answer = Served(SCRIPT).run(lambda client: client.post(LOOK, body))
     assert answer.status == 400
+
+
+def spelled_anew(body: dict[str, Any]) -> None:
+    called = body["messages"][2]["tool_calls"][0]["function"]
+    called["arguments"] = json.dumps(json.loads(called["arguments"]), indent=2)
+
+
+HANDLED: dict[str, Callable[[dict[str, Any]], None]] = {
+    "reasoning left out": lambda body: body["messages"][2].pop("reasoning_content"),
+    "reasoning with other ends": reply(reasoning_content=" First I look.\n"),
+    "arguments serialised anew": spelled_anew,
+    "a line end more": reply(content="Let me see.\n"),
+    "a mark of what to cache": lambda body: body["tools"][0].update(
+        cache_control={"type": "ephemeral"}
+    ),
+    "names and ids": lambda body: body.update(user="u2", metadata={"turn": "2"}, id="x"),
+}
+
+
+@pytest.mark.parametrize("name", HANDLED)
+def test_what_clients_change_every_turn_parts_nothing(name: str) -> None:
+    assert looked(HANDLED[name]).json == looked(lambda body: None).json
