@@ -130,9 +130,17 @@ def _why(mine: _Stretch, theirs: _Stretch, before: str, *, is_beginning: bool) -
         return "a number, a date or an id changed" + (" in the beginning" if is_beginning else "")
     if before == THINK:
         return "the reasoning is another"
-    if one.startswith(other.rstrip()) or other.startswith(one.rstrip()):
+    if _holds(one, other) or _holds(other, one):
         return "text was added" if len(one) > len(other) else "text was left out"
     return "the beginning is another: system message or tools" if is_beginning else "another text"
+
+
+def _holds(longer: str, shorter: str) -> bool:
+    """Whether `longer` is `shorter` with one piece of text more, wherever that is."""
+    shorter = shorter.rstrip()
+    pairs = enumerate(zip(longer, shorter, strict=False))
+    same = next((at for at, (one, other) in pairs if one != other), len(shorter))
+    return len(longer) >= len(shorter) and longer.rstrip().endswith(shorter[same:])
 
 
 def _text(tokens: Sequence[int], tokenizer: "Tokenizer") -> str:

@@ -14,6 +14,7 @@ from tests.cli.serve.served_app import Answer, Client, Served, script
 CHAT = "/v1/chat/completions"
 LOOK = "/v1/debug/prompt"
 CALL = {"name": "write", "arguments": {"path": "a.py", "options": {"mode": 420, "new": True}}}
+MESSAGES = "/v1/messages"
 SCRIPT = script(ScriptedReply("<think>First I look.</think>Let me see.", (CALL,)), "Done.")
 BODY: dict[str, Any] = {
     "messages": [
@@ -139,3 +140,59 @@ HANDLED: dict[str, Callable[[dict[str, Any]], None]] = {
 @pytest.mark.parametrize("name", HANDLED)
 def test_what_clients_change_every_turn_parts_nothing(name: str) -> None:
     assert looked(HANDLED[name]).json == looked(lambda body: None).json
+
+
+def turns(*asked: str | dict[str, Any]) -> list[dict[str, Any]]:
+    """Messages of a user and a model that follow one another; those of others as they are."""
+    roles = iter(("user", "assistant") * len(asked))
+    return [one if isinstance(one, dict) else dict(role=next(roles), content=one) for one in asked]
+
+
+def claude(billed: str, *asked: str | dict[str, Any]) -> dict[str, Any]:
+    """A body as Claude Code writes it."""
+    texts = (f"x-anthropic-billing-header: cc_version=2.1; cch={billed};", "You work well.")
+    system = [{"type": "text", "text": text} for text in texts]
+    return {"max_tokens": 64, "system": system, "messages": turns(*asked)}
+
+
+def looked_after(path: str, first: dict[str, Any], *others: dict[str, Any]) -> list[Any]:
+    """What is found for each of `others` where `first` alone was answered."""
+
+    async def work(client: Client) -> list[Any]:
+        assert (await client.post(path, first)).status == 200
+        return [(await client.post(LOOK, {"path": path, "body": body})).json for body in others]
+
+    return Served(script("It is done.")).run(work)
+
+
+SAYS = ("Write a file.", "It is done.", "And now?")
+
+
+def test_a_billing_line_that_is_new_in_each_request_parts_nothing() -> None:
+    first, others = claude("a1", SAYS[0]), (claude("a1", *SAYS), claude("b2", *SAYS))
+    same, other = looked_after(MESSAGES, first, *others)
+    assert other == same and other["partings"][0]["why"] == "the timeline ends here"
+    assert not any("billing" in part["text"] for part in other["parts"])
+
+
+def test_a_system_message_in_the_middle_parts_nothing_before_it() -> None:
+    left = {"role": "system", "content": "9000 tokens left"}
+    others = (claude("a1", *SAYS), claude("a1", *SAYS[:2], left, SAYS[2]))
+    without, within = looked_after(MESSAGES, claude("a1", SAYS[0]), *others)
+    one, other = without["partings"][0], within["partings"][0]
+    assert other["why"] == "the timeline ends here"
+    assert (other["matched"], within["kept"]) == (one["matched"], without["kept"])
+    texts = "".join(part["text"] for part in within["parts"])
+    assert texts.index(SAYS[1]) < texts.index(left["content"]) < texts.index(SAYS[2])
+
+
+@pytest.mark.parametrize("rest", ["", " Then run it."])
+def test_details_that_are_cut_from_an_earlier_turn_part_there_and_are_named(rest: str) -> None:
+    details = "<environment_details>open: a.py</environment_details>"
+    first = {"messages": turns(SAYS[0] + details + rest)}
+    second = {"messages": turns(SAYS[0] + rest, SAYS[1], SAYS[2] + details)}
+    (found,) = looked_after(CHAT, first, second)
+    parting = found["partings"][0]
+    assert parting["why"] == "text was left out"
+    assert parting["timeline_text"].startswith("<environment")
+    assert parting["prompt_text"].startswith(rest or "<｜Assistant｜>")
