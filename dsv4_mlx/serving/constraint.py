@@ -185,8 +185,10 @@ class Constraints:
         if choice.kind in ("required", "named"):
             return calls
         answer = _answer(request)
-        if answer is None or calls is None:
+        if calls is None:
             return answer
+        if answer is None:
+            return None if request.several_calls else written.at_most_one()
         return (Either((answer, calls)),)
 
 

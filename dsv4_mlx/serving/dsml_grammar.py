@@ -1,6 +1,7 @@
 """Tool calls as a grammar: the block that the release's encoder writes, arguments by schema."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from dsv4_mlx.chat.messages import to_json
@@ -11,8 +12,10 @@ from dsv4_mlx.serving.grammar import (
     FIRST_CONTROL,
     Either,
     GrammarItem,
+    GrammarRule,
     Items,
     Members,
+    OneSymbol,
     Repeated,
     Symbols,
     text,
@@ -32,6 +35,8 @@ class CallGrammar:
         self._functions = {function["name"]: function for function in functions}
         found = control_ids.get(DSML)
         self._dsml = text(DSML) if found is None else Symbols((FIRST_CONTROL + found,))
+        controls = (FIRST_CONTROL + token for token in control_ids.values())
+        self._anything = frozenset((*range(FIRST_CONTROL), *controls))
 
     def calls(self, names: Sequence[str], *, several: bool) -> Items:
         """A block with a call of one of the tools `names`, or with `several`."""
@@ -43,6 +48,24 @@ class CallGrammar:
             Repeated(call, 1, None if several else 1),
             *self._closing("tool_calls"),
         )
+
+    def at_most_one(self) -> Items:
+        """Anything at all, but after the end of a call only that of its block."""
+        end = tuple(symbol for item in self._closing("invoke") for symbol in item.symbols)
+        ways: list[Items] = []
+        rules: list[Items] = [
+            (GrammarRule(f"{id(ways)} behind {at}", partial(ways.__getitem__, at)),)
+            for at in range(len(end))
+        ]
+        rules.append((text("\n"), *self._closing("tool_calls")))
+        for at, symbol in enumerate(end):
+            # The end begins with "<", which comes nowhere else in it.
+            begins_anew = frozenset(end[:1]) - {symbol}
+            other = self._anything - {symbol, end[0]}
+            goes_on = (OneSymbol(frozenset({symbol})), *rules[at + 1])
+            again = (OneSymbol(begins_anew), *rules[1])
+            ways.append((Either(((), goes_on, again, (OneSymbol(other), *rules[0]))),))
+        return rules[0]
 
     def _call(self, name: str) -> Items:
         schema = self._functions[name].get("parameters")
@@ -88,7 +111,7 @@ class CallGrammar:
             return [(text(one),) for one in choices if isinstance(one, str)]
         return [string_items(content, BARE)] if "string" in types_of(content) else []
 
-    def _closing(self, name: str) -> Items:
+    def _closing(self, name: str) -> tuple[Symbols, ...]:
         return (text("</"), self._dsml, text(f"{name}>"))
 
 

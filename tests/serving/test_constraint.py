@@ -1,6 +1,7 @@
 """Answers held to a grammar, on a model that would say anything."""
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -18,6 +19,7 @@ from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine
 from dsv4_mlx.serving.constraint import AnswerConstraint, TokenSymbols
+from dsv4_mlx.serving.dsml_grammar import CallGrammar
 from dsv4_mlx.serving.events import Collected, ServedEvent
 from dsv4_mlx.serving.grammar import GrammarState
 from dsv4_mlx.serving.json_grammar import object_grammar, schema_grammar
@@ -120,6 +122,58 @@ class Calling(FakeModel):
         values = super().logits(history)
         values[tokenizer().control_ids["｜DSML｜"]] = 50.0
         return values
+
+
+class Repeating(FakeModel):
+    """Thinks where it may, says a word and then calls one tool for ever."""
+
+    def logits(self, history: Any) -> np.ndarray:
+        values = super().logits(history)
+        controls, said = tokenizer().control_ids, list(history)
+        if controls["<｜Assistant｜>"] not in said[:-1]:
+            return values
+        start = said.index(controls["<｜Assistant｜>"]) + 2
+        thinks = said[start - 1] == controls["<think>"]
+        wanted = "Now.</think>" if thinks else ""
+        wanted += "Well.\n\n<｜DSML｜tool_calls>\n"
+        call = '<｜DSML｜invoke name="list">\n\n</｜DSML｜invoke>\n'
+        tokens = written(wanted) + 40 * written(call)
+        values[tokens[len(said) - start]] = 50.0
+        return values
+
+
+def written(text: str) -> list[int]:
+    """The tokens of a text with control tokens in it."""
+    found: list[int] = []
+    for piece in re.split("(</think>|｜DSML｜)", text):
+        control = tokenizer().control_ids.get(piece)
+        found += tokenizer().encode(piece) if control is None else [control]
+    return found
+
+
+@pytest.mark.parametrize("level", [None, "high"])
+def test_where_one_call_at_most_is_wanted_text_is_free_and_one_call_comes(
+    level: str | None,
+) -> None:
+    def called(several: bool) -> int:
+        events = answered(tools=TOOLS, model=Repeating, level=level, several_calls=several)
+        if not several:
+            assert text(events) == "Well." and ended(events).finish_reason == "tool_calls"
+        return sum(isinstance(event, ToolCall) for event in events)
+
+    assert called(several=False) == 1 < called(several=True)
+
+
+def test_a_call_of_which_the_end_only_seems_to_come_goes_on(symbols: TokenSymbols) -> None:
+    grammar = CallGrammar(TOOLS, tokenizer().control_ids).at_most_one()
+    free = GrammarState.at(grammar)
+    for text in ("<</｜DSML｜invok<", "</｜DSML｜<</｜DSML｜parameter>", "｜DSML｜invoke>\n<"):
+        for token in written(text):
+            free = free.after_all(symbols.of(token))
+        assert free.is_complete and len(free.following()) > 256
+    for token in written("</｜DSML｜invoke>"):
+        free = free.after_all(symbols.of(token))
+    assert not free.is_complete and free.following() == {ord("\n")}
 
 
 def test_no_call_comes_where_none_is_wanted() -> None:
