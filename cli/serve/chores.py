@@ -59,8 +59,10 @@ async def warm_up(
 
 
 async def _read_beginning(model: ServedModel, request: GenerationRequest, owner: str) -> bool:
-    """Read what one request begins with; whether that went well."""
+    """Read what one request begins with; whether that went well, which it does not where the model
+    is let go of before."""
     service = await model.service()
+    model.hear()  # so that it is not let go of as one that nobody asks
     bridge = EventBridge(asyncio.get_running_loop(), model.wake)
     with suppress(Dsv4Error):
         await asyncio.to_thread(service.warm, replace(request, owner=owner), bridge)
@@ -68,5 +70,5 @@ async def _read_beginning(model: ServedModel, request: GenerationRequest, owner:
             for _, event in await bridge.take(LOOK_S):
                 model.hear()
                 if isinstance(event, Done | Refused):
-                    return isinstance(event, Done)
+                    return isinstance(event, Done) and event.finish_reason != "cancelled"
     return False

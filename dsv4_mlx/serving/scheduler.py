@@ -26,6 +26,7 @@ from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Event as Flag
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from dsv4_mlx.chat.reply import FinishedReply
@@ -71,6 +72,7 @@ class Scheduler:
         self._call_id = call_id or (lambda: f"call_{secrets.token_hex(12)}")
         self._on_said = on_said
         self._arrivals: SimpleQueue[AnswerJob | AskedCall | None] = SimpleQueue()
+        self._has_ended, self._ending = False, Lock()
         self._waiting: list[AnswerJob] = []
         self._running: list[RunningJob] = []
         self._pace = TurnPace(clock, self.limits.quantum_s)
@@ -94,7 +96,7 @@ class Scheduler:
         """Hand a request in; its events come on the model's thread.
 
         `constraint_of` makes what each answer is held to. PromptError, and no events, for a prompt
-        that the model's context does not hold.
+        that the model's context does not hold. After `end_all` it is cancelled here and now.
         """
         self._engine.check(prompt.tokens)
         if request.answers < 1:
@@ -104,8 +106,10 @@ class Scheduler:
         first = new(has_followers=request.answers > 1)
         others = (new(number=number, leader=first) for number in range(1, request.answers))
         ticket = Ticket((first, *others), self.wake)
-        for job in ticket.jobs:
-            self._arrivals.put(job)
+        with self._ending:
+            leave = AnswerJob.cancel_waiting if self._has_ended else self._arrivals.put
+            for job in ticket.jobs:
+                leave(job)
         return ticket
 
     def wake(self) -> None:
@@ -147,7 +151,10 @@ class Scheduler:
         return did or (self._has_changed and bool(self._waiting))
 
     def end_all(self) -> None:
-        """Cancel everything there is; what was read stays in the timelines."""
+        """Cancel everything there is, and what is handed in from now on, since nobody works for it
+        any longer; what was read stays in the timelines."""
+        with self._ending:
+            self._has_ended = True
         self._take_arrivals()
         for job in (*self._waiting, *(one.job for one in self._running)):
             job.cancelled.set()

@@ -265,6 +265,16 @@ def test_it_runs_on_a_thread_until_it_is_told_to_end() -> None:
         assert said(outlet.of()) == said(alone([300 + number, *SHARED], asking()).of())
 
 
+def test_what_is_handed_in_when_nobody_works_any_longer_ends_at_once() -> None:
+    serving = Serving()
+    _, before = serving.submit(SHARED)
+    serving.scheduler.end_all()
+    ticket, after = serving.submit(SHARED, asking(answers=2))
+    assert ticket.has_ended
+    ends = [ended(before.of()), ended(after.of(0)), ended(after.of(1))]
+    assert [done.finish_reason for done in ends] == ["cancelled"] * 3
+
+
 # Limits
 
 

@@ -11,7 +11,7 @@ from cli.serve import chores
 from cli.serve.dialect import Asked
 from cli.serve.trace import Trace
 from dsv4_mlx.errors import Dsv4Error
-from tests.cli.serve.served_app import Client, Served, script
+from tests.cli.serve.served_app import PATIENCE_S, Client, Served, script
 
 CHAT = "/v1/chat/completions"
 SYSTEM = {"role": "system", "content": "You are an agent. " * 40}
@@ -46,6 +46,32 @@ def test_what_traced_requests_begin_with_is_read_before_anybody_asks(tmp_path: P
     usage = served.run(work)
     assert usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"] < 16
     assert "--warm" in notes[0] and notes[1] == "warm: read what 1 requests begin with"
+
+
+def test_a_model_that_is_let_go_of_before_a_warm_read_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    served, notes = Served(script("Hi.")), []
+    served.app.trace = Trace(tmp_path / "trace.jsonl")
+    found = served.model.service
+
+    async def let_go_at_once() -> Any:
+        service = await found()
+        await asyncio.to_thread(served.model.let_go())
+        return service
+
+    def read(path: str, asked: dict[str, Any]) -> Asked:
+        return served.app.dialects.answers[path].read(asked, served.app.context())
+
+    async def work(client: Client) -> None:
+        await client.post(CHAT, body("One"))
+        monkeypatch.setattr(served.model, "service", let_go_at_once)
+        files = [tmp_path / "trace.jsonl"]
+        async with asyncio.timeout(PATIENCE_S):
+            await chores.warm_up(served.model, files, read, ("",), served.app.records, notes.append)
+
+    served.run(work)
+    assert notes == ["warm: read what 0 requests begin with"]
 
 
 def test_a_model_that_nobody_asks_is_let_go_of_and_comes_back(monkeypatch: Any) -> None:
