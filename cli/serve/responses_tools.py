@@ -5,14 +5,13 @@ a tool of a group carries the group's name before its own. Calls are told in the
 Tools that OpenAI's servers run themselves, such as its web search, are not here and left out.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cli.serve.reading import Body, invalid
-from dsv4_mlx.files.documents import DocumentError, parse_object
+from dsv4_mlx.files.documents import DocumentError, parse_json, parse_object
 from dsv4_mlx.serving.request import ToolChoice
 
 INPUT: Final = "input"
@@ -209,8 +208,8 @@ class FreeText:
         assert match is not None
         self._rest = self._rest[match.end() :]
         try:
-            added = str(json.loads(f'"{match[0]}"', strict=False))
-        except ValueError:
+            added = str(parse_json(f'"{match[0]}"'))
+        except DocumentError:
             return ""
         self.text += added
         return added

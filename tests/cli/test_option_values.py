@@ -1,9 +1,9 @@
 """The values that options offer are those of the parts that take them.
 
-`cli/options.py` spells them itself, so that help is shown without importing those parts.
+`cli/model_options.py` spells them itself, so that help is shown without importing those parts.
 """
 
-from cli import options
+from cli import model_options as options
 from dsv4_mlx.cache import KV_CHOICES
 from dsv4_mlx.chat.effort import EFFORT_TABLES
 from dsv4_mlx.chat.settings import thinking_levels

@@ -362,7 +362,7 @@ def test_a_load_knows_what_drafts_and_what_was_found_before(
         seen.append(given)
         return opening("Four.")(opened, options)
 
-    monkeypatch.setattr("cli.app.load_model", load_model)
+    monkeypatch.setattr("cli.completed_options.load_model", load_model)
     (tmp_path / "config.toml").write_text(configured)
     line = ("--model", folder, "-p", "2+2?", "--think", "none", *options)
     done = run(*line, variables={"DSV4_HOME": str(tmp_path)})
