@@ -45,6 +45,8 @@ from pathlib import Path
 words = sys.argv[1:]
 if "--help" in words:
     print("usage:", words)
+elif words[0].startswith("/absent") or words[1].startswith("/absent"):
+    sys.exit("error: it is not there")
 elif words[0] == "calibrate":
     Path(words[words.index("-o") + 1]).write_bytes(b"importance")
 elif words[0] not in ("verify", "inspect") and "--dry-run" not in words:
