@@ -11,8 +11,6 @@ from tests import extras
 from tests.agents.scripted_server import serving
 from tests.agents.turns import read_trace
 
-pytestmark = pytest.mark.slow
-
 MODEL = "DeepSeek-V4-Flash"
 EDIT = "<think>An edit. </think>greeting.txt\n```\nHello, world.\n```\n"
 AIDER = """exec aider --message 'Greet the world.' --yes-always --no-git --analytics-disable \\
@@ -46,6 +44,7 @@ def ran(name: str, command: str, folder: Path, variables: Mapping[str, str] | No
     return done.stdout
 
 
+@pytest.mark.soak  # its environment has 687 MB
 @pytest.mark.needs("aider")
 def test_aider_edits_a_file_with_what_is_printed_for_it(tmp_path: Path) -> None:
     greeting = tmp_path / "greeting.txt"
@@ -57,6 +56,7 @@ def test_aider_edits_a_file_with_what_is_printed_for_it(tmp_path: Path) -> None:
     assert [turn.finish for turn in read_trace(tmp_path / "trace.jsonl").turns] == ["stop"]
 
 
+@pytest.mark.slow
 @pytest.mark.needs("llm")
 def test_llm_goes_on_with_a_conversation(tmp_path: Path) -> None:
     replies = ["<think>A sum. </think>Four.", "<think>One more. </think>Six."]
