@@ -5,49 +5,18 @@ that was asked for, and `[DONE]`. Reasoning is `reasoning_content`. A client tha
 comments.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from cli.serve.chat_request import ChatOptions, chat_options, chat_request
-from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame, Heard
-from cli.serve.faults import STATUSES, Fault, FaultKind
-from dsv4_mlx.chat.events import Done, FinishReason, ReasoningDelta, TextDelta, Usage
+from cli.serve.chunks import FINISHES, ChunkWriter, chunk_frame, error_of
+from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame
+from cli.serve.faults import STATUSES, Fault
+from dsv4_mlx.chat.events import Done, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.tokens import END_THINK
 from dsv4_mlx.serving.events import CallArguments, CallBegun, ServedEvent, TokenLikelihood
-
-FINISHES: Final[dict[FinishReason, str]] = {
-    "stop": "stop",
-    "stop_text": "stop",
-    "loop": "stop",
-    "length": "length",
-    "cancelled": "length",
-    "tool_calls": "tool_calls",
-}
-_CODES: Final[dict[FaultKind, tuple[str, str | None]]] = {
-    "invalid": ("invalid_request_error", None),
-    "too_long": ("invalid_request_error", "context_length_exceeded"),
-    "unknown_model": ("invalid_request_error", "model_not_found"),
-    "unauthorized": ("authentication_error", "invalid_api_key"),
-    "forbidden": ("permission_error", None),
-    "not_found": ("invalid_request_error", "not_found"),
-    "too_often": ("rate_limit_error", "rate_limit_exceeded"),
-    "busy": ("rate_limit_error", "server_busy"),
-    "memory": ("rate_limit_error", "not_enough_memory"),
-    "waited": ("server_error", "server_busy"),
-    "failed": ("server_error", None),
-    "unavailable": ("server_error", None),
-}
-"""Type and code of errors; all others are `invalid_request_error`."""
-
-
-def error_of(fault: Fault) -> dict[str, Any]:
-    """The body of an error."""
-    kind, code = _CODES.get(fault.kind, ("invalid_request_error", None))
-    error = {"message": fault.sentence, "type": kind, "param": fault.field, "code": code}
-    return {"error": error}
 
 
 class ChatCompletions:
@@ -94,11 +63,12 @@ class _Choice:
         return message
 
 
-class ChatWriter:
+class ChatWriter(ChunkWriter):
     """Writes the answers of one request."""
 
     def __init__(self, context: DialectContext, options: ChatOptions, answers: int) -> None:
-        self._options, self._token_bytes = options, context.token_bytes
+        super().__init__(options)
+        self._token_bytes = context.token_bytes
         self._head = {
             "id": context.new_id("chatcmpl-"),
             "created": context.now(),
@@ -106,7 +76,6 @@ class ChatWriter:
             "system_fingerprint": None,
         }
         self._choices = [_Choice() for _ in range(answers)]
-        self._done: dict[int, Done] = {}
 
     def begin(self) -> Sequence[Frame]:
         """The role of every answer."""
@@ -145,21 +114,9 @@ class ChatWriter:
                 return [self._chunk(answer, {}, choice.finish)]
         return []
 
-    def heartbeat(self, heard: Heard) -> Frame:
-        """A comment, which clients of this dialect count as a sign of life."""
-        return Frame(comment=str(heard))
-
-    def end(self) -> Sequence[Frame]:
-        """What was used, if asked for, and the end."""
-        closing = [Frame("[DONE]")]
-        if not self._options.with_usage:
-            return closing
-        usage = {**self._object("chat.completion.chunk"), "choices": [], **self._used()}
-        return [Frame(_text(usage)), *closing]
-
-    def failed(self, fault: Fault) -> Sequence[Frame]:
-        """An error in the place of the rest."""
-        return [Frame(_text(error_of(fault)))]
+    def used_chunk(self) -> Mapping[str, Any]:
+        """A chunk of no answer."""
+        return {**self._object("chat.completion.chunk"), "choices": [], **self.used()}
 
     def whole(self) -> Mapping[str, Any]:
         """All answers as one body."""
@@ -168,7 +125,7 @@ class ChatWriter:
             entry: dict[str, Any] = {"index": number, "message": choice.message}
             entry["logprobs"] = self._logprobs(choice.likelihoods)
             choices.append({**entry, "finish_reason": choice.finish})
-        return {**self._object("chat.completion"), "choices": choices, **self._used()}
+        return {**self._object("chat.completion"), "choices": choices, **self.used()}
 
     def _call(self, answer: int, call: Mapping[str, Any], **function: str) -> Frame:
         """A piece of the call that began last."""
@@ -186,7 +143,7 @@ class ChatWriter:
         chunk = {**self._object("chat.completion.chunk"), "choices": [said]}
         if self._options.with_usage:
             chunk["usage"] = None
-        return Frame(_text(chunk))
+        return chunk_frame(chunk)
 
     def _object(self, kind: str) -> dict[str, Any]:
         return {"id": self._head["id"], "object": kind, **self._head}
@@ -204,40 +161,3 @@ class ChatWriter:
         text = spelled.decode("utf-8", "replace")
         told = {"token": text, "logprob": event.logprob, "bytes": list(spelled)}
         return [{**told, "top_logprobs": []}]
-
-    def _used(self) -> dict[str, Any]:
-        return used(list(self._done.values()))
-
-
-def used(done: Sequence[Done]) -> dict[str, Any]:
-    """`usage` and `timings` of the answers of one request, whose prompt counts once."""
-    if not done:
-        return {"usage": None}
-    prompt, cached = done[0].usage.prompt_tokens, done[0].usage.cached_tokens
-    usages: list[Usage] = [one.usage for one in done]
-    written = sum(one.completion_tokens for one in usages)
-    usage = {
-        "prompt_tokens": prompt,
-        "completion_tokens": written,
-        "total_tokens": prompt + written,
-        "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {
-            "reasoning_tokens": sum(one.reasoning_tokens for one in usages)
-        },
-    }
-    timings = {
-        "cached_n": cached,
-        "prompt_n": prompt - cached,
-        "prompt_ms": _ms(done[0].timing.prefill_s),
-        "predicted_n": written,
-        "predicted_ms": _ms(max(one.timing.generation_s for one in done)),
-    }
-    return {"usage": usage, "timings": timings}
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 3)
-
-
-def _text(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

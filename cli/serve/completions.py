@@ -1,13 +1,12 @@
 """The dialect of `POST /v1/completions`: a text that is gone on with, without a template."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from cli.serve.chat_completions import FINISHES, error_of, used
 from cli.serve.chat_request import ChatOptions, check_unoffered, stream_options
-from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame, Heard
+from cli.serve.chunks import FINISHES, ChunkWriter, chunk_frame, error_of
+from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame
 from cli.serve.faults import STATUSES, Fault, RequestFault
 from cli.serve.reading import Body, check_model, flag, invalid, sampling_of, texts, whole
 from dsv4_mlx.chat.events import Done, TextDelta
@@ -97,11 +96,12 @@ class _WrittenText:
     finish: str | None = None
 
 
-class CompletionWriter:
+class CompletionWriter(ChunkWriter):
     """Writes the texts of one request."""
 
     def __init__(self, context: DialectContext, options: ChatOptions, answers: int) -> None:
-        self._options, self._token_bytes = options, context.token_bytes
+        super().__init__(options)
+        self._token_bytes = context.token_bytes
         self._head = {
             "id": context.new_id("cmpl-"),
             "object": "text_completion",
@@ -109,7 +109,6 @@ class CompletionWriter:
             "model": context.model,
         }
         self._texts = [_WrittenText() for _ in range(answers)]
-        self._done: dict[int, Done] = {}
 
     def begin(self) -> Sequence[Frame]:
         """Nothing: a text begins with its first piece."""
@@ -131,20 +130,9 @@ class CompletionWriter:
                 return [self._chunk(answer, "", written.finish)]
         return []
 
-    def heartbeat(self, heard: Heard) -> Frame:
-        """A comment."""
-        return Frame(comment=str(heard))
-
-    def end(self) -> Sequence[Frame]:
-        """What was used, if asked for, and the end."""
-        closing = [Frame("[DONE]")]
-        if not self._options.with_usage:
-            return closing
-        return [Frame(_text({**self._head, "choices": [], **self._used()})), *closing]
-
-    def failed(self, fault: Fault) -> Sequence[Frame]:
-        """An error in the place of the rest."""
-        return [Frame(_text(error_of(fault)))]
+    def used_chunk(self) -> Mapping[str, Any]:
+        """A chunk of no text."""
+        return {**self._head, "choices": [], **self.used()}
 
     def whole(self) -> Mapping[str, Any]:
         """All texts as one body."""
@@ -152,14 +140,14 @@ class CompletionWriter:
             self._choice(number, "".join(written.pieces), written.likelihoods, written.finish)
             for number, written in enumerate(self._texts)
         ]
-        return {**self._head, "choices": choices, **self._used()}
+        return {**self._head, "choices": choices, **self.used()}
 
     def _chunk(self, answer: int, text: str, finish: str | None = None) -> Frame:
         written = self._texts[answer]
         latest = written.likelihoods[written.told :]
         written.told = len(written.likelihoods)
         choice = self._choice(answer, text, latest, finish)
-        return Frame(_text({**self._head, "choices": [choice]}))
+        return chunk_frame({**self._head, "choices": [choice]})
 
     def _choice(
         self, answer: int, text: str, told: Sequence[TokenLikelihood], finish: str | None
@@ -174,10 +162,3 @@ class CompletionWriter:
     def _logprobs(self, told: Sequence[TokenLikelihood]) -> dict[str, Any]:
         spelled = [self._token_bytes(one.token).decode("utf-8", "replace") for one in told]
         return {"tokens": spelled, "token_logprobs": [one.logprob for one in told]}
-
-    def _used(self) -> dict[str, Any]:
-        return used([self._done[number] for number in sorted(self._done)])
-
-
-def _text(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
