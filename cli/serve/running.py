@@ -32,6 +32,8 @@ from dsv4_mlx.peers.waking import Waking
 
 GRACE_S: Final = 10
 """How long requests may go on once the server is to end."""
+_CLOSE_S: Final = 5
+"""How long those may take after it that are told that they ended."""
 _ENDS: Final = "The server ends; ask again when it is back."
 
 
@@ -102,7 +104,7 @@ class RunningServer:
             self._trace.end(record)
 
     def _chores(self, app: ServedApp) -> list[Callable[[], Any]]:
-        chores: list[Callable[[], Any]] = [self._watch_model]
+        chores: list[Callable[[], Any]] = [self._watch_model, self._end_answers]
         if self._given.idle_unload is not None:
             idle_s = 60.0 * self._given.idle_unload
             chores.append(partial(let_go_when_idle, self._model, self.records, idle_s))
@@ -119,8 +121,16 @@ class RunningServer:
         """End the server where the model cannot be loaded, or its thread has ended."""
         while self._model.state != "failed":
             await asyncio.sleep(LOOK_S)
-        self._failure = Dsv4Error(self._model.why_failed)
-        self._server.should_exit = True
+        if not self._server.should_exit:
+            self._failure = Dsv4Error(self._model.why_failed)
+            self._server.should_exit = True
+
+    async def _end_answers(self) -> None:
+        """End what is still answered when the time for it is over, so that clients are told."""
+        while not self._server.should_exit:
+            await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(GRACE_S)
+        await asyncio.to_thread(self._model.stop, _ENDS)
 
 
 def _read_traced(app: ServedApp, path: str, body: dict[str, Any]) -> Asked | None:
@@ -154,7 +164,7 @@ def _server(app: ServedApp, limits: HttpLimits) -> uvicorn.Server:
             server_header=False,
             proxy_headers=False,
             limit_concurrency=limits.connections,
-            timeout_graceful_shutdown=GRACE_S,
+            timeout_graceful_shutdown=round(GRACE_S + LOOK_S) + _CLOSE_S,
         )
     )
 

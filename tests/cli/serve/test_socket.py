@@ -139,6 +139,22 @@ def test_a_signal_lets_an_answer_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_answer_that_outlasts_the_server_ends_as_an_error(tmp_path: Path) -> None:
+    endless = {"replies": [{"text": "One word more. ", "repeat": 20000, "delay_ms": 5}]}
+    with running(tmp_path, script=endless, grace_s=0) as program:
+        connection = program.connect()
+        connection.request("POST", CHAT, json.dumps({**BODY, "stream": True}))
+        answer = connection.getresponse()
+        assert answer.readline().startswith(b"data: ")
+        program.process.send_signal(signal.SIGTERM)
+        last = answer.read().removesuffix(b"\n\n").rpartition(b"data: ")[2]
+        assert "ask again" in json.loads(last)["error"]["message"]
+        connection.close()
+        program.process.communicate(timeout=PATIENCE_S)
+    assert program.process.returncode == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_second_signal_ends_a_server_that_answers(
     tmp_path: Path, number: int, status: int
