@@ -35,6 +35,8 @@ _LONGEST_CHAIN: Final = 64
 """Files that go on from one another; after so many one is written whole."""
 _PLACE_BYTES: Final = 1 << 26
 _HOUR_S: Final = 3600.0
+MOST_PER_HOUR: Final = 10 * 10**9
+"""Bytes written in an hour, so that no client wears a disk out: around the clock 88 TB a year."""
 
 
 class DiskTier:
@@ -47,7 +49,7 @@ class DiskTier:
         budget_bytes: int,
         *,
         clock: Callable[[], float],
-        most_per_hour: int | None = None,
+        most_per_hour: int = MOST_PER_HOUR,
         least_tokens: int = LEAST_TOKENS,
     ) -> None:
         """At most `budget_bytes` of files, and `most_per_hour` bytes written in an hour of `clock`.
@@ -168,7 +170,7 @@ class DiskTier:
         while self._latest and self._latest[0][0] < self._clock() - _HOUR_S:
             self._latest.popleft()
         written = sum(nbytes for _, nbytes in self._latest)
-        return self.most_per_hour is None or written < self.most_per_hour
+        return written < self.most_per_hour
 
     def _shrink(self) -> None:
         while self.nbytes > self.budget_bytes and self._files:
