@@ -1,5 +1,6 @@
 """Items of a response's output, each with the events that tell of it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ Told = tuple[str, dict[str, Any]]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
-class OutputItem:
+class OutputItem(ABC):
     """One item; `finished` is all of it once it is closed."""
 
     prefix: ClassVar[str]
@@ -26,18 +27,18 @@ class OutputItem:
         item = self.shape("", "in_progress")
         yield "response.output_item.added", {"output_index": self.number, "item": item}
 
+    @abstractmethod
     def grown(self, text: str) -> Iterator[Told]:
         """That it goes on with `text`."""
-        raise NotImplementedError
 
     def closed(self, text: str, *, is_whole: bool) -> Iterator[Told]:
         """That it is done, with all its `text`."""
         self.finished = self.shape(text, "completed" if is_whole else "incomplete")
         yield "response.output_item.done", {"output_index": self.number, "item": self.finished}
 
+    @abstractmethod
     def shape(self, text: str, status: ItemStatus) -> dict[str, Any]:
         """The item with `text`."""
-        raise NotImplementedError
 
     @property
     def _at(self) -> dict[str, Any]:
@@ -51,9 +52,9 @@ class TextItem(OutputItem):
     text_events: ClassVar[str]
     index_name: ClassVar[str] = "content_index"
 
+    @abstractmethod
     def part(self, text: str) -> dict[str, Any]:
         """The part that holds the text."""
-        raise NotImplementedError
 
     def opened(self) -> Iterator[Told]:
         yield from super().opened()
