@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from cli.environment import Environment
@@ -46,12 +45,7 @@ class ServerDisplay(Protocol):
 
     def __enter__(self) -> "ServerDisplay": ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def show(
         self, status: ServerStatus, requests: Sequence[RequestRecord], now_s: float, /
@@ -88,12 +82,7 @@ class LogLines:
     def __enter__(self) -> "LogLines":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Nothing is open."""
 
     def show(self, status: ServerStatus, requests: Sequence[RequestRecord], now_s: float) -> None:
@@ -131,12 +120,7 @@ class LiveScreen:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(OSError):
             self._live.stop()
 

@@ -15,7 +15,6 @@ All of it belongs to the model's thread.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from dsv4_mlx.engine.moments import SessionSnapshot
@@ -66,12 +65,7 @@ class OpenTimeline:
     def __enter__(self) -> "OpenTimeline":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

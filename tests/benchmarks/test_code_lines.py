@@ -18,11 +18,7 @@ from benchmarks.code_lines import (
 SHARED_DECLARATIONS = {
     ("cli/models.py", "cli/remote/remote_models.py"),
     ("cli/ranks/far_side.py", "cli/remote/remote_side.py"),
-    ("cli/serve/chat_completions.py", "cli/serve/completions.py"),
-    ("dsv4_mlx/serving/timelines.py", "cli/serve/status_screen.py"),
-    ("dsv4_mlx/training/progress.py", "cli/serve/status_screen.py"),
     ("dsv4_mlx/engine/timeline.py", "dsv4_mlx/engine/timeline_reading.py"),
-    ("dsv4_mlx/serving/timelines.py", "dsv4_mlx/training/progress.py"),
     ("dsv4_mlx/model/compression.py", "dsv4_mlx/model/indexer.py"),
     ("metal_kernels/hc_head/reference.py", "metal_kernels/hc_pre/reference.py"),
     ("metal_kernels/hc_post_pre/hc_post_mix.metal", "metal_kernels/hc_pre/hc_mix.metal"),
