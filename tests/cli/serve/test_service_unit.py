@@ -17,19 +17,19 @@ LINE = "serve --model models/flash --port 8181 --api-key-file=key --warm w.json 
 WORDS = [
     "serve",
     "--model",
-    "/work/models/flash",
+    "/srv/models/flash",
     "--port",
     "8181",
-    "--api-key-file=/work/key",
+    "--api-key-file=/srv/key",
     "--warm",
-    "/work/w.json",
+    "/srv/w.json",
 ]
 
 
 def unit(kind: str, line: list[str], variables: Mapping[str, str] | None = None) -> str:
     given = {"DSV4_HOME": "/data/my dsv4"} if variables is None else variables
     return service_unit(
-        kind, line, program=PROGRAM, variables=given, folder=Path("/work"), home=HOME
+        kind, line, program=PROGRAM, variables=given, folder=Path("/srv"), home=HOME
     ).text
 
 
