@@ -7,7 +7,7 @@ and no name of a home folder.
 
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -239,25 +239,25 @@ def _model(
 ) -> None:
     try:
         checkpoint = open_checkpoint(folder)
-        whole = fit = Fit.of(checkpoint, kv, backend=backend, machine=machine)
-        weights = streamed_weights(checkpoint, dense=4 if fit.backend == "cpu" else 2)
-        pools = automatic(fit, weights)
+        whole = Fit.of(checkpoint, kv, backend=backend, machine=machine)
+        weights = streamed_weights(checkpoint, dense=4 if whole.backend == "cpu" else 2)
+        pools = automatic(whole, weights)
         forms = session_kernels(checkpoint, backend, kv)
         rows, row_lines = row_facts(checkpoint, findings, backend, kv) if forms else ({}, [])
     except Dsv4Error as error:
         page.problems.append(str(error))
         return
-    if pools is not None:
-        fit = streamed(whole, weights, pools)
+    fit = whole if pools is None else streamed(whole, weights, pools)
     most = fit.config.max_position_embeddings
     wired = fit.held() if backend == "metal" and not unwirable() else 0
+    chunk = prefill_chunk or fit.prefill_chunk
     contexts = [context for context in CONTEXTS if context <= most] or [most]
     facts = {
         "folder": str(folder),
         "layers": None if checkpoint.layers is None else str(checkpoint.layers),
         "weight_bytes": fit.weights,
         "longest_context": fit.longest(),
-        "prefill_chunk": prefill_chunk or fit.prefill_chunk,
+        "prefill_chunk": chunk,
         "wired_bytes": wired,
         **engram_facts(fit),
         **expert_facts(fit, pools, weights.slot_bytes, use),
@@ -266,12 +266,7 @@ def _model(
         "compiled_ahead": forms,
         **rows,
     }
-    lines = [context_line(fit, context) for context in contexts]
-    if forms:
-        lines.append(
-            f"{len(forms)} forms of kernels are compiled while it loads (--json lists them)"
-        )
-    lines += row_lines
+    lines = [*(context_line(fit, context) for context in contexts), *_forms_line(forms), *row_lines]
     page.add(
         "model",
         facts,
@@ -287,8 +282,14 @@ def _model(
         *lines,
         f"longest context here: {fit.longest():,} of {most:,} tokens",
         *([f"{size(wired)} stay resident (wired) while it is used"] if wired else []),
-        f"a prompt is read {prefill_chunk or fit.prefill_chunk:,} tokens at a time",
+        f"a prompt is read {chunk:,} tokens at a time",
     )
     if not fit.fits(contexts[0]):
         page.problems.append(fit.sentence(contexts[0]))
     storage.add(page, checkpoint, whole, machine)
+
+
+def _forms_line(forms: Sequence[str]) -> list[str]:
+    if not forms:
+        return []
+    return [f"{len(forms)} forms of kernels are compiled while it loads (--json lists them)"]
