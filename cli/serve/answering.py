@@ -97,8 +97,7 @@ class Answering:
         except Dsv4Error as error:
             self._fail(Fault(_kind_of(error), str(error)))
         except Exception as error:
-            kind = type(error).__name__  # what it says may be of a prompt, and faults are logged
-            self._fail(Fault("failed", f"The request could not be handed in ({kind})."))
+            self._fail(Fault("failed", f"The request could not be handed in: {error}"))
         return None
 
     def _fail(self, fault: Fault) -> None:
