@@ -21,6 +21,7 @@ from benchmarks.ablations.lab_data import Asked
 from benchmarks.record import earlier, record
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.spellings import keys_of
+from dsv4_mlx.training.induction import add_induction
 from dsv4_mlx.training.losses import corrected_bias
 from dsv4_mlx.training.nano_init import initial_parameters
 from dsv4_mlx.training.nano_recipe import matrices
@@ -85,6 +86,7 @@ class Lab:
     def __init__(self, arm: Arm, seed: int, plan: Plan):
         self.arm, self.seed, self.plan = arm, seed, plan
         parameters = initial_parameters(arm.config, seed)
+        add_induction(arm.config, parameters)
         fixed = {name: parameters[name] for name in parameters if name.endswith(_UNTRAINED)}
         if arm.plain_residuals:
             fixed |= plain(parameters)

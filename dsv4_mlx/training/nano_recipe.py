@@ -26,6 +26,7 @@ from dsv4_mlx.training.attention import Indexing
 from dsv4_mlx.training.data.batches import Batch, batch, corpus
 from dsv4_mlx.training.data.lessons import SHARES
 from dsv4_mlx.training.data.task import Kind
+from dsv4_mlx.training.induction import add_induction
 from dsv4_mlx.training.losses import corrected_bias
 from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.nano_init import initial_parameters
@@ -68,18 +69,18 @@ class Phase:
     kinds: tuple[Kind, ...] = tuple(SHARES)
 
 
-# Recall begins with drills alone, some 160 steps of them, or it does not begin (docs/LOG.md).
-# Attention is dense while sequences are short; the indexers then learn where it goes, and select
-# from there on, as in the report.
+# Recall begins with drills alone, near ones first. Attention is dense while sequences are short;
+# the indexers then learn where it goes, and select from there on, as in the report.
 PHASES = (
-    Phase(200, 16, 256, "off", ("recall",)),
-    Phase(200, 16, 256, "off"),
-    Phase(90, 8, 512, "off"),
+    Phase(60, 16, 256, "off", ("recall",)),
+    Phase(40, 8, 512, "off", ("recall",)),
+    Phase(220, 16, 256, "off"),
+    Phase(150, 8, 512, "off"),
     Phase(30, 4, 1024, "dense"),
     Phase(80, 4, 1024, "sparse"),
     Phase(40, 2, 2048, "sparse"),
 )
-"""640 steps of 4,096 tokens: Muon's step costs the same however many they are."""
+"""620 steps of 4,096 tokens: Muon's step costs the same however many they are."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,7 @@ def _prepared(
     recipe: NanoRecipe, config: DeepseekV4Config, workers: int = 1
 ) -> tuple[Trainer, NanoObjective, Parameters]:
     parameters = initial_parameters(config, recipe.seed)
+    add_induction(config, parameters)
     fixed = {name: parameters.pop(name) for name in list(parameters) if name.endswith(_UNTRAINED)}
     objective = NanoObjective(config, fixed, recompute=recipe.recompute)
     dtypes = stored_dtypes(config)

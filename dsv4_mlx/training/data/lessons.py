@@ -135,7 +135,7 @@ def _recall(rng: random.Random, limit: int, mode: ThinkingMode) -> Task:
     """Drills, and lengths even on a logarithmic scale: as many of 200 to 400 tokens as of 1,000 to
     2,000."""
     if limit <= _DRILLS_ALONE or rng.random() < _DRILLS:
-        return recall_drill(rng, mode)
+        return recall_drill(rng, mode, limit)
     low, high = math.log(_SHORTEST_RECALL), math.log(max(limit, _SHORTEST_RECALL + 1))
     return recall_task(rng, "train", mode, int(math.exp(rng.uniform(low, high))))
 

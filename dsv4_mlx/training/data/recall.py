@@ -60,7 +60,7 @@ _KEYS_ASKED = 0.3  # share of recitals whose keys are asked for: those stand twi
 _MOST_MORE = 3  # questions of a lesson after its first
 _DRILLED = (4, 10)  # facts of a drill
 _MOST_RECITALS = 3
-_DRILL_FILLER = (0, 0, 20, 60, 120)  # words of text after them: the window is 128 tokens
+_DRILL_FILLER = (0, 0, 0.1, 0.25, 0.5)  # text after them, of the most tokens there may be
 _FRAME_WORDS = 24  # of the prompt around the text
 _NEAREST = 170  # words between a held-out fact and the question: the window of 128 is past it
 
@@ -173,7 +173,7 @@ def recall_task(
     )
 
 
-def recall_drill(rng: random.Random, mode: ThinkingMode) -> Task:
+def recall_drill(rng: random.Random, mode: ThinkingMode, limit: int = 256) -> Task:
     """A lesson of many facts, often with text after them, which are all said again in another
     order: where recall begins.
 
@@ -184,7 +184,8 @@ def recall_drill(rng: random.Random, mode: ThinkingMode) -> Task:
     is_list = rng.random() < _LISTS
     form = rng.randrange(_IN_TEXTS, len(_FORMS)) if is_list else None
     facts = planted_facts(rng, "train", rng.randint(*_DRILLED), form=form)
-    text = " ".join([fact.sentence for fact in facts] + filler(rng, rng.choice(_DRILL_FILLER)))
+    words_between = int(rng.choice(_DRILL_FILLER) * limit)
+    text = " ".join([fact.sentence for fact in facts] + filler(rng, words_between))
     said, turns = [], []
     for _ in range(rng.randint(1, _MOST_RECITALS)):
         is_asked = rng.random() < _KEYS_ASKED
