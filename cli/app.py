@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cli import config
 from cli.command_parser import Helped
 from cli.completed_options import backend_of, completed, loading
-from cli.environment import Environment, ExitStatus
+from cli.environment import Environment, ExitStatus, own_variables
 from cli.kept.draft_times import kept_draft_times
 from cli.kept.expert_uses import kept_expert_uses
 from cli.kept.prefixes import stored_prefixes
@@ -56,7 +56,7 @@ def main(
 
     `environment` and `open_model` replace the streams and the model in tests.
     """
-    environment = quiet_worker(environment or Environment())
+    environment = quiet_worker(environment or Environment(variables=own_variables()))
     worker = Worker()
     try:
         arguments = sys.argv[1:] if argv is None else argv

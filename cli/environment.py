@@ -13,11 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from io import TextIOWrapper, UnsupportedOperation
-from typing import TextIO
+from typing import Final, TextIO
 
 from cli.standard_output import checked, closed_output
 from cli.texts import decoded
 from dsv4_mlx.errors import UsageError
+
+KEY_VARIABLE: Final = "DSV4_API_KEY"
 
 
 class ExitStatus(IntEnum):
@@ -54,6 +56,17 @@ def _block(stream: TextIO) -> None:
     """Wait where a pipe is full or empty: some programs hand on pipes that answer with an error."""
     with suppress(OSError, ValueError):
         os.set_blocking(stream.fileno(), True)
+
+
+def own_variables() -> dict[str, str]:
+    """The variables of this process as they were when it started.
+
+    From here on the key is not among those that other programs inherit, such as a command that a
+    model runs.
+    """
+    found = dict(os.environ)
+    os.environ.pop(KEY_VARIABLE, None)
+    return found
 
 
 @dataclass

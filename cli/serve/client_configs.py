@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Final
 
+from cli.environment import KEY_VARIABLE
 from cli.serve.to_paste import ToPaste
 
-KEY_VARIABLE: Final = "DSV4_API_KEY"
 NO_KEY: Final = "local"
 """What clients send that insist on a key where the server asks for none."""
 

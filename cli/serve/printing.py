@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from cli import config
 from cli.completed_options import completed
-from cli.environment import Environment
+from cli.environment import KEY_VARIABLE, Environment
 from cli.machine.expert_memory import bytes_for_experts, fit_of
 from cli.models import script_file
 from cli.opened_model import embedded_model
 from cli.options import Options
-from cli.serve.client_configs import KEY_VARIABLE, ServerAddress, client_config
+from cli.serve.client_configs import ServerAddress, client_config
 from cli.serve.options import ServeOptions
 from cli.serve.service_unit import program_in_use, service_unit
 from cli.serve.to_paste import ToPaste

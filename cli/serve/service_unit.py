@@ -11,7 +11,7 @@ from pathlib import Path
 from shutil import which
 from typing import Final
 
-from cli.serve.client_configs import KEY_VARIABLE
+from cli.environment import KEY_VARIABLE
 from cli.serve.to_paste import ToPaste
 from dsv4_mlx.errors import UsageError
 

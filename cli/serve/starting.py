@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cli import config
 from cli.completed_options import completed, loading
-from cli.environment import Environment, ExitStatus
+from cli.environment import KEY_VARIABLE, Environment, ExitStatus
 from cli.kept.draft_times import kept_draft_times
 from cli.models import Models
 from cli.opened_model import embedded_model
@@ -35,7 +35,7 @@ def start(
 ) -> ExitStatus:
     """Serve until a signal ends it; raises as `command.serve` does."""
     access = Access(
-        read_keys(given.key_file, environment.variables.get("DSV4_API_KEY")),
+        read_keys(given.key_file, environment.variables.get(KEY_VARIABLE)),
         given.host,
         given.allowed_hosts,
         given.allowed_origins,
