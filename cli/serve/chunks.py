@@ -28,6 +28,7 @@ _CODES: Final[dict[FaultKind, tuple[str, str | None]]] = {
     "too_often": ("rate_limit_error", "rate_limit_exceeded"),
     "busy": ("rate_limit_error", "server_busy"),
     "memory": ("rate_limit_error", "not_enough_memory"),
+    "crowded": ("server_error", "server_busy"),
     "waited": ("server_error", "server_busy"),
     "failed": ("server_error", None),
     "unavailable": ("server_error", None),

@@ -18,6 +18,7 @@ FaultKind = Literal[
     "too_large",
     "wrong_type",
     "too_often",
+    "crowded",
     "busy",
     "memory",
     "waited",
@@ -27,8 +28,9 @@ FaultKind = Literal[
 """`invalid` as it was asked, `too_long` for the context; `unknown_model` by its name;
 `unauthorized` without a key; `forbidden` from another site or host; `not_found` at that path and
 `wrong_method` for it; `slow_body` that never came whole, `too_large` or of a `wrong_type`;
-`too_often` by this client, `busy` with others, `memory` that is short, `waited` for too long;
-`failed` inside; `unavailable` while the program ends or the model could not be loaded."""
+`too_often` by this client, `crowded` with connections, `busy` with others, `memory` that is short,
+`waited` for too long; `failed` inside; `unavailable` while the program ends or the model could not
+be loaded."""
 
 STATUSES: Final[dict[FaultKind, int]] = {
     "invalid": 400,
@@ -42,6 +44,7 @@ STATUSES: Final[dict[FaultKind, int]] = {
     "too_large": 413,
     "wrong_type": 415,
     "too_often": 429,
+    "crowded": 503,
     "busy": 429,
     "memory": 429,
     "waited": 503,

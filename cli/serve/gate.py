@@ -33,6 +33,7 @@ class Gate:
             return
         cors = list(self._access.cors(scope))
         try:
+            self._check_crowd(scope)
             scope["owner"] = self._admitted(scope)
         except RequestFault as error:
             refused = self._dialects.at(scope).error(error.fault)
@@ -51,15 +52,24 @@ class Gate:
 
         await self._app(scope, receive, sending)
 
+    def _check_crowd(self, scope: Scope) -> None:
+        """RequestFault where more connections are open than are served."""
+        if scope.get("is_crowding"):
+            most = self._limits.connections
+            raise RequestFault(
+                "crowded", f"More than {most} connections are open; close some, or try again later."
+            )
+
     def _admitted(self, scope: Scope) -> str:
         client = (scope.get("client") or ("", 0))[0]
-        if self._wrong_keys.left(client) < 1:
-            raise RequestFault("too_often", "Too many wrong keys came from there; wait a minute.")
         try:
             owner = self._access.check(scope)
         except RequestFault as error:
-            if error.fault.kind == "unauthorized":
-                self._wrong_keys.allows(client)
+            # A right key is served whatever came before: all behind a proxy have one address.
+            if error.fault.kind == "unauthorized" and not self._wrong_keys.allows(client):
+                raise RequestFault(
+                    "too_often", "Too many wrong keys came from there; wait a minute."
+                ) from error
             raise
         if scope["method"] != "OPTIONS":
             check_type(scope)

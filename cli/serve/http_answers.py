@@ -13,7 +13,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 RETRY_S = 5
-_RETRIED = ("busy", "memory", "waited", "unavailable", "too_often")
+_RETRIED = ("crowded", "busy", "memory", "waited", "unavailable", "too_often")
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -54,11 +54,11 @@ async def send_content(
 
 async def send_fault(send: Send, fault: Fault, error: ErrorBody) -> None:
     """Send what a dialect has for `fault`; when to come again, and to close where the rest of the
-    body is still on its way."""
+    body is still on its way or connections are too many."""
     headers = []
     if fault.kind in _RETRIED:
         headers.append((b"retry-after", str(RETRY_S).encode()))
-    if fault.kind in ("too_large", "slow_body"):
+    if fault.kind in ("too_large", "slow_body", "crowded"):
         headers.append((b"connection", b"close"))
     if fault.kind == "unauthorized":
         headers.append((b"www-authenticate", b"Bearer"))

@@ -12,6 +12,7 @@ from cli.serve.faults import STATUSES, Fault, FaultKind
 
 _OVERLOADED: Final = 529
 _STATUSES: Final[Mapping[FaultKind, int]] = {
+    "crowded": _OVERLOADED,
     "busy": _OVERLOADED,
     "waited": _OVERLOADED,
     "unavailable": _OVERLOADED,

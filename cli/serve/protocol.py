@@ -13,19 +13,21 @@ _CLOSING = b"content-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class WatchedProtocol(HttpToolsProtocol):
-    """One connection. A request's scope gets `abort`, which ends it with all that is unsent."""
+    """One connection. A request's scope gets `abort`, which ends it with all that is unsent, and
+    `is_crowding`, whether it came when as many were open as are served, and still are."""
 
     limits: ClassVar[HttpLimits] = HttpLimits()
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._header_bytes = 0
-        self._is_in_header = True
+        self._is_in_header, self._is_crowding = True, False
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come; from now on it has so long to ask."""
         super().connection_made(transport)
+        self._is_crowding = len(self.connections) > self.limits.connections
         self._expect_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -57,7 +59,9 @@ class WatchedProtocol(HttpToolsProtocol):
         if size > self.limits.header_bytes:
             self._refuse(_TOO_LARGE)
             return
-        self.scope["abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        told: Any = self.scope
+        is_crowding = self._is_crowding and len(self.connections) > self.limits.connections
+        told |= {"abort": self.transport.abort, "is_crowding": is_crowding}
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -16,6 +16,7 @@ _CODES: Final[Mapping[FaultKind, str]] = {
     "memory": "context_length_exceeded",
     "unknown_model": "model_not_found",
     "unauthorized": "invalid_api_key",
+    "crowded": "rate_limit_exceeded",
     "busy": "rate_limit_exceeded",
     "waited": "rate_limit_exceeded",
     "too_often": "rate_limit_exceeded",

@@ -163,7 +163,6 @@ def _server(app: ServedApp, limits: HttpLimits) -> uvicorn.Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=limits.connections,
             timeout_graceful_shutdown=round(GRACE_S + LOOK_S) + _CLOSE_S,
         )
     )

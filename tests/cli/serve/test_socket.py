@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,18 @@ def test_an_address_that_is_taken_is_a_sentence() -> None:
 def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path: Path) -> None:
     done = run("serve", "--model", tmp_path, "--port", "0")
     assert done.status == 1 and done.stderr.count("\n") == 1
+
+
+def test_a_connection_too_many_is_an_error_of_the_dialect_and_others_go_on(tmp_path: Path) -> None:
+    with running(tmp_path, connections=1) as program, closing(program.connect()) as first:
+        first.request("GET", "/v1/models")
+        assert first.getresponse().read()
+        for path, status in ((CHAT, 503), ("/v1/messages", 529), ("/v1/responses", 503)):
+            refused, body = program.ask("POST", path, BODY)
+            error = json.loads(body)["error"]
+            assert refused == status and "connections are open" in error["message"]
+        first.request("GET", "/v1/models")
+        assert first.getresponse().status == 200
 
 
 # Bytes that are no requests
