@@ -2,8 +2,9 @@
 
 The model's thread never waits for a client: it leaves events here and tells the loop once until
 they are taken. A client that reads slowly leaves them lying; from `MOST_PENDING` on its request
-gets no more quanta, and goes on once they are taken. What lies here is taken together, deltas in a
-row as one, so the more there is to do the less is spent on frames.
+gets no more quanta, and goes on once they are taken. It goes on too while others wait for its
+place: then all of its answer may lie here. What lies here is taken together, deltas in a row as
+one, so the more there is to do the less is spent on frames.
 """
 
 import asyncio

@@ -21,6 +21,7 @@ from dsv4_mlx.errors import Dsv4Error
 if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.engine.engine import Engine
+    from dsv4_mlx.serving.prompts import Prompts
     from dsv4_mlx.serving.service import Service
 
 ModelState = Literal["loading", "ready", "idle", "failed"]
@@ -45,6 +46,7 @@ class ServedModel:
         self._run: Future[None] | None = None
         self._opened: OpenedModel | None = None
         self._tokenizer: Tokenizer | None = None
+        self._prompts: Prompts | None = None
         self._context: int | None = None
         self.settings: ChatSettings
         """What its files say about chatting with it, from `start` on."""
@@ -83,6 +85,7 @@ class ServedModel:
             ready.set_exception(error)
             return
         self._tokenizer = tokenizer
+        self._prompts = service.prompts
         self._context = service.scheduler.limits.longest(engine.max_context)
         ready.set_result(service)
         try:
@@ -106,6 +109,14 @@ class ServedModel:
         if self.state == "failed":
             raise RequestFault("unavailable", f"The model failed: {self.why_failed}.")
         return service
+
+    async def prompts(self) -> "Prompts":
+        """What writes and counts prompts: while the model is let go of, or comes back, that of
+        before; else as `service`."""
+        is_away = self.state in ("idle", "loading") and self._stop_reason is None
+        if self._prompts is not None and is_away:
+            return self._prompts
+        return (await self.service()).prompts
 
     @property
     def state(self) -> ModelState:

@@ -86,6 +86,10 @@ class Passes:
         self._among_many = self._among_many or self._decodes_many()
         self._compare(token)
 
+    def interrupt(self) -> None:
+        """The pass stops for a while, and so does not tell how long one takes."""
+        self._among_many = True
+
     def refuse(self) -> None:
         """The draft in this place was wrong."""
         self._refused = 1

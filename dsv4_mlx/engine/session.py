@@ -152,6 +152,13 @@ class Session:
             self._passes = Passes(controller, regime, decodes_many=lambda: running.decodes_many)
         return self._generate(max_tokens, draws, self._passes, stops, cancel, self._edition)
 
+    def rest(self) -> None:
+        """Nobody takes more of the reply under way for now, so that it keeps no other one from
+        being drafted; the next token ends that."""
+        self._running.replies.discard(self)
+        if self._passes is not None:
+            self._passes.interrupt()
+
     @property
     def draft_use(self) -> DraftUse | None:
         """What drafts did for the latest reply; None where the engine has no drafter."""
@@ -265,14 +272,13 @@ class Session:
             tokens = (timeline.step(draws)[:2] for _ in range(limit))
         else:
             tokens = drafted_tokens(timeline, draws, passes, limit, stops)
-        if edition == self._edition:
-            self._running.replies.add(self)
         try:
             for number in range(1, limit + 1):
                 if cancel is not None and cancel.is_set():
                     return
                 if edition != self._edition:
                     raise UsageError("This stream has ended: its session has moved on since.")
+                self._running.replies.add(self)
                 token, logprob = next(tokens)
                 finish = _finish(token in stops, number == limit)
                 yield Token(token, logprob, finish)

@@ -91,8 +91,8 @@ class Outlet(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether whoever reads is so far back that nothing more should be computed for them;
-        `Scheduler.wake` once that ends."""
+        """Whether whoever reads is so far back that nothing more should be computed for them while
+        nobody else waits; `Scheduler.wake` once that ends."""
         ...
 
 

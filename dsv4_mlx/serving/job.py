@@ -91,10 +91,6 @@ class AnswerJob:
         leader = self.leader
         return leader is not None and leader.state in ("waiting", "reading")
 
-    @property
-    def is_paused(self) -> bool:
-        return self.outlet.is_full and not self.cancelled.is_set()
-
     def emit(self, event: ServedEvent) -> None:
         """Give an event."""
         self.outlet.emit(self.number, event)
@@ -161,6 +157,14 @@ class RunningJob:
         """Tell what needs no reading."""
         reused = self._line.reused
         self.job.emit(Begun(len(self.job.prompt.tokens), reused, max(reused, self._known)))
+
+    def is_ready(self, others_wait: bool) -> bool:
+        """Whether it is to be worked for. While its client reads nothing it rests, but where others
+        wait for its place it goes on, and what it says lies in memory to its end."""
+        is_full = self.job.outlet.is_full and not self.job.cancelled.is_set()
+        if is_full and not others_wait:
+            self._session.rest()
+        return others_wait or not is_full
 
     def read(self, chunks: int) -> int:
         """Read at most so many chunks; how many it were."""

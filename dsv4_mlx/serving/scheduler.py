@@ -266,7 +266,7 @@ class Scheduler:
 
     def _is_ready(self, one: RunningJob) -> bool:
         ready: list[bool] = []
-        self._guarded(one, lambda: ready.append(not one.job.is_paused))
+        self._guarded(one, lambda: ready.append(one.is_ready(bool(self._waiting))))
         return ready == [True]
 
     def _next_read(self, reading: Iterable[RunningJob]) -> RunningJob:

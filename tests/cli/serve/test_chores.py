@@ -97,7 +97,11 @@ def test_a_model_that_nobody_asks_is_let_go_of_and_comes_back(monkeypatch: Any) 
         while served.model.state != "idle" or engine() is not None:
             await asyncio.sleep(0)
         states.append(served.model.state)
+        count = "/v1/messages/count_tokens"
+        asked = {**body("Two"), "model": served.script.name, "max_tokens": 9}
+        assert (await client.post(count, asked)).json["input_tokens"] > 1
+        states.append(served.model.state)  # counting takes no model
         assert (await client.post(CHAT, body("Two"))).status == 200
         return [*states, served.model.state]
 
-    assert served.run(work) == ["ready", "idle", "ready"]
+    assert served.run(work) == ["ready", "idle", "idle", "ready"]
