@@ -125,7 +125,7 @@ class Answering:
         if self._fault is not None:
             await self._refuse(send, self._fault)
         else:
-            await send_json(send, 200, self._asked.writer.whole())
+            await send_json(send, 200, await asyncio.to_thread(self._asked.writer.whole))
 
     async def _stream(self, send: Send) -> None:
         writer, limits = self._asked.writer, self._limits
@@ -140,7 +140,7 @@ class Answering:
         while True:
             is_over = self._is_over
             if is_over:
-                frames += self._closing()
+                frames += await asyncio.to_thread(self._closing)
             if not frames and self._loop.time() - last >= limits.heartbeat_s:
                 frames = [writer.heartbeat(self._heard)]
             if frames or is_over:

@@ -10,8 +10,9 @@ A dialect is an object that the server asks in this order:
     asked.writer.failed(fault)                # or these, when one is Refused or the server fails
 
 A client that asked for no stream gets `writer.whole()` after the same events; their frames are
-thrown away. Before anything was written a fault is `dialect.error(fault)`, with its own status.
-Deltas may come joined: several in a row as one.
+thrown away. `end` and `whole` may wait for a disk and are called on a thread. Before anything was
+written a fault is `dialect.error(fault)`, with its own status. Deltas may come joined: several in a
+row as one.
 """
 
 from collections.abc import Callable, Mapping, Sequence

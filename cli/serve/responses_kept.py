@@ -70,7 +70,8 @@ class KeptResponses:
         most_bytes: int | None = None,
     ) -> None:
         """In files in `folder`, else in memory; OSError where the folder cannot be used."""
-        self._folder = None if folder is None else private_folder(folder, FileSystem())
+        self._files = FileSystem()
+        self._folder = None if folder is None else private_folder(folder, self._files)
         default = MOST_MEMORY if folder is None else MOST_BYTES
         self._most, self._most_bytes = most, default if most_bytes is None else most_bytes
         self._lock = Lock()
@@ -178,7 +179,9 @@ class KeptResponses:
             return b""
 
     def _write(self, name: str, content: str) -> bool:
-        """Whether it is kept. A file is there whole or not at all, whenever the program ends."""
+        """Whether it is kept. A file is there whole or not at all, whenever the program ends or the
+        power does, as with what the disk tier writes; which of the latest are there then is the
+        folder's matter."""
         if self._folder is None:
             self._contents[name] = content
             return True
@@ -186,7 +189,9 @@ class KeptResponses:
         try:
             with open(new_file(partial, os.O_WRONLY), "w", encoding="utf-8") as file:
                 file.write(content)
-            os.replace(partial, self._path(name))
+                file.flush()
+                self._files.sync(file.fileno(), partial)
+            self._files.replace(partial, self._path(name))
         except OSError:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)

@@ -171,6 +171,20 @@ def test_names_of_files_are_no_way_out_of_the_folder(tmp_path: Path) -> None:
     assert (tmp_path / "secret.json").exists()
 
 
+def test_a_response_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, list[str]]] = []
+
+    def fsync(descriptor: int) -> None:
+        names = [path.name for path in (tmp_path / "responses").glob("*.json")]
+        synced.append((os.fstat(descriptor).st_size, names))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    KeptResponses(tmp_path / "responses").put(kept(1))
+    assert synced == [(len(kept(1).to_json()), [])]
+
+
 def test_a_disk_that_is_full_costs_the_response_alone(tmp_path: Path) -> None:
     responses = KeptResponses(tmp_path / "responses")
     (tmp_path / "responses").rmdir()
