@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsv4_mlx.chat.answer_settings import AnswerSettings
+from dsv4_mlx.chat.settings import ChatSettings
 from dsv4_mlx.chat.turns import Turn
-from dsv4_mlx.engine.sampling import RANGES, Sampling
+from dsv4_mlx.engine.sampling import RANGES
 from dsv4_mlx.files.documents import DocumentError, parse_json
 
 _WHERE_THERE = ("reasoning_content", "tool_calls", "tool_call_id")
@@ -15,25 +16,28 @@ def chat_body(
     model: str,
     turns: Sequence[Turn],
     settings: AnswerSettings,
-    defaults: Sampling,
+    checkpoint: ChatSettings,
     seed: int | None,
 ) -> dict[str, Any]:
     """The request for the next reply after `turns`.
 
-    What a person left as the server has it, `defaults`, is not said, so that the server's own
-    holds.
+    What a person left as the server has it, as `checkpoint` says, is not said, so that the
+    server's own holds.
     """
     body: dict[str, Any] = {
         "model": model,
         "messages": messages_of(turns, settings),
         "stream": True,
         "stream_options": {"include_usage": True},
-        "reasoning_effort": settings.effective_thinking.level,
     }
-    if settings.budget and body["reasoning_effort"] != "none":
+    level = settings.effective_thinking.level
+    has_budget = bool(settings.budget) and level != "none"
+    if has_budget or level != checkpoint.level:
+        body["reasoning_effort"] = level
+    if has_budget:
         body["thinking"] = {"type": "enabled", "budget_tokens": settings.budget}
     for name in RANGES:
-        if (value := getattr(settings.sampling, name)) != getattr(defaults, name):
+        if (value := getattr(settings.sampling, name)) != getattr(checkpoint.sampling, name):
             body[name] = value
     given = {
         "seed": seed,

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from cli.environment import Environment
+from cli.environment import KEY_VARIABLE, Environment
 from cli.models import Models
 from cli.opened_model import OpenedModel
 from cli.options import Options
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _CONTEXT = 131_072
 """What is taken for the context of a server that does not tell it."""
-KEY_VARIABLE: Final = "DSV4_API_KEY"
 _LOCAL_ONLY: Final = {
     "model": "--model",
     "engine": "--engine",
@@ -204,4 +203,6 @@ def _chat_settings(entry: Mapping[str, Any]) -> ChatSettings:
     told = entry.get("sampling")
     told = told if isinstance(told, Mapping) else {}
     sampling = {name: told[name] for name, allowed in RANGES.items() if told.get(name) in allowed}
-    return ChatSettings(known, context or _CONTEXT, Sampling(**sampling))
+    found = ChatSettings(known, context or _CONTEXT, Sampling(**sampling))
+    level = entry.get("reasoning_level")
+    return replace(found, level=level) if level in found.levels else found

@@ -45,8 +45,7 @@ class RemoteSide:
         seed = settings.sampling.seed
         seed = None if seed is None else seed + self._answers
         self._answers += 1
-        defaults = self._checkpoint.sampling
-        body = chat_body(self._model, request.turns, settings, defaults, seed)
+        body = chat_body(self._model, request.turns, settings, self._checkpoint, seed)
         reply = StreamedReply(emit, request.asked_at)
         for part in self._client.stream(_CHAT, body, cancelled):
             reply.take(part)

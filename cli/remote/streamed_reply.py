@@ -7,6 +7,7 @@ from typing import Any
 
 from cli.remote.client import Comment, ServerError
 from dsv4_mlx.chat.events import (
+    BudgetReached,
     Done,
     Event,
     FinishReason,
@@ -18,6 +19,8 @@ from dsv4_mlx.chat.events import (
 )
 from dsv4_mlx.chat.messages import ToolCall
 
+_BUDGET = re.compile(r"(soft|hard) end of reasoning after (\d+) tokens")
+_LOOP = "ended as a loop"
 _READING = re.compile(r"reading (\d+)/(\d+) (tokens|layers)")
 _FINISHES: dict[str, FinishReason] = {
     "stop": "stop",
@@ -39,6 +42,7 @@ class StreamedReply:
         self._told = 0
         """Calls that were emitted."""
         self._finish: str | None = None
+        self._is_loop = False
         self._pieces = 0
         self._first_at = self._last_at = 0.0
         self._prefill_s = 0.0
@@ -81,9 +85,14 @@ class StreamedReply:
             if not cancelled:
                 raise ServerError("The server ended the answer without saying why; send it again.")
             return Done("cancelled", usage, timing)
-        return Done(_FINISHES.get(self._finish, "stop"), usage, timing)
+        finish: FinishReason = "loop" if self._is_loop else _FINISHES.get(self._finish, "stop")
+        return Done(finish, usage, timing)
 
     def _heard(self, comment: str) -> None:
+        self._is_loop = self._is_loop or comment == _LOOP
+        if (ended := _BUDGET.fullmatch(comment)) is not None:
+            self._emit(BudgetReached("soft" if ended[1] == "soft" else "hard", int(ended[2])))
+            return
         found = _READING.match(comment)
         if found is None or self._pieces:
             return

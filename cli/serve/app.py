@@ -160,8 +160,8 @@ class ServedApp:
         try:
             body = await self._bodies.read(scope, receive)
             request = await asyncio.to_thread(counter.read, body, self.context(scope["owner"]))
-            service = await self.model.service()
-            tokens = await asyncio.to_thread(service.prompts.count, request)
+            prompts = await self.model.prompts()
+            tokens = await asyncio.to_thread(prompts.count, request)
         except Dsv4Error as error:
             await self._refuse(counter, error, send)
             return
@@ -242,9 +242,8 @@ class ServedApp:
         await send_json(send, 200, entry)
 
     def _entries(self) -> list[dict[str, Any]]:
-        settings, context = self.model.settings, self.model.context
-        sampling = self.defaults.sampling
-        return [model_entry(name, self.started, context, settings, sampling) for name in self.names]
+        settings, context, said = self.model.settings, self.model.context, self.defaults
+        return [model_entry(name, self.started, context, settings, said) for name in self.names]
 
     async def _unrouted(self, request: Request, error: HTTPException) -> Response:
         kind, sentence = _OF_STATUS[error.status_code]

@@ -2,7 +2,7 @@
 
 A stream begins with the role and ends with a finish reason for each answer, what was used where
 that was asked for, and `[DONE]`. Reasoning is `reasoning_content`. A client that waits gets
-comments.
+comments, and comments tell of a budget that was reached and of an answer that was ended as a loop.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from cli.serve.chat_request import ChatOptions, chat_options, chat_request
 from cli.serve.chunks import FINISHES, ChunkWriter, chunk_frame, error_of
 from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame
 from cli.serve.faults import STATUSES, Fault
-from dsv4_mlx.chat.events import Done, ReasoningDelta, TextDelta
+from dsv4_mlx.chat.events import BudgetReached, Done, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.tokens import END_THINK
 from dsv4_mlx.serving.events import CallArguments, CallBegun, ServedEvent, TokenLikelihood
@@ -107,11 +107,16 @@ class ChatWriter(ChunkWriter):
                 function = {"name": event.name, "arguments": event.arguments}
                 choice.calls.append({"id": event.id, "type": "function", "function": function})
                 return []
+            case BudgetReached(kind, tokens):
+                return [Frame(comment=f"{kind} end of reasoning after {tokens} tokens")]
             case Done():
                 self._done[answer] = event
                 choice.waiting = []
                 choice.finish = FINISHES[event.finish_reason]
-                return [self._chunk(answer, {}, choice.finish)]
+                closing = [self._chunk(answer, {}, choice.finish)]
+                # What a finish reason has no word for.
+                is_loop = event.finish_reason == "loop"
+                return [Frame(comment="ended as a loop"), *closing] if is_loop else closing
         return []
 
     def used_chunk(self) -> Mapping[str, Any]:

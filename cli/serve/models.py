@@ -5,16 +5,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cli.serve.faults import RequestFault
+from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.settings import ChatSettings
-from dsv4_mlx.engine.sampling import RANGES, Sampling
+from dsv4_mlx.engine.sampling import RANGES
 from dsv4_mlx.files.documents import shown
 
 
 def model_entry(
-    name: str, created: int, context: int, checkpoint: ChatSettings, sampling: Sampling
+    name: str, created: int, context: int, checkpoint: ChatSettings, defaults: AnswerSettings
 ) -> dict[str, Any]:
     """What is told of the model under one of its names; `context` in tokens, as memory allows, and
-    `sampling` as a request has it that says nothing."""
+    thinking and sampling as a request has them that says nothing."""
     return {
         "id": name,
         "object": "model",
@@ -27,8 +28,9 @@ def model_entry(
         "context_length": context,
         "max_input_tokens": context,
         "reasoning_levels": list(checkpoint.levels),
+        "reasoning_level": defaults.thinking.level,
         "effort_table": checkpoint.effort_table,
-        "sampling": {one: getattr(sampling, one) for one in RANGES},
+        "sampling": {one: getattr(defaults.sampling, one) for one in RANGES},
     }
 
 

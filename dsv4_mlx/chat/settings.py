@@ -54,6 +54,8 @@ class ChatSettings:
     effort_table: EffortTable
     context: int  # tokens, prompt and reply together
     sampling: Sampling = field(default=Sampling())
+    level: str | None = None
+    """The thinking level where nobody names one; None is the one that thinks without a prefix."""
 
     @classmethod
     def of(cls, folder: "ModelFolder", effort_table: EffortTable | None = None) -> "ChatSettings":
@@ -71,10 +73,11 @@ class ChatSettings:
         return thinking_levels(self.effort_table)
 
     def thinking(self, level: str | None = None) -> Thinking:
-        """What a level means for the encoder; None is the level that thinks without a prefix.
+        """What a level means for the encoder; None is that of these settings.
 
         Raises UsageError for a level that the table lacks or the context is too small for.
         """
+        level = level or self.level
         thinking = thinking_at(level, self.effort_table)
         if level == "max" and self.context < MAX_LEVEL_CONTEXT:
             raise UsageError(

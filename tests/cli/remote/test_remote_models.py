@@ -14,7 +14,14 @@ from cli.remote.remote_models import RemoteModels, check_remote_options
 from cli.worker import Worker
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
-from dsv4_mlx.chat.events import Done, Progress, ReasoningDelta, TextDelta, Usage
+from dsv4_mlx.chat.events import (
+    BudgetReached,
+    Done,
+    Progress,
+    ReasoningDelta,
+    TextDelta,
+    Usage,
+)
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.turns import Turn
@@ -149,6 +156,47 @@ def test_what_a_person_set_is_said_and_the_rest_is_the_servers(
         "stop": ["x"],
     }
     assert wanted.items() <= told.asked[1].items()
+
+
+def test_a_thinking_level_that_nobody_set_is_the_servers(
+    told: ToldServer, models: RemoteModels
+) -> None:
+    told.model["reasoning_level"] = "high"
+    checkpoint = models.first(Path()).settings
+    assert checkpoint.thinking() == Thinking("thinking", "high")
+    for level, sent in ((None, None), ("high", None), ("none", "none"), ("low", "low")):
+        told.says(END)
+        list(begun(models, thinking=checkpoint.thinking(level)).send("a"))
+        assert told.asked[-1].get("reasoning_effort") == sent
+    told.says(END)
+    list(begun(models, budget=9).send("a"))
+    assert told.asked[-1]["reasoning_effort"] == "high"  # a budget alone asks for another one
+
+
+@pytest.mark.parametrize("level", ["extreme", 3, None, ["low"]])
+def test_a_level_that_there_is_not_is_none_of_the_servers(
+    level: Any, told: ToldServer, models: RemoteModels
+) -> None:
+    told.model["reasoning_level"] = level
+    told.says(END)
+    list(begun(models).send("a"))
+    assert told.asked[0]["reasoning_effort"] == "low"
+
+
+def test_it_is_told_why_the_server_ended_reasoning_or_answer(
+    told: ToldServer, models: RemoteModels
+) -> None:
+    told.says(
+        text(reasoning_content="Hm."),
+        ": hard end of reasoning after 32 tokens",
+        text("la la"),
+        ": ended as a loop",
+        END,
+        usage(12, 3, 40, 32),
+    )
+    events = list(begun(models).send("2+2?"))
+    assert events[1] == BudgetReached("hard", 32)
+    assert events[-1] == Done("loop", Usage(12, 3, 40, 32))
 
 
 def test_a_budget_of_nothing_is_no_reasoning(told: ToldServer, models: RemoteModels) -> None:
