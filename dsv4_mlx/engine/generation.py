@@ -1,9 +1,10 @@
 """From logits to tokens: greedy, or drawn from a filtered distribution, each draw repeatable.
 
-What acts on the logits, in this order: the repetition penalty, as transformers defines it; then on
-the distribution that gives, mlx-lm's filters in mlx-lm's order, top-p, min-p and top-k; then the
-temperature. A sampler owns its random key, so two sessions never disturb each other and nothing
-global changes.
+What acts on the logits, in this order: the repetition penalty, as transformers defines it; presence
+and frequency penalties and biases, which are added, see `logit_changes`; then on the distribution
+that gives, mlx-lm's filters in mlx-lm's order, top-p, min-p and top-k; then the temperature. What
+an answer may not say, see `serving.constraint`, is taken out before the filters. A sampler owns its
+random key, so two sessions never disturb each other and nothing global changes.
 """
 
 import math
@@ -33,14 +34,17 @@ StreamEnd = Literal["stop", "length"]
 class Token:
     """One generated token.
 
-    `logprob` is the model's own, natural logarithm, before penalty, filters and temperature.
-    `finish` is set on the last token only: "stop" if it is one of the stop ids, "length" if the
-    limit or the end of the context is reached.
+    `logprob` is the model's own, natural logarithm, before penalties, biases, filters and
+    temperature. `finish` is set on the last token only: "stop" if it is one of the stop ids,
+    "length" if the limit or the end of the context is reached. `likeliest` are so many of the
+    model's likeliest tokens in its place as were asked for, each with its own logarithm, the lowest
+    id first among equals.
     """
 
     id: int
     logprob: float
     finish: StreamEnd | None = None
+    likeliest: tuple[tuple[int, float], ...] = ()
 
 
 def make_sampler(
@@ -55,8 +59,12 @@ def make_sampler(
     The same seed draws the same tokens; None is a new seed every time. UsageError for a value
     outside its range.
     """
-    settings = Sampling(temperature, top_p, seed, top_k, min_p)
-    return greedy if temperature < _COLDEST else _Draw(settings)
+    return sampler_of(Sampling(temperature, top_p, seed, top_k, min_p))
+
+
+def sampler_of(settings: Sampling) -> Sampler:
+    """The same, of `settings`, whose repetition penalty is not the sampler's part."""
+    return greedy if settings.temperature < _COLDEST else _Draw(settings)
 
 
 # Below this the division by the temperature leaves float32.
@@ -127,12 +135,9 @@ class RepetitionPenalty:
         self._tokens = list(set(tokens))
         self._occurs: mx.array | None = None  # bool [V]
 
-    def draw(self, logits: mx.array, sampler: Sampler) -> mx.array:
-        """A token of `sampler`, given the penalised `logits` [V]; it counts from then on."""
-        logits = self(logits)
-        drawn = sampler(logits - mx.logsumexp(logits))
-        self._occurs = self._seen(logits.size) | (mx.arange(logits.size) == drawn)
-        return drawn
+    def take(self, drawn: mx.array, size: int) -> None:
+        """`drawn` counts from now on; a vocabulary has `size` tokens."""
+        self._occurs = self._seen(size) | (mx.arange(size) == drawn)
 
     def __call__(self, logits: mx.array) -> mx.array:
         """[V] -> [V], float32; what would leave float32 stays at its end."""

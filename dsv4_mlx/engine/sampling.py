@@ -81,5 +81,53 @@ class Sampling:
 
 def check(name: str, value: float) -> None:
     """UsageError for a value of the setting `name` outside its range."""
-    if value not in RANGES[name]:
-        raise UsageError(f"{name} must be {RANGES[name]}, got {shown(value)}.")
+    _check(name, value, RANGES[name])
+
+
+def _check(name: str, value: float, allowed: Range) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name} must be {allowed}, got {shown(value)}.")
+
+
+SHIFT_RANGES: Final[Mapping[str, Range]] = {
+    "presence_penalty": Range(-2, 2),
+    "frequency_penalty": Range(-2, 2),
+}
+BIASES: Final = Range(-100, 100)
+TOKEN_IDS: Final = Range(0, whole=True)
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """What is added to logits, in logits, as OpenAI's interface has it; UsageError outside ranges.
+
+    A token that was generated `count` times loses `presence_penalty` once and `frequency_penalty`
+    so often, and `logit_bias` is what is added to a token, by its id. All 0 is no change.
+    """
+
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, allowed in SHIFT_RANGES.items():
+            _check(name, getattr(self, name), allowed)
+        for token, bias in self.logit_bias:
+            _check("A token id of logit_bias", token, TOKEN_IDS)
+            _check(f"logit_bias of token {token}", bias, BIASES)
+
+    @property
+    def penalises(self) -> bool:
+        """Whether the tokens before change anything."""
+        return self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    def check_tokens(self, vocabulary: int) -> None:
+        """UsageError for a token that a model of so many does not have."""
+        for token, _ in self.logit_bias:
+            if token >= vocabulary:
+                raise UsageError(
+                    f"logit_bias takes token ids from 0 to {vocabulary - 1}, got {token}."
+                )
+
+
+NO_SHIFTS: Final = Shifts()

@@ -11,20 +11,15 @@ from pathlib import Path
 from dsv4_mlx.cache import CacheBytes
 from dsv4_mlx.engine import session_file
 from dsv4_mlx.engine.draft_history import DraftUse, Regime
-from dsv4_mlx.engine.draws import Draws
-from dsv4_mlx.engine.generation import (
-    Sampler,
-    Steer,
-    StreamEnd,
-    Token,
-    make_penalty,
-    make_sampler,
-)
+from dsv4_mlx.engine.draws import Drawn, Draws
+from dsv4_mlx.engine.generation import Sampler, Steer, StreamEnd, Token, make_sampler
+from dsv4_mlx.engine.logit_changes import make_changes
 from dsv4_mlx.engine.moments import OnLayer, OnProgress, SessionSnapshot, Sync
 from dsv4_mlx.engine.passes import Passes
 from dsv4_mlx.engine.places import Places
 from dsv4_mlx.engine.protocols import Flag
 from dsv4_mlx.engine.running import Running
+from dsv4_mlx.engine.sampling import NO_SHIFTS, Shifts
 from dsv4_mlx.engine.speculation import drafted_tokens
 from dsv4_mlx.engine.timeline import Timeline
 from dsv4_mlx.errors import CacheError, PromptError, UsageError
@@ -122,6 +117,8 @@ class Session:
         seed: int | None = None,
         top_k: int = 0,
         repetition_penalty: float = 1.0,
+        shifts: Shifts = NO_SHIFTS,
+        likeliest: int = 0,
         sampler: Sampler | None = None,
         stop_ids: Collection[int] | None = None,
         cancel: Flag | None = None,
@@ -132,8 +129,9 @@ class Session:
 
         A stop token is yielded too, as the last one. Closing the iterator or setting `cancel`
         leaves the timeline exactly at the tokens yielded. The penalty counts the tokens of the
-        timeline, the prompt's too. `sampler` takes the place of the other sampling options, and a
-        token that `steer` gives takes the place of a draw. `regime` tells what is being written, as
+        timeline, the prompt's too; `shifts` count those of this stream. `sampler` takes the place
+        of the other sampling options, and a token that `steer` gives that of a draw. So many of the
+        model's `likeliest` tokens are given beside each. `regime` tells what is being written, as
         drafts are right at another rate in each. PromptError when there is no prompt yet;
         UsageError for a setting outside its range, and from the iterator once the session has
         moved on otherwise.
@@ -145,9 +143,10 @@ class Session:
         if not len(self):
             raise PromptError("There is no prompt to continue; sync one first.")
         self._move_on()
-        penalty = make_penalty(repetition_penalty, self._settled.tokens)
-        draws = Draws(sampler, penalty, steer)
-        self._passes, running = None, self._running
+        tokens, running = self._settled.tokens, self._running
+        changes = make_changes(repetition_penalty, shifts, tokens, running.config.vocab_size)
+        draws = Draws(sampler, changes, steer, likeliest)
+        self._passes = None
         if (controller := running.drafting.controller) is not None:
             self._passes = Passes(controller, regime, decodes_many=lambda: running.decodes_many)
         return self._generate(max_tokens, draws, self._passes, stops, cancel, self._edition)
@@ -265,11 +264,11 @@ class Session:
         timeline.begin_reply()
         if timeline.logits is None and limit:
             timeline.catch_up(cancel)
-        tokens: Iterator[tuple[int, float]]
+        tokens: Iterator[Drawn]
         if self._running.blocks:
             tokens = timeline.shown(draws, limit, stops)
         elif passes is None:
-            tokens = (timeline.step(draws)[:2] for _ in range(limit))
+            tokens = (timeline.step(draws)[0] for _ in range(limit))
         else:
             tokens = drafted_tokens(timeline, draws, passes, limit, stops)
         try:
@@ -279,9 +278,9 @@ class Session:
                 if edition != self._edition:
                     raise UsageError("This stream has ended: its session has moved on since.")
                 self._running.replies.add(self)
-                token, logprob = next(tokens)
-                finish = _finish(token in stops, number == limit)
-                yield Token(token, logprob, finish)
+                drawn = next(tokens)
+                finish = _finish(drawn.id in stops, number == limit)
+                yield Token(drawn.id, drawn.logprob, finish, drawn.likeliest)
                 if finish is not None:
                     return
                 if number % _LOOK_EVERY == 0:

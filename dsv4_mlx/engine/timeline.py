@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from dsv4_mlx.engine.block import DraftBlock
 from dsv4_mlx.engine.drafters import Confidence, DraftIds, Features
-from dsv4_mlx.engine.draws import Draws, read_draw
+from dsv4_mlx.engine.draws import Drawn, Draws
 from dsv4_mlx.engine.moments import (
     OnLayer,
     OnProgress,
@@ -134,23 +134,23 @@ class Timeline(ReadingTimeline):
         self._go_back(self.consumed, len(target) - 1)
         self._read(target, None, cancel, ())
 
-    def step(self, draws: Draws, guesses: int = 0) -> tuple[int, float, DraftIds]:
-        """Draw a token and start on the one after it: its id, log-probability, and `guesses`."""
+    def step(self, draws: Draws, guesses: int = 0) -> tuple[Drawn, DraftIds]:
+        """Draw a token and start on the one after it: the token, and `guesses`."""
         assert self.logits is not None
         with self._recovering():
-            drawn, chosen = draws.draw(self.logits)
+            drawing = draws.draw(self.logits)
             # Evaluated for themselves: one evaluation is waited for as a whole, and the token must
             # not wait for the step after it, which computes while the caller shows this token.
-            mx.async_eval(drawn, chosen)  # type: ignore[no-untyped-call]
-            following, features = self._started(drawn.reshape(1, 1))
-            token, logprob = read_draw(drawn, chosen)
-            guessed = self._drafts.guess(token, guesses, draws)
-            self.tokens.append(token)
-            self._read_on([token], following, features)
-        return token, logprob, guessed
+            mx.async_eval(drawing.arrays())  # type: ignore[no-untyped-call]
+            following, features = self._started(drawing.token.reshape(1, 1))
+            drawn = drawing.read()
+            guessed = self._drafts.guess(drawn.id, guesses, draws)
+            self.tokens.append(drawn.id)
+            self._read_on([drawn.id], following, features)
+        return drawn, guessed
 
-    def draw(self, draws: Draws, row: int | None = None) -> tuple[int, float]:
-        """The next token, unread, and its log-probability; of row `row` of the open block."""
+    def draw(self, draws: Draws, row: int | None = None) -> Drawn:
+        """The next token, unread; of row `row` of the open block."""
         logits = self.logits if self.block is None or row is None else self.block.logits[row]
         assert logits is not None
         with self._recovering():
@@ -159,14 +159,14 @@ class Timeline(ReadingTimeline):
                 self._drafts.checked(self.block.rows)
             return drawn
 
-    def show(self, draws: Draws) -> tuple[int, float]:
-        """Draw a token that nobody reads until the next is wanted: id and log-probability."""
+    def show(self, draws: Draws) -> Drawn:
+        """Draw a token that nobody reads until the next is wanted."""
         assert self.logits is not None
         with self._recovering():
-            token, logprob = draws.next(self.logits)
-        self.tokens.append(token)
+            drawn = draws.next(self.logits)
+        self.tokens.append(drawn.id)
         self.logits = None
-        return token, logprob
+        return drawn
 
     def ask_for_last(self) -> None:
         """Begin to read what the last token alone decides, while the caller shows it."""
@@ -180,16 +180,15 @@ class Timeline(ReadingTimeline):
                 following, features = self._started(mx.array([[token]]))
                 self._read_on([token], following, features)
 
-    def shown(self, draws: Draws, limit: int, stops: set[int]) -> Iterator[tuple[int, float]]:
-        """`limit` tokens with their log-probabilities, each given before the step after it begins,
-        which blocks. What a last one, or one of `stops`, decides is not asked for: a reply does not
-        read it."""
+    def shown(self, draws: Draws, limit: int, stops: set[int]) -> Iterator[Drawn]:
+        """`limit` tokens, each given before the step after it begins, which blocks. What a last
+        one, or one of `stops`, decides is not asked for: a reply does not read it."""
         for number in range(1, limit + 1):
             self.read_shown()
-            token, logprob = self.show(draws)
-            if token not in stops and number < limit:
+            drawn = self.show(draws)
+            if drawn.id not in stops and number < limit:
                 self.ask_for_last()
-            yield token, logprob
+            yield drawn
 
     def drafts(self, token: int, count: int, draws: Draws) -> DraftIds:
         """At most `count` guesses at what follows `token`, which is drawn but not read."""

@@ -120,8 +120,8 @@ class AnswerConstraint:
                 token: Any = drawn.item()
                 if self.allows(token):
                     return drawn
-                left = mx.where(mx.arange(left.size) == drawn, -math.inf, left)
-            return base(mx.where(self._mask(left.size), logprobs, -math.inf))
+                left = _shares(mx.where(mx.arange(left.size) == drawn, -math.inf, left))
+            return base(_shares(mx.where(self._mask(left.size), logprobs, -math.inf)))
 
         return draw
 
@@ -136,6 +136,11 @@ class AnswerConstraint:
         mask = mx.zeros(size, dtype=mx.bool_)
         mask[mx.array(allowed, dtype=mx.int32)] = True
         return mask
+
+
+def _shares(logprobs: mx.array) -> mx.array:
+    """[V] -> [V] of sum 1. After a bias what is left may be so unlikely that no filter sees it."""
+    return logprobs - mx.logsumexp(logprobs)
 
 
 class Constraints:

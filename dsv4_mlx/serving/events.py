@@ -53,10 +53,12 @@ class LayersPassed:
 
 @dataclass(frozen=True)
 class TokenLikelihood:
-    """A generated token with the natural logarithm of its probability, the model's own."""
+    """A generated token with the natural logarithm of its probability, the model's own, and the
+    likeliest tokens in its place, likeliest first, as many as were asked for."""
 
     token: int
     logprob: float
+    likeliest: tuple[tuple[int, float], ...] = ()
 
 
 RefusalKind = Literal["too_long", "memory", "busy", "waited", "invalid", "failed"]

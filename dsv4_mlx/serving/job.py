@@ -208,7 +208,7 @@ class RunningJob:
         if self._constraint is not None:
             self._constraint.take(token.id)
         if self.job.request.wants_likelihoods:
-            self.job.emit(TokenLikelihood(token.id, token.logprob))
+            self.job.emit(TokenLikelihood(token.id, token.logprob, token.likeliest))
         if self._reply.take(token, self._session.hold):
             self.end()
 
@@ -260,6 +260,8 @@ class RunningJob:
         self._stream = self._session.stream(
             limit,
             **asdict(sampling),
+            shifts=job.request.shifts,
+            likeliest=job.request.likeliest if job.request.wants_likelihoods else 0,
             sampler=self._sampler(sampling),
             cancel=job.cancelled,
             steer=self._reply.steer,
@@ -273,11 +275,9 @@ class RunningJob:
         """What draws in the place of `sampling`; None for that alone."""
         if self._constraint is None:
             return None
-        from dsv4_mlx.engine.generation import make_sampler
+        from dsv4_mlx.engine.generation import sampler_of
 
-        settings = asdict(sampling)
-        del settings["repetition_penalty"]
-        return self._constraint.sampler(make_sampler(**settings))
+        return self._constraint.sampler(sampler_of(sampling))
 
     def _leave(self) -> None:
         """Let go of whatever is under way."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.settings import Thinking
+from dsv4_mlx.engine.sampling import NO_SHIFTS, Shifts
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,7 @@ class GenerationRequest:
     """Whether this is beside a conversation, such as a title: what it reads is let go of first."""
     wants_likelihoods: bool = False
     """Whether to give the log-probability of every token."""
+    likeliest: int = 0
+    """Beside it, those of so many of the likeliest tokens in its place."""
+    shifts: Shifts = NO_SHIFTS
+    """Biases and penalties on what an answer said, its reasoning too."""

@@ -59,6 +59,7 @@ class Service:
         """
         self.said = SaidMemory()
         self._log: SaidLog | None = None
+        self._vocabulary = engine.config.vocab_size
         self.prompts = Prompts(tokenizer, effort_table, self.said)
         self.constraints = Constraints(tokenizer)
         self.timelines = Timelines(engine, cache_bytes)
@@ -80,8 +81,9 @@ class Service:
         """Hand `request` in; its events come on the model's thread.
 
         PromptError, and no events, for messages that no prompt can be made of or that the context
-        does not hold; UsageError for a choice of tools that there are not.
+        does not hold; UsageError for a choice of tools, or tokens with a bias, that there are not.
         """
+        request.shifts.check_tokens(self._vocabulary)
         prompt = self.prompts.write(request)
         thinks = request.settings.effective_thinking.mode == "thinking" and not prompt.goes_on
         held = self.constraints.of(request, thinks=thinks)

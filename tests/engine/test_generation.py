@@ -14,6 +14,7 @@ from dsv4_mlx.engine.generation import (
     make_penalty,
     make_sampler,
 )
+from dsv4_mlx.engine.logit_changes import LogitChanges
 from dsv4_mlx.errors import UsageError
 
 
@@ -98,7 +99,7 @@ def test_the_penalty_is_transformers(penalty: float, tokens: list[int]) -> None:
 
 def test_a_token_counts_once_it_is_drawn() -> None:
     logits = np.array([4.0, 3.5, 3.0, -1.0], dtype=np.float32)
-    penalty, timeline = RepetitionPenalty(2.0, [2]), [2]
+    penalty, timeline = LogitChanges([RepetitionPenalty(2.0, [2])]), [2]
     sampler = make_sampler(0.0)
     for _ in range(6):
         expected = int(np.argmax(penalised_ref(logits, timeline, 2.0)))
@@ -116,7 +117,8 @@ def test_a_penalty_beyond_float32_gives_no_nan(penalty: float, tokens: list[int]
     logits = mx.array([80.0, -80.0, 0.0, 1e-30, 3e38])
     repeats = RepetitionPenalty(penalty, tokens)
     assert mx.isfinite(repeats(logits)).all().item()
-    drawn = [repeats.draw(logits, make_sampler(1.0, seed=3, top_p=0.9)).item() for _ in range(3)]
+    changes, sampler = LogitChanges([repeats]), make_sampler(1.0, seed=3, top_p=0.9)
+    drawn = [changes.draw(logits, sampler).item() for _ in range(3)]
     assert all(0 <= token < 5 for token in drawn)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from dsv4_mlx.engine.drafters import Lookup
 from dsv4_mlx.engine.generation import Token, greedy
+from dsv4_mlx.engine.sampling import Shifts
 from dsv4_mlx.engine.session import Session
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine
@@ -27,6 +28,8 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "min-p": {"temperature": 1.0, "min_p": 0.2},
     "top-k": {"temperature": 0.7, "top_k": 5},
     "penalty": {"temperature": 0.7, "repetition_penalty": 1.3},
+    "shifts": {"temperature": 0.7, "shifts": Shifts(1.5, 0.5, ((7, 3.0), (9, -100.0)))},
+    "likeliest": {"temperature": 0.7, "likeliest": 3},
 }
 
 

@@ -17,7 +17,7 @@ from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.scripted.engine import NANO
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine
-from dsv4_mlx.serving.events import Begun, Collected, ServedEvent
+from dsv4_mlx.serving.events import Begun, Collected, ServedEvent, TokenLikelihood
 from dsv4_mlx.serving.job import ServedPrompt
 from dsv4_mlx.serving.limits import ServingLimits
 from dsv4_mlx.serving.request import GenerationRequest
@@ -45,6 +45,7 @@ def asking(
         loops="off",
         **of_settings,
     )
+    options.setdefault("wants_likelihoods", bool(options.get("likeliest")))
     return GenerationRequest((), settings, **options)
 
 
@@ -122,6 +123,11 @@ def said(events: Sequence[ServedEvent]) -> tuple[str, str, int]:
     )
     done = ended(events)
     return text, done.finish_reason, done.usage.completion_tokens
+
+
+def likelihoods(events: Sequence[ServedEvent]) -> list[TokenLikelihood]:
+    """What was told of each token of an answer, where that was asked for."""
+    return [event for event in events if isinstance(event, TokenLikelihood)]
 
 
 def ended(events: Sequence[ServedEvent]) -> Done:

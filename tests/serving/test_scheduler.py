@@ -10,15 +10,27 @@ from hypothesis import strategies as st
 
 from dsv4_mlx.chat.events import Done, Progress
 from dsv4_mlx.engine.drafters import Lookup
+from dsv4_mlx.engine.sampling import NO_SHIFTS, Shifts
 from dsv4_mlx.errors import PromptError
 from dsv4_mlx.scripted.fake import FakeModel
 from dsv4_mlx.serving.events import Begun, Collected, Refused
 from dsv4_mlx.serving.job import ServedPrompt
 from dsv4_mlx.serving.limits import ServingLimits
 from dsv4_mlx.serving.request import GenerationRequest
-from tests.serving.served import Serving, alone, asking, assert_adds_up, ended, said, tokenizer
+from tests.serving.served import (
+    Serving,
+    alone,
+    asking,
+    assert_adds_up,
+    ended,
+    likelihoods,
+    said,
+    tokenizer,
+)
 
 SHARED = list(range(300, 340))
+SHIFTS = Shifts(2.0, 0.5, ((700, 4.0), (701, 3.5), (702, 3.0), (1, -100.0)))
+"""Tokens that are likelier than most, until they were said."""
 
 PROMPTS = st.tuples(st.integers(0, 40), st.lists(st.integers(500, 503), min_size=1, max_size=40))
 REQUESTS = st.builds(
@@ -31,6 +43,8 @@ REQUESTS = st.builds(
     owner=st.sampled_from(["", "other"]),
     stop=st.sampled_from([(), ("e",), ("the", "a")]),
     text=st.sampled_from([None, None, "raw"]),
+    shifts=st.sampled_from([NO_SHIFTS, SHIFTS]),
+    likeliest=st.sampled_from([0, 3]),
 )
 ARRIVAL = st.tuples(PROMPTS, REQUESTS, st.integers(0, 10), st.none() | st.integers(0, 15))
 
@@ -80,6 +94,7 @@ def expect_alone(
         assert whole.startswith(text) or request.settings.stop
     else:
         assert said(found) == said(expected)
+        assert likelihoods(found) == likelihoods(expected)
 
 
 def test_a_request_is_told_where_it_parts_from_what_was_read() -> None:
