@@ -6,16 +6,17 @@ comments, and comments tell of a budget that was reached and of an answer that w
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cli.serve.chat_request import ChatOptions, chat_options, chat_request
 from cli.serve.chunks import FINISHES, ChunkWriter, chunk_frame, error_of
 from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame
 from cli.serve.faults import STATUSES, Fault
+from cli.serve.likelihoods import told_of
+from cli.serve.old_functions import in_new_form
 from dsv4_mlx.chat.events import BudgetReached, Done, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
-from dsv4_mlx.chat.tokens import END_THINK
 from dsv4_mlx.serving.events import CallArguments, CallBegun, ServedEvent, TokenLikelihood
 
 
@@ -26,7 +27,9 @@ class ChatCompletions:
 
     def read(self, body: Mapping[str, Any], context: DialectContext) -> Asked:
         """What `body` asks for."""
+        body, is_old = in_new_form(body)
         request, options = chat_request(body, context), chat_options(body)
+        options = replace(options, old_calls=is_old)
         return Asked(request, ChatWriter(context, options, request.answers), options.streams)
 
     def error(self, fault: Fault) -> ErrorBody:
@@ -49,16 +52,17 @@ class _Choice:
     """Of tokens whose text has not, or of which no chunk told."""
     finish: str | None = None
 
-    @property
-    def message(self) -> dict[str, Any]:
-        """As a message that a client can send back."""
+    def message(self, old_calls: bool) -> dict[str, Any]:
+        """As a message that a client can send back, a call in the old form where that is meant."""
         reasoning, text = "".join(self.reasoning), "".join(self.text)
         message: dict[str, Any] = {"role": "assistant", "content": text or None, "refusal": None}
         if not self.calls:
             message["content"] = text
         if reasoning:
             message["reasoning_content"] = reasoning
-        if self.calls:
+        if self.calls and old_calls:
+            message["function_call"] = self.calls[0]["function"]
+        elif self.calls:
             message["tool_calls"] = self.calls
         return message
 
@@ -87,7 +91,7 @@ class ChatWriter(ChunkWriter):
         choice = self._choices[answer]
         match event:
             case TokenLikelihood():
-                choice.waiting += self._likelihoods(event)
+                choice.waiting += told_of(event, self._token_bytes)
             case ReasoningDelta(text):
                 choice.reasoning.append(text)
                 choice.waiting = []  # what is told is told of the answer's text alone
@@ -105,6 +109,7 @@ class ChatWriter(ChunkWriter):
                 return [self._call(answer, {}, arguments=piece)] if piece else []
             case ToolCall():
                 function = {"name": event.name, "arguments": event.arguments}
+                choice.waiting = []
                 choice.calls.append({"id": event.id, "type": "function", "function": function})
                 return []
             case BudgetReached(kind, tokens):
@@ -112,7 +117,7 @@ class ChatWriter(ChunkWriter):
             case Done():
                 self._done[answer] = event
                 choice.waiting = []
-                choice.finish = FINISHES[event.finish_reason]
+                choice.finish = self._finish_of(event)
                 closing = [self._chunk(answer, {}, choice.finish)]
                 # What a finish reason has no word for.
                 is_loop = event.finish_reason == "loop"
@@ -127,13 +132,20 @@ class ChatWriter(ChunkWriter):
         """All answers as one body."""
         choices = []
         for number, choice in enumerate(self._choices):
-            entry: dict[str, Any] = {"index": number, "message": choice.message}
+            message = choice.message(self._options.old_calls)
+            entry: dict[str, Any] = {"index": number, "message": message}
             entry["logprobs"] = self._logprobs(choice.likelihoods)
             choices.append({**entry, "finish_reason": choice.finish})
         return {**self._object("chat.completion"), "choices": choices, **self.used()}
 
+    def _finish_of(self, done: Done) -> str:
+        finish = FINISHES[done.finish_reason]
+        return "function_call" if finish == "tool_calls" and self._options.old_calls else finish
+
     def _call(self, answer: int, call: Mapping[str, Any], **function: str) -> Frame:
         """A piece of the call that began last."""
+        if self._options.old_calls:
+            return self._chunk(answer, {"function_call": function})
         place = self._choices[answer].begun - 1
         piece = {"index": place, **call, "function": function}
         return self._chunk(answer, {"tool_calls": [piece]})
@@ -157,12 +169,3 @@ class ChatWriter(ChunkWriter):
         if not self._options.likelihoods or not entries:
             return None
         return {"content": list(entries), "refusal": None}
-
-    def _likelihoods(self, event: TokenLikelihood) -> list[dict[str, Any]]:
-        """What is told of a token; nothing of the one that ends the reasoning."""
-        spelled = self._token_bytes(event.token)
-        if spelled == END_THINK.encode():
-            return []
-        text = spelled.decode("utf-8", "replace")
-        told = {"token": text, "logprob": event.logprob, "bytes": list(spelled)}
-        return [{**told, "top_logprobs": []}]

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from cli.serve.dialect import DialectContext
 from cli.serve.faults import RequestFault
+from cli.serve.likelihoods import likeliest_of
 from cli.serve.reading import (
     Body,
     budget_of,
@@ -19,15 +20,14 @@ from cli.serve.reading import (
     whole,
     without_cache_mark,
 )
+from cli.serve.shifts import shifts_of
 from dsv4_mlx.chat.messages import ChatError
 from dsv4_mlx.chat.requests import read_messages
-from dsv4_mlx.engine.sampling import Range
 from dsv4_mlx.files.documents import shown
 from dsv4_mlx.serving.request import AnswerFormat, GenerationRequest, ToolChoice
 
 MOST_ANSWERS: Final = 32
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "latest_reminder")
-_PENALTIES: Final = Range(-2, 2)
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class ChatOptions:
     with_usage: bool = False
     """Whether a stream tells at its end what was used."""
     likelihoods: bool = False
+    old_calls: bool = False
+    """Whether a call is told as `function_call`, see `old_functions`."""
 
 
 def chat_request(body: Body, context: DialectContext) -> GenerationRequest:
@@ -48,6 +50,7 @@ def chat_request(body: Body, context: DialectContext) -> GenerationRequest:
     most = whole(body, "max_completion_tokens", 1)
     most = whole(body, "max_tokens", 1) if most is None else most
     tools, answer_format = tools_of(body), answer_format_of(body)
+    wants_likelihoods = flag(body, "logprobs")
     settings = replace(
         defaults,
         thinking=thinking_of(body, context),
@@ -66,7 +69,9 @@ def chat_request(body: Body, context: DialectContext) -> GenerationRequest:
         answers=whole(body, "n", 1, MOST_ANSWERS) or 1,
         owner=context.owner,
         is_side=is_beside(tools, most, answer_format),
-        wants_likelihoods=flag(body, "logprobs"),
+        wants_likelihoods=wants_likelihoods,
+        likeliest=likeliest_of(body, wants_likelihoods),
+        shifts=shifts_of(body),
     )
 
 
@@ -175,25 +180,7 @@ def answer_format_of(body: Body) -> AnswerFormat:
 
 
 def check_unoffered(body: Body) -> None:
-    """RequestFault for what would change the answer and is not offered; penalties that are off, and
-    every field that is not known, are passed over."""
-    for name in ("presence_penalty", "frequency_penalty"):
-        value = body.get(name)
-        if value is not None and value not in _PENALTIES:
-            raise invalid(name, str(_PENALTIES), value)
-        if value:
-            raise RequestFault(
-                "invalid",
-                f"{name} is not offered here; leave it out, or take repetition_penalty.",
-                name,
-            )
-    if body.get("logit_bias"):
-        raise RequestFault("invalid", "logit_bias is not offered here; leave it out.", "logit_bias")
-    if body.get("top_logprobs"):
-        raise RequestFault(
-            "invalid",
-            "top_logprobs is not offered here: logprobs gives that of each token that was drawn.",
-            "top_logprobs",
-        )
+    """RequestFault for what would change the answer and is not offered; every field that is not
+    known is passed over."""
     if "audio" in (texts(body, "modalities") or ()):
         raise RequestFault("invalid", "This model writes text and no audio.", "modalities")

@@ -9,6 +9,7 @@ from cli.serve.chunks import FINISHES, ChunkWriter, chunk_frame, error_of
 from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame
 from cli.serve.faults import STATUSES, Fault, RequestFault
 from cli.serve.reading import Body, check_model, flag, invalid, sampling_of, texts, whole
+from cli.serve.shifts import shifts_of
 from dsv4_mlx.chat.events import Done, TextDelta
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.serving.events import ServedEvent, TokenLikelihood
@@ -17,6 +18,7 @@ from dsv4_mlx.serving.request import GenerationRequest
 MOST_TOKENS: Final = 16
 """Tokens of a text where neither the request nor the server says how many, as everywhere."""
 _MOST_ANSWERS: Final = 32
+_MOST_LIKELIEST: Final = 5
 
 
 class CompletionsDialect:
@@ -49,13 +51,7 @@ def _request(body: Body, context: DialectContext) -> GenerationRequest:
     best_of = whole(body, "best_of", 1)
     if best_of is not None and best_of != answers:
         raise RequestFault("invalid", "best_of is not offered; n gives several texts.", "best_of")
-    likelihoods = whole(body, "logprobs", 0)
-    if likelihoods:
-        raise RequestFault(
-            "invalid",
-            "logprobs gives 0 others here: the logarithm of each token that was drawn, no more.",
-            "logprobs",
-        )
+    likelihoods = whole(body, "logprobs", 0, _MOST_LIKELIEST)
     defaults = context.defaults
     settings = replace(
         defaults,
@@ -73,6 +69,8 @@ def _request(body: Body, context: DialectContext) -> GenerationRequest:
         owner=context.owner,
         text=_prompt(body),
         wants_likelihoods=likelihoods is not None,
+        likeliest=likelihoods or 0,
+        shifts=shifts_of(body),
     )
 
 
@@ -160,5 +158,23 @@ class CompletionWriter(ChunkWriter):
         }
 
     def _logprobs(self, told: Sequence[TokenLikelihood]) -> dict[str, Any]:
-        spelled = [self._token_bytes(one.token).decode("utf-8", "replace") for one in told]
-        return {"tokens": spelled, "token_logprobs": [one.logprob for one in told]}
+        logprobs: dict[str, Any] = {
+            "tokens": [self._spelled(one.token) for one in told],
+            "token_logprobs": [one.logprob for one in told],
+        }
+        if any(one.likeliest for one in told):
+            logprobs["top_logprobs"] = [self._likeliest(one) for one in told]
+        return logprobs
+
+    def _likeliest(self, told: TokenLikelihood) -> dict[str, float]:
+        """The likeliest tokens and the one that was drawn, which may be one more."""
+        both = (*told.likeliest, (told.token, told.logprob))
+        return {self._spelled(token): logprob for token, logprob in both}
+
+    def _spelled(self, token: int) -> str:
+        """The text of a token; of a part of a character its bytes, so that no two are the same."""
+        spelled = self._token_bytes(token)
+        try:
+            return spelled.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)

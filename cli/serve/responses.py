@@ -5,14 +5,12 @@ from typing import Any
 
 from cli.serve.dialect import Asked, DialectContext, ErrorBody
 from cli.serve.faults import Fault
-from cli.serve.reading import Body, flag, mapping, texts
+from cli.serve.reading import Body, flag, mapping
 from cli.serve.responses_errors import error_body
 from cli.serve.responses_kept import KeptResponse, KeptResponses
 from cli.serve.responses_reply import ResponseForm, ResponseWriter
 from cli.serve.responses_request import ResponseAsked, read_body
 from cli.serve.sealing import Seals
-
-_SEALED = "reasoning.encrypted_content"
 
 
 class ResponsesDialect:
@@ -26,16 +24,15 @@ class ResponsesDialect:
     def read(self, body: Body, context: DialectContext) -> Asked:
         """What `body` asks for; RequestFault with the field that is wrong."""
         asked = read_body(body, context, self._seals, self.kept)
-        included = texts(body, "include") or ()
         form = ResponseForm(
             _echo(body, asked, context),
             asked.tools,
-            (lambda text: self._seals.seal(context.owner, text)) if _SEALED in included else None,
+            (lambda text: self._seals.seal(context.owner, text)) if asked.is_sealed else None,
             has_summary=_wants_summary(body),
+            token_bytes=context.token_bytes,
             keep=self._keeper(body, asked, context.owner),
         )
-        passed_over = (*asked.left_out, *(name for name in included if name != _SEALED))
-        return Asked(asked.request, ResponseWriter(form), flag(body, "stream"), passed_over)
+        return Asked(asked.request, ResponseWriter(form), flag(body, "stream"), asked.left_out)
 
     def error(self, fault: Fault) -> ErrorBody:
         """The body of `fault`."""
@@ -74,6 +71,7 @@ def _echo(body: Body, asked: ResponseAsked, context: DialectContext) -> Mapping[
         "text": mapping(body, "text") or {"format": {"type": "text"}},
         "tool_choice": body.get("tool_choice") or "auto",
         "tools": body.get("tools") or [],
+        "top_logprobs": asked.request.likeliest,
         "top_p": settings.sampling.top_p,
         "truncation": "disabled",
         "user": body.get("user"),

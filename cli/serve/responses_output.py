@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
+from cli.serve.likelihoods import Told
 from cli.serve.parts import AnswerPart
 from cli.serve.responses_tools import ClientTool, FreeText
 
-Told = tuple[str, dict[str, Any]]
+OutputEvent = tuple[str, dict[str, Any]]
 """An event's type and content."""
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
@@ -22,16 +23,16 @@ class OutputItem(ABC):
         self.id = f"{self.prefix}_{suffix}_{number}"
         self.finished: Mapping[str, Any] = {}
 
-    def opened(self) -> Iterator[Told]:
+    def opened(self) -> Iterator[OutputEvent]:
         """That it is there."""
         item = self.shape("", "in_progress")
         yield "response.output_item.added", {"output_index": self.number, "item": item}
 
     @abstractmethod
-    def grown(self, text: str) -> Iterator[Told]:
+    def grown(self, text: str) -> Iterator[OutputEvent]:
         """That it goes on with `text`."""
 
-    def closed(self, text: str, *, is_whole: bool) -> Iterator[Told]:
+    def closed(self, text: str, *, is_whole: bool) -> Iterator[OutputEvent]:
         """That it is done, with all its `text`."""
         self.finished = self.shape(text, "completed" if is_whole else "incomplete")
         yield "response.output_item.done", {"output_index": self.number, "item": self.finished}
@@ -56,20 +57,25 @@ class TextItem(OutputItem):
     def part(self, text: str) -> dict[str, Any]:
         """The part that holds the text."""
 
-    def opened(self) -> Iterator[Told]:
+    def opened(self) -> Iterator[OutputEvent]:
         yield from super().opened()
         yield f"{self.part_events}.added", {**self._in_part, "part": self.part("")}
 
-    def grown(self, text: str) -> Iterator[Told]:
-        yield f"{self.text_events}.delta", {**self._in_part, "delta": text, **self.of_texts}
+    def grown(self, text: str) -> Iterator[OutputEvent]:
+        yield f"{self.text_events}.delta", {**self._in_part, "delta": text, **self.of_delta()}
 
-    def closed(self, text: str, *, is_whole: bool) -> Iterator[Told]:
-        yield f"{self.text_events}.done", {**self._in_part, "text": text, **self.of_texts}
+    def closed(self, text: str, *, is_whole: bool) -> Iterator[OutputEvent]:
+        yield f"{self.text_events}.done", {**self._in_part, "text": text, **self.of_text()}
         yield f"{self.part_events}.done", {**self._in_part, "part": self.part(text)}
         yield from super().closed(text, is_whole=is_whole)
 
-    of_texts: ClassVar[Mapping[str, Any]] = {}
-    """What events of texts have beside it."""
+    def of_delta(self) -> Mapping[str, Any]:
+        """What the event of a piece of the text has beside it."""
+        return {}
+
+    def of_text(self) -> Mapping[str, Any]:
+        """What the event of the whole text has beside it."""
+        return {}
 
     @property
     def _in_part(self) -> dict[str, Any]:
@@ -81,10 +87,25 @@ class MessageItem(TextItem):
 
     prefix = "msg"
     text_events = "response.output_text"
-    of_texts: ClassVar[Mapping[str, Any]] = {"logprobs": []}
+
+    def __init__(self, number: int, suffix: str) -> None:
+        super().__init__(number, suffix)
+        self._told: list[Told] = []
+        self._latest: list[Told] = []
+
+    def tell(self, told: list[Told]) -> None:
+        """What the next piece of the text has as log-probabilities of its tokens."""
+        self._told += told
+        self._latest = told
+
+    def of_delta(self) -> Mapping[str, Any]:
+        return {"logprobs": self._latest}
+
+    def of_text(self) -> Mapping[str, Any]:
+        return {"logprobs": list(self._told)}
 
     def part(self, text: str) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        return {"type": "output_text", "text": text, "annotations": [], **self.of_text()}
 
     def shape(self, text: str, status: ItemStatus) -> dict[str, Any]:
         content = [self.part(text)] if status != "in_progress" else []
@@ -142,10 +163,10 @@ class CallItem(OutputItem):
         super().__init__(number, suffix)
         self._call_id, self._tool = call_id, tool
 
-    def grown(self, text: str) -> Iterator[Told]:
+    def grown(self, text: str) -> Iterator[OutputEvent]:
         yield "response.function_call_arguments.delta", {**self._at, "delta": text}
 
-    def closed(self, text: str, *, is_whole: bool) -> Iterator[Told]:
+    def closed(self, text: str, *, is_whole: bool) -> Iterator[OutputEvent]:
         done = {**self._at, "name": self._tool.name, "arguments": text}
         yield "response.function_call_arguments.done", done
         yield from super().closed(text, is_whole=is_whole)
@@ -167,10 +188,10 @@ class FreeTextItem(CallItem):
         super().__init__(number, suffix, call_id, tool)
         self._input = FreeText()
 
-    def grown(self, text: str) -> Iterator[Told]:
+    def grown(self, text: str) -> Iterator[OutputEvent]:
         yield from self._grown(self._input.feed(text))
 
-    def closed(self, text: str, *, is_whole: bool) -> Iterator[Told]:
+    def closed(self, text: str, *, is_whole: bool) -> Iterator[OutputEvent]:
         if is_whole:
             yield from self._grown(self._input.finish(text))
         done = {**self._at, "input": self._input.text}
@@ -180,7 +201,7 @@ class FreeTextItem(CallItem):
     def shape(self, text: str, status: ItemStatus) -> dict[str, Any]:
         return {**self._called("custom_tool_call", status), "input": self._input.text}
 
-    def _grown(self, added: str) -> Iterator[Told]:
+    def _grown(self, added: str) -> Iterator[OutputEvent]:
         if added:
             yield "response.custom_tool_call_input.delta", {**self._at, "delta": added}
 

@@ -14,12 +14,14 @@ from typing import Any
 
 from cli.serve.dialect import Frame, Heard
 from cli.serve.faults import Fault
+from cli.serve.likelihoods import TokenBytes, Told, told_of
 from cli.serve.parts import AnswerPart, AnswerParts, PartStep
 from cli.serve.responses_errors import code_of
-from cli.serve.responses_output import OutputItem, item_of
+from cli.serve.responses_output import MessageItem, OutputItem, item_of
 from cli.serve.responses_tools import ClientTools
 from dsv4_mlx.chat.events import Done
-from dsv4_mlx.serving.events import ServedEvent
+from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.serving.events import ServedEvent, TokenLikelihood
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class ResponseForm:
     seal: Callable[[str], str] | None = None
     """Seals reasoning, where the client wants it back sealed."""
     has_summary: bool = False
+    token_bytes: TokenBytes = field(default=lambda token: b"")
+    """For the log-probabilities of tokens, where the client wants them."""
     keep: Callable[[Mapping[str, Any]], None] = field(default=lambda response: None)
     """Is given the finished response before the client is."""
 
@@ -50,6 +54,8 @@ class ResponseWriter:
         self._items: dict[int, OutputItem] = {}
         self._output: list[Mapping[str, Any]] = []
         self._sequence = 0
+        self._waiting: list[Told] = []
+        """Of tokens whose text has not come."""
         self._done: Done | None = None
         self._finished: Mapping[str, Any] | None = None
 
@@ -65,6 +71,10 @@ class ResponseWriter:
         """The frames of `event`."""
         if isinstance(event, Done):
             self._done = event
+        if isinstance(event, TokenLikelihood):
+            self._waiting += told_of(event, self._form.token_bytes)
+        if isinstance(event, ToolCall):
+            self._waiting = []
         return [frame for step in self._parts.take(event) for frame in self._of_step(step)]
 
     def heartbeat(self, heard: Heard) -> Frame:
@@ -121,6 +131,9 @@ class ResponseWriter:
             case "opened":
                 told = list(item.opened())
             case "grown":
+                if isinstance(item, MessageItem):
+                    item.tell(self._waiting)
+                self._waiting = []  # what is told is told of the answer's text alone
                 told = list(item.grown(text))
             case "closed":
                 told = list(item.closed(part.text, is_whole=part.is_whole))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from cli.serve.dialect import DialectContext
 from cli.serve.faults import RequestFault
+from cli.serve.likelihoods import MOST_LIKELIEST
 from cli.serve.reading import (
     Body,
     check_model,
@@ -17,6 +18,7 @@ from cli.serve.reading import (
     level_of,
     mapping,
     sampling_of,
+    texts,
     whole,
 )
 from cli.serve.responses_items import ItemReader
@@ -26,6 +28,9 @@ from cli.serve.sealing import Seals
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.serving.request import AnswerFormat, GenerationRequest
 
+SEALED = "reasoning.encrypted_content"
+LIKELIHOODS = "message.output_text.logprobs"
+"""What `include` may ask for."""
 _NOT_HERE = {
     "background": "a response is made while its client waits",
     "conversation": "conversations are kept by previous_response_id alone",
@@ -43,7 +48,9 @@ class ResponseAsked:
     """What the body brings, without what it goes on from."""
     previous: str | None
     left_out: tuple[str, ...]
-    """Types of tools and items that are of no use here."""
+    """Types of tools and items that are of no use here, and what else is to be included."""
+    is_sealed: bool = False
+    """Whether reasoning comes back sealed too."""
 
 
 def read_body(
@@ -67,6 +74,8 @@ def read_body(
         sampling=sampling_of(body, context.defaults.sampling),
         max_tokens=whole(body, "max_output_tokens", 1) or context.defaults.max_tokens,
     )
+    included = texts(body, "include") or ()
+    likeliest = whole(body, "top_logprobs", 0, MOST_LIKELIEST) or 0
     request = GenerationRequest(
         reader.messages,
         settings,
@@ -74,9 +83,12 @@ def read_body(
         several_calls=flag(body, "parallel_tool_calls", True),
         answer_format=_format(body),
         owner=context.owner,
+        wants_likelihoods=LIKELIHOODS in included or likeliest > 0,
+        likeliest=likeliest,
     )
-    left_out = (*tools.left_out, *reader.left_out)
-    return ResponseAsked(request, tools, items, previous, tuple(dict.fromkeys(left_out)))
+    other = (name for name in included if name not in (SEALED, LIKELIHOODS))
+    left_out = tuple(dict.fromkeys((*tools.left_out, *reader.left_out, *other)))
+    return ResponseAsked(request, tools, items, previous, left_out, SEALED in included)
 
 
 def _check_not_here(body: Body) -> None:

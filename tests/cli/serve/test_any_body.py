@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli.serve.chat_completions import ChatCompletions
+from cli.serve.completions import CompletionsDialect
 from cli.serve.messages import MessagesDialect
 from cli.serve.responses import ResponsesDialect
 from cli.serve.responses_kept import KeptResponses
@@ -50,11 +52,37 @@ def codex() -> dict[str, Any]:
     ]
     choice = {"type": "allowed_tools", "tools": [{"type": "function", "name": "shell"}]}
     form = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
-    return {**agent.body(), "tool_choice": choice, "text": form}
+    told = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    return {**agent.body(), "tool_choice": choice, "text": form, **told}
 
 
-BODIES = {"messages": claude(), "responses": codex()}
+def chat() -> dict[str, Any]:
+    call = {"name": "shell", "arguments": "{}"}
+    return {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "x"}]},
+            {"role": "assistant", "content": None, "function_call": call},
+            {"role": "function", "name": "shell", "content": "x"},
+        ],
+        "functions": [{"name": "shell", "parameters": {"type": "object"}}],
+        "function_call": {"name": "shell"},
+        "logit_bias": {"5": 1},
+        "presence_penalty": 1,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+
+
+def completion() -> dict[str, Any]:
+    return {"prompt": ["x"], "logprobs": 2, "logit_bias": {"5": 1}, "frequency_penalty": 1}
+
+
+BODIES = {
+    "messages": claude(), "responses": codex(), "chat": chat(), "completions": completion(),
+}  # fmt: skip
 DIALECTS: dict[str, Any] = {
+    "chat": ChatCompletions(),
+    "completions": CompletionsDialect(),
     "messages": MessagesDialect(SEALS),
     "responses": ResponsesDialect(SEALS, KeptResponses()),
 }

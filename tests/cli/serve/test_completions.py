@@ -60,6 +60,42 @@ def test_sixteen_tokens_are_written_where_nobody_says_how_many() -> None:
 
 
 @pytest.mark.parametrize("streams", [False, True])
+def test_the_likeliest_stand_beside_each_token_and_the_drawn_one_among_them(streams: bool) -> None:
+    answer = completed(logprobs=2, stream=streams, temperature=1.0, seed=2)
+    bodies = answer.chunks if streams else [answer.json]
+    told = [body["choices"][0]["logprobs"] for body in bodies]
+    tokens = [token for one in told for token in one["tokens"]]
+    assert "".join(tokens) == " and more"
+    beside = [likeliest for one in told for likeliest in one.get("top_logprobs", ())]
+    logprobs = [logprob for one in told for logprob in one["token_logprobs"]]
+    for token, logprob, likeliest in zip(tokens, logprobs, beside, strict=True):
+        assert likeliest[token] == logprob
+        assert 2 <= len(likeliest) <= 3
+
+
+def test_a_drawn_token_that_is_none_of_the_likeliest_is_one_more() -> None:
+    text = " or less"
+    bias = {str(token): 100 for token in tokenizer().encode(text)[:1]}
+    answer = completed(logprobs=1, logit_bias=bias, max_tokens=1)
+    (told,) = [choice["logprobs"] for choice in answer.json["choices"]]
+    assert list(told["top_logprobs"][0]) == [" and", " or"]
+    assert told["top_logprobs"][0][" or"] == told["token_logprobs"][0]
+
+
+def test_a_part_of_a_character_is_told_as_its_bytes() -> None:
+    told = completed(logprobs=1, logit_bias={str(first_byte()): 100}, max_tokens=1)
+    (choice,) = told.json["choices"]
+    assert choice["logprobs"]["tokens"] == ["bytes:\\xe2"]
+    assert "bytes:\\xe2" in choice["logprobs"]["top_logprobs"][0]
+
+
+def first_byte() -> int:
+    """The token of a byte that begins a character."""
+    tokens = range(tokenizer().vocab_size)
+    return next(token for token in tokens if tokenizer().token_bytes(token) == b"\xe2")
+
+
+@pytest.mark.parametrize("streams", [False, True])
 def test_each_drawn_token_has_its_logarithm(streams: bool) -> None:
     answer = completed(logprobs=0, stream=streams)
     bodies = answer.chunks if streams else [answer.json]
@@ -75,7 +111,9 @@ def test_each_drawn_token_has_its_logarithm(streams: bool) -> None:
         ({"echo": True}, "echo"),
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 3}, "best_of"),
-        ({"logprobs": 5}, "logprobs"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"logit_bias": {"5": -101}}, "logit_bias"),
+        ({"presence_penalty": 3}, "presence_penalty"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": ["a", "b"]}, "prompt"),
         ({"prompt": [[1, 2]]}, "prompt"),

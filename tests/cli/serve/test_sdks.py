@@ -122,6 +122,40 @@ def test_openai_runs_a_loop_of_tools_on_responses(openai: Any) -> None:
     openai.responses.delete(by_id.id)
 
 
+def test_openai_reads_the_likeliest_tokens(openai: Any) -> None:
+    messages: list[Any] = [{"role": "user", "content": "What is in a?"}]
+    changes = {"logit_bias": {"5": -100}, "presence_penalty": 1.5, "frequency_penalty": 0.5}
+    asked = {"model": "scripted", "messages": messages, "logprobs": True, "top_logprobs": 3}
+    (choice,) = openai.chat.completions.create(**asked, **changes).choices
+    told = choice.logprobs.content
+    with openai.chat.completions.stream(**asked, **changes) as stream:
+        heard = [event for event in stream if event.type == "logprobs.content.delta"]
+    assert [one for event in heard for one in event.content] == told
+    assert "".join(one.token for one in told).startswith("Let me look.")
+    assert all(len(one.top_logprobs) == 3 for one in told)
+    included: Any = ["message.output_text.logprobs"]
+    responded = openai.responses.create(
+        model="scripted", input="What is in a?", include=included, top_logprobs=3
+    )
+    (text,) = [item for item in responded.output if item.type == "message"]
+    assert [one.token for one in text.content[0].logprobs] == [one.token for one in told]
+    assert all(len(one.top_logprobs) == 3 for one in text.content[0].logprobs)
+
+
+def test_openai_gets_a_call_in_the_old_form(openai: Any) -> None:
+    messages: list[Any] = [{"role": "user", "content": "What is in a?"}]
+    functions: Any = [{"name": "look", "parameters": AT}]
+    asked = {"model": "scripted", "functions": functions}
+    (choice,) = openai.chat.completions.create(**asked, messages=messages).choices
+    assert choice.finish_reason == "function_call"
+    call = choice.message.function_call
+    assert (call.name, call.arguments) == ("look", '{"at": "a b"}')
+    result = {"role": "function", "name": "look", "content": "so"}
+    messages += [choice.message.to_dict(), result]
+    (second,) = openai.chat.completions.create(**asked, messages=messages).choices
+    assert second.message.content == "It says so."
+
+
 def test_openai_raises_its_own_errors(openai: Any) -> None:
     import openai as sdk
 
