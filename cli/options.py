@@ -148,6 +148,9 @@ def _parser(environment: Environment) -> CommandParser:
         lambda add: add("-p", dest="prompt", metavar="TEXT", help="answer this message and leave"),
     )
     add_the_machines(parser.add_argument)
+    parser.add_argument(
+        "--allow-sleep", action="store_true", help="with two Macs: hold off no idle sleep"
+    )
     _add_the_conversation(parser.add_argument)
     _add_the_output(parser.add_argument)
     return parser

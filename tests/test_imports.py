@@ -333,7 +333,7 @@ CLI_ROOMS = {
     "once": {"kept", "show"},
     "ranks": {"kept", "show", "once", "machine"},
     "talk": {"kept", "show", "tools"},
-    "serve": {"kept", "show", "once", "machine"},
+    "serve": {"kept", "show", "once", "machine", "ranks"},
     "remote": set(),
 }
 

@@ -22,6 +22,7 @@ from dsv4_mlx.engine.draft_choice import DraftChoice
 from dsv4_mlx.errors import PipelineError
 
 _LOOK_S = 0.05
+_WOKEN = object()
 
 
 class FarMemory:
@@ -61,6 +62,8 @@ class FarEngine:
         """`inbox` holds what comes through `pipes`, None at the end; `why_ended` says why that
         was, once it was."""
         self.max_context = loaded.max_context
+        self.longest = loaded.longest
+        """Tokens that a server's memory holds of one request."""
         self.backend = loaded.backend
         self.left_out = loaded.left_out
         self.notes = loaded.notes
@@ -88,6 +91,30 @@ class FarEngine:
         weakref.finalize(side, self._dropped.append, side.number).atexit = False
         return side
 
+    def send(self, message: object) -> None:
+        """Tell rank 0 something, from any thread; its end comes through the other pipe."""
+        with suppress(OSError):
+            self._pipes.send(message)
+
+    def wake(self) -> None:
+        """Let `receive` return."""
+        self._inbox.put(_WOKEN)
+
+    def receive(self) -> Any:
+        """What rank 0 says next, None after `wake`; PipelineError once it has ended."""
+        if self.problem:
+            raise PipelineError(self.problem)
+        message = self._inbox.get()
+        if message is _WOKEN:
+            return None
+        if message is None or isinstance(message, FarEnd):
+            raise self._ended(message)
+        return message
+
+    def _ended(self, message: FarEnd | None) -> PipelineError:
+        self.problem = self._why_ended() if message is None else message.sentence
+        return PipelineError(self.problem)
+
     def call(
         self,
         call: FarCall,
@@ -98,14 +125,12 @@ class FarEngine:
         if self.problem:
             raise PipelineError(self.problem)
         dropped, self._dropped[:] = tuple(self._dropped), []
-        with suppress(OSError):  # its end comes through the other pipe
-            self._pipes.send(FarCall(call.side, call.method, call.arguments, call.turns, dropped))
+        self.send(FarCall(call.side, call.method, call.arguments, call.turns, dropped))
         is_cancelled = False
         while True:
             if cancelled is not None and cancelled.is_set() and not is_cancelled:
                 is_cancelled = True
-                with suppress(OSError):
-                    self._pipes.send(FarCancel())
+                self.send(FarCancel())
             try:
                 message = self._inbox.get(timeout=_LOOK_S)
             except Empty:
@@ -115,9 +140,7 @@ class FarEngine:
             elif isinstance(message, FarAnswer):
                 return message
             else:
-                sentence = message.sentence if isinstance(message, FarEnd) else self._why_ended()
-                self.problem = sentence
-                raise PipelineError(sentence)
+                raise self._ended(message)
 
 
 class FarSide:

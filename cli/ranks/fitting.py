@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from cli.config import Config
 
 
-def require_fitting(options: Options, *, is_started: bool) -> None:
+def require_fitting(
+    options: Options, *, is_started: bool = False, port_option: str = "--port"
+) -> None:
     """UsageError for an option that this run cannot follow; `is_started`: somebody else started
-    this process as one of two ranks. `options` are those of the command line alone."""
+    this process as one of two ranks. `options` are those of the command line alone, whose `port` is
+    called `port_option`."""
     if options.hosts is None and not is_started:
-        for name in _given(_of_two_machines(options)):
+        for name in _given(_of_two_machines(options, port_option)):
             raise UsageError(f"{name} is for two Macs, see --hosts; leave it out.")
         return
     if options.subcommand == "doctor":
@@ -51,10 +54,10 @@ def _of_one_machine(options: Options) -> Mapping[str, bool]:
     }
 
 
-def _of_two_machines(options: Options) -> Mapping[str, bool]:
+def _of_two_machines(options: Options, port_option: str) -> Mapping[str, bool]:
     """What has no meaning for one machine."""
     return {
-        "--port": options.port is not None,
+        port_option: options.port is not None,
         "--peer-timeout": options.peer_timeout is not None,
         "--allow-sleep": options.allow_sleep,
     }

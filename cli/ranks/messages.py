@@ -37,6 +37,8 @@ class FarLoaded:
     wired: int = 0
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    longest: int = 0
+    """Of a program that serves requests: tokens of a prompt and its reply that memory holds."""
 
 
 @dataclass(frozen=True)

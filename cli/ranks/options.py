@@ -9,8 +9,8 @@ from dsv4_mlx.peers.hostfile import PORT
 from dsv4_mlx.peers.watchdog import PEER_TIMEOUT_S
 
 
-def add_the_machines(add: Callable[..., Any]) -> None:
-    """Which two machines share a model."""
+def add_the_machines(add: Callable[..., Any], port_option: str = "--port") -> None:
+    """Which two machines share a model; a server has a `--port` of its own."""
     add(
         "--hosts",
         type=user_path,
@@ -18,7 +18,7 @@ def add_the_machines(add: Callable[..., Any]) -> None:
         help="run the model on the two Macs of this hostfile (mlx.distributed_config writes one)",
     )
     add(
-        "--port",
+        port_option,
         type=whole(1024, 65000),
         metavar="N",
         help=f"with --hosts: the first of the ports that are used; {PORT}",
@@ -29,4 +29,3 @@ def add_the_machines(add: Callable[..., Any]) -> None:
         metavar="S",
         help=f"seconds of silence after which the other Mac is given up; {PEER_TIMEOUT_S:.0f}",
     )
-    add("--allow-sleep", action="store_true", help="with two Macs: hold off no idle sleep")

@@ -12,6 +12,7 @@ from typing import cast
 from cli.machine.machine import read_machine
 from cli.ranks.failures import sentence_of
 from cli.ranks.rank_work import RankWork
+from cli.ranks.timeline_room import timeline_bytes
 from dsv4_mlx import __version__
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.engine.engine import Engine
@@ -25,6 +26,7 @@ from dsv4_mlx.peers.peer_control import PeerControl
 from dsv4_mlx.peers.peer_socket import BEAT_S, PeerSocket
 from dsv4_mlx.peers.waking import Waking
 from dsv4_mlx.peers.watchdog import CHUNKS, Watchdog
+from dsv4_mlx.sizing.costs import Kv
 
 
 @dataclass
@@ -40,6 +42,8 @@ class RankModel:
     """Rank 0's."""
     follow: Callable[[], None] = field(default=lambda: None)
     """The worker's loop."""
+    timeline_bytes: int = 1 << 62
+    """For all timelines together, of both ranks, as both machines have room."""
     quit: Callable[[], None] = field(default=lambda: None)
     """What rank 0 says to the worker's loop at the end."""
 
@@ -126,6 +130,8 @@ def _scripted(
     ranks = agree(peer, _scripted_facts(work))
     file = work.engine.partition(":")[2]
     loaded = open_scripted(file) if work.rank == 0 else None
+    if loaded is not None and work.served is not None:
+        loaded[0].model.weights_elsewhere = True  # type: ignore[attr-defined]  # as two machines do
     exchange(peer, "loaded", True)  # the other may take minutes longer
 
     def follow() -> None:
@@ -194,4 +200,5 @@ def _loaded(
     needed = max(one.needed for one in ranks)
     notes += tuple(filter(None, [residency_note(engine, needed, machine.chip, len(ranks))]))
     loaded = engine, Tokenizer(Path(work.model))
-    return RankModel(peer, guard, waking, notes, loaded, quit=model.close)
+    room = timeline_bytes(ranks, prepared.checkpoint.config, cast(Kv, work.kv))
+    return RankModel(peer, guard, waking, notes, loaded, timeline_bytes=room, quit=model.close)

@@ -1,12 +1,14 @@
 """The program of one rank (`python -m cli.ranks.rank_program`); `cli.ranks.processes` starts it.
 
-It reads its work from stdin and ends when that does. Rank 0 then speaks with the terminal through
-stdin and stdout; the worker follows rank 0.
+It reads its work from stdin and ends when that does. Rank 0 then speaks with the terminal,
+or with the server, through stdin and stdout; the worker follows rank 0.
 """
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from threading import Thread, Timer
 from typing import IO, cast
 
@@ -15,11 +17,16 @@ from cli.ranks.failures import log, log_to_stderr, sentence_of
 from cli.ranks.messages import FarEnd, FarLoaded, Pipes
 from cli.ranks.rank_model import RankModel, open_rank
 from cli.ranks.rank_work import RankWork
+from cli.ranks.service_server import ServiceServer
 from cli.ranks.side_server import Calls, SideServer
 from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.errors import Dsv4Error
+from dsv4_mlx.serving.service_settings import ServiceSettings
 
 _GRACE_S = 2.0
+
+Begin = Callable[[RankModel], tuple[FarLoaded, Callable[[], None]]]
+"""From a loaded model to what the terminal is told of it, and to what answers the terminal."""
 
 
 def main() -> int:
@@ -38,7 +45,7 @@ def main() -> int:
 
 def _serve(work: RankWork, pipes: Pipes) -> int:
     """Rank 0: load, and answer what the terminal asks for."""
-    calls = Calls(pipes, _end_soon)
+    begin = (_conversations if work.served is None else _requests)(work, pipes)
 
     def end(sentence: str) -> None:
         with suppress(OSError):
@@ -47,9 +54,10 @@ def _serve(work: RankWork, pipes: Pipes) -> int:
 
     try:
         model = open_rank(work, end)
-        pipes.send(_loaded(model))
         try:
-            _server(work, model, pipes, calls).serve()
+            loaded, serve = begin(model)
+            pipes.send(loaded)
+            serve()
         finally:
             model.close()
     except BrokenPipeError:
@@ -80,11 +88,29 @@ def _follow(work: RankWork) -> int:
     return 0
 
 
-def _server(work: RankWork, model: RankModel, pipes: Pipes, calls: Calls) -> SideServer:
-    engine, tokenizer = model.engine_and_tokenizer
-    prefixes = stored_prefixes(os.environ, work.prefix_bytes, work.kv)(engine)
-    table = cast(EffortTable, work.effort_table)
-    return SideServer(engine, tokenizer, table, prefixes, pipes, calls)
+def _conversations(work: RankWork, pipes: Pipes) -> Begin:
+    calls = Calls(pipes, _end_soon)
+
+    def begin(model: RankModel) -> tuple[FarLoaded, Callable[[], None]]:
+        engine, tokenizer = model.engine_and_tokenizer
+        prefixes = stored_prefixes(os.environ, work.prefix_bytes, work.kv)(engine)
+        table = cast(EffortTable, work.effort_table)
+        return _loaded(model), SideServer(engine, tokenizer, table, prefixes, pipes, calls).serve
+
+    return begin
+
+
+def _requests(work: RankWork, pipes: Pipes) -> Begin:
+    server, settings = ServiceServer(pipes, _end_soon), ServiceSettings(**work.served or {})
+
+    def begin(model: RankModel) -> tuple[FarLoaded, Callable[[], None]]:
+        engine, tokenizer = model.engine_and_tokenizer
+        table = cast(EffortTable, work.effort_table)
+        service = settings.service(engine, tokenizer, table, model.timeline_bytes)
+        server.use(service)
+        return replace(_loaded(model), longest=service.longest), server.serve
+
+    return begin
 
 
 def _loaded(model: RankModel) -> FarLoaded:

@@ -35,6 +35,8 @@ class RankWork:
     rdma: tuple[tuple[str | None, ...], ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     """Of the environment of both ranks."""
+    served: Mapping[str, Any] | None = None
+    """The fields of a `ServiceSettings` where rank 0 serves requests instead of conversations."""
     is_started: bool = False
     """MLX's variables are set already."""
 

@@ -9,7 +9,7 @@ import secrets
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Timer
 from types import FrameType
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cli.ranks.rank_model import RankModel
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.engine.engine import Engine
+    from dsv4_mlx.serving.service_settings import ServiceSettings
 
 _RANK, _HOSTFILE, _COORDINATOR = "MLX_RANK", "MLX_HOSTFILE", "MLX_JACCL_COORDINATOR"
 _OURS = ("DSV4_BACKEND", "DSV4_KERNELS")
@@ -55,15 +56,21 @@ class RanksOfRun:
 
 
 @contextmanager
-def ranks_of(options: Options, environment: Environment, config: "Config") -> Iterator[RanksOfRun]:
-    """This run's ranks, ended afterwards. UsageError for hostfiles that name others than two."""
+def ranks_of(
+    options: Options,
+    environment: Environment,
+    config: "Config",
+    served: "ServiceSettings | None" = None,
+) -> Iterator[RanksOfRun]:
+    """This run's ranks, ended afterwards; where `served` is given, rank 0 serves requests.
+    UsageError for hostfiles that name others than two."""
     work = started_rank(options, environment.variables)
     if options.hosts is not None:
         if work is not None:
             raise UsageError(
                 f"--hosts starts both ranks itself, and {_RANK} says that this is one; give one."
             )
-        pair = _pair(options, config, options.hosts, environment.variables)
+        pair = _pair(options, config, options.hosts, environment.variables, served)
         try:
             yield RanksOfRun(environment, pair=pair)
         finally:
@@ -120,13 +127,21 @@ def _ring(variables: Mapping[str, str]) -> Ring:
     return read_ring(Path(variables[_HOSTFILE]))
 
 
-def _pair(options: Options, config: "Config", file: Path, variables: Mapping[str, str]) -> RankPair:
+def _pair(
+    options: Options,
+    config: "Config",
+    file: Path,
+    variables: Mapping[str, str],
+    served: "ServiceSettings | None",
+) -> RankPair:
     hosts = read_hosts(file)
     ours = {name: variables[name] for name in _OURS if name in variables}
     hosts = replace(hosts, variables={**ours, **hosts.variables})
     work = work_of(hosts, options, secrets.token_hex(16))
     kept = config.prefix_bytes if options.keep else 0
     work = replace(work, prefix_bytes=kept, snapshot_bytes=config.snapshot_bytes)
+    if served is not None:  # its timelines keep places, not its conversations
+        work = replace(work, prefix_bytes=0, snapshot_bytes=None, served=asdict(served))
     traces = trace_file(variables) if options.keep else None
     return RankPair(hosts.hosts, work, configured_notes(config), traces=traces)
 

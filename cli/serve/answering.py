@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cli.serve.bridge import EventBridge, Numbered
 from cli.serve.dialect import Asked, Dialect, Frame, Heard
@@ -12,9 +12,14 @@ from cli.serve.http_answers import Receive, Send, send_fault, send_json
 from cli.serve.limits import HttpLimits
 from cli.serve.served_model import ServedModel
 from dsv4_mlx.chat.events import Done, Progress
-from dsv4_mlx.errors import ContextError, Dsv4Error, PromptError, UsageError
+from dsv4_mlx.errors import ContextError, Dsv4Error, PipelineError, PromptError, UsageError
 from dsv4_mlx.serving.events import Begun, LayersPassed, Refused, ServedEvent
-from dsv4_mlx.serving.ticket import Ticket
+
+if TYPE_CHECKING:
+    from cli.ranks.far_service import FarTicket
+    from dsv4_mlx.serving.ticket import Ticket
+
+    AnyTicket = Ticket | FarTicket
 
 _ENDED = "The server ended in the middle of the answer; ask again when it is back."
 _STREAM_HEADERS = [
@@ -53,7 +58,6 @@ class Answering:
         self._limits, self._watch, self._abort = limits, watch, abort
         self._loop = asyncio.get_running_loop()
         self._bridge = EventBridge(self._loop, model.wake)
-        self._ticket: Ticket | None = None
         self._fault: Fault | None = None
         self._left = asked.request.answers
         self._heard = Heard("waiting")
@@ -84,7 +88,7 @@ class Answering:
 
     # The request
 
-    async def _hand_in(self) -> Ticket | None:
+    async def _hand_in(self) -> "AnyTicket | None":
         try:
             if not self._model.is_ready:
                 self._heard = Heard("loading")
@@ -104,10 +108,10 @@ class Answering:
         self._fault = self._fault or fault
         self._bridge.tell()
 
-    def _cancel(self, handed_in: "asyncio.Future[Ticket | None]") -> None:
+    def _cancel(self, handed_in: "asyncio.Future[AnyTicket | None]") -> None:
         """End what is still under way, also what is only about to be handed in."""
 
-        def cancel(done: "asyncio.Future[Ticket | None]") -> None:
+        def cancel(done: "asyncio.Future[AnyTicket | None]") -> None:
             ticket = None if done.cancelled() else done.result()
             if ticket is not None and not ticket.has_ended:
                 ticket.cancel()
@@ -220,4 +224,6 @@ async def _send_frames(send: Send, frames: Sequence[Frame], is_last: bool) -> No
 def _kind_of(error: Dsv4Error) -> FaultKind:
     if isinstance(error, ContextError):
         return "too_long"
+    if isinstance(error, PipelineError):
+        return "unavailable"
     return "invalid" if isinstance(error, PromptError | UsageError) else "failed"

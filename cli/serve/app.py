@@ -44,7 +44,7 @@ from cli.serve.records import Records
 from cli.serve.served_model import ServedModel
 from cli.serve.trace import Trace
 from dsv4_mlx.chat.answer_settings import AnswerSettings
-from dsv4_mlx.errors import Dsv4Error
+from dsv4_mlx.errors import Dsv4Error, PipelineError
 from dsv4_mlx.serving.json_grammar import unheld_of
 
 _MOST_CLIENT: Final = 40
@@ -224,9 +224,9 @@ class ServedApp:
         """What is held, as the model's thread counts it; the figures before these, where it has no
         time to."""
         if self.model.is_ready:
-            call = self.model.running.scheduler.call
-            counted = asyncio.wrap_future(call(lambda: cache_figures(self.model)))
-            with suppress(TimeoutError):
+            # A rank may be lost while it is asked, which is told elsewhere.
+            with suppress(TimeoutError, PipelineError):
+                counted = asyncio.wrap_future(self.model.running.ask(cache_figures))
                 self._figures = await asyncio.wait_for(counted, _COUNTING_S)
         return self._figures
 
@@ -254,7 +254,10 @@ class ServedApp:
 
 
 def _fault_of(error: Dsv4Error) -> Fault:
-    return error.fault if isinstance(error, RequestFault) else Fault("invalid", str(error))
+    if isinstance(error, RequestFault):
+        return error.fault
+    is_lost = isinstance(error, PipelineError)
+    return Fault("unavailable" if is_lost else "invalid", str(error))
 
 
 def client_of(scope: Scope) -> str:

@@ -19,6 +19,8 @@ from dsv4_mlx.serving.request import GenerationRequest
 
 LOOK_S: Final = 1.0
 """How often is looked whether there is something to do."""
+AGAIN_S: Final = 30.0
+"""How long after ranks could not be started it is tried again."""
 
 
 async def let_go_when_idle(model: ServedModel, records: Records, idle_s: float) -> None:
@@ -28,6 +30,20 @@ async def let_go_when_idle(model: ServedModel, records: Records, idle_s: float) 
         since = records.clock() - max(records.last_ended, model.last_event)
         if model.is_ready and not records.open and since >= idle_s:
             await asyncio.to_thread(model.let_go())
+
+
+async def keep_ranks(model: ServedModel, note: Callable[[str], None]) -> None:
+    """Start both ranks of a model on two machines again whenever one is lost, and tell of it."""
+    while True:
+        for sentence in model.notes:
+            note(sentence)
+        await asyncio.sleep(LOOK_S)
+        if model.state == "lost":
+            note(model.why_lost)
+            if await model.start_again():
+                note("both ranks run")
+            else:
+                await asyncio.sleep(AGAIN_S)
 
 
 async def warm_up(

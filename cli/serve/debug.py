@@ -1,16 +1,19 @@
 """`/debug`, for whoever sits at this machine: what a request's prompt is and where it parts from
 what was read before."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cli.serve.access import is_loopback, name_in
 from cli.serve.faults import RequestFault
 from cli.serve.http_answers import Scope, header
-from dsv4_mlx.serving.partings import partings, prompt_parts
+from dsv4_mlx.serving.partings import PartingOfTwo, partings, prompt_parts
 from dsv4_mlx.serving.request import GenerationRequest
-from dsv4_mlx.serving.service import Service
+
+if TYPE_CHECKING:
+    from cli.serve.served_model import ServedHere
+    from dsv4_mlx.serving.service import Service
 
 _PASSED_ON: Final = (b"forwarded", b"x-forwarded-for", b"via")
 _PATIENCE_S: Final = 60.0
@@ -66,19 +69,14 @@ def check_at_this_machine(scope: Scope) -> None:
         raise RequestFault("forbidden", "Prompts are shown at this machine alone.")
 
 
-def prompt_found(service: Service, request: GenerationRequest) -> Mapping[str, Any]:
+def prompt_found(service: "ServedHere", request: GenerationRequest) -> Mapping[str, Any]:
     """The prompt of `request` in its parts, beside every timeline of its owner. Waits for the
     model's thread."""
     tokens = service.prompts.write(request).tokens
     tokenizer = service.prompts.tokenizer
 
-    def look() -> tuple[int, list[Any]]:
-        timelines = service.timelines
-        found = partings(timelines, tokens, tokenizer, request.owner)
-        return timelines.look(tokens, request.owner).found, found
-
     try:
-        kept, found = service.scheduler.call(look).result(timeout=_PATIENCE_S)
+        kept, found = service.ask(_look, tokens, request.owner).result(timeout=_PATIENCE_S)
     except TimeoutError:
         raise RequestFault(
             "waited", "The model's thread had no time to look within a minute; look again."
@@ -89,3 +87,13 @@ def prompt_found(service: Service, request: GenerationRequest) -> Mapping[str, A
         "parts": [asdict(part) for part in prompt_parts(tokens, tokenizer)],
         "partings": [asdict(one) for one in found],
     }
+
+
+def _look(
+    service: "Service", tokens: Sequence[int], owner: str
+) -> tuple[int, Sequence[PartingOfTwo]]:
+    """Tokens of a prompt that are kept, and where it parts from what was read; for the model's
+    thread."""
+    timelines = service.timelines
+    found = partings(timelines, tokens, service.prompts.tokenizer, owner)
+    return timelines.look(tokens, owner).found, found

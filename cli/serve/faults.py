@@ -29,8 +29,8 @@ FaultKind = Literal[
 `unauthorized` without a key; `forbidden` from another site or host; `not_found` at that path and
 `wrong_method` for it; `slow_body` that never came whole, `too_large` or of a `wrong_type`;
 `too_often` by this client, `crowded` with connections, `busy` with others, `memory` that is short,
-`waited` for too long; `failed` inside; `unavailable` while the program ends or the model could not
-be loaded."""
+`waited` for too long; `failed` inside; `unavailable` while the program ends, the model could not be
+loaded, or a rank of it is lost."""
 
 STATUSES: Final[dict[FaultKind, int]] = {
     "invalid": 400,
@@ -60,6 +60,7 @@ OF_REFUSALS: Final[dict[RefusalKind, FaultKind]] = {
     "waited": "waited",
     "invalid": "invalid",
     "failed": "failed",
+    "unavailable": "unavailable",
 }
 
 

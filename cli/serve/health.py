@@ -18,6 +18,6 @@ def health(model: ServedModel) -> tuple[int, Mapping[str, Any]]:
         body |= {"waiting": load.waiting, "running": load.reading + load.answering}
         if silence_s > SILENT_S:
             body |= {"status": "stuck", "silent_s": round(silence_s, 1)}
-    elif state == "failed":
+    elif state in ("failed", "lost"):
         body["error"] = model.why_failed
     return (200 if body["status"] in ("ready", "idle") else 503), body

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import time
 from typing import TYPE_CHECKING, Final
 
 from cli.config import Config
@@ -12,14 +11,15 @@ from cli.opened_model import OpenedModel
 from cli.serve.options import ServeOptions
 from cli.show.output import PlainOutput
 from dsv4_mlx.files.file_systems import FileSystem
-from dsv4_mlx.sizing.costs import Costs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cli.ranks.far_service import FarEngine
+    from cli.serve.served_model import ServedHere
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.engine.engine import Engine
-    from dsv4_mlx.serving.service import Service
+    from dsv4_mlx.serving.service_settings import ServiceSettings
 
 FOLDER: Final = "served"
 
@@ -39,28 +39,29 @@ class ServiceMaker:
         self._opened = model
         return model
 
-    def service(self, engine: "Engine", tokenizer: "Tokenizer") -> "Service":
-        """A service on the thread of its model."""
-        from dsv4_mlx.serving.limits import ServingLimits, bytes_of_timelines
-        from dsv4_mlx.serving.service import Service
+    @property
+    def settings(self) -> "ServiceSettings":
+        """How any model is served, in this process or in that of a rank."""
+        from dsv4_mlx.serving.service_settings import ServiceSettings
 
-        assert self._opened is not None
-        kv = self._given.options.kv or "compact"
-        bytes_of = bytes_of_timelines(Costs(engine.config), kv)
-        memory, budget = self._memory(), self._given.cache_budget
-        limits = ServingLimits(
-            memory_bytes=memory, bytes_of=bytes_of, most_waiting=self._given.max_waiting
-        )
-        return Service(
-            engine,
-            tokenizer,
-            self._opened.settings.effort_table,
-            cache_bytes=memory // 2 if budget is None else min(budget, memory),
-            limits=limits,
-            folder=self.folder,
+        return ServiceSettings(
+            kv=self._given.options.kv or "compact",
+            most_waiting=self._given.max_waiting,
+            cache_budget=self._given.cache_budget,
+            folder=None if self.folder is None else str(self.folder),
             disk_bytes=self._chosen.session_kv_bytes,
-            clock=time.perf_counter,
         )
+
+    def service(self, engine: "Engine | FarEngine", tokenizer: "Tokenizer") -> "ServedHere":
+        """A service on the thread of its model; where that lies on two machines, what stands for
+        the one in rank 0's program."""
+        from cli.ranks.far_service import FarEngine, FarService
+
+        if isinstance(engine, FarEngine):
+            return FarService(engine, tokenizer)
+        assert self._opened is not None
+        table = self._opened.settings.effort_table
+        return self.settings.service(engine, tokenizer, table, self._memory())
 
     def _memory(self) -> int:
         """Bytes for timelines, in all."""

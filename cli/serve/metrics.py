@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cli.serve.records import Records
-from cli.serve.served_model import ServedModel
+from cli.serve.served_model import STATES, ServedModel
+
+if TYPE_CHECKING:
+    from dsv4_mlx.serving.service import Service
 
 _PREFIX = "dsv4_"
 _Sample = tuple[dict[str, str], float]
@@ -22,9 +26,9 @@ class CacheFigures:
     disk_written_bytes: int = 0
 
 
-def cache_figures(model: ServedModel) -> CacheFigures:
+def cache_figures(service: "Service") -> CacheFigures:
     """Count them; for the model's thread."""
-    timelines = model.running.timelines
+    timelines = service.timelines
     tier = timelines.tier
     held = (timelines.nbytes, len(timelines), timelines.evicted)
     return CacheFigures(
@@ -39,9 +43,7 @@ def metrics_text(model: ServedModel, records: Records, cache: CacheFigures) -> s
 
 def _lines(model: ServedModel, records: Records, cache: CacheFigures) -> Iterator[str]:
     state, totals = model.state, records.totals
-    states = [
-        ({"state": one}, float(one == state)) for one in ("loading", "ready", "idle", "failed")
-    ]
+    states = [({"state": str(one)}, float(one == state)) for one in STATES]
     yield from _metric("model_state", "gauge", "The model's state, 1 for the one it is in.", states)
     if state == "ready":
         load = model.running.scheduler.load

@@ -10,12 +10,15 @@ from cli.environment import Environment
 from cli.model_options import add_the_ends, add_the_model, add_the_script
 from cli.option_values import size_or, whole
 from cli.options import Options, require_text, stop_texts
+from cli.ranks.fitting import require_fitting
+from cli.ranks.options import add_the_machines
 from cli.serve.client_configs import CLIENTS
 from cli.serve.service_unit import SERVICES
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.paths import user_path
 
 PORT = 8642
+_HOSTS_PORT = "--hosts-port"
 
 _USAGE = "dsv4-chat serve [options]"
 _DESCRIPTION = """\
@@ -61,10 +64,13 @@ def parse_serve(arguments: list[str], environment: Environment) -> ServeOptions:
     """The options in `arguments`. Raises UsageError, or Helped once help is printed."""
     given = vars(_parser(environment).parse_args(arguments))
     names = {entry.name for entry in fields(Options)} - {"port", "allow_sleep"}
+    hosts_port = given.pop("hosts_port")
     of_model = {name: value for name, value in given.items() if name in names}
     of_model["stop"] = stop_texts(of_model["stop"])
     require_text("--system", of_model["system"])
-    options = Options(**of_model)
+    sleeps = given["hosts"] is not None and given["allow_sleep"]
+    options = Options(**of_model, port=hosts_port, allow_sleep=sleeps)
+    require_fitting(options, port_option=_HOSTS_PORT)
     rest = {name: value for name, value in given.items() if name not in names}
     for name in ("aliases", "warm", "allowed_hosts", "allowed_origins"):
         rest[name] = tuple(rest[name] or ())
@@ -89,6 +95,7 @@ def _parser(environment: Environment) -> CommandParser:
     add_the_model(add)
     add_the_ends(add)
     add_the_script(add)
+    add_the_machines(add, _HOSTS_PORT)
     return parser
 
 

@@ -69,11 +69,13 @@ def _context(opened: "ModelFolder", options: Options) -> int:
     from dsv4_mlx.serving.limits import ServingLimits, bytes_of_timelines
     from dsv4_mlx.sizing.costs import Costs
 
+    longest = opened.described.max_position_embeddings
+    if options.hosts is not None:  # two machines find out together
+        return longest
     kv, backend = options.kv or "compact", options.backend or "auto"
     memory = "auto" if options.expert_memory is None else options.expert_memory
     pools = bytes_for_experts(opened, memory, kv, backend=backend)
     fit = fit_of(opened.checkpoint, pools, kv, backend=backend)
-    longest = opened.described.max_position_embeddings
     if fit.limit is None:
         return longest
     left = max(0, fit.limit - fit.needed(0))

@@ -16,7 +16,7 @@ import uvicorn
 from cli.environment import Environment, ExitStatus
 from cli.serve.access import Access
 from cli.serve.app import ServedApp
-from cli.serve.chores import LOOK_S, let_go_when_idle, warm_up
+from cli.serve.chores import LOOK_S, keep_ranks, let_go_when_idle, warm_up
 from cli.serve.dialect import Asked
 from cli.serve.limits import HttpLimits
 from cli.serve.options import ServeOptions
@@ -105,6 +105,8 @@ class RunningServer:
 
     def _chores(self, app: ServedApp) -> list[Callable[[], Any]]:
         chores: list[Callable[[], Any]] = [self._watch_model, self._end_answers]
+        if self._given.options.hosts is not None:
+            chores.append(partial(keep_ranks, self._model, self._note))
         if self._given.idle_unload is not None:
             idle_s = 60.0 * self._given.idle_unload
             chores.append(partial(let_go_when_idle, self._model, self.records, idle_s))

@@ -1,30 +1,38 @@
-"""The model of a server: loading, ready, idle or failed, and the thread that works for it.
+"""The model of a server: loading, ready, idle, lost or failed, and the thread that works for it.
 
 Requests wait until it is ready. While nobody asked anything for long it may be let go of; what it
-read is on disk by then, and the next request loads it again.
+read is on disk by then, and the next request loads it again. A model on two machines is lost when a
+rank is; requests are refused then until both ranks run again.
 """
 
 import asyncio
 import gc
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Event as Flag
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from cli.opened_model import OpenedModel
 from cli.serve.faults import RequestFault
 from cli.worker import Worker
 from dsv4_mlx.chat.settings import ChatSettings
-from dsv4_mlx.errors import Dsv4Error
+from dsv4_mlx.errors import Dsv4Error, PipelineError
 
 if TYPE_CHECKING:
+    from cli.ranks.far_service import FarPrompts, FarService
     from dsv4_mlx.chat.tokenizer import Tokenizer
-    from dsv4_mlx.engine.engine import Engine
     from dsv4_mlx.serving.prompts import Prompts
     from dsv4_mlx.serving.service import Service
 
-ModelState = Literal["loading", "ready", "idle", "failed"]
+    ServedHere = Service | FarService
+    AnyPrompts = Prompts | FarPrompts
+
+ModelState = Literal["loading", "ready", "idle", "lost", "failed"]
+STATES: Final[tuple[ModelState, ...]] = get_args(ModelState)
+_CURE: Final = re.compile(r"[;,][^;,]*\bstart (both ranks )?again\.$|\.$")
+"""What a person at a terminal is told to do."""
 CROWDED: Final = 4
 """Answers at once from which on their frames are joined."""
 
@@ -36,22 +44,26 @@ class ServedModel:
         self,
         worker: Worker,
         open_model: Callable[[], OpenedModel],
-        make_service: "Callable[[Engine, Tokenizer], Service]",
+        make_service: "Callable[[Any, Tokenizer], ServedHere]",
         *,
+        end_ranks: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`end_ranks` ends the processes of a model that lies on two machines."""
+        self._end_ranks = end_ranks
+        self._lost = ""
         self._worker, self._open_model, self._make_service = worker, open_model, make_service
         self._clock = clock
         self._until = Flag()
         self._run: Future[None] | None = None
         self._opened: OpenedModel | None = None
         self._tokenizer: Tokenizer | None = None
-        self._prompts: Prompts | None = None
+        self._prompts: AnyPrompts | None = None
         self._context: int | None = None
         self.settings: ChatSettings
         """What its files say about chatting with it, from `start` on."""
         self.name = ""
-        self._service: Future[Service] = Future()
+        self._service: Future[ServedHere] = Future()
         self._stop_reason: str | None = None
         self._is_idle = False
         self.last_event = clock()
@@ -77,29 +89,40 @@ class ServedModel:
         self._run = self._worker.submit(lambda: self._work(opened, until, service))
         return opened
 
-    def _work(self, opened: OpenedModel, until: Flag, ready: "Future[Service]") -> None:
+    def _work(self, opened: OpenedModel, until: Flag, ready: "Future[ServedHere]") -> None:
         try:
             engine, tokenizer = opened.opening.result()
-            service = self._make_service(engine, tokenizer)  # type: ignore[arg-type]
+            service = self._make_service(engine, tokenizer)
         except BaseException as error:
+            # One that ran before and does not come again is tried again, not given up.
+            if isinstance(error, PipelineError) and self._context is not None:
+                self._lost = str(error)
             ready.set_exception(error)
             return
         self._tokenizer = tokenizer
         self._prompts = service.prompts
-        self._context = service.scheduler.limits.longest(engine.max_context)
+        self._context = service.longest
         ready.set_result(service)
         try:
             service.scheduler.run(until)
+        except PipelineError as error:
+            if self._end_ranks is None:
+                raise
+            self._lost = str(error)
         finally:
             service.scheduler.end_all()
             engine.memory.release()
+            if self._end_ranks is not None:
+                self._end_ranks()
 
     # From the event loop
 
-    async def service(self) -> "Service":
+    async def service(self) -> "ServedHere":
         """What serves, once the model is loaded; RequestFault where it cannot be."""
         if self._stop_reason is not None:
             raise RequestFault("unavailable", self._stop_reason)
+        if self._lost:
+            raise RequestFault("unavailable", f"{self.why_lost}, ask again soon.")
         try:
             if self._is_idle:
                 self.start()
@@ -110,19 +133,40 @@ class ServedModel:
             raise RequestFault("unavailable", f"The model failed: {self.why_failed}.")
         return service
 
-    async def prompts(self) -> "Prompts":
+    async def prompts(self) -> "AnyPrompts":
         """What writes and counts prompts: while the model is let go of, or comes back, that of
-        before; else as `service`."""
+        before, unless another program had it; else as `service`."""
         is_away = self.state in ("idle", "loading") and self._stop_reason is None
-        if self._prompts is not None and is_away:
+        if self._prompts is not None and self._end_ranks is None and is_away:
             return self._prompts
         return (await self.service()).prompts
+
+    async def start_again(self) -> bool:
+        """Start a model again that is lost; whether it runs, else `why_failed` is why not."""
+        try:
+            self.start()
+            await asyncio.shield(asyncio.wrap_future(self._service))
+        except Dsv4Error as error:
+            self._lost = str(error)
+            return False
+        except Exception:  # a mistake of ours fails the same way the next time
+            self._lost = ""
+            raise
+        self._lost = ""
+        return True
+
+    @property
+    def notes(self) -> "list[str]":
+        """Sentences about how it runs, once it is loaded; each is told once."""
+        return [] if self._opened is None else self._opened.notes()
 
     @property
     def state(self) -> ModelState:
         """How it is with it."""
         if self._is_idle:
             return "idle"
+        if self._lost:
+            return "lost"
         if not self._service.done():
             return "loading"
         is_over = self._run is not None and self._run.done()
@@ -130,11 +174,18 @@ class ServedModel:
 
     @property
     def why_failed(self) -> str:
-        """Why it serves nothing, for `failed`."""
+        """Why it serves nothing, for `failed` and `lost`."""
+        if self._lost:
+            return self._lost
         for future in (self._service, self._run):
             if future is not None and future.done() and (error := future.exception()) is not None:
                 return str(error) or type(error).__name__
         return "its thread has ended"
+
+    @property
+    def why_lost(self) -> str:
+        """Why it is `lost`, and what is done about it: a sentence without its end."""
+        return f"{_CURE.sub('', self._lost)}; both ranks are started again"
 
     @property
     def is_ready(self) -> bool:
@@ -146,7 +197,7 @@ class ServedModel:
         return self.is_ready and self.running.scheduler.load.answering >= CROWDED
 
     @property
-    def running(self) -> "Service":
+    def running(self) -> "ServedHere":
         """What serves; only while it is ready."""
         return self._service.result(timeout=0)
 

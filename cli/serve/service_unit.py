@@ -131,6 +131,8 @@ def _systemd(command: Sequence[str], variables: Mapping[str, str], home: Path) -
         # A wrong option is as wrong the next time.
         "RestartPreventExitStatus=2",
         f"TimeoutStopSec={_ENDING_S}",
+        # The ranks of two machines are ended by the server, once it has answered.
+        "KillMode=mixed",
         "",
         "[Install]",
         "WantedBy=default.target",

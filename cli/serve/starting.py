@@ -15,6 +15,7 @@ from cli.kept.draft_times import kept_draft_times
 from cli.models import Models
 from cli.opened_model import embedded_model
 from cli.preferences import Preferences
+from cli.ranks.run import ranks_of
 from cli.serve.access import Access, read_keys
 from cli.serve.making import ServiceMaker
 from cli.serve.options import ServeOptions
@@ -25,6 +26,7 @@ from cli.worker import Worker
 
 if TYPE_CHECKING:
     from cli.models import Load
+    from cli.ranks.starting import RankPair
 
 
 def start(
@@ -43,14 +45,18 @@ def start(
     chosen = config.load(environment)
     given = replace(given, options=completed(given.options, chosen))
     maker = ServiceMaker(given, environment, chosen)
-    model = _model(given, environment, worker, open_model, chosen, maker)
-    opened = model.start()
-    preferences = Preferences.configured(chosen).given(given.options)
-    defaults = preferences.answer_settings(opened.settings)
-    names = tuple(dict.fromkeys((opened.name, *given.aliases)))
-    display = server_display(environment, chosen.theme, plain=given.options.plain or chosen.plain)
-    server = RunningServer(given, access, model, environment, display)
-    return server.run(names, defaults, maker.folder)
+    with ranks_of(given.options, environment, chosen, maker.settings) as ranks:
+        if ranks.follow is not None:
+            return ranks.follow()
+        model = _model(given, environment, worker, open_model, chosen, maker, ranks.pair)
+        opened = model.start()
+        preferences = Preferences.configured(chosen).given(given.options)
+        defaults = preferences.answer_settings(opened.settings)
+        names = tuple(dict.fromkeys((opened.name, *given.aliases)))
+        plain = given.options.plain or chosen.plain
+        display = server_display(environment, chosen.theme, plain=plain)
+        server = RunningServer(given, access, model, environment, display)
+        return server.run(names, defaults, maker.folder)
 
 
 def _model(
@@ -60,6 +66,7 @@ def _model(
     open_model: "Load | None",
     chosen: config.Config,
     maker: ServiceMaker,
+    pair: "RankPair | None",
 ) -> ServedModel:
     options = given.options
     models = Models(
@@ -67,6 +74,10 @@ def _model(
         options,
         open_model or loading(options, chosen, environment),
         draft_times=kept_draft_times(environment.variables, options.keep),
+        ranks=pair,
     )
     folder = options.model or embedded_model()
-    return ServedModel(worker, lambda: maker.opened(models.first(folder)), maker.service)
+    end = None if pair is None else pair.end
+    return ServedModel(
+        worker, lambda: maker.opened(models.first(folder)), maker.service, end_ranks=end
+    )

@@ -20,6 +20,8 @@ async def show_status(display: ServerDisplay, app: "ServedApp", url: str) -> Non
         pictures += 1
         if pictures % _COUNTED_EVERY == 0:
             figures = await app.cache_figures()
-        status = ServerStatus(app.names[0], url, app.model.state, figures)
+        state = app.model.state
+        why = app.model.why_failed if state == "lost" else ""
+        status = ServerStatus(app.names[0], url, state, figures, why)
         display.show(status, tuple(app.records.open.values()), app.records.clock())
         await asyncio.sleep(REDRAWN_S)

@@ -33,8 +33,10 @@ class ServerStatus:
     model: str
     url: str
     state: str = "ready"
-    """`loading`, `ready`, `idle` or `failed`."""
+    """`loading`, `ready`, `idle`, `lost` or `failed`."""
     held: CacheFigures = field(default=CacheFigures())
+    why: str = ""
+    """Why it is lost, a sentence."""
 
 
 class ServerDisplay(Protocol):
@@ -190,6 +192,7 @@ def _head(status: ServerStatus, requests: Sequence[RequestRecord], theme: Theme)
     counts = [(sum(one.state == state for one in requests), state) for state in _ORDER]
     told = [f"{count:,} {state}" for count, state in counts if count]
     doing = ", ".join(told) if status.state == "ready" and told else exact(status.state)
+    doing = f"{doing}: {exact(status.why)}" if status.why else doing
     held = status.held
     kept = (
         f"{_counted(held.places, 'place')} held: {byte_count(held.memory_bytes)} in memory, "

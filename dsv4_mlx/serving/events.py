@@ -61,7 +61,7 @@ class TokenLikelihood:
     likeliest: tuple[tuple[int, float], ...] = ()
 
 
-RefusalKind = Literal["too_long", "memory", "busy", "waited", "invalid", "failed"]
+RefusalKind = Literal["too_long", "memory", "busy", "waited", "invalid", "failed", "unavailable"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Refused:
     """The request ends without an answer, or in the middle of one, and `sentence` says why.
 
     `too_long` for the context, more `memory` than there is, `busy` with as many others as may wait,
-    `waited` longer than allowed, `invalid` as it was asked, `failed` inside the model.
+    `waited` longer than allowed, `invalid` as it was asked, `failed` inside the model, or the model
+    is `unavailable` for a while.
     """
 
     kind: RefusalKind

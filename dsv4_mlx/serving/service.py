@@ -11,9 +11,11 @@ anything waits, and tokens can be counted while the model works.
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dsv4_mlx.chat.effort import EffortTable
 from dsv4_mlx.chat.reply import FinishedReply
@@ -58,6 +60,7 @@ class Service:
         cannot be used.
         """
         self.said = SaidMemory()
+        self._engine = engine
         self._log: SaidLog | None = None
         self._vocabulary = engine.config.vocab_size
         self.prompts = Prompts(tokenizer, effort_table, self.said)
@@ -76,6 +79,16 @@ class Service:
             call_id=call_id,
             on_said=self._remember,
         )
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a prompt and its reply that the context and memory hold."""
+        return self.scheduler.limits.longest(self._engine.max_context)
+
+    def ask(self, work: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        """What `work(service, *arguments)` gives, done on the model's thread before its next step;
+        `work` is a function of a module, since the model may be another program's."""
+        return self.scheduler.call(partial(work, self, *arguments))
 
     def serve(self, request: GenerationRequest, outlet: Outlet) -> Ticket:
         """Hand `request` in; its events come on the model's thread.

@@ -21,6 +21,7 @@ from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.errors import CacheError, PipelineError, PromptError
 from dsv4_mlx.scripted.engine import NANO, scripted_engine
 from dsv4_mlx.scripted.script import Script, ScriptedReply
+from tests.cli.ranks.pipes import two_pipes
 
 SETTINGS = AnswerSettings(Thinking("chat"))
 TOKENIZER = Tokenizer(NANO)
@@ -30,13 +31,6 @@ REPLIES = ("The first answer.", "The second one, which is longer.", "The third."
 def script(*replies: ScriptedReply) -> Script:
     told = replies or tuple(ScriptedReply(text) for text in REPLIES)
     return Script(tuple((one,) for one in told), context=4096)
-
-
-def two_pipes() -> tuple[Pipes, Pipes]:
-    """The terminal's and rank 0's."""
-    down, up = os.pipe(), os.pipe()
-    here = Pipes(os.fdopen(up[0], "rb"), os.fdopen(down[1], "wb"))
-    return here, Pipes(os.fdopen(down[0], "rb"), os.fdopen(up[1], "wb"))
 
 
 SERVERS: list[SideServer] = []

@@ -151,10 +151,11 @@ class Served:
     thinking: Thinking = field(default=Thinking("chat"))
     options: dict[str, Any] = field(default_factory=dict)
     """Of the application."""
+    end_ranks: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         self.worker = Worker()
-        self.model = ServedModel(self.worker, self._open, self._service)
+        self.model = ServedModel(self.worker, self._open, self._service, end_ranks=self.end_ranks)
         self.model.start()
         defaults = AnswerSettings(self.thinking, sampling=Sampling(0.0), loops="off")
         numbers = iter(range(1 << 30))
@@ -175,7 +176,7 @@ class Served:
         """What answers."""
         return scripted_engine(self.script, tokenizer())
 
-    def _service(self, engine: Any, tokenizer: Any) -> Service:
+    def _service(self, engine: Any, tokenizer: Any) -> Any:
         numbers = iter(range(1 << 30))
         return Service(
             engine,

@@ -43,6 +43,31 @@ def test_what_concerns_the_server() -> None:
     assert given.allowed_origins == ("https://a.example",)
 
 
+def test_two_machines_are_as_in_the_chat_but_for_the_name_of_their_port() -> None:
+    line = "--hosts h.json --hosts-port 4000 --peer-timeout 9 --allow-sleep --port 0"
+    given = parsed(*line.split())
+    options = given.options
+    assert (options.hosts, options.port, options.peer_timeout) == (Path("h.json"), 4000, 9)
+    assert options.allow_sleep and given.allow_sleep and given.port == 0
+    assert not parsed("--allow-sleep").options.allow_sleep
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("--hosts-port 4000", "--hosts-port is for two Macs, see --hosts; leave it out."),
+        ("--peer-timeout 9", "--peer-timeout is for two Macs, see --hosts; leave it out."),
+        ("--hosts h.json --draft lookup", "--draft lookup is for one machine"),
+        ("--hosts h.json --draft-max 3", "--draft-max is for one machine"),
+        ("--hosts h.json --expert-memory 9GiB", "--expert-memory is for one machine"),
+        ("--hosts h.json --expert-trace t.csv", "--expert-trace is for one machine"),
+    ],
+)
+def test_what_two_machines_or_one_cannot_follow_is_refused(line: str, sentence: str) -> None:
+    done = run("serve", *line.split())
+    assert done.status == 2 and sentence in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--port", "99999"], ["--cache-budget", "much"], ["--alias", ""], ["-p", "x"], ["x"]],

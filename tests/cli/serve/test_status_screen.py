@@ -72,6 +72,12 @@ def test_who_answers_comes_first_and_what_does_not_fit_is_counted() -> None:
     assert lines[-1] == "and 22 more" and "reading [#####---] 12,288 of 24,000" in lines[6]
 
 
+def test_a_lost_rank_is_told_with_its_sentence() -> None:
+    status = ServerStatus("m", "http://h:1", "lost", HELD, "rank 1 (mini) is gone.")
+    lines = drawn(status, [], NOW_S, PLAIN, rows=5).splitlines()
+    assert "lost: rank 1 (mini) is gone." in lines
+
+
 def test_without_a_terminal_there_are_lines_with_their_time() -> None:
     stderr = io.StringIO()
     environment = Environment(io.StringIO(), io.StringIO(), stderr, {"TERM": "xterm"})
