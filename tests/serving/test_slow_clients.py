@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dsv4_mlx.chat.events import TextDelta
 from dsv4_mlx.engine.drafters import Lookup
 from dsv4_mlx.scripted.fake import FakeModel
 from dsv4_mlx.serving.events import Collected
@@ -29,7 +30,7 @@ def stuck(
     """A request whose client has stopped reading in the middle of its answer."""
     outlet = Stuck()
     ticket = serving.scheduler.submit(request, ServedPrompt(tuple(prompt)), outlet)
-    while not serving.scheduler.load.answering:
+    while not any(isinstance(event, TextDelta) for event in outlet.of()):
         serving.scheduler.step()
     outlet.is_full = True
     serving.finish()

@@ -83,6 +83,15 @@ def test_a_model_that_nobody_asks_is_let_go_of_and_comes_back(monkeypatch: Any) 
     records.last_ended = served.model.last_event = 0.0
     served.app.chores = [partial(chores.let_go_when_idle, served.model, records, 60.0)]
 
+    loads: list[None] = []
+    opened = served.model._open_model
+
+    def load() -> Any:
+        loads.append(None)
+        return opened()
+
+    served.model._open_model = load  # type: ignore[method-assign]
+
     async def turns() -> None:
         for _ in range(50):
             await asyncio.sleep(0)
@@ -100,8 +109,8 @@ def test_a_model_that_nobody_asks_is_let_go_of_and_comes_back(monkeypatch: Any) 
         count = "/v1/messages/count_tokens"
         asked = {**body("Two"), "model": served.script.name, "max_tokens": 9}
         assert (await client.post(count, asked)).json["input_tokens"] > 1
-        states.append(served.model.state)  # counting takes no model
+        assert loads == []
         assert (await client.post(CHAT, body("Two"))).status == 200
         return [*states, served.model.state]
 
-    assert served.run(work) == ["ready", "idle", "idle", "ready"]
+    assert served.run(work) == ["ready", "idle", "ready"] and len(loads) == 1
