@@ -24,7 +24,7 @@ class Drawn(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Drawing:
+class PendingDraw:
     """A draw under way: 0-d arrays, and the model's log-probabilities [V] where the `likeliest` so
     many are wanted of them."""
 
@@ -49,7 +49,7 @@ class Drawing:
 class _Prepared:
     """A draw of a row made before those of earlier rows were looked at."""
 
-    drawing: Drawing
+    drawing: PendingDraw
     taken: Callable[[], None]
     """Tells the sampler that the draw counts."""
 
@@ -70,7 +70,7 @@ class Draws:
         self._ahead: Ahead | None = None if changes is not None else ahead_of(sampler)
         self._prepared: list[_Prepared] = []
 
-    def draw(self, logits: mx.array) -> Drawing:
+    def draw(self, logits: mx.array) -> PendingDraw:
         """The next token, unevaluated, given its logits [V]."""
         logprobs = logits - mx.logsumexp(logits)
         forced = None if self._steer is None else self._steer()
@@ -110,9 +110,9 @@ class Draws:
         one.taken()
         return one.drawing.read()
 
-    def _drawing(self, token: mx.array, logprobs: mx.array) -> Drawing:
+    def _drawing(self, token: mx.array, logprobs: mx.array) -> PendingDraw:
         all_of_them = logprobs if self._likeliest else None
-        return Drawing(token, logprobs[token], all_of_them, self._likeliest)
+        return PendingDraw(token, logprobs[token], all_of_them, self._likeliest)
 
 
 def likeliest_of(logprobs: np.ndarray, count: int) -> tuple[tuple[int, float], ...]:
