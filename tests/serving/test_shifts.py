@@ -89,7 +89,9 @@ def test_a_bias_on_what_a_grammar_forbids_leaves_the_shares_of_what_it_allows(to
     changes = make_changes(1.0, shifts, (), tokenizer().vocab_size)
     assert changes is not None and len(right) > 1
     draw = held.sampler(make_sampler(1.0, top_p, seed=3))
-    logits = mx.zeros(tokenizer().vocab_size)
+    scores = np.full(tokenizer().vocab_size, 20.0, np.float32)
+    scores[right] = np.arange(len(right)) / len(right)
+    logits = mx.array(scores)
     drawn = Counter(int(changes.draw(logits, draw).item()) for _ in range(60))
     assert set(drawn) <= set(right)
     assert len(drawn) > 1
