@@ -23,12 +23,12 @@ from dsv4_mlx.training.data.tasks import MAKERS, Maker
 KindAndMode = tuple[Kind, ThinkingMode]
 
 SHARES: Mapping[Kind, float] = {
-    "arithmetic": 0.14,
-    "help": 0.14,
-    "recall": 0.18,
-    "tools": 0.26,
+    "arithmetic": 0.22,
+    "help": 0.12,
+    "recall": 0.12,
+    "tools": 0.24,
     "no_tool": 0.12,
-    "follow_up": 0.12,
+    "follow_up": 0.14,
     "talk": 0.04,
 }
 """Share of the tokens that each kind has, half of it in each mode."""
