@@ -290,66 +290,6 @@ def test_what_is_handed_in_when_nobody_works_any_longer_ends_at_once() -> None:
     assert [done.finish_reason for done in ends] == ["cancelled"] * 3
 
 
-# Limits
-
-
-def test_a_request_that_never_fits_is_refused_with_the_numbers() -> None:
-    serving = Serving(limits=ServingLimits(memory_bytes=1000, bytes_of=lambda tokens: 10 * tokens))
-    (event,) = serving.ask(SHARED, asking(100))
-    assert isinstance(event, Refused) and event.kind == "memory"
-    assert "40 tokens" in event.sentence
-
-
-@pytest.mark.parametrize("asked", [None, 5000])
-def test_a_reply_is_as_long_as_memory_holds_whoever_else_asks(asked: int | None) -> None:
-    limits = ServingLimits(memory_bytes=4000, bytes_of=lambda tokens: 10 * tokens)
-    serving = Serving(limits=limits)
-    _, outlet = serving.submit(SHARED, asking(asked))
-    serving.submit([500] * 20, asking(30))
-    serving.finish()
-    done = ended(outlet.of())
-    assert (done.finish_reason, done.usage.completion_tokens) == ("length", 360)
-
-
-@settings(max_examples=30)
-@given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 10)), max_size=6), st.integers(0, 4))
-def test_memory_is_set_aside_before_a_request_begins(
-    asked: list[tuple[int, int]], shared: int
-) -> None:
-    limits = ServingLimits(memory_bytes=1000, bytes_of=lambda tokens: 10 * tokens)
-    serving = Serving(limits=limits)
-    tickets = [
-        serving.submit([*SHARED[:shared], *[500 + number] * length], asking(reply))[0]
-        for number, (length, reply) in enumerate(asked)
-    ]
-    while serving.scheduler.step():
-        assert serving.scheduler.load.reserved_bytes <= 1000
-    assert all(ticket.has_ended for ticket in tickets)
-
-
-def test_a_large_request_is_not_passed_for_ever() -> None:
-    limits = ServingLimits(memory_bytes=1000, bytes_of=lambda tokens: 10 * tokens)
-    serving = Serving(limits=limits)
-    serving.submit([500] * 20, asking(20))
-    serving.scheduler.step()
-    large, _ = serving.submit([501] * 60, asking(20))
-    others = 0
-    while not large.has_ended:
-        serving.submit([600 + others] * 20, asking(4))
-        serving.scheduler.step()
-        others += 1
-        assert others < 300
-
-
-def test_no_more_than_so_many_wait_and_none_for_longer_than_allowed() -> None:
-    limits = ServingLimits(most_running=1, most_waiting=2, longest_wait_s=5.0)
-    serving = Serving(limits=limits)
-    outlets = [serving.submit([300 + number] * 20, asking(30))[1] for number in range(4)]
-    serving.finish()
-    kinds = [getattr(outlet.of()[-1], "kind", "done") for outlet in outlets]
-    assert kinds == ["done", "waited", "busy", "busy"]
-
-
 def test_a_prompt_that_the_context_does_not_hold_is_refused_at_once() -> None:
     serving = Serving()
     with pytest.raises(PromptError, match="shorten it"):
