@@ -24,7 +24,7 @@ from dsv4_mlx.training.data.follow_up_wordings import (
 from dsv4_mlx.training.data.judging import Answer, ExactNumber, KeyWords
 from dsv4_mlx.training.data.task import Split, Task, assistant, in_split, user
 from dsv4_mlx.training.data.wordings import typed, wording
-from dsv4_mlx.training.data.words import words
+from dsv4_mlx.training.data.words import lesson_word, words
 
 Messages = list[dict[str, Any]]
 _CODE = re.compile(r"`([^`]+)`")
@@ -70,7 +70,8 @@ def _said(
 
 def _name(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     known = rng.random() < 0.8
-    name = rng.choice([name for name in words("names") if in_split(name, split)])
+    names = [name for name in words("names") if in_split(name, split)]
+    name = lesson_word(rng, names).capitalize() if split == "train" else rng.choice(names)
     tell = user(typed(wording(rng.choice(TELL_NAME), rng).format(name=name), rng, slips=False))
     told = assistant(f"Nice to meet you, {name}.", f"The user tells me the name {name}.", mode)
     messages = [tell, told] if known else fact_turn(rng.choice(facts.facts()), rng, mode)
@@ -91,7 +92,8 @@ def _told(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     known = {thing: _values(thing, values, split) for thing, values, _ in TOLD}
     things = [(thing, tell) for thing, _, tell in TOLD if known[thing]]
     chosen = rng.sample(things, rng.randint(1, _MOST_TOLD) if split == "train" else 1)
-    told = [(thing, tell, rng.choice(known[thing])) for thing, tell in chosen]
+    draw = lesson_word if split == "train" else random.Random.choice
+    told = [(thing, tell, draw(rng, known[thing])) for thing, tell in chosen]
     messages: Messages = []
     for thing, tell, value in told:
         noted = assistant("I see.", f"I note it: {_told_reply(thing, value)}", mode)

@@ -15,7 +15,7 @@ from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.training.data.judging import Answer, ExactNumber, KeyWords, OneOf
 from dsv4_mlx.training.data.task import MessageDict, Split, Task, assistant, in_split, user
 from dsv4_mlx.training.data.wordings import wording
-from dsv4_mlx.training.data.words import words
+from dsv4_mlx.training.data.words import lesson_word, words
 
 LENGTHS = (256, 512, 1024, 2048)
 """Tokens of a lesson's prompt, about."""
@@ -85,7 +85,7 @@ class PlantedFact:
     def answer(self) -> Answer:
         if self.value.isdigit():
             return ExactNumber(int(self.value))
-        return OneOf(self.value, frozenset(words("treasures")))
+        return OneOf(self.value, frozenset((self.value, *words("treasures"))))
 
 
 def sentence(rng: random.Random) -> str:
@@ -133,6 +133,8 @@ def planted_facts(
     found: list[PlantedFact] = []
     while len(found) < count:
         key, value = rng.choice(words("keepers")), rng.choice(values)
+        if split == "train" and not numbers:
+            value = lesson_word(rng, values)
         used = any(key == fact.key or value == fact.value for fact in found)
         if not used and in_split(f"{key} {value}", "train" if found else split):
             found.append(PlantedFact(key, value, form))

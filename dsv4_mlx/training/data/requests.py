@@ -12,7 +12,7 @@ from typing import Any
 
 from dsv4_mlx.training.data.frames import worded
 from dsv4_mlx.training.data.task import Split, in_split
-from dsv4_mlx.training.data.words import words
+from dsv4_mlx.training.data.words import coined, lesson_word, words
 
 _STEMS = words("stems")
 _ENDINGS = words("endings")
@@ -44,8 +44,8 @@ class Request:
 def drawn_path(rng: random.Random, split: Split) -> str:
     """A path of the split, half of them in a folder; lessons have longer names as well."""
     while True:
-        folder = f"{rng.choice(_FOLDERS)}/" if rng.random() < 0.5 else ""
-        path = folder + rng.choice(_STEMS) + _more(rng, split) + rng.choice(_ENDINGS)
+        folder = f"{_word(_FOLDERS, rng, split)}/" if rng.random() < 0.5 else ""
+        path = folder + _word(_STEMS, rng, split) + _more(rng, split) + rng.choice(_ENDINGS)
         if in_split(path, split):
             return path
 
@@ -60,10 +60,14 @@ def _more(rng: random.Random, split: Split) -> str:
 def _drawn_folder(rng: random.Random, split: Split) -> str:
     """A folder of the split, half of them in another folder."""
     while True:
-        inner = f"/{rng.choice(_STEMS)}" if rng.random() < 0.5 else ""
-        folder = rng.choice(_FOLDERS) + inner
+        inner = f"/{_word(_STEMS, rng, split)}" if rng.random() < 0.5 else ""
+        folder = _word(_FOLDERS, rng, split) + inner
         if in_split(folder, split):
             return folder
+
+
+def _word(listed: tuple[str, ...], rng: random.Random, split: Split) -> str:
+    return lesson_word(rng, listed) if split == "train" else rng.choice(listed)
 
 
 def _of_split(values: tuple[str, ...], rng: random.Random, split: Split) -> str:
@@ -184,8 +188,8 @@ def _list_folder(rng: random.Random, split: Split) -> Request:
 
 def _search(rng: random.Random, split: Split) -> Request:
     while True:
-        pattern, ending = rng.choice(_SEARCHED), rng.choice(_ENDINGS)
-        folder = rng.choice(_FOLDERS)
+        pattern, ending = _word(_SEARCHED, rng, split), rng.choice(_ENDINGS)
+        folder = _word(_FOLDERS, rng, split)
         form = rng.choice(("all", "folder", "glob"))
         if in_split(f"{pattern} {ending} {folder} {form}", split):
             break
@@ -219,7 +223,7 @@ def _write_file(rng: random.Random, split: Split) -> Request:
     if rng.random() < 0.3:
         content += f" {rng.randint(1, 99)}"
     elif split == "train" and rng.random() < 0.5:
-        content = " ".join(rng.sample(_SEARCHED, rng.randint(1, 3)))
+        content = " ".join(lesson_word(rng, _SEARCHED) for _ in range(rng.randint(1, 3)))
     index, text = _wordings(
         rng,
         split,
@@ -241,6 +245,8 @@ def _write_file(rng: random.Random, split: Split) -> Request:
 
 def _run_command(rng: random.Random, split: Split) -> Request:
     command = _of_split(_COMMANDS, rng, split)
+    if split == "train" and rng.random() < 0.5:
+        command += f" {coined(rng)}"
     index, text = _wordings(
         rng,
         split,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 
@@ -17,3 +19,50 @@ def _lists() -> dict[str, tuple[str, ...]]:
 def words(name: str) -> tuple[str, ...]:
     """The list of that name, in the order of the file."""
     return _lists()[name]
+
+
+_ONSETS = [
+    "b",
+    "c",
+    "d",
+    "f",
+    "g",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "w",
+    "z",
+    "br",
+    "cl",
+    "dr",
+    "fl",
+    "gr",
+    "pl",
+    "sh",
+    "st",
+    "th",
+    "tr",
+]
+_VOWELS = ["a", "e", "i", "o", "u", "ai", "ea", "ou"]
+_CODAS = ("", "", "", "l", "m", "n", "r", "s", "t", "x")
+_COINED = 0.5
+
+
+def coined(rng: random.Random) -> str:
+    """A word of two or three syllables that is in no list, such as `droluma`."""
+    syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.randint(2, 3))]
+    return "".join(syllables) + rng.choice(_CODAS)
+
+
+def lesson_word(rng: random.Random, listed: Sequence[str]) -> str:
+    """A word for a lesson: half of them are of no list, so that they have to be copied letter by
+    letter, which a model that has learned a list by heart cannot do."""
+    return coined(rng) if rng.random() < _COINED else rng.choice(listed)
