@@ -49,7 +49,9 @@ class PipeOperation(IntEnum):
     """cache, rows; then of all rows the left padding, the lengths, the right padding."""
     FINALIZE = 15
     """cache."""
-    QUIT = 16
+    COMPACT = 16
+    """snapshots of one timeline, which then hold no more entries than they see."""
+    QUIT = 17
     """The worker ends."""
 
 

@@ -218,8 +218,12 @@ class PipedCaches:
         return outline(path)
 
     def compacted(self, moments: Sequence[PipedSnapshot]) -> list[PipedSnapshot]:
-        """The same moments: what both ranks hold of them stays as it is."""
-        return list(moments)
+        """Moments of one timeline that hold no more entries than the last of them sees."""
+        numbers = [one.held.number for one in moments if one.held is not None]
+        if numbers:
+            self._link.tell(PipeOperation.COMPACT, ids=numbers)
+        here: Any = snapshots.compacted(moments)
+        return list(here)
 
     def load(
         self, path: str | Path, *, model: file.CachedModel, fingerprint: str

@@ -70,6 +70,7 @@ class PipeWorker:
             PipeOperation.EXTRACT: self._extract,
             PipeOperation.PREPARE: self._prepare,
             PipeOperation.FINALIZE: self._finalize,
+            PipeOperation.COMPACT: self._compact,
         }
 
     @property
@@ -192,6 +193,10 @@ class PipeWorker:
     def _finalize(self, cache: int) -> None:
         for layer in self._caches[cache]:
             layer.finalize()
+
+    def _compact(self, *snapshots: int) -> None:
+        found = caches.compacted([self._snapshots[number] for number in snapshots])
+        self._snapshots |= dict(zip(snapshots, found, strict=True))
 
     def _sentence(self, error: Exception) -> str:
         """What rank 0 is told of an error, of a kernel that is to blame where one is; the trace of

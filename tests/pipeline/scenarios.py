@@ -1,6 +1,7 @@
 """What a model does, on one machine or on two: each gives values that must be the same on both."""
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,16 @@ def session_script(model: Any, folder: Path, saved: Path | None = None) -> dict[
     loaded.rewind(100)
     again = loaded.sync([*prompt(100), 9, 8, 7])
     draw(loaded, 3)
+    early, long = session.snapshot(), session.fork()
+    long.sync([*early.tokens, *prompt(900)])
+    grown = long.sizes()
+    (state,) = engine.caches.compacted([early.state])
+    long.restore(replace(early, state=state))
+    draw(long, 3)
+    assert long.sizes().compressed < grown.compressed
     return {
         "drawn": drawn,
+        "compact": list(vars(long.sizes()).values()),
         "syncs": [
             [read.reused, read.read],
             [reread.reused, reread.read],

@@ -96,7 +96,7 @@ def test_logits_have_the_same_bits(both: Both) -> None:
 
 def require_same_script(both: Both) -> None:
     """Ids, log-probabilities, what was read, places, bytes, and the notes of the other's file."""
-    for name in ("drawn", "syncs", "places", "sizes", "notes"):
+    for name in ("drawn", "syncs", "places", "sizes", "compact", "notes"):
         assert both.rank0[name] == json.loads(json.dumps(both.alone[name])), name
     assert both.rank0["notes"] == {"who": "both"}
 
