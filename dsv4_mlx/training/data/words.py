@@ -21,45 +21,14 @@ def words(name: str) -> tuple[str, ...]:
     return _lists()[name]
 
 
-_ONSETS = [
-    "b",
-    "c",
-    "d",
-    "f",
-    "g",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "w",
-    "z",
-    "br",
-    "cl",
-    "dr",
-    "fl",
-    "gr",
-    "pl",
-    "sh",
-    "st",
-    "th",
-    "tr",
-]
-_VOWELS = ["a", "e", "i", "o", "u", "ai", "ea", "ou"]
-_CODAS = ("", "", "", "l", "m", "n", "r", "s", "t", "x")
 _COINED = 0.5
 
 
 def coined(rng: random.Random) -> str:
     """A word of two or three syllables that is in no list, such as `droluma`."""
-    syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.randint(2, 3))]
-    return "".join(syllables) + rng.choice(_CODAS)
+    syllables = range(rng.randint(2, 3))
+    begun = [rng.choice(words("onsets")) + rng.choice(words("vowels")) for _ in syllables]
+    return "".join(begun) + rng.choice(words("codas")).strip("-")
 
 
 def lesson_word(rng: random.Random, listed: Sequence[str]) -> str:
