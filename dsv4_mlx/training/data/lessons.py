@@ -23,13 +23,13 @@ from dsv4_mlx.training.data.tasks import MAKERS, Maker
 KindAndMode = tuple[Kind, ThinkingMode]
 
 SHARES: Mapping[Kind, float] = {
-    "arithmetic": 0.22,
-    "help": 0.12,
-    "recall": 0.12,
-    "tools": 0.24,
+    "arithmetic": 0.2,
+    "help": 0.2,
+    "recall": 0.1,
+    "tools": 0.2,
     "no_tool": 0.12,
-    "follow_up": 0.14,
-    "talk": 0.04,
+    "follow_up": 0.12,
+    "talk": 0.06,
 }
 """Share of the tokens that each kind has, half of it in each mode."""
 
