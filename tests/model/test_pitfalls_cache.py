@@ -293,10 +293,10 @@ def eos_never_read(patch: pytest.MonkeyPatch) -> None:
     def make(step):
         def wrong(self, draws, guesses=0):
             moment = caches.snapshot(self.cache)
-            token, *rest = step(self, draws, guesses)
-            if token == EOS:
+            drawn, guessed = step(self, draws, guesses)
+            if drawn.id == EOS:
                 caches.restore(self.cache, moment)
-            return token, *rest
+            return drawn, guessed
 
         return wrong
 
@@ -306,10 +306,10 @@ def eos_never_read(patch: pytest.MonkeyPatch) -> None:
 def eos_read_twice(patch: pytest.MonkeyPatch) -> None:
     def make(step):
         def wrong(self, draws, guesses=0):
-            token, *rest = step(self, draws, guesses)
-            if token == EOS:
+            drawn, guessed = step(self, draws, guesses)
+            if drawn.id == EOS:
                 self.running.model(mx.array([[EOS]]), self.cache)
-            return token, *rest
+            return drawn, guessed
 
         return wrong
 
@@ -319,10 +319,10 @@ def eos_read_twice(patch: pytest.MonkeyPatch) -> None:
 def eos_missing_from_the_timeline(patch: pytest.MonkeyPatch) -> None:
     def make(step):
         def wrong(self, draws, guesses=0):
-            token, *rest = step(self, draws, guesses)
-            if token == EOS:
+            drawn, guessed = step(self, draws, guesses)
+            if drawn.id == EOS:
                 self.tokens.pop()
-            return token, *rest
+            return drawn, guessed
 
         return wrong
 

@@ -163,8 +163,10 @@ def test_a_recipe_is_shortened_in_proportion():
     recipe = NanoRecipe()
     short = recipe.shortened(21)
     assert short.steps == 21
-    assert [p.length for p in short.phases] == [256, 256, 512, 1024, 1024, 2048]
+    assert [p.length for p in short.phases] == [256, 512, 256, 512, 1024, 1024, 2048]
     assert short.phase(0).kinds == ("recall",) and len(short.phase(20).kinds) == 7
     assert short.phase(0).indexing == "off" and short.phase(20).indexing == "sparse"
-    lengths = [recipe.phase(step).length for step in range(recipe.steps)]
-    assert lengths == sorted(lengths)
+    for phases in (recipe.phases[:2], recipe.phases[2:]):  # of drills, then of all lessons
+        lengths = [phase.length for phase in phases]
+        assert lengths == sorted(lengths)
+    assert [recipe.phase(step) for step in (0, 60, 100)] == list(recipe.phases[:3])
