@@ -70,17 +70,18 @@ class Phase:
 
 
 # Recall begins with drills alone, near ones first. Attention is dense while sequences are short;
-# the indexers then learn where it goes, and select from there on, as in the report.
+# the indexers then learn where it goes, and select from there on, as in the report. Lessons with
+# tools are longer than 512 tokens.
 PHASES = (
     Phase(60, 16, 256, "off", ("recall",)),
     Phase(40, 8, 512, "off", ("recall",)),
-    Phase(220, 16, 256, "off"),
-    Phase(150, 8, 512, "off"),
+    Phase(160, 16, 256, "off"),
+    Phase(120, 8, 512, "off"),
     Phase(30, 4, 1024, "dense"),
-    Phase(80, 4, 1024, "sparse"),
+    Phase(420, 4, 1024, "sparse"),
     Phase(40, 2, 2048, "sparse"),
 )
-"""620 steps of 4,096 tokens: Muon's step costs the same however many they are."""
+"""870 steps of 4,096 tokens: Muon's step costs the same however many they are."""
 
 
 @dataclass(frozen=True)
