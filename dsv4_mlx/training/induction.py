@@ -128,8 +128,8 @@ class _InductionHeads:
         self._parameters[bias] = mx.array(places)
 
     def _keys(self, kv: np.ndarray) -> np.ndarray:
-        """The dims without position of kv [K, D] as they are, but for angles between tokens, which
-        they keep."""
+        """The dims without position of kv [K, D], made orthonormal so that keys keep the angles
+        between tokens."""
         return _orthonormal(kv[: self._free]) * np.float32(sqrt(self._free / kv.shape[1]))
 
     def _array(self, name: str) -> np.ndarray:
