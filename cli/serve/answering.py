@@ -100,7 +100,7 @@ class Answering:
             self._fail(error.fault)
         except Dsv4Error as error:
             self._fail(Fault(_kind_of(error), str(error)))
-        except Exception as error:
+        except Exception as error:  # whatever it is, the client waits for an answer
             self._fail(Fault("failed", f"The request could not be handed in: {error}"))
         return None
 

@@ -93,7 +93,7 @@ class ServedModel:
         try:
             engine, tokenizer = opened.opening.result()
             service = self._make_service(engine, tokenizer)
-        except BaseException as error:
+        except BaseException as error:  # handed on to whoever waits for the model
             # One that ran before and does not come again is tried again, not given up.
             if isinstance(error, PipelineError) and self._context is not None:
                 self._lost = str(error)
