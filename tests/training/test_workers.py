@@ -65,10 +65,13 @@ def test_parts_of_a_batch_add_up_to_what_the_whole_gives(indexing):
             np.testing.assert_array_equal(of_parts, [np.array(value)] * 2)
         else:
             assert sum(of_parts) == pytest.approx(value.item(), rel=1e-5), name
+    longest = max(np.linalg.norm(np.array(gradient)) for gradient in gradients.values())
     for name, gradient in gradients.items():
         total = np.array(sum(one[name] for _, one in found))
         far = np.linalg.norm(total - np.array(gradient))
-        assert far <= 1e-4 * np.linalg.norm(np.array(gradient)) + 1e-9, name
+        # a scalar's gradient is a sum in which nearly everything cancels
+        bound = 1e-4 * np.linalg.norm(np.array(gradient)) + 1e-7 * longest
+        assert far <= bound, name
 
 
 def stage_of(workers: int) -> Pretraining:
