@@ -71,10 +71,12 @@ def test_sft_goes_on_bit_for_bit_and_moves_the_routers_biases(bases, tmp_path):
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main(arguments(whole)) == 0
-    assert [main([*arguments(broken), "--hours", "0"]) for _ in range(2)] == [3, 0]
-    same(whole, broken)
-    moved = [v for name, v in state(whole).items() if name.startswith("buffers/")]
+    assert main([*arguments(broken), "--hours", "0"]) == 3
+    # After one step: a second one may take a bias back to where it began.
+    moved = [v for name, v in state(broken).items() if name.startswith("buffers/")]
     assert moved and all(np.abs(value).max() > 0 for value in moved)
+    assert main([*arguments(broken), "--hours", "0"]) == 0
+    same(whole, broken)
 
 
 def grpo(run: Path, base: Path) -> list[str]:
