@@ -13,6 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from cli.ranks.far_side import FarEngine
+from cli.ranks.prompts_away import PromptsAway
 from cli.ranks.service_messages import (
     FarFull,
     FarGiven,
@@ -109,8 +110,8 @@ class FarScheduler:
 
     @property
     def load(self) -> Load:
-        """How much there is to do, by what rank 0 told of it; what is set aside it keeps to
-        itself."""
+        """How much there is to do, by what rank 0 told of it; what is set aside it is asked for
+        (`metrics.cache_figures`)."""
         with self._lock:
             left = [one for ticket in self._tickets.values() for one in ticket.left.values()]
         states = [one.state for one in left]
@@ -243,7 +244,11 @@ class FarPrompts:
 class FarService:
     """The loaded model of rank 0's program, for many requests."""
 
-    def __init__(self, engine: FarEngine, tokenizer: "Tokenizer") -> None:
+    def __init__(
+        self, engine: FarEngine, tokenizer: "Tokenizer", prompts_away: PromptsAway
+    ) -> None:
+        """`prompts_away` counts the tokens of prompts while rank 0's program does not run."""
+        self.prompts_away = prompts_away
         self.scheduler = FarScheduler(engine)
         self.prompts = FarPrompts(self.scheduler, tokenizer)
         self.longest = engine.longest

@@ -55,12 +55,12 @@ class ServiceMaker:
     def service(self, engine: "Engine | FarEngine", tokenizer: "Tokenizer") -> "ServedHere":
         """A service on the thread of its model; where that lies on two machines, what stands for
         the one in rank 0's program."""
-        from cli.ranks.far_service import FarEngine, FarService
+        from cli.ranks.far_service import FarEngine, FarService, PromptsAway
 
-        if isinstance(engine, FarEngine):
-            return FarService(engine, tokenizer)
         assert self._opened is not None
         table = self._opened.settings.effort_table
+        if isinstance(engine, FarEngine):
+            return FarService(engine, tokenizer, PromptsAway(tokenizer, table, self.folder))
         return self.settings.service(engine, tokenizer, table, self._memory())
 
     def _memory(self) -> int:

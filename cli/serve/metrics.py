@@ -1,7 +1,7 @@
 """`GET /metrics`: counters and gauges as Prometheus reads them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cli.serve.records import Records
@@ -24,16 +24,19 @@ class CacheFigures:
     disk_bytes: int = 0
     disk_files: int = 0
     disk_written_bytes: int = 0
+    reserved_bytes: int = 0
+    """Set aside for requests on their way."""
 
 
 def cache_figures(service: "Service") -> CacheFigures:
     """Count them; for the model's thread."""
     timelines = service.timelines
-    tier = timelines.tier
-    held = (timelines.nbytes, len(timelines), timelines.evicted)
-    return CacheFigures(
-        *held, *(() if tier is None else (tier.nbytes, len(tier), tier.written_bytes))
-    )
+    tier, held = timelines.tier, CacheFigures(timelines.nbytes, len(timelines), timelines.evicted)
+    held = replace(held, reserved_bytes=service.scheduler.load.reserved_bytes)
+    if tier is None:
+        return held
+    written = tier.written_bytes
+    return replace(held, disk_bytes=tier.nbytes, disk_files=len(tier), disk_written_bytes=written)
 
 
 def metrics_text(model: ServedModel, records: Records, cache: CacheFigures) -> str:
@@ -53,7 +56,7 @@ def _lines(model: ServedModel, records: Records, cache: CacheFigures) -> Iterato
         yield from _one(
             "tokens_to_read", "gauge", "Tokens of prompts not read.", load.tokens_to_read
         )
-        yield from _one("reserved_bytes", "gauge", "Memory set aside.", load.reserved_bytes)
+        yield from _one("reserved_bytes", "gauge", "Memory set aside.", cache.reserved_bytes)
         yield from _one("silence_seconds", "gauge", "Since a sign of life.", model.silence_s)
     yield from _one("open_requests", "gauge", "Requests that are not answered.", len(records.open))
     ended = [({"dialect": one, "end": end}, float(n)) for (one, end), n in totals.requests.items()]

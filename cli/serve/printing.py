@@ -23,6 +23,10 @@ from dsv4_mlx.release.identity import name_of
 if TYPE_CHECKING:
     from dsv4_mlx.weights.checkpoint import ModelFolder
 
+_BOTH = (
+    "The context is what this Mac's memory allows; where the other allows less, /v1/models has it."
+)
+
 
 def to_paste(
     given: ServeOptions, arguments: Sequence[str], environment: Environment
@@ -38,7 +42,11 @@ def to_paste(
             home=Path.home(),
         )
     if given.print_config is not None:
-        return client_config(given.print_config, _address(given, environment))
+        server = _address(given, environment)
+        paste = client_config(given.print_config, server)
+        if given.options.hosts is None or str(server.context) not in paste.text:
+            return paste
+        return ToPaste(paste.text, (*paste.notes, _BOTH))
     return None
 
 
@@ -64,23 +72,42 @@ def _model(options: Options) -> tuple[str, int | None]:
     return name_of(opened.folder), None
 
 
-def _context(opened: "ModelFolder", options: Options) -> int:
-    """Tokens of prompt and reply that memory allows, as the server tells its clients."""
+def _context(opened: "ModelFolder", options: Options) -> int | None:
+    """Tokens of prompt and reply that memory allows, as the server tells its clients; None where it
+    allows none."""
     from dsv4_mlx.serving.limits import ServingLimits, bytes_of_timelines
     from dsv4_mlx.sizing.costs import Costs
 
     longest = opened.described.max_position_embeddings
-    if options.hosts is not None:  # two machines find out together
+    left = (_left_here if options.hosts is None else _left_of_two)(opened, options)
+    if left is None:
         return longest
+    bytes_of = bytes_of_timelines(Costs(opened.checkpoint.config), options.kv or "compact")
+    found = ServingLimits(memory_bytes=left, bytes_of=bytes_of).longest(longest)
+    return found if found > 0 else None
+
+
+def _left_here(opened: "ModelFolder", options: Options) -> int | None:
+    """Bytes that timelines have beside a model on this machine alone; None is no bound."""
     kv, backend = options.kv or "compact", options.backend or "auto"
     memory = "auto" if options.expert_memory is None else options.expert_memory
     pools = bytes_for_experts(opened, memory, kv, backend=backend)
     fit = fit_of(opened.checkpoint, pools, kv, backend=backend)
-    if fit.limit is None:
-        return longest
-    left = max(0, fit.limit - fit.needed(0))
-    bytes_of = bytes_of_timelines(Costs(opened.checkpoint.config), kv)
-    return ServingLimits(memory_bytes=left, bytes_of=bytes_of).longest(longest)
+    return None if fit.limit is None else max(0, fit.limit - fit.needed(0))
+
+
+def _left_of_two(opened: "ModelFolder", options: Options) -> int:
+    """Bytes that timelines have beside a model on two machines, as far as this one tells: the other
+    is not asked, and taken for one that has room for its layers, and all of the model's files."""
+    from cli.machine.machine import read_machine
+    from cli.ranks.timeline_room import timeline_bytes
+    from dsv4_mlx.forming import prepare
+
+    kv = options.kv or "compact"
+    mine = prepare(opened.folder, 0, options.backend or "auto", kv)
+    mine = mine.beside((0, opened.checkpoint.config.num_hidden_layers))
+    limit = read_machine().limit(mine.backend)
+    return timeline_bytes([mine.facts("", "", "", limit)], opened.checkpoint.config, kv)
 
 
 def _key(given: ServeOptions, environment: Environment) -> str:

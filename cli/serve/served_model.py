@@ -21,13 +21,13 @@ from dsv4_mlx.chat.settings import ChatSettings
 from dsv4_mlx.errors import Dsv4Error, PipelineError
 
 if TYPE_CHECKING:
-    from cli.ranks.far_service import FarPrompts, FarService
+    from cli.ranks.far_service import FarPrompts, FarService, PromptsAway
     from dsv4_mlx.chat.tokenizer import Tokenizer
     from dsv4_mlx.serving.prompts import Prompts
     from dsv4_mlx.serving.service import Service
 
     ServedHere = Service | FarService
-    AnyPrompts = Prompts | FarPrompts
+    CountedPrompts = Prompts | FarPrompts | PromptsAway
 
 ModelState = Literal["loading", "ready", "idle", "lost", "failed"]
 STATES: Final[tuple[ModelState, ...]] = get_args(ModelState)
@@ -58,7 +58,7 @@ class ServedModel:
         self._run: Future[None] | None = None
         self._opened: OpenedModel | None = None
         self._tokenizer: Tokenizer | None = None
-        self._prompts: AnyPrompts | None = None
+        self._prompts_away: CountedPrompts | None = None
         self._context: int | None = None
         self.settings: ChatSettings
         """What its files say about chatting with it, from `start` on."""
@@ -100,7 +100,7 @@ class ServedModel:
             ready.set_exception(error)
             return
         self._tokenizer = tokenizer
-        self._prompts = service.prompts
+        self._prompts_away = service.prompts_away
         self._context = service.longest
         ready.set_result(service)
         try:
@@ -133,12 +133,12 @@ class ServedModel:
             raise RequestFault("unavailable", f"The model failed: {self.why_failed}.")
         return service
 
-    async def prompts(self) -> "AnyPrompts":
-        """What writes and counts prompts: while the model is let go of, or comes back, that of
-        before, unless another program had it; else as `service`."""
+    async def prompts(self) -> "CountedPrompts":
+        """What counts the tokens of prompts; it waits for no model that is let go of, or comes
+        back. RequestFault as `service`."""
         is_away = self.state in ("idle", "loading") and self._stop_reason is None
-        if self._prompts is not None and self._end_ranks is None and is_away:
-            return self._prompts
+        if self._prompts_away is not None and is_away:
+            return self._prompts_away
         return (await self.service()).prompts
 
     async def start_again(self) -> bool:

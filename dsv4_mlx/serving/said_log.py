@@ -6,13 +6,15 @@ file is made anew, without what the memory forgot, when it has grown to twice of
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dsv4_mlx.files.documents import DocumentError, parse_json
 from dsv4_mlx.files.file_systems import FileSystem
 from dsv4_mlx.serving.said import SaidMemory, SaidReply
 
+FILE: Final = "said.jsonl"
 _TEXTS = ("reasoning", "visible", "before")
 
 
@@ -22,13 +24,7 @@ class SaidLog:
     def __init__(self, path: Path, memory: SaidMemory) -> None:
         """Let `memory` know what the file at `path` knows; OSError where it cannot be read."""
         self._path, self._memory = path, memory
-        self._lines = 0
-        if path.exists():
-            with path.open(encoding="utf-8", errors="replace") as file:
-                for line in file:
-                    self._lines += 1
-                    if (found := _read(line)) is not None:
-                        memory.remember(*found)
+        self._lines = recall(path, memory)
         if self._lines > 2 * len(memory):
             self._write_anew()
 
@@ -69,6 +65,18 @@ class SaidLog:
             self._lines = len(self._memory)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def recall(path: Path, memory: SaidMemory) -> int:
+    """Let `memory` know what the file at `path` knows, if there is one; its lines. OSError where it
+    cannot be read."""
+    lines = 0
+    with suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            lines += 1
+            if (found := _read(line)) is not None:
+                memory.remember(*found)
+    return lines
 
 
 def _line(owner: str, reply: SaidReply) -> str:

@@ -27,7 +27,7 @@ from dsv4_mlx.serving.limits import ServingLimits
 from dsv4_mlx.serving.prompts import Prompts
 from dsv4_mlx.serving.request import GenerationRequest
 from dsv4_mlx.serving.said import SaidMemory, said_reply
-from dsv4_mlx.serving.said_log import SaidLog
+from dsv4_mlx.serving.said_log import FILE, SaidLog
 from dsv4_mlx.serving.scheduler import Scheduler
 from dsv4_mlx.serving.ticket import Ticket
 from dsv4_mlx.serving.timelines import Timelines
@@ -69,7 +69,7 @@ class Service:
         if folder is not None:
             tier = DiskTier(folder / "timelines", engine, disk_bytes, clock=clock)
             self.timelines.tier = tier
-            self._log = SaidLog(folder / "said.jsonl", self.said)
+            self._log = SaidLog(folder / FILE, self.said)
         self.scheduler = Scheduler(
             engine,
             tokenizer,
@@ -79,6 +79,11 @@ class Service:
             call_id=call_id,
             on_said=self._remember,
         )
+
+    @property
+    def prompts_away(self) -> Prompts:
+        """What counts the tokens of prompts once the model is let go of."""
+        return self.prompts
 
     @property
     def longest(self) -> int:

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
 from typing import Any
@@ -34,7 +35,7 @@ def elsewhere(told: Script) -> Any:
 class FarProgram:
     """Serves a script at the other end of two pipes; `engine` is what a server has of it."""
 
-    def __init__(self, told: Script) -> None:
+    def __init__(self, told: Script, folder: Path | None = None) -> None:
         here, self.there = two_pipes()
         self._writing = here._writing
         self.failed: list[PipelineError] = []
@@ -43,7 +44,8 @@ class FarProgram:
 
         def serve() -> None:
             server = ServiceServer(self.there, lambda: None)
-            settings = ServiceSettings(most_waiting=8)
+            kept = None if folder is None else str(folder)
+            settings = ServiceSettings(most_waiting=8, folder=kept, disk_bytes=1 << 30)
             service = settings.service(elsewhere(told), tokenizer(), told.effort_table, 1 << 62)
             server.use(service)
             loaded.append(FarLoaded(None, told.context, longest=service.longest))

@@ -12,6 +12,7 @@ import pytest
 
 from cli.ranks.far_service import FarService
 from cli.ranks.messages import FarEnd, Pipes
+from cli.ranks.prompts_away import PromptsAway
 from cli.ranks.service_server import ServiceServer
 from cli.serve.metrics import cache_figures
 from dsv4_mlx.chat.answer_settings import AnswerSettings
@@ -68,7 +69,8 @@ class Far:
 
     def __init__(self, told: Script) -> None:
         self.program = FarProgram(told)
-        self.service, self.until = FarService(self.program.engine, TOKENIZER), Flag()
+        away = PromptsAway(TOKENIZER, told.effort_table, None)
+        self.service, self.until = FarService(self.program.engine, TOKENIZER, away), Flag()
         self.raised: list[PipelineError] = []
         self._worker = Thread(target=self._run)
         self._worker.start()
@@ -146,6 +148,7 @@ def test_a_second_request_waits_for_the_first_and_one_that_leaves_ends() -> None
         other.service.serve(asking("And me"), second)
         load = other.service.scheduler.load
         assert (load.waiting, load.answering) == (1, 1) and not second.events
+        assert other.service.ask(cache_figures).result(PATIENCE_S).reserved_bytes > 0
         ticket.cancel()
         assert first.last().finish_reason == "cancelled"
         assert second.last().finish_reason == "stop"

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from cli.ranks.far_service import FarService
 from cli.ranks.messages import FarEnd
+from cli.ranks.prompts_away import PromptsAway
 from cli.serve import chores
 from dsv4_mlx.errors import PipelineError
 from dsv4_mlx.scripted.script import ScriptedReply
@@ -45,11 +47,12 @@ class Pair(Served):
         assert self.may_start.wait(PATIENCE_S)
         if self.refusals:
             raise PipelineError(self.refusals.pop(0))
-        self.programs.append(FarProgram(self.script))
+        self.programs.append(FarProgram(self.script, self.folder))
         return self.programs[-1].engine
 
     def _service(self, engine: Any, tokenizer: Any) -> Any:
-        return FarService(engine, tokenizer)
+        away = PromptsAway(tokenizer, self.script.effort_table, self.folder)
+        return FarService(engine, tokenizer, away)
 
     def _end(self) -> None:
         self.ended += 1
@@ -155,6 +158,34 @@ def test_a_pair_that_nobody_asks_is_let_go_of_and_comes_again(pair: Pair) -> Non
     assert health == {"status": "idle"} and ended == 1
     assert refused.status == 503 and "rank 1 (mini) cannot be started" in str(refused.json)
     assert last.json["choices"] == first.json["choices"] and len(pair.programs) == 2
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_tokens_are_counted_while_a_pair_is_let_go_of(tmp_path: Path, is_kept: bool) -> None:
+    """What a client leaves out of an answer counts as long as it is known here."""
+    replies = [ScriptedReply("<think>Two times three.</think>Six.")] * 2
+    pair = Pair(script(*replies), folder=tmp_path if is_kept else None)
+
+    async def work(client: Client) -> Any:
+        first = await client.post(CHAT, {**BODY, "reasoning_effort": "high"})
+        said = {"role": "assistant", "content": first.json["choices"][0]["message"]["content"]}
+        body = {"messages": [*BODY["messages"], said, *BODY["messages"]]}
+        body |= {"thinking": {"type": "adaptive"}, "tools": [{"name": "look"}]}
+
+        async def counted() -> int:
+            answer = await client.post("/v1/messages/count_tokens", body)
+            return int(answer.json["input_tokens"])
+
+        found = [await counted()]
+        await asyncio.to_thread(pair.model.let_go())
+        found += [await counted(), await counted()]
+        programs = len(pair.programs)
+        await client.post(CHAT, {**BODY, "max_tokens": 1})
+        return [*found, await counted()], programs
+
+    (known, *away, again), programs = pair.run(work)
+    assert away == [again, again] and programs == 1
+    assert (known == again) is is_kept
 
 
 def test_what_a_pair_holds_is_counted_in_its_own_program(pair: Pair) -> None:

@@ -3,12 +3,19 @@
 import json
 import os
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cli.machine import machine
+from cli.machine.machine import read_machine
+from dsv4_mlx.forming import SHORT_CONTEXT, prepare
+from dsv4_mlx.scripted.engine import NANO
+from dsv4_mlx.weights.checkpoint import open_folder
 from tests.cli.running import run
 from tests.cli.scripted import write_chat_folder
+from tests.terminal.ranks import hostfile
 
 
 def test_a_config_has_the_models_name_its_context_and_the_key(tmp_path: Path) -> None:
@@ -30,6 +37,28 @@ def test_a_script_has_a_name_and_a_context_as_well(tmp_path: Path) -> None:
     ran = run("serve", "--engine", f"fake:{script}", "--print-config", "codex")
     config = tomllib.loads(ran.stdout)
     assert (config["model"], config["model_context_window"]) == ("told", 8192)
+
+
+def context_of_two(folder: Path, monkeypatch: pytest.MonkeyPatch, spare: int) -> tuple[int, str]:
+    """What opencode is told of a pair, and stderr, where this machine has `spare` bytes more than
+    its half of the small model and a short context need."""
+    mine = prepare(NANO, 0, "cpu", "compact").beside((0, 5))
+    memory = mine.facts("", "", "", None).needed + spare
+    known = replace(read_machine(), system="Linux", memory=memory, container=None)
+    monkeypatch.setattr(machine, "read_machine", lambda: known)
+    ran = run("serve", "--hosts", hostfile(folder), "--backend", "cpu", "--print-config", "pi")
+    (model,) = json.loads(ran.stdout)["providers"]["dsv4"]["models"]
+    return int(model["contextWindow"]), ran.stderr
+
+
+def test_a_pair_is_told_with_the_context_that_this_machine_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = open_folder(NANO).described.max_position_embeddings
+    little, told = context_of_two(tmp_path, monkeypatch, 1 << 24)
+    more, _ = context_of_two(tmp_path, monkeypatch, 1 << 25)
+    assert SHORT_CONTEXT < little < more < longest and "where the other allows less" in told
+    assert context_of_two(tmp_path, monkeypatch, 1 << 30)[0] == longest
 
 
 def test_the_key_of_the_environment_is_the_one_in_use() -> None:
