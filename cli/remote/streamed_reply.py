@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from cli.remote.client import Comment, ServerError
 from dsv4_mlx.chat.events import (
@@ -11,6 +11,7 @@ from dsv4_mlx.chat.events import (
     Done,
     Event,
     FinishReason,
+    LoopNoticed,
     Progress,
     ReasoningDelta,
     TextDelta,
@@ -21,6 +22,7 @@ from dsv4_mlx.chat.messages import ToolCall
 
 _BUDGET = re.compile(r"(soft|hard) end of reasoning after (\d+) tokens")
 _LOOP = "ended as a loop"
+_RUNS = re.compile(r"the (reasoning|answer) runs in a loop: (\d+) tokens (\d+) times")
 _READING = re.compile(r"reading (\d+)/(\d+) (tokens|layers)")
 _FINISHES: dict[str, FinishReason] = {
     "stop": "stop",
@@ -43,6 +45,7 @@ class StreamedReply:
         """Calls that were emitted."""
         self._finish: str | None = None
         self._is_loop = False
+        self._stop_text: str | None = None
         self._pieces = 0
         self._first_at = self._last_at = 0.0
         self._prefill_s = 0.0
@@ -57,6 +60,8 @@ class StreamedReply:
             self._delta(choice.get("delta") or {})
             if choice.get("finish_reason"):
                 self._finish = choice["finish_reason"]
+                reason = choice.get("stop_reason")  # elsewhere also the id of a token
+                self._stop_text = reason if isinstance(reason, str) else None
                 self._tell_calls(len(self._calls))
         if part.get("usage"):
             self.usage = _usage(part["usage"])
@@ -86,12 +91,18 @@ class StreamedReply:
                 raise ServerError("The server ended the answer without saying why; send it again.")
             return Done("cancelled", usage, timing)
         finish: FinishReason = "loop" if self._is_loop else _FINISHES.get(self._finish, "stop")
+        if finish == "stop" and self._stop_text is not None:
+            return Done("stop_text", usage, timing, self._stop_text)
         return Done(finish, usage, timing)
 
     def _heard(self, comment: str) -> None:
         self._is_loop = self._is_loop or comment == _LOOP
         if (ended := _BUDGET.fullmatch(comment)) is not None:
             self._emit(BudgetReached("soft" if ended[1] == "soft" else "hard", int(ended[2])))
+            return
+        if (runs := _RUNS.fullmatch(comment)) is not None:
+            part: Literal["reasoning", "answer"] = "answer" if runs[1] == "answer" else "reasoning"
+            self._emit(LoopNoticed(part, int(runs[2]), int(runs[3])))
             return
         found = _READING.match(comment)
         if found is None or self._pieces:

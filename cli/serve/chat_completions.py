@@ -2,7 +2,8 @@
 
 A stream begins with the role and ends with a finish reason for each answer, what was used where
 that was asked for, and `[DONE]`. Reasoning is `reasoning_content`. A client that waits gets
-comments, and comments tell of a budget that was reached and of an answer that was ended as a loop.
+comments, and comments tell of a budget that was reached, of a loop, and of an answer that was ended
+as one. Beside the finish reason of an answer that a stop text ended, `stop_reason` is that text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame
 from cli.serve.faults import STATUSES, Fault
 from cli.serve.likelihoods import told_of
 from cli.serve.old_functions import in_new_form
-from dsv4_mlx.chat.events import BudgetReached, Done, ReasoningDelta, TextDelta
+from dsv4_mlx.chat.events import BudgetReached, Done, LoopNoticed, ReasoningDelta, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.serving.events import CallArguments, CallBegun, ServedEvent, TokenLikelihood
 
@@ -114,6 +115,10 @@ class ChatWriter(ChunkWriter):
                 return []
             case BudgetReached(kind, tokens):
                 return [Frame(comment=f"{kind} end of reasoning after {tokens} tokens")]
+            case LoopNoticed(part, period, repeats):
+                return [
+                    Frame(comment=f"the {part} runs in a loop: {period} tokens {repeats} times")
+                ]
             case Done():
                 self._done[answer] = event
                 choice.waiting = []
@@ -135,12 +140,17 @@ class ChatWriter(ChunkWriter):
             message = choice.message(self._options.old_calls)
             entry: dict[str, Any] = {"index": number, "message": message}
             entry["logprobs"] = self._logprobs(choice.likelihoods)
-            choices.append({**entry, "finish_reason": choice.finish})
+            choices.append({**entry, "finish_reason": choice.finish, **self._stop_reason(number)})
         return {**self._object("chat.completion"), "choices": choices, **self.used()}
 
     def _finish_of(self, done: Done) -> str:
         finish = FINISHES[done.finish_reason]
         return "function_call" if finish == "tool_calls" and self._options.old_calls else finish
+
+    def _stop_reason(self, answer: int) -> Mapping[str, str]:
+        """The stop text that ended an answer, under the name that vLLM has for it."""
+        done = self._done.get(answer)
+        return {} if done is None or done.stop_text is None else {"stop_reason": done.stop_text}
 
     def _call(self, answer: int, call: Mapping[str, Any], **function: str) -> Frame:
         """A piece of the call that began last."""
@@ -156,7 +166,7 @@ class ChatWriter(ChunkWriter):
         if self._options.likelihoods:
             said["logprobs"] = self._logprobs(choice.waiting)
             choice.waiting = []
-        said["finish_reason"] = finish
+        said |= {"finish_reason": finish, **self._stop_reason(answer)}
         chunk = {**self._object("chat.completion.chunk"), "choices": [said]}
         if self._options.with_usage:
             chunk["usage"] = None

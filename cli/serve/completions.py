@@ -1,5 +1,6 @@
 """The dialect of `POST /v1/completions`: a text that is gone on with, without a template."""
 
+from codecs import IncrementalDecoder, getincrementaldecoder
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -83,15 +84,28 @@ def _prompt(body: Body) -> str:
     return prompt
 
 
+_DECODER: Final = getincrementaldecoder("utf-8")
+_Placed = tuple[TokenLikelihood, int]
+"""A token, and how many characters of the text stand before it; one that begins inside a character
+stands where that does."""
+
+
 @dataclass
 class _WrittenText:
     """One text as far as it is written."""
 
     pieces: list[str] = field(default_factory=list)
-    likelihoods: list[TokenLikelihood] = field(default_factory=list)
+    likelihoods: list[_Placed] = field(default_factory=list)
     told: int = 0
     """Of these, the ones that a chunk told of."""
     finish: str | None = None
+    _characters: int = 0
+    _decoder: IncrementalDecoder = field(default_factory=lambda: _DECODER("replace"))
+
+    def add(self, token: TokenLikelihood, spelled: bytes) -> None:
+        """A token with its bytes came, whose text comes now or later."""
+        self.likelihoods.append((token, self._characters))
+        self._characters += len(self._decoder.decode(spelled))
 
 
 class CompletionWriter(ChunkWriter):
@@ -117,7 +131,7 @@ class CompletionWriter(ChunkWriter):
         written = self._texts[answer]
         match event:
             case TokenLikelihood():
-                written.likelihoods.append(event)
+                written.add(event, self._token_bytes(event.token))
             case TextDelta(text):
                 written.pieces.append(text)
                 return [self._chunk(answer, text)]
@@ -148,7 +162,7 @@ class CompletionWriter(ChunkWriter):
         return chunk_frame({**self._head, "choices": [choice]})
 
     def _choice(
-        self, answer: int, text: str, told: Sequence[TokenLikelihood], finish: str | None
+        self, answer: int, text: str, told: Sequence[_Placed], finish: str | None
     ) -> dict[str, Any]:
         return {
             "index": answer,
@@ -157,13 +171,14 @@ class CompletionWriter(ChunkWriter):
             "finish_reason": finish,
         }
 
-    def _logprobs(self, told: Sequence[TokenLikelihood]) -> dict[str, Any]:
+    def _logprobs(self, told: Sequence[_Placed]) -> dict[str, Any]:
         logprobs: dict[str, Any] = {
-            "tokens": [self._spelled(one.token) for one in told],
-            "token_logprobs": [one.logprob for one in told],
+            "tokens": [self._spelled(one.token) for one, _ in told],
+            "token_logprobs": [one.logprob for one, _ in told],
+            "text_offset": [offset for _, offset in told],
         }
-        if any(one.likeliest for one in told):
-            logprobs["top_logprobs"] = [self._likeliest(one) for one in told]
+        if any(one.likeliest for one, _ in told):
+            logprobs["top_logprobs"] = [self._likeliest(one) for one, _ in told]
         return logprobs
 
     def _likeliest(self, told: TokenLikelihood) -> dict[str, float]:

@@ -32,7 +32,7 @@ from dsv4_mlx.peers.waking import Waking
 
 GRACE_S: Final = 10
 """How long requests may go on once the server is to end."""
-_CLOSE_S: Final = 5
+CLOSE_S: Final = 5
 """How long those may take after it that are told that they ended."""
 _ENDS: Final = "The server ends; ask again when it is back."
 
@@ -165,7 +165,7 @@ def _server(app: ServedApp, limits: HttpLimits) -> uvicorn.Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=round(GRACE_S + LOOK_S) + _CLOSE_S,
+            timeout_graceful_shutdown=round(GRACE_S + LOOK_S) + CLOSE_S,
         )
     )
 

@@ -1,5 +1,6 @@
 """Conversations with a server's model: what is asked, what is kept, and what is refused."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event as Flag
@@ -9,14 +10,17 @@ import pytest
 
 from cli.options import Options
 from cli.remote.chat_body import counting_body
-from cli.remote.client import ServerClient, ServerError, ServerPlace
+from cli.remote.client import Comment, ServerClient, ServerError, ServerPlace
 from cli.remote.remote_models import RemoteModels, check_remote_options
+from cli.remote.streamed_reply import StreamedReply
+from cli.serve.chat_completions import ChatCompletions
 from cli.worker import Worker
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.events import (
     BudgetReached,
     Done,
+    LoopNoticed,
     Progress,
     ReasoningDelta,
     TextDelta,
@@ -28,9 +32,12 @@ from dsv4_mlx.chat.turns import Turn
 from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.errors import UsageError
 from tests.cli.remote.server import ToldServer, text, told_server, usage
+from tests.cli.serve.driven import context
 
 TOOL = {"name": "add", "description": "adds", "parameters": {"type": "object"}}
 END = text(finish="stop")
+USED = Usage(12, 3, 40, 32)
+WITH_USAGE = {"include_usage": True}
 
 
 @pytest.fixture
@@ -197,6 +204,27 @@ def test_it_is_told_why_the_server_ended_reasoning_or_answer(
     events = list(begun(models).send("2+2?"))
     assert events[1] == BudgetReached("hard", 32)
     assert events[-1] == Done("loop", Usage(12, 3, 40, 32))
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [LoopNoticed("reasoning", 1, 60), LoopNoticed("answer", 7, 20), Done("length", USED)],
+        [BudgetReached("soft", 9), Done("stop_text", USED, stop_text="END")],
+        [Done("loop", USED)],
+        [Done("stop", USED)],
+    ],
+)
+def test_what_this_programs_own_server_writes_is_read_as_what_happened(events: list[Any]) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream_options": WITH_USAGE}
+    writer = ChatCompletions().read(body, context()).writer
+    heard: list[Any] = []
+    reply = StreamedReply(heard.append, 0.0)
+    frames = [frame for event in events for frame in writer.event(0, event)]
+    for frame in (*writer.begin(), *frames, *writer.end()):
+        if frame.data != "[DONE]":
+            reply.take(json.loads(frame.data) if frame.data else Comment(str(frame.comment)))
+    assert [*heard, reply.done(cancelled=False)] == events
 
 
 def test_a_budget_of_nothing_is_no_reasoning(told: ToldServer, models: RemoteModels) -> None:

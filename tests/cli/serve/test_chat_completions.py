@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cli.serve.chat_completions import ChatCompletions
-from dsv4_mlx.chat.events import BudgetReached, Done, Usage
+from dsv4_mlx.chat.events import BudgetReached, Done, LoopNoticed, Usage
 from dsv4_mlx.scripted.script import ScriptedReply
 from tests.cli.serve.driven import context
 from tests.cli.serve.served_app import Answer, Client, Served, asked, script
@@ -132,15 +132,17 @@ def test_log_probabilities_belong_to_the_text_of_the_answer(streams: bool) -> No
 def test_a_stop_text_ends_the_answer_before_it() -> None:
     (choice,) = asked("One two three four.", stop=["three"]).json["choices"]
     assert choice["message"]["content"] == "One two "
-    assert choice["finish_reason"] == "stop"
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "three")
 
 
 def test_what_a_finish_reason_cannot_say_is_a_comment() -> None:
     body = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
     writer = ChatCompletions().read(body, context()).writer
     (budget,) = writer.event(0, BudgetReached("soft", 1200))
+    (loop,) = writer.event(0, LoopNoticed("answer", 3, 20))
     comment, chunk = writer.event(0, Done("loop", Usage(9, 0, 40)))
     assert budget.encode() == b": soft end of reasoning after 1200 tokens\n\n"
+    assert loop.encode() == b": the answer runs in a loop: 3 tokens 20 times\n\n"
     assert comment.encode() == b": ended as a loop\n\n" and '"finish_reason":"stop"' in chunk.data
     assert len(writer.event(0, Done("stop", Usage(9, 0, 40)))) == 1
 

@@ -105,6 +105,23 @@ def test_each_drawn_token_has_its_logarithm(streams: bool) -> None:
     assert len(tokens) == sum(len(one["token_logprobs"]) for one in told)
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_each_token_has_its_place_in_the_text(streams: bool) -> None:
+    text = " naïve 😀😀 end"
+
+    async def work(client: Client) -> Answer:
+        body = {"prompt": "Once upon", "logprobs": 0, "stream": streams, "max_tokens": 99}
+        return await client.post(PATH, body)
+
+    answer = served(text).run(work)
+    bodies = answer.chunks if streams else [answer.json]
+    places = [at for body in bodies for at in body["choices"][0]["logprobs"]["text_offset"]]
+    spelled = [tokenizer().token_bytes(token) for token in tokenizer().encode(text)]
+    assert any(one.decode("utf-8", "ignore").encode() != one for one in spelled)
+    begun = [b"".join(spelled[:count]) for count in range(len(spelled))]
+    assert places == [len(one.decode("utf-8", "ignore")) for one in begun]
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

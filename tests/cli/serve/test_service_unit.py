@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.serve.chores import LOOK_S
+from cli.serve.running import CLOSE_S, GRACE_S
 from cli.serve.service_unit import SERVICES, program_in_use, service_unit, unit_arguments
 from dsv4_mlx.errors import UsageError
 
@@ -58,6 +60,38 @@ def test_launchd_starts_the_program_with_absolute_paths() -> None:
     assert read["EnvironmentVariables"] == {"DSV4_HOME": "/data/my dsv4"}
     assert read["KeepAlive"] == {"SuccessfulExit": False}
     assert read["StandardErrorPath"] == "/home/ada/Library/Logs/dsv4-chat.log"
+
+
+def test_launchd_reads_every_key_as_what_it_is() -> None:
+    """Keys, their types and values as launchd.plist(5) has them; it passes over what it does not
+    know, and what has another type."""
+    paste = service_unit(
+        "launchd", LINE.split(), program=PROGRAM, variables={}, folder=Path("/srv"), home=HOME
+    )
+    read = plistlib.loads(paste.text.encode())
+    assert {key: type(value) for key, value in read.items()} == {
+        "Label": str,
+        "ProgramArguments": list,
+        "EnvironmentVariables": dict,
+        "RunAtLoad": bool,
+        "KeepAlive": dict,
+        "ThrottleInterval": int,
+        "ProcessType": str,
+        "ExitTimeOut": int,
+        "WorkingDirectory": str,
+        "StandardOutPath": str,
+        "StandardErrorPath": str,
+    }
+    assert all(type(word) is str for word in read["ProgramArguments"])
+    assert read["KeepAlive"]["SuccessfulExit"] is False and read["RunAtLoad"] is True
+    assert read["ProcessType"] in ("Background", "Standard", "Adaptive", "Interactive")
+    paths = [read[f"Standard{name}Path"] for name in ("Out", "Error")]
+    for path in (read["ProgramArguments"][0], read["WorkingDirectory"], *paths):
+        assert Path(path).is_absolute() and "~" not in path  # which launchd expands nowhere
+    # A job is named by its file, and found by its label.
+    assert f"LaunchAgents/{read['Label']}.plist" in paste.notes[0]
+    assert f"bootout gui/$(id -u)/{read['Label']};" in paste.notes[1]
+    assert read["ExitTimeOut"] > GRACE_S + LOOK_S + CLOSE_S  # then it kills
 
 
 def test_systemd_starts_the_program_with_absolute_paths() -> None:
