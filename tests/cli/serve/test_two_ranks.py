@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dsv4_mlx.serving.disk_tier import LEAST_TOKENS
 from tests.cli.running import run
 from tests.cli.serve.test_socket import PATIENCE_S, Program
 from tests.peers.meetings import free_ring
@@ -20,7 +21,7 @@ from tests.terminal.ranks import all_gone, hostfile, kill, ranks_of, wait_until
 
 pytestmark = pytest.mark.slow
 
-CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 QUESTION = "What is 12 + 30?"
 
 
@@ -29,9 +30,11 @@ def asking(text: str = QUESTION, **keys: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(home: Path, *logged: str) -> Iterator[tuple[Program, list[int]]]:
+def serving(
+    home: Path, *logged: str, is_killed: bool = False
+) -> Iterator[tuple[Program, list[int]]]:
     """A server of two ranks on this machine, once both run, and their processes; afterwards none
-    is left, and its log has what is `logged`."""
+    is left, and its log has what is `logged`; one that `is_killed` inside ends there."""
     port = free_ring()[0][0].rpartition(":")[2]
     line = f"serve --hosts {hostfile(home)} --hosts-port {port} --port 0 --backend cpu --temp 0"
     process = subprocess.Popen(
@@ -51,12 +54,54 @@ def serving(home: Path, *logged: str) -> Iterator[tuple[Program, list[int]]]:
         ranks += ranks_of(process.pid)
         assert len(ranks) == 2
         yield program, ranks
+        if is_killed:
+            return
         ranks += ranks_of(process.pid)
         errors = program.end()
         assert process.returncode == 0 and all(words in errors for words in logged), errors
     finally:
         process.kill()
         process.wait(PATIENCE_S)
+        all_gone(ranks)
+
+
+class Talk:
+    """A conversation by ids of responses, at whichever server there is."""
+
+    def __init__(self) -> None:
+        self.latest, self.held = "", 0
+
+    def says(self, program: Program, text: str) -> str:
+        """One more turn; its answer, of a prompt in which nothing was read anew that stood in the
+        turn before."""
+        body = {"input": text, "max_output_tokens": 16, "previous_response_id": self.latest or None}
+        status, answer = program.ask("POST", RESPONSES, body)
+        assert status == 200, answer
+        found = json.loads(answer)
+        usage = found["usage"]
+        assert usage["input_tokens_details"]["cached_tokens"] >= self.held
+        self.latest, self.held = found["id"], usage["total_tokens"] - 1
+        assert self.held > LEAST_TOKENS  # fewer stay in memory alone
+        return str(found["output"])
+
+
+def test_a_killed_server_leaves_no_process_and_loses_no_turn(tmp_path: Path) -> None:
+    talk = Talk()
+    with serving(tmp_path, is_killed=True) as (program, ranks):
+        talk.says(program, QUESTION + " word" * 300)
+        talk.says(program, "And 13 + 30?")
+        under_way = streaming(program, "Tell me much", max_tokens=2000)
+        kill(program.process.pid)
+        assert program.process.wait(PATIENCE_S) == -signal.SIGKILL
+        all_gone(ranks)
+        under_way.close()
+    with serving(tmp_path) as (program, ranks):
+        talk.says(program, "And 14 + 30?")
+        kill(ranks[1])
+        assert program.process.stderr is not None
+        while "both ranks run" not in (line := program.process.stderr.readline()):
+            assert line, "the server ended"
+        talk.says(program, "And 15 + 30?")
         all_gone(ranks)
 
 
