@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cli.serve.chat_request import ChatOptions, chat_options, chat_request
+from cli.serve.chat_request import ChatOptions, chat_options, chat_request, left_out
 from cli.serve.chunks import FINISHES, ChunkWriter, chunk_frame, error_of
 from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame
 from cli.serve.faults import STATUSES, Fault
@@ -31,7 +31,8 @@ class ChatCompletions:
         body, is_old = in_new_form(body)
         request, options = chat_request(body, context), chat_options(body)
         options = replace(options, old_calls=is_old)
-        return Asked(request, ChatWriter(context, options, request.answers), options.streams)
+        writer = ChatWriter(context, options, request.answers)
+        return Asked(request, writer, options.streams, left_out(body))
 
     def error(self, fault: Fault) -> ErrorBody:
         """The error for `fault`."""
@@ -99,7 +100,8 @@ class ChatWriter(ChunkWriter):
                 return [self._chunk(answer, {"reasoning_content": text})]
             case TextDelta(text):
                 choice.text.append(text)
-                choice.likelihoods += choice.waiting
+                if not self._options.streams:  # else told, and of no more use
+                    choice.likelihoods += choice.waiting
                 return [self._chunk(answer, {"content": text})]
             case CallBegun(call_id, name):
                 choice.begun, choice.waiting = choice.begun + 1, []

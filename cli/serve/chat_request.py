@@ -124,8 +124,17 @@ def tools_of(body: Body) -> tuple[Mapping[str, Any], ...]:
     return tuple(
         without_cache_mark(_tool(tool, f"tools[{place}]"))
         for place, tool in enumerate(tools)
-        if not isinstance(tool, Mapping) or tool.get("type", "function") == "function"
+        if not _is_elsewhere(tool)
     )
+
+
+def _is_elsewhere(tool: Any) -> bool:
+    return isinstance(tool, Mapping) and tool.get("type", "function") != "function"
+
+
+def left_out(body: Body) -> tuple[str, ...]:
+    """Types of the tools that are not here, of a body whose tools can be read."""
+    return tuple(str(tool["type"]) for tool in body.get("tools") or () if _is_elsewhere(tool))
 
 
 def _tool(tool: Any, where: str) -> Mapping[str, Any]:
@@ -141,14 +150,16 @@ def _tool(tool: Any, where: str) -> Mapping[str, Any]:
 
 
 def tool_choice_of(body: Body, tools: tuple[Mapping[str, Any], ...]) -> ToolChoice:
-    """Which calls the answer has to have, or may."""
+    """Which calls the answer has to have, or may; one of a tool that is left out is none."""
     choice = body.get("tool_choice")
     if choice is None:
         return ToolChoice()
     if choice in ("auto", "none"):
         return ToolChoice(choice)
     if choice in ("required", "any"):
-        return ToolChoice("required")
+        return ToolChoice() if left_out(body) and not tools else ToolChoice("required")
+    if _is_elsewhere(choice) and choice.get("type") in left_out(body):
+        return ToolChoice()
     function = choice.get("function") if isinstance(choice, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str):

@@ -158,6 +158,8 @@ class CompletionWriter(ChunkWriter):
         written = self._texts[answer]
         latest = written.likelihoods[written.told :]
         written.told = len(written.likelihoods)
+        if self._options.streams:  # what is told is of no more use
+            written.likelihoods, written.told = [], 0
         choice = self._choice(answer, text, latest, finish)
         return chunk_frame({**self._head, "choices": [choice]})
 

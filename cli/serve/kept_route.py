@@ -1,5 +1,7 @@
 """`/v1/responses/ID`: a response that was kept, to be looked at or forgotten."""
 
+import asyncio
+
 from cli.serve.faults import Fault
 from cli.serve.http_answers import Receive, Scope, Send, send_fault, send_json
 from cli.serve.responses import ResponsesDialect
@@ -16,11 +18,11 @@ class KeptRoute:
         responses = self._dialect.kept
         owner, name = scope.get("owner", ""), scope["path_params"]["name"]
         if scope["method"] == "DELETE":
-            if responses.delete(owner, name):
+            if await asyncio.to_thread(responses.delete, owner, name):
                 gone = {"id": name, "object": "response", "deleted": True}
                 await send_json(send, 200, gone)
                 return
-        elif (kept := responses.get(owner, name)) is not None:
+        elif (kept := await asyncio.to_thread(responses.get, owner, name)) is not None:
             await send_json(send, 200, kept.response)
             return
         fault = Fault("not_found", f"There is no response {shown(name)} here.")

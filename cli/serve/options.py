@@ -48,7 +48,7 @@ class ServeOptions:
     aliases: tuple[str, ...] = ()
     max_waiting: int = 256
     cache_budget: int | None = None
-    """Bytes of memory for what was read; None is all that is left."""
+    """Bytes of memory for what was read; None is half of what the model leaves."""
     idle_unload: float | None = None
     """Minutes after which a model that nobody asks is let go of."""
     warm: tuple[Path, ...] = ()

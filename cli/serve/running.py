@@ -52,7 +52,7 @@ class RunningServer:
         self._environment, self._display = environment, display
         self._note = display.note
         self._waking = Waking(not given.allow_sleep)
-        self._trace = None if given.trace is None else Trace(given.trace)
+        self._trace = None if given.trace is None else Trace(given.trace, self._note)
         self._limits = HttpLimits()
         self._failure: Dsv4Error | None = None
         self.records = Records(hear=self._hear, on_end=self._ended)

@@ -6,7 +6,7 @@ with the figures of its record when it is over. `--warm` reads the beginnings of
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -22,10 +22,12 @@ _MOST_LINE: Final = 64 << 20
 class Trace:
     """A file that grows by a line for each request and one for each end; only its owner reads it.
 
-    UsageError for a file that cannot be written.
+    UsageError for a file that cannot be written. One that takes no more later, as on a disk that is
+    full, is left, and `note` is told: no request is worth less for it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, note: Callable[[str], None] = lambda sentence: None) -> None:
+        self._path, self._note, self._is_left = path, note, False
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
             self._file = os.open(path, flags, 0o600)
@@ -48,17 +50,31 @@ class Trace:
         os.close(self._file)
 
     def _write(self, line: dict[str, Any]) -> None:
+        if self._is_left:
+            return
         content = json_line(line).encode("utf-8", "replace")
-        while content:
-            content = content[os.write(self._file, content) :]
+        try:
+            while content:
+                content = content[os.write(self._file, content) :]
+        except OSError as error:
+            self._is_left = True
+            self._note(f"--trace {self._path}: {error.strerror}; nothing more is written to it")
 
 
 def traced_requests(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Path and body of each request in a trace; UsageError for a file that is none."""
+    """Path and body of each request in a trace, but of lines that were not written to their end;
+    UsageError for a file that is none."""
+    is_trace = False
     try:
         with open(path, "rb") as file:
             while line := file.readline(_MOST_LINE):
-                found = parse_object(line)
+                try:
+                    found = parse_object(line)
+                except DocumentError:
+                    if not is_trace:
+                        raise
+                    continue
+                is_trace = True
                 if isinstance(found.get("body"), dict) and isinstance(found.get("path"), str):
                     yield found["path"], found["body"]
     except OSError as error:

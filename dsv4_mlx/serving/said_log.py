@@ -1,7 +1,8 @@
 """What was said, on disk: a line for each reply, written before its answer ends.
 
 A line is whole or it is not read, so a kill costs at most the reply that was being written. The
-file is made anew, without what the memory forgot, when it has grown to twice of what is remembered.
+file is made anew, without what the memory forgot, when it has grown to about twice of what is
+remembered.
 """
 
 import json
@@ -15,6 +16,7 @@ from dsv4_mlx.files.file_systems import FileSystem
 from dsv4_mlx.serving.said import SaidMemory, SaidReply
 
 FILE: Final = "said.jsonl"
+LEAST_SPARE: Final = 1000
 _TEXTS = ("reasoning", "visible", "before")
 
 
@@ -24,9 +26,9 @@ class SaidLog:
     def __init__(self, path: Path, memory: SaidMemory) -> None:
         """Let `memory` know what the file at `path` knows; OSError where it cannot be read."""
         self._path, self._memory = path, memory
-        self._lines = recall(path, memory)
-        if self._lines > 2 * len(memory):
+        if recall(path, memory) > 2 * len(memory):
             self._write_anew()
+        self._left = self._spare
 
     def add(self, owner: str, reply: SaidReply) -> None:
         """Remember `reply` and write it down; a disk that is full costs the line."""
@@ -40,7 +42,16 @@ class SaidLog:
                 os.close(file)
         except OSError:
             return
-        self._lines += 1
+        self._left -= 1
+        if not self._left:
+            with suppress(OSError):  # a disk that has no room now is asked as much later
+                self._write_anew()
+            self._left = self._spare
+
+    @property
+    def _spare(self) -> int:
+        """Lines that may be added before the file is made anew."""
+        return max(LEAST_SPARE, len(self._memory))
 
     def _is_torn(self) -> bool:
         """Whether the last line was not written to its end."""
@@ -62,7 +73,6 @@ class SaidLog:
                 file.flush()
                 files.sync(file.fileno(), partial)
             files.replace(partial, self._path)
-            self._lines = len(self._memory)
         finally:
             partial.unlink(missing_ok=True)
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from dsv4_mlx.files.file_systems import FileSystem
+from dsv4_mlx.serving import said_log
 from dsv4_mlx.serving.said import SaidMemory, SaidReply
 from dsv4_mlx.serving.said_log import SaidLog
 
@@ -60,3 +62,31 @@ def test_what_is_forgotten_leaves_the_file_in_the_end(tmp_path: Path) -> None:
     assert replies(path, most_tokens=12) == said[-4:]
     assert len(path.read_text().splitlines()) == 4
     assert replies(path) == said[-4:]
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_file_is_bounded_while_the_program_runs(
+    tmp_path: Path, is_new: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is said, and as often as it is: a server may run for months."""
+    monkeypatch.setattr(said_log, "LEAST_SPARE", 8)
+    path = tmp_path / "said.jsonl"
+    log = SaidLog(path, SaidMemory(most_tokens=12))
+    for number in range(100):
+        log.add("", reply(number if is_new else 7))
+        assert len(path.read_text().splitlines()) <= 4 + 8
+    latest = [reply(number) for number in range(96, 100)] if is_new else [reply(7)]
+    assert [one for _, one in replies(path)][-len(latest) :] == latest
+
+
+def test_a_disk_that_is_full_costs_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: FileSystem, descriptor: int, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(said_log, "LEAST_SPARE", 2)
+    monkeypatch.setattr(FileSystem, "sync", full)
+    path = tmp_path / "said.jsonl"
+    said = written(path, 5)
+    assert replies(path) == said and list(tmp_path.iterdir()) == [path]

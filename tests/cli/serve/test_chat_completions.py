@@ -10,6 +10,8 @@ from dsv4_mlx.scripted.script import ScriptedReply
 from tests.cli.serve.driven import context
 from tests.cli.serve.served_app import Answer, Client, Served, asked, script
 
+SEARCH = {"type": "web_search"}
+
 THINKS = "<think>A sum.</think>Four."
 CALL = ScriptedReply("Let me look.", ({"name": "ls", "arguments": {"path": "."}},))
 LS = {
@@ -151,6 +153,20 @@ def test_a_bound_on_tokens_is_told() -> None:
     answer = asked("One two three four.", max_tokens=100, max_completion_tokens=2)
     assert answer.json["choices"][0]["finish_reason"] == "length"
     assert answer.json["usage"]["completion_tokens"] == 2
+
+
+def test_tools_that_are_no_functions_are_left_out_and_named() -> None:
+    def read(choice: Any, *tools: Any) -> Any:
+        body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [SEARCH, *tools]}
+        return ChatCompletions().read({**body, "tool_choice": choice}, context())
+
+    for choice in ("auto", "required", SEARCH):
+        found = read(choice)
+        assert found.passed_over == ("web_search",) and found.request.settings.tools == ()
+        assert found.request.tool_choice.kind == "auto"
+    listing = {"type": "function", "function": {"name": "ls"}}
+    assert read("required", listing).request.tool_choice.kind == "required"
+    assert read(listing, listing).request.tool_choice.name == "ls"
 
 
 def test_fields_that_nobody_knows_are_passed_over() -> None:

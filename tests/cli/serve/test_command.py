@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,25 @@ def test_two_servers_do_not_write_into_one_folder(tmp_path: Path) -> None:
     assert first.folder == tmp_path / "served" == first.folder
     assert second.folder is None and "another server keeps" in noted.getvalue()
     assert ServiceMaker(parsed("--no-save"), environment, Config()).folder is None
+
+
+def test_a_trace_that_takes_no_more_costs_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, notes = tmp_path / "trace", list[str]()
+    trace = Trace(path, notes.append)
+    trace.request(1, "/v1/x", {"text": "whole"})
+
+    def full(descriptor: int, content: bytes) -> int:
+        if len(content) > 5:
+            return write(descriptor, content[:5])
+        raise OSError(28, "No space left on device")
+
+    write = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        trace.request(2, "/v1/x", {"text": "torn"})
+    trace.request(3, "/v1/x", {"text": "late"})
+    trace.close()
+    assert notes == [f"--trace {path}: No space left on device; nothing more is written to it"]
+    assert list(traced_requests(path)) == [("/v1/x", {"text": "whole"})]

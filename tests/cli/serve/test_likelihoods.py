@@ -6,13 +6,16 @@ from typing import Any
 import pytest
 
 from cli.serve.chat_completions import ChatCompletions
+from cli.serve.completions import CompletionsDialect
 from cli.serve.faults import RequestFault
 from cli.serve.responses import ResponsesDialect
 from cli.serve.responses_kept import KeptResponses
 from cli.serve.sealing import Seals
+from dsv4_mlx.chat.events import Done, TextDelta, Usage
 from dsv4_mlx.engine.sampling import NO_SHIFTS, Shifts
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine, scripted
 from dsv4_mlx.scripted.script import ScriptedReply
+from dsv4_mlx.serving.events import TokenLikelihood
 from tests.cli.serve.driven import Answered, Server, context
 from tests.cli.serve.driven import script as driven_script
 from tests.cli.serve.served_app import Answer, Served, asked, script, tokenizer
@@ -106,6 +109,26 @@ def test_the_fields_are_read_into_shifts() -> None:
     assert found == Shifts(1.0, 0.0, ((5, -100.0), (7, 0.5)))
     with pytest.raises(RequestFault, match=r"^logit_bias must be a number from -100 to 100 for to"):
         shifts(logit_bias={"5": 100.5})
+
+
+@pytest.mark.parametrize(
+    ("dialect", "asked_for"),
+    [
+        (ChatCompletions(), {"messages": [{"role": "user", "content": "Hi"}], "logprobs": True}),
+        (CompletionsDialect(), {"prompt": "Hi", "logprobs": 0}),
+    ],
+)
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_stream_holds_nothing_of_what_it_told(
+    dialect: Any, asked_for: dict[str, Any], streams: bool
+) -> None:
+    """Of a long answer the likeliest tokens would be hundreds of megabytes."""
+    writer = dialect.read({**asked_for, "stream": streams}, context()).writer
+    events = [TokenLikelihood(40, -0.5), TextDelta("a"), TokenLikelihood(41, -0.5)]
+    for event in (*events, TextDelta("b"), Done("stop", Usage(9, 0, 2))):
+        writer.event(0, event)
+    told = writer.whole()["choices"][0]["logprobs"]
+    assert bool(told and (told.get("content") or told.get("tokens"))) is not streams
 
 
 # Responses
