@@ -1,7 +1,7 @@
 """One request from what it asks to its last frame, and whoever asked it may leave at any time."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -51,11 +51,9 @@ class Answering:
         asked: Asked,
         limits: HttpLimits,
         watch: RequestWatch,
-        abort: Callable[[], None] = lambda: None,
     ) -> None:
-        """`abort` ends the connection of a client that reads nothing."""
         self._model, self._dialect, self._asked = model, dialect, asked
-        self._limits, self._watch, self._abort = limits, watch, abort
+        self._limits, self._watch = limits, watch
         self._loop = asyncio.get_running_loop()
         self._bridge = EventBridge(self._loop, model.wake)
         self._fault: Fault | None = None
@@ -74,10 +72,8 @@ class Answering:
             self._is_gone = not written.done()
             if written.done():
                 written.result()
-        except TimeoutError:
-            # It reads nothing any more; what is unsent would keep the connection for ever.
+        except TimeoutError:  # it reads nothing any more, and its connection has ended
             self._is_gone = True
-            self._abort()
         finally:
             self._cancel(handed_in)
             for task in (gone, written):

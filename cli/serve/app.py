@@ -150,8 +150,7 @@ class ServedApp:
         except BaseException:
             watch.end(Fault("failed", "The server failed."), True)
             raise
-        abort = scope.get("abort", lambda: None)
-        answering = Answering(self.model, dialect, asked, self.limits, watch, abort)
+        answering = Answering(self.model, dialect, asked, self.limits, watch)
         await answering.respond(receive, send)
 
     async def _count(

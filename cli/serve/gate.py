@@ -1,13 +1,17 @@
 """What every request passes first: who asks and how often, whatever it asks for."""
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from cli.serve.access import Access, check_type
 from cli.serve.dialects import Dialects
 from cli.serve.faults import RequestFault
 from cli.serve.http_answers import Receive, Scope, Send, send_content, send_fault, with_headers
 from cli.serve.limits import HttpLimits, RateLimit
+
+_LOOK_S: Final = 0.5
+"""How often is looked whether a client reads the rest of its answer."""
 
 
 class Gate:
@@ -45,12 +49,33 @@ class Gate:
 
         send_with_cors = with_headers(send, cors)
 
+        abort = scope.get("abort", lambda: None)
+
         async def sending(message: Any) -> None:
-            # Whoever reads nothing any more is taken for gone.
-            async with asyncio.timeout(self._limits.write_s):
-                await send_with_cors(message)
+            # Whoever reads nothing any more is taken for gone; what is unsent would keep the
+            # connection for ever.
+            try:
+                async with asyncio.timeout(self._limits.write_s):
+                    await send_with_cors(message)
+            except TimeoutError:
+                abort()
+                raise
 
         await self._app(scope, receive, sending)
+        if not await self._is_read(scope.get("unsent", lambda: 0)):
+            abort()
+
+    async def _is_read(self, unsent: Callable[[], int]) -> bool:
+        """Wait until the client has read the rest of its answer; whether it reads at all."""
+        now = asyncio.get_running_loop().time
+        left, since = unsent(), now()
+        while left:
+            if now() - since >= self._limits.write_s:
+                return False
+            await asyncio.sleep(_LOOK_S)
+            if (still := unsent()) < left:
+                left, since = still, now()
+        return True
 
     def _check_crowd(self, scope: Scope) -> None:
         """RequestFault where more connections are open than are served."""

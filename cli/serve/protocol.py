@@ -1,6 +1,7 @@
 """uvicorn's reader of HTTP with what it lacks: an end for headers that do not come, or are huge."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -13,8 +14,9 @@ _CLOSING = b"content-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class WatchedProtocol(HttpToolsProtocol):
-    """One connection. A request's scope gets `abort`, which ends it with all that is unsent, and
-    `is_crowding`, whether it came when as many were open as are served, and still are."""
+    """One connection. A request's scope gets `abort`, which ends it with all that is unsent,
+    `unsent`, which tells the bytes of that until the next request comes, and `is_crowding`, whether
+    it came when as many were open as are served, and still are."""
 
     limits: ClassVar[HttpLimits] = HttpLimits()
 
@@ -23,6 +25,7 @@ class WatchedProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._is_in_header, self._is_crowding = True, False
         self._watch: asyncio.TimerHandle | None = None
+        self._requests = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come; from now on it has so long to ask."""
@@ -61,8 +64,21 @@ class WatchedProtocol(HttpToolsProtocol):
             return
         told: Any = self.scope
         is_crowding = self._is_crowding and len(self.connections) > self.limits.connections
-        told |= {"abort": self.transport.abort, "is_crowding": is_crowding}
+        told |= {
+            "abort": self.transport.abort,
+            "unsent": self._unsent_now(),
+            "is_crowding": is_crowding,
+        }
         super().on_headers_complete()
+
+    def _unsent_now(self) -> Callable[[], int]:
+        self._requests += 1
+        number, transport = self._requests, self.transport
+
+        def unsent() -> int:
+            return transport.get_write_buffer_size() if number == self._requests else 0
+
+        return unsent
 
     def on_message_complete(self) -> None:
         """The body is there; what follows is the next request."""

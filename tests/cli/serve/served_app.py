@@ -84,11 +84,13 @@ class Client:
         leaves: list[asyncio.Event] | None = None,
         stalls: bool = False,
         client: str = "127.0.0.1",
+        unsent: Callable[[], int] = lambda: 0,
     ) -> Answer:
         """Send a request whose body comes in `pieces`, None for one that never comes.
 
         The client leaves where `leaves_at` says so of what it has, or when the event is set that is
-        put into `leaves`; one that `stalls` reads nothing of a body.
+        put into `leaves`; one that `stalls` reads nothing of a body, and one that is slow has
+        `unsent` bytes to read when all was sent.
         """
         given = {**self.headers, **(headers or {})}
         scope = {
@@ -102,7 +104,7 @@ class Client:
         def abort() -> None:
             answer.was_aborted = True
 
-        scope["abort"] = abort
+        scope |= {"abort": abort, "unsent": unsent}
         left = list(pieces) or [b""]
         if leaves is not None:
             leaves.append(gone)
