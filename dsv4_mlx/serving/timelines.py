@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dsv4_mlx.engine.engine import Engine
     from dsv4_mlx.engine.session import Session
     from dsv4_mlx.serving.disk_tier import DiskTier
+    from dsv4_mlx.serving.stored import StoredPlace
 
 APART: Final = 4096
 """Tokens from one place of a long read to the next, at most: what a crash or a cancel costs."""
@@ -82,7 +83,7 @@ class Pin:
 
     held: HeldPlace | None
     tokens: int
-    """How many tokens lie before the place."""
+    """How many tokens need no reading from there, or from the disk where that leads further."""
     shared_bytes: int = 0
     """Of what a timeline from here will take, bytes that are held already and not copied."""
 
@@ -132,11 +133,15 @@ class Timelines:
         return Parting(matched, 0 if node is None else node.end)
 
     def pin(self, tokens: Sequence[int], owner: str = "") -> Pin:
-        """Hold the place from which `tokens` would be read until the pin is released."""
+        """Hold the place from which `tokens` would be read until the pin is released; where the disk
+        leads further, that is read whole and shares nothing with what is held."""
         _, node = self._deepest(tokens, owner)
+        stored = self._further(tokens, owner, 0 if node is None else node.end)
         if node is None or node.held is None:
-            return Pin(None, 0)
+            return Pin(None, 0 if stored is None else stored.offset)
         node.held.pins += 1
+        if stored is not None:
+            return Pin(node.held, stored.offset)
         line = node.held.line
         goes_on = line.tip == node.end and not line.is_open
         return Pin(node.held, node.end, line.nbytes if goes_on else 0)
@@ -228,16 +233,21 @@ class Timelines:
 
     def _stored(self, tokens: Sequence[int], owner: str, held: int) -> "Session | None":
         """A session from disk, where that leads further than the `held` tokens by enough."""
-        tier = self.tier
-        while tier is not None:
-            place = tier.find(tokens, owner)
-            if place is None or place.offset < held + tier.least_tokens:
-                return None
-            if (session := tier.load(place)) is not None:
+        while (place := self._further(tokens, owner, held)) is not None:
+            assert self.tier is not None
+            if (session := self.tier.load(place)) is not None:
                 if len(session) == len(tokens) and session.moment().logits is None:
                     session.rewind(len(tokens) - 1)  # reading the last one gives them
                 return session
         return None
+
+    def _further(self, tokens: Sequence[int], owner: str, held: int) -> "StoredPlace | None":
+        """The place on disk that leads further than the `held` tokens by enough to be read."""
+        tier = self.tier
+        place = None if tier is None else tier.find(tokens, owner)
+        if tier is None or place is None or place.offset < held + tier.least_tokens:
+            return None
+        return place
 
     def store(self, line: OpenTimeline, beginnings: Sequence[int] = ()) -> None:
         """Write to disk what an open timeline grew by, once its request's answer is whole."""

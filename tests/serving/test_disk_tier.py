@@ -51,6 +51,20 @@ def test_a_restart_reads_only_what_is_new(tmp_path: Path) -> None:
     assert answered(opened(tmp_path), [*A, *said], 3) == (45, expected([*A, *said], 3))
 
 
+def test_what_is_read_from_disk_shares_no_memory_with_what_is_held(tmp_path: Path) -> None:
+    prompt = [*A, *asked(opened(tmp_path), A, 5), 7]
+    lines = opened(tmp_path)
+    there, lines.tier = lines.tier, None
+    answered(lines, A[:20])
+    held = lines.pin(prompt)
+    assert held.tokens == 20 and held.shared_bytes > 0
+    held.release()
+    lines.tier = there
+    both, stored = lines.pin(prompt), opened(tmp_path).pin(prompt)
+    assert both.tokens == stored.tokens == 45 and both.shared_bytes == 0
+    assert both.held is not None and stored.held is None
+
+
 def test_a_turn_writes_what_it_grew_by(tmp_path: Path) -> None:
     lines, prompt = opened(tmp_path), A * 100
     sizes = []
