@@ -136,17 +136,21 @@ class SchemaGrammar:
             yield self._of_type(kind, content)
 
     def _merged(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """A schema with the parts of its `allOf` in it."""
-        merged = {key: one for key, one in content.items() if key != "allOf"}
-        for listed in content["allOf"]:
-            target = resolve(listed, self._root) if isinstance(listed, Mapping) else {}
-            part: Any = listed if target is None else target
-            for key, one in part.items():
-                if key == "properties":
-                    one = {**merged.get(key, {}), **one}
-                elif key == "required":
-                    one = [*merged.get(key, []), *one]
-                merged[key] = one
+        """A schema with the parts of its `allOf` in it, and theirs; a part that holds itself, or
+        is no schema, adds nothing."""
+        merged: dict[str, Any] = {}
+        waiting: list[object] = [content]
+        seen = set[object]()
+        while waiting:
+            part = waiting.pop()
+            target = resolve(part, self._root) if isinstance(part, Mapping) else None
+            if isinstance(part, Mapping) and target is not None:
+                waiting += [] if part["$ref"] in seen else [target]
+                seen.add(part["$ref"])
+            elif isinstance(part, Mapping):
+                waiting += reversed(part["allOf"]) if isinstance(part.get("allOf"), list) else ()
+                said = ((key, one) for key, one in part.items() if key != "allOf")
+                merged |= {key: _both(key, merged.get(key), one) for key, one in said}
         return merged
 
     def _of_type(self, kind: str, content: Mapping[str, Any]) -> Items:
@@ -192,6 +196,15 @@ class SchemaGrammar:
         }
         inside = Members.all_of(members, needed_of(content), _COMMA)
         return (text("{"), *_SPACE, inside, *_SPACE, text("}"))
+
+
+def _both(keyword: str, one: object, other: object) -> object:
+    """What two parts of a schema say by one keyword; the second where they do not go together."""
+    if keyword == "properties" and isinstance(one, Mapping) and isinstance(other, Mapping):
+        return {**one, **other}
+    if keyword == "required" and isinstance(one, list) and isinstance(other, list):
+        return [*one, *other]
+    return other
 
 
 def types_of(content: Mapping[str, Any]) -> Sequence[str]:

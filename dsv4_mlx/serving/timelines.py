@@ -133,8 +133,8 @@ class Timelines:
         return Parting(matched, 0 if node is None else node.end)
 
     def pin(self, tokens: Sequence[int], owner: str = "") -> Pin:
-        """Hold the place from which `tokens` would be read until the pin is released; where the disk
-        leads further, that is read whole and shares nothing with what is held."""
+        """Hold the place from which `tokens` would be read until the pin is released; where the
+        disk leads further, that is read whole and shares nothing with what is held."""
         _, node = self._deepest(tokens, owner)
         stored = self._further(tokens, owner, 0 if node is None else node.end)
         if node is None or node.held is None:

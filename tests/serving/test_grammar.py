@@ -126,6 +126,20 @@ def test_a_schema_takes_what_it_allows(schema: Any, right: list[str], wrong: lis
         assert not fits(grammar, written), written
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"$ref": "#"}, {"type": "integer"}],
+        [{"allOf": [{"$ref": "#/allOf/0"}, {"type": "integer"}]}],
+        [5, None, {"type": "integer"}],
+        [{"properties": 5}, {"properties": {"a": {}}}, {"required": 5}, {"type": "integer"}],
+    ],
+)
+def test_parts_of_a_schema_that_hold_themselves_or_are_none_add_nothing(parts: Any) -> None:
+    grammar = schema_grammar({"allOf": parts})
+    assert fits(grammar, "12") and not fits(grammar, '"a"')
+
+
 @pytest.mark.parametrize("data", [b'"\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b'"\xc0\x80"'])
 def test_what_is_no_utf_8_fits_nowhere(data: bytes) -> None:
     assert not fits(schema_grammar({"type": "string"}), data)
