@@ -27,7 +27,7 @@ _CODES: Final[dict[FaultKind, tuple[str, str | None]]] = {
     "not_found": ("invalid_request_error", "not_found"),
     "too_often": ("rate_limit_error", "rate_limit_exceeded"),
     "busy": ("rate_limit_error", "server_busy"),
-    "memory": ("rate_limit_error", "not_enough_memory"),
+    "memory": ("invalid_request_error", "context_length_exceeded"),
     "crowded": ("server_error", "server_busy"),
     "waited": ("server_error", "server_busy"),
     "failed": ("server_error", None),

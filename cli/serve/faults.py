@@ -28,9 +28,9 @@ FaultKind = Literal[
 """`invalid` as it was asked, `too_long` for the context; `unknown_model` by its name;
 `unauthorized` without a key; `forbidden` from another site or host; `not_found` at that path and
 `wrong_method` for it; `slow_body` that never came whole, `too_large` or of a `wrong_type`;
-`too_often` by this client, `crowded` with connections, `busy` with others, `memory` that is short,
-`waited` for too long; `failed` inside; `unavailable` while the program ends, the model could not be
-loaded, or a rank of it is lost."""
+`too_often` by this client, `crowded` with connections, `busy` with others; for more `memory` than
+there is, which no waiting cures; `waited` for too long; `failed` inside; `unavailable` while the
+program ends, the model could not be loaded, or a rank of it is lost."""
 
 STATUSES: Final[dict[FaultKind, int]] = {
     "invalid": 400,
@@ -46,7 +46,7 @@ STATUSES: Final[dict[FaultKind, int]] = {
     "too_often": 429,
     "crowded": 503,
     "busy": 429,
-    "memory": 429,
+    "memory": 400,
     "waited": 503,
     "failed": 500,
     "unavailable": 503,

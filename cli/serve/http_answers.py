@@ -13,7 +13,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 RETRY_S = 5
-_RETRIED = ("crowded", "busy", "memory", "waited", "unavailable", "too_often")
+_RETRIED = ("crowded", "busy", "waited", "unavailable", "too_often")
 
 
 def header(scope: Scope, name: bytes) -> str | None:

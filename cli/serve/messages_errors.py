@@ -1,7 +1,7 @@
 """Errors as Anthropic's interface has them.
 
 Its clients make room by themselves where a message begins with "prompt is too long", and ask again
-later where a status is 429 or 529, which says nothing good of a prompt that never fits.
+later where a status is 429 or 529. A prompt that memory never holds is one that is too long.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,6 @@ _STATUSES: Final[Mapping[FaultKind, int]] = {
     "busy": _OVERLOADED,
     "waited": _OVERLOADED,
     "unavailable": _OVERLOADED,
-    "memory": 413,
 }
 _TYPES: Final[Mapping[int, str]] = {
     401: "authentication_error",
@@ -32,7 +31,7 @@ _TYPES: Final[Mapping[int, str]] = {
 def error_body(fault: Fault) -> ErrorBody:
     """The body of `fault`."""
     status = _STATUSES.get(fault.kind, STATUSES[fault.kind])
-    begins = "prompt is too long: " if fault.kind == "too_long" else ""
+    begins = "prompt is too long: " if fault.kind in ("too_long", "memory") else ""
     kind = _TYPES.get(status, "invalid_request_error")
     error = {"type": kind, "message": f"{begins}{fault.sentence}"}
     return ErrorBody(status, {"type": "error", "error": error})

@@ -37,7 +37,7 @@ def code_of(fault: Fault) -> str:
 
 def error_body(fault: Fault) -> ErrorBody:
     """The body of `fault` in the place of a response."""
-    status = 400 if fault.kind == "memory" else STATUSES[fault.kind]
+    status = STATUSES[fault.kind]
     error = {
         "message": fault.sentence,
         "type": _TYPES.get(status, "invalid_request_error"),

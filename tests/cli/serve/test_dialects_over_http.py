@@ -8,6 +8,7 @@ import pytest
 from cli.serve.access import Access, ApiKeys
 from cli.serve.app import random_id
 from cli.serve.limits import HttpLimits
+from dsv4_mlx.serving.limits import ServingLimits
 from tests.cli.serve.served_app import Answer, Client, Served, script
 
 HI = {"max_tokens": 99, "messages": [{"role": "user", "content": "Hi"}]}
@@ -58,6 +59,33 @@ def test_what_is_refused_before_an_answer_has_a_status_and_the_form_of_its_diale
     told = answers[2].json["error"]
     is_too_long = told["message"].startswith("prompt is too long")
     assert is_too_long or told["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_prompt_that_memory_never_holds_is_too_long_in_every_dialect(streams: bool) -> None:
+    """Clients make room then; where they were told to come again later they would, for ever."""
+    limits = ServingLimits(memory_bytes=1000, bytes_of=lambda tokens: 10 * tokens)
+    long = "one more word " * 40
+    messages = {"messages": [{"role": "user", "content": long}]}
+    bodies: dict[str, Any] = {
+        "chat/completions": messages,
+        "completions": {"prompt": long},
+        "responses": {"input": long},
+        "messages": messages,
+    }
+
+    async def asks(client: Client) -> list[Answer]:
+        return [
+            await client.post(f"/v1/{path}", {**body, "stream": streams})
+            for path, body in bodies.items()
+        ]
+
+    *openai, anthropic = served(serving=limits).run(asks)
+    for answer in (*openai, anthropic):
+        assert answer.status == 400 and "retry-after" not in answer.headers
+        assert "timelines have 0.0 GB together" in answer.json["error"]["message"]
+    assert {one.json["error"]["code"] for one in openai} == {"context_length_exceeded"}
+    assert anthropic.json["error"]["message"].startswith("prompt is too long: ")
 
 
 def test_a_response_is_looked_at_and_forgotten_by_its_owner_alone(tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ def test_a_model_that_fails_ends_the_stream_with_an_error() -> None:
     ("kind", "status", "name"),
     [
         ("too_long", 400, "invalid_request_error"),
-        ("memory", 413, "request_too_large"),
+        ("memory", 400, "invalid_request_error"),
+        ("too_large", 413, "request_too_large"),
         ("busy", 529, "overloaded_error"),
         ("waited", 529, "overloaded_error"),
         ("too_often", 429, "rate_limit_error"),
@@ -151,4 +152,4 @@ def test_errors_have_the_types_that_clients_go_by(kind: Any, status: int, name: 
     assert answer.status == status and answer.body["type"] == "error"
     error = answer.body["error"]
     assert error["type"] == name and error["message"].endswith("So it is.")
-    assert error["message"].startswith("prompt is too long: ") == (kind == "too_long")
+    assert error["message"].startswith("prompt is too long: ") == (kind in ("too_long", "memory"))
