@@ -91,6 +91,7 @@ class ServedApp:
             self.dialects,
             RateLimit(limits.requests_per_minute, clock),
             RateLimit(limits.wrong_keys_per_minute, clock),
+            self._refused,
         )
 
     def _routes(self) -> Starlette:
@@ -244,12 +245,21 @@ class ServedApp:
         settings, context, said = self.model.settings, self.model.context, self.defaults
         return [model_entry(name, self.started, context, settings, said) for name in self.names]
 
+    def _refused(self, scope: Scope, fault: Fault) -> None:
+        self.records.refused(_asked_by(scope), fault)
+
     async def _unrouted(self, request: Request, error: HTTPException) -> Response:
         kind, sentence = _OF_STATUS[error.status_code]
         told = {"path": request.url.path, "method": request.method, "paths": ", ".join(self.paths)}
         fault = Fault(kind, sentence.format(**told))
+        self._refused(request.scope, fault)
         refused = self.dialects.at(request.scope).error(fault)
         return JSONResponse(refused.body, refused.status, headers=error.headers)
+
+
+def _asked_by(scope: Scope) -> str:
+    """What a client calls itself, and what it asked for at a path that may be anything."""
+    return f"{client_of(scope)} {exact(scope['method'])} {exact(scope['path'][:_MOST_CLIENT])}"
 
 
 def _fault_of(error: Dsv4Error) -> Fault:

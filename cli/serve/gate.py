@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from cli.serve.access import Access, check_type
 from cli.serve.dialects import Dialects
-from cli.serve.faults import RequestFault
+from cli.serve.faults import Fault, RequestFault
 from cli.serve.http_answers import Receive, Scope, Send, send_content, send_fault, with_headers
 from cli.serve.limits import HttpLimits, RateLimit
 
@@ -26,9 +26,12 @@ class Gate:
         dialects: Dialects,
         requests: RateLimit,
         wrong_keys: RateLimit,
+        on_refused: Callable[[Scope, Fault], None],
     ) -> None:
+        """`on_refused` is told of every request that does not come to `app`."""
         self._app, self._access, self._limits, self._dialects = app, access, limits, dialects
         self._requests, self._wrong_keys = requests, wrong_keys
+        self._on_refused = on_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the life of the server."""
@@ -40,6 +43,7 @@ class Gate:
             self._check_crowd(scope)
             scope["owner"] = self._admitted(scope)
         except RequestFault as error:
+            self._on_refused(scope, error.fault)
             refused = self._dialects.at(scope).error(error.fault)
             await send_fault(with_headers(send, cors), error.fault, refused)
             return

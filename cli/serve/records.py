@@ -11,11 +11,15 @@ from typing import Final
 
 from cli.safe import exact
 from cli.serve.faults import Fault
+from cli.serve.limits import RateLimit
 from dsv4_mlx.chat.events import Done, Progress, ReasoningDelta, TextDelta
 from dsv4_mlx.serving.events import Begun, CallBegun, LayersPassed, ServedEvent
 
 _MOST_NAMES: Final = 8
 _MOST_NAME: Final = 40
+_MOST_REFUSALS: Final = 60
+"""Lines in a minute, so that nobody fills a log."""
+_OTHER: Final = "other"
 
 
 @dataclass
@@ -101,6 +105,7 @@ class Records:
         """When the last request was over."""
         self.clock = clock
         self._numbers = 0
+        self._refusals = RateLimit(_MOST_REFUSALS, clock)
         self.on_event, self.on_end, self._hear = on_event, on_end, hear
 
     def begin(self, dialect: str, client: str = "", owner: str = "") -> "RecordedRequest":
@@ -110,6 +115,14 @@ class Records:
         self.open[record.number] = record
         self.on_event(record)
         return RecordedRequest(self, record)
+
+    def refused(self, client: str, fault: Fault) -> None:
+        """A request was refused before it was one of a dialect; of many only some are told."""
+        self.totals.requests[_OTHER, fault.kind] += 1
+        if self._refusals.allows(_OTHER):
+            self._numbers += 1
+            now = self.clock()
+            self.on_end(RequestRecord(self._numbers, _OTHER, client, "", now, state=fault.kind))
 
     def heard(self, record: RequestRecord) -> None:
         """A record changed."""

@@ -8,6 +8,7 @@ import pytest
 from cli.serve.access import Access, ApiKeys, owner_of, read_keys
 from cli.serve.faults import RequestFault
 from cli.serve.limits import HttpLimits
+from cli.serve.records import Records
 from dsv4_mlx.errors import UsageError
 from tests.cli.serve.served_app import PATIENCE_S, Answer, Client, Served, script
 
@@ -205,3 +206,28 @@ def test_whoever_guesses_keys_is_told_to_wait_and_a_right_key_is_served() -> Non
     access = Access(ApiKeys([ANN]))
     found = served(access, wrong_keys_per_minute=2).run(work)
     assert found == [401, 401, 429, 200, 429, 200]
+
+
+def test_whoever_is_refused_at_the_door_is_a_line_of_the_log() -> None:
+    """A program that has a wrong address or key would else leave no trace for who looks."""
+    options = {"access": Access(ApiKeys([ANN])), "records": Records(lambda: 0.0)}
+    served, lines = Served(script("Hi."), options=options), list[str]()
+    served.app.records.on_end = lambda record: lines.append(record.line())
+    key = {"authorization": f"Bearer {ANN}", "user-agent": "curl/8.1 x"}
+
+    async def work(client: Client) -> None:
+        await client.post("/chat/completions\n", BODY, headers=key)
+        await client.ask("PUT", CHAT, headers=key)
+        await client.post(CHAT, BODY, headers={**key, "host": "evil.example"})
+        for _ in range(100):
+            await client.post(CHAT, BODY)
+
+    served.run(work)
+    assert lines[:4] == [
+        "#1 other curl/8.1 POST /chat/completions\\n, not_found, 0.0 s",
+        f"#2 other curl/8.1 PUT {CHAT}, wrong_method, 0.0 s",
+        f"#3 other curl/8.1 POST {CHAT}, forbidden, 0.0 s",
+        f"#4 other 127.0.0.1 POST {CHAT}, unauthorized, 0.0 s",
+    ]
+    assert len(lines) == 60 and ANN not in "".join(lines)
+    assert sum(served.app.records.totals.requests.values()) == 103
