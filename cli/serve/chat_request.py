@@ -12,6 +12,7 @@ from cli.serve.reading import (
     budget_of,
     check_model,
     flag,
+    instead_of,
     invalid,
     is_beside,
     sampling_of,
@@ -99,10 +100,25 @@ def messages_of(body: Body) -> list[Mapping[str, Any]]:
             expected = f"one of {', '.join(ROLES)}"
             raise RequestFault("invalid", _role(place, expected, role), "messages")
     try:
+        messages = [_of_text(message) for message in messages]
         read_messages([_with_text(message) for message in messages])
     except ChatError as error:
         raise RequestFault("invalid", str(error), "messages") from error
     return messages
+
+
+def _of_text(message: Any) -> Any:
+    """The message, of a tool's with text in the place of all else."""
+    parts = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(parts, list) or message["role"] != "tool":
+        return message
+    return {**message, "content": [_text_part(part) for part in parts]}
+
+
+def _text_part(part: Any) -> Any:
+    if not isinstance(part, Mapping) or part.get("type") == "text":
+        return part
+    return {"type": "text", "text": instead_of(part.get("type"))}
 
 
 def _role(place: int, expected: str, role: object) -> str:

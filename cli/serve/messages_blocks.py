@@ -6,14 +6,13 @@ cache, citations and blocks of tools that a server runs leave no trace.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from cli.serve.faults import RequestFault
-from cli.serve.reading import invalid
+from cli.serve.reading import NO_IMAGES, instead_of, invalid
 from cli.serve.sealing import Seals
 from dsv4_mlx.files.documents import shown
 
-_NO_IMAGES: Final = "this model reads text alone"
 _Message = dict[str, Any]
 
 
@@ -84,7 +83,7 @@ def _shown(block: Mapping[str, Any], where: str) -> str:
             head = [_text(block, name, where) for name in ("title", "source")]
             return "\n".join(filter(None, [*head, *found]))
         case kind:
-            raise RequestFault("invalid", f"{where} is {shown(kind)}; {_NO_IMAGES}.", where)
+            raise RequestFault("invalid", f"{where} is {shown(kind)}; {NO_IMAGES}.", where)
 
 
 def _document(block: Mapping[str, Any], where: str) -> str:
@@ -97,7 +96,7 @@ def _document(block: Mapping[str, Any], where: str) -> str:
         text = "\n\n".join(_texts(_blocks(source.get("content"), where), where))
     else:
         raise RequestFault(
-            "invalid", f"{where} is a document of the kind {shown(kind)}; {_NO_IMAGES}.", where
+            "invalid", f"{where} is a document of the kind {shown(kind)}; {NO_IMAGES}.", where
         )
     head = [_text(block, name, where) for name in ("title", "context")]
     return "\n".join(filter(None, [*head, text]))
@@ -139,7 +138,7 @@ def _of_tool(block: Mapping[str, Any], where: str) -> str:
     try:
         return _shown(block, where)
     except RequestFault:
-        return f"[{block.get('type')}: {_NO_IMAGES}]"
+        return instead_of(block.get("type"))
 
 
 # Replies

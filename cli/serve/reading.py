@@ -17,12 +17,19 @@ Body = Mapping[str, Any]
 SEEDS = Range(0, whole=True)
 MOST_STOPS = 64
 SIDE_TOKENS = 512
+NO_IMAGES = "this model reads text alone"
 _CACHE_MARK = "cache_control"
 
 
 def invalid(field: str, expected: str, found: object) -> RequestFault:
     """The fault of a field that is something else than expected."""
     return RequestFault("invalid", f"{field} must be {expected}, got {shown(found)}.", field)
+
+
+def instead_of(kind: object) -> str:
+    """What the model reads in the place of an image, or the like, that a tool gave: it would be in
+    every later request too, so that a refusal would end the conversation."""
+    return f"[{kind}: {NO_IMAGES}]"
 
 
 def check_model(body: Body, context: DialectContext) -> None:

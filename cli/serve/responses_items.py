@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from cli.serve.faults import RequestFault
-from cli.serve.reading import invalid
+from cli.serve.reading import NO_IMAGES, instead_of, invalid
 from cli.serve.responses_kept import ResponseItem
 from cli.serve.responses_tools import INPUT, flat_name
 from cli.serve.sealing import Seals
@@ -17,7 +17,6 @@ from dsv4_mlx.files.documents import shown
 
 _TEXTS: Final = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 _ROLES: Final = ("user", "assistant", "system", "developer")
-_NO_IMAGES: Final = "this model reads text alone"
 
 
 class ItemReader:
@@ -152,7 +151,7 @@ def _texts(content: object, where: str, *, is_shown: bool = True) -> list[str]:
         elif kind == "refusal":
             texts.append(_text(part, "refusal", at))
         elif is_shown:
-            raise RequestFault("invalid", f"{at} is {shown(kind)}; {_NO_IMAGES}.", at)
+            raise RequestFault("invalid", f"{at} is {shown(kind)}; {NO_IMAGES}.", at)
         else:
-            texts.append(f"[{kind}: {_NO_IMAGES}]")
+            texts.append(instead_of(kind))
     return texts

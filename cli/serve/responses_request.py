@@ -111,8 +111,8 @@ def _items(body: Body) -> Sequence[ResponseItem]:
         return [{"type": "message", "role": "user", "content": given}]
     if given is None and body.get("previous_response_id"):
         return []
-    if not isinstance(given, list):
-        raise invalid("input", "a text or a list of items", given)
+    if not isinstance(given, list) or not (given or body.get("previous_response_id")):
+        raise invalid("input", "a text or a list with an item in it", given)
     return given
 
 

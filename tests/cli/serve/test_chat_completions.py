@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 
 from cli.serve.chat_completions import ChatCompletions
+from cli.serve.faults import RequestFault
 from dsv4_mlx.chat.events import BudgetReached, Done, LoopNoticed, Usage
 from dsv4_mlx.scripted.script import ScriptedReply
 from tests.cli.serve.driven import context
 from tests.cli.serve.served_app import Answer, Client, Served, asked, script
 
 SEARCH = {"type": "web_search"}
+LISTS = {"id": "call_1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [LISTS]}
 
 THINKS = "<think>A sum.</think>Four."
 CALL = ScriptedReply("Let me look.", ({"name": "ls", "arguments": {"path": "."}},))
@@ -153,6 +156,23 @@ def test_a_bound_on_tokens_is_told() -> None:
     answer = asked("One two three four.", max_tokens=100, max_completion_tokens=2)
     assert answer.json["choices"][0]["finish_reason"] == "length"
     assert answer.json["usage"]["completion_tokens"] == 2
+
+
+def test_an_image_of_a_tool_is_told_in_words_and_a_persons_is_refused() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+    text = {"type": "text", "text": "two files"}
+
+    def read(role: str) -> Any:
+        told = {"role": role, "tool_call_id": "call_1", "content": [text, image]}
+        body = {"messages": [{"role": "user", "content": "Hi"}, CALLING, told]}
+        return ChatCompletions().read(body, context()).request.messages[-1]["content"]
+
+    assert read("tool") == [
+        text,
+        {"type": "text", "text": "[image_url: this model reads text alone]"},
+    ]
+    with pytest.raises(RequestFault, match="image_url"):
+        read("user")
 
 
 def test_tools_that_are_no_functions_are_left_out_and_named() -> None:

@@ -192,6 +192,7 @@ def test_the_numbers_of_a_reply() -> None:
     ("faulty", "field"),
     [
         ({"input": None}, "input"),
+        ({"input": []}, "input"),
         ({"input": [7]}, "input[0]"),
         ({"input": [{"role": "wizard", "content": "x"}]}, "input[0].role"),
         (
