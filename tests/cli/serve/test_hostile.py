@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cli.serve.limits import HttpLimits
+from cli.serve.limits import BodyReader, HttpLimits
 from dsv4_mlx.scripted.script import ScriptedReply
 from dsv4_mlx.serving.limits import ServingLimits
 from tests.cli.serve.served_app import PATIENCE_S, Answer, Client, Served, script
@@ -172,3 +172,28 @@ def test_many_clients_at_once_each_get_their_answer(rounds: int) -> None:
     answered, growth = served.run(work)
     assert all(answered) and growth < MOST_GROWTH
     assert not served.app.records.open
+
+
+def test_only_a_few_large_bodies_are_read_at_once() -> None:
+    reader = BodyReader(HttpLimits(large_bytes=10, large_bodies=1))
+    may_go_on, pieces = asyncio.Event(), [b'{"a": ' + b" " * 20, b"1}"]
+
+    async def read(waits: bool, taken: list[bytes]) -> Any:
+        async def receive() -> dict[str, Any]:
+            if waits and taken:
+                await may_go_on.wait()
+            taken.append(pieces[len(taken)])
+            return {"type": "http.request", "body": taken[-1], "more_body": len(taken) < 2}
+
+        return await reader.read({"headers": []}, receive)
+
+    async def work() -> None:
+        first, second = list[bytes](), list[bytes]()
+        reads = [asyncio.ensure_future(read(*one)) for one in ((True, first), (False, second))]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (len(first), len(second)) == (1, 1)
+        may_go_on.set()
+        assert await asyncio.gather(*reads) == [{"a": 1}, {"a": 1}]
+
+    asyncio.run(work())

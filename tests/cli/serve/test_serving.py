@@ -215,20 +215,6 @@ def test_a_body_that_is_too_large_is_refused_by_its_length_and_by_its_size() -> 
         assert answer.status == 413 and answer.headers["connection"] == "close"
 
 
-def test_only_a_few_large_bodies_are_read_at_once() -> None:
-    limits = HttpLimits(body_s=0.5, large_bytes=10, large_bodies=1, first_event_s=PATIENCE_S)
-    served = Served(script("Hi."), limits=limits)
-
-    async def work(client: Client) -> list[Answer]:
-        stuck = client.ask("POST", CHAT, [b"{" + b" " * 20, None])
-        large = client.post(CHAT, BODY)
-        both = await asyncio.gather(stuck, large)
-        return [*both, await client.post(CHAT, BODY)]
-
-    stuck, large, after = served.run(work)
-    assert (stuck.status, large.status, after.status) == (408, 408, 200)
-
-
 def test_a_body_that_does_not_come_ends_the_request() -> None:
     limits = HttpLimits(body_s=0.0)
     served = Served(script("Hi."), limits=limits)
