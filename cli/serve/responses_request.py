@@ -15,6 +15,7 @@ from cli.serve.reading import (
     check_model,
     flag,
     invalid,
+    is_beside,
     level_of,
     mapping,
     sampling_of,
@@ -67,12 +68,13 @@ def read_body(
     if previous is not None:
         reader.read(kept.history(context.owner, previous), "previous_response_id")
     reader.read(items)
+    most, answer_format = whole(body, "max_output_tokens", 1), _format(body)
     settings = replace(
         context.defaults,
         thinking=_thinking(body, context),
         tools=tools.definitions,
         sampling=sampling_of(body, context.defaults.sampling),
-        max_tokens=whole(body, "max_output_tokens", 1) or context.defaults.max_tokens,
+        max_tokens=most or context.defaults.max_tokens,
     )
     included = texts(body, "include") or ()
     likeliest = whole(body, "top_logprobs", 0, MOST_LIKELIEST) or 0
@@ -81,8 +83,10 @@ def read_body(
         settings,
         tool_choice=choice,
         several_calls=flag(body, "parallel_tool_calls", True),
-        answer_format=_format(body),
+        answer_format=answer_format,
         owner=context.owner,
+        # One that is stored may be gone on from.
+        is_side=not flag(body, "store", True) and is_beside(tools.definitions, most, answer_format),
         wants_likelihoods=LIKELIHOODS in included or likeliest > 0,
         likeliest=likeliest,
     )

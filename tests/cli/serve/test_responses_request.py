@@ -181,6 +181,14 @@ def test_efforts(effort: str | None, level: str) -> None:
     assert read(reasoning={"effort": effort}).settings.thinking.level == level
 
 
+def test_one_that_asks_for_little_and_is_not_stored_is_beside_a_conversation() -> None:
+    little: dict[str, Any] = {"store": False, "max_output_tokens": 64}
+    assert read(**little).is_side
+    assert read(store=False, text={"format": {"type": "json_object"}}).is_side
+    for more in ({"store": True}, {"tools": [LOOK]}, {"max_output_tokens": 4096}):
+        assert not read(**{**little, **more}).is_side
+
+
 def test_the_numbers_of_a_reply() -> None:
     request = read(max_output_tokens=99, temperature=0, top_p=0.5, parallel_tool_calls=False)
     sampling = request.settings.sampling
