@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from dsv4_mlx.cache import side_by_side
 from dsv4_mlx.errors import CheckpointError
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model.numerics import Numerics
@@ -58,6 +59,17 @@ def passes(model: Model, rows: int) -> set[Variant]:
     return set(seen)
 
 
+def rounds(model: Model, rows: int) -> set[Variant]:
+    """What tokens of several timelines launch, some of which select."""
+    selecting = 4 * model.config.index_topk
+    with recording() as seen:
+        for count in range(2, rows + 1):
+            places = [(37, 120, selecting + 8)[n % 3] + n for n in range(count)]
+            caches = [cache_after(model, place, 1) for place in places]
+            model(mx.zeros((1, count), mx.int32), side_by_side(caches))
+    return set(seen)
+
+
 @pytest.mark.parametrize(
     ("config", "rows"),
     [
@@ -73,6 +85,7 @@ def test_a_session_meets_no_form_that_was_not_built(config: DeepseekV4Config, ro
     model = shapes(config, rows).blank()
     assert model.exact_rows == rows
     listed, met = set(session_launches(model)), session(model) | passes(model, rows)
+    assert {str(one) for one in rounds(model, rows) - listed} == set()
     assert any(one.text == "packed_matvec" for one in met) == (rows > 1)
     assert {str(one) for one in met - listed} == set()
     assert {str(one) for one in listed - met} == set()

@@ -2,8 +2,8 @@
 
 This module is what an engine calls a model's cache by; it hands on the names of its parts. `layer`
 is the state of one layer, `snapshots` what one does with a whole model's, `deferred` how rows are
-taken back, `drafts` what a drafter knows of a timeline, `layouts` how rows are stored, and `file`
-their file.
+taken back, `side_by_side` how timelines share a call, `drafts` what a drafter knows of a timeline,
+`layouts` how rows are stored, and `file` their file.
 """
 
 from dsv4_mlx.cache.deferred import begin, commit, is_open
@@ -12,6 +12,7 @@ from dsv4_mlx.cache.file import load, save
 from dsv4_mlx.cache.layer import LayerCache, for_one_call
 from dsv4_mlx.cache.layouts import KV_CHOICES, layout_for
 from dsv4_mlx.cache.pieces import CacheOutline, outline
+from dsv4_mlx.cache.side_by_side import side_by_side, standing
 from dsv4_mlx.cache.snapshots import (
     CacheBytes,
     Snapshot,
@@ -54,6 +55,8 @@ __all__ = [
     "outline",
     "restore",
     "save",
+    "side_by_side",
     "sizes",
     "snapshot",
+    "standing",
 ]

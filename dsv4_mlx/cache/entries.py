@@ -7,6 +7,7 @@ timeline that appends *after* rows another one still sees gets a pool of its own
 """
 
 import weakref
+from collections.abc import Callable
 
 import mlx.core as mx
 
@@ -88,6 +89,18 @@ class Entries:
         other.count, other._pool = self.count, self._pool
         self._pool.viewers.add(other)
         return other
+
+    def standing(self) -> Callable[[], None]:
+        """What takes these rows, and the pool, back to how they are now."""
+        pool, count, buffer, length = self._pool, self.count, self._pool.buffer, self._pool.length
+
+        def go_back() -> None:
+            self._pool.viewers.discard(self)
+            self._pool, self.count = pool, count
+            pool.buffer, pool.length = buffer, length
+            pool.viewers.add(self)
+
+        return go_back
 
     def whole(self, room: int = 0) -> mx.array | None:
         """The whole buffer, ours from `count` on where `room` more rows are to be put there."""

@@ -4,6 +4,7 @@ Everything in it is either a fixed-size array, which is replaced and never assig
 of append-only entries.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
@@ -52,6 +53,22 @@ class LayerState:
         entries = None if self.entries is None else self.entries.view()
         keys = None if self.keys is None else self.keys.view()
         return replace(self, entries=entries, keys=keys, moments={})
+
+    def standing(self) -> Callable[[], None]:
+        """What returns to here from a call that was made and never evaluated; see `side_by_side`.
+
+        CacheError while a block is open.
+        """
+        self.check_closed()
+        values = vars(self).copy()
+        pools = [pool.standing() for pool in self.pools()]
+
+        def go_back() -> None:
+            vars(self).update(values)
+            for pool in pools:
+                pool()
+
+        return go_back
 
     def write_window(self, rows: mx.array, size: int) -> None:
         """Put stored rows [B, n, ...] of the tokens from `position` on into the window's ring."""

@@ -176,6 +176,8 @@ def _padded(outputs: list[mx.array], groups: list[Group], B: int, S: int) -> mx.
     """Per-timeline arrays back in their places, zeros where a row was padded: [B, S, ...]."""
     if len(outputs) == 1 and outputs[0].shape[:2] == (B, S):
         return outputs[0]
+    if B == 1 and len(outputs) > 1:  # a token of each of S timelines
+        return mx.concatenate(outputs, axis=1)
     full = mx.zeros((B, S, *outputs[0].shape[2:]))
     for (rows, tokens, _), output in zip(groups, outputs, strict=True):
         full[rows, tokens] = output

@@ -6,7 +6,7 @@ kernels trace as `CustomKernel` with their text and geometry where there is no M
 apart on a machine without Metal, or cannot export, is traced as one node (see `stand_ins.py`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -75,6 +75,25 @@ def block_graph(
         return [drawn, *evaluated(cache)]
 
     return trace(step, mx.zeros((1, rows), mx.int32), model=model, cache=cache)
+
+
+def round_graph(
+    config: DeepseekV4Config,
+    *,
+    backend: "Backend" = "metal",
+    contexts: Sequence[int],
+) -> list[dict[str, Any]]:
+    """The same of a round: a token of each of several timelines, after so many tokens each."""
+    from dsv4_mlx.cache import evaluated, side_by_side
+
+    model, first = traced_model(config, backend, contexts[0], exact_rows=len(contexts))
+    caches = [first, *(cache_after(model, context, 1) for context in contexts[1:])]
+
+    def step(tokens: mx.array) -> list[mx.array]:
+        drawn = model(tokens, side_by_side(caches)).argmax(-1)
+        return [drawn, *(array for cache in caches for array in evaluated(cache))]
+
+    return trace(step, mx.zeros((1, len(contexts)), mx.int32), model=model, cache=caches)
 
 
 def traced_model(

@@ -20,7 +20,7 @@ from dsv4_mlx.release.config import FLASH, PRO, DeepseekV4Config
 from dsv4_mlx.release.engram import EngramConfig
 from dsv4_mlx.sizing.costs import Costs
 from dsv4_mlx.testing.checkpoints import LONG, TINY, write_tiny_checkpoint
-from dsv4_mlx.tracing import block_graph, decode_graph, place_weights
+from dsv4_mlx.tracing import block_graph, decode_graph, place_weights, round_graph
 from dsv4_mlx.warm_up import shortened
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels import registry
@@ -104,6 +104,25 @@ def test_a_pass_of_rows_launches_little_more_than_a_token(
     experts = FLASH.replace(num_experts_per_tok=rows * FLASH.num_experts_per_tok)
     assert all_rows == pytest.approx(Costs(experts).bytes_per_token(), rel=2e-3)
     assert all_rows < 2.6 * one
+
+
+@pytest.mark.parametrize("context", [CLOSING, CONTEXT])
+def test_a_round_reads_weights_once_and_launches_few_kernels_more(context: int) -> None:
+    """Four tokens of four timelines: what works token by token is launched once for all of them,
+    and what depends on a position for each, with what puts the parts together."""
+    config = shortened(FLASH)
+    graphs = [
+        round_graph(config, contexts=[context] * 4),
+        decode_graph(config, context=context, exact_rows=4),
+    ]
+    four, one = (counting.by_name(counting.counted(graph)) for graph in graphs)
+    placed = ("SliceUpdate", "dsv4_compress", "dsv4_index", "dsv4_q", "dsv4_sparse_attention")
+    parts = {"Concatenate": 2 * 4 * config.num_hidden_layers}
+    expected = {name: count * (4 if name.startswith(placed) else 1) for name, count in one.items()}
+    assert dict(four) == expected | parts
+    assert four.total() < 0.58 * 4 * one.total()
+    reads = [launches.report("", "", config, context, graph).bytes_read for graph in graphs]
+    assert reads[0]["weights"] < 1.01 * reads[1]["weights"]
 
 
 def test_a_flash_token_is_few_command_buffers(
