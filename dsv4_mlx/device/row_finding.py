@@ -18,6 +18,8 @@ class RowFinding:
     """How much longer our products take at one row than MLX's, 0.03 being 3 %; None unmeasured."""
     weight_bytes: int = 0
     """Of weights, that tests and times of products read, each counted once."""
+    round_rows: int = 1
+    """Timelines of one call, a token of each, up to which each has the bits that it has alone."""
 
     def as_record(self) -> dict[str, Any]:
         """As JSON data, for later loads."""
@@ -29,8 +31,9 @@ class RowFinding:
         try:
             rows, reason, slower = record["exact_rows"], record["reason"], record["slower"]
             found = cls(int(rows), str(reason), slower if slower is None else float(slower))
+            found = replace(found, round_rows=int(record["round_rows"]))
             found = replace(found, weight_bytes=int(record["weight_bytes"]))
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
-        is_sound = 1 <= found.exact_rows <= MOST_ROWS and (found.exact_rows > 1) != bool(reason)
-        return found if is_sound else None
+        is_sound = 1 <= found.round_rows <= found.exact_rows <= MOST_ROWS
+        return found if is_sound and (found.exact_rows > 1) != bool(reason) else None

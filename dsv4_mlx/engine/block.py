@@ -1,12 +1,22 @@
-"""Rows that the model read of a timeline ahead of its caller: a token and the drafts after it."""
+"""What the model read of a timeline ahead of its caller: a token, alone or with drafts after it."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from dsv4_mlx.engine.drafters import Features, ids_of
+from dsv4_mlx.engine.draws import PendingDraw
+
+
+class StartedStep(NamedTuple):
+    """A token under way that the state has taken in, and the timeline not yet."""
+
+    drawing: PendingDraw
+    following: mx.array
+    """Logits [V] after it."""
+    features: Features
 
 
 @dataclass

@@ -18,6 +18,8 @@ loads the model and makes every call that says so; the others may come from any 
 | `Session.sync(tokens)` | model's | `Sync`: tokens found and tokens read | PromptError |
 | `Session.reading(tokens)` | model's | an iterator: `sync` chunk by chunk | PromptError |
 | `Session.stream()` | model's | an iterator of `Token` | PromptError, UsageError |
+| `Engine.round_rows` | any | streams whose tokens one call may start, `Session.joining` of each | |
+| `Engine.start_together(lines)` | model's | whose next token failed; see `rounds` | |
 | `Session.rewind(offset)` | model's | the offset it went back to | |
 | `Session.hold()` | model's | a moment that `rewind` can return to | |
 | `Session.snapshot()` | model's | a `SessionSnapshot` | PromptError |
@@ -35,12 +37,14 @@ a kernel that the GPU refuses is a KernelError; the timeline is then as it was a
 moment, and the next call reads what is missing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsv4_mlx.device.row_finding import RowFinding
+from dsv4_mlx.engine.rounds import Failed, start_together
 from dsv4_mlx.engine.running import Running
 from dsv4_mlx.engine.session import Session
+from dsv4_mlx.engine.timeline import Timeline
 
 
 class Engine(Running):
@@ -67,6 +71,10 @@ class Engine(Running):
     def row_finding(self) -> RowFinding | None:
         """What the load found of rows that keep their bits; None where it did not look."""
         return getattr(self.model, "row_finding", None)
+
+    def start_together(self, timelines: Sequence[Timeline]) -> Failed:
+        """Start the next token of several replies by one call; see `rounds.start_together`."""
+        return start_together(self, timelines)
 
     def session(self) -> Session:
         """A new, empty timeline."""

@@ -47,6 +47,13 @@ class Token:
     likeliest: tuple[tuple[int, float], ...] = ()
 
 
+def stream_end(stopped: bool, full: bool) -> StreamEnd | None:
+    """Why a stream ends with a token that is a stop one, or the last that has room."""
+    if stopped:
+        return "stop"
+    return "length" if full else None
+
+
 def make_sampler(
     temperature: float = 0.0,
     top_p: float = 1.0,

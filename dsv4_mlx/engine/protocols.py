@@ -1,6 +1,6 @@
 """What an engine asks of a model, of its compiled step and of the functions of its cache."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +46,14 @@ class CacheFunctions(Protocol):
 
     def commit(self, cache: Cache, keep: int, /) -> None:
         """Keep the first `keep` rows of the block, as if the others had never been read."""
+        ...
+
+    def side_by_side(self, caches: Sequence[Cache], /) -> Cache:
+        """What the model is called with for tokens [1, B], one of each of B timelines."""
+        ...
+
+    def standing(self, caches: Sequence[Cache], /) -> Callable[[], None]:
+        """What takes timelines back to here from a call that failed while it was made."""
         ...
 
     def drafts_of(self, cache: Cache, /) -> DraftState | None:
@@ -131,3 +139,10 @@ class Step(Protocol):
         ...
 
     def last_logits(self, tokens: mx.array, cache: Cache) -> mx.array: ...
+
+    def logits_together(
+        self, tokens: mx.array, caches: Sequence[Cache], features: bool
+    ) -> tuple[mx.array, Any]:
+        """Logits [B, V] after one more token [1, B] of each of B timelines, and what drafts are
+        made from where that is asked for."""
+        ...

@@ -192,6 +192,25 @@ class Running:
         logits, features = model.logits_and_features(tokens, cache)
         return logits[0], features
 
+    @property
+    def round_rows(self) -> int:
+        """Timelines whose next tokens one call reads with the bits of calls of their own; 1 where
+        each has its own call."""
+        finding = getattr(self.model, "row_finding", None)
+        return 1 if finding is None or self.blocks else int(finding.round_rows)
+
+    def step_together(self, tokens: mx.array, caches: Sequence[Cache]) -> tuple[mx.array, Features]:
+        """Logits [B, V] after one more token [1, B] of each of B timelines, and what a drafter
+        needs of each, [1, B, ...]; both unevaluated. An error leaves the timelines as they were."""
+        go_back = self.caches.standing(caches)
+        try:
+            if self._step is not None:
+                return self._step.logits_together(tokens, caches, self.drafting.needs_features)
+            return self._read_rows(tokens, self.caches.side_by_side(caches))
+        except BaseException:
+            go_back()
+            raise
+
     def close_block(self, block: DraftBlock, cache: Cache) -> None:
         """Leave `cache` as it were had only the rows of `block` that are kept been read."""
         self.caches.commit(cache, block.kept)

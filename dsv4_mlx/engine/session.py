@@ -12,7 +12,7 @@ from dsv4_mlx.cache import CacheBytes
 from dsv4_mlx.engine import session_file
 from dsv4_mlx.engine.draft_history import DraftUse, Regime
 from dsv4_mlx.engine.draws import Drawn, Draws
-from dsv4_mlx.engine.generation import Sampler, Steer, StreamEnd, Token, make_sampler
+from dsv4_mlx.engine.generation import Sampler, Steer, Token, make_sampler, stream_end
 from dsv4_mlx.engine.logit_changes import make_changes
 from dsv4_mlx.engine.moments import OnLayer, OnProgress, SessionSnapshot, Sync
 from dsv4_mlx.engine.passes import Passes
@@ -53,6 +53,7 @@ class Session:
     def _move_on(self) -> None:
         """End the stream that is running, if one is."""
         self._edition += 1
+        self._line.draws = None
         self._running.replies.discard(self)
 
     @property
@@ -148,7 +149,7 @@ class Session:
         draws = Draws(sampler, changes, steer, likeliest)
         self._passes = None
         if (controller := running.drafting.controller) is not None:
-            self._passes = Passes(controller, regime, decodes_many=lambda: running.decodes_many)
+            self._passes = Passes(controller, regime, decodes_many=self._line.decodes_many)
         return self._generate(max_tokens, draws, self._passes, stops, cancel, self._edition)
 
     def rest(self) -> None:
@@ -157,6 +158,11 @@ class Session:
         self._running.replies.discard(self)
         if self._passes is not None:
             self._passes.interrupt()
+
+    @property
+    def joining(self) -> Timeline | None:
+        """The timeline where a round may start its next token, see `rounds`."""
+        return self._line if self._line.may_join else None
 
     @property
     def draft_use(self) -> DraftUse | None:
@@ -206,8 +212,7 @@ class Session:
     def table_reads(self) -> dict[str, int]:
         """What the model read of tables in files so far, for all its timelines; see
         `Model.table_reads`."""
-        asked = getattr(self._running.model, "table_reads", dict)
-        return dict(asked())
+        return dict(getattr(self._running.model, "table_reads", dict)())
 
     @property
     def drafts_know(self) -> int | None:
@@ -273,13 +278,14 @@ class Session:
             tokens = drafted_tokens(timeline, draws, passes, limit, stops)
         try:
             for number in range(1, limit + 1):
-                if cancel is not None and cancel.is_set():
+                if cancel is not None and cancel.is_set() and timeline.started is None:
                     return
                 if edition != self._edition:
                     raise UsageError("This stream has ended: its session has moved on since.")
                 self._running.replies.add(self)
                 drawn = next(tokens)
-                finish = _finish(drawn.id in stops, number == limit)
+                finish = stream_end(drawn.id in stops, number == limit)
+                timeline.draws = draws if finish is None else None
                 yield Token(drawn.id, drawn.logprob, finish, drawn.likeliest)
                 if finish is not None:
                     return
@@ -288,12 +294,7 @@ class Session:
         finally:
             if edition == self._edition:
                 self._running.replies.discard(self)
+                timeline.draws = None
             timeline.settle()
             if passes is not None:
                 passes.end()
-
-
-def _finish(stopped: bool, full: bool) -> StreamEnd | None:
-    if stopped:
-        return "stop"
-    return "length" if full else None

@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterator
 
 import mlx.core as mx
 
-from dsv4_mlx.engine.block import DraftBlock
+from dsv4_mlx.engine.block import DraftBlock, StartedStep
 from dsv4_mlx.engine.drafters import Confidence, DraftIds, Features
-from dsv4_mlx.engine.draws import Drawn, Draws
+from dsv4_mlx.engine.draws import Drawn, Draws, PendingDraw
 from dsv4_mlx.engine.moments import (
     OnLayer,
     OnProgress,
@@ -135,19 +135,56 @@ class Timeline(ReadingTimeline):
         self._read(target, None, cancel, ())
 
     def step(self, draws: Draws, guesses: int = 0) -> tuple[Drawn, DraftIds]:
-        """Draw a token and start on the one after it: the token, and `guesses`."""
-        assert self.logits is not None
+        """Draw a token and start on the one after it, unless that is started: the token, and
+        `guesses`."""
         with self._recovering():
-            drawing = draws.draw(self.logits)
-            # Evaluated for themselves: one evaluation is waited for as a whole, and the token must
-            # not wait for the step after it, which computes while the caller shows this token.
-            mx.async_eval(drawing.arrays())  # type: ignore[no-untyped-call]
-            following, features = self._started(drawing.token.reshape(1, 1))
+            started, self.started = self.started, None
+            if started is None:
+                drawing = self._drawing(draws)
+                following, features = self._started(drawing.token.reshape(1, 1))
+            else:
+                drawing, following, features = started
             drawn = drawing.read()
             guessed = self._drafts.guess(drawn.id, guesses, draws)
             self.tokens.append(drawn.id)
             self._read_on([drawn.id], following, features)
         return drawn, guessed
+
+    def _drawing(self, draws: Draws) -> PendingDraw:
+        """The next token, under way."""
+        assert self.logits is not None
+        drawing = draws.draw(self.logits)
+        # Evaluated for themselves: one evaluation is waited for as a whole, and the token must not
+        # wait for the step after it, which computes while the caller shows this token.
+        mx.async_eval(drawing.arrays())  # type: ignore[no-untyped-call]
+        return drawing
+
+    @property
+    def may_join(self) -> bool:
+        """Whether a round may start the next token. The first one of a reply has a call of its own,
+        and so have those that a block of drafts may hold."""
+        is_free = self.block is None and self.started is None and self.logits is not None
+        return self.draws is not None and is_free
+
+    def decodes_many(self) -> bool:
+        """Whether the next token has company; see `Running.decodes_many`."""
+        return self.running.decodes_many or self.started is not None
+
+    def draw_ahead(self) -> PendingDraw:
+        """The next token of the stream under way, whose step is to be started."""
+        assert self.draws is not None
+        with self._recovering():
+            return self._drawing(self.draws)
+
+    def start(self, drawing: PendingDraw) -> None:
+        """Start on what follows a token that was drawn ahead, alone."""
+        with self._recovering():
+            self.started = StartedStep(drawing, *self._started(drawing.token.reshape(1, 1)))
+
+    def lose(self, error: Exception) -> None:
+        """Raise the `error` that started the next token, back at the last complete moment."""
+        with self._recovering():
+            raise error
 
     def draw(self, draws: Draws, row: int | None = None) -> Drawn:
         """The next token, unread; of row `row` of the open block."""
@@ -229,8 +266,11 @@ class Timeline(ReadingTimeline):
         self.tokens.append(token)
 
     def settle(self) -> None:
-        """Close an open block: the state is what it were had the rows not kept never been read."""
+        """Close an open block: the state is what it were had the rows not kept never been read. A
+        token that was started and not taken is lost, back to the last complete moment."""
         block, self.block = self.block, None
+        if self.started is not None:
+            self._recover()
         if block is None:
             return
         with self._recovering():

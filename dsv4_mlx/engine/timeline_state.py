@@ -6,8 +6,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from dsv4_mlx.engine.block import DraftBlock
+from dsv4_mlx.engine.block import DraftBlock, StartedStep
 from dsv4_mlx.engine.drafters import Features, TimelineDrafts
+from dsv4_mlx.engine.draws import Draws
 from dsv4_mlx.engine.places import Places
 from dsv4_mlx.engine.protocols import Cache
 from dsv4_mlx.engine.running import Running
@@ -33,6 +34,10 @@ class TimelineState:
         self.places = Places(running.snapshot_bytes)
         self.block: DraftBlock | None = None
         """What was read ahead; see `settle`."""
+        self.draws: Draws | None = None
+        """Those of the stream under way, while a token is to follow its last one."""
+        self.started: StartedStep | None = None
+        """The next token, where it was started together with other timelines'; see `rounds`."""
         self._drafts = TimelineDrafts(running.config.vocab_size)
         self.begin_reply()
 
@@ -127,7 +132,7 @@ class TimelineState:
 
     def _recover(self) -> None:
         """After a failure: return to the latest place whose state exists; without one, forget."""
-        self.block = None
+        self.block = self.started = None
         while (snapshot := self.places.nearest(self.consumed)) is not None:
             try:
                 self.running.caches.restore(self.cache, snapshot)

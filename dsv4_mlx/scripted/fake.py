@@ -106,6 +106,20 @@ class FakeCaches:
         # A new list, as after `restore`: whoever read the old one begins anew.
         cache[0].history, cache[0].block = cache[0].history[: block + keep], None
 
+    def side_by_side(self, caches: Sequence[list[FakeCache]]) -> list[FakeCache]:
+        for cache in caches:
+            _check_closed(cache)
+        return [cache[0] for cache in caches]
+
+    def standing(self, caches: Sequence[list[FakeCache]]) -> Callable[[], None]:
+        lengths = [cache[0].offset for cache in caches]
+
+        def go_back() -> None:
+            for cache, length in zip(caches, lengths, strict=True):
+                cache[0].history = cache[0].history[:length]
+
+        return go_back
+
     def drafts_of(self, cache: list[FakeCache]) -> DraftState | None:
         return cache[0].drafts
 
@@ -188,11 +202,13 @@ class FakeModel:
 
     `calls` lists the number of tokens of each call. Set `fail_at` to an offset, and the call
     that would consume the token there raises RuntimeError, once. A call of at most `exact_rows`
-    tokens has logits after each of them.
+    tokens has logits after each of them; so has one of a token of each of several caches, which
+    engines make where there is a `row_finding` that allows it.
     """
 
     fingerprint = "fake"
     exact_rows = 1
+    row_finding: Any = None
 
     def __init__(self, next_token: NextToken | None = None, *, vocab_size: int = 300, **sizes: Any):
         self.config: DeepseekV4Config = FLASH.replace(vocab_size=vocab_size, **sizes)
@@ -205,16 +221,16 @@ class FakeModel:
 
     def __call__(self, tokens: mx.array, cache: list[FakeCache]) -> mx.array:
         """Token ids [1, S] -> logits [1, S, V] float32, NaN where there are none."""
-        (state,) = cache
         new = [int(token) for token in np.array(tokens[0])]
+        states = cache * len(new) if len(cache) == 1 else cache
         self.calls.append(len(new))
         logits = np.full((1, len(new), self.config.vocab_size), np.nan, np.float32)
-        for row, token in enumerate(new):
+        for row, (token, state) in enumerate(zip(new, states, strict=True)):
             if state.offset == self.fail_at:
                 self.fail_at = None
                 raise RuntimeError("the fake model was told to fail")
             state.history.append(token)
-            if row == len(new) - 1 or len(new) <= self.exact_rows:
+            if len(cache) > 1 or row == len(new) - 1 or len(new) <= self.exact_rows:
                 logits[0, row] = self.logits(state.history)
         return mx.array(logits)
 

@@ -1,0 +1,75 @@
+"""A round: the next token of several replies, by one pass over the layers.
+
+Every reply draws its own token from its own logits, and the tokens are read together, which gives
+each the bits that it has alone (see `Running.round_rows`). The streams go on as ever: the next
+token of each is then the one that was started here.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from dsv4_mlx.engine.block import StartedStep
+from dsv4_mlx.engine.draws import PendingDraw
+from dsv4_mlx.engine.running import Running
+from dsv4_mlx.engine.timeline import Timeline
+
+Failed = dict[Timeline, Exception]
+"""Timelines whose next token failed, each back at its last complete moment."""
+
+
+def start_together(running: Running, timelines: Sequence[Timeline]) -> Failed:
+    """Draw and start the next token of timelines that may join, at most `round_rows` of them.
+
+    What a draw raises is its reply's alone. Where the call of all cannot be made, each has one of
+    its own, so that whoever is at fault fails alone; what the device says of the call that was made
+    ends all of them. Take each token from its stream before the timeline is used otherwise.
+    """
+    failed: Failed = {}
+    drawn: dict[Timeline, PendingDraw] = {}
+    for timeline in timelines:
+        try:
+            drawn[timeline] = timeline.draw_ahead()
+        except Exception as error:  # samplers and steers are their callers'
+            failed[timeline] = error
+    if len(drawn) > 1:
+        try:
+            following = _read(running, drawn)
+        except Exception:  # of whatever kind: who is at fault says so below
+            pass
+        else:
+            return failed | _launched(following)
+    for timeline, drawing in drawn.items():
+        try:
+            timeline.start(drawing)
+        except Exception as error:  # models and MLX raise their own
+            failed[timeline] = error
+    return failed
+
+
+def _read(running: Running, drawn: dict[Timeline, PendingDraw]) -> list[Timeline]:
+    """Let the timelines read the tokens drawn by one call, unevaluated."""
+    ids = [one.token.astype(mx.int32).reshape(1, 1) for one in drawn.values()]
+    caches = [timeline.cache for timeline in drawn]
+    logits, features = running.step_together(mx.concatenate(ids, axis=1), caches)
+    for row, (timeline, drawing) in enumerate(drawn.items()):
+        own = None if features is None else features[:, row : row + 1]
+        timeline.started = StartedStep(drawing, logits[row], own)
+    return list(drawn)
+
+
+def _launched(timelines: Sequence[Timeline]) -> Failed:
+    """Start on what was read; who failed with it."""
+    started = [one.started for one in timelines if one.started is not None]
+    try:
+        arrays = [one.arrays() for one in timelines]
+        mx.async_eval([one.following for one in started], arrays)  # type: ignore[no-untyped-call]
+    except Exception as error:  # a kernel that is refused, memory that ran out
+        failed: Failed = {}
+        for timeline in timelines:
+            try:
+                timeline.lose(error)
+            except Exception as told:  # the same, or what explains it
+                failed[timeline] = told
+        return failed
+    return {}
