@@ -19,7 +19,7 @@ from dsv4_mlx.device.row_finding import MOST_ROWS, RowFinding
 from dsv4_mlx.exact_rows.attention import compared_attention
 from dsv4_mlx.exact_rows.finding import ProductTimes, RowsAlike, find, lowest, measured
 from dsv4_mlx.exact_rows.products import WeightReads, compared, forms, multiplied, timed
-from dsv4_mlx.exact_rows.whole_pass import pass_is_exact
+from dsv4_mlx.exact_rows.whole_pass import pass_is_exact, round_is_exact
 from dsv4_mlx.model.numerics import Numerics
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import DeepseekV4Config
@@ -28,7 +28,7 @@ from metal_kernels import registry, sources
 from metal_kernels.contract import ContractError
 from metal_kernels.registry import KernelPlan
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Of what is tried and kept; findings of other versions are found anew."""
 
 
@@ -128,10 +128,17 @@ class ModelTests:
 
     def pass_is_exact(self, rows: int) -> bool:
         """By the model itself, which reads `rows` exactly meanwhile."""
+        return self._found(pass_is_exact, rows)
+
+    def round_is_exact(self, rows: int) -> bool:
+        """The same of a token of each of so many timelines."""
+        return self._found(round_is_exact, rows)
+
+    def _found(self, test: Callable[[Model, int, bool | None], bool], rows: int) -> bool:
         before = self._model.exact_rows
         self._model.use_exact_rows(rows)
         try:
-            return pass_is_exact(self._model, rows, self._compiled)
+            return test(self._model, rows, self._compiled)
         finally:
             self._model.use_exact_rows(before)
 

@@ -57,6 +57,10 @@ class RowTests(Protocol):
         """Whether one pass of the model has the bits of as many steps, in all that it leaves."""
         ...
 
+    def round_is_exact(self, rows: int) -> bool:
+        """The same of a pass of a token of each of so many timelines."""
+        ...
+
 
 def find(tests: RowTests) -> RowFinding:
     """The decision: nothing is tried after what already rules several rows out."""
@@ -75,7 +79,7 @@ def find(tests: RowTests) -> RowFinding:
     if not tests.pass_is_exact(alike.rows):
         reason = f"a pass of {alike.rows} rows has not the bits of single steps here"
         return replace(found, exact_rows=1, reason=reason)
-    return found
+    return replace(found, round_rows=alike.rows) if tests.round_is_exact(alike.rows) else found
 
 
 def rows_alike(run: Callable[[int, int], mx.array], most: int = MOST_ROWS) -> int:

@@ -1,8 +1,12 @@
 """One pass of a model over several rows and as many steps of it: the end of a self-test.
 
+The rows are those of one timeline, as its drafts are, or each of a timeline of its own.
+
 It reads weights as decoding so many tokens does, once for a GPU, MLX version and kernel text.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -24,17 +28,11 @@ def pass_is_exact(model: Model, rows: int, compiled: bool | None = None) -> bool
     sessions with the model's own. The timeline is random; windows of every kind close inside of
     the block. Changes nothing of the model, which reads exact rows already.
     """
-    told, model.at_first_call = model.at_first_call, None
-    try:
+    with _unnoticed(model):
         running = Running(model, prefill_chunk=1, compiled=compiled)
         single = timeline(model, block_start(model))
-        block = fork(single)
-        ids = [7919 * (number + 1) % model.config.vocab_size for number in range(rows)]
-        steps = []
-        for token in ids:
-            logits = running.next_logits(mx.array([[token]]), single)
-            mx.eval(logits, evaluated(single))
-            steps.append(logits)
+        block, ids = fork(single), _ids(model, rows)
+        steps = [_stepped(running, token, single) for token in ids]
         running.drafting.draft_with(model.drafts(), None, demanded=True)
         read = running.read_block(ids[0], ids[1:], block)
         logits = mx.stack(read.logits)
@@ -43,8 +41,60 @@ def pass_is_exact(model: Model, rows: int, compiled: bool | None = None) -> bool
         running.close_block(read, block)
         same = [has_same_bits(logits, mx.stack(steps)), *_kept_alike(block, single)]
         return all(one.item() for one in same)
+
+
+def round_is_exact(model: Model, rows: int, compiled: bool | None = None) -> bool:
+    """The same of a token of each of `rows` timelines, which stand at different places: in some of
+    them windows close, and in some indexers select.
+
+    The call is made twice, as one that comes again may be replayed.
+    """
+    with _unnoticed(model):
+        running = Running(model, prefill_chunk=1, compiled=compiled)
+        single = [timeline(model, tokens) for tokens in round_places(model, rows)]
+        twice, ids = [[fork(one) for one in single] for _ in range(2)], _ids(model, rows)
+        steps = mx.stack(
+            [_stepped(running, token, one) for token, one in zip(ids, single, strict=True)]
+        )
+        running.drafting.draft_with(model.drafts(), None, demanded=True)
+        same: list[mx.array] = []
+        for together in twice:
+            logits, _ = running.step_together(mx.array([ids]), together)
+            mx.eval(logits, [evaluated(one) for one in together])
+            same.append(has_same_bits(logits, steps))
+            for one, alone in zip(together, single, strict=True):
+                same += _kept_alike(one, alone)
+        return all(one.item() for one in same)
+
+
+@contextmanager
+def _unnoticed(model: Model) -> Iterator[None]:
+    """Calls inside are not the first of a model."""
+    told, model.at_first_call = model.at_first_call, None
+    try:
+        yield
     finally:
         model.at_first_call = told
+
+
+def _ids(model: Model, count: int) -> list[int]:
+    return [7919 * (number + 1) % model.config.vocab_size for number in range(count)]
+
+
+def _stepped(running: Running, token: int, cache: list[LayerCache]) -> mx.array:
+    """Logits [V] after one more token of a timeline, evaluated with it."""
+    logits = running.next_logits(mx.array([[token]]), cache)
+    mx.eval(logits, evaluated(cache))
+    return logits
+
+
+def round_places(model: Model, rows: int) -> list[int]:
+    """Tokens of each timeline of a round: those of a block, and every other one where indexers
+    select, if the model has some."""
+    config, start = model.config, block_start(model)
+    selecting = [role.ratio for role in config.layer_roles if role.selects]
+    later = max(selecting) * (config.index_topk + 1) if selecting else start
+    return [(later if row % 2 else start) + row for row in range(rows)]
 
 
 def block_start(model: Model) -> int:

@@ -45,9 +45,14 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append((rows, tests._model.exact_rows))
         return True
 
+    def rounds(tests: ModelTests, rows: int) -> bool:
+        found.append(f"a round of {rows}")
+        return True
+
     monkeypatch.setattr(ModelTests, "alike", lambda _: found.append("alike") or RowsAlike(8))
     monkeypatch.setattr(ModelTests, "times", lambda _: ProductTimes([1.0], [1.0], [0.0]))
     monkeypatch.setattr(ModelTests, "pass_is_exact", passes)
+    monkeypatch.setattr(ModelTests, "round_is_exact", rounds)
     return found
 
 
@@ -64,12 +69,12 @@ def test_a_load_sets_what_was_found_and_keeps_it(folder: Path, tried: list[Any])
     kept = Kept()
     model = loaded(folder, RowTest(kept))
     assert model.exact_rows == model.ops.exact_rows == 8
-    assert model.row_finding == RowFinding(8, "", 0.0)
+    assert model.row_finding == RowFinding(8, "", 0.0, round_rows=8)
     assert {model.kernel_plan()[name] for name in PRODUCTS} == {"metal"}
-    assert tried == ["alike", (8, 1)]
+    assert tried == ["alike", (8, 1), "a round of 8"]
     again = loaded(folder, RowTest(kept))
     assert again.exact_rows == 8 and again.row_finding == model.row_finding
-    assert tried == ["alike", (8, 1)] and len(kept.records) == 1
+    assert len(tried) == 3 and len(kept.records) == 1
 
 
 def test_slow_products_leave_plain_decoding_to_mlx(

@@ -22,8 +22,10 @@ class Scripted:
 
     weight_bytes = 7
 
-    def __init__(self, rows: int = 8, slower: float = 0.0, exact: bool = True) -> None:
-        self._rows, self._slower, self._exact = rows, slower, exact
+    def __init__(
+        self, rows: int = 8, slower: float = 0.0, exact: bool = True, rounds: bool = True
+    ) -> None:
+        self._rows, self._slower, self._exact, self._rounds = rows, slower, exact, rounds
         self.asked: list[Any] = []
 
     def alike(self) -> RowsAlike:
@@ -38,15 +40,20 @@ class Scripted:
         self.asked.append(rows)
         return self._exact
 
+    def round_is_exact(self, rows: int) -> bool:
+        self.asked.append(f"round {rows}")
+        return self._rounds
+
 
 @pytest.mark.parametrize(
     ("given", "rows", "words", "asked"),
     [
-        ({}, 8, "", ["alike", "times", 8]),
-        ({"rows": 5}, 5, "", ["alike", "times", 5]),
+        ({}, 8, "", ["alike", "times", 8, "round 8"]),
+        ({"rows": 5}, 5, "", ["alike", "times", 5, "round 5"]),
+        ({"rounds": False}, 8, "", ["alike", "times", 8, "round 8"]),
         ({"rows": 1}, 1, "(o_a_proj)", ["alike"]),
-        ({"slower": 0.0299}, 8, "", ["alike", "times", 8]),
-        ({"slower": -0.4}, 8, "", ["alike", "times", 8]),
+        ({"slower": 0.0299}, 8, "", ["alike", "times", 8, "round 8"]),
+        ({"slower": -0.4}, 8, "", ["alike", "times", 8, "round 8"]),
         ({"slower": 0.031}, 1, "take 3% longer than MLX's", ["alike", "times"]),
         ({"slower": 0.25}, 1, "take 25% longer than MLX's", ["alike", "times"]),
         ({"exact": False}, 1, "a pass of 8 rows", ["alike", "times", 8]),
@@ -59,6 +66,7 @@ def test_what_rules_rows_out_is_the_last_thing_tried(
     found = find(tests)
     assert (found.exact_rows, found.weight_bytes, tests.asked) == (rows, 7, asked)
     assert (words in found.reason) if words else found.reason == ""
+    assert found.round_rows == (1 if given.get("rounds") is False else rows)
 
 
 @pytest.mark.parametrize(

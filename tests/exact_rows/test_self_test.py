@@ -1,9 +1,11 @@
 """A whole self-test by ops that are exact, on the CPU, and by such of which one breaks."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dsv4_mlx.cache.side_by_side import SideBySide
 from dsv4_mlx.exact_rows import at_load
 from dsv4_mlx.exact_rows.at_load import RowTest
 from dsv4_mlx.loading import load_model
@@ -58,11 +60,13 @@ def test_exact_kernels_give_eight_rows(folder: Path, monkeypatch: pytest.MonkeyP
     model = self_tested(folder, monkeypatch)
     assert model.exact_rows == 8 and model.row_finding is not None
     assert model.row_finding.reason == "" and model.row_finding.slower == 0.0
+    assert model.row_finding.round_rows == 8
     assert 1e5 < model.row_finding.weight_bytes < 6e6  # some of 3 MB are read twice
     # A test leaves what is to happen at the first tokens.
     told: list[str] = []
     model.at_first_call = lambda: told.append("over")
     assert at_load.ModelTests(model, False, Clock(1.0)).pass_is_exact(2)
+    assert at_load.ModelTests(model, False, Clock(1.0)).round_is_exact(2)
     assert told == [] and model.at_first_call is not None and model.exact_rows == 8
 
 
@@ -92,6 +96,22 @@ def test_what_breaks_in_the_model_alone_is_found_by_its_pass(
     model = self_tested(folder, monkeypatch, in_model=(name, 8))
     assert model.exact_rows == 1 and model.row_finding is not None
     assert "a pass of 8 rows" in model.row_finding.reason
+
+
+def test_rounds_that_are_not_exact_are_off_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here two of eight timelines take each other's tokens in."""
+    own = SideBySide.groups
+
+    def swapped(self: SideBySide, batch: int, length: int, **how: bool) -> list[Any]:
+        *groups, (rows, first, one), (_, second, other) = own(self, batch, length, **how)
+        return [*groups, (rows, first, other), (rows, second, one)]
+
+    monkeypatch.setattr(SideBySide, "groups", swapped)
+    model = self_tested(folder, monkeypatch)
+    assert model.exact_rows == 8 and model.row_finding is not None
+    assert (model.row_finding.round_rows, model.row_finding.reason) == (1, "")
 
 
 def test_a_slow_product_turns_several_rows_off(
