@@ -148,7 +148,7 @@ class RunningJob:
         )
         if job.pin is not None:
             job.pin.release()
-        self._session: Session = self._line.session
+        self.session: Session = self._line.session
         self._reading: Iterator[int] | None = None
         self._stream: Iterator[Token] | None = None
         job.pin, job.read, job.state = None, self._line.reused, "reading"
@@ -163,14 +163,14 @@ class RunningJob:
         wait for its place it goes on, and what it says lies in memory to its end."""
         is_full = self.job.outlet.is_full and not self.job.cancelled.is_set()
         if is_full and not others_wait:
-            self._session.rest()
+            self.session.rest()
         return others_wait or not is_full
 
     def read(self, chunks: int) -> int:
         """Read at most so many chunks; how many it were."""
         job, total = self.job, len(self.job.prompt.tokens)
         if self._reading is None:
-            self._reading = self._session.reading(job.prompt.tokens, self._places)
+            self._reading = self.session.reading(job.prompt.tokens, self._places)
             job.read = next(self._reading)
         done = 0
         while job.read < total and done < chunks and not job.cancelled.is_set():
@@ -185,7 +185,7 @@ class RunningJob:
     def read_at_once(self) -> None:
         """Read the whole prompt as one unit, as models do that pass it through layer by layer."""
         job, reused = self.job, self._line.reused
-        found = self._session.sync(
+        found = self.session.sync(
             job.prompt.tokens,
             lambda done, total: job.emit(Progress(done, total)),
             job.cancelled,
@@ -197,9 +197,9 @@ class RunningJob:
             self._begin_answer()
 
     def answer(self) -> None:
-        """Generate one token."""
+        """Generate one token, that of a round if it started one; none once it is cancelled."""
         assert self._stream is not None
-        token = None if self.job.cancelled.is_set() else next(self._stream, None)
+        token = next(self._stream, None)
         if token is None:
             self.end()
             return
@@ -209,7 +209,7 @@ class RunningJob:
             self._constraint.take(token.id)
         if self.job.request.wants_likelihoods:
             self.job.emit(TokenLikelihood(token.id, token.logprob, token.likeliest))
-        if self._reply.take(token, self._session.hold):
+        if self._reply.take(token, self.session.hold):
             self.end()
 
     def end(self) -> None:
@@ -220,12 +220,12 @@ class RunningJob:
         self._leave()
         said = self._reply.close()
         if said.stop_text is not None:
-            self._session.rewind(len(job.prompt.tokens) + said.kept)
+            self.session.rewind(len(job.prompt.tokens) + said.kept)
         self._keep()
         if job.state == "answering":
             self._on_said(job, said)
         reused = self._line.reused
-        use = self._session.draft_use if job.state == "answering" else None
+        use = self.session.draft_use if job.state == "answering" else None
         usage = Usage(
             len(job.prompt.tokens), reused, self._reply.generated, self._reply.reasoning_tokens
         )
@@ -257,7 +257,7 @@ class RunningJob:
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + job.number)
         limit = job.most_reply
-        self._stream = self._session.stream(
+        self._stream = self.session.stream(
             limit,
             **asdict(sampling),
             shifts=job.request.shifts,

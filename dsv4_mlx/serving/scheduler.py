@@ -9,12 +9,9 @@ Who is read: the shortest rest first; every fourth quantum goes to whoever waite
 nothing starves. Who begins: in the order of arrival, as long as memory for prompt and reply can be
 set aside; one that waits for memory is passed a few times and then no longer.
 
-A round gives each answer one token by a call of its own, also where the model has more exact rows:
-those are rows of one timeline, which its drafts fill, and the engine drafts while one request
-answers. One call for several timelines would have to keep the bits of calls of their own. What is
-missing: a self-test at load of calls [B, 1], as `exact_rows` does it for [1, S]; a graph that
-replays them, as `model.compiled` has one for a single row; a step of several sessions at once, for
-`Session.stream` owns its cycle of draw and step.
+A round gives each answer one token. Where the engine's `round_rows` are more than one, so many of
+them are read by one call, see `engine.rounds`; the first token of an answer, and those of a block
+of drafts that was open when another answer began, have calls of their own.
 
 A model whose weights are elsewhere, in files or on another machine, serves one request at a time.
 """
@@ -37,6 +34,7 @@ from dsv4_mlx.serving.job import AnswerJob, RunningJob, ServedPrompt, ServingClo
 from dsv4_mlx.serving.limits import ServingLimits
 from dsv4_mlx.serving.pace import TurnPace
 from dsv4_mlx.serving.request import GenerationRequest
+from dsv4_mlx.serving.rounds import start_round
 from dsv4_mlx.serving.ticket import AskedCall, Load, Result, Ticket
 from dsv4_mlx.serving.timelines import Timelines
 
@@ -255,8 +253,10 @@ class Scheduler:
             self._pace.nobody_answers()
         if answering and (self._pace.answers_next or not reading):
             self._pace.begin()
+            start_round(self._engine, answering)
             for one in answering:
-                self._guarded(one, one.answer)
+                if one.job.state == "answering":
+                    self._guarded(one, one.answer)
             self._pace.answered()
             return True
         if reading:

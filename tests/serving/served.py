@@ -14,6 +14,7 @@ from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.events import Done, Progress, ToolCall
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.tokenizer import Tokenizer
+from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.scripted.engine import NANO
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine
@@ -73,8 +74,11 @@ class Serving:
 
     options: dict[str, Any] = field(default_factory=dict)
     """The engine's."""
+    round_rows: int = 1
+    """Answers whose tokens one call of the model gives."""
 
     def __post_init__(self) -> None:
+        self.model.row_finding = RowFinding(8, round_rows=self.round_rows)
         engine = fake_engine(self.model, prefill_chunk=self.chunk, **self.options)
         numbers = count()
         self.scheduler = Scheduler(

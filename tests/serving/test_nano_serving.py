@@ -11,13 +11,16 @@ import dsv4_mlx
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.tokenizer import Tokenizer
+from dsv4_mlx.device.row_finding import RowFinding
 from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.engine.sampling import Sampling
-from dsv4_mlx.loading import load
+from dsv4_mlx.loading import load, load_model
 from dsv4_mlx.serving.events import Collected, TokenLikelihood
 from dsv4_mlx.serving.job import ServedPrompt
 from dsv4_mlx.serving.request import GenerationRequest
 from dsv4_mlx.serving.service import Service
+from dsv4_mlx.weights.checkpoint import open_checkpoint
+from tests.model.row_exact import row_exact_plan
 from tests.serving.served import assert_adds_up, ended
 
 pytestmark = pytest.mark.slow
@@ -35,6 +38,15 @@ def nano() -> Iterator[tuple[Engine, Tokenizer]]:
     folder = Path(dsv4_mlx.__file__).parent / "nano"
     model, tokenizer = load(folder, backend="cpu")
     yield Engine(model, prefill_chunk=CHUNK), tokenizer
+
+
+@pytest.fixture(scope="module")
+def in_rounds() -> tuple[Engine, Tokenizer]:
+    """Nano, whose rows of one call have the bits of single ones."""
+    folder = Path(dsv4_mlx.__file__).parent / "nano"
+    model = load_model(open_checkpoint(folder), dtype=mx.float32, kernels=row_exact_plan())
+    model.row_finding = RowFinding(8, round_rows=8)
+    return Engine(model, prefill_chunk=CHUNK, compiled=False), Tokenizer(folder)
 
 
 Drawn = list[tuple[int, str]]
@@ -82,7 +94,25 @@ def finish(service: Service) -> None:
 def test_in_company_a_request_has_the_bits_of_a_session_alone(
     nano: tuple[Engine, Tokenizer], temperature: float
 ) -> None:
-    engine, tokenizer = nano
+    expect_as_alone(*nano, temperature)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_so_it_has_in_rounds(
+    in_rounds: tuple[Engine, Tokenizer], monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    """Those that answer at the same time, by one call for all of them."""
+    engine, together = in_rounds[0], []
+    own = engine.start_together
+    monkeypatch.setattr(
+        engine, "start_together", lambda lines: together.append(len(lines)) or own(lines)
+    )
+    expect_as_alone(*in_rounds, temperature)
+    assert together and min(together) > 1
+
+
+def expect_as_alone(engine: Engine, tokenizer: Tokenizer, temperature: float) -> None:
+    """Two answers to each of three questions at a time."""
     service = Service(engine, tokenizer, "2026-07-31")
     prompts = [prompt_of(tokenizer, question) for question in QUESTIONS]
     outlets = []

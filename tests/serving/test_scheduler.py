@@ -55,12 +55,13 @@ ARRIVAL = st.tuples(PROMPTS, REQUESTS, st.integers(0, 10), st.none() | st.intege
     st.integers(0, 200_000),
     st.integers(1, 4),
     st.sampled_from([1, 5, 16]),
+    st.sampled_from([1, 2, 8]),
 )
 def test_any_interleaving_gives_each_what_it_gets_alone(
-    arrivals: list[Any], budget: int, running: int, chunk: int
+    arrivals: list[Any], budget: int, running: int, chunk: int, round_rows: int
 ) -> None:
     limits = ServingLimits(most_running=running, quantum_s=0.5)
-    serving = Serving(budget, limits, chunk)
+    serving = Serving(budget, limits, chunk, round_rows=round_rows)
     handed_in = []
     for (shared, rest), request, steps, cancel_after in arrivals:
         prompt = [*SHARED[:shared], *rest]
