@@ -80,24 +80,27 @@ def test_an_error_ends_its_request_alone() -> None:
     assert max(serving.model.calls[-20:]) == 4
 
 
-def test_drafts_run_while_one_answers_and_change_no_token_of_a_round() -> None:
-    """The first answer has a block of drafts open when the second begins."""
+@pytest.mark.parametrize("lengths", [(40, 9), (14, 30)], ids=str)
+def test_drafts_run_while_one_answers_and_change_no_token_of_a_round(
+    lengths: tuple[int, int],
+) -> None:
+    """The first answer has a block of drafts open when the second begins; either ends first, and
+    where that is the first the second has its token of that round yet to take."""
     text = [5, 6, 7, 8] * 30
     model = FakeModel(lambda history: text[len(history) % 4], vocab_size=tokenizer().vocab_size)
     options: dict[str, Any] = {"drafts": Lookup(), "draft_demanded": True}
+    asked = [
+        (prompt, asking(length, temperature=1.0, seed=3))
+        for prompt, length in zip((PROMPTS[4], PROMPTS[1]), lengths, strict=True)
+    ]
+    expected = [said(Serving(model=model).ask(*one)) for one in asked]
     for steps in range(2, 9):
         serving = Serving(model=model, options=options, round_rows=4)
-        first = serving.submit(PROMPTS[4], asking(40))[1]
+        outlets = [serving.submit(*asked[0])[1]]
         for _ in range(steps):
             serving.scheduler.step()
         model.calls.clear()
-        second = serving.submit(PROMPTS[1], asking(9))[1]
+        outlets.append(serving.submit(*asked[1])[1])
         serving.finish()
         assert 2 in model.calls
-        for outlet, prompt, request in (
-            (first, PROMPTS[4], asking(40)),
-            (second, PROMPTS[1], asking(9)),
-        ):
-            serving = Serving(model=model)
-            expected = serving.ask(prompt, request)
-            assert said(outlet.of()) == said(expected)
+        assert [said(outlet.of()) for outlet in outlets] == expected
