@@ -20,7 +20,7 @@ from dsv4_mlx.cache.layer import LayerCache
 from dsv4_mlx.cache.moving import Moving
 from dsv4_mlx.cache.side_by_side import SideBySide, side_by_side
 from dsv4_mlx.cache.state import LayerState
-from dsv4_mlx.model.replayed_state import Arrays, changed, moving_state, put, taken
+from dsv4_mlx.model.replayed_state import ReplayedArrays, changed, moving_state, put, taken
 
 if TYPE_CHECKING:
     from dsv4_mlx.model.v4 import Model
@@ -134,7 +134,7 @@ class CompiledStep:
 
     def _replayed_round(
         self, tokens: mx.array, states: list[list[LayerState]], kinds: tuple[_Kind, ...]
-    ) -> Arrays | None:
+    ) -> ReplayedArrays | None:
         """Logits [1, B, V] and the features if they are asked for; None for a round that is met for
         the first time."""
         positions = [one[0].position for one in states]
@@ -184,7 +184,9 @@ class CompiledStep:
         """The graph of rounds like this one; as `_compiled`."""
         model, roles, built = self._model, self._model.config.layer_roles, self._built
 
-        def step(tokens: mx.array, leaves: Arrays, held: Arrays) -> tuple[Arrays, Arrays]:
+        def step(
+            tokens: mx.array, leaves: ReplayedArrays, held: ReplayedArrays
+        ) -> tuple[ReplayedArrays, ReplayedArrays]:
             built.append(kinds)
             timelines = []
             for number, (position, place) in enumerate(zip(positions, places, strict=True)):
@@ -263,8 +265,8 @@ class CompiledStep:
         model, roles, built = self._model, self._model.config.layer_roles, self._built
 
         def step(
-            tokens: mx.array, leaves: Arrays, held: Arrays, rows: Arrays
-        ) -> tuple[Arrays, Arrays]:
+            tokens: mx.array, leaves: ReplayedArrays, held: ReplayedArrays, rows: ReplayedArrays
+        ) -> tuple[ReplayedArrays, ReplayedArrays]:
             built.append(kind)
             moving = place.of(leaves)
             states = [

@@ -10,24 +10,28 @@ from dsv4_mlx.cache.state import LayerState
 if TYPE_CHECKING:
     from dsv4_mlx.model.decoder_layer import DecoderLayer
 
-Arrays = list[Any]
+ReplayedArrays = list[Any]
 
 
-def taken(state: LayerState, closes: bool) -> Arrays:
+def taken(state: LayerState, closes: bool) -> ReplayedArrays:
     """The arrays of a layer: rings, whole buffers, with room where a window closes, last ids."""
     return [*_rings(state), *(pool.whole(int(closes)) for pool in state.pools()), *_ids(state)]
 
 
-def _rings(state: LayerState) -> Arrays:
+def _rings(state: LayerState) -> ReplayedArrays:
     return [state.window] if state.open_rows is None else [state.window, state.open_rows]
 
 
-def _ids(state: LayerState) -> Arrays:
+def _ids(state: LayerState) -> ReplayedArrays:
     return [] if state.ids is None else [state.ids]
 
 
 def moving_state(
-    layer: "DecoderLayer", layout: EntryLayout, arrays: Arrays, position: int, moving: Moving
+    layer: "DecoderLayer",
+    layout: EntryLayout,
+    arrays: ReplayedArrays,
+    position: int,
+    moving: Moving,
 ) -> LayerState:
     """A state at `position` that has the arrays that `taken` gave, inside of a graph."""
     state = LayerState(layout, position=position, moving=moving, window=arrays[0])
@@ -41,14 +45,14 @@ def moving_state(
     return state
 
 
-def changed(state: LayerState, closes: bool) -> Arrays:
+def changed(state: LayerState, closes: bool) -> ReplayedArrays:
     """What a token changes of a layer: its rings, its buffers where a window closes, its last
     ids."""
     buffers = [pool.buffer() for pool in state.pools()] if closes else []
     return [*_rings(state), *buffers, *_ids(state)]
 
 
-def put(state: LayerState, arrays: Arrays, *, closes: bool) -> None:
+def put(state: LayerState, arrays: ReplayedArrays, *, closes: bool) -> None:
     """Let a state have the arrays that `changed` gave, a token later."""
     state.window = arrays[0]
     if state.ids is not None:
