@@ -31,6 +31,7 @@ _CODE = re.compile(r"`([^`]+)`")
 _WAS_TOLD = "The user told me."
 _MOST_TOLD = 3  # things that a lesson tells and asks for
 _BETWEEN = 0.4  # share with a turn about something else before the question
+_ASKED_FIRST = 0.5  # share of lessons without a name in which that is the first question
 
 
 def follow_up_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
@@ -74,8 +75,12 @@ def _name(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     name = lesson_word(rng, names).capitalize() if split == "train" else rng.choice(names)
     tell = user(typed(wording(rng.choice(TELL_NAME), rng).format(name=name), rng, slips=False))
     told = assistant(f"Nice to meet you, {name}.", f"The user tells me the name {name}.", mode)
-    messages = [tell, told] if known else fact_turn(rng.choice(facts.facts()), rng, mode)
-    messages += _between(rng, mode)
+    if known:
+        messages = [tell, told, *_between(rng, mode)]
+    elif split == "train" and rng.random() < _ASKED_FIRST:
+        messages = []
+    else:
+        messages = [*fact_turn(rng.choice(facts.facts()), rng, mode), *_between(rng, mode)]
     index, asked = _said(ASK_NAME, rng, split)
     if known:
         reply, answer = f"Your name is {name}.", KeyWords((name,))

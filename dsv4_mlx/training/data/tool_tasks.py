@@ -135,13 +135,22 @@ def more_turns(
     request alone would teach little for its tokens. None in the evaluation.
     """
     found: list[MessageDict] = []
+    missing = _missing(names)
     for number in range(1, 1 + rng.randint(0, _MOST_MORE) if split == "train" else 1):
         if rng.random() < _FITTING:
             found += call_turn(rng, REQUESTS[rng.choice(names)](rng, split), number, mode)
         else:
-            question, _, _ = _nobody(rng, split)
+            another = missing and rng.random() < 0.5
+            question, _, _ = _another(rng, split, missing) if another else _nobody(rng, split)
             found += [user(question), assistant(NO_TOOL, _UNFITTING, mode)]
     return tuple(found)
+
+
+def _missing(names: Collection[str]) -> list[str]:
+    """Tools whose requests no tool of `names` answers."""
+    if "run_command" in names:  # a command shows files as well, and lists, writes, searches them
+        return []
+    return [name for name in REQUESTS if name not in {*names, "calculator"}]
 
 
 def called_with(messages: Iterable[MessageDict]) -> tuple[str, ...]:
@@ -183,11 +192,12 @@ def unfitting_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task
     return _no_call(template, messages, assistant(NO_TOOL, _UNFITTING, mode), mode, after)
 
 
-def _another(rng: random.Random, split: Split) -> tuple[str, str, tuple[str, ...]]:
-    """A request for a tool, its template, and the tools that would do."""
-    name = rng.choice([name for name in REQUESTS if name != "calculator"])
+def _another(
+    rng: random.Random, split: Split, missing: Sequence[str] = ()
+) -> tuple[str, str, tuple[str, ...]]:
+    """A request for a tool (one of `missing`, if any), its template, the tools that would do."""
+    name = rng.choice(missing or _missing(()))
     question = typed(REQUESTS[name](rng, split).question, rng, slips=False)
-    # A command shows files as well, and lists, writes and searches them.
     return question, f"other/{name}", (name, "run_command")
 
 
