@@ -1,7 +1,7 @@
 """Tasks: the same for the same seed, taught replies that their judges accept, splits apart."""
 
 import random
-from itertools import islice, product
+from itertools import islice, pairwise, product
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from dsv4_mlx.training.data import follow_up_wordings as asked
 from dsv4_mlx.training.data import tool_tasks
 from dsv4_mlx.training.data.judging import ExactNumber, FittingCall, KeyWords, NoCall, OneOf
 from dsv4_mlx.training.data.recall import recall_drill
+from dsv4_mlx.training.data.requests import REQUESTS, Request
 from dsv4_mlx.training.data.task import in_split
 from dsv4_mlx.training.data.tasks import MAKERS, tasks
 from dsv4_mlx.training.data.tool_tasks import definitions
@@ -235,3 +236,29 @@ def test_paths_of_the_working_folder_alone_are_asked_for():
     for task in some("tools", "held_out"):
         path = Path(str(task.answer.arguments.get("path", ".")))
         assert not path.is_absolute() and ".." not in path.parts
+
+
+def test_a_lesson_refuses_only_what_none_of_its_tools_does(monkeypatch):
+    requests = {
+        name: lambda rng, split, name=name: Request(name, "0", f"Do {name} now", {}, "", "done")
+        for name in REQUESTS
+    }
+    monkeypatch.setattr(tool_tasks, "REQUESTS", requests)
+    refused = set()
+    for task in (*some("tools", "train", count=300), *some("no_tool", "train", count=300)):
+        names = {tool["function"]["name"] for tool in task.tools}
+        for question, reply in pairwise(task.lesson()):
+            if reply.get("content") == tool_tasks.NO_TOOL:
+                _, *asked = plain(question["content"]).rpartition("do ")
+                name = asked[-1].partition(" ")[0]
+                if name in requests:
+                    assert not names & {name, "run_command"}
+                    refused.add((name, task.kind))
+    assert {kind for _, kind in refused} == {"tools", "no_tool"}
+    assert {name for name, _ in refused} == set(requests) - {"calculator"}
+
+
+def test_a_name_is_asked_for_in_the_first_turn_too():
+    found = [task for task in some("follow_up", "train", count=600) if "name/" in task.template]
+    first = [task for task in found if len(task.messages) == 1]
+    assert first and all("not told" in task.reply["content"] for task in first)
