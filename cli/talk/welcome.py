@@ -6,7 +6,7 @@ HINT = "Ask something, or / for commands"
 """Stands in the empty input until the first key."""
 
 WELCOME = (
-    "DeepSeek-V4 in your terminal. nano, which is built in, only knows this program.",
+    "DeepSeek-V4 in your terminal. nano, built in, knows this program and easy sums.",
     "Flash (149 GiB): dsv4-convert fetch deepseek-ai/DeepSeek-V4-Flash V4; --model V4",
 )
 
