@@ -7,8 +7,8 @@ import mlx.core as mx
 from metal_kernels.registry import KernelPlan
 
 
-def broken_at(plan: KernelPlan, name: str, rows: int) -> KernelPlan:
-    """`plan`, whose op `name` is wrong in the last bit for calls of `rows` rows and more."""
+def broken_at(plan: KernelPlan, name: str, rows: int, by: int = 1) -> KernelPlan:
+    """`plan`, whose op `name` is wrong by `by` last bits in calls of `rows` rows and more."""
     if not name:
         return plan
     own = getattr(plan.ops, name)
@@ -16,7 +16,7 @@ def broken_at(plan: KernelPlan, name: str, rows: int) -> KernelPlan:
     def wrong(*given: Any, **options: Any) -> mx.array:
         result: mx.array = own(*given, **options)
         count = result.shape[1] if name == "sparse_attention" else result.shape[0]
-        return result if count < rows else (result.view(mx.uint32) + 1).view(mx.float32)
+        return result if count < rows else (result.view(mx.uint32) + by).view(mx.float32)
 
     vars(plan.ops)[name] = wrong
     return plan

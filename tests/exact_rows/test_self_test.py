@@ -51,7 +51,8 @@ def self_tested(
         return broken_at(row_exact_plan(exact_rows), *in_products)
 
     monkeypatch.setattr(at_load.registry, "bind", bind)
-    plan = broken_at(row_exact_plan(1), *in_model)
+    # A last bit may be lost where activations are rounded to FP8, which sums of their order decide.
+    plan = broken_at(row_exact_plan(1), *in_model, by=1 << 14)
     rows = RowTest(compiled=False, clock=clock or Clock(1.0))
     return load_model(open_checkpoint(folder), kernels=plan, rows=rows)
 
