@@ -41,9 +41,9 @@ DOMAINS: dict[str, tuple[Kind, ...]] = {
 """The domains of a distillation: those of the experts, and `rest`, all other kinds, which the base
 itself can teach so that the student keeps them."""
 
-_SHARD_BYTES = 12 << 20
+SHARD_BYTES = 12 << 20
 _MOST_PASSED_OVER = 500
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ class Stage:
         fresh = folder.with_name("model.fresh")
         shutil.rmtree(fresh, ignore_errors=True)
         every = self.start.fixed | self.trainer.buffers | self.trainer.parameters
-        write_release(fresh, self.start.config, every, shard_bytes=_SHARD_BYTES)
-        for name in _TOKENIZER_FILES:
+        write_release(fresh, self.start.config, every, shard_bytes=SHARD_BYTES)
+        for name in TOKENIZER_FILES:
             if (source := self.start.folder / name).exists():
                 shutil.copyfile(source, fresh / name)
         folder.mkdir(exist_ok=True)
