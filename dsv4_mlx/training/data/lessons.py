@@ -24,12 +24,12 @@ KindAndMode = tuple[Kind, ThinkingMode]
 
 SHARES: Mapping[Kind, float] = {
     "arithmetic": 0.16,
-    "help": 0.22,
-    "recall": 0.06,
+    "help": 0.2,
+    "recall": 0.1,
     "tools": 0.2,
     "no_tool": 0.16,
     "follow_up": 0.12,
-    "talk": 0.08,
+    "talk": 0.06,
 }
 """Share of the tokens that each kind has, half of it in each mode."""
 
