@@ -125,7 +125,7 @@ LOOPS = {
     "a doubt": "Wait, that is not right. Let me think again about the sum of both.\n\n",
     "a paragraph": "The river is long and old, and it goes to the sea. " * 3 + "So it is.\n\nNow, ",
     "two lines": "yes\nno\n",
-    "nothing": " ",
+    "nothing": " " * 64,
 }
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.terminal
 
 ROOT = Path(__file__).parents[2]
 MODEL = ["--backend", "cpu", "--temp", "0", "--think", "none", "--max-tokens", "12"]
-FIRST, SECOND = "What is CSA?", "And 5 more?"
+FIRST, SECOND = "What is CSA?", "What is HCA?"
 USED = re.compile(r"\[(\d+) of [\d,]+ tokens; window ")
 
 

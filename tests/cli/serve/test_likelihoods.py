@@ -79,14 +79,14 @@ def test_an_answer_with_bans_and_penalties_is_drawn_with_them() -> None:
     def text(**body: Any) -> Any:
         return mild("Hi there.", max_tokens=3, **body).json["choices"][0]["message"]["content"]
 
-    (hi, *_), (no,), (yes,) = (tokenizer().encode(one) for one in ("Hi there.", "No", "Yes"))
+    (hi, *_), (no,), (use,) = (tokenizer().encode(one) for one in ("Hi there.", "No", "Use"))
     assert text(logit_bias={}, presence_penalty=0, frequency_penalty=0.0) == "Hi there."
     assert not text(logit_bias={str(hi): -100}).startswith("Hi")
-    assert text(logit_bias={str(no): 100, str(yes): 90}) == "NoNoNo"
+    assert text(logit_bias={str(no): 100, str(use): 90}) == "NoNoNo"
     # By the logits themselves one of the two leads by less than what the other is penalised by.
-    both = {str(no): 100, str(yes): 100}
-    assert {"No", "Yes"} == set(re.findall("No|Yes", text(logit_bias=both, frequency_penalty=2)))
-    assert {"No", "Yes"} == set(re.findall("No|Yes", text(logit_bias=both, presence_penalty=2)))
+    both = {str(no): 100, str(use): 100}
+    assert {"No", "Use"} == set(re.findall("No|Use", text(logit_bias=both, frequency_penalty=2)))
+    assert {"No", "Use"} == set(re.findall("No|Use", text(logit_bias=both, presence_penalty=2)))
 
 
 @pytest.mark.parametrize("streams", [False, True])

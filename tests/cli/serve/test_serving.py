@@ -126,7 +126,7 @@ def test_a_client_that_leaves_the_queue_is_not_served() -> None:
         first = asyncio.ensure_future(client.post(CHAT, {**BODY, "stream": True}, leaves_at=leaves))
         left: list[Any] = []
         second = asyncio.ensure_future(client.post(CHAT, BODY, leaves=left))
-        while not left or served.model.running.scheduler.load.waiting == 0:
+        while not (left and served.model.is_ready and served.model.running.scheduler.load.waiting):
             await asyncio.sleep(0)
         left.pop().set()
         gone = await second

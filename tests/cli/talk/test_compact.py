@@ -107,7 +107,7 @@ def test_the_summary_cannot_be_answered_again_edited_or_taken_back() -> None:
 
 def test_a_nearly_full_context_is_said_once() -> None:
     lines = ("a", "b", "c", "/compact", "/branches")
-    done = chat([{"text": "word one two ", "repeat": 70}, SUMMARY, "C."], *lines, context=300)
+    done = chat([{"text": "word one two ", "repeat": 90}, SUMMARY, "C."], *lines, context=300)
     assert done.stderr.count("/compact makes room]") == 1
     assert "% full; /compact makes room]" in done.stderr
 
@@ -116,6 +116,6 @@ def test_a_setting_compacts_by_itself() -> None:
     home = Path(os.environ["DSV4_HOME"])
     home.mkdir(exist_ok=True)
     (home / "config.toml").write_text("auto_compact = true\n")
-    done = chat([{"text": "word one two ", "repeat": 60}, SUMMARY], "a", "b", context=300)
+    done = chat([{"text": "word one two ", "repeat": 80}, SUMMARY], "a", "b", context=300)
     assert "% full]" in done.stderr
     assert "a summary stands for 1 turn" in done.stderr
