@@ -151,7 +151,7 @@ def test_given_the_oracles_index_vectors_entries_are_the_oracles(case: Compared)
             *(single(array)[None] for array in arrays), first_position=0, ratio=4, k=k, scale=1.0
         )
         clear = block.index_margins > SAME_INPUT_MARGIN
-        assert clear[contested(block)].mean() >= 0.98
+        assert clear[contested(block)].mean() >= 0.95
         assert same_sets(list(np.array(selected[0])), block.index_selected)[clear].all()
 
 
@@ -217,7 +217,7 @@ def test_in_a_layer_entries_follow_from_the_index_vectors(case: Compared) -> Non
         scores = np.where(visible, v4_numpy.index_scores(*index_values(run)), -np.inf)
         expected, margins = v4_numpy.select_top_k(scores, case.config["index_topk"])
         clear = margins > SAME_INPUT_MARGIN
-        assert clear[contested(block)].mean() >= 0.98
+        assert clear[contested(block)].mean() >= 0.95
         assert same_sets(run.entries, expected)[clear].all()
 
 

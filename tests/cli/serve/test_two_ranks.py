@@ -89,14 +89,14 @@ def test_a_killed_server_leaves_no_process_and_loses_no_turn(tmp_path: Path) -> 
     talk = Talk()
     with serving(tmp_path, is_killed=True) as (program, ranks):
         talk.says(program, QUESTION + " word" * 300)
-        talk.says(program, "And 13 + 30?")
+        talk.says(program, "What is HCA?")
         under_way = streaming(program, "Tell me much", max_tokens=2000)
         kill(program.process.pid)
         assert program.process.wait(PATIENCE_S) == -signal.SIGKILL
         all_gone(ranks)
         under_way.close()
     with serving(tmp_path) as (program, ranks):
-        talk.says(program, "And 14 + 30?")
+        talk.says(program, "How do I leave the chat?")
         kill(ranks[1])
         assert program.process.stderr is not None
         while "both ranks run" not in (line := program.process.stderr.readline()):
