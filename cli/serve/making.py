@@ -55,7 +55,8 @@ class ServiceMaker:
     def service(self, engine: "Engine | FarEngine", tokenizer: "Tokenizer") -> "ServedHere":
         """A service on the thread of its model; where that lies on two machines, what stands for
         the one in rank 0's program."""
-        from cli.ranks.far_service import FarEngine, FarService, PromptsAway
+        from cli.ranks.far_service import FarEngine, FarService
+        from cli.ranks.prompts_away import PromptsAway
 
         assert self._opened is not None
         table = self._opened.settings.effort_table

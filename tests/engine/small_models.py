@@ -32,6 +32,15 @@ SMALL = TINY.replace(
     hc_sinkhorn_iters=1,
     compress_ratios=(4, 128, 0),
 )
+SELECTING = SMALL.replace(
+    vocab_size=128,
+    num_hidden_layers=3,
+    sliding_window=TINY.sliding_window,
+    index_topk=TINY.index_topk,  # queries select after some tokens already
+    hc_sinkhorn_iters=2,
+    compress_ratios=(0, 4, 128, 0),
+)
+"""A layer of each kind."""
 WITH_STAGES = SMALL.replace(
     dspark=DSpark(5, SMALL.vocab_size - 1, (0, 1), 8), compress_ratios=(4, 128, 0, 0, 0)
 )

@@ -19,7 +19,7 @@ from dsv4_mlx.loading import load_model
 from dsv4_mlx.model.v4 import Model
 from dsv4_mlx.release.config import DSpark
 from dsv4_mlx.scripted.fake import FakeModel
-from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels.registry import KernelPlan
 from tests.engine import small_models
@@ -30,14 +30,7 @@ from tests.engine.waits import counted
 from tests.model.row_exact import MOST, row_exact_plan
 
 EOS = 1
-SMALL = small_models.SMALL.replace(
-    vocab_size=128,
-    num_hidden_layers=3,
-    sliding_window=TINY.sliding_window,
-    index_topk=TINY.index_topk,
-    hc_sinkhorn_iters=2,
-    compress_ratios=(0, 4, 128, 0),
-)
+SMALL = small_models.SELECTING
 CONFIGS = {
     "mtp": SMALL.replace(num_hidden_layers=2, compress_ratios=(4, 128, 0)),
     "dspark": SMALL.replace(

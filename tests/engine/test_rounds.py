@@ -14,7 +14,7 @@ from dsv4_mlx.engine.session import Session
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model.v4 import Model
-from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
+from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from tests.engine import small_models
 from tests.engine.company import Speaker, in_company, one_round, speaking
@@ -22,14 +22,7 @@ from tests.engine.replies import SAMPLINGS
 from tests.engine.small_models import arrays, same
 from tests.model.row_exact import MOST, row_exact_plan
 
-SMALL = small_models.SMALL.replace(
-    vocab_size=128,
-    num_hidden_layers=3,
-    sliding_window=TINY.sliding_window,
-    index_topk=TINY.index_topk,
-    hc_sinkhorn_iters=2,
-    compress_ratios=(0, 4, 128, 0),
-)
+SMALL = small_models.SELECTING
 SHIFTS = Shifts(1.0, 0.5, ((7, 2.0), (8, -50.0)))
 PLACES = (124, 66, 3, 31)
 """Prompts after which windows of 128 and of 4 tokens close, indexers begin to select and the first

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from dsv4_mlx.chat.tokenizer import Tokenizer
+from dsv4_mlx.training.nano_recipe import NANO
 from metal_kernels.shared.formats import load_stored
 from tests.model import running
 from tests.model.test_oracle_official import LAYER_BOUND, Case, oracle_choices
@@ -57,6 +58,11 @@ class Compared(Case):
     def __init__(self, folder: Path, tokens: list[int] | None = None):
         super().__init__(folder, tokens)
         self.inputs_of, self.run = cache(self._inputs_of), cache(self._run)
+
+    @property
+    def least_clear(self) -> float:
+        """Share of rows whose choice has to be clear: nano's trained indexer has closer ones."""
+        return 0.95 if self.config["vocab_size"] == NANO.vocab_size else 0.98
 
     def _inputs_of(self, number: int) -> Inputs:
         scored = patch.object(v4_numpy, "index_scores", wraps=v4_numpy.index_scores)
@@ -151,7 +157,7 @@ def test_given_the_oracles_index_vectors_entries_are_the_oracles(case: Compared)
             *(single(array)[None] for array in arrays), first_position=0, ratio=4, k=k, scale=1.0
         )
         clear = block.index_margins > SAME_INPUT_MARGIN
-        assert clear[contested(block)].mean() >= 0.95
+        assert clear[contested(block)].mean() >= case.least_clear
         assert same_sets(list(np.array(selected[0])), block.index_selected)[clear].all()
 
 
@@ -217,7 +223,7 @@ def test_in_a_layer_entries_follow_from_the_index_vectors(case: Compared) -> Non
         scores = np.where(visible, v4_numpy.index_scores(*index_values(run)), -np.inf)
         expected, margins = v4_numpy.select_top_k(scores, case.config["index_topk"])
         clear = margins > SAME_INPUT_MARGIN
-        assert clear[contested(block)].mean() >= 0.95
+        assert clear[contested(block)].mean() >= case.least_clear
         assert same_sets(run.entries, expected)[clear].all()
 
 
