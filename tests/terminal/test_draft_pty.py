@@ -16,6 +16,11 @@ def drafts(home: Path) -> list[Path]:
     return list((home / ".local/state/dsv4/drafts").glob("*.json"))
 
 
+def is_written(home: Path) -> bool:
+    """Whether a draft has a text: its file is made and locked first."""
+    return any(path.stat().st_size for path in drafts(home))
+
+
 def started(home: Path) -> Terminal:
     return chat(home, {"replies": ["Answered."]})
 
@@ -43,7 +48,7 @@ def test_a_kill_and_a_signal_keep_what_was_typed(tmp_path: Path) -> None:
         terminal.wait_for_line(">")
         terminal.type("half a thou")
         terminal.wait_for_line("> half a thou")
-        while not drafts(tmp_path):  # it is written soon after the last key
+        while not is_written(tmp_path):  # it is written soon after the last key
             terminal.type("\x1b[D")
             terminal.wait_until(lambda: terminal.screen.cursor.x == 12, "cursor to the left")
             terminal.type("\x1b[C")
