@@ -29,18 +29,20 @@ class PromptTokens:
 
 
 class PromptWriter:
-    """Writes prompts for one tokenizer; text that was in the last prompt is not encoded again."""
+    """Writes prompts for one tokenizer; text that was in the last prompt is not encoded again.
+
+    Any threads may write at once: then the prompt that is done last is the last one.
+    """
 
     def __init__(self, tokenizer: "Tokenizer", effort_table: EffortTable) -> None:
         self._tokenizer = tokenizer
         self._effort_table = effort_table
-        self._known: dict[Run, list[int]] = {}
-        self._used: dict[Run, list[int]] = {}
+        self._known: dict[Run, list[int]] = {}  # replaced, never changed
 
     def fork(self) -> "PromptWriter":
         """Another one that knows the same text."""
         other = PromptWriter(self._tokenizer, self._effort_table)
-        other._known = dict(self._known)
+        other._known = self._known
         return other
 
     def write(self, turns: Sequence[Turn], settings: AnswerSettings) -> PromptTokens:
@@ -55,7 +57,13 @@ class PromptWriter:
 
     def tokens(self, prompt: Prompt, said: Sequence[tuple[TokenIds, TokenIds]]) -> PromptTokens:
         """Token ids of `prompt`, whose n-th reply has the thought and the answer `said[n]`."""
-        self._used = {}
+        known, used = self._known, dict[Run, list[int]]()
+
+        def encoded(run: Run) -> list[int]:
+            ids = known.get(run)
+            used[run] = self._tokenizer.encode(Prompt(list(run))) if ids is None else ids
+            return used[run]
+
         tokens: list[int] = []
         boundaries, question_end = [], 0
         replies = iter(said)
@@ -64,7 +72,7 @@ class PromptWriter:
         stand_in: TokenIds = ()  # generated tokens in the place of the text to come
         for run in _runs(prompt):
             if run[0] not in _FRAME:
-                tokens += [] if stand_in else self._encoded(run)
+                tokens += [] if stand_in else encoded(run)
                 continue
             if run[0].text == USER:
                 boundaries.append(len(tokens))
@@ -72,16 +80,9 @@ class PromptWriter:
                 question_end = len(tokens)
                 thought, answer = next(replies, ((), ()))
             stand_in = {THINK: thought, END_THINK: answer}.get(run[0].text, ())
-            tokens += [*self._encoded(run), *stand_in]
-        self._known = self._used
+            tokens += [*encoded(run), *stand_in]
+        self._known = used
         return PromptTokens(tokens, boundaries, question_end)
-
-    def _encoded(self, run: Run) -> list[int]:
-        ids = self._known.get(run)
-        if ids is None:
-            ids = self._tokenizer.encode(Prompt(list(run)))
-        self._used[run] = ids
-        return ids
 
 
 _FRAME = frozenset(Segment(token, True) for token in REQUIRED)

@@ -3,10 +3,13 @@
 Control ids come from the control segments of a `Prompt` alone. All other text goes through a copy
 of the tokenizer without added tokens, so `<｜User｜>` in a file or a question is ordinary text.
 Decoding works on bytes, so a character split over tokens appears when its last byte does.
+
+Any threads may encode and decode at once, and others go on while a long text is encoded.
 """
 
 import codecs
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +21,10 @@ from dsv4_mlx.chat.encoding import Prompt, Segment
 from dsv4_mlx.chat.tokens import BOS, EOS, REQUIRED
 from dsv4_mlx.errors import CheckpointError, PromptError
 from dsv4_mlx.files.documents import read_object
+
+# A batch of one has nothing to share among threads of the library's own, of which it would warn in
+# every program that is started afterwards.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 _NO_TEXT = "\N{REPLACEMENT CHARACTER}".encode()
 
@@ -102,12 +109,14 @@ class Tokenizer:
 
     def _text_ids(self, text: str) -> list[int]:
         try:
-            ids: list[int] = self._text.encode(text, add_special_tokens=False).ids
+            # Of the library's calls only those for a batch let go of Python's lock meanwhile.
+            (found,) = self._text.encode_batch_fast([text], add_special_tokens=False)
         except TypeError as error:  # how the library answers half of a surrogate pair
             raise PromptError(
                 "The text holds half a surrogate pair, which is no character; save it as UTF-8 "
                 "and try again."
             ) from error
+        ids: list[int] = found.ids
         return ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:

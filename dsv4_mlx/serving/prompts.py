@@ -25,12 +25,13 @@ _Messages = list[dict[str, Any]]
 
 
 class Prompts:
-    """Writes prompts on any thread, without the model."""
+    """Writes prompts on any threads at once, without the model: however long a text is, nobody
+    waits until it is encoded but who sent it."""
 
     def __init__(self, tokenizer: "Tokenizer", effort_table: EffortTable, said: SaidMemory) -> None:
         self.tokenizer, self._effort_table, self._said = tokenizer, effort_table, said
         self._writers: OrderedDict[str, PromptWriter] = OrderedDict()
-        self._lock = Lock()
+        self._choosing = Lock()
 
     def write(self, request: GenerationRequest) -> ServedPrompt:
         """The prompt of `request`; ChatError for messages that none can be made of."""
@@ -49,8 +50,9 @@ class Prompts:
             effort_table=self._effort_table,
         )
         said = list(self._said_in(messages, request.owner))
-        with self._lock:
-            written = self._writer(messages, request.owner).tokens(prompt, said)
+        with self._choosing:
+            writer = self._writer(messages, request.owner)
+        written = writer.tokens(prompt, said)
         has_beginning = messages[0]["role"] == "system" and written.boundaries
         return ServedPrompt(
             tuple(written.tokens),

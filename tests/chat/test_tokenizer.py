@@ -1,6 +1,10 @@
 """Control ids come from control segments alone; bytes come back as whole characters."""
 
 import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 from hypothesis import given, settings
@@ -94,6 +98,42 @@ def test_as_many_control_ids_as_control_segments(tokenizer, content, result):
         tokenizer.control_ids[segment.text] for segment in prompt.segments if segment.is_control
     ]
     assert tokenizer.decode(ids) == str(prompt)
+
+
+@pytest.fixture
+def nobody_is_interrupted():
+    """A thread of Python's goes on until it waits for something."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_others_work_while_a_text_is_encoded(tokenizer, nobody_is_interrupted):
+    text, works, ended = "Rain on the hills. " * 2_000, [], Event()
+
+    def work():
+        while not ended.is_set():
+            os.stat(".")  # here another thread may go on
+            works.append(None)
+
+    def went_on():
+        before = len(works)
+        ids = tokenizer.encode(text)
+        return len(works) > before and tokenizer.decode(ids) == text
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work)
+        try:
+            assert any(went_on() for _ in range(100))
+        finally:
+            ended.set()
+
+
+def test_texts_of_many_threads_have_the_ids_of_one(tokenizer):
+    texts = [f"{number} Größe 你好 " * number for number in range(1, 60)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(tokenizer.encode, texts)) == [tokenizer.encode(one) for one in texts]
 
 
 def test_control_token_that_is_absent_is_written_as_text(tmp_path):
