@@ -23,13 +23,13 @@ from dsv4_mlx.training.data.tasks import MAKERS, Maker
 KindAndMode = tuple[Kind, ThinkingMode]
 
 SHARES: Mapping[Kind, float] = {
-    "arithmetic": 0.16,
-    "help": 0.2,
-    "recall": 0.1,
+    "arithmetic": 0.14,
+    "help": 0.16,
+    "recall": 0.18,
     "tools": 0.2,
     "no_tool": 0.16,
     "follow_up": 0.12,
-    "talk": 0.06,
+    "talk": 0.04,
 }
 """Share of the tokens that each kind has, half of it in each mode."""
 
