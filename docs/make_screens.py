@@ -1,7 +1,8 @@
 """Pictures of the terminal program for the README: `make screens` writes docs/screens/*.svg.
 
-The real program runs on a pseudo-terminal with a scripted engine and is typed at; what its screen
-then holds becomes an SVG. Nothing is drawn by hand.
+The real program runs on a pseudo-terminal and is typed at; what its screen then holds becomes an
+SVG. Nothing is drawn by hand. In one picture nano answers, in the others a scripted engine, as nano
+writes no code and changes no files.
 """
 
 import json
@@ -66,9 +67,12 @@ class Screen(pyte.Screen):
 class Program:
     """`dsv4-chat` on a terminal."""
 
-    def __init__(self, home: Path, script: dict[str, Any], *options: str) -> None:
-        (home / "scripted").write_text(json.dumps(script), encoding="utf-8")
-        arguments = ["-m", "cli", "--engine", f"fake:{home}/scripted", "--no-save", *options]
+    def __init__(self, home: Path, script: dict[str, Any] | None, *options: str) -> None:
+        """A program whose engine follows `script`, or with nano; `home` is where it runs."""
+        arguments = ["-m", "cli", "--no-save", *options]
+        if script is not None:
+            (home / "scripted").write_text(json.dumps(script), encoding="utf-8")
+            arguments += ["--engine", f"fake:{home}/scripted"]
         variables = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).parents[1]),
@@ -105,7 +109,7 @@ class Scene:
     """What is typed, and what has to be seen before the picture is taken."""
 
     title: str
-    script: dict[str, Any]
+    script: dict[str, Any] | None
     play: Callable[[Program], None]
     options: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
@@ -114,6 +118,17 @@ class Scene:
 def _answer(program: Program) -> None:
     program.type("How do I read the last lines of a huge file?\r")
     program.wait_for("endless line", "think low", "tok/s")
+
+
+def _nano(program: Program) -> None:
+    for line, seen in (
+        ("Hello!", "tok/s"),
+        ("/tools on", "calculator"),
+        ("How much is 830 * 53?", "43990"),
+    ):
+        program.type(f"{line}\r")
+        program.wait_for(seen)
+        program.wait_for("\n> ")
 
 
 def _reading(program: Program) -> None:
@@ -129,6 +144,7 @@ def _tool(program: Program) -> None:
 
 
 SCENES = {
+    "nano": Scene("nano, the model that comes along", None, _nano, ("--temp", "0")),
     "answer": Scene("an answer", {"replies": [{"text": ANSWER, "delay_ms": 2}]}, _answer),
     "reading": Scene(
         "a long file is read",
