@@ -136,7 +136,7 @@ def _add_the_door(add: Callable[..., Any]) -> None:
         type=whole(1),
         default=256,
         metavar="N",
-        help="requests that wait before more are refused",
+        help="requests, each with all its answers, that wait before more are refused",
     )
     add("--trace", type=user_path, metavar="FILE", help="write every request, prompts and all")
     add("--plain", action="store_true", help="a line for each request, nothing redrawn")

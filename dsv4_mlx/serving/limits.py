@@ -25,6 +25,7 @@ class ServingLimits:
     """What a timeline of so many tokens takes."""
     most_running: int = 16
     most_waiting: int = 256
+    """Requests of which an answer has not begun, however many answers they want."""
     longest_wait_s: float | None = None
     longest_reply: int = LONGEST_REPLY
     quantum_s: float = QUANTUM_S

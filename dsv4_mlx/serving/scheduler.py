@@ -21,21 +21,20 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
-from queue import Empty, SimpleQueue
 from threading import Event as Flag
-from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from dsv4_mlx.chat.reply import FinishedReply
 from dsv4_mlx.errors import PromptError
 from dsv4_mlx.serving.admission import Admission
+from dsv4_mlx.serving.arrivals import Arrivals, RequestJobs
 from dsv4_mlx.serving.events import Outlet
 from dsv4_mlx.serving.job import AnswerJob, RunningJob, ServedPrompt, ServingClock
 from dsv4_mlx.serving.limits import ServingLimits
 from dsv4_mlx.serving.pace import TurnPace
 from dsv4_mlx.serving.request import GenerationRequest
 from dsv4_mlx.serving.rounds import start_round
-from dsv4_mlx.serving.ticket import AskedCall, Load, Result, Ticket
+from dsv4_mlx.serving.ticket import Load, Result, Ticket
 from dsv4_mlx.serving.timelines import Timelines
 
 if TYPE_CHECKING:
@@ -69,8 +68,7 @@ class Scheduler:
         self._engine, self._tokenizer, self._clock = engine, tokenizer, clock
         self._call_id = call_id or (lambda: f"call_{secrets.token_hex(12)}")
         self._on_said = on_said
-        self._arrivals: SimpleQueue[AnswerJob | AskedCall | None] = SimpleQueue()
-        self._has_ended, self._ending = False, Lock()
+        self._arrivals = Arrivals()
         self._waiting: list[AnswerJob] = []
         self._running: list[RunningJob] = []
         self._pace = TurnPace(clock, self.limits.quantum_s)
@@ -104,21 +102,16 @@ class Scheduler:
         first = new(has_followers=request.answers > 1)
         others = (new(number=number, leader=first) for number in range(1, request.answers))
         ticket = Ticket((first, *others), self.wake)
-        with self._ending:
-            leave = AnswerJob.cancel_waiting if self._has_ended else self._arrivals.put
-            for job in ticket.jobs:
-                leave(job)
+        self._arrivals.hand_in(ticket.jobs)
         return ticket
 
     def wake(self) -> None:
         """Let `run` look again: somebody cancelled, or an outlet takes events again."""
-        self._arrivals.put(None)
+        self._arrivals.wake()
 
     def call(self, work: Callable[[], Result]) -> "Future[Result]":
         """Let the model's thread do `work` before its next step, such as a look at `timelines`."""
-        asked = AskedCall(work)
-        self._arrivals.put(asked)
-        return asked.future
+        return self._arrivals.call(work)
 
     @property
     def load(self) -> Load:
@@ -131,7 +124,7 @@ class Scheduler:
         """Work until the flag is set, which `wake` makes it notice; running answers stay."""
         while not until.is_set():
             if not self.step():
-                self._take(self._arrivals.get())
+                self._take_arrivals(waits=True)
 
     def step(self) -> bool:
         """Do one piece of work; False when there is none until somebody calls."""
@@ -151,39 +144,32 @@ class Scheduler:
     def end_all(self) -> None:
         """Cancel everything there is, and what is handed in from now on, since nobody works for it
         any longer; what was read stays in the timelines."""
-        with self._ending:
-            self._has_ended = True
+        self._arrivals.close()
         self._take_arrivals()
         for job in (*self._waiting, *(one.job for one in self._running)):
             job.cancelled.set()
         self._end_cancelled()
         self._load = Load.of(self._waiting, [one.job for one in self._running])
 
-    def _take_arrivals(self) -> None:
-        while True:
-            try:
-                self._take(self._arrivals.get_nowait())
-            except Empty:
-                return
+    def _take_arrivals(self, *, waits: bool = False) -> None:
+        for jobs in self._arrivals.taken(waits=waits):
+            self._take(jobs)
 
-    def _take(self, job: AnswerJob | AskedCall | None) -> None:
-        if job is None:
-            return
-        if isinstance(job, AskedCall):
-            job.run()
-            return
-        limits, length = self.limits, len(job.prompt.tokens)
-        asked = job.request.settings.max_tokens
-        reply = limits.reply_tokens(length, asked, self._engine.max_context)
-        if reply is None:
-            job.refuse("memory", limits.too_much(length, asked))
-        elif len(self._waiting) >= limits.most_waiting:
-            job.refuse("busy", f"{limits.most_waiting} requests wait already; try again later.")
-        else:
-            job.most_reply, job.read_at = reply, self._quanta
-            job.pin = self.timelines.pin(job.prompt.tokens, job.request.owner)
-            self._waiting.append(job)
-            self._has_changed = True
+    def _take(self, jobs: RequestJobs) -> None:
+        limits, request, tokens = self.limits, jobs[0].request, jobs[0].prompt.tokens
+        asked = request.settings.max_tokens
+        reply = limits.reply_tokens(len(tokens), asked, self._engine.max_context)
+        requests_waiting = len({id(job.leader or job) for job in self._waiting})
+        for job in jobs:
+            if reply is None:
+                job.refuse("memory", limits.too_much(len(tokens), asked))
+            elif requests_waiting >= limits.most_waiting:
+                job.refuse("busy", f"{limits.most_waiting} requests wait already; try again later.")
+            else:
+                job.most_reply, job.read_at = reply, self._quanta
+                job.pin = self.timelines.pin(tokens, request.owner)
+                self._waiting.append(job)
+                self._has_changed = True
 
     def _end_cancelled(self) -> None:
         waited, before = self.limits.longest_wait_s, (len(self._waiting), len(self._running))

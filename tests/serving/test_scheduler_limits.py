@@ -66,3 +66,28 @@ def test_no_more_than_so_many_wait_and_none_for_longer_than_allowed() -> None:
     serving.finish()
     kinds = [getattr(outlet.of()[-1], "kind", "done") for outlet in outlets]
     assert kinds == ["done", "waited", "busy", "busy"]
+
+
+def test_a_request_with_several_answers_is_one_that_waits() -> None:
+    serving = Serving(limits=ServingLimits(most_running=1, most_waiting=2))
+    several = asking(4, answers=5)
+    outlets = [serving.submit([300 + number] * 20, several)[1] for number in range(3)]
+    serving.finish()
+    ends = [[outlet.of(answer)[-1] for answer in range(5)] for outlet in outlets]
+    kinds = [[getattr(end, "kind", "done") for end in one] for one in ends]
+    assert kinds == [["done"] * 5, ["done"] * 5, ["busy"] * 5]
+
+
+def test_a_request_waits_until_the_last_of_its_answers_begins() -> None:
+    serving = Serving(limits=ServingLimits(most_running=1, most_waiting=1))
+    first, _ = serving.submit([300] * 20, asking(4, answers=2))
+    while first.jobs[1].state == "waiting":
+        assert ended_as(serving, [400] * 20) == "busy"
+    assert ended_as(serving, [400] * 20) == "waiting"
+
+
+def ended_as(serving: Serving, prompt: list[int]) -> str:
+    """How a request stands after one step that began with its arrival."""
+    ticket, outlet = serving.submit(prompt, asking(4))
+    serving.scheduler.step()
+    return getattr(outlet.of()[-1], "kind", "done") if ticket.has_ended else "waiting"
