@@ -1,6 +1,7 @@
 """What the values of options are made of, and the sentence for every other text."""
 
 import argparse
+import math
 from collections.abc import Callable
 
 from dsv4_mlx.engine.sampling import Range
@@ -9,17 +10,8 @@ from dsv4_mlx.files.sizes import bytes_of
 
 def whole(minimum: int, most: int | None = None) -> Callable[[str], int]:
     """A whole number from `minimum` to `most`."""
-    upwards = "on" if most is None else f"to {most}"
-
-    def convert(text: str) -> int:
-        value = int(text) if text.isascii() and text.isdigit() else -1
-        if not minimum <= value <= (most or (1 << 63) - 1):
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number from {minimum} {upwards}, found {text!r}"
-            )
-        return value
-
-    return convert
+    read = within(Range(minimum, math.inf if most is None else most, whole=True))
+    return lambda text: int(read(text))
 
 
 def within(range_: Range) -> Callable[[str], float]:
@@ -29,7 +21,8 @@ def within(range_: Range) -> Callable[[str], float]:
         try:
             return range_.read(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected {range_}, found {text!r}") from None
+            expected = range_.expected(text)
+            raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}") from None
 
     return convert
 

@@ -92,6 +92,7 @@ class ServedApp:
             RateLimit(limits.requests_per_minute, clock),
             RateLimit(limits.wrong_keys_per_minute, clock),
             self._refused,
+            clock,
         )
 
     def _routes(self) -> Starlette:

@@ -2,16 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from cli.serve.access import Access, check_type
 from cli.serve.dialects import Dialects
 from cli.serve.faults import Fault, RequestFault
 from cli.serve.http_answers import Receive, Scope, Send, send_content, send_fault, with_headers
 from cli.serve.limits import HttpLimits, RateLimit
-
-_LOOK_S: Final = 0.5
-"""How often is looked whether a client reads the rest of its answer."""
 
 
 class Gate:
@@ -27,11 +24,13 @@ class Gate:
         requests: RateLimit,
         wrong_keys: RateLimit,
         on_refused: Callable[[Scope, Fault], None],
+        clock: Callable[[], float],
     ) -> None:
-        """`on_refused` is told of every request that does not come to `app`."""
+        """`on_refused` is told of every request that does not come to `app`; by `clock` a client
+        reads the rest of its answer or does not."""
         self._app, self._access, self._limits, self._dialects = app, access, limits, dialects
         self._requests, self._wrong_keys = requests, wrong_keys
-        self._on_refused = on_refused
+        self._on_refused, self._clock = on_refused, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the life of the server."""
@@ -71,14 +70,13 @@ class Gate:
 
     async def _is_read(self, unsent: Callable[[], int]) -> bool:
         """Wait until the client has read the rest of its answer; whether it reads at all."""
-        now = asyncio.get_running_loop().time
-        left, since = unsent(), now()
+        left, since = unsent(), self._clock()
         while left:
-            if now() - since >= self._limits.write_s:
+            if self._clock() - since >= self._limits.write_s:
                 return False
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(self._limits.look_s)
             if (still := unsent()) < left:
-                left, since = still, now()
+                left, since = still, self._clock()
         return True
 
     def _check_crowd(self, scope: Scope) -> None:

@@ -1,8 +1,8 @@
 """What a client may ask of the server itself: bytes, depth, seconds and how often.
 
-Seconds are those of the event loop's clock. Frameworks wait for a header or a body without end, so
-both have a limit here; what is too large is refused by what its header says, and again by what
-comes.
+Seconds are those of the event loop's clock, from one look at a client to another those of a clock
+that is handed in. Frameworks wait for a header or a body without end, so both have a limit here;
+what is too large is refused by what its header says, and again by what comes.
 """
 
 import asyncio
@@ -46,6 +46,8 @@ class HttpLimits:
     """Seconds between frames of a stream where many requests are answered."""
     write_s: float = 120.0
     """How long a client that reads nothing is waited for."""
+    look_s: float = 0.5
+    """How often is looked whether a client reads the rest of its answer."""
     connections: int = 512
     requests_per_minute: int = 1200
     """Of one client."""

@@ -76,7 +76,7 @@ def whole(body: Body, field: str, least: int, most: int | None = None) -> int | 
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if value not in allowed:
-        raise invalid(field, str(allowed), value)
+        raise invalid(field, allowed.expected(value), value)
     return int(value)
 
 
@@ -103,12 +103,12 @@ def sampling_of(body: Body, defaults: Sampling) -> Sampling:
         if name == "top_k" and value == -1:  # what other servers have for no bound
             value = 0
         if value not in allowed:
-            raise invalid(name, str(allowed), value)
+            raise invalid(name, allowed.expected(value), value)
         given[name] = value
     seed = body.get("seed")
     if seed is not None and seed != -1:
         if seed not in SEEDS:
-            raise invalid("seed", str(SEEDS), seed)
+            raise invalid("seed", SEEDS.expected(seed), seed)
         given["seed"] = seed
     return replace(defaults, **given)
 

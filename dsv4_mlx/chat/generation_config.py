@@ -29,7 +29,8 @@ def _fitting(name: str, value: object, path: Path) -> object:
     if RANGES[name].whole and isinstance(value, float) and value.is_integer():
         value = int(value)
     if value not in RANGES[name]:
+        expected = RANGES[name].expected(value)
         raise CheckpointError(
-            f"{path}: {name} must be {RANGES[name]} and is {shown(value)}; correct it."
+            f"{path}: {name} must be {expected} and is {shown(value)}; correct it."
         )
     return value

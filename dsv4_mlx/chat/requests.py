@@ -215,12 +215,13 @@ def check_generation(request: Mapping[str, Any]) -> None:
     if stop is not None and not all(isinstance(word, str) for word in words):
         raise UsageError(f"stop must be a text or a list of texts, got {shown(stop)}.")
     if seed is not None and seed not in _SEEDS:
-        raise UsageError(f"seed must be {_SEEDS}, got {shown(seed)}.")
+        raise UsageError(f"seed must be {_SEEDS.expected(seed)}, got {shown(seed)}.")
     for name in _NUMBERS:
         value = request.get(name, 0.0)
         # What is no number has been refused, and 0 means off for all of them.
         if isinstance(value, int | float) and value != 0 and value not in _range(name):
-            raise UsageError(f"{name} must be {_range(name)}, got {shown(value)}.")
+            expected = _range(name).expected(value)
+            raise UsageError(f"{name} must be {expected}, got {shown(value)}.")
 
 
 _SEEDS: Final = Range(0, whole=True)

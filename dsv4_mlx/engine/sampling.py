@@ -12,6 +12,9 @@ from typing import Final
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.documents import as_double, shown
 
+MOST_WHOLE: Final = (1 << 63) - 1
+"""The largest whole number that files and other programs carry."""
+
 
 @dataclass(frozen=True)
 class Range:
@@ -24,8 +27,9 @@ class Range:
 
     def __contains__(self, value: object) -> bool:
         number = as_double(value)
-        # Whole is what 63 bits hold, since it travels through files and other programs.
-        if number is None or (self.whole and not (isinstance(value, int) and value < 1 << 63)):
+        if number is None or (self.whole and not isinstance(value, int)):
+            return False
+        if self.whole and _is_too_large(value):
             return False
         low_enough = number > self.least if self.above else number >= self.least
         return low_enough and number <= self.most
@@ -37,17 +41,33 @@ class Range:
             return f"{kind} above {self.least:g}" + self._up_to(", at most ")
         return f"{kind} from {self.least:g}" + (self._up_to(" to ") or " on")
 
+    def expected(self, found: object) -> str:
+        """What fits, for a sentence about `found`, which does not: with the bound of whole numbers
+        where they have no other and `found` is above it."""
+        if self.whole and math.isinf(self.most) and _is_too_large(found):
+            return f"{str(self).removesuffix(' on')} to {MOST_WHOLE}"
+        return str(self)
+
     def read(self, text: str) -> float:
         """The number that `text` spells; ValueError for one outside, or none."""
-        if self.whole and not (text.isascii() and text.isdigit() and len(text) < 20):
-            raise ValueError(text)
-        value = int(text) if self.whole else float(text)
-        if value not in self:
+        value = _whole_in(text) if self.whole else float(text)
+        if value is None or value not in self:
             raise ValueError(text)
         return value
 
     def _up_to(self, words: str) -> str:
         return "" if math.isinf(self.most) else f"{words}{self.most:g}"
+
+
+def _whole_in(text: str) -> int | None:
+    """The whole number that `text` spells, cut where it is far too large; None for no such text."""
+    return int(text.lstrip("0")[:20] or "0") if text.isascii() and text.isdigit() else None
+
+
+def _is_too_large(found: object) -> bool:
+    """Whether it is a whole number, or spells one, that 63 bits do not hold."""
+    number = _whole_in(found) if isinstance(found, str) else found
+    return isinstance(number, int) and number > MOST_WHOLE
 
 
 RANGES: Final[Mapping[str, Range]] = {
@@ -86,7 +106,7 @@ def check(name: str, value: float) -> None:
 
 def _check(name: str, value: float, allowed: Range) -> None:
     if value not in allowed:
-        raise UsageError(f"{name} must be {allowed}, got {shown(value)}.")
+        raise UsageError(f"{name} must be {allowed.expected(value)}, got {shown(value)}.")
 
 
 SHIFT_RANGES: Final[Mapping[str, Range]] = {

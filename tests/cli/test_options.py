@@ -64,6 +64,8 @@ def test_no_compile_reaches_the_engine(line: str, monkeypatch: pytest.MonkeyPatc
         ("--expert-memory 9", "expected auto or a size like 20GB or 512MiB, found '9'"),
         ("--draft eagle", "argument --draft: invalid choice: 'eagle'"),
         ("--seed -1", "argument --seed: expected a whole number from 0 on, found '-1'"),
+        (f"--seed {2**63}", f"expected a whole number from 0 to {2**63 - 1}, found '{2**63}'"),
+        (f"--top-k {'9' * 5000}", f"expected a whole number from 0 to {2**63 - 1}, found '999"),
         ("--temp -0.1", "argument --temp: expected a number from 0 on, found '-0.1'"),
         ("--temp nan", "argument --temp: expected a number from 0 on, found 'nan'"),
         ("--top-p 0", "argument --top-p: expected a number above 0, at most 1, found '0'"),

@@ -33,14 +33,12 @@ def number(text: str, name: str, range_: Range) -> float:
     try:
         return range_.read(text)
     except ValueError:
-        raise UsageError(f"/{name} takes {range_}, got {text!r}.") from None
+        raise UsageError(f"/{name} takes {range_.expected(text)}, got {text!r}.") from None
 
 
 def whole(text: str, name: str, *, least: int = 1) -> int:
     """`text` as a whole number; UsageError with the range."""
-    if not (text.isascii() and text.isdigit() and least <= int(text[:20]) < 1 << 63):
-        raise UsageError(f"/{name} takes a whole number from {least} on, got {text!r}.")
-    return int(text)
+    return int(number(text, name, Range(least, whole=True)))
 
 
 def short(text: str, width: int = 60) -> str:

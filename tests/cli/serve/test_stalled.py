@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.serve import gate
 from cli.serve.limits import HttpLimits
+from cli.serve.records import Records
 from tests.cli.serve.served_app import Client, Served, script
 from tests.cli.serve.test_socket import PATIENCE_S, running
 from tests.terminal.ranks import wait_until
@@ -31,17 +31,33 @@ def test_an_answer_whose_rest_nobody_reads_ends_its_connection(tmp_path: Path) -
         wait_until(lambda: program.ask("GET", "/health")[0] == 200)
 
 
-@pytest.mark.parametrize(("left", "is_aborted"), [([3, 3, 2, 1, 0], False), ([3, 2, 2], True)])
-def test_who_reads_slowly_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, left: list[int], is_aborted: bool
-) -> None:
-    """`left` are the bytes unsent at each look; the last stays."""
-    monkeypatch.setattr(gate, "_LOOK_S", 0.0)
-    served = Served(script("Hi."), limits=HttpLimits(write_s=0.0 if is_aborted else PATIENCE_S))
+@pytest.mark.parametrize(
+    ("left", "looks", "is_aborted"),
+    [
+        ([], 1, False),
+        ([3, 3, 3, 3, 2, 2, 2, 2, 1, 0], 10, False),
+        ([3, 3, 3, 3, 3, 2], 5, True),
+        ([3, 3, 3, 2, 2, 2, 2, 2, 1], 8, True),
+    ],
+)
+def test_who_reads_slowly_is_waited_for(left: list[int], looks: int, is_aborted: bool) -> None:
+    """`left` are the bytes unsent at each look, of which each takes 30 of the 120 seconds."""
+    seconds = 0.0
+    unsent = iter([*left, 0])
+    looked = 0
+
+    def look() -> int:
+        nonlocal seconds, looked
+        seconds, looked = seconds + 30, looked + 1
+        return next(unsent)
+
+    limits = HttpLimits(first_event_s=PATIENCE_S, write_s=120.0, look_s=0.0)
+    served = Served(
+        script("Hi."), limits=limits, options={"records": Records(clock=lambda: seconds)}
+    )
 
     async def work(client: Client) -> bool:
-        looks = iter(left)
-        answer = await client.get("/health", unsent=lambda: next(looks, left[-1]))
+        answer = await client.get("/health", unsent=look)
         return answer.was_aborted
 
-    assert served.run(work) is is_aborted
+    assert (served.run(work), looked) == (is_aborted, looks)
