@@ -28,6 +28,7 @@ _AXES: dict[str, Mapping[str, int]] = {
     "router": {"x": 0},
     "hash_router": {"x": 0, "tokens": 0},
     "expert_sum": {"routed": 0, "shared": 0},
+    "engram_gate": {"streams": 1, "kv": 1},
 }
 """Where the tokens of a call lie in its arrays; the first one's axis is that of the results."""
 

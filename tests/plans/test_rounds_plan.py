@@ -1,5 +1,6 @@
 """Tokens of several timelines by one call have the bits of single calls, on the Metal texts."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from dsv4_mlx.engine.session import Session
 from dsv4_mlx.loading import load_model
 from dsv4_mlx.model.compiled import CompiledStep
 from dsv4_mlx.model.numerics import Numerics
+from dsv4_mlx.release.engram import EngramConfig
+from dsv4_mlx.release.token_map import TOKEN_MAP_FILE
+from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import open_checkpoint
 from metal_kernels.registry import KernelPlan
 from tests.engine.company import Speaker, in_company, speaking
@@ -42,13 +46,22 @@ def taken_apart() -> Iterator[None]:
     mx.enable_compile()
 
 
+def with_engram(parent: Path) -> Path:
+    """A checkpoint whose first and third layers look up."""
+    facts = EngramConfig((0, 2), 50, 90, max_ngram_size=4, n_heads=2, head_dim=64)
+    folder = write_tiny_checkpoint(parent, TINY.replace(engram=facts), tokenizer=False)
+    (folder / TOKEN_MAP_FILE).write_text(json.dumps([n % 50 for n in range(TINY.vocab_size)]))
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("lengths", [PLACES, LATER], ids=["built", "replayed"])
+@pytest.mark.parametrize("kind", ["built", "replayed", "replayed with Engram"])
 def test_replies_in_company_have_the_bits_of_those_alone(
-    exact: KernelPlan, taken_apart: None, tmp_path: Path, lengths: tuple[int, ...]
+    exact: KernelPlan, taken_apart: None, tmp_path: Path, kind: str
 ) -> None:
-    compiled = lengths is LATER
-    folder = running.checkpoint_folder("tiny", tmp_path)
+    compiled, engram = kind != "built", kind.endswith("Engram")
+    lengths = LATER if compiled else PLACES
+    folder = with_engram(tmp_path) if engram else running.checkpoint_folder("tiny", tmp_path)
     model = load_model(
         open_checkpoint(folder),
         dtype=mx.bfloat16,
