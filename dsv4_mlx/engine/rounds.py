@@ -3,6 +3,13 @@
 Every reply draws its own token from its own logits, and the tokens are read together, which gives
 each the bits that it has alone (see `Running.round_rows`). The streams go on as ever: the next
 token of each is then the one that was started here.
+
+Where the device refuses a call that was made, as it does without memory, the states in it are lost
+half-written: what it takes to return to the token before would be a copy of every ring for every
+token of every reply. So each reply goes back to its last place, which is the end of its prompt as a
+rule, reads what it said again and goes on by calls of its own; it keeps the tokens that it drew.
+They are read as a prompt is, in chunks, which may round other last bits than single tokens do: from
+there on the reply need not be the one of a device that never failed.
 """
 
 from collections.abc import Sequence
@@ -21,9 +28,9 @@ Failed = dict[Timeline, Exception]
 def start_together(running: Running, timelines: Sequence[Timeline]) -> Failed:
     """Draw and start the next token of timelines that may join, at most `round_rows` of them.
 
-    What a draw raises is its reply's alone. Where the call of all cannot be made, each has one of
-    its own, so that whoever is at fault fails alone; what the device says of the call that was made
-    ends all of them. Take each token from its stream before the timeline is used otherwise.
+    What a draw raises is its reply's alone. Where the call of all cannot be made, or the device
+    refuses it, each has one of its own, so that whoever is at fault fails alone. Take each token
+    from its stream before the timeline is used otherwise.
     """
     failed: Failed = {}
     drawn: dict[Timeline, PendingDraw] = {}
@@ -59,17 +66,25 @@ def _read(running: Running, drawn: dict[Timeline, PendingDraw]) -> list[Timeline
 
 
 def _launched(timelines: Sequence[Timeline]) -> Failed:
-    """Start on what was read; who failed with it."""
+    """Start on what was read; who failed."""
     started = [one.started for one in timelines if one.started is not None]
     try:
         arrays = [one.arrays() for one in timelines]
         mx.async_eval([one.following for one in started], arrays)  # type: ignore[no-untyped-call]
-    except Exception as error:  # a kernel that is refused, memory that ran out
-        failed: Failed = {}
-        for timeline in timelines:
-            try:
-                timeline.lose(error)
-            except Exception as told:  # the same, or what explains it
-                failed[timeline] = told
-        return failed
+    except Exception:  # a kernel that is refused, memory that ran out: who fails alone says so
+        del started, arrays
+        return _apart(timelines)
     return {}
+
+
+def _apart(timelines: Sequence[Timeline]) -> Failed:
+    """Let each go on alone after a call that failed; who cannot."""
+    failed: Failed = {}
+    # All of them first: a state that is lost holds memory that the others need.
+    drawn = {timeline: timeline.take_back() for timeline in timelines}
+    for timeline, drawing in drawn.items():
+        try:
+            timeline.start_apart(drawing)
+        except Exception as error:  # models and MLX raise their own
+            failed[timeline] = error
+    return failed

@@ -164,7 +164,7 @@ class Timeline(ReadingTimeline):
         """Whether a round may start the next token. The first one of a reply has a call of its own,
         and so have those that a block of drafts may hold."""
         is_free = self.block is None and self.started is None and self.logits is not None
-        return self.draws is not None and is_free
+        return self.draws is not None and is_free and not self.is_apart
 
     def decodes_many(self) -> bool:
         """Whether the next token has company; see `Running.decodes_many`."""
@@ -181,10 +181,21 @@ class Timeline(ReadingTimeline):
         with self._recovering():
             self.started = StartedStep(drawing, *self._started(drawing.token.reshape(1, 1)))
 
-    def lose(self, error: Exception) -> None:
-        """Raise the `error` that started the next token, back at the last complete moment."""
-        with self._recovering():
-            raise error
+    def take_back(self) -> PendingDraw:
+        """The token that was drawn for a call with others that failed; the state is back at its
+        last complete moment, and none of the tokens are lost."""
+        assert self.started is not None
+        drawing = self.started.drawing
+        self.places.release()
+        self._recover()
+        return drawing
+
+    def start_apart(self, drawing: PendingDraw) -> None:
+        """Read again what `take_back` left unread, and start on the token that it gave, alone; so
+        goes the rest of the reply."""
+        self.is_apart = True
+        self.catch_up(None)
+        self.start(drawing)
 
     def draw(self, draws: Draws, row: int | None = None) -> Drawn:
         """The next token, unread; of row `row` of the open block."""

@@ -38,11 +38,14 @@ class TimelineState:
         """Those of the stream under way, while a token is to follow its last one."""
         self.started: StartedStep | None = None
         """The next token, where it was started together with other timelines'; see `rounds`."""
+        self.is_apart = False
+        """Whether the reply under way takes no part in rounds, since one that it was in failed."""
         self._drafts = TimelineDrafts(running.config.vocab_size)
         self.begin_reply()
 
     def begin_reply(self) -> None:
         """Draft as the engine does by now, and notice weights that were replaced."""
+        self.is_apart = False
         self.running.begin_reply()
         if self._drafts.use(self.running.drafting.drafts):
             self._follow()

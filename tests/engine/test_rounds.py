@@ -230,32 +230,78 @@ def test_a_draw_that_fails_ends_its_reply_alone(engine: Engine) -> None:
     assert errors == [type(None), Failing, Failing]
 
 
-def test_what_the_device_refuses_ends_all_of_a_call_and_nothing_else(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    speakers = [speaking(synced(engine, n), 9) for n in (30, 65)]
-    other = speaking(synced(engine, 3), 9)
-    for _ in range(3):
-        one_round(engine, speakers)
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """The device refuses what a round asks of it, once for each that stands here."""
+    wanted: list[None] = []
     own = mx.async_eval
 
     def refused(*arrays: Any) -> None:
-        if isinstance(arrays[0], list) and len(arrays) > 1:
+        if isinstance(arrays[0], list) and len(arrays) > 1 and wanted:
+            wanted.pop()
             raise Failing("out of memory")
         own(*arrays)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(mx, "async_eval", refused)
-        one_round(engine, speakers)
-    assert [str(one.error) for one in speakers] == ["out of memory"] * 2
-    assert [len(one.said) for one in speakers] == [3, 3]
-    in_company(engine, [other])
-    assert other.said == list(synced(engine, 3).stream(9, stop_ids=()))
-    # And both go on where they were.
-    for one, length in zip(speakers, (30, 65), strict=True):
-        expected = [token.id for token in synced(engine, length).stream(6, stop_ids=())]
-        assert one.session.tokens == prompt_of(length) + expected[:3]
-        assert [token.id for token in one.session.stream(3, stop_ids=())] == expected[3:]
+    monkeypatch.setattr(mx, "async_eval", refused)
+    return wanted
+
+
+def test_what_the_device_refuses_each_reads_again_and_goes_on_with(
+    engine: Engine, calls: list[tuple[int, ...]], refusing: list[None]
+) -> None:
+    """By calls of its own, while whoever was not in that round goes on as ever."""
+    begun = [synced(engine, length) for length in (30, 65, 3)]
+    ways = [WAYS[1], WAYS[2], {}]
+    together = [speaking(one.fork(), 9, **way) for one, way in zip(begun, ways, strict=True)]
+    for _ in range(3):
+        one_round(engine, together[:2])
+    refusing.append(None)
+    calls.clear()
+    in_company(engine, together)
+    # The third's first token is its own; read again are the prompt's last token and three more.
+    assert calls[:6] == [(1, 2), (1, 4), (1, 1), (1, 4), (1, 1), (1, 1)]
+    assert set(calls[6:]) == {(1, 1)} and not refusing
+    for one, before, way in zip(together, begun, ways, strict=True):
+        alone = speaking(before.fork(), 9, **way)
+        in_company(engine, [alone])
+        assert one.error is None and one.said == alone.said
+        assert same(arrays(one.session), arrays(alone.session))
+
+
+def test_the_next_reply_of_who_went_on_alone_takes_part_in_rounds(
+    engine: Engine, refusing: list[None]
+) -> None:
+    sessions = [synced(engine, length) for length in (30, 65)]
+    refusing.append(None)
+    in_company(engine, [speaking(one, 3) for one in sessions])
+    again = [speaking(one, 3) for one in sessions]
+    one_round(engine, again)
+    assert len(one_round(engine, again)) == 2
+
+
+def test_who_cannot_be_read_again_ends_alone(engine: Engine, refusing: list[None]) -> None:
+    """And goes on where it was, once it can."""
+    begun = [synced(engine, length) for length in (30, 65, 3)]
+    together = [speaking(one, 9) for one in begun]
+    for _ in range(3):
+        one_round(engine, together)
+    refusing.append(None)
+    line = begun[1]._line
+    own, line.catch_up = line.catch_up, raising("out of memory too")  # type: ignore[method-assign]
+    in_company(engine, together)
+    line.catch_up = own  # type: ignore[method-assign]
+    assert [str(one.error) for one in together] == ["None", "out of memory too", "None"]
+    assert [len(one.said) for one in together] == [9, 3, 9]
+    expected = [token.id for token in synced(engine, 65).stream(6, stop_ids=())]
+    assert begun[1].tokens == prompt_of(65) + expected[:3]
+    assert [token.id for token in begun[1].stream(3, stop_ids=())] == expected[3:]
+
+
+def raising(text: str) -> Callable[..., Any]:
+    def fail(*given: Any) -> None:
+        raise Failing(text)
+
+    return fail
 
 
 def test_a_call_of_other_shapes_is_refused(model: Model) -> None:

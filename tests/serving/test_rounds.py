@@ -80,6 +80,32 @@ def test_an_error_ends_its_request_alone() -> None:
     assert max(serving.model.calls[-20:]) == 4
 
 
+def test_answers_of_a_round_that_the_device_refuses_go_on_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And those that begin later have rounds of their own."""
+    serving, own = Serving(round_rows=8), mx.async_eval
+    requests = [asking(30, temperature=1.0, seed=n) for n in range(5)]
+    given = submitted(serving, requests[:3])
+
+    def refuse(*arrays: Any) -> None:
+        if len(arrays) > 1:
+            monkeypatch.setattr(mx, "async_eval", own)
+            raise RuntimeError("out of memory")
+        own(*arrays)
+
+    monkeypatch.setattr(mx, "async_eval", refuse)
+    serving.model.calls.clear()
+    serving.scheduler.step()
+    # Of each the last token of the prompt and the three, two and one that were said.
+    assert serving.model.calls == [3, 4, 1, 3, 1, 2, 1]
+    given += [serving.submit(*one) for one in zip(PROMPTS[3:], requests[3:], strict=True)]
+    serving.finish()
+    assert 2 in serving.model.calls[7:] and 3 not in serving.model.calls[7:]
+    for prompt, request, (_, outlet) in zip(PROMPTS, requests, given, strict=True):
+        assert said(outlet.of()) == said(alone(prompt, request).of())
+
+
 @pytest.mark.parametrize("lengths", [(40, 9), (14, 30)], ids=str)
 def test_drafts_run_while_one_answers_and_change_no_token_of_a_round(
     lengths: tuple[int, int],
