@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cli import config
 from cli.command_parser import Helped
 from cli.completed_options import backend_of, completed, loading
-from cli.environment import Environment, ExitStatus, own_variables
+from cli.environment import Environment, ExitStatus, own_variables, working_folder
 from cli.kept.draft_times import kept_draft_times
 from cli.kept.expert_uses import kept_expert_uses
 from cli.kept.prefixes import stored_prefixes
@@ -32,6 +32,7 @@ from cli.ranks.run import RanksOfRun, is_started, quiet_worker, ranks_of
 from cli.safe import json_line
 from cli.show.output import PlainOutput
 from cli.standard_output import UnwrittenError, let_go
+from cli.tools.use import toolbox_in
 from cli.worker import Worker
 from dsv4_mlx.errors import Dsv4Error, UsageError
 from dsv4_mlx.files.hub_cache import snapshot_sentence
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cli.models import Load
+    from cli.tools.use import MakeToolbox
     from dsv4_mlx.chat.answer_settings import AnswerSettings
     from dsv4_mlx.chat.conversation import Conversation, Turn
 
@@ -194,8 +196,12 @@ def _answer(
             tell(f"[{note}]")
         return begun
 
+    def tools(preferences: Preferences) -> "MakeToolbox | None":
+        return toolbox_in(working_folder(), chosen.servers) if preferences.tools else None
+
     if options.resume is None:
-        return answer(message, lambda: begin(settings), options, environment)
+        made = tools(preferences)
+        return answer(message, lambda: begin(settings), options, environment, make_toolbox=made)
     root = state_home(environment.variables) / "sessions"
     store = SessionStore(root, kv_budget_bytes=chosen.session_kv_bytes)
     resumed = Resumed(store, options, PlainOutput(environment).note)
@@ -203,7 +209,14 @@ def _answer(
     if problem is not None:
         PlainOutput(environment).note(f"[{problem}]")
     turns, settings = resumed.turns(model.place), preferences.answer_settings(model.settings)
-    return answer(message, lambda: begin(settings, turns), options, environment, resumed)
+    return answer(
+        message,
+        lambda: begin(settings, turns),
+        options,
+        environment,
+        resumed,
+        make_toolbox=tools(preferences),
+    )
 
 
 def _models(

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from io import TextIOWrapper, UnsupportedOperation
+from pathlib import Path
 from typing import Final, TextIO
 
 from cli.standard_output import checked, closed_output
@@ -29,6 +30,16 @@ class ExitStatus(IntEnum):
     ERROR = 1  # something failed; one sentence on stderr says what
     USAGE = 2  # options that do not exist or contradict each other
     INTERRUPTED = 130  # Ctrl-C, 128 + SIGINT as shells count
+
+
+def working_folder() -> Path:
+    """Where this program was started; UsageError where that is gone."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"the working folder cannot be found: {error.strerror}; start in another one."
+        ) from error
 
 
 def _is_terminal(stream: TextIO) -> bool:

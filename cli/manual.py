@@ -104,17 +104,25 @@ _ONCE = """\
 The answer goes to stdout, everything else to stderr. Piped text and files come before the question,
 and what many questions begin with is kept as a cache file: a second question about the same text
 reads only the rest (`cached_tokens` of the `done` event tells). `--json` gives one event per line:
-`progress`, `reasoning_delta`, `text_delta`, `tool_call`, `budget_reached`, `loop_noticed`, `done`,
-and `error` when something failed. The `finish_reason` of `done` is `stop` (the model's own end),
-`length`, `cancelled`, `tool_calls`, `stop_text` (`stop_text` says which) or `loop`. Where tokens
-are guessed ahead (`--draft`, see [speculation.md](speculation.md)), its `draft` has `passes`,
-`drafted`, `accepted` and `saved_s`, and `completion_tokens` is `passes + accepted`; its
-`exact_rows`, where the load looked, is how many rows one pass may have on this GPU. Where
-memory was short for the model's drafts, `drafts_not_loaded` is the sentence that says so. On two
-machines `pipeline` has `ranks` and, of rank 0 and rank 1, `layers` `[from, to)` and `bytes_loaded`.
-Where experts are read from the disk (`--expert-memory`), `experts` has `slots`, those of each
-layer that memory holds, and of prompt and reply `hits`, `misses` and `bytes_read`; `progress` has
-`layers`, those that the prompt has passed and all of them, as it passes a layer at a time.
+`progress`, `reasoning_delta`, `text_delta`, `tool_call`, `tool_result`, `budget_reached`,
+`loop_noticed`, `done`, and `error` when something failed. The `finish_reason` of `done` is `stop`
+(the model's own end), `length`, `cancelled`, `tool_calls`, `stop_text` (`stop_text` says which) or
+`loop`. Where tokens are guessed ahead (`--draft`, see [speculation.md](speculation.md)), its
+`draft` has `passes`, `drafted`, `accepted` and `saved_s`, and `completion_tokens` is `passes +
+accepted`; its `exact_rows`, where the load looked, is how many rows one pass may have on this GPU.
+Where memory was short for the model's drafts, `drafts_not_loaded` is the sentence that says so. On
+two machines `pipeline` has `ranks` and, of rank 0 and rank 1, `layers` `[from, to)` and
+`bytes_loaded`. Where experts are read from the disk (`--expert-memory`), `experts` has `slots`,
+those of each layer that memory holds, and of prompt and reply `hits`, `misses` and `bytes_read`;
+`progress` has `layers`, those that the prompt has passed and all of them, as it passes a layer at a
+time.
+
+With `--tools`, or `tools = true` in the configuration, the model uses its tools here as at the
+prompt, and goes on until it calls none. Nobody is there to be asked: what needs no permission is
+done, as reading files in the working folder, calculating and the tools of MCP servers with `trust`,
+and the rest, as writing and commands, is refused as by a person, which a line on stderr says.
+`--json` tells a `tool_result` (`name`, `result`) after each call, and a `done` after each answer;
+the one without `tool_calls` as its `finish_reason` is the last.
 
 `--expert-memory 20GB` keeps so much of a model's routed experts in memory and reads the others from
 the disk when a token chooses them; `auto` does that for a model that does not fit, with as much as

@@ -330,7 +330,7 @@ CLI_ROOMS = {
     "show": {"kept"},
     "tools": {"show"},
     "machine": {"kept"},
-    "once": {"kept", "show"},
+    "once": {"kept", "show", "tools"},
     "ranks": {"kept", "show", "once", "machine"},
     "talk": {"kept", "show", "tools"},
     "serve": {"kept", "show", "once", "machine", "ranks"},

@@ -10,13 +10,13 @@ from itertools import groupby
 from typing import Any
 
 from cli.environment import Environment, ExitStatus
+from cli.once.tools import ToolResult, TurnEvent
 from cli.safe import json_line
 from cli.show.output import PlainOutput
 from cli.show.plain_view import PlainView
 from dsv4_mlx.chat.events import (
     BudgetReached,
     Done,
-    Event,
     LoopNoticed,
     Progress,
     ReasoningDelta,
@@ -29,6 +29,7 @@ _TYPES = {
     ReasoningDelta: "reasoning_delta",
     TextDelta: "text_delta",
     ToolCall: "tool_call",
+    ToolResult: "tool_result",
     BudgetReached: "budget_reached",
     LoopNoticed: "loop_noticed",
     Done: "done",
@@ -62,19 +63,23 @@ class ExactOutput(PlainOutput):
 
 
 def write_text(
-    events: Iterable[Event], output: PlainOutput, *, reasoning: str = "show"
+    events: Iterable[TurnEvent], output: PlainOutput, *, reasoning: str = "show"
 ) -> ExitStatus:
     """Write an answer for a person; INTERRUPTED if it was stopped."""
     view = PlainView(output, reasoning=reasoning)
     status = ExitStatus.OK
     view.begin()
     for event in events:
+        if isinstance(event, ToolResult):  # of tools only what is called is shown, as at the prompt
+            continue
         view.feed(event)
+        if isinstance(event, Done):
+            view.begin()
         status = _after(event, status)
     return status
 
 
-def write_json(events: Iterable[Event], environment: Environment) -> ExitStatus:
+def write_json(events: Iterable[TurnEvent], environment: Environment) -> ExitStatus:
     """Write every event as one line; INTERRUPTED if the answer was stopped."""
     status = ExitStatus.OK
     for event in events:
@@ -88,10 +93,10 @@ def write_json_error(message: str, environment: Environment) -> None:
     _write_record(environment, {"type": "error", "message": message})
 
 
-def at_once(events: Iterable[Event]) -> Iterator[Event]:
+def at_once(events: Iterable[TurnEvent]) -> Iterator[TurnEvent]:
     """The same answer with all its text in one piece, when the answer is there; only Progress
     comes while it is generated."""
-    held: list[Event] = []
+    held: list[TurnEvent] = []
     for event in events:
         if isinstance(event, Progress):
             yield event
@@ -104,7 +109,7 @@ def at_once(events: Iterable[Event]) -> Iterator[Event]:
             yield from run
 
 
-def as_record(event: Event) -> dict[str, Any]:
+def as_record(event: TurnEvent) -> dict[str, Any]:
     """One event as JSON data: its type's name beside its fields."""
     fields = asdict(event)
     if isinstance(event, ToolCall):
@@ -145,7 +150,7 @@ def _timing(done: Done) -> dict[str, float | None]:
     return {name: None if value is None else round(value, 6) for name, value in seconds.items()}
 
 
-def _after(event: Event, status: ExitStatus) -> ExitStatus:
+def _after(event: TurnEvent, status: ExitStatus) -> ExitStatus:
     is_stopped = isinstance(event, Done) and event.finish_reason == "cancelled"
     return ExitStatus.INTERRUPTED if is_stopped else status
 

@@ -1,7 +1,7 @@
 """One message, one answer: `-p`, text from a pipe, files named with @."""
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +10,13 @@ from cli.environment import Environment, ExitStatus
 from cli.once.answer_output import ExactOutput, at_once, write_json, write_text
 from cli.once.interrupts import stopping_on_interrupt
 from cli.once.resumed import Resumed
+from cli.once.tools import ToolsAlone, TurnEvent
 from cli.options import Options
 from cli.show.output import PlainOutput
-from dsv4_mlx.chat.events import Event
 from dsv4_mlx.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
+    from cli.tools.use import MakeToolbox
     from dsv4_mlx.chat.conversation import Conversation
 
 _PATIENCE_S = 2.0
@@ -72,30 +73,41 @@ def answer(
     options: Options,
     environment: Environment,
     resumed: Resumed | None = None,
+    make_toolbox: "MakeToolbox | None" = None,
 ) -> ExitStatus:
     """Answer one message and leave, in the conversation that `begin` begins and that goes on with
-    `resumed`, if anything is."""
+    `resumed`, if anything is; the model may use the tools that `make_toolbox` makes."""
     output = ExactOutput(environment) if options.raw else PlainOutput(environment)
+    tools = None if make_toolbox is None else ToolsAlone(make_toolbox, output)
     if not options.json:
         output.progress("loading the model")
-    with resumed or nullcontext():
+    with resumed or nullcontext(), nullcontext() if tools is None else closing(tools):
         conversation = begin()
-        with stopping_on_interrupt(conversation.cancel):
+
+        def stop() -> None:
+            if tools is not None:
+                tools.stop()
+            conversation.cancel()
+
+        with stopping_on_interrupt(stop):
+            if tools is not None:
+                tools.offer(conversation)
             if resumed is not None:
                 resumed.begin(conversation, message.text)
             events = conversation.send(message.text, shared=message.shared)
+            turn = events if tools is None else tools.turn(conversation, events)
             try:
-                return _write(events, output, options, environment)
+                return _write(turn, output, options, environment)
             finally:
                 # When the reader has left, the model need not go on; what it said so far is kept.
                 conversation.cancel()
-                events.close()
+                turn.close()
                 if resumed is not None:
                     resumed.end(conversation)
 
 
 def _write(
-    events: Iterator[Event], output: PlainOutput, options: Options, environment: Environment
+    events: Iterator[TurnEvent], output: PlainOutput, options: Options, environment: Environment
 ) -> ExitStatus:
     written = events if options.stream else at_once(events)
     if options.json:

@@ -1,12 +1,12 @@
 """The prompt, put together: a surface, a view on it, and the controller between them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.config import Config
-from cli.environment import Environment, ExitStatus
+from cli.environment import Environment, ExitStatus, working_folder
 from cli.kept.branches import Branches
 from cli.kept.keeping import Keeping
 from cli.kept.private_files import NoHome, state_home
@@ -16,17 +16,16 @@ from cli.opened_model import OpenedModel
 from cli.options import Options
 from cli.preferences import Preferences
 from cli.show.screen.terminal_modes import TerminalModes
-from cli.show.surface import Hooks, Question, Surface, View
+from cli.show.surface import Hooks, Surface, View
 from cli.talk.chat import Chat
 from cli.talk.commands import COMMANDS
 from cli.talk.controller import control
 from cli.talk.resuming import resume
 from cli.talk.welcome import HINT, WELCOME, is_first
-from dsv4_mlx.errors import UsageError
+from cli.tools.use import toolbox_in
 
 if TYPE_CHECKING:
     from cli.show.screen.drafts import Drafts
-    from cli.tools.toolbox import Toolbox
 
 
 def talk(
@@ -38,7 +37,7 @@ def talk(
     preferences: Preferences,
 ) -> ExitStatus:
     """Open the prompt until the person leaves."""
-    folder = _working_folder()
+    folder = working_folder()
     root, problem = _root(environment)
     store = None
     if root is not None and options.keep:
@@ -52,7 +51,7 @@ def talk(
             model,
             preferences,
             Branches(Keeping(store, lambda sentence: view.note(f"[{sentence}]"), view.error)),
-            lambda ask, stopped: _toolbox(folder, ask, stopped, config),
+            toolbox_in(folder, config.servers),
             folder,
             config.status_line,
             config.auto_compact,
@@ -89,15 +88,6 @@ def _hooks(chat: Chat) -> Hooks:
     return Hooks(
         chat.interrupt, chat.next_level, chat.view.unfold_last, arguments, lambda: chat.branch.id
     )
-
-
-def _working_folder() -> Path:
-    try:
-        return Path.cwd()
-    except OSError as error:
-        raise UsageError(
-            f"the working folder cannot be found: {error.strerror}; start in another one."
-        ) from error
 
 
 def _root(environment: Environment) -> tuple[Path | None, str]:
@@ -145,12 +135,4 @@ def _drafts(root: Path | None) -> "Drafts":
     from cli.show.screen.drafts import Drafts
 
     folder = None if root is None else root / "drafts"
-    return Drafts(folder, _working_folder())
-
-
-def _toolbox(
-    folder: Path, ask: Callable[[Question], str], stopped: Callable[[], bool], config: Config
-) -> "Toolbox":
-    from cli.tools.toolbox import Toolbox
-
-    return Toolbox(folder, ask, config.servers, stopped=stopped)
+    return Drafts(folder, working_folder())

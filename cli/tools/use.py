@@ -13,9 +13,24 @@ from dsv4_mlx.chat.messages import ToolCall
 from dsv4_mlx.errors import Dsv4Error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from cli.config_servers import Server
     from cli.tools.toolbox import Toolbox
 
     MakeToolbox = Callable[[Callable[[Question], str], Callable[[], bool]], Toolbox]
+
+
+def toolbox_in(folder: "Path", servers: "Sequence[Server]") -> "MakeToolbox":
+    """Makes the tools that work in `folder`, and those of `servers`."""
+
+    def make(ask: Callable[[Question], str], stopped: Callable[[], bool]) -> "Toolbox":
+        from cli.tools.toolbox import Toolbox
+
+        return Toolbox(folder, ask, servers, stopped=stopped)
+
+    return make
 
 
 class ToolUse:
