@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from cli.serve.allowed_tools import KIND, allowed_tools
 from cli.serve.dialect import DialectContext
 from cli.serve.faults import RequestFault
 from cli.serve.likelihoods import likeliest_of
@@ -15,6 +16,7 @@ from cli.serve.reading import (
     instead_of,
     invalid,
     is_beside,
+    mapping,
     sampling_of,
     texts,
     thinking_of,
@@ -174,16 +176,27 @@ def tool_choice_of(body: Body, tools: tuple[Mapping[str, Any], ...]) -> ToolChoi
         return ToolChoice(choice)
     if choice in ("required", "any"):
         return ToolChoice() if left_out(body) and not tools else ToolChoice("required")
+    names = [tool["function"]["name"] for tool in tools]
+    if isinstance(choice, Mapping) and choice.get("type") == KIND:
+        given = mapping(choice, KIND, "tool_choice.")
+        return allowed_tools(given, f"tool_choice.{KIND}", names, _function_name)
     if _is_elsewhere(choice) and choice.get("type") in left_out(body):
         return ToolChoice()
     function = choice.get("function") if isinstance(choice, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str):
-        raise invalid("tool_choice", "auto, none, required or a function with its name", choice)
-    names = [tool["function"]["name"] for tool in tools]
+        expected = f"auto, none, required, {KIND} or a function with its name"
+        raise invalid("tool_choice", expected, choice)
     if name not in names:
         raise invalid("tool_choice", f"one of the tools {', '.join(names) or '(none)'}", name)
     return ToolChoice("named", name)
+
+
+def _function_name(tool: Body, where: str) -> str:
+    name = mapping(tool, "function", f"{where}.").get("name")
+    if not isinstance(name, str):
+        raise invalid(f"{where}.function.name", "a text", name)
+    return name
 
 
 def answer_format_of(body: Body) -> AnswerFormat:

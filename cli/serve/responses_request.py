@@ -60,7 +60,8 @@ def read_body(
     """What `body` asks for; RequestFault names a field that is wrong."""
     check_model(body, context)
     _check_not_here(body)
-    choice, tools = read_choice(body, read_tools(body))
+    tools = read_tools(body)
+    choice = read_choice(body, tools)
     items, previous = _items(body), _text(body, "previous_response_id")
     reader = ItemReader(seals, context.owner, lambda name: kept.item(context.owner, name))
     if instructions := _text(body, "instructions"):

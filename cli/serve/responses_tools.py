@@ -6,10 +6,11 @@ Tools that OpenAI's servers run themselves, such as its web search, are not here
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cli.serve import allowed_tools
 from cli.serve.reading import Body, invalid
 from dsv4_mlx.files.documents import DocumentError, parse_json, parse_object
 from dsv4_mlx.serving.request import ToolChoice
@@ -51,11 +52,6 @@ class ClientTools:
     def of(self, name: str) -> ClientTool:
         """The tool that the model calls `name`; a function where there is none."""
         return self._by_name.get(name, ClientTool(name))
-
-    def only(self, names: Sequence[str]) -> "ClientTools":
-        """Those of the tools that `names` names."""
-        kept = tuple(one for one in self.definitions if one["name"] in names)
-        return ClientTools(kept, self.left_out, self._by_name)
 
 
 def read_tools(body: Body) -> ClientTools:
@@ -132,25 +128,26 @@ def _told(tool: Body) -> str:
 # Which to call
 
 
-def read_choice(body: Body, tools: ClientTools) -> tuple[ToolChoice, ClientTools]:
-    """Which tools are to be called, and those that may be."""
+def read_choice(body: Body, tools: ClientTools) -> ToolChoice:
+    """Which tools are to be called, or may be."""
     asked = body.get("tool_choice")
     if asked in (None, "auto"):
-        return ToolChoice(), tools
+        return ToolChoice()
     if asked == "none":
-        return ToolChoice("none"), tools
+        return ToolChoice("none")
     if asked == "required":
         is_nothing = tools.left_out and not tools.definitions
-        return ToolChoice() if is_nothing else ToolChoice("required"), tools
+        return ToolChoice() if is_nothing else ToolChoice("required")
     if not isinstance(asked, Mapping):
         raise invalid("tool_choice", "auto, none, required or a tool", asked)
     match asked.get("type"):
         case "function" | "custom":
-            return ToolChoice("named", _flat(asked, "tool_choice")), tools
-        case "allowed_tools":
-            return _allowed(asked, tools)
+            return ToolChoice("named", _flat(asked, "tool_choice"))
+        case allowed_tools.KIND:
+            names = [tool["name"] for tool in tools.definitions]
+            return allowed_tools.allowed_tools(asked, "tool_choice", names, _flat)
         case _:  # a tool that is left out
-            return ToolChoice(), tools
+            return ToolChoice()
 
 
 def _flat(named: Body, where: str) -> str:
@@ -158,19 +155,6 @@ def _flat(named: Body, where: str) -> str:
     if not isinstance(group, str | None):
         raise invalid(f"{where}.namespace", "a name", group)
     return flat_name(_name(named, where), group)
-
-
-def _allowed(asked: Body, tools: ClientTools) -> tuple[ToolChoice, ClientTools]:
-    listed = asked.get("tools")
-    if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
-        raise invalid("tool_choice.tools", "a list of tools", listed)
-    names = [_flat(one, "tool_choice.tools") for one in listed if one.get("name") is not None]
-    mode = asked.get("mode", "auto")
-    if mode not in ("auto", "required"):
-        raise invalid("tool_choice.mode", "auto or required", mode)
-    allowed = tools.only(names)
-    is_held = mode == "required" and allowed.definitions
-    return ToolChoice("required" if is_held else "auto"), allowed
 
 
 # Free text in arguments

@@ -158,7 +158,8 @@ class Constraints:
 
         UsageError for a choice of tools that there are not.
         """
-        bans_calls = request.tool_choice.kind == "none" and bool(request.settings.tools)
+        names, choice = _names(request), request.tool_choice
+        bans_calls = bool(names) and not any(map(choice.allows, names))
         grammar = self._grammar(request)
         if grammar is None and not bans_calls:
             return None
@@ -172,29 +173,32 @@ class Constraints:
             return self._symbols
 
     def _grammar(self, request: GenerationRequest) -> Items | None:
-        choice, tools = request.tool_choice, request.settings.tools
-        names = [str(tool.get("function", tool).get("name")) for tool in tools]
-        if choice.kind == "named":
-            if choice.name not in names:
-                raise UsageError(
-                    f"The tool to call must be one of {', '.join(names) or 'the tools given'}, got "
-                    f"{choice.name!r}."
-                )
-            names = [choice.name]
-        elif choice.kind == "required" and not names:
+        choice, all_names = request.tool_choice, _names(request)
+        names = [name for name in all_names if choice.allows(name)]
+        if choice.kind == "named" and not names:
+            raise UsageError(
+                f"The tool to call must be one of {', '.join(all_names) or 'the tools given'}, got "
+                f"{choice.name!r}."
+            )
+        if choice.kind == "required" and not names:
             raise UsageError("A call is required and no tools are given; give one.")
-        calls: Items | None = None
-        if names and choice.kind != "none":
-            written = CallGrammar(tools, self._tokenizer.control_ids)
-            calls = written.calls(names, several=request.several_calls)
+        answer = _answer(request)
+        if not names:
+            return answer
+        written = CallGrammar(request.settings.tools, self._tokenizer.control_ids)
+        calls = written.calls(names, several=request.several_calls)
         if choice.kind in ("required", "named"):
             return calls
-        answer = _answer(request)
-        if calls is None:
-            return answer
-        if answer is None:
-            return None if request.several_calls else written.at_most_one()
-        return (Either((answer, calls)),)
+        if answer is not None:
+            return (Either((answer, calls)),)
+        if len(names) < len(all_names):
+            return written.text_and(calls)
+        return None if request.several_calls else written.at_most_one()
+
+
+def _names(request: GenerationRequest) -> list[str]:
+    """The names of a request's tools."""
+    return [str(tool.get("function", tool).get("name")) for tool in request.settings.tools]
 
 
 def _answer(request: GenerationRequest) -> Items | None:

@@ -18,6 +18,7 @@ from dsv4_mlx.serving.grammar import (
     OneSymbol,
     Repeated,
     Symbols,
+    optional,
     text,
 )
 from dsv4_mlx.serving.json_grammar import SchemaGrammar, needed_of, types_of
@@ -48,6 +49,11 @@ class CallGrammar:
             Repeated(call, 1, None if several else 1),
             *self._closing("tool_calls"),
         )
+
+    def text_and(self, calls: Items) -> Items:
+        """Any text, which may end in `calls` and has no others in it."""
+        text_alone = OneSymbol(self._anything - {*self._dsml.symbols[:1]})
+        return (Repeated(text_alone), optional(*calls))
 
     def at_most_one(self) -> Items:
         """Anything at all, but after the end of a call only that of its block."""

@@ -257,7 +257,7 @@ def unheld_of(request: GenerationRequest) -> list[str]:
         schemas += [
             one["parameters"]
             for one in functions
-            if one.get("parameters") and choice.name in ("", one.get("name"))
+            if one.get("parameters") and choice.allows(str(one.get("name")))
         ]
     return unheld(schemas)
 

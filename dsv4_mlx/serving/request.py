@@ -19,6 +19,14 @@ class ToolChoice:
 
     kind: Literal["auto", "none", "required", "named"] = "auto"
     name: str = ""
+    allowed: tuple[str, ...] | None = None
+    """Where not all tools may be called, the names of those that may. The others stay in the
+    prompt, so that it begins as ever."""
+
+    def allows(self, name: str) -> bool:
+        """Whether the tool of this name may be called."""
+        is_allowed = self.allowed is None or name in self.allowed
+        return self.kind != "none" and is_allowed and self.name in ("", name)
 
 
 @dataclass(frozen=True)

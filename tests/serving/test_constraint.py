@@ -20,7 +20,7 @@ from dsv4_mlx.errors import UsageError
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine
 from dsv4_mlx.serving.constraint import AnswerConstraint, TokenSymbols
 from dsv4_mlx.serving.dsml_grammar import CallGrammar
-from dsv4_mlx.serving.events import Collected, ServedEvent
+from dsv4_mlx.serving.events import CallBegun, Collected, ServedEvent
 from dsv4_mlx.serving.grammar import GrammarState
 from dsv4_mlx.serving.json_grammar import object_grammar, schema_grammar
 from dsv4_mlx.serving.request import AnswerFormat, GenerationRequest, ToolChoice
@@ -107,6 +107,17 @@ def test_a_call_that_is_asked_for_comes_with_arguments_by_its_schema(kind: Any, 
         assert Schema(SCHEMA, SCHEMA).allows(json.loads(call.arguments))
 
 
+def test_what_is_not_allowed_is_in_the_prompt_all_the_same() -> None:
+    def prompt(choice: ToolChoice) -> tuple[int, ...]:
+        settings = AnswerSettings(Thinking("chat"), tools=TOOLS)
+        engine = fake_engine(FakeModel(vocab_size=tokenizer().vocab_size))
+        service = Service(engine, tokenizer(), "2026-07-31")
+        asked = GenerationRequest([{"role": "user", "content": "Hi"}], settings, tool_choice=choice)
+        return service.prompts.write(asked).tokens
+
+    assert prompt(ToolChoice(allowed=("list",))) == prompt(ToolChoice())
+
+
 def test_reasoning_is_free_and_the_grammar_begins_after_it() -> None:
     events = answered(level="high", budget=20, answer_format=AnswerFormat("schema", SCHEMA))
     reasoning = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
@@ -162,6 +173,23 @@ def test_where_one_call_at_most_is_wanted_text_is_free_and_one_call_comes(
         return sum(isinstance(event, ToolCall) for event in events)
 
     assert called(several=False) == 1 < called(several=True)
+
+
+@pytest.mark.parametrize("kind", ["auto", "required"])
+@pytest.mark.parametrize("allowed", ["list", "read"])
+@pytest.mark.parametrize("several", [True, False])
+def test_only_what_is_allowed_is_called(kind: Any, allowed: str, several: bool) -> None:
+    choice = ToolChoice(kind, allowed=(allowed,))
+    options = {"tools": TOOLS, "tool_choice": choice, "several_calls": several}
+    events = answered(model=Repeating, **options)
+    assert text(events).startswith("Well.") is (kind == "auto")
+    called = [event.name for event in events if isinstance(event, CallBegun)]
+    assert set(called) == {allowed} and (several or len(called) == 1)
+
+
+def test_where_nothing_is_allowed_nothing_is_called() -> None:
+    events = answered(tools=TOOLS, model=Calling, tool_choice=ToolChoice(allowed=()))
+    assert not any(isinstance(event, CallBegun) for event in events) and text(events)
 
 
 def test_a_call_of_which_the_end_only_seems_to_come_goes_on(symbols: TokenSymbols) -> None:

@@ -8,6 +8,7 @@ from cli.serve.chat_completions import ChatCompletions
 from cli.serve.faults import RequestFault
 from dsv4_mlx.chat.events import BudgetReached, Done, LoopNoticed, Usage
 from dsv4_mlx.scripted.script import ScriptedReply
+from dsv4_mlx.serving.request import ToolChoice
 from tests.cli.serve.driven import context
 from tests.cli.serve.served_app import Answer, Client, Served, asked, script
 
@@ -187,6 +188,39 @@ def test_tools_that_are_no_functions_are_left_out_and_named() -> None:
     listing = {"type": "function", "function": {"name": "ls"}}
     assert read("required", listing).request.tool_choice.kind == "required"
     assert read(listing, listing).request.tool_choice.name == "ls"
+
+
+def allowing(mode: str, *names: str) -> dict[str, Any]:
+    """The choice by which some functions may be called."""
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (allowing("auto", "rm", "ls"), ToolChoice(allowed=("ls", "rm"))),
+        (allowing("required", "rm"), ToolChoice("required", allowed=("rm",))),
+        (allowing("required"), ToolChoice(allowed=())),
+        (allowing("required", "mv"), "tool_choice.allowed_tools.tools"),
+        (allowing("never", "ls"), "tool_choice.allowed_tools.mode"),
+        ({"type": "allowed_tools", "allowed_tools": []}, "tool_choice.allowed_tools"),
+        ({"type": "allowed_tools"}, "tool_choice.allowed_tools.tools"),
+    ],
+)
+def test_some_of_the_tools_may_be_called_and_all_are_in_the_prompt(
+    choice: Any, expected: ToolChoice | str
+) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("ls", "rm")]
+    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": tools}
+    body["tool_choice"] = choice
+    if isinstance(expected, str):
+        with pytest.raises(RequestFault) as raised:
+            ChatCompletions().read(body, context())
+        assert raised.value.fault.field == expected
+    else:
+        request = ChatCompletions().read(body, context()).request
+        assert (request.tool_choice, len(request.settings.tools)) == (expected, 2)
 
 
 def test_fields_that_nobody_knows_are_passed_over() -> None:

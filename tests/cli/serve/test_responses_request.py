@@ -152,11 +152,24 @@ def test_which_tools_are_called(asked: Any, choice: ToolChoice) -> None:
     assert read(tools=[LOOK, PATCH, SEARCH], tool_choice=asked).tool_choice == choice
 
 
-def test_of_allowed_tools_the_others_are_not_there() -> None:
-    allowed = {"type": "allowed_tools", "mode": "required", "tools": [PATCH]}
-    request = read(tools=[LOOK, PATCH], tool_choice=allowed)
-    assert [tool["name"] for tool in request.settings.tools] == ["patch"]
-    assert request.tool_choice == ToolChoice("required")
+@pytest.mark.parametrize(
+    ("mode", "tools", "choice"),
+    [
+        ("required", [PATCH], ToolChoice("required", allowed=("patch",))),
+        ("auto", [PATCH, LOOK], ToolChoice(allowed=("look", "patch"))),
+        ("required", [SEARCH], ToolChoice(allowed=())),
+    ],
+)
+def test_of_allowed_tools_the_others_stay_in_the_prompt(
+    mode: str, tools: list[Any], choice: ToolChoice
+) -> None:
+    allowed = {"type": "allowed_tools", "mode": mode, "tools": tools}
+    request = read(tools=[LOOK, PATCH, SEARCH], tool_choice=allowed)
+    assert [tool["name"] for tool in request.settings.tools] == ["look", "patch"]
+    assert request.tool_choice == choice
+
+
+def test_a_call_is_not_required_where_no_tool_is_here() -> None:
     assert read(tools=[SEARCH], tool_choice="required").tool_choice == ToolChoice()
 
 
