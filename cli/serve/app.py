@@ -45,7 +45,7 @@ from cli.serve.served_model import ServedModel
 from cli.serve.trace import Trace
 from dsv4_mlx.chat.answer_settings import AnswerSettings
 from dsv4_mlx.errors import Dsv4Error, PipelineError
-from dsv4_mlx.serving.json_grammar import unheld_of
+from dsv4_mlx.serving.unheld import unheld_of
 
 _MOST_CLIENT: Final = 40
 _COUNTING_S: Final = 2.0
@@ -144,7 +144,8 @@ class ServedApp:
             if self.trace is not None:
                 self.trace.request(watch.record.number, scope["path"], body)
             asked = await asyncio.to_thread(dialect.read, body, self.context(scope["owner"]))
-            watch.record.passed_over = (*asked.passed_over, *unheld_of(asked.request))
+            not_held = await asyncio.to_thread(unheld_of, asked.request)
+            watch.record.passed_over = (*asked.passed_over, *not_held)
         except Dsv4Error as error:
             watch.end(_fault_of(error), False)
             await self._refuse(dialect, error, send)

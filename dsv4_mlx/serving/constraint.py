@@ -154,9 +154,10 @@ class Constraints:
     def of(
         self, request: GenerationRequest, *, thinks: bool
     ) -> Callable[[], AnswerConstraint] | None:
-        """Makes the constraint of each answer to `request`; None where it may be anything.
+        """Makes the constraint of each answer to `request`; None where it may be anything. The
+        grammar is made here; on the model's thread it is only followed.
 
-        UsageError for a choice of tools that there are not.
+        UsageError for a choice of tools that there are not, or a schema of too many alternatives.
         """
         names, choice = _names(request), request.tool_choice
         bans_calls = bool(names) and not any(map(choice.allows, names))
@@ -186,14 +187,13 @@ class Constraints:
         if not names:
             return answer
         written = CallGrammar(request.settings.tools, self._tokenizer.control_ids)
+        has_to_call, is_narrow = choice.kind in ("required", "named"), len(names) < len(all_names)
+        if not (has_to_call or is_narrow or answer is not None):
+            return None if request.several_calls else written.at_most_one()
         calls = written.calls(names, several=request.several_calls)
-        if choice.kind in ("required", "named"):
+        if has_to_call:
             return calls
-        if answer is not None:
-            return (Either((answer, calls)),)
-        if len(names) < len(all_names):
-            return written.text_and(calls)
-        return None if request.several_calls else written.at_most_one()
+        return written.text_and(calls) if answer is None else (Either((answer, calls)),)
 
 
 def _names(request: GenerationRequest) -> list[str]:

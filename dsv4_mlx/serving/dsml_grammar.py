@@ -14,15 +14,16 @@ from dsv4_mlx.serving.grammar import (
     GrammarItem,
     GrammarRule,
     Items,
-    Members,
     OneSymbol,
     Repeated,
     Symbols,
+    members,
     optional,
     text,
 )
-from dsv4_mlx.serving.json_grammar import SchemaGrammar, needed_of, types_of
+from dsv4_mlx.serving.json_grammar import SchemaGrammar, alternatives, needed_of, types_of
 from dsv4_mlx.serving.string_grammar import string_items
+from dsv4_mlx.serving.words import Words
 
 
 class CallGrammar:
@@ -93,11 +94,12 @@ class CallGrammar:
         properties = schema.get("properties")
         named = properties if isinstance(properties, Mapping) else {}
         grammar = SchemaGrammar(root)
-        members = {
+        parameters = {
             str(name): self._parameter(str(name), content, root, grammar)
             for name, content in named.items()
         }
-        return Members.all_of(members, needed_of(schema), (text("\n"),))
+        grammar.finish()
+        return members(parameters, needed_of(schema), (text("\n"),))
 
     def _parameter(self, name: str, content: object, root: object, grammar: SchemaGrammar) -> Items:
         opening: Items = (text("<"), self._dsml, text(f'parameter name="{name}" string="'))
@@ -114,7 +116,7 @@ class CallGrammar:
         if (parts := _parts(content, root)) is not None:
             return [way for part in parts for way in self._strings(part, root)]
         if (choices := _choices(content)) is not None:
-            return [(text(one),) for one in choices if isinstance(one, str)]
+            return _words([one for one in choices if isinstance(one, str)])
         return [string_items(content, BARE)] if "string" in types_of(content) else []
 
     def _closing(self, name: str) -> tuple[Symbols, ...]:
@@ -128,7 +130,7 @@ def _others(content: object, root: object, grammar: SchemaGrammar) -> list[Items
     if (parts := _parts(content, root)) is not None:
         return [way for part in parts for way in _others(part, root, grammar)]
     if (choices := _choices(content)) is not None:
-        return [(text(to_json(one)),) for one in choices if not isinstance(one, str)]
+        return _words([to_json(one) for one in choices if not isinstance(one, str)])
     kinds = [kind for kind in types_of(content) if kind != "string"]
     if content.get("nullable") is True:
         kinds.append("null")
@@ -136,14 +138,17 @@ def _others(content: object, root: object, grammar: SchemaGrammar) -> list[Items
     return [grammar.value({**rest, "type": [kind]}) for kind in dict.fromkeys(kinds)]
 
 
+def _words(texts: Sequence[str]) -> list[Items]:
+    """One of these texts; no way at all where there is none."""
+    return [(Words.one_of(texts),)] if texts else []
+
+
 def _parts(content: Mapping[str, Any], root: object) -> list[object] | None:
     """The schemas of which a value fits one, where there are several or it is elsewhere."""
     if isinstance(content.get("$ref"), str):
         return [resolve(content, root) or {}]
-    for keyword in ("anyOf", "oneOf"):
-        if isinstance(content.get(keyword), list) and content[keyword]:
-            return list(content[keyword])
-    return None
+    found = alternatives(content)
+    return None if found is None else found[1]
 
 
 def _choices(content: Mapping[str, Any]) -> list[object] | None:

@@ -7,9 +7,11 @@ when a token turns out to be none that fits.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, TypeAlias, Union
+
+from dsv4_mlx.serving.words import Members, Word, WordList, Words
 
 FIRST_CONTROL: Final = 256
 """The symbol of control token id 0."""
@@ -46,27 +48,6 @@ class Repeated:
 
 
 @dataclass(frozen=True)
-class Members:
-    """Each of these named sequences at most once, in any order, `between` two of them; those that
-    are `needed` have to come. `left` are the names of those that may come yet."""
-
-    choices: "Mapping[str, Items]" = field(compare=False, repr=False)
-    needed: frozenset[str]
-    left: frozenset[str]
-    between: "Items" = field(default=(), compare=False, repr=False)
-    is_first: bool = True
-    of: int = 0
-    """Tells the members of one grammar from those of another."""
-
-    @classmethod
-    def all_of(
-        cls, choices: "Mapping[str, Items]", needed: frozenset[str], between: "Items"
-    ) -> "Members":
-        """The members before any of them has come."""
-        return cls(choices, needed, frozenset(choices), between, of=id(choices))
-
-
-@dataclass(frozen=True)
 class GrammarRule:
     """A sequence that is made when it is needed, so that it may hold itself; `name` tells it from
     others of its grammar."""
@@ -76,7 +57,9 @@ class GrammarRule:
     """Gives the same sequence each time."""
 
 
-GrammarItem: TypeAlias = Union[Symbols, OneSymbol, Either, Repeated, Members, GrammarRule]  # noqa: UP007
+GrammarItem: TypeAlias = Union[  # noqa: UP007
+    Symbols, OneSymbol, Either, Repeated, Members, Words, GrammarRule
+]
 Items: TypeAlias = tuple[GrammarItem, ...]
 Stack: TypeAlias = Items
 """What has to follow; empty at the end."""
@@ -87,7 +70,7 @@ class GrammarState:
     """What may follow what was read: nothing at all where there is no stack."""
 
     stacks: frozenset[Stack]
-    """Each begins with symbols, or is empty."""
+    """Each begins with symbols or with words, or is empty."""
 
     @classmethod
     def at(cls, items: Items) -> "GrammarState":
@@ -135,6 +118,26 @@ def optional(*items: GrammarItem) -> Either:
     return Either((items, ()))
 
 
+def members(choices: "Mapping[str, Items]", needed: frozenset[str], between: "Items") -> Members:
+    """Each of the named sequences at most once, in any order, `between` two of them; those that are
+    `needed` have to come. Every one begins with symbols by which it is told from the others."""
+    split = {name: _split(items) for name, items in choices.items()}
+    listed = WordList.of(dict(split.values()))
+    places = {word: place for place, word in enumerate(listed.words)}
+    bits = sum(1 << places[split[name][0]] for name in needed)
+    return Members(listed, bits, listed.all, between)
+
+
+def _split(items: Items) -> tuple[Word, Items]:
+    """The symbols that a sequence begins with, and the rest."""
+    word: list[int] = []
+    for place, item in enumerate(items):
+        if not isinstance(item, Symbols):
+            return tuple(word), items[place:]
+        word += item.symbols
+    return tuple(word), ()
+
+
 @lru_cache(maxsize=1 << 14)
 def _after(stacks: frozenset[Stack], symbol: int) -> frozenset[Stack]:
     """Kept for a while: inside of a string the same state comes back with every character."""
@@ -150,6 +153,9 @@ def _past(stack: Stack, symbol: int) -> Iterable[Stack]:
             return ()
         left = first.symbols[1:]
         return ((Symbols(left), *rest) if left else rest,)
+    if isinstance(first, Words):
+        narrowed = first.after(symbol)
+        return () if narrowed is None else ((narrowed, *rest),)
     assert isinstance(first, OneSymbol)
     return (rest,) if symbol in first.symbols else ()
 
@@ -158,11 +164,13 @@ def _firsts(stack: Stack) -> Iterable[int]:
     if not stack:
         return ()
     first = stack[0]
+    if isinstance(first, Words):
+        return first.following()
     return first.symbols[:1] if isinstance(first, Symbols) else first.symbols  # type: ignore[union-attr]
 
 
 def _opened(stacks: Iterable[Stack]) -> frozenset[Stack]:
-    """The same stacks with symbols at their beginning, or empty."""
+    """The same stacks with symbols or words at their beginning, or empty."""
     waiting, seen, found = list(stacks), set[Stack](), set[Stack]()
     while waiting:
         stack = waiting.pop()
@@ -173,6 +181,11 @@ def _opened(stacks: Iterable[Stack]) -> frozenset[Stack]:
             found.add(stack)
         elif isinstance(stack[0], Symbols):
             found.add(stack) if stack[0].symbols else waiting.append(stack[1:])
+        elif isinstance(stack[0], Words):
+            if stack[0].goes_on:
+                found.add(stack)
+            if (behind := stack[0].rest) is not None:
+                waiting.append((*behind, *stack[1:]))
         else:
             waiting += [(*choice, *stack[1:]) for choice in _choices(stack[0])]
     return frozenset(found)
@@ -190,16 +203,7 @@ def _choices(item: GrammarItem) -> Sequence[Items]:
             again = (one, Repeated(one, max(0, least - 1), left))
             return (again,) if least else (again, ())
         case Members():
-            return _members(item)
+            return item.ways()
         case GrammarRule():
             return (item.make(),)
     raise AssertionError(item)
-
-
-def _members(item: Members) -> Sequence[Items]:
-    ways: list[Items] = [] if item.needed else [()]
-    before = () if item.is_first else item.between
-    for name in sorted(item.left):
-        rest = replace(item, needed=item.needed - {name}, left=item.left - {name}, is_first=False)
-        ways.append((*before, *item.choices[name], rest))
-    return ways

@@ -4,7 +4,7 @@ A schema's structure is held to: types, `properties` in any order, `required`, `
 `items` and `prefixItems` with `minItems` and `maxItems`, `enum`, `const`, `anyOf`, `oneOf`,
 `allOf`, `nullable` and references within the schema, also to themselves; what strings are, see
 `string_grammar`, and bounds of numbers, see `number_grammar`. Where properties are named there are
-no others. What narrows a value further is not held to; `unheld` of a schema names it.
+no others. What narrows a value further is not held to; `unheld` names it.
 
 That is what tools of agents and structured answers ask for, so no engine of grammars of others is
 needed beside it; theirs would know nothing of DSML, of which JSON is but the arguments.
@@ -16,36 +16,25 @@ from functools import cache
 from typing import Any, Final
 
 from dsv4_mlx.chat.schema import resolve
+from dsv4_mlx.errors import UsageError
 from dsv4_mlx.serving.character_grammar import QUOTED
 from dsv4_mlx.serving.grammar import (
     Either,
     GrammarRule,
     Items,
-    Members,
     OneSymbol,
     Repeated,
     either,
+    members,
     text,
 )
-from dsv4_mlx.serving.number_grammar import INTEGER, NUMBER, number_items, unheld_of_numbers
-from dsv4_mlx.serving.request import GenerationRequest
-from dsv4_mlx.serving.string_grammar import string_items, unheld_of_strings
+from dsv4_mlx.serving.number_grammar import INTEGER, NUMBER, number_items
+from dsv4_mlx.serving.string_grammar import string_items
+from dsv4_mlx.serving.words import Words
 
-_UNHELD: Final = (
-    "multipleOf",
-    "uniqueItems",
-    "contains",
-    "patternProperties",
-    "minProperties",
-    "maxProperties",
-    "not",
-    "if",
-    "dependentRequired",
-)
-_NAMED: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-"""Keywords under which schemas have names of their own."""
-_DATA: Final = ("enum", "const", "default", "example", "examples", "required")
 _MOST_SPACES: Final = 24
+MOST_ALTERNATIVES: Final = 500
+"""Every token is followed through all of them, on the model's thread."""
 
 
 STRING: Final[Items] = (text('"'), Repeated(QUOTED.any), text('"'))
@@ -95,11 +84,17 @@ class SchemaGrammar:
     def __init__(self, root: object) -> None:
         self._root = root
         self._known: dict[str, Items] = {}
+        self._waiting: dict[str, object] = {}
 
     def _referred(self, reference: str, target: object) -> Items:
         if reference not in self._known:
             self._known[reference] = self.value(target)
         return self._known[reference]
+
+    def finish(self) -> None:
+        """Make now what references stand for, so that nobody who follows the grammar has to."""
+        while self._waiting:
+            self._referred(*self._waiting.popitem())
 
     def value(self, content: object) -> Items:
         """What `content`, a part of the schema, allows."""
@@ -115,20 +110,22 @@ class SchemaGrammar:
         if isinstance(reference, str):
             target = resolve(content, self._root)
             name = f"{id(self._root)} {reference}"
+            if reference not in self._known:
+                self._waiting[reference] = target
             yield (GrammarRule(name, lambda: self._referred(reference, target)),)
             return
         if "const" in content:
             yield (text(_written(content["const"])),)
             return
         if isinstance(content.get("enum"), list) and content["enum"]:
-            yield from ((text(_written(one)),) for one in content["enum"])
+            yield (Words.one_of(map(_written, content["enum"])),)
             return
-        for keyword in ("anyOf", "oneOf"):
-            if isinstance(content.get(keyword), list) and content[keyword]:
-                rest = {key: one for key, one in content.items() if key != keyword}
-                for part in content[keyword]:
-                    yield self.value({**rest, **part} if isinstance(part, Mapping) else rest)
-                return
+        if (found := alternatives(content)) is not None:
+            keyword, parts = found
+            rest = {key: one for key, one in content.items() if key != keyword}
+            for part in parts:
+                yield self.value({**rest, **part} if isinstance(part, Mapping) else rest)
+            return
         if isinstance(content.get("allOf"), list) and content["allOf"]:
             yield self.value(self._merged(content))
             return
@@ -190,11 +187,11 @@ class SchemaGrammar:
             names = content.get("propertyNames")
             name = self.value({"type": "string", **names}) if isinstance(names, Mapping) else STRING
             return _listed("{", (*name, *_COLON, *self.value(others)), "}")
-        members = {
+        choices = {
             str(name): (text(_written(str(name))), *_COLON, *self.value(one))
             for name, one in properties.items()
         }
-        inside = Members.all_of(members, needed_of(content), _COMMA)
+        inside = members(choices, needed_of(content), _COMMA)
         return (text("{"), *_SPACE, inside, *_SPACE, text("}"))
 
 
@@ -205,6 +202,21 @@ def _both(keyword: str, one: object, other: object) -> object:
     if keyword == "required" and isinstance(one, list) and isinstance(other, list):
         return [*one, *other]
     return other
+
+
+def alternatives(content: Mapping[str, Any]) -> tuple[str, list[object]] | None:
+    """The schemas of `anyOf` or `oneOf`, of which a value fits one, and which it is. UsageError for
+    more than can be followed at once."""
+    for keyword in ("anyOf", "oneOf"):
+        listed = content.get(keyword)
+        if isinstance(listed, list) and listed:
+            if len(listed) > MOST_ALTERNATIVES:
+                raise UsageError(
+                    f"{keyword} of a schema may list {MOST_ALTERNATIVES} alternatives, got "
+                    f"{len(listed):,}; list fewer, or values in an enum."
+                )
+            return keyword, listed
+    return None
 
 
 def types_of(content: Mapping[str, Any]) -> Sequence[str]:
@@ -227,41 +239,6 @@ def needed_of(content: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name for name in listed if isinstance(name, str) and name in names)
 
 
-def unheld(content: object) -> list[str]:
-    """Keywords of a schema that its grammar does not hold to, each once."""
-    found: dict[str, None] = {}
-    waiting = [content]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, Mapping):
-            found |= dict.fromkeys(key for key in _UNHELD if key in part)
-            found |= dict.fromkeys(unheld_of_strings(part, QUOTED))
-            kinds = [kind for kind in types_of(part) if kind in ("integer", "number")]
-            found |= dict.fromkeys(key for kind in kinds for key in unheld_of_numbers(part, kind))
-            for key, one in part.items():
-                if key in _NAMED and isinstance(one, Mapping):
-                    waiting += one.values()
-                elif key not in _DATA:
-                    waiting.append(one)
-        elif isinstance(part, list):
-            waiting += part
-    return list(found)
-
-
-def unheld_of(request: GenerationRequest) -> list[str]:
-    """Keywords of schemas that an answer to `request` should be held to and is not, each once: of
-    its format, and of the parameters of tools that have to be called."""
-    choice, schemas = request.tool_choice, [request.answer_format.schema]
-    if choice.kind in ("required", "named"):
-        functions = [tool.get("function", tool) for tool in request.settings.tools]
-        schemas += [
-            one["parameters"]
-            for one in functions
-            if one.get("parameters") and choice.allows(str(one.get("name")))
-        ]
-    return unheld(schemas)
-
-
 def object_grammar() -> Items:
     """Any JSON object."""
     return (*_SPACE, ANY_OBJECT, *_SPACE)
@@ -269,7 +246,10 @@ def object_grammar() -> Items:
 
 def schema_grammar(schema: object) -> Items:
     """JSON that `schema` allows."""
-    return (*_SPACE, *SchemaGrammar(schema).value(schema), *_SPACE)
+    grammar = SchemaGrammar(schema)
+    value = grammar.value(schema)
+    grammar.finish()
+    return (*_SPACE, *value, *_SPACE)
 
 
 def _written(value: object) -> str:

@@ -103,6 +103,7 @@ class Service:
         """
         request.shifts.check_tokens(self._vocabulary)
         prompt = self.prompts.write(request)
+        self._engine.check(prompt.tokens)  # a schema that no context holds needs no grammar
         thinks = request.settings.effective_thinking.mode == "thinking" and not prompt.goes_on
         held = self.constraints.of(request, thinks=thinks)
         return self.scheduler.submit(request, prompt, outlet, held)

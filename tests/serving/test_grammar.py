@@ -14,7 +14,8 @@ from dsv4_mlx.chat.schema import Schema
 from dsv4_mlx.chat.tokens import DSML
 from dsv4_mlx.serving.dsml_grammar import CallGrammar
 from dsv4_mlx.serving.grammar import FIRST_CONTROL, GrammarState, Items
-from dsv4_mlx.serving.json_grammar import object_grammar, schema_grammar, unheld
+from dsv4_mlx.serving.json_grammar import object_grammar, schema_grammar
+from dsv4_mlx.serving.unheld import unheld
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(max_size=8),

@@ -1,0 +1,60 @@
+"""What a schema says and its grammar does not hold to, by name."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from dsv4_mlx.serving.character_grammar import QUOTED
+from dsv4_mlx.serving.json_grammar import types_of
+from dsv4_mlx.serving.number_grammar import unheld_of_numbers
+from dsv4_mlx.serving.request import GenerationRequest
+from dsv4_mlx.serving.string_grammar import unheld_of_strings
+
+_UNHELD: Final = (
+    "multipleOf",
+    "uniqueItems",
+    "contains",
+    "patternProperties",
+    "minProperties",
+    "maxProperties",
+    "not",
+    "if",
+    "dependentRequired",
+)
+_NAMED: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords under which schemas have names of their own."""
+_DATA: Final = ("enum", "const", "default", "example", "examples", "required")
+
+
+def unheld(content: object) -> list[str]:
+    """Keywords of a schema that its grammar does not hold to, each once."""
+    found: dict[str, None] = {}
+    waiting = [content]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            found |= dict.fromkeys(key for key in _UNHELD if key in part)
+            found |= dict.fromkeys(unheld_of_strings(part, QUOTED))
+            kinds = [kind for kind in types_of(part) if kind in ("integer", "number")]
+            found |= dict.fromkeys(key for kind in kinds for key in unheld_of_numbers(part, kind))
+            for key, one in part.items():
+                if key in _NAMED and isinstance(one, Mapping):
+                    waiting += one.values()
+                elif key not in _DATA:
+                    waiting.append(one)
+        elif isinstance(part, list):
+            waiting += part
+    return list(found)
+
+
+def unheld_of(request: GenerationRequest) -> list[str]:
+    """Keywords of schemas that an answer to `request` should be held to and is not, each once: of
+    its format, and of the parameters of tools that have to be called."""
+    choice, schemas = request.tool_choice, [request.answer_format.schema]
+    if choice.kind in ("required", "named"):
+        functions = [tool.get("function", tool) for tool in request.settings.tools]
+        schemas += [
+            one["parameters"]
+            for one in functions
+            if one.get("parameters") and choice.allows(str(one.get("name")))
+        ]
+    return unheld(schemas)
