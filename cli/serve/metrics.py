@@ -35,7 +35,7 @@ def cache_figures(service: "Service") -> CacheFigures:
     held = replace(held, reserved_bytes=service.scheduler.load.reserved_bytes)
     if tier is None:
         return held
-    written = tier.written_bytes
+    written = tier.hourly.total
     return replace(held, disk_bytes=tier.nbytes, disk_files=len(tier), disk_written_bytes=written)
 
 

@@ -17,6 +17,7 @@ The file is data only and is written whole or not at all.
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -33,6 +34,7 @@ from dsv4_mlx.cache.snapshots import Snapshot, snapshot_at
 from dsv4_mlx.errors import CacheError, CheckpointError
 from dsv4_mlx.files.documents import DocumentError, parse_json
 from dsv4_mlx.files.file_systems import FileSystem
+from dsv4_mlx.files.finishing import Finishing, finish
 from dsv4_mlx.files.paths import utf8_spelling
 from dsv4_mlx.files.safetensors_files import read_header
 from dsv4_mlx.release.config import DeepseekV4Config
@@ -109,23 +111,37 @@ def _require_single(cache: Sequence[LayerCache], tokens: Sequence[int]) -> None:
 
 
 def _write(path: Path, arrays: dict[str, mx.array], header: dict[str, str]) -> None:
-    """Write a whole file in the place of an older one, or raise and leave that."""
-    files = FileSystem()
+    """Write a whole file in the place of an older one, or raise and leave that; what comes after
+    the arrays may be done later, see `files.finishing`."""
     # MLX appends .safetensors to any other ending.
     partial = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
-    try:
+    with ExitStack() as leaving:
+        leaving.callback(partial.unlink, missing_ok=True)
         os.close(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
-        with utf8_spelling(partial.parent) as folder:
-            mx.save_safetensors(f"{folder}/{partial.name}", arrays, header)
-        cache_seal.close(partial)
-        with open(partial, "rb") as file:
-            files.sync(file.fileno(), partial)
-        files.replace(partial, path)
-    except RuntimeError as error:
-        # MLX's own word for a full disk.
-        raise CacheError(f"{path} could not be written ({error}); free disk space.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        try:
+            with utf8_spelling(partial.parent) as folder:
+                mx.save_safetensors(f"{folder}/{partial.name}", arrays, header)
+        except RuntimeError as error:
+            # MLX's own word for a full disk.
+            raise CacheError(f"{path} could not be written ({error}); free disk space.") from error
+        leaving.pop_all()
+    finish(_closing(partial, path))
+
+
+def _closing(partial: Path, path: Path) -> Finishing:
+    """Gives a written file its sum and its name, or removes it; no array is needed."""
+
+    def close() -> None:
+        files = FileSystem()
+        try:
+            cache_seal.close(partial)
+            with open(partial, "rb") as file:
+                files.sync(file.fileno(), partial)
+            files.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    return close
 
 
 def _fixed_arrays(place: Snapshot) -> dict[str, mx.array]:

@@ -20,6 +20,7 @@ from dsv4_mlx.cache import CacheBytes, CacheOutline, DraftState
 from dsv4_mlx.engine.engine import Engine
 from dsv4_mlx.errors import CacheError
 from dsv4_mlx.files.documents import content_of, parse_json
+from dsv4_mlx.files.finishing import finish
 from dsv4_mlx.release.config import FLASH, DeepseekV4Config
 
 NextToken = Callable[[Sequence[int]], int]
@@ -156,10 +157,14 @@ class FakeCaches:
         arrays = {name: array.tolist() for name, array in beside.items()}
         grown = cache[0].history[since:], tokens[since:]
         content = [fingerprint, *grown, notes, arrays, offsets, parent, since]
-        partial = Path(path).with_name(f".{Path(path).name}.safetensors")
-        partial.touch(0o600)
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        partial.replace(path)
+        unfinished = Path(path).with_name(f".{Path(path).name}.safetensors")
+        unfinished.touch(0o600)
+        unfinished.write_text(json.dumps(content), encoding="utf-8")
+
+        def name() -> None:
+            unfinished.replace(path)
+
+        finish(name)
 
     def outline(self, path: str | Path) -> CacheOutline:
         found, _, tokens, _, _, offsets, parent, since = _content(path)

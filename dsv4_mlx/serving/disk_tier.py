@@ -2,10 +2,10 @@
 
 After an answer the timeline is written as a cache file that goes on from the file of the place
 where it began (`cache.pieces`); what many prompts begin with is a file of its own, which others go
-on from. A file is written whole or not at all and is named by a hash of its tokens, its model and
-its owner, so whatever a kill leaves behind is found by its name or removed; nothing else is kept
-beside the files. They are read when a prompt comes to them, and one that is damaged goes, with
-those that go on from it.
+on from. A file is written whole or not at all, see `disk_writer`, and named by a hash of its
+tokens, its model and its owner, so whatever a kill leaves behind is found by its name or removed;
+nothing else is kept beside the files. They are read when a prompt comes to them, and one that is
+damaged goes, with those that go on from it.
 
 The files that nobody came to for longest go first, and of a chain the last one.
 """
@@ -14,7 +14,8 @@ import hashlib
 import os
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Final
 
 from dsv4_mlx.cache.pieces import CacheOutline
 from dsv4_mlx.errors import CacheError
-from dsv4_mlx.serving.stored import StoredFile, StoredPlace, tokens_of
+from dsv4_mlx.serving.disk_writer import DiskWriter, HourlyBytes, Writing
+from dsv4_mlx.serving.stored import StoredFile, StoredPlace, name_of, tokens_of
 from dsv4_mlx.serving.token_tree import TokenTree
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ LEAST_TOKENS: Final = 256
 _LONGEST_CHAIN: Final = 64
 """Files that go on from one another; after so many one is written whole."""
 _PLACE_BYTES: Final = 1 << 26
-_HOUR_S: Final = 3600.0
 MOST_PER_HOUR: Final = 10 * 10**9
 """Bytes written in an hour, so that no client wears a disk out: around the clock 88 TB a year."""
 
@@ -51,21 +52,22 @@ class DiskTier:
         clock: Callable[[], float],
         most_per_hour: int = MOST_PER_HOUR,
         least_tokens: int = LEAST_TOKENS,
+        hand: Executor | None = None,
     ) -> None:
         """At most `budget_bytes` of files, and `most_per_hour` bytes written in an hour of `clock`.
+        `hand` finishes them one after the other on a thread of its own, where one is given.
 
         OSError for a folder that cannot be made or read.
         """
-        self.budget_bytes, self.most_per_hour = budget_bytes, most_per_hour
-        self.written_bytes = 0
-        """Bytes written since it was opened."""
+        self.budget_bytes, self.hourly = budget_bytes, HourlyBytes(most_per_hour, clock)
         self.least_tokens = least_tokens
-        self._folder, self._engine, self._clock = folder, engine, clock
+        self._folder, self._engine = folder, engine
         self._model = hashlib.sha256(engine.model.fingerprint.encode()).hexdigest()[:16]
+        self._writer = DiskWriter(engine.caches.outline, hand)
+        self._unfinished: deque[StoredFile] = deque()
         self._files: dict[str, StoredFile] = {}
         self._trees: dict[str, TokenTree[StoredPlace]] = {}
         self._uses = 0
-        self._latest: deque[tuple[float, int]] = deque()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._open()
 
@@ -93,6 +95,10 @@ class DiskTier:
 
     def load(self, place: StoredPlace) -> "Session | None":
         """A session at `place`; None, and its file is gone, where that is damaged."""
+        place.file.wait()
+        self.settle()
+        if self._files.get(place.file.path.name) is not place.file:
+            return None
         session = self._engine.session()
         try:
             session.load(place.file.path)
@@ -107,12 +113,24 @@ class DiskTier:
 
     def store(
         self, session: "Session", owner: str = "", beginnings: Sequence[int] = (), reused: int = 0
-    ) -> None:
+    ) -> Writing | None:
         """Write what `session` has grown by since the stored place where it began, at `reused` or
-        before; the beginnings that end at places of it as files of their own.
+        before; the beginnings that end at places of it as files of their own. What to wait for
+        until all of it lies on the disk, if it does not yet.
 
         What the disk does not take is left out.
         """
+        self._store(session, owner, beginnings, reused)
+        return self._unfinished[-1].written if self._unfinished else None
+
+    def settle(self) -> None:
+        """Take in what lies on the disk by now, in its order."""
+        while self._unfinished and self._unfinished[0].is_finished:
+            self._take_in(self._unfinished.popleft())
+
+    def _store(
+        self, session: "Session", owner: str, beginnings: Sequence[int], reused: int
+    ) -> None:
         tokens = session.tokens
         for offset in beginnings:
             if self.least_tokens <= offset < len(tokens) and self._is_new(tokens[:offset], owner):
@@ -127,7 +145,7 @@ class DiskTier:
         parent, since = (None, 0) if found is None else (found.file, found.offset)
         name = "" if parent is None else parent.path.name
         save = partial(session.save, place_bytes=_PLACE_BYTES, parent=name, since=since)
-        self._write(tokens, owner, save, parent)
+        self._write(tokens, owner, save, parent, since)
 
     def forget(self, owner: str) -> None:
         """Remove all files of `owner`."""
@@ -150,27 +168,33 @@ class DiskTier:
         owner: str,
         save: Callable[[Path], None],
         parent: StoredFile | None,
+        since: int = 0,
     ) -> None:
-        if not self._may_write():
+        if not self.hourly.allows_more:
             return
         path = self._folder / self._name(tokens, owner)
         try:
-            save(path)
-            outline = self._engine.caches.outline(path)
-            nbytes = path.stat().st_size
+            written = self._writer.write(path, save)
         except (CacheError, OSError, RuntimeError):
             return
-        self.written_bytes += nbytes
-        self._latest.append((self._clock(), nbytes))
-        self._add(path, outline, parent, nbytes)
-        self._use(self._files[path.name])
-        self._shrink()
+        file = self._add(path, CacheOutline("", list(tokens[since:]), [], "", since), parent, 0)
+        file.written = written
+        self._use(file)
+        self._unfinished.append(file)
+        self.settle()
 
-    def _may_write(self) -> bool:
-        while self._latest and self._latest[0][0] < self._clock() - _HOUR_S:
-            self._latest.popleft()
-        written = sum(nbytes for _, nbytes in self._latest)
-        return written < self.most_per_hour
+    def _take_in(self, file: StoredFile) -> None:
+        if file.written is None or self._files.get(file.path.name) is not file:
+            return
+        if file.written.exception() is not None:
+            self._remove_all(file)
+            return
+        found = file.written.result()
+        file.nbytes = found.nbytes
+        self.hourly.add(found.nbytes)
+        self._lead_to(file, found.outline.places)
+        self._use(file)
+        self._shrink()
 
     def _shrink(self) -> None:
         while self.nbytes > self.budget_bytes and self._files:
@@ -187,11 +211,7 @@ class DiskTier:
     # What is there
 
     def _name(self, tokens: Sequence[int], owner: str) -> str:
-        return self._named(array("i", tokens), _hashed(owner))
-
-    def _named(self, tokens: "array[int]", owner: str) -> str:
-        digest = hashlib.sha256(tokens.tobytes()).hexdigest()[:32]
-        return f"{self._model}-{owner}-{len(tokens)}-{digest}.kv"
+        return name_of(self._model, _hashed(owner), array("i", tokens))
 
     def _open(self) -> None:
         """Find the files that a run before left; what cannot be used is removed."""
@@ -230,21 +250,25 @@ class DiskTier:
             return False
         owner = path.name.split("-")[1]
         try:
-            return path.name == self._named(tokens_of(outline, parent), owner)
+            return path.name == name_of(self._model, owner, tokens_of(outline, parent))
         except (OverflowError, TypeError):
             return False
 
     def _add(
         self, path: Path, outline: CacheOutline, parent: StoredFile | None, nbytes: int
-    ) -> None:
+    ) -> StoredFile:
         owner = path.name.split("-")[1]
         tokens = tokens_of(outline, parent)
         file = StoredFile(path, owner, tokens, parent, outline.since, nbytes, 0)
         self._files[path.name] = file
         if parent is not None:
             parent.children += 1
-        tree = self._trees.setdefault(owner, TokenTree())
-        for offset in (*outline.places, len(tokens)):
+        self._lead_to(file, (*outline.places, len(tokens)))
+        return file
+
+    def _lead_to(self, file: StoredFile, offsets: Iterable[int]) -> None:
+        tree, tokens = self._trees.setdefault(file.owner, TokenTree()), file.tokens
+        for offset in offsets:
             node = tree.place(tokens[:offset])
             if node.held is None or offset == len(tokens):
                 node.held = StoredPlace(file, offset)
@@ -258,6 +282,7 @@ class DiskTier:
             self._remove(file)
 
     def _remove(self, file: StoredFile) -> None:
+        file.wait()
         with suppress(OSError):
             file.path.unlink(missing_ok=True)
         del self._files[file.path.name]

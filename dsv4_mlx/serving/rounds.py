@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dsv4_mlx.serving.job import RunningJob
+from dsv4_mlx.serving.running_job import RunningJob
 
 if TYPE_CHECKING:
     from dsv4_mlx.engine.engine import Engine

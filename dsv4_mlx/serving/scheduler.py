@@ -29,11 +29,13 @@ from dsv4_mlx.errors import PromptError
 from dsv4_mlx.serving.admission import Admission
 from dsv4_mlx.serving.arrivals import Arrivals, RequestJobs
 from dsv4_mlx.serving.events import Outlet
-from dsv4_mlx.serving.job import AnswerJob, RunningJob, ServedPrompt, ServingClock
+from dsv4_mlx.serving.job import AnswerJob, ServedPrompt, ServingClock
+from dsv4_mlx.serving.leaving import Leaving
 from dsv4_mlx.serving.limits import ServingLimits
 from dsv4_mlx.serving.pace import TurnPace
 from dsv4_mlx.serving.request import GenerationRequest
 from dsv4_mlx.serving.rounds import start_round
+from dsv4_mlx.serving.running_job import RunningJob, guarded
 from dsv4_mlx.serving.ticket import Load, Result, Ticket
 from dsv4_mlx.serving.timelines import Timelines
 
@@ -71,6 +73,7 @@ class Scheduler:
         self._arrivals = Arrivals()
         self._waiting: list[AnswerJob] = []
         self._running: list[RunningJob] = []
+        self._leaving = Leaving(self.wake)
         self._pace = TurnPace(clock, self.limits.quantum_s)
         self._quanta = 0
         self._has_changed = False
@@ -130,16 +133,21 @@ class Scheduler:
         """Do one piece of work; False when there is none until somebody calls."""
         self.pulse = self._clock()
         self._take_arrivals()
+        self._leaving.end_stored()
         self._end_cancelled()
         if self._has_changed:
             self._has_changed = False
             self._begin_waiting()
         before = [one.job.state for one in self._running]
         did = self._turn()
-        self._running = [one for one in self._running if one.job.state != "ended"]
+        self._running = self._leaving.part(self._running)
         self._has_changed = self._has_changed or before != [one.job.state for one in self._running]
         self._load = Load.of(self._waiting, [one.job for one in self._running])
-        return did or (self._has_changed and bool(self._waiting))
+        did = did or (self._has_changed and bool(self._waiting))
+        if did or not self._leaving:
+            return did
+        self._take_arrivals(waits=True)  # the disk's word is one of them
+        return True
 
     def end_all(self) -> None:
         """Cancel everything there is, and what is handed in from now on, since nobody works for it
@@ -149,6 +157,9 @@ class Scheduler:
         for job in (*self._waiting, *(one.job for one in self._running)):
             job.cancelled.set()
         self._end_cancelled()
+        while self._leaving:
+            self._take_arrivals(waits=True)
+            self._leaving.end_stored()
         self._load = Load.of(self._waiting, [one.job for one in self._running])
 
     def _take_arrivals(self, *, waits: bool = False) -> None:
@@ -181,8 +192,8 @@ class Scheduler:
         self._waiting = [job for job in self._waiting if job.state == "waiting"]
         for one in self._running:
             if one.job.cancelled.is_set():
-                self._guarded(one, one.end)
-        self._running = [one for one in self._running if one.job.state != "ended"]
+                guarded(one, one.end)
+        self._running = self._leaving.part(self._running)
         if before != (len(self._waiting), len(self._running)):
             self._has_changed = True
 
@@ -200,7 +211,7 @@ class Scheduler:
                 continue
             try:
                 fits = self._memory.set_aside(job, self._waiting)
-            except Exception as error:  # see `_guarded`: making room computes too
+            except Exception as error:  # see `guarded`: making room computes too
                 job.fail(error, "There was no making room for the request")
                 continue
             if not fits:
@@ -223,11 +234,11 @@ class Scheduler:
                 self._call_id,
                 self._on_said,
             )
-        except Exception as error:  # see `_guarded`
+        except Exception as error:  # see `guarded`
             job.fail(error, "The request could not begin")
             return
         self._running.append(running)
-        self._guarded(running, running.begin)
+        guarded(running, running.begin)
 
     # Whose turn it is
 
@@ -242,7 +253,7 @@ class Scheduler:
             start_round(self._engine, answering)
             for one in answering:
                 if one.job.state == "answering":
-                    self._guarded(one, one.answer)
+                    guarded(one, one.answer)
             self._pace.answered()
             return True
         if reading:
@@ -252,7 +263,7 @@ class Scheduler:
 
     def _is_ready(self, one: RunningJob) -> bool:
         ready: list[bool] = []
-        self._guarded(one, lambda: ready.append(one.is_ready(bool(self._waiting))))
+        guarded(one, lambda: ready.append(one.is_ready(bool(self._waiting))))
         return ready == [True]
 
     def _next_read(self, reading: Iterable[RunningJob]) -> RunningJob:
@@ -265,21 +276,9 @@ class Scheduler:
         one.job.read_at = self._quanta
         self._pace.begin()
         if self._serves_one:
-            self._guarded(one, one.read_at_once)
+            guarded(one, one.read_at_once)
             return
         chunks = self._pace.chunks
         read: list[int] = []
-        self._guarded(one, lambda: read.append(one.read(chunks)))
+        guarded(one, lambda: read.append(one.read(chunks)))
         self._pace.read(sum(read))
-
-    @staticmethod
-    def _guarded(one: RunningJob, work: Callable[[], None]) -> None:
-        """Do a piece of work; whatever it raises ends this job and no other.
-
-        Every kind of error, since models, MLX, disks and outlets raise their own, and the thread
-        is everybody's.
-        """
-        try:
-            work()
-        except Exception as error:
-            one.fail(error)

@@ -11,7 +11,7 @@ anything waits, and tokens can be counted while the model works.
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,8 @@ class Service:
         self.constraints = Constraints(tokenizer)
         self.timelines = Timelines(engine, cache_bytes)
         if folder is not None:
-            tier = DiskTier(folder / "timelines", engine, disk_bytes, clock=clock)
+            hand = ThreadPoolExecutor(1, "disk")
+            tier = DiskTier(folder / "timelines", engine, disk_bytes, clock=clock, hand=hand)
             self.timelines.tier = tier
             self._log = SaidLog(folder / FILE, self.said)
         self.scheduler = Scheduler(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dsv4_mlx.engine.engine import Engine
     from dsv4_mlx.engine.session import Session
     from dsv4_mlx.serving.disk_tier import DiskTier
+    from dsv4_mlx.serving.disk_writer import Writing
     from dsv4_mlx.serving.stored import StoredPlace
 
 APART: Final = 4096
@@ -249,10 +250,12 @@ class Timelines:
             return None
         return place
 
-    def store(self, line: OpenTimeline, beginnings: Sequence[int] = ()) -> None:
-        """Write to disk what an open timeline grew by, once its request's answer is whole."""
-        if self.tier is not None and not line.is_side:
-            self.tier.store(line.session, line.owner, beginnings, line.reused)
+    def store(self, line: OpenTimeline, beginnings: Sequence[int] = ()) -> "Writing | None":
+        """Write to disk what an open timeline grew by, once its request's answer is whole; what to
+        wait for until it lies there."""
+        if self.tier is None or line.is_side:
+            return None
+        return self.tier.store(line.session, line.owner, beginnings, line.reused)
 
     def _hold(self, line: OpenTimeline, moment: SessionSnapshot, is_beginning: bool) -> None:
         tree = self._trees.setdefault(line.owner, TokenTree())

@@ -3,6 +3,7 @@
 import os
 import resource
 from pathlib import Path
+from threading import Thread
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +13,7 @@ from dsv4_mlx import cache as caches
 from dsv4_mlx.cache import LayerCache
 from dsv4_mlx.cache import seal as cache_seal
 from dsv4_mlx.errors import CacheError
+from dsv4_mlx.files.finishing import Finishing, finished_by
 from dsv4_mlx.model.v4 import Model
 from tests.files.lacking import NO_REPLACE, NO_SYNC, lacking, named
 from tests.model import running, small
@@ -47,6 +49,21 @@ def test_a_loaded_cache_continues_bit_for_bit(model: Model, saved: Path) -> None
     cache, tokens, notes, beside, places = caches.load(saved, model=model, fingerprint=MARK)
     assert tokens == PROMPT.tolist()
     assert (notes, beside, places) == ({"title": "Grüße"}, {}, [])
+    kept = running.feed(model, grown(model), [NEXT])
+    np.testing.assert_array_equal(running.feed(model, cache, [NEXT]), kept)
+
+
+def test_a_file_may_be_finished_by_another_thread(model: Model, saved: Path) -> None:
+    left: list[Finishing] = []
+    path = saved.with_name("later")
+    with finished_by(left.append):
+        caches.save(path, grown(model), fingerprint=MARK, tokens=PROMPT.tolist())
+    assert not path.exists() and len(left) == 1
+    disk = Thread(target=left[0])
+    disk.start()
+    disk.join()
+    assert sorted(one.name for one in saved.parent.iterdir()) == ["cache", "later"]
+    cache, *_ = caches.load(path, model=model, fingerprint=MARK)
     kept = running.feed(model, grown(model), [NEXT])
     np.testing.assert_array_equal(running.feed(model, cache, [NEXT]), kept)
 

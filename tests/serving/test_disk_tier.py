@@ -168,7 +168,7 @@ def test_the_budget_holds_and_takes_the_ends_of_chains_first(tmp_path: Path) -> 
 def test_no_more_is_written_in_an_hour_than_allowed(tmp_path: Path) -> None:
     lines = opened(tmp_path, most_per_hour=1)
     now = [0.0]
-    tier(lines)._clock = lambda: now[0]
+    tier(lines).hourly.clock = lambda: now[0]
     for turn in range(4):
         asked(lines, [100 + turn, *A], 3)
     assert len(tier(lines)) == 1
