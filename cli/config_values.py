@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsv4_mlx.engine.sampling import Range
+from dsv4_mlx.engine.sampling import Range, bounded
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.files.documents import shown
 from dsv4_mlx.files.paths import user_path
@@ -43,8 +43,9 @@ class Setting:
         except UsageError as error:
             raise UsageError(f"{path}: {self.key}: {error}") from error
         except (ValueError, TypeError, OverflowError) as error:
+            expected = bounded(self.expected, found)
             raise UsageError(
-                f"{path}: {self.key} must be {self.expected}, found {shown(found)}."
+                f"{path}: {self.key} must be {expected}, found {shown(found)}."
             ) from error
 
 

@@ -29,7 +29,7 @@ def _biases(body: Body) -> tuple[tuple[int, float], ...]:
         try:
             token = int(TOKEN_IDS.read(name))
         except ValueError as error:
-            expected = "an object whose names are ids of tokens, whole numbers from 0 on"
+            expected = f"an object whose names are ids, each {TOKEN_IDS.expected(name)}"
             raise invalid("logit_bias", expected, name) from error
         if bias not in BIASES:
             raise invalid("logit_bias", f"{BIASES} for token {token}", bias)

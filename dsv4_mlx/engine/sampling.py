@@ -42,11 +42,8 @@ class Range:
         return f"{kind} from {self.least:g}" + (self._up_to(" to ") or " on")
 
     def expected(self, found: object) -> str:
-        """What fits, for a sentence about `found`, which does not: with the bound of whole numbers
-        where they have no other and `found` is above it."""
-        if self.whole and math.isinf(self.most) and _is_too_large(found):
-            return f"{str(self).removesuffix(' on')} to {MOST_WHOLE}"
-        return str(self)
+        """What fits, for a sentence about `found`, which does not."""
+        return bounded(str(self), found)
 
     def read(self, text: str) -> float:
         """The number that `text` spells; ValueError for one outside, or none."""
@@ -57,6 +54,15 @@ class Range:
 
     def _up_to(self, words: str) -> str:
         return "" if math.isinf(self.most) else f"{words}{self.most:g}"
+
+
+def bounded(expected: str, found: object) -> str:
+    """`expected` for a sentence about `found`: "a whole number from 0 on" ends at `MOST_WHOLE`,
+    which is only told where `found` is above it."""
+    if "whole number" in expected and _is_too_large(found):
+        without_end = expected.removesuffix(" on")
+        return f"{without_end} to {MOST_WHOLE}" if without_end != expected else expected
+    return expected
 
 
 def _whole_in(text: str) -> int | None:

@@ -107,6 +107,10 @@ def test_the_command_prints_the_file_or_its_path() -> None:
         ("top_p = 0", "config.toml: top_p must be auto or a number above 0, at most 1, found 0."),
         ("top_p = 5e-400", "config.toml: top_p must be auto or a number above 0, at most 1"),
         ("top_k = 1.0", "config.toml: top_k must be auto or a whole number from 0 on, found 1.0."),
+        (
+            f"top_k = {2**63}",
+            f"config.toml: top_k must be auto or a whole number from 0 to {2**63 - 1}, found",
+        ),
         ("min_p = 2", "config.toml: min_p must be auto or a number from 0 to 1, found 2."),
         ("repetition_penalty = 0", "config.toml: repetition_penalty must be auto or a number ab"),
         ("max_tokens = 0", "config.toml: max_tokens must be unlimited or a whole number from 1"),
