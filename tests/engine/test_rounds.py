@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import mlx.core as mx
 import pytest
@@ -45,7 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return model
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine(model: Model) -> Engine:
     return Engine(model, compiled=False)
 
@@ -54,10 +55,16 @@ def prompt_of(length: int) -> list[int]:
     return small_models.prompt_of(length, SMALL.vocab_size)
 
 
+_READ: WeakKeyDictionary[Engine, dict[int, Session]] = WeakKeyDictionary()
+
+
 def synced(engine: Engine, length: int) -> Session:
-    session = engine.session()
-    session.sync(prompt_of(length))
-    return session
+    """A prompt, which each engine reads once."""
+    read = _READ.setdefault(engine, {})
+    if length not in read:
+        read[length] = engine.session()
+        read[length].sync(prompt_of(length))
+    return read[length].fork()
 
 
 Begin = Callable[[], Speaker]
