@@ -8,6 +8,7 @@ difference.
 `make` runs one process per core (pytest-xdist); what each counts is added up in the first one.
 """
 
+import importlib
 import importlib.util
 import itertools
 import os
@@ -17,6 +18,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests import extras
+from tests import examples, extras
 from tests.kernels import nvrtc, runner_work
 from tests.metalhost import ToolchainError, toolchain
 
@@ -76,6 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Shells start background jobs with Ctrl-C ignored, and programs under test would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    examples.SLOW = config.option.markexpr == "slow"
     for group in _required():
         if group not in GROUPS:
             raise pytest.UsageError(f"DSV4_REQUIRE: {group} is not one of {', '.join(GROUPS)}.")
@@ -126,6 +129,26 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return group not in collection_path.read_text(encoding="utf-8") or None
 
 
+def pytest_collection(session: pytest.Session) -> None:
+    """Where nothing is compiled yet, all processes would compile the same files at the same time,
+    half a minute each: every one begins at another, and finds what the others did."""
+    number, count = _process()
+    if count < 2 or session.config.args != session.config.getini("testpaths"):
+        return
+    files = sorted(Path(__file__).parent.rglob("test_*.py"))
+    first = len(files) * number // count
+    for path in [*files[first:], *files[:first]] if number else ():
+        name = ".".join(path.relative_to(session.config.rootpath).with_suffix("").parts)
+        with suppress(Exception, pytest.skip.Exception):  # collecting it says what is wrong
+            importlib.import_module(name)
+
+
+def _process() -> tuple[int, int]:
+    """The number of this process of pytest-xdist, and how many there are."""
+    name, count = (os.environ.get(f"PYTEST_XDIST_WORKER{end}", "") for end in ("", "_COUNT"))
+    return int(name.removeprefix("gw") or 0), int(count or 1)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     for marker in item.iter_markers("needs"):
@@ -166,6 +189,16 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
             if item.get_closest_marker(group):
                 LEFT_OUT[f"{group}: make {group} runs them"] += 1
                 break
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    shortened = [one for one in session.items if _is_shortened(one)]
+    if shortened:
+        LEFT_OUT["slow: more examples of tests that ran; make slow runs them"] = len(shortened)
+
+
+def _is_shortened(item: pytest.Item) -> bool:
+    return getattr(getattr(item, "obj", None), "has_more_examples", False)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from convert.app import main
@@ -24,6 +24,7 @@ from dsv4_mlx.files.safetensors_files import read_header
 from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE
 from tests.convert.small import SMALL, contents
+from tests.examples import examples
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="has calls that only Linux has")
 # What only protects, with the errors by which file systems say that they lack it.
@@ -109,7 +110,7 @@ CALLS = st.sampled_from(
 
 
 @LINUX
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(12, slow=40, suppress_health_check=list(HealthCheck))
 @given(call=CALLS, first=st.integers(0, 30), times=st.sampled_from([1, 3, 10**9]),
        resume=st.booleans())  # fmt: skip
 def test_whichever_call_fails(call, first, times, resume, release, whole, tmp_path_factory, capsys):
@@ -131,7 +132,7 @@ def test_whichever_call_fails(call, first, times, resume, release, whole, tmp_pa
 
 
 @LINUX
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(8, slow=20, suppress_health_check=list(HealthCheck))
 @given(call=CALLS, first=st.integers(0, 40), times=st.sampled_from([1, 10**9]))
 def test_whichever_call_fails_while_the_source_goes(
     call, first, times, release, whole, tmp_path_factory, capsys

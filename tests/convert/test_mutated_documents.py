@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from convert.app import main
@@ -22,6 +22,7 @@ from dsv4_mlx.errors import Dsv4Error
 from dsv4_mlx.testing.checkpoints import TINY, write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, INDEX_FILE, open_checkpoint, open_folder
 from dsv4_mlx.weights.planning import plan_parameters
+from tests.examples import examples
 
 SMALL = TINY.replace(
     num_hidden_layers=2,
@@ -175,9 +176,9 @@ def changed(value: Any, place: int, text: str) -> tuple[Any, bool]:
     return found, left[0] == -1
 
 
-@settings(
-    max_examples=80,
-    deadline=None,
+@examples(
+    25,
+    slow=80,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # read empty after each command
 )
 @given(st.sampled_from(FILES), st.integers(1, 60), st.sampled_from(VALUES))

@@ -7,7 +7,7 @@ from json import loads
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from convert.app import main
@@ -19,6 +19,7 @@ from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE
 from tests.convert.small import SMALL, contents
 from tests.convert.test_fetch import FolderHub
+from tests.examples import examples
 
 ODD_BYTES = pytest.mark.skipif(sys.platform == "darwin", reason="names are UTF-8 there")
 
@@ -53,7 +54,7 @@ PLACES = st.sampled_from(["", "./", "~/", "../home/", "{home}/", "{home}/../home
 
 
 @ODD_BYTES
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(8, slow=20, suppress_health_check=list(HealthCheck))
 @given(place=PLACES, name=NAMES, end=st.sampled_from(["", "/"]))
 @pytest.mark.usefixtures("home")
 def test_every_spelling_leads_to_its_place(place, name, end, release, converted, home, capsys):

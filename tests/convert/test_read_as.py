@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from cli.opened_model import OpenedModel
@@ -22,6 +22,7 @@ from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import CONVERSION_FILE, open_folder
 from tests.convert.small import SMALL, contents
 from tests.convert.test_fetch import FolderHub
+from tests.examples import examples
 
 APRIL, JULY = "2026-04", "2026-07-31"
 RELEASES = {
@@ -68,7 +69,7 @@ def fetched(files: Path, root: Path, release: str) -> Path:
 PLACES = st.sampled_from([in_a_folder, behind_a_link, in_a_cache, fetched])
 
 
-@settings(max_examples=24, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(8, slow=24, suppress_health_check=list(HealthCheck))
 @given(release=st.sampled_from(list(RELEASES)), place=PLACES, name=NAMES, other=NAMES,
        resumed=st.booleans())  # fmt: skip
 def test_a_conversion_keeps_what_its_source_is(

@@ -17,6 +17,7 @@ from dsv4_mlx.testing.checkpoints import write_tiny_checkpoint
 from dsv4_mlx.weights.checkpoint import INDEX_FILE, open_checkpoint
 from tests.convert.small import SMALL, contents
 from tests.convert.test_fetch import FolderHub
+from tests.examples import examples
 
 # What macOS writes beside a file whose attributes the disk cannot keep.
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(100)
@@ -52,7 +53,7 @@ def leave(folder: Path, names: set[str]) -> None:
             (folder / name).write_bytes(APPLE_DOUBLE)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(8, slow=20, suppress_health_check=list(HealthCheck))
 @given(left=st.sets(st.sampled_from(FOLDERS + FILES), min_size=1), resume=st.booleans())
 def test_a_folder_with_nothing_but_such_files_is_empty(
     left, resume, release, converted, tmp_path_factory

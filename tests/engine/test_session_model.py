@@ -55,7 +55,7 @@ def reply(model: Model) -> list[int]:
     return history[len(PROMPT) :]
 
 
-@pytest.mark.parametrize("chunk", [1, 37, 128, 512])
+@pytest.mark.parametrize("chunk", [pytest.param(1, marks=pytest.mark.slow), 37, 128, 512])
 def test_chunks(model: Model, reply: list[int], chunk: int) -> None:
     session = Engine(model, prefill_chunk=chunk).session()
     session.sync(PROMPT)

@@ -131,6 +131,9 @@ def test_every_layer_given_the_oracles_streams(case: Case, number: int, chunk: i
     assert errors.max() <= LAYER_BOUND
 
 
+@pytest.mark.parametrize(
+    "case", ["tiny", pytest.param("tiny512", marks=pytest.mark.slow)], indirect=True
+)
 @pytest.mark.parametrize("number", range(6))
 def test_most_early_tokens_are_the_oracles_bit_for_bit(case: Case, number: int) -> None:
     """A missing or an extra rounding moves nearly every token of every text. Float32 noise rounds a

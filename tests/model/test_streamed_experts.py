@@ -55,9 +55,9 @@ def assert_bit_equal(folder: Path, numerics: Numerics, all_slots: Sequence[int])
     ("recipe", "numerics", "slots"),
     [
         ("official", Numerics.PLAIN, k),
-        ("native", Numerics.OFFICIAL, k),
+        pytest.param("native", Numerics.OFFICIAL, k, marks=pytest.mark.slow),
         ("q2", Numerics.OFFICIAL, k + 1),
-        ("mixed", Numerics.PLAIN, E - 1),
+        pytest.param("mixed", Numerics.PLAIN, E - 1, marks=pytest.mark.slow),
     ],
 )
 def test_logits_are_bit_equal(parent: Path, recipe: str, numerics: Numerics, slots: int) -> None:

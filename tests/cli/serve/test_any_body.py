@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.serve.chat_completions import ChatCompletions
@@ -18,6 +18,7 @@ from cli.serve.sealing import Seals
 from dsv4_mlx.errors import Dsv4Error
 from tests.cli.serve.agents import ClaudeCode, Codex
 from tests.cli.serve.driven import Server, context, script
+from tests.examples import examples
 
 SEALS = Seals.for_now()
 SOMETHING = st.recursive(
@@ -103,7 +104,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", BODIES)
-@settings(max_examples=100, deadline=None)
+@examples(30, slow=100)
 @given(data=st.data())
 def test_anything_in_any_place_is_read_or_refused_with_a_sentence(name: str, data: Any) -> None:
     body = json.loads(json.dumps(BODIES[name]))
