@@ -23,6 +23,7 @@ _COMMANDS = (
     "ls -l", "pwd", "date", "whoami", "uptime", "df -h", "du -sh", "python --version", "pytest",
     "ruff check", "npm test", "npm install", "cargo build", "cargo test", "cmake", "hostname",
 )  # fmt: skip
+_COINED_PROGRAMS = 0.5
 _TEXTS = (
     "hello world", "buy milk", "call Anna", "it works", "good morning", "see you soon",
     "the first line", "done", "nothing yet", "be back at ten", "thank you", "to do",
@@ -245,13 +246,17 @@ def _write_file(rng: random.Random, split: Split) -> Request:
 
 def _run_command(rng: random.Random, split: Split) -> Request:
     command = _of_split(_COMMANDS, rng, split)
-    if split == "train" and rng.random() < 0.5:
-        command += f" {coined(rng)}"
+    if split == "train":
+        # Programs of any name, so that what comes after "run" is copied and not known by heart.
+        program, *rest = command.split(" ", 1)
+        program = coined(rng) if rng.random() < _COINED_PROGRAMS else program
+        command = " ".join([program, *(rest if rng.random() < 0.5 else [coined(rng)])])
     index, text = _wordings(
         rng,
         split,
         (
-            "!(Run|Execute|Start|Call|Launch) {command}",
+            "!Run {command}",
+            "!(Execute|Start|Call|Launch) {command}",
             "!(Run|Execute|Start|Call|Try) the command {command}",
             "!(Type|Enter) {command} (in|into) (the|a) shell",
             "!(Use|Take) the shell (for|to run) {command}",
