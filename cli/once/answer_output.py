@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from cli.environment import Environment, ExitStatus
-from cli.once.tools import ToolResult, TurnEvent
+from cli.once.tools import ToolOutput, TurnEvent
 from cli.safe import json_line
 from cli.show.output import PlainOutput
 from cli.show.plain_view import PlainView
@@ -29,7 +29,7 @@ _TYPES = {
     ReasoningDelta: "reasoning_delta",
     TextDelta: "text_delta",
     ToolCall: "tool_call",
-    ToolResult: "tool_result",
+    ToolOutput: "tool_result",
     BudgetReached: "budget_reached",
     LoopNoticed: "loop_noticed",
     Done: "done",
@@ -70,7 +70,7 @@ def write_text(
     status = ExitStatus.OK
     view.begin()
     for event in events:
-        if isinstance(event, ToolResult):  # of tools only what is called is shown, as at the prompt
+        if isinstance(event, ToolOutput):  # of tools only what is called is shown, as at the prompt
             continue
         view.feed(event)
         if isinstance(event, Done):

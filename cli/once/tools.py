@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ToolResult:
+class ToolOutput:
     """What a tool that the model called gave it."""
 
     name: str
     result: str
 
 
-TurnEvent: TypeAlias = Event | ToolResult
+TurnEvent: TypeAlias = Event | ToolOutput
 """What happens while one message is answered; Done ends each of the model's answers to it."""
 
 
@@ -64,7 +64,7 @@ class ToolsAlone:
             results: list[tuple[str, str]] = []
             for call in calls:
                 result = self._use.run(call)
-                yield ToolResult(call.name, result)
+                yield ToolOutput(call.name, result)
                 results.append((call.id, result))
             calls = yield from self._answer(conversation, conversation.answer_tools(results))
 

@@ -18,14 +18,14 @@ _HOUR_S: Final = 3600.0
 
 
 @dataclass(frozen=True)
-class Written:
+class FinishedFile:
     """What a file turned out to be."""
 
     outline: CacheOutline
     nbytes: int
 
 
-Writing: TypeAlias = Future[Written]
+Writing: TypeAlias = Future[FinishedFile]
 """A file on its way to the disk."""
 
 
@@ -82,9 +82,9 @@ class DiskWriter:
         with finished_by(left.append):
             save(path)
 
-        def finish() -> Written:
+        def finish() -> FinishedFile:
             for work in left:
                 work()
-            return Written(self._outline(path), path.stat().st_size)
+            return FinishedFile(self._outline(path), path.stat().st_size)
 
         return self._hand.submit(finish)

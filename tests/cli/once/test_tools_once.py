@@ -10,7 +10,7 @@ import pytest
 
 from cli.config_servers import Server
 from cli.environment import Environment
-from cli.once.tools import ToolResult, ToolsAlone
+from cli.once.tools import ToolOutput, ToolsAlone
 from cli.show.output import PlainOutput
 from cli.tools.use import toolbox_in
 from dsv4_mlx.chat.answer_settings import AnswerSettings
@@ -143,6 +143,6 @@ def test_what_is_stopped_calls_nothing_more(tmp_path: Path) -> None:
     tools.offer(chat)  # type: ignore[arg-type]
     tools.stop()
     turn = tools.turn(chat, chat.first())  # type: ignore[arg-type]
-    results = [event.result for event in turn if isinstance(event, ToolResult)]
+    results = [event.result for event in turn if isinstance(event, ToolOutput)]
     tools.close()
     assert results == ["Error: the user stopped this."] and chat.cancelled == 2
