@@ -23,7 +23,7 @@ from dsv4_mlx.training.data.lessons import (
 from dsv4_mlx.training.data.task import Task, assistant, user
 from dsv4_mlx.training.data.tasks import MAKERS, tasks
 
-LENGTH = 700
+LENGTH = 900
 
 
 @pytest.fixture(scope="module")
