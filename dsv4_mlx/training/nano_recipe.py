@@ -78,10 +78,10 @@ PHASES = (
     Phase(160, 16, 256, "off"),
     Phase(120, 8, 512, "off"),
     Phase(30, 4, 1024, "dense"),
-    Phase(1400, 4, 1024, "sparse"),
+    Phase(2120, 4, 1024, "sparse"),
     Phase(40, 2, 2048, "sparse"),
 )
-"""1,850 steps of 4,096 tokens: Muon's step costs the same however many they are."""
+"""2,570 steps of 4,096 tokens: Muon's step costs the same however many they are."""
 
 
 @dataclass(frozen=True)
