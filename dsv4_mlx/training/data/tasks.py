@@ -45,7 +45,7 @@ class _NoTool:
         if form == "help":
             return needless_task(self._rng, self._split, self._help(mode))
         task = arithmetic_task(self._rng, self._split, mode)
-        return needless_task(self._rng, self._split, task, wanted="calculator")
+        return needless_task(self._rng, self._split, task, never=("calculator", "run_command"))
 
 
 MAKERS: Mapping[Kind, Source] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -25,6 +24,7 @@ from dsv4_mlx.training.data.wordings import typed
 CallTurn = tuple[MessageDict, MessageDict, MessageDict, MessageDict]
 
 NO_TOOL = "I have no tool for that."
+_UNFITTING = "No tool fits."
 _NOBODY_CAN: Mapping[Split, tuple[str, ...]] = {
     "train": (
         "!(Send|Write) (an email|a letter|a message|a card) to (Anna|Ben|my mother|the office)",
@@ -114,27 +114,12 @@ def system(names: Sequence[str]) -> dict[str, Any]:
     return {"role": "system", "content": "", "tools": [definitions()[name] for name in names]}
 
 
-def weighed(names: Sequence[str], wanted: str | None) -> str:
-    """The thought before a call or none: what is on offer, what would do, whether that is there.
-
-    A small model that decides at once calls the tool that would do, on offer or not; said in this
-    order, each step copies from the one before.
-    """
-    if wanted is None:
-        found = "No tool does that."
-    else:
-        found = "It is on offer." if wanted in names else "It is not on offer."
-    return f"On offer: {', '.join(names)}. Wanted: {wanted or 'none'}. {found}"
-
-
-def call_turn(
-    rng: random.Random, request: Request, number: int, mode: ThinkingMode, names: Sequence[str]
-) -> CallTurn:
-    """Question, call, what the tool gives back, and the answer to that, with `names` on offer."""
+def call_turn(rng: random.Random, request: Request, number: int, mode: ThinkingMode) -> CallTurn:
+    """Question, call, what the tool gives back, and the answer to that."""
     identity = f"call_{number}"
     function = {"name": request.tool, "arguments": to_json(dict(request.arguments))}
     call = {"id": identity, "type": "function", "function": function}
-    message = assistant("", weighed(names, request.tool), mode) | {"tool_calls": [call]}
+    message = assistant("", f"The tool {request.tool} fits.", mode) | {"tool_calls": [call]}
     return (
         user(typed(request.question, rng, slips=False)),
         message,
@@ -153,13 +138,11 @@ def more_turns(
     missing = _missing(names)
     for number in range(1, 1 + rng.randint(0, _MOST_MORE) if split == "train" else 1):
         if rng.random() < _FITTING:
-            request = REQUESTS[rng.choice(names)](rng, split)
-            found += call_turn(rng, request, number, mode, names)
+            found += call_turn(rng, REQUESTS[rng.choice(names)](rng, split), number, mode)
         else:
             another = missing and rng.random() < 0.5
-            asked = _another(rng, split, missing) if another else _nobody(rng, split)
-            thought = weighed(names, asked.wanted)
-            found += [user(asked.question), assistant(NO_TOOL, thought, mode)]
+            question, _, _ = _another(rng, split, missing) if another else _nobody(rng, split)
+            found += [user(question), assistant(NO_TOOL, _UNFITTING, mode)]
     return tuple(found)
 
 
@@ -182,7 +165,7 @@ def tool_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     name = rng.choice(list(REQUESTS))
     request = REQUESTS[name](rng, split)
     names = offered(rng, wanted=name)
-    question, reply, *after = call_turn(rng, request, 0, mode, names)
+    question, reply, *after = call_turn(rng, request, 0, mode)
     messages = (system(names), question)
     after = [*after, *more_turns(rng, split, mode, names)]
     return Task(
@@ -201,50 +184,36 @@ def tool_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
 
 def unfitting_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     """A request that none of the offered tools fits: another tool would, or none there is."""
-    asked = (_another if rng.random() < 0.5 else _nobody)(rng, split)
-    names = offered(rng, never=_would_do(asked.wanted))
-    messages = (system(names), user(asked.question))
+    asked = _another if rng.random() < 0.5 else _nobody
+    question, template, never = asked(rng, split)
+    names = offered(rng, never=never)
+    messages = (system(names), user(question))
     after = more_turns(rng, split, mode, names)
-    reply = assistant(NO_TOOL, weighed(names, asked.wanted), mode)
-    return _no_call(asked.template, messages, reply, mode, after)
+    return _no_call(template, messages, assistant(NO_TOOL, _UNFITTING, mode), mode, after)
 
 
-def _would_do(wanted: str | None) -> tuple[str, ...]:
-    """The tools that do what `wanted` does: a command does what any of them does."""
-    return (wanted, "run_command") if wanted else ()
-
-
-@dataclass(frozen=True)
-class _Unfitting:
-    """A request that is not to be met; `wanted` is the tool that would, None where none does."""
-
-    question: str
-    template: str
-    wanted: str | None = None
-
-
-def _another(rng: random.Random, split: Split, missing: Sequence[str] = ()) -> _Unfitting:
-    """A request for a tool, one of `missing` if there are any."""
+def _another(
+    rng: random.Random, split: Split, missing: Sequence[str] = ()
+) -> tuple[str, str, tuple[str, ...]]:
+    """A request for a tool (one of `missing`, if any), its template, the tools that would do."""
     name = rng.choice(missing or _missing(()))
     question = typed(REQUESTS[name](rng, split).question, rng, slips=False)
-    return _Unfitting(question, f"other/{name}", name)
+    return question, f"other/{name}", (name, "run_command")
 
 
-def _nobody(rng: random.Random, split: Split) -> _Unfitting:
+def _nobody(rng: random.Random, split: Split) -> tuple[str, str, tuple[str, ...]]:
     patterns = _NOBODY_CAN[split]
     index = rng.randrange(len(patterns))
-    question = typed(worded(patterns[index], rng), rng, slips=False)
-    return _Unfitting(question, f"nobody/{index}")
+    return typed(worded(patterns[index], rng), rng, slips=False), f"nobody/{index}", ()
 
 
-def needless_task(rng: random.Random, split: Split, task: Task, wanted: str | None = None) -> Task:
-    """`task`, which needs no tool, asked while tools are on offer; the answer stays the same.
-
-    `wanted` would have done it too, as the calculator a sum, and is not on offer.
-    """
+def needless_task(
+    rng: random.Random, split: Split, task: Task, never: Collection[str] = ()
+) -> Task:
+    """`task`, which needs no tool, asked while tools are on offer; the answer stays the same."""
     asked = tuple(message for message in task.messages if message["role"] != "system")
-    names, mode = offered(rng, never=_would_do(wanted)), task.thinking_mode
-    reasoning = f"{weighed(names, wanted)} {task.reply.get('reasoning_content', '')}".strip()
+    names, mode = offered(rng, never=never), task.thinking_mode
+    reasoning = f"No tool is needed. {task.reply.get('reasoning_content', '')}".strip()
     reply = assistant(task.reply["content"], reasoning, mode)
     after = more_turns(rng, split, mode, names)
     return _no_call(f"{task.kind}/{task.template}", (system(names), *asked), reply, mode, after)

@@ -262,25 +262,3 @@ def test_a_name_is_asked_for_in_the_first_turn_too():
     found = [task for task in some("follow_up", "train", count=600) if "name/" in task.template]
     first = [task for task in found if len(task.messages) == 1]
     assert first and all("not told" in task.reply["content"] for task in first)
-
-
-def test_a_thought_names_what_is_on_offer_and_says_whether_the_call_follows():
-    wanted = set()
-    for task in (*some("tools", "train", count=200), *some("no_tool", "train", count=200)):
-        if task.thinking_mode == "chat":
-            continue
-        names = [tool["function"]["name"] for tool in task.tools]
-        said = [task.reply, *(one for one in task.after if one["role"] == "assistant")]
-        for message in said:
-            thought, called = message["reasoning_content"], message.get("tool_calls")
-            offer, _, choice = thought.partition(". Wanted: ")
-            if not choice:
-                assert not called
-                continue
-            assert offer == f"On offer: {', '.join(names)}"
-            name, _, found = choice.partition(". ")
-            wanted.add(name)
-            assert found.startswith("It is on offer.") == (name in names) == bool(called)
-            assert not called or called[0]["function"]["name"] == name
-            assert found.startswith("No tool does that.") == (name == "none")
-    assert wanted == {*REQUESTS, "none"}
