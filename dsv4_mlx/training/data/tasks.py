@@ -18,12 +18,20 @@ from dsv4_mlx.training.data.fact_tasks import FactTasks
 from dsv4_mlx.training.data.follow_up import follow_up_task
 from dsv4_mlx.training.data.recall import recall_task
 from dsv4_mlx.training.data.task import Kind, Split, Task
-from dsv4_mlx.training.data.tool_tasks import needless_task, tool_task, unfitting_task
+from dsv4_mlx.training.data.tool_tasks import (
+    needless_task,
+    offer_task,
+    tool_task,
+    unfitting_task,
+)
 
 Maker = Callable[[ThinkingMode], Task]
 """Draws the next task in a mode."""
 
 Source = Callable[[random.Random, Split], Maker]
+
+_OFFERS = 0.2
+"""Share of lessons without a call that ask which tools there are."""
 
 
 def _drawing(make: Callable[[random.Random, Split, ThinkingMode], Task]) -> Source:
@@ -39,6 +47,8 @@ class _NoTool:
         self._help = FactTasks("help", rng, split)
 
     def __call__(self, mode: ThinkingMode) -> Task:
+        if self._split == "train" and self._rng.random() < _OFFERS:
+            return offer_task(self._rng, mode)
         form = self._rng.choices(("unfitting", "help", "sum"), (2, 1, 1))[0]
         if form == "unfitting":
             return unfitting_task(self._rng, self._split, mode)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -16,7 +17,7 @@ from dsv4_mlx.chat.effort import ThinkingMode
 from dsv4_mlx.chat.messages import to_json
 from dsv4_mlx.files.documents import parse_json
 from dsv4_mlx.training.data.frames import worded
-from dsv4_mlx.training.data.judging import FittingCall, NoCall
+from dsv4_mlx.training.data.judging import FittingCall, KeyWords, NoCall
 from dsv4_mlx.training.data.requests import REQUESTS, Request
 from dsv4_mlx.training.data.task import MessageDict, Split, Task, assistant, user
 from dsv4_mlx.training.data.wordings import typed
@@ -87,6 +88,11 @@ _NOBODY_CAN: Mapping[Split, tuple[str, ...]] = {
         "Invite Carla to dinner",
     ),
 }
+_OFFER = (
+    "(Which|What) tools (do you have|are there|can you call|are on offer)( here| now|)",
+    "!(List|Name|Tell me) (your|the|all your|all the) tools",
+    "(What|Which) can you call( here| now|)",
+)
 _MOST_MORE = 6  # requests of a lesson after its first
 _FITTING = 0.6  # share of these that a tool fits
 _MOST_OFFERED = 3  # schemas are long; all of them are offered in one task of eight
@@ -190,6 +196,18 @@ def unfitting_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task
     messages = (system(names), user(question))
     after = more_turns(rng, split, mode, names)
     return _no_call(template, messages, assistant(NO_TOOL, _UNFITTING, mode), mode, after)
+
+
+def offer_task(rng: random.Random, mode: ThinkingMode) -> Task:
+    """A lesson that has the tools on offer named, all and no other: a small model calls tools
+    that are not there, since little of what it learns says which ones are."""
+    names = offered(rng)
+    question = user(typed(worded(rng.choice(_OFFER), rng), rng, slips=False))
+    reply = assistant(f"My tools: {', '.join(names)}.", "The user asks for my tools.", mode)
+    task = _no_call(
+        "offer", (system(names), question), reply, mode, more_turns(rng, "train", mode, names)
+    )
+    return replace(task, answer=KeyWords(tuple(names)), copied=(*names, *task.copied))
 
 
 def _another(

@@ -262,3 +262,15 @@ def test_a_name_is_asked_for_in_the_first_turn_too():
     found = [task for task in some("follow_up", "train", count=600) if "name/" in task.template]
     first = [task for task in found if len(task.messages) == 1]
     assert first and all("not told" in task.reply["content"] for task in first)
+
+
+def test_lessons_have_the_tools_on_offer_named():
+    found = [task for task in some("no_tool", "train", count=300) if task.template == "offer"]
+    sizes = set()
+    for task in found:
+        names = [tool["function"]["name"] for tool in task.tools]
+        assert task.reply["content"] == f"My tools: {', '.join(names)}."
+        assert task.answer == KeyWords(tuple(names)) and set(names) <= set(task.copied)
+        sizes.add(len(names))
+    assert len(sizes) > 3 and {task.thinking_mode for task in found} == {"chat", "thinking"}
+    assert all(task.answer == NoCall() for task in some("no_tool", "held_out", count=100))
