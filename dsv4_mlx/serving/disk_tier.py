@@ -189,7 +189,7 @@ class DiskTier:
         if file.written.exception() is not None:
             self._remove_all(file)
             return
-        found = file.written.result()
+        found, file.written = file.written.result(), None  # which holds its tokens once more
         file.nbytes = found.nbytes
         self.hourly.add(found.nbytes)
         self._lead_to(file, found.outline.places)

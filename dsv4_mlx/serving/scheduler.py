@@ -157,6 +157,7 @@ class Scheduler:
         for job in (*self._waiting, *(one.job for one in self._running)):
             job.cancelled.set()
         self._end_cancelled()
+        self._leaving.end_stored()  # those whose word was taken already, which comes once
         while self._leaving:
             self._take_arrivals(waits=True)
             self._leaving.end_stored()

@@ -1,6 +1,6 @@
 """Files that are finished beside the model's thread: others go on, and no end is told too early."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from threading import Thread
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dsv4_mlx.chat.events import Done
+from dsv4_mlx.serving.arrivals import RequestJobs
 from dsv4_mlx.serving.disk_tier import DiskTier
 from dsv4_mlx.serving.events import Collected
 from dsv4_mlx.serving.limits import ServingLimits
@@ -120,6 +121,36 @@ def test_the_end_waits_for_what_is_on_its_way(tmp_path: Path) -> None:
     one.scheduler.end_all()
     disk.join()
     assert has_ended(heard) and files(tmp_path) == 1
+
+
+def test_the_end_waits_for_no_word_that_came_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = Hand()
+    one = serving(tmp_path, hand)
+    ticket, heard = one.submit(PROMPT, asking(5))
+    while ticket.jobs[0].state != "storing":
+        one.scheduler.step()
+    hand.work()
+    taken = one.scheduler._arrivals.taken
+
+    def at_once(*, waits: bool = False) -> Iterator[RequestJobs]:
+        assert not waits
+        return taken()
+
+    monkeypatch.setattr(one.scheduler._arrivals, "taken", at_once)
+    one.scheduler.end_all()
+    assert has_ended(heard) and files(tmp_path) == 1
+
+
+def test_a_file_on_the_disk_keeps_its_tokens_once(tmp_path: Path) -> None:
+    lines = Timelines(engine(), 0)
+    lines.tier = tier(lines, tmp_path)
+    with lines.open(PROMPT) as line:
+        list(line.session.reading(PROMPT, ()))
+        assert lines.store(line) is None
+    place = lines.tier.find([*PROMPT, 7])
+    assert place is not None and place.file.written is None and place.file.nbytes > 0
 
 
 @pytest.mark.parametrize("fails", [False, True])
