@@ -12,16 +12,19 @@ from dsv4_mlx.serving.request import ToolChoice
 
 KIND: Final = "allowed_tools"
 """The type of this choice."""
-_OURS: Final = ("function", "custom")
 
 
 def allowed_tools(
-    asked: Body, where: str, known: Sequence[str], name_of: Callable[[Body, str], str]
+    asked: Body,
+    where: str,
+    known: Sequence[str],
+    name_of: Callable[[Body, str], str],
+    types: Sequence[str] = ("function",),
 ) -> ToolChoice:
     """The choice that the fields `mode` and `tools` of `asked` make among the tools `known`.
 
-    `name_of` reads the name of a tool at a place. Tools of other types are left out, and where none
-    of the others is allowed there is nothing to call.
+    `name_of` reads the name of a tool at a place. Tools of other `types` are left out, and where
+    none of the others is allowed there is nothing to call.
     """
     mode, listed = asked.get("mode", "auto"), asked.get("tools")
     if mode not in ("auto", "required"):
@@ -31,7 +34,7 @@ def allowed_tools(
     names = [
         name_of(one, f"{where}.tools[{place}]")
         for place, one in enumerate(listed)
-        if one.get("type", "function") in _OURS
+        if one.get("type", "function") in types
     ]
     for name in names:
         if name not in known:

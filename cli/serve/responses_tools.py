@@ -145,7 +145,8 @@ def read_choice(body: Body, tools: ClientTools) -> ToolChoice:
             return ToolChoice("named", _flat(asked, "tool_choice"))
         case allowed_tools.KIND:
             names = [tool["name"] for tool in tools.definitions]
-            return allowed_tools.allowed_tools(asked, "tool_choice", names, _flat)
+            types = ("function", "custom")
+            return allowed_tools.allowed_tools(asked, "tool_choice", names, _flat, types)
         case _:  # a tool that is left out
             return ToolChoice()
 

@@ -1,5 +1,6 @@
 """Chat completions: whole and streamed, with all that clients read off them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.cli.serve.driven import context
 from tests.cli.serve.served_app import Answer, Client, Served, asked, script
 
 SEARCH = {"type": "web_search"}
+CUSTOM = {"type": "custom", "custom": {"name": "patch"}}
 LISTS = {"id": "call_1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
 CALLING = {"role": "assistant", "content": None, "tool_calls": [LISTS]}
 
@@ -190,9 +192,9 @@ def test_tools_that_are_no_functions_are_left_out_and_named() -> None:
     assert read(listing, listing).request.tool_choice.name == "ls"
 
 
-def allowing(mode: str, *names: str) -> dict[str, Any]:
+def allowing(mode: str, *names: str, more: Sequence[object] = ()) -> dict[str, Any]:
     """The choice by which some functions may be called."""
-    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    tools = [*({"type": "function", "function": {"name": name}} for name in names), *more]
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
@@ -202,6 +204,8 @@ def allowing(mode: str, *names: str) -> dict[str, Any]:
         (allowing("auto", "rm", "ls"), ToolChoice(allowed=("ls", "rm"))),
         (allowing("required", "rm"), ToolChoice("required", allowed=("rm",))),
         (allowing("required"), ToolChoice(allowed=())),
+        (allowing("auto", "ls", more=[CUSTOM]), ToolChoice(allowed=("ls",))),
+        (allowing("required", more=[CUSTOM]), ToolChoice(allowed=())),
         (allowing("required", "mv"), "tool_choice.allowed_tools.tools"),
         (allowing("never", "ls"), "tool_choice.allowed_tools.mode"),
         ({"type": "allowed_tools", "allowed_tools": []}, "tool_choice.allowed_tools"),
