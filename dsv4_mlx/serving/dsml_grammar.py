@@ -103,32 +103,30 @@ class CallGrammar:
 
     def _parameter(self, name: str, content: object, root: object, grammar: SchemaGrammar) -> Items:
         opening: Items = (text("<"), self._dsml, text(f'parameter name="{name}" string="'))
+        parts = _parts(content, root)
         ways = [
-            *((text('true">'), *way) for way in self._strings(content, root)),
-            *((text('false">'), *way) for way in _others(content, root, grammar)),
+            *((text('true">'), *way) for part in parts for way in _strings(part)),
+            *((text('false">'), *way) for part in parts for way in _others(part, grammar)),
         ]
         return (*opening, Either(tuple(ways)), *self._closing("parameter"))
-
-    def _strings(self, content: object, root: object) -> list[Items]:
-        """Values that are strings, bare as the release writes them; none where it may be none."""
-        if not isinstance(content, Mapping) or not content:
-            return [string_items({}, BARE)]
-        if (parts := _parts(content, root)) is not None:
-            return [way for part in parts for way in self._strings(part, root)]
-        if (choices := _choices(content)) is not None:
-            return _words([one for one in choices if isinstance(one, str)])
-        return [string_items(content, BARE)] if "string" in types_of(content) else []
 
     def _closing(self, name: str) -> tuple[Symbols, ...]:
         return (text("</"), self._dsml, text(f"{name}>"))
 
 
-def _others(content: object, root: object, grammar: SchemaGrammar) -> list[Items]:
+def _strings(content: object) -> list[Items]:
+    """Values that are strings, bare as the release writes them; none where it may be none."""
+    if not isinstance(content, Mapping) or not content:
+        return [string_items({}, BARE)]
+    if (choices := _choices(content)) is not None:
+        return _words([one for one in choices if isinstance(one, str)])
+    return [string_items(content, BARE)] if "string" in types_of(content) else []
+
+
+def _others(content: object, grammar: SchemaGrammar) -> list[Items]:
     """Values that are no strings, as JSON."""
     if not isinstance(content, Mapping) or not content:
         return [grammar.value({"type": [kind for kind in types_of({}) if kind != "string"]})]
-    if (parts := _parts(content, root)) is not None:
-        return [way for part in parts for way in _others(part, root, grammar)]
     if (choices := _choices(content)) is not None:
         return _words([to_json(one) for one in choices if not isinstance(one, str)])
     kinds = [kind for kind in types_of(content) if kind != "string"]
@@ -143,12 +141,22 @@ def _words(texts: Sequence[str]) -> list[Items]:
     return [(Words.one_of(texts),)] if texts else []
 
 
-def _parts(content: Mapping[str, Any], root: object) -> list[object] | None:
-    """The schemas of which a value fits one, where there are several or it is elsewhere."""
-    if isinstance(content.get("$ref"), str):
-        return [resolve(content, root) or {}]
-    found = alternatives(content)
-    return None if found is None else found[1]
+def _parts(content: object, root: object) -> list[object]:
+    """The schemas of which a value fits one, without those that only lead to others: what several
+    refer to is there once, and what refers to itself adds nothing."""
+    found: list[object] = []
+    waiting, seen = [content], set[str]()
+    while waiting:
+        part = waiting.pop()
+        reference = part.get("$ref") if isinstance(part, Mapping) else None
+        if isinstance(part, Mapping) and isinstance(reference, str):
+            waiting += [] if reference in seen else [resolve(part, root) or {}]
+            seen.add(reference)
+        elif isinstance(part, Mapping) and (several := alternatives(part)) is not None:
+            waiting += reversed(several[1])
+        else:
+            found.append(part)
+    return found or [{}]
 
 
 def _choices(content: Mapping[str, Any]) -> list[object] | None:

@@ -202,6 +202,7 @@ def call(name: str, *parameters: tuple[str, str, str]) -> str:
 
 
 MARKER = 11
+KNOT = {"$ref": "#/$defs/knot"}
 CALLS = CallGrammar(TOOLS, {DSML: MARKER})
 
 
@@ -341,3 +342,12 @@ def test_strings_of_calls_are_held_to_too() -> None:
 
     assert fits(grammar, call('a"7'))
     assert not fits(grammar, call("a7")) and not fits(grammar, call('a\\"7'))
+
+
+@pytest.mark.parametrize("knot", [{"anyOf": [{"type": "integer"}, KNOT, KNOT]}, KNOT])
+def test_arguments_of_a_kind_that_refers_to_itself_are_what_else_it_says(knot: Any) -> None:
+    schema = {"type": "object", "properties": {"k": KNOT}, "$defs": {"knot": knot}}
+    tool = {"name": "f", "parameters": schema}
+    grammar = CallGrammar([tool], {DSML: MARKER}).calls(["f"], several=False)
+    assert is_call(grammar, block(call("f", ("k", "false", "7"))))
+    assert is_call(grammar, block(call("f", ("k", "true", "7")))) is (knot is KNOT)
