@@ -15,6 +15,9 @@ from dsv4_mlx.cache.pieces import CacheOutline
 from dsv4_mlx.files.finishing import Finishing, finished_by
 
 _HOUR_S: Final = 3600.0
+MOST_UNFINISHED: Final = 4
+"""Files on their way to the disk; what is counted of a file is counted once it is there, so that a
+disk that lags behind for longer would take more than it may."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,18 @@ class DiskWriter:
     ) -> None:
         """`hand` finishes files, by one thread of its own; without one it is done at once."""
         self._outline, self._hand = outline, hand or AtOnce()
+        self._unfinished: deque[Writing] = deque()
 
     def write(self, path: Path, save: Callable[[Path], None]) -> Writing:
         """Let `save` write a file; the future comes once it lies on the disk under its name.
 
-        Raises what `save` does; the future has CacheError or OSError of what comes after it.
+        Waits while `MOST_UNFINISHED` are on their way. Raises what `save` does; the future has
+        CacheError or OSError of what comes after it.
         """
+        while self._unfinished and (
+            self._unfinished[0].done() or len(self._unfinished) == MOST_UNFINISHED
+        ):
+            self._unfinished.popleft().exception()
         left: list[Finishing] = []
         with finished_by(left.append):
             save(path)
@@ -87,4 +96,5 @@ class DiskWriter:
                 work()
             return FinishedFile(self._outline(path), path.stat().st_size)
 
-        return self._hand.submit(finish)
+        self._unfinished.append(self._hand.submit(finish))
+        return self._unfinished[-1]

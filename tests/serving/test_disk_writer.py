@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from dsv4_mlx.cache.pieces import CacheOutline
 from dsv4_mlx.chat.events import Done
 from dsv4_mlx.serving.arrivals import RequestJobs
 from dsv4_mlx.serving.disk_tier import DiskTier
+from dsv4_mlx.serving.disk_writer import MOST_UNFINISHED, DiskWriter
 from dsv4_mlx.serving.events import Collected
 from dsv4_mlx.serving.limits import ServingLimits
 from dsv4_mlx.serving.timelines import Timelines
@@ -193,3 +195,27 @@ def test_what_memory_does_not_hold_is_waited_for(tmp_path: Path) -> None:
     disk.start()
     assert answered(lines, [*PROMPT, 7], 3) == (40, expected([*PROMPT, 7], 3))
     disk.join()
+
+
+def test_a_disk_that_lags_behind_is_waited_for(tmp_path: Path) -> None:
+    hand, waited = Hand(), list[Future[Any]]()
+
+    class Waited(Future[Any]):
+        def exception(self, timeout: float | None = None) -> BaseException | None:
+            waited.append(self)
+            hand.work()
+            return super().exception(timeout)
+
+    def submit(fn: Callable[[], Any]) -> Future[Any]:
+        hand.left.append((Waited(), fn))
+        return hand.left[-1][0]
+
+    hand.submit = submit  # type: ignore[method-assign, assignment]
+    writer = DiskWriter(lambda path: CacheOutline("", [], [], "", 0), hand)
+    paths = [tmp_path / f"{number}.kv" for number in range(MOST_UNFINISHED + 2)]
+    written = [writer.write(path, Path.touch) for path in paths[:MOST_UNFINISHED]]
+    assert waited == [] and len(hand.left) == MOST_UNFINISHED
+    writer.write(paths[-2], Path.touch)
+    assert waited[0] is written[0] and len(hand.left) == 1
+    writer.write(paths[-1], Path.touch)
+    assert len(hand.left) == 2
