@@ -12,7 +12,7 @@ They are read as a prompt is, in chunks, which may round other last bits than si
 there on the reply need not be the one of a device that never failed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
@@ -46,12 +46,7 @@ def start_together(running: Running, timelines: Sequence[Timeline]) -> Failed:
             pass
         else:
             return failed | _launched(following)
-    for timeline, drawing in drawn.items():
-        try:
-            timeline.start(drawing)
-        except Exception as error:  # models and MLX raise their own
-            failed[timeline] = error
-    return failed
+    return failed | _each(drawn, Timeline.start)
 
 
 def _read(running: Running, drawn: dict[Timeline, PendingDraw]) -> list[Timeline]:
@@ -79,12 +74,19 @@ def _launched(timelines: Sequence[Timeline]) -> Failed:
 
 def _apart(timelines: Sequence[Timeline]) -> Failed:
     """Let each go on alone after a call that failed; who cannot."""
-    failed: Failed = {}
     # All of them first: a state that is lost holds memory that the others need.
     drawn = {timeline: timeline.take_back() for timeline in timelines}
+    return _each(drawn, Timeline.start_apart)
+
+
+def _each(
+    drawn: dict[Timeline, PendingDraw], start: Callable[[Timeline, PendingDraw], None]
+) -> Failed:
+    """Start each by a call of its own; who failed."""
+    failed: Failed = {}
     for timeline, drawing in drawn.items():
         try:
-            timeline.start_apart(drawing)
+            start(timeline, drawing)
         except Exception as error:  # models and MLX raise their own
             failed[timeline] = error
     return failed
