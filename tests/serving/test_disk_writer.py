@@ -56,6 +56,16 @@ def tier(lines: Timelines, folder: Path, hand: Executor | None = None) -> DiskTi
     return DiskTier(folder, lines._engine, 1 << 30, clock=lambda: 0.0, least_tokens=4, hand=hand)
 
 
+def storing(folder: Path) -> tuple[Hand, Serving, Collected]:
+    """An answer that only the disk is at."""
+    hand = Hand()
+    one = serving(folder, hand)
+    ticket, heard = one.submit(PROMPT, asking(5))
+    while ticket.jobs[0].state != "storing":
+        one.scheduler.step()
+    return hand, one, heard
+
+
 def files(folder: Path) -> int:
     return len(list(folder.glob("*.kv")))
 
@@ -100,11 +110,7 @@ def test_an_answer_that_only_the_disk_is_at_holds_no_place(tmp_path: Path) -> No
 
 
 def test_what_the_disk_does_not_take_costs_the_file_and_nothing_else(tmp_path: Path) -> None:
-    hand = Hand()
-    one = serving(tmp_path, hand)
-    ticket, heard = one.submit(PROMPT, asking(5))
-    while ticket.jobs[0].state != "storing":
-        one.scheduler.step()
+    hand, one, heard = storing(tmp_path)
     stored = one.scheduler.timelines.tier
     assert stored is not None and len(stored) == 1
     hand.work(OSError(28, "No space left on device"))
@@ -113,11 +119,7 @@ def test_what_the_disk_does_not_take_costs_the_file_and_nothing_else(tmp_path: P
 
 
 def test_the_end_waits_for_what_is_on_its_way(tmp_path: Path) -> None:
-    hand = Hand()
-    one = serving(tmp_path, hand)
-    ticket, heard = one.submit(PROMPT, asking(5))
-    while ticket.jobs[0].state != "storing":
-        one.scheduler.step()
+    hand, one, heard = storing(tmp_path)
     disk = Thread(target=hand.work)
     disk.start()
     one.scheduler.end_all()
@@ -128,11 +130,7 @@ def test_the_end_waits_for_what_is_on_its_way(tmp_path: Path) -> None:
 def test_the_end_waits_for_no_word_that_came_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hand = Hand()
-    one = serving(tmp_path, hand)
-    ticket, heard = one.submit(PROMPT, asking(5))
-    while ticket.jobs[0].state != "storing":
-        one.scheduler.step()
+    hand, one, heard = storing(tmp_path)
     hand.work()
     taken = one.scheduler._arrivals.taken
 
