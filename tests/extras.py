@@ -72,14 +72,23 @@ EXTRAS = {
         is_apart=True,
     ),
 }
-_TRIED: set[str] = set()
+_SETTLED: set[str] = set()
+"""Extras that are there, or that this process tried to install."""
 
 
 def wanted(name: str) -> bool:
-    """Whether the extra is to be installed now: asked for, missing and not yet tried."""
-    return (
-        bool(os.environ.get("DSV4_INSTALL")) and name not in _TRIED and not EXTRAS[name].present()
-    )
+    """Whether the extra is to be installed now: asked for, missing and not yet tried.
+
+    What another process installs meanwhile is waited for: of a package half there some files are.
+    """
+    if not os.environ.get("DSV4_INSTALL") or name in _SETTLED:
+        return False
+    with _alone():
+        importlib.invalidate_caches()
+        is_there = EXTRAS[name].present()
+    if is_there:
+        _SETTLED.add(name)
+    return not is_there
 
 
 def announcement(name: str) -> str:
@@ -89,7 +98,7 @@ def announcement(name: str) -> str:
 def install(name: str, say: Callable[[str], None]) -> None:
     """pip installs what pyproject.toml lists for `name`; what it says goes to stderr, where a
     person sees it from any test process."""
-    _TRIED.add(name)
+    _SETTLED.add(name)
     with _alone():
         importlib.invalidate_caches()
         if EXTRAS[name].present():
