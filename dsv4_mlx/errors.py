@@ -45,5 +45,9 @@ class UsageError(Dsv4Error):
     """Options that contradict each other or do not exist."""
 
 
+class ServiceEnded(Dsv4Error):
+    """A server's model works for nobody any longer."""
+
+
 class PipelineError(Dsv4Error):
     """The other rank of a model on two machines is gone, silent or another one than expected."""

@@ -44,7 +44,7 @@ from cli.serve.records import Records
 from cli.serve.served_model import ServedModel
 from cli.serve.trace import Trace
 from dsv4_mlx.chat.answer_settings import AnswerSettings
-from dsv4_mlx.errors import Dsv4Error, PipelineError
+from dsv4_mlx.errors import Dsv4Error, PipelineError, ServiceEnded
 from dsv4_mlx.serving.unheld import unheld_of
 
 _MOST_CLIENT: Final = 40
@@ -226,8 +226,8 @@ class ServedApp:
         """What is held, as the model's thread counts it; the figures before these, where it has no
         time to."""
         if self.model.is_ready:
-            # A rank may be lost while it is asked, which is told elsewhere.
-            with suppress(TimeoutError, PipelineError):
+            # A rank may be lost, or the server end, while it is asked, which is told elsewhere.
+            with suppress(TimeoutError, PipelineError, ServiceEnded):
                 counted = asyncio.wrap_future(self.model.running.ask(cache_figures))
                 self._figures = await asyncio.wait_for(counted, _COUNTING_S)
         return self._figures
@@ -267,8 +267,8 @@ def _asked_by(scope: Scope) -> str:
 def _fault_of(error: Dsv4Error) -> Fault:
     if isinstance(error, RequestFault):
         return error.fault
-    is_lost = isinstance(error, PipelineError)
-    return Fault("unavailable" if is_lost else "invalid", str(error))
+    is_away = isinstance(error, PipelineError | ServiceEnded)
+    return Fault("unavailable" if is_away else "invalid", str(error))
 
 
 def client_of(scope: Scope) -> str:

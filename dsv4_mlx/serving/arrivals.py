@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from threading import Lock
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from dsv4_mlx.errors import ServiceEnded
 from dsv4_mlx.serving.job import AnswerJob
 from dsv4_mlx.serving.ticket import AskedCall, Result
 
 RequestJobs: TypeAlias = tuple[AnswerJob, ...]
 """The answers of one request, at least one; that which reads the prompt first."""
+
+_ENDED: Final = "The model works for nobody any longer; ask again when the server is back."
 
 
 class Arrivals:
@@ -36,9 +39,14 @@ class Arrivals:
         self._line.put(None)
 
     def call(self, work: Callable[[], Result]) -> "Future[Result]":
-        """Let the thread that takes do `work` when its turn comes."""
+        """Let the thread that takes do `work` when its turn comes; once the line is closed nobody
+        does, and the future has ServiceEnded."""
         asked = AskedCall(work)
-        self._line.put(asked)
+        with self._closing:
+            if self._is_closed:
+                asked.future.set_exception(ServiceEnded(_ENDED))
+            else:
+                self._line.put(asked)
         return asked.future
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dsv4_mlx.chat.events import Done, Progress
 from dsv4_mlx.engine.drafters import Lookup
 from dsv4_mlx.engine.sampling import NO_SHIFTS, Shifts
-from dsv4_mlx.errors import PromptError
+from dsv4_mlx.errors import PromptError, ServiceEnded
 from dsv4_mlx.scripted.fake import FakeModel
 from dsv4_mlx.serving.events import Begun, Collected, Refused
 from dsv4_mlx.serving.job import ServedPrompt
@@ -289,6 +289,15 @@ def test_what_is_handed_in_when_nobody_works_any_longer_ends_at_once() -> None:
     assert ticket.has_ended
     ends = [ended(before.of()), ended(after.of(0)), ended(after.of(1))]
     assert [done.finish_reason for done in ends] == ["cancelled"] * 3
+
+
+def test_what_is_asked_of_the_thread_when_nobody_works_any_longer_is_an_error() -> None:
+    serving = Serving()
+    before = serving.scheduler.call(lambda: 1)
+    serving.scheduler.end_all()
+    after = serving.scheduler.call(lambda: 1)
+    assert before.result(0) == 1
+    assert isinstance(after.exception(0), ServiceEnded)
 
 
 def test_a_prompt_that_the_context_does_not_hold_is_refused_at_once() -> None:
