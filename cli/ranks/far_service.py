@@ -113,14 +113,18 @@ class FarScheduler:
         """How much there is to do, by what rank 0 told of it; what is set aside it is asked for
         (`metrics.cache_figures`)."""
         with self._lock:
-            left = [one for ticket in self._tickets.values() for one in ticket.left.values()]
+            requests = [list(ticket.left.values()) for ticket in self._tickets.values()]
+        left = [one for answers in requests for one in answers]
         states = [one.state for one in left]
+        waiting = sum(any(one.state == "waiting" for one in answers) for answers in requests)
         return Load(
             states.count("waiting"),
             states.count("reading"),
             states.count("answering"),
             sum(one.to_read for one in left),
             0,
+            waiting,
+            sum(bool(answers) for answers in requests) - waiting,
         )
 
     def submit(self, request: GenerationRequest, outlet: Outlet, *, is_warm: bool) -> FarTicket:

@@ -15,7 +15,7 @@ def health(model: ServedModel) -> tuple[int, Mapping[str, Any]]:
     body: dict[str, Any] = {"status": state}
     if state == "ready":
         load, silence_s = model.running.scheduler.load, model.silence_s
-        body |= {"waiting": load.waiting, "running": load.reading + load.answering}
+        body |= {"waiting": load.requests_waiting, "running": load.requests_running}
         if silence_s > SILENT_S:
             body |= {"status": "stuck", "silent_s": round(silence_s, 1)}
     elif state in ("failed", "lost"):

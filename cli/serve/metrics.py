@@ -1,6 +1,6 @@
 """`GET /metrics`: counters and gauges as Prometheus reads them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -50,9 +50,10 @@ def _lines(model: ServedModel, records: Records, cache: CacheFigures) -> Iterato
     yield from _metric("model_state", "gauge", "The model's state, 1 for the one it is in.", states)
     if state == "ready":
         load = model.running.scheduler.load
-        counts = {"waiting": load.waiting, "reading": load.reading, "answering": load.answering}
-        samples = [({"state": name}, float(count)) for name, count in counts.items()]
-        yield from _metric("requests", "gauge", "Answers under way.", samples)
+        requests = {"waiting": load.requests_waiting, "running": load.requests_running}
+        yield from _by_state("requests", "Requests; one waits until all its answers run.", requests)
+        answers = {"waiting": load.waiting, "reading": load.reading, "answering": load.answering}
+        yield from _by_state("answers", "Answers that requests ask for.", answers)
         yield from _one(
             "tokens_to_read", "gauge", "Tokens of prompts not read.", load.tokens_to_read
         )
@@ -83,6 +84,11 @@ def _lines(model: ServedModel, records: Records, cache: CacheFigures) -> Iterato
 
 def _one(name: str, kind: str, what: str, value: float) -> Iterator[str]:
     yield from _metric(name, kind, what, [({}, value)])
+
+
+def _by_state(name: str, what: str, counts: Mapping[str, int]) -> Iterator[str]:
+    samples = [({"state": state}, float(count)) for state, count in counts.items()]
+    yield from _metric(name, "gauge", what, samples)
 
 
 def _metric(name: str, kind: str, what: str, samples: Iterable[_Sample]) -> Iterator[str]:

@@ -36,7 +36,7 @@ from dsv4_mlx.serving.pace import TurnPace
 from dsv4_mlx.serving.request import GenerationRequest
 from dsv4_mlx.serving.rounds import start_round
 from dsv4_mlx.serving.running_job import RunningJob, guarded
-from dsv4_mlx.serving.ticket import Load, Result, Ticket
+from dsv4_mlx.serving.ticket import Load, Result, Ticket, requests_of
 from dsv4_mlx.serving.timelines import Timelines
 
 if TYPE_CHECKING:
@@ -113,7 +113,10 @@ class Scheduler:
         self._arrivals.wake()
 
     def call(self, work: Callable[[], Result]) -> "Future[Result]":
-        """Let the model's thread do `work` before its next step, such as a look at `timelines`."""
+        """Let the model's thread do `work` before its next step, such as a look at `timelines`.
+
+        After `end_all` the future has ServiceEnded.
+        """
         return self._arrivals.call(work)
 
     @property
@@ -171,7 +174,7 @@ class Scheduler:
         limits, request, tokens = self.limits, jobs[0].request, jobs[0].prompt.tokens
         asked = request.settings.max_tokens
         reply = limits.reply_tokens(len(tokens), asked, self._engine.max_context)
-        requests_waiting = len({id(job.leader or job) for job in self._waiting})
+        requests_waiting = requests_of(self._waiting)
         for job in jobs:
             if reply is None:
                 job.refuse("memory", limits.too_much(len(tokens), asked))

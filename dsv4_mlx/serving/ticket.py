@@ -1,6 +1,6 @@
 """What a scheduler gives those who hand requests in or look at it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,25 +30,38 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Load:
-    """What the scheduler has to do, in requests and tokens."""
+    """What the scheduler has to do, in answers, requests and tokens."""
 
     waiting: int
+    """Answers, as are `reading` and `answering`."""
     reading: int
     answering: int
     tokens_to_read: int
     reserved_bytes: int
+    requests_waiting: int
+    """Requests of which an answer has not begun, as `ServingLimits.most_waiting` counts them."""
+    requests_running: int
+    """Requests of which all answers have begun, and one is not over."""
 
     @classmethod
     def of(cls, waiting: Sequence[AnswerJob], running: Sequence[AnswerJob]) -> "Load":
         """The load of these jobs."""
         states = [job.state for job in running]
+        requests_waiting = requests_of(waiting)
         return cls(
             len(waiting),
             states.count("reading"),
             states.count("answering"),
             sum(job.remaining for job in (*waiting, *running)),
             sum(job.reserved_bytes for job in running),
+            requests_waiting,
+            requests_of((*waiting, *running)) - requests_waiting,
         )
+
+
+def requests_of(jobs: Iterable[AnswerJob]) -> int:
+    """How many requests these are the answers of."""
+    return len({id(job.leader or job) for job in jobs})
 
 
 class AskedCall:

@@ -72,6 +72,9 @@ def test_a_request_with_several_answers_is_one_that_waits() -> None:
     serving = Serving(limits=ServingLimits(most_running=1, most_waiting=2))
     several = asking(4, answers=5)
     outlets = [serving.submit([300 + number] * 20, several)[1] for number in range(3)]
+    serving.scheduler.step()
+    load = serving.scheduler.load
+    assert (load.waiting, load.requests_waiting, load.requests_running) == (9, 2, 0)
     serving.finish()
     ends = [[outlet.of(answer)[-1] for answer in range(5)] for outlet in outlets]
     kinds = [[getattr(end, "kind", "done") for end in one] for one in ends]

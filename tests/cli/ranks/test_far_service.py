@@ -148,6 +148,7 @@ def test_a_second_request_waits_for_the_first_and_one_that_leaves_ends() -> None
         other.service.serve(asking("And me"), second)
         load = other.service.scheduler.load
         assert (load.waiting, load.answering) == (1, 1) and not second.events
+        assert (load.requests_waiting, load.requests_running) == (1, 1)
         assert other.service.ask(cache_figures).result(PATIENCE_S).reserved_bytes > 0
         ticket.cancel()
         assert first.last().finish_reason == "cancelled"

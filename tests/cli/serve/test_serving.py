@@ -255,11 +255,12 @@ def test_health_knows_the_thread_of_the_model() -> None:
 def test_a_model_that_has_work_and_gives_no_sign_of_life_is_stuck(
     silent_s: float, status: int
 ) -> None:
-    scheduler = SimpleNamespace(load=Load(0, 1, 0, 100, 0))
+    scheduler = SimpleNamespace(load=Load(4, 1, 0, 100, 0, 2, 1))
     running = SimpleNamespace(scheduler=scheduler)
     model: Any = SimpleNamespace(state="ready", running=running, silence_s=silent_s)
     found, body = health(model)
     assert found == status and body["status"] == ("ready" if status == 200 else "stuck")
+    assert (body["waiting"], body["running"]) == (2, 1)  # requests, not their answers
 
 
 def test_silence_is_counted_while_there_is_work() -> None:
@@ -270,7 +271,7 @@ def test_silence_is_counted_while_there_is_work() -> None:
         await settled(served)
         served.model._clock = lambda: now[0]
         idle = served.model.silence_s
-        served.model.running.scheduler._load = Load(0, 1, 0, 100, 0)
+        served.model.running.scheduler._load = Load(0, 1, 0, 100, 0, 0, 1)
         silent = served.model.silence_s
         served.model.hear()
         return [idle, silent, served.model.silence_s]
@@ -354,6 +355,8 @@ def test_metrics_count_what_was_asked_and_answered() -> None:
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert samples['dsv4_requests_total{dialect="chat",end="done"}'] == "1"
     assert samples['dsv4_requests_total{dialect="chat",end="invalid"}'] == "1"
+    for what, state in (("requests", "waiting"), ("requests", "running"), ("answers", "waiting")):
+        assert samples[f'dsv4_{what}{{state="{state}"}}'] == "0"
     assert samples["dsv4_generated_tokens_total"] == "3"
     assert float(samples["dsv4_cache_places"]) > 0
     prompt, cached = samples["dsv4_prompt_tokens_total"], samples["dsv4_cached_tokens_total"]
