@@ -8,13 +8,15 @@ when a token turns out to be none that fits.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final, TypeAlias, Union
 
 from dsv4_mlx.serving.words import Members, Word, WordList, Words
 
 FIRST_CONTROL: Final = 256
 """The symbol of control token id 0."""
+
+MOST_KNOWN: Final = 1 << 12
+"""States of one answer whose followers are kept, some 600 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class GrammarState:
 
     stacks: frozenset[Stack]
     """Each begins with symbols or with words, or is empty."""
+    _known: "dict[tuple[frozenset[Stack], int], frozenset[Stack]]" = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """What came after some states, shared by all that come from one beginning: inside of a string
+    the same state comes back with every character. With the last of them the grammar is free."""
 
     @classmethod
     def at(cls, items: Items) -> "GrammarState":
@@ -87,7 +94,14 @@ class GrammarState:
 
     def after(self, symbol: int) -> "GrammarState":
         """The state after one more symbol."""
-        return GrammarState(_after(self.stacks, symbol))
+        known, key = self._known, (self.stacks, symbol)
+        found = known.get(key)
+        if found is None:
+            found = _opened(rest for stack in self.stacks for rest in _past(stack, symbol))
+            if len(known) >= MOST_KNOWN:
+                del known[next(iter(known))]
+            known[key] = found
+        return GrammarState(found, known)
 
     def after_all(self, symbols: Iterable[int]) -> "GrammarState":
         """The state after more symbols."""
@@ -136,12 +150,6 @@ def _split(items: Items) -> tuple[Word, Items]:
             return tuple(word), items[place:]
         word += item.symbols
     return tuple(word), ()
-
-
-@lru_cache(maxsize=1 << 14)
-def _after(stacks: frozenset[Stack], symbol: int) -> frozenset[Stack]:
-    """Kept for a while: inside of a string the same state comes back with every character."""
-    return _opened(rest for stack in stacks for rest in _past(stack, symbol))
 
 
 def _past(stack: Stack, symbol: int) -> Iterable[Stack]:

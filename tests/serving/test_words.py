@@ -1,8 +1,10 @@
 """Many words at one place of a grammar: as many as one likes, and none that is not there."""
 
 import json
+from gc import collect
 from itertools import permutations
 from typing import Any
+from weakref import ref
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.serving.dsml_grammar import CallGrammar
-from dsv4_mlx.serving.grammar import GrammarState, members, text
+from dsv4_mlx.serving.grammar import MOST_KNOWN, GrammarState, members, text
 from dsv4_mlx.serving.json_grammar import MOST_ALTERNATIVES, SchemaGrammar, schema_grammar
 from dsv4_mlx.serving.words import Words
 
@@ -95,6 +97,29 @@ def test_nothing_is_made_while_a_grammar_is_followed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(SchemaGrammar, "value", made)
     written = json.dumps({"next": {"next": None}})
     assert GrammarState.at(grammar).after_all(written.encode()).is_complete
+
+
+def test_a_grammar_is_free_with_the_last_of_its_states() -> None:
+    grammar = schema_grammar(properties(1000))
+    states = [GrammarState.at(grammar), GrammarState.at(grammar)]
+    states = [state.after_all(b'{"property 17": 5, "property 1') for state in states]
+    listed = [ref(one.listed) for one in members_in(states[0])]
+    assert listed and all(one() is not None for one in listed)
+    del grammar, states
+    collect()
+    assert [one() for one in listed] == [None] * len(listed)
+
+
+def members_in(state: GrammarState) -> list[Words]:
+    return [stack[0] for stack in state.stacks if stack and isinstance(stack[0], Words)]
+
+
+def test_what_is_known_of_a_long_answer_is_bounded() -> None:
+    letters = MOST_KNOWN + 100
+    state = GrammarState.at(schema_grammar({"type": "string", "maxLength": letters}))
+    state = state.after_all(b'"' + b"a" * letters)
+    assert len(state._known) == MOST_KNOWN
+    assert state.after_all(b'"').is_complete and not state.after_all(b"a")
 
 
 @pytest.mark.parametrize("keyword", ["anyOf", "oneOf"])
