@@ -122,7 +122,8 @@ prompt, and goes on until it calls none. Nobody is there to be asked: what needs
 done, as reading files in the working folder, calculating and the tools of MCP servers with `trust`,
 and the rest, as writing and commands, is refused as by a person, which a line on stderr says.
 `--json` tells a `tool_result` (`name`, `result`) after each call, and a `done` after each answer;
-the one without `tool_calls` as its `finish_reason` is the last.
+the one without `tool_calls` as its `finish_reason` is the last. Calls of 100 answers to one message
+are run. Then the model is told to answer, and if it calls again the program ends with an error.
 
 `--expert-memory 20GB` keeps so much of a model's routed experts in memory and reads the others from
 the disk when a token chooses them; `auto` does that for a model that does not fit, with as much as

@@ -5,17 +5,22 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from threading import Event as Flag
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cli.show.output import PlainOutput
 from cli.show.surface import Question
 from cli.tools.use import ToolUse
 from dsv4_mlx.chat.events import Done, Event
 from dsv4_mlx.chat.messages import ToolCall
+from dsv4_mlx.errors import Dsv4Error
 
 if TYPE_CHECKING:
     from cli.tools.use import MakeToolbox
     from dsv4_mlx.chat.conversation import Conversation
+
+MOST_ROUNDS: Final = 100
+"""Answers to one message whose calls are run: nobody is there to stop a model that never ends."""
+_NO_MORE: Final = "Error: no more calls are run for this message; answer with what there is."
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,23 @@ class ToolsAlone:
         self, conversation: "Conversation", first: Generator[Event, None, None]
     ) -> Generator[TurnEvent, None, None]:
         """All events of a turn that begins with the answer `first`: what the model calls is run,
-        and it goes on with the results, until it calls nothing."""
+        and it goes on with the results, until it calls nothing.
+
+        After MOST_ROUNDS answers with calls it is told to answer without; Dsv4Error if it calls
+        again.
+        """
         calls = yield from self._answer(conversation, first)
+        rounds = 0
         while calls:
+            rounds += 1
+            if rounds > MOST_ROUNDS + 1:
+                raise Dsv4Error(
+                    f"The model called tools in {rounds} answers to one message, of which "
+                    f"{MOST_ROUNDS} were run; ask for less at once."
+                )
             results: list[tuple[str, str]] = []
             for call in calls:
-                result = self._use.run(call)
+                result = self._use.run(call) if rounds <= MOST_ROUNDS else _NO_MORE
                 yield ToolOutput(call.name, result)
                 results.append((call.id, result))
             calls = yield from self._answer(conversation, conversation.answer_tools(results))

@@ -81,6 +81,21 @@ def test_what_would_be_asked_about_is_refused_and_nothing_is_done(
     assert not (folder / "made").exists()
 
 
+def test_a_model_that_calls_for_ever_is_told_to_answer_and_ended_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.once.tools.MOST_ROUNDS", 2)
+    call = calling("calculator", expression="6*7")
+    done = answered(tmp_path, call, options=("--tools", "--json"))
+    first, second, third = (one["result"] for one in records(done, "tool_result"))
+    assert first == second == "42" and third.startswith("Error: no more calls are run")
+    (error,) = records(done, "error")
+    assert "tools in 4 answers to one message, of which 2 were run" in error["message"]
+    assert done.status == 1
+    heeds = answered(tmp_path, call, call, call, "It is 42.")
+    assert heeds.status == 0 and heeds.stdout.endswith("It is 42.\n")
+
+
 @pytest.mark.parametrize(
     ("options", "setting", "has_tools"),
     [
