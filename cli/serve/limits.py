@@ -48,6 +48,9 @@ class HttpLimits:
     """How long a client that reads nothing is waited for."""
     look_s: float = 0.5
     """How often is looked whether a client reads the rest of its answer."""
+    rest_s: int = 150
+    """How long a connection stays open after an answer: longer than clients and proxies keep theirs
+    (Caddy two minutes), or a server ends it just as the next request is on its way."""
     connections: int = 512
     requests_per_minute: int = 1200
     """Of one client."""

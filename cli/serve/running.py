@@ -165,6 +165,7 @@ def _server(app: ServedApp, limits: HttpLimits) -> uvicorn.Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=limits.rest_s,
             timeout_graceful_shutdown=round(GRACE_S + LOOK_S) + CLOSE_S,
         )
     )

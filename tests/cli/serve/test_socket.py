@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cli.serve.limits import HttpLimits
 from cli.serve.running import GRACE_S, listen
 from dsv4_mlx.errors import UsageError
 from tests.cli.running import run
@@ -122,6 +123,13 @@ def test_a_server_starts_answers_over_connections_and_ends(tmp_path: Path) -> No
     assert program.process.returncode == 0
     lines = errors.splitlines()
     assert len(lines) == 4 and all("stop, prompt" in line for line in lines), errors
+
+
+def test_a_connection_rests_for_so_long_after_an_answer(tmp_path: Path) -> None:
+    line = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with running(tmp_path, rest_s=0) as program:
+        assert program.raw(line).startswith(b"HTTP/1.1 200 ")
+    assert HttpLimits().rest_s > 120  # seconds for which Caddy keeps one
 
 
 def test_a_signal_lets_an_answer_end(tmp_path: Path) -> None:
@@ -252,7 +260,7 @@ HOSTILE: dict[str, Sequence[bytes]] = {
 def test_hostile_bytes_are_answered_or_closed_and_the_next_request_is_served(
     tmp_path: Path,
 ) -> None:
-    with running(tmp_path, header_s=1.0, body_s=1.0) as program:
+    with running(tmp_path, header_s=1.0, body_s=1.0, rest_s=1) as program:
         for name, pieces in HOSTILE.items():
             answer = program.raw(*pieces)
             assert answer == b"" or answer.startswith(b"HTTP/1.1 "), name
