@@ -106,7 +106,11 @@ def test_the_next_turn_of_an_agent_reads_only_what_is_new() -> None:
 
     thinks = ScriptedReply("<think>Look.</think>Let me look.", CALL.tool_calls)
     first, second = Served(script(thinks, "One file.")).run(work)
-    used = second.json["usage"]
+    used, timings = second.json["usage"], second.json["timings"]
+    assert timings["cached_n"] == used["prompt_tokens_details"]["cached_tokens"]
+    assert timings["cached_n"] + timings["prompt_n"] == used["prompt_tokens"]
+    assert timings["predicted_n"] == used["completion_tokens"]
+    assert timings["prompt_ms"] >= 0 and timings["predicted_ms"] >= 0
     before = first.json["usage"]["total_tokens"]
     assert used["prompt_tokens_details"]["cached_tokens"] >= before - 1
     assert used["prompt_tokens"] - before <= 32  # the result and what opens a reply
