@@ -24,11 +24,12 @@ from dsv4_mlx.chat.events import (
     TextDelta,
 )
 from dsv4_mlx.chat.markers import PROSE, Markup
-from dsv4_mlx.chat.marks import MARKED, SpelledMarks, spelled_out
+from dsv4_mlx.chat.marks import MARKED, SpelledMarks, mark, spelled_out
 from dsv4_mlx.chat.messages import AssistantDict, ChatError, ToolCall
 from dsv4_mlx.chat.schema import ToolSchemas
 from dsv4_mlx.chat.stops import StopTexts
 from dsv4_mlx.chat.strict import parse_strict
+from dsv4_mlx.chat.tokens import DSML
 from dsv4_mlx.chat.written_call import WrittenCall
 
 ParsedPart = ReplyPart | CallPart
@@ -86,6 +87,7 @@ class ReplyParser:
         self._schemas = ToolSchemas(() if strict else tools)
         self._reasons = thinking_mode == "thinking"
         self._streams_calls = streams_calls
+        self._knows_markup = streams_calls and DSML not in spelled
         self._left_open = False
         self._call: WrittenCall | None = None
         self._in_block = False
@@ -122,7 +124,7 @@ class ReplyParser:
 
     @property
     def left_open(self) -> bool:
-        """Whether the reply ended inside a call that had begun, which is then no part of it."""
+        """Whether the reply ended inside a call or its markup, which is then no part of it."""
         return self._left_open
 
     def feed(self, text: str) -> list[ParsedPart]:
@@ -134,14 +136,17 @@ class ReplyParser:
         """The reply has ended, by the model itself if `is_whole`: what was still undecided."""
         self._read(self._spelled.finish())
         rest, self._buffer = self._buffer, ""
+        is_cut = self._knows_markup and not is_whole
         if call := self._call:
             call.raw.append(rest)
             if is_whole and call.lacks_only_its_closing(rest):
                 self._end_call(call)
-            elif call.stream is not None:
+            elif call.stream is not None or is_cut:
                 self._left_open, self._call = True, None
             else:
                 self._abandon_call()
+        elif is_cut and rest and (self._in_block or mark(DSML) in rest):
+            self._left_open = True
         else:
             self._prose(rest)
         self._flush()
