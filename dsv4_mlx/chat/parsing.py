@@ -87,7 +87,7 @@ class ReplyParser:
         self._schemas = ToolSchemas(() if strict else tools)
         self._reasons = thinking_mode == "thinking"
         self._streams_calls = streams_calls
-        self._knows_markup = streams_calls and DSML not in spelled
+        self._knows_markup = DSML not in spelled
         self._left_open = False
         self._call: WrittenCall | None = None
         self._in_block = False

@@ -1,6 +1,7 @@
 """Tools in a conversation: calls, results, the cache across them, and calls that make no sense."""
 
 import json
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,23 @@ def test_malformed_calls_end_no_conversation(
     else:
         answer(conversation, "go on")
     assert "Fine." in str(conversation.messages[-1])
+
+
+def test_a_reply_that_is_cut_in_a_call_shows_no_markup(tokenizer: Tokenizer) -> None:
+    reply = f"Wait.{calling('look', 'look')}"
+    shown = set[str]()
+    for most in count(1):
+        conversation = talk(tokenizer, reply, "Fine.", tools=[LOOK], max_tokens=most)
+        events, done = answer(conversation, "go")
+        if done.finish_reason == "tool_calls":
+            break
+        text = "".join(event.text for event in events if isinstance(event, TextDelta))
+        assert done.finish_reason == "length" and DSML not in text
+        assert conversation.messages[-1]["content"] == text
+        shown.add(text.rstrip("\n<"))
+        change(conversation, max_tokens=None)
+        assert answer(conversation, "go on")[0] == [TextDelta("Fine.")]
+    assert max(shown, key=len) == "Wait."
 
 
 def test_a_call_inside_the_reasoning_is_kept(tokenizer: Tokenizer) -> None:
