@@ -10,6 +10,7 @@ FaultKind = Literal[
     "invalid",
     "too_long",
     "unknown_model",
+    "not_kept",
     "unauthorized",
     "forbidden",
     "not_found",
@@ -25,17 +26,19 @@ FaultKind = Literal[
     "failed",
     "unavailable",
 ]
-"""`invalid` as it was asked, `too_long` for the context; `unknown_model` by its name;
-`unauthorized` without a key; `forbidden` from another site or host; `not_found` at that path and
-`wrong_method` for it; `slow_body` that never came whole, `too_large` or of a `wrong_type`;
-`too_often` by this client, `crowded` with connections, `busy` with others; for more `memory` than
-there is, which no waiting cures; `waited` for too long; `failed` inside; `unavailable` while the
-program ends, the model could not be loaded, or a rank of it is lost."""
+"""`invalid` as it was asked, `too_long` for the context; `unknown_model` by its name; `not_kept`
+is the response to go on from; `unauthorized` without a key; `forbidden` from another site or
+host; `not_found` at that path and `wrong_method` for it; `slow_body` that never came whole,
+`too_large` or of a `wrong_type`; `too_often` by this client, `crowded` with connections, `busy`
+with others; for more `memory` than there is, which no waiting cures; `waited` for too long;
+`failed` inside; `unavailable` while the program ends, the model could not be loaded, or a rank
+of it is lost."""
 
 STATUSES: Final[dict[FaultKind, int]] = {
     "invalid": 400,
     "too_long": 400,
     "unknown_model": 404,
+    "not_kept": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,

@@ -15,6 +15,7 @@ _CODES: Final[Mapping[FaultKind, str]] = {
     "too_long": "context_length_exceeded",
     "memory": "context_length_exceeded",
     "unknown_model": "model_not_found",
+    "not_kept": "previous_response_not_found",
     "unauthorized": "invalid_api_key",
     "crowded": "rate_limit_exceeded",
     "busy": "rate_limit_exceeded",

@@ -124,7 +124,7 @@ class KeptResponses:
                 kept = self._get(owner, wanted)
                 if kept is None or len(chain) > len(self._sizes):  # a file that leads to itself
                     raise RequestFault(
-                        "invalid",
+                        "not_kept",
                         f"The response {shown(wanted)} is not kept here; send the whole input in "
                         "the place of previous_response_id.",
                         "previous_response_id",

@@ -73,8 +73,11 @@ def test_an_item_is_found_by_its_id() -> None:
 def test_what_is_not_to_be_kept_is_not() -> None:
     server = Server(ResponsesDialect(SEALS, KeptResponses()), script(*REPLIES))
     first = server.ask({"model": "nano", "input": "One?", "store": False})
-    with pytest.raises(RequestFault, match="is not kept here"):
+    with pytest.raises(RequestFault, match="is not kept here") as raised:
         server.ask({"model": "nano", "input": "?", "previous_response_id": first.whole["id"]})
+    refused = server.dialect.error(raised.value.fault)
+    assert refused.status == 400
+    assert refused.body["error"]["code"] == "previous_response_not_found"
 
 
 def test_responses_are_their_owners(folder: Path | None) -> None:
