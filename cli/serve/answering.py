@@ -141,7 +141,7 @@ class Answering:
             is_over = self._is_over
             if is_over:
                 frames += await asyncio.to_thread(self._closing)
-            if not frames and self._loop.time() - last >= limits.heartbeat_s:
+            if not frames and self._loop.time() - last >= self._gap_s:
                 frames = [writer.heartbeat(self._heard)]
             if frames or is_over:
                 await _send_frames(send, frames, is_over)
@@ -150,7 +150,7 @@ class Answering:
                 return
             if self._model.is_crowded:
                 await asyncio.sleep(limits.frame_gap_s)
-            left = last + limits.heartbeat_s - self._loop.time()
+            left = last + self._gap_s - self._loop.time()
             frames = self._written(await self._take(max(0.0, left)))
 
     async def _refuse(self, send: Send, fault: Fault) -> None:
@@ -159,6 +159,12 @@ class Answering:
     def _closing(self) -> Sequence[Frame]:
         writer = self._asked.writer
         return writer.end() if self._fault is None else writer.failed(self._fault)
+
+    @property
+    def _gap_s(self) -> float:
+        """How long nothing is written."""
+        is_told = self._heard.state == "reading" and self._asked.writer.has_comments
+        return self._limits.progress_s if is_told else self._limits.heartbeat_s
 
     @property
     def _is_over(self) -> bool:

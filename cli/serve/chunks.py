@@ -49,6 +49,8 @@ class ChunkWriter(ABC):
     `_done` has the end of each answer that ended.
     """
 
+    has_comments = True
+
     def __init__(self, options: ChatOptions) -> None:
         self._options = options
         self._done: dict[int, Done] = {}

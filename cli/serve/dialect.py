@@ -91,6 +91,9 @@ class DialectContext:
 class AnswerWriter(Protocol):
     """Writes one request's answers; see the module for the order of calls."""
 
+    has_comments: bool
+    """Whether a heartbeat is a comment, of which there may be several in a second."""
+
     def begin(self) -> Sequence[Frame]: ...
 
     def event(self, answer: int, event: ServedEvent, /) -> Sequence[Frame]: ...

@@ -42,6 +42,8 @@ class HttpLimits:
     """How long a stream waits before it begins, for a refusal to have a status of its own."""
     heartbeat_s: float = 8.0
     """Seconds without a frame after which one says that the server is alive."""
+    progress_s: float = 0.25
+    """Seconds between comments on how far a prompt is read, where comments are signs of life."""
     frame_gap_s: float = 1 / 30
     """Seconds between frames of a stream where many requests are answered."""
     write_s: float = 120.0

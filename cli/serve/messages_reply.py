@@ -33,6 +33,8 @@ _STOP_REASONS: Final[Mapping[FinishReason, str]] = {
 class MessageWriter:
     """Writes one answer; nothing is written before its prompt has a timeline but pings."""
 
+    has_comments = False
+
     def __init__(
         self, message_id: str, model: str, seals: Seals, owner: str, *, shows_thinking: bool = True
     ) -> None:

@@ -48,6 +48,8 @@ class ResponseForm:
 class ResponseWriter:
     """Writes one response."""
 
+    has_comments = False
+
     def __init__(self, form: ResponseForm) -> None:
         self._form = form
         self._parts = AnswerParts()

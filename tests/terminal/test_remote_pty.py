@@ -34,6 +34,7 @@ SCENARIOS: tuple[Callable[..., None], ...] = (
     app.test_reasoning_ends_at_its_budget,
     app.test_typing_ahead_is_echoed_while_it_answers,
     app.test_a_command_runs_after_a_yes,
+    app.test_a_long_prompt_shows_a_bar,
     app.test_ctrl_c_stops_the_answer_and_keeps_the_turn,
     app.test_shift_tab_changes_the_thinking_level,
 )

@@ -160,13 +160,13 @@ def test_too_many_that_wait_are_told_when_to_come_again() -> None:
     assert answer.json["error"]["code"] == "server_busy"
 
 
-def test_a_stream_that_says_nothing_says_that_it_lives() -> None:
-    limits = HttpLimits(first_event_s=0.0, heartbeat_s=0.0)
+def test_a_stream_tells_how_far_a_prompt_is_read() -> None:
+    limits = HttpLimits(first_event_s=0.0, heartbeat_s=PATIENCE_S, progress_s=0.0)
     served = Served(script("Hi.", chunk=8, prefill_ms=20), limits=limits)
     body = {"messages": [{"role": "user", "content": "word " * 100}], "stream": True}
     answer = served.run(lambda client: client.post(CHAT, body))
     comments = [frame for frame in answer.frames if frame.startswith(": ")]
-    assert comments and any("reading" in one for one in comments)
+    assert comments and all("reading" in one for one in comments)
     assert answer.chunks[-1]["choices"][0]["finish_reason"] == "stop"
 
 
