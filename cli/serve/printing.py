@@ -27,6 +27,11 @@ _BOTH = (
     "The context is what this Mac's memory allows; where the other allows less, /v1/models has it."
 )
 
+_FIRST_KEY = (
+    "The key is the first of {count} in {file}; whoever else pastes this writes their own in its "
+    "place, since a key is a person with conversations of their own."
+)
+
 
 def to_paste(
     given: ServeOptions, arguments: Sequence[str], environment: Environment
@@ -42,19 +47,23 @@ def to_paste(
             home=Path.home(),
         )
     if given.print_config is not None:
-        server = _address(given, environment)
+        keys = _keys(given, environment)
+        server = _address(given, environment, keys[0] if keys else "")
         paste = client_config(given.print_config, server)
-        if given.options.hosts is None or str(server.context) not in paste.text:
-            return paste
-        return ToPaste(paste.text, (*paste.notes, _BOTH))
+        notes = list(paste.notes)
+        if given.options.hosts is not None and str(server.context) in paste.text:
+            notes.append(_BOTH)
+        if len(keys) > 1:
+            notes.append(_FIRST_KEY.format(count=len(keys), file=given.key_file))
+        return ToPaste(paste.text, tuple(notes))
     return None
 
 
-def _address(given: ServeOptions, environment: Environment) -> ServerAddress:
+def _address(given: ServeOptions, environment: Environment, key: str) -> ServerAddress:
     """Where the server would answer; raises what opening the model's folder raises."""
     options = completed(given.options, config.load(environment))
     name, context = _model(options)
-    return ServerAddress(given.host, given.port, name, _key(given, environment), context)
+    return ServerAddress(given.host, given.port, name, key, context)
 
 
 def _model(options: Options) -> tuple[str, int | None]:
@@ -110,13 +119,14 @@ def _left_of_two(opened: "ModelFolder", options: Options) -> int:
     return timeline_bytes([mine.facts("", "", "", limit)], opened.checkpoint.config, kv)
 
 
-def _key(given: ServeOptions, environment: Environment) -> str:
-    """The first key of the server's file, else the one of the environment; "" is none."""
+def _keys(given: ServeOptions, environment: Environment) -> list[str]:
+    """The keys of the server's file, else the one of the environment."""
     if given.key_file is None:
-        return environment.variables.get(KEY_VARIABLE, "")
+        key = environment.variables.get(KEY_VARIABLE)
+        return [key] if key else []
     try:
         lines = content_of(given.key_file).decode("utf-8", "replace").splitlines()
     except OSError as error:
         raise UsageError(f"--api-key-file {given.key_file}: {error.strerror}.") from error
     keys = (line.strip() for line in lines)
-    return next((key for key in keys if key and not key.startswith("#")), "")
+    return [key for key in keys if key and not key.startswith("#")]

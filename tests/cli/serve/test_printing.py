@@ -29,6 +29,7 @@ def test_a_config_has_the_models_name_its_context_and_the_key(tmp_path: Path) ->
     provider = json.loads(ran.stdout)["providers"]["dsv4"]
     assert ran.status == 0 and provider["baseUrl"] == "http://127.0.0.1:81/v1"
     assert provider["apiKey"] == "first-key" and provider["models"][0]["id"] == "V4-mine"
+    assert f"the first of 2 in {keys}" in ran.stderr
 
 
 def test_a_script_has_a_name_and_a_context_as_well(tmp_path: Path) -> None:
@@ -64,6 +65,7 @@ def test_a_pair_is_told_with_the_context_that_this_machine_has_room_for(
 def test_the_key_of_the_environment_is_the_one_in_use() -> None:
     ran = run("serve", "--print-config", "claude", variables={"DSV4_API_KEY": "from-there"})
     assert "export ANTHROPIC_AUTH_TOKEN=from-there\n" in ran.stdout
+    assert "the first of" not in ran.stderr
 
 
 def test_a_unit_starts_the_command_line_that_printed_it(tmp_path: Path) -> None:
