@@ -17,6 +17,7 @@ from cli.serve.reading import (
     invalid,
     is_beside,
     mapping,
+    most_tokens,
     sampling_of,
     texts,
     thinking_of,
@@ -50,8 +51,7 @@ def chat_request(body: Body, context: DialectContext) -> GenerationRequest:
     check_model(body, context)
     check_unoffered(body)
     defaults = context.defaults
-    most = whole(body, "max_completion_tokens", 1)
-    most = whole(body, "max_tokens", 1) if most is None else most
+    most = most_tokens(body, "max_completion_tokens", "max_tokens")
     tools, answer_format = tools_of(body), answer_format_of(body)
     wants_likelihoods = flag(body, "logprobs")
     settings = replace(

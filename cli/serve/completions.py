@@ -9,7 +9,16 @@ from cli.serve.chat_request import ChatOptions, check_unoffered, stream_options
 from cli.serve.chunks import FINISHES, ChunkWriter, chunk_frame, error_of
 from cli.serve.dialect import Asked, DialectContext, ErrorBody, Frame
 from cli.serve.faults import STATUSES, Fault, RequestFault
-from cli.serve.reading import Body, check_model, flag, invalid, sampling_of, texts, whole
+from cli.serve.reading import (
+    Body,
+    check_model,
+    flag,
+    invalid,
+    most_tokens,
+    sampling_of,
+    texts,
+    whole,
+)
 from cli.serve.shifts import shifts_of
 from dsv4_mlx.chat.events import Done, TextDelta
 from dsv4_mlx.chat.settings import Thinking
@@ -54,13 +63,14 @@ def _request(body: Body, context: DialectContext) -> GenerationRequest:
         raise RequestFault("invalid", "best_of is not offered; n gives several texts.", "best_of")
     likelihoods = whole(body, "logprobs", 0, _MOST_LIKELIEST)
     defaults = context.defaults
+    unasked = MOST_TOKENS if body.get("max_tokens") is None else None
     settings = replace(
         defaults,
         thinking=Thinking("chat"),
         system=None,
         tools=(),
         sampling=sampling_of(body, defaults.sampling),
-        max_tokens=whole(body, "max_tokens", 1) or defaults.max_tokens or MOST_TOKENS,
+        max_tokens=most_tokens(body, "max_tokens") or defaults.max_tokens or unasked,
         stop=texts(body, "stop") or defaults.stop,
     )
     return GenerationRequest(

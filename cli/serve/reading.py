@@ -80,6 +80,14 @@ def whole(body: Body, field: str, least: int, most: int | None = None) -> int | 
     return int(value)
 
 
+def most_tokens(body: Body, *fields: str) -> int | None:
+    """What the first of `fields` says that says anything; -1 is no bound, as other servers have
+    it."""
+    given = (field for field in fields if body.get(field) not in (None, -1))
+    field = next(given, None)
+    return None if field is None else whole(body, field, 1)
+
+
 def texts(body: Body, field: str) -> tuple[str, ...] | None:
     """A text or a list of texts, none of them empty; None where nothing is said."""
     value = body.get(field)

@@ -163,6 +163,8 @@ def test_a_bound_on_tokens_is_told() -> None:
     answer = asked("One two three four.", max_tokens=100, max_completion_tokens=2)
     assert answer.json["choices"][0]["finish_reason"] == "length"
     assert answer.json["usage"]["completion_tokens"] == 2
+    answer = asked("One two three four.", max_tokens=-1)
+    assert answer.json["choices"][0]["finish_reason"] == "stop"
 
 
 def test_an_image_of_a_tool_is_told_in_words_and_a_persons_is_refused() -> None:

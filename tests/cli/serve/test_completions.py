@@ -59,6 +59,15 @@ def test_sixteen_tokens_are_written_where_nobody_says_how_many() -> None:
     assert answer.json["usage"]["completion_tokens"] == 16
 
 
+def test_minus_one_is_no_bound_on_tokens() -> None:
+    async def work(client: Client) -> Answer:
+        return await client.post(PATH, {"prompt": "Once upon", "max_tokens": -1})
+
+    answer = served(" word" * 40).run(work)
+    assert answer.json["choices"][0]["finish_reason"] == "stop"
+    assert answer.json["usage"]["completion_tokens"] > 40
+
+
 @pytest.mark.parametrize("streams", [False, True])
 def test_the_likeliest_stand_beside_each_token_and_the_drawn_one_among_them(streams: bool) -> None:
     answer = completed(logprobs=2, stream=streams, temperature=1.0, seed=2)
