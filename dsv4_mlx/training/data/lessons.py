@@ -23,12 +23,12 @@ from dsv4_mlx.training.data.tasks import MAKERS, Maker
 KindAndMode = tuple[Kind, ThinkingMode]
 
 SHARES: Mapping[Kind, float] = {
-    "arithmetic": 0.14,
-    "help": 0.16,
-    "recall": 0.18,
-    "tools": 0.2,
-    "no_tool": 0.16,
-    "follow_up": 0.12,
+    "arithmetic": 0.12,
+    "help": 0.12,
+    "recall": 0.13,
+    "tools": 0.24,
+    "no_tool": 0.2,
+    "follow_up": 0.15,
     "talk": 0.04,
 }
 """Share of the tokens that each kind has, half of it in each mode."""

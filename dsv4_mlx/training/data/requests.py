@@ -23,7 +23,10 @@ _COMMANDS = (
     "ls -l", "pwd", "date", "whoami", "uptime", "df -h", "du -sh", "python --version", "pytest",
     "ruff check", "npm test", "npm install", "cargo build", "cargo test", "cmake", "hostname",
 )  # fmt: skip
-_COINED_PROGRAMS = 0.5
+_PIECES = (
+    "py", "test", "lint", "git", "web", "node", "doc", "build", "fmt", "sh", "make", "pip", "run",
+    "log", "db", "ssh", "env", "check", "watch", "bench",
+)  # fmt: skip
 _TEXTS = (
     "hello world", "buy milk", "call Anna", "it works", "good morning", "see you soon",
     "the first line", "done", "nothing yet", "be back at ten", "thank you", "to do",
@@ -156,12 +159,15 @@ def _list_folder(rng: random.Random, split: Split) -> Request:
     held_out: tuple[str, ...]
     train, held_out = (
         (
-            "!(List|Show|Show me|Print) (the folder|the files in|everything in) {folder}",
+            "!(List|Show|Show me|Print) (the folder |the files in |everything in |){folder}",
             "!(Look|Have a look) (into|inside|in) the folder {folder}",
             "!(Tell me|Say|Find out) what (is|lies) in the folder {folder}",
             "(Which|What) files (are|lie) (there |)in (the folder |){folder}",
             "What (is|lies|do I have) in the folder {folder}",
             "I (would like|need|wish) to see the (folder|files of) {folder}",
+            "(Which|What) files does (the folder |){folder} (hold|have|contain)",
+            "!(Tell me|Say|Show me) which files (the folder |){folder} (holds|contains|keeps)",
+            "!(Tell me|Say|Find out) what (the folder |){folder} (holds|contains|has)",
         ),
         ("Please list {folder}", "Can you tell me which files {folder} has"),
     )
@@ -245,12 +251,7 @@ def _write_file(rng: random.Random, split: Split) -> Request:
 
 
 def _run_command(rng: random.Random, split: Split) -> Request:
-    command = _of_split(_COMMANDS, rng, split)
-    if split == "train":
-        # Programs of any name, so that what comes after "run" is copied and not known by heart.
-        program, *rest = command.split(" ", 1)
-        program = coined(rng) if rng.random() < _COINED_PROGRAMS else program
-        command = " ".join([program, *(rest if rng.random() < 0.5 else [coined(rng)])])
+    command = _lesson_command(rng) if split == "train" else _of_split(_COMMANDS, rng, split)
     index, text = _wordings(
         rng,
         split,
@@ -271,6 +272,17 @@ def _run_command(rng: random.Random, split: Split) -> Request:
     return Request("run_command", index, question, {"command": command}, result, told)
 
 
+def _lesson_command(rng: random.Random) -> str:
+    """Programs of any name, so that what comes after "run" is copied and not known by heart."""
+    while True:
+        program, *rest = _of_split(_COMMANDS, rng, "train").split(" ", 1)
+        joined = rng.choice(_PIECES) + rng.choice(("", "", "-")) + rng.choice(_PIECES)
+        program = rng.choice((program, coined(rng), joined))
+        command = " ".join([program, *(rest if rng.random() < 0.5 else [coined(rng)])])
+        if in_split(command, "train"):
+            return command
+
+
 REQUESTS: Mapping[str, Callable[[random.Random, Split], Request]] = {
     "read_file": _read_file,
     "list_folder": _list_folder,
@@ -279,3 +291,6 @@ REQUESTS: Mapping[str, Callable[[random.Random, Split], Request]] = {
     "write_file": _write_file,
     "run_command": _run_command,
 }
+
+TAUGHT = (*REQUESTS, "list_folder", "search_in_files", "run_command")
+"""Tools as often as lessons ask for them: what these three are asked with is harder to copy."""

@@ -30,7 +30,7 @@ Maker = Callable[[ThinkingMode], Task]
 
 Source = Callable[[random.Random, Split], Maker]
 
-_OFFERS = 0.2
+_OFFERS = 0.3
 """Share of lessons without a call that ask which tools there are."""
 
 
@@ -55,7 +55,7 @@ class _NoTool:
         if form == "help":
             return needless_task(self._rng, self._split, self._help(mode))
         task = arithmetic_task(self._rng, self._split, mode)
-        return needless_task(self._rng, self._split, task, never=("calculator", "run_command"))
+        return needless_task(self._rng, self._split, task, wanted="calculator")
 
 
 MAKERS: Mapping[Kind, Source] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -18,14 +18,14 @@ from dsv4_mlx.chat.messages import to_json
 from dsv4_mlx.files.documents import parse_json
 from dsv4_mlx.training.data.frames import worded
 from dsv4_mlx.training.data.judging import FittingCall, KeyWords, NoCall
-from dsv4_mlx.training.data.requests import REQUESTS, Request
+from dsv4_mlx.training.data.requests import REQUESTS, TAUGHT, Request
 from dsv4_mlx.training.data.task import MessageDict, Split, Task, assistant, user
 from dsv4_mlx.training.data.wordings import typed
 
 CallTurn = tuple[MessageDict, MessageDict, MessageDict, MessageDict]
 
 NO_TOOL = "I have no tool for that."
-_UNFITTING = "No tool fits."
+_UNFITTING = "No tool does that."
 _NOBODY_CAN: Mapping[Split, tuple[str, ...]] = {
     "train": (
         "!(Send|Write) (an email|a letter|a message|a card) to (Anna|Ben|my mother|the office)",
@@ -93,6 +93,13 @@ _OFFER = (
     "!(List|Name|Tell me) (your|the|all your|all the) tools",
     "(What|Which) can you call( here| now|)",
 )
+_OFFERED = (
+    'Is (the tool |)"{name}", (on offer|there) or not',
+    'Do you have (the tool |)"{name}", yes or no',
+    'Can you call (the tool |)"{name}", or (is it missing|not)',
+)
+_MOST_NAMED = 8  # tools asked for by name in a lesson
+_FOUND = (", on offer", "not on offer")  # what is read from the schemas
 _MOST_MORE = 6  # requests of a lesson after its first
 _FITTING = 0.6  # share of these that a tool fits
 _MOST_OFFERED = 3  # schemas are long; all of them are offered in one task of eight
@@ -120,12 +127,20 @@ def system(names: Sequence[str]) -> dict[str, Any]:
     return {"role": "system", "content": "", "tools": [definitions()[name] for name in names]}
 
 
+def weighed(wanted: str, names: Collection[str]) -> str:
+    """The thought before a call or none: the tool that would do it, and whether `names` have it.
+
+    The name stands as it does in the schemas, so that finding it there is one step of copying.
+    """
+    return f'Wanted: "{wanted}", {"" if wanted in names else "not "}on offer.'
+
+
 def call_turn(rng: random.Random, request: Request, number: int, mode: ThinkingMode) -> CallTurn:
     """Question, call, what the tool gives back, and the answer to that."""
     identity = f"call_{number}"
     function = {"name": request.tool, "arguments": to_json(dict(request.arguments))}
     call = {"id": identity, "type": "function", "function": function}
-    message = assistant("", f"The tool {request.tool} fits.", mode) | {"tool_calls": [call]}
+    message = assistant("", weighed(request.tool, (request.tool,)), mode) | {"tool_calls": [call]}
     return (
         user(typed(request.question, rng, slips=False)),
         message,
@@ -147,8 +162,8 @@ def more_turns(
             found += call_turn(rng, REQUESTS[rng.choice(names)](rng, split), number, mode)
         else:
             another = missing and rng.random() < 0.5
-            question, _, _ = _another(rng, split, missing) if another else _nobody(rng, split)
-            found += [user(question), assistant(NO_TOOL, _UNFITTING, mode)]
+            asked = _another(rng, split, missing) if another else _nobody(rng, split)
+            found += [user(asked.question), assistant(NO_TOOL, asked.thought, mode)]
     return tuple(found)
 
 
@@ -160,15 +175,15 @@ def _missing(names: Collection[str]) -> list[str]:
 
 
 def called_with(messages: Iterable[MessageDict]) -> tuple[str, ...]:
-    """The texts that calls of these messages have as arguments."""
+    """The texts that calls of these messages have as arguments, and what thoughts say of tools."""
     calls = [call["function"] for message in messages for call in message.get("tool_calls", ())]
     values = [value for call in calls for value in parse_json(call["arguments"]).values()]
-    return tuple({value: None for value in values if isinstance(value, str)})
+    return (*{value: None for value in values if isinstance(value, str)}, *_FOUND)
 
 
 def tool_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     """A request that one of the offered tools fits; the lesson goes on to its result."""
-    name = rng.choice(list(REQUESTS))
+    name = rng.choice(TAUGHT if split == "train" else list(REQUESTS))
     request = REQUESTS[name](rng, split)
     names = offered(rng, wanted=name)
     question, reply, *after = call_turn(rng, request, 0, mode)
@@ -190,48 +205,72 @@ def tool_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
 
 def unfitting_task(rng: random.Random, split: Split, mode: ThinkingMode) -> Task:
     """A request that none of the offered tools fits: another tool would, or none there is."""
-    asked = _another if rng.random() < 0.5 else _nobody
-    question, template, never = asked(rng, split)
-    names = offered(rng, never=never)
-    messages = (system(names), user(question))
+    asked = (_another if rng.random() < 0.5 else _nobody)(rng, split)
+    names = offered(rng, never=would_do(asked.wanted))
+    messages = (system(names), user(asked.question))
     after = more_turns(rng, split, mode, names)
-    return _no_call(template, messages, assistant(NO_TOOL, _UNFITTING, mode), mode, after)
+    return _no_call(asked.template, messages, assistant(NO_TOOL, asked.thought, mode), mode, after)
+
+
+def would_do(wanted: str | None) -> tuple[str, ...]:
+    """The tools that do what `wanted` does: a command does what any of them does."""
+    return (wanted, "run_command") if wanted else ()
 
 
 def offer_task(rng: random.Random, mode: ThinkingMode) -> Task:
-    """A lesson that has the tools on offer named, all and no other: a small model calls tools
-    that are not there, since little of what it learns says which ones are."""
+    """A lesson that has the tools on offer named, all and no other, and asks for single ones: a
+    small model calls tools that are not there, since little of what it learns says which ones are.
+    """
     names = offered(rng)
     question = user(typed(worded(rng.choice(_OFFER), rng), rng, slips=False))
-    reply = assistant(f"My tools: {', '.join(names)}.", "The user asks for my tools.", mode)
-    task = _no_call(
-        "offer", (system(names), question), reply, mode, more_turns(rng, "train", mode, names)
-    )
-    return replace(task, answer=KeyWords(tuple(names)), copied=(*names, *task.copied))
+    listed = ", ".join(f'"{name}"' for name in names)
+    reply = assistant(f"My tools: {listed}.", "The user asks for my tools.", mode)
+    after: list[MessageDict] = []
+    for _ in range(rng.randint(2, _MOST_NAMED)):
+        name = rng.choice(list(definitions()))
+        told = "Yes, it is on offer." if name in names else "No, it is not on offer."
+        asked = worded(rng.choice(_OFFERED), rng).format(name=name)
+        after += [user(asked), assistant(told, weighed(name, names), mode)]
+    task = _no_call("offer", (system(names), question), reply, mode, tuple(after))
+    return replace(task, answer=KeyWords(tuple(names)), copied=(*names, *_FOUND))
 
 
-def _another(
-    rng: random.Random, split: Split, missing: Sequence[str] = ()
-) -> tuple[str, str, tuple[str, ...]]:
-    """A request for a tool (one of `missing`, if any), its template, the tools that would do."""
+@dataclass(frozen=True)
+class _Unfitting:
+    """A request that is not to be met; `wanted` is the tool that would, None where none does."""
+
+    question: str
+    template: str
+    wanted: str | None = None
+
+    @property
+    def thought(self) -> str:
+        """What is thought before it is refused."""
+        return _UNFITTING if self.wanted is None else weighed(self.wanted, ())
+
+
+def _another(rng: random.Random, split: Split, missing: Sequence[str] = ()) -> _Unfitting:
+    """A request for a tool, one of `missing` if there are any."""
     name = rng.choice(missing or _missing(()))
     question = typed(REQUESTS[name](rng, split).question, rng, slips=False)
-    return question, f"other/{name}", (name, "run_command")
+    return _Unfitting(question, f"other/{name}", name)
 
 
-def _nobody(rng: random.Random, split: Split) -> tuple[str, str, tuple[str, ...]]:
+def _nobody(rng: random.Random, split: Split) -> _Unfitting:
     patterns = _NOBODY_CAN[split]
     index = rng.randrange(len(patterns))
-    return typed(worded(patterns[index], rng), rng, slips=False), f"nobody/{index}", ()
+    return _Unfitting(typed(worded(patterns[index], rng), rng, slips=False), f"nobody/{index}")
 
 
-def needless_task(
-    rng: random.Random, split: Split, task: Task, never: Collection[str] = ()
-) -> Task:
-    """`task`, which needs no tool, asked while tools are on offer; the answer stays the same."""
+def needless_task(rng: random.Random, split: Split, task: Task, wanted: str | None = None) -> Task:
+    """`task`, which needs no tool, asked while tools are on offer; the answer stays the same.
+
+    `wanted` would have done it too, as the calculator a sum, and is not on offer.
+    """
     asked = tuple(message for message in task.messages if message["role"] != "system")
-    names, mode = offered(rng, never=never), task.thinking_mode
-    reasoning = f"No tool is needed. {task.reply.get('reasoning_content', '')}".strip()
+    names, mode = offered(rng, never=would_do(wanted)), task.thinking_mode
+    thought = "No tool is needed." if wanted is None else weighed(wanted, names)
+    reasoning = f"{thought} {task.reply.get('reasoning_content', '')}".strip()
     reply = assistant(task.reply["content"], reasoning, mode)
     after = more_turns(rng, split, mode, names)
     return _no_call(f"{task.kind}/{task.template}", (system(names), *asked), reply, mode, after)

@@ -1,6 +1,7 @@
 """Tasks: the same for the same seed, taught replies that their judges accept, splits apart."""
 
 import random
+import re
 from itertools import islice, pairwise, product
 from pathlib import Path
 
@@ -264,13 +265,38 @@ def test_a_name_is_asked_for_in_the_first_turn_too():
     assert first and all("not told" in task.reply["content"] for task in first)
 
 
+def test_a_thought_says_truly_whether_the_wanted_tool_is_on_offer():
+    seen = set()
+    for task in (*some("tools", "train", count=300), *some("no_tool", "train", count=300)):
+        names = {tool["function"]["name"] for tool in task.tools}
+        for message in task.lesson():
+            thought = message.get("reasoning_content", "")
+            if found := re.match(r'Wanted: "(\w+)", (not )?on offer\.', thought):
+                assert (found[1] in names) == (found[2] is None)
+                for call in message.get("tool_calls", ()):
+                    assert call["function"]["name"] == found[1]
+                seen.add((bool(message.get("tool_calls")), found[2] is None))
+            else:
+                assert not message.get("tool_calls") or task.thinking_mode == "chat"
+    # Called for, refused, and named where a question is which tools there are.
+    assert seen == {(True, True), (False, False), (False, True)}
+
+
 def test_lessons_have_the_tools_on_offer_named():
     found = [task for task in some("no_tool", "train", count=300) if task.template == "offer"]
-    sizes = set()
+    sizes, single = set(), set()
     for task in found:
         names = [tool["function"]["name"] for tool in task.tools]
-        assert task.reply["content"] == f"My tools: {', '.join(names)}."
+        listed = ", ".join(f'"{name}"' for name in names)
+        assert task.reply["content"] == f"My tools: {listed}."
+        for question, reply in pairwise(task.after):
+            if question["role"] == "user":
+                name = question["content"].split('"')[1]
+                told = "Yes, it is" if name in names else "No, it is not"
+                assert reply["content"] == f"{told} on offer."
+                single.add((name, name in names))
         assert task.answer == KeyWords(tuple(names)) and set(names) <= set(task.copied)
         sizes.add(len(names))
     assert len(sizes) > 3 and {task.thinking_mode for task in found} == {"chat", "thinking"}
+    assert single == set(product(REQUESTS, (True, False)))
     assert all(task.answer == NoCall() for task in some("no_tool", "held_out", count=100))
