@@ -131,6 +131,16 @@ def single(values: np.ndarray) -> mx.array:
     return mx.array(values.astype(np.float32))
 
 
+def rounding(q: np.ndarray, keys: np.ndarray, head_weights: np.ndarray) -> np.ndarray:
+    """[S]: what two of a query's scores, summed in float32 in any order, are off by at most.
+
+    Products of FP4 values and their sums are exact; a head's weight, its product and each head's
+    sum round once, in shares of the terms without their signs.
+    """
+    terms = v4_numpy.index_scores(q, keys, np.abs(head_weights)).max(axis=1)
+    return 2 * (q.shape[1] + 2) * 2.0**-24 * terms
+
+
 def same_sets(ours: list[np.ndarray], expected: list[np.ndarray]) -> np.ndarray:
     """Rows [S] of two ragged lists that hold the same indices; -1 stands for none."""
     pairs = zip(ours, expected, strict=True)
@@ -156,7 +166,7 @@ def test_given_the_oracles_index_vectors_entries_are_the_oracles(case: Compared)
         selected = case.model._plan.ops.index_topk(
             *(single(array)[None] for array in arrays), first_position=0, ratio=4, k=k, scale=1.0
         )
-        clear = block.index_margins > SAME_INPUT_MARGIN
+        clear = block.index_margins > rounding(inputs.index_q, inputs.keys, inputs.head_weights)
         assert clear[contested(block)].mean() >= case.least_clear
         assert same_sets(list(np.array(selected[0])), block.index_selected)[clear].all()
 
@@ -220,9 +230,10 @@ def test_in_a_layer_entries_follow_from_the_index_vectors(case: Compared) -> Non
     for number in case.selecting_layers:
         run, block = case.run(number), case.oracle.layers[number]
         visible = np.isfinite(block.index_scores)
-        scores = np.where(visible, v4_numpy.index_scores(*index_values(run)), -np.inf)
+        values = index_values(run)
+        scores = np.where(visible, v4_numpy.index_scores(*values), -np.inf)
         expected, margins = v4_numpy.select_top_k(scores, case.config["index_topk"])
-        clear = margins > SAME_INPUT_MARGIN
+        clear = margins > rounding(*values)
         assert clear[contested(block)].mean() >= case.least_clear
         assert same_sets(run.entries, expected)[clear].all()
 
