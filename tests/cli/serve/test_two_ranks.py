@@ -88,7 +88,7 @@ class Talk:
 def test_a_killed_server_leaves_no_process_and_loses_no_turn(tmp_path: Path) -> None:
     talk = Talk()
     with serving(tmp_path, is_killed=True) as (program, ranks):
-        talk.says(program, QUESTION + " word" * 300)
+        talk.says(program, f"{QUESTION} " * 40)
         talk.says(program, "What is HCA?")
         under_way = streaming(program, "Tell me much", max_tokens=2000)
         kill(program.process.pid)
