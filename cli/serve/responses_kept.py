@@ -30,6 +30,8 @@ _OLD_S: Final = 3600
 """Seconds after which a file that is not whole is nobody's."""
 _ENDING: Final = ".json"
 ResponseItem = Mapping[str, Any]
+_SILENCE: Final[ResponseItem] = {"type": "message", "role": "assistant", "content": []}
+"""What stands for a response without output, so that what is said next is a turn of its own."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,11 @@ class KeptResponses:
                 chain.append(kept)
                 wanted = kept.previous
             self._come_to(name)
-        return [item for one in reversed(chain) for item in (*one.asked, *one.response["output"])]
+        return [
+            item
+            for one in reversed(chain)
+            for item in (*one.asked, *(one.response["output"] or [_SILENCE]))
+        ]
 
     def item(self, owner: str, name: str) -> ResponseItem | None:
         """An item of a response by its own id, which carries that of the response."""

@@ -10,9 +10,11 @@ from cli.serve.faults import RequestFault
 from cli.serve.responses import ResponsesDialect
 from cli.serve.responses_kept import KeptResponse, KeptResponses
 from cli.serve.sealing import Seals
+from dsv4_mlx.scripted.script import ScriptedReply
 from tests.cli.serve.driven import Server, context, script
 
 SEALS = Seals.for_now()
+NOT_AT_ALL = {"effort": "none"}
 REPLIES = ("<think>One.</think>First.", "<think>Two.</think>Second.", "Third.")
 
 
@@ -47,6 +49,18 @@ def test_a_conversation_goes_on_from_a_response_and_reads_what_is_new(
         if folder is not None:  # the program begins anew
             server.dialect = ResponsesDialect(SEALS, KeptResponses(folder))
     assert answered.whole["output"][-1]["content"][0]["text"] == "Third."
+
+
+def test_a_response_without_output_is_a_turn_of_its_own() -> None:
+    """A reply that is cut in the markup of a call says nothing."""
+    reply = ScriptedReply(tool_calls=({"name": "f", "arguments": {"a": 1}},))
+    server = Server(ResponsesDialect(SEALS, KeptResponses()), script(reply, "Second."))
+    body = {"model": "nano", "input": "One?", "max_output_tokens": 6, "reasoning": NOT_AT_ALL}
+    first = server.ask(body)
+    assert first.done is not None and not first.whole["output"]
+    second = server.ask(body | {"input": "Two?", "previous_response_id": first.whole["id"]})
+    assert second.done is not None
+    assert second.done.usage.cached_tokens >= first.done.usage.prompt_tokens - 1
 
 
 def test_instructions_are_those_of_the_request_alone() -> None:
