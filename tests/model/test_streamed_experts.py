@@ -14,6 +14,7 @@ from dsv4_mlx.model.streamed_experts import StreamedExperts
 from dsv4_mlx.model.v4 import Model
 from tests.model import streamed
 from tests.model.streamed import RECIPES, SMALL
+from tests.weights.reads import reads_of
 
 TOKENS = np.random.default_rng(3).integers(2, SMALL.vocab_size, 48).tolist()
 k, E = SMALL.num_experts_per_tok, SMALL.n_routed_experts
@@ -113,33 +114,27 @@ def test_reads_of_one_byte_change_nothing(parent: Path, monkeypatch: pytest.Monk
     folder, whole = streamed.written(parent, "q2"), os.preadv
     expected = streamed.logits(streamed.load(folder, None), TOKENS[:3], 2)
     model = streamed.load(folder, k)
-    calls = []
 
     def reluctant(file: int, buffers: Sequence[memoryview], start: int) -> int:
-        calls.append(start)
         return whole(file, [memoryview(buffers[0])[:1]], start)
 
     monkeypatch.setattr(os, "preadv", reluctant)
+    reads = reads_of(monkeypatch, *folder.glob("*.safetensors"))
     np.testing.assert_array_equal(streamed.logits(model, TOKENS[:3], 2), expected)
-    assert len(calls) == facts(model)["bytes_read"]
+    assert len(reads) == facts(model)["bytes_read"]
 
 
 @pytest.mark.parametrize("recipe", ["official", "mixed"])
 def test_bytes_read_are_those_of_the_misses(
     parent: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = streamed.load(streamed.written(parent, recipe), 3)
-    read, whole = [], os.preadv
-
-    def counted(file: int, buffers: Sequence[memoryview], start: int) -> int:
-        read.append(whole(file, buffers, start))
-        return read[-1]
-
-    monkeypatch.setattr(os, "preadv", counted)
+    folder = streamed.written(parent, recipe)
+    model = streamed.load(folder, 3)
+    reads = reads_of(monkeypatch, *folder.glob("*.safetensors"))
     streamed.logits(model, TOKENS[:20], 12)
     assert model.streamed is not None
     found = facts(model)
-    assert sum(read) == found["bytes_read"]
+    assert sum(count for _, count, _ in reads) == found["bytes_read"]
     layers = [layer._slots.layer for layer in model.streamed.layers.values()]
     if len({layer.file_bytes for layer in layers}) == 1:
         assert found["bytes_read"] == found["misses"] * layers[0].file_bytes

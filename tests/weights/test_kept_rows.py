@@ -12,6 +12,7 @@ from dsv4_mlx.weights.forms import RowFp8Form
 from dsv4_mlx.weights.kept_rows import WAYS, KeptRows
 from dsv4_mlx.weights.parameters import Parameter, Part
 from dsv4_mlx.weights.table_rows import RowCounts, TableFile
+from tests.weights.reads import reads_of
 
 ROWS, COLUMNS = 400, 64
 CODES = np.random.default_rng(0).integers(0, 256, (ROWS, COLUMNS), np.uint8)
@@ -133,18 +134,13 @@ def test_rows_are_the_files_whatever_was_kept_and_asked(path: Path, kept_bytes: 
 def test_what_was_asked_ahead_is_not_read_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, whole, read = table(path), open_files.os.preadv, []
-
-    def counted(descriptor: int, buffers: list, start: int) -> int:
-        read.extend(range(start, start + sum(b.nbytes for b in buffers)))
-        return whole(descriptor, buffers, start)
-
-    monkeypatch.setattr(open_files.os, "preadv", counted)
+    file, reads = table(path), reads_of(monkeypatch, path)
     first, second = np.arange(0, 50), np.arange(40, 90)
     for rows in (first, second, first):
         file.ask_ahead(rows)
     require_rows(file, first)
     require_rows(file, second)
+    read = [byte for start, count, _ in reads for byte in range(start, start + count)]
     assert len(read) == len(set(read)) == 90 * ROW_BYTES == file.counts.nbytes
 
 

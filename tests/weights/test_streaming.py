@@ -10,6 +10,7 @@ import pytest
 from dsv4_mlx.errors import CheckpointError, UsageError
 from dsv4_mlx.weights import open_files
 from dsv4_mlx.weights.streaming import ItemStore, Ranges
+from tests.weights.reads import reads_of
 
 ROWS, NBYTES, HEAD = 500, 24, 37
 
@@ -79,15 +80,10 @@ def test_a_read_that_stops_early_goes_on(
 def test_neighbours_are_read_with_one_call(
     table: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, whole = [], open_files.os.preadv
-
-    def counted(file: int, buffers: list, start: int) -> int:
-        calls.append((start, len(buffers)))
-        return whole(file, buffers, start)
-
-    monkeypatch.setattr(open_files.os, "preadv", counted)
+    reads = reads_of(monkeypatch, table[0])
     ItemStore([ranges(table[0])]).request([9, 2, 3, 2, 4]).result()
-    assert sorted(calls) == [(HEAD + 2 * NBYTES, 3), (HEAD + 9 * NBYTES, 1)]
+    three, one = (HEAD + 2 * NBYTES, 3 * NBYTES, 3), (HEAD + 9 * NBYTES, NBYTES, 1)
+    assert sorted(reads) == [three, one]
 
 
 def test_a_file_that_is_missing_or_short_is_named(table: tuple[Path, np.ndarray]) -> None:
