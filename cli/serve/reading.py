@@ -6,7 +6,7 @@ from typing import Any
 
 from cli.serve.dialect import DialectContext
 from cli.serve.faults import RequestFault
-from dsv4_mlx.chat.requests import TEMPLATE_FIELDS, level_asked, template_options
+from dsv4_mlx.chat.requests import TEMPLATE_FIELDS, FieldError, level_asked, template_options
 from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.engine.sampling import RANGES, Range, Sampling
 from dsv4_mlx.errors import UsageError
@@ -135,15 +135,18 @@ def thinking_of(body: Body, context: DialectContext) -> Thinking:
         if switch is None and effort is None:
             return context.defaults.thinking
         return level_of(context, [("thinking", switch)], [("reasoning_effort", effort)])
-    except UsageError as error:
-        raise RequestFault("invalid", str(error), "reasoning_effort") from error
+    except FieldError as error:
+        raise RequestFault("invalid", str(error), error.field) from error
 
 
 def budget_of(body: Body, default: int | None) -> int | None:
-    """Tokens of reasoning that `thinking.budget_tokens` allows, which `thinking_of` has checked."""
-    thinking = body.get("thinking")
-    budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
-    return default if budget is None else int(budget)
+    """Tokens of reasoning that `thinking.budget_tokens` or `reasoning.max_tokens` allows, which
+    `thinking_of` has checked."""
+    for name, tokens in (("thinking", "budget_tokens"), ("reasoning", "max_tokens")):
+        asked = body.get(name)
+        if isinstance(asked, Mapping) and asked.get(tokens) is not None:
+            return int(asked[tokens])
+    return default
 
 
 def level_of(
@@ -156,8 +159,8 @@ def level_of(
     checkpoint = context.checkpoint
     try:
         level = level_asked(checkpoint.effort_table, switches, efforts)
-    except UsageError as error:
-        raise RequestFault("invalid", str(error), efforts[0][0] if efforts else None) from error
+    except FieldError as error:
+        raise RequestFault("invalid", str(error), error.field) from error
     try:
         return checkpoint.thinking(level)
     except UsageError:

@@ -12,6 +12,7 @@ What turns reasoning off wins over an effort. Any other word is refused with the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from dsv4_mlx.chat.effort import EFFORT_TABLES, EffortTable, effort_levels
@@ -42,6 +43,21 @@ TEMPLATE_FIELDS: Final = (
 """What `chat_template_kwargs` may hold."""
 
 
+class FieldError(UsageError):
+    """A field of a request that says what there is not; `field` is its name there."""
+
+    def __init__(self, field: str, must: str, found: object) -> None:
+        super().__init__(f"{field} must {must}, got {shown(found)}.")
+        self.field = field
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """Tokens of reasoning that a field of its own allows."""
+
+    tokens: object
+
+
 def level_asked(
     table: EffortTable,
     switches: Iterable[tuple[str, object]],
@@ -64,9 +80,10 @@ def template_options(request: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises UsageError for an option that there is not, or a word that means no level.
     """
-    given = request.get("chat_template_kwargs")
+    kwargs = "chat_template_kwargs"
+    given = request.get(kwargs)
     if given is not None and not isinstance(given, Mapping):
-        raise UsageError(f"chat_template_kwargs must be an object, got {shown(given)}.")
+        raise FieldError(kwargs, "be an object", given)
     options = dict(given or {})
     check_template_fields(options)
     reasoning = request.get("reasoning")
@@ -76,14 +93,14 @@ def template_options(request: Mapping[str, Any]) -> dict[str, Any]:
     switches = [
         *((name, request.get(name)) for name in ("thinking", "enable_thinking")),
         ("reasoning.enabled", reasoning.get("enabled")),
-        *((name, options.pop(name, None)) for name in ("thinking", "enable_thinking")),
+        *((f"{kwargs}.{name}", options.pop(name, None)) for name in ("thinking", "enable_thinking")),
     ]
     if reasoning.get("max_tokens") is not None:
-        switches.append(("reasoning.max_tokens", {"budget_tokens": reasoning["max_tokens"]}))
+        switches.append(("reasoning.max_tokens", _Budget(reasoning["max_tokens"])))
     efforts = [
         ("reasoning_effort", request.get("reasoning_effort")),
         ("reasoning.effort", reasoning.get("effort")),
-        ("reasoning_effort", options.pop("reasoning_effort", None)),
+        (f"{kwargs}.reasoning_effort", options.pop("reasoning_effort", None)),
     ]
     if any(value is not None for _, value in (*switches, *efforts)):
         level = level_asked("2026-07-31", switches, efforts)
@@ -103,27 +120,32 @@ def check_template_fields(options: Mapping[str, Any]) -> None:
             )
     for name in ("drop_thinking", "continue_final_message"):
         if not isinstance(options.get(name, True), bool):
-            raise UsageError(f"{name} must be true or false, got {shown(options[name])}.")
+            raise FieldError(name, "be true or false", options[name])
     table = options.get("effort_table")
     if table is not None and table not in EFFORT_TABLES:
-        raise UsageError(f"effort_table must be {' or '.join(EFFORT_TABLES)}, got {shown(table)}.")
+        raise FieldError("effort_table", f"be {' or '.join(EFFORT_TABLES)}", table)
 
 
 def _switch(name: str, value: object) -> str:
     """The level that a switch asks for: "none", or "" for the default one."""
+    if isinstance(value, _Budget):
+        return _budget(name, value.tokens)
     if not isinstance(value, Mapping):
         return _effort(name, value)
     kind, budget = value.get("type"), value.get("budget_tokens")
     if kind is None and budget is None:
-        raise UsageError(f"{name} must have a type, enabled or disabled, got {shown(dict(value))}.")
+        raise FieldError(name, "have a type, enabled or disabled", dict(value))
     level = "" if kind is None else _effort(f"{name}.type", kind)
-    if budget is not None and (
-        not isinstance(budget, int) or isinstance(budget, bool) or budget < 0
-    ):
-        raise UsageError(
-            f"{name}.budget_tokens must be a whole number from 0 on, got {shown(budget)}."
-        )
-    return "none" if budget == 0 else level
+    if budget is None:
+        return level
+    return _budget(f"{name}.budget_tokens", budget) or level
+
+
+def _budget(name: str, tokens: object) -> str:
+    """The level of a budget of reasoning: "none" without a token, "" for the default one."""
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
+        raise FieldError(name, "be a whole number from 0 on", tokens)
+    return "" if tokens else "none"
 
 
 def _effort(name: str, value: object) -> str:
@@ -132,7 +154,7 @@ def _effort(name: str, value: object) -> str:
         return "" if value else "none"
     word = value.strip().lower() if isinstance(value, str) else None
     if word not in _WORDS:
-        raise UsageError(f"{name} must be one of {', '.join(_WORDS)}, got {shown(value)}.")
+        raise FieldError(name, f"be one of {', '.join(_WORDS)}", value)
     return _WORDS[word]
 
 
