@@ -93,7 +93,10 @@ def template_options(request: Mapping[str, Any]) -> dict[str, Any]:
     switches = [
         *((name, request.get(name)) for name in ("thinking", "enable_thinking")),
         ("reasoning.enabled", reasoning.get("enabled")),
-        *((f"{kwargs}.{name}", options.pop(name, None)) for name in ("thinking", "enable_thinking")),
+        *(
+            (f"{kwargs}.{name}", options.pop(name, None))
+            for name in ("thinking", "enable_thinking")
+        ),
     ]
     if reasoning.get("max_tokens") is not None:
         switches.append(("reasoning.max_tokens", _Budget(reasoning["max_tokens"])))

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import mlx.core as mx
+
 
 class CacheSnapshot(Protocol):
     """A moment of a model's cache, as `dsv4_mlx.cache.snapshot` returns it."""
@@ -34,14 +36,24 @@ class Place:
         return 0 if self.snapshot is None else self.snapshot.nbytes
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The end of a prompt: its snapshot, and the logits [V] that an answer begins with."""
+
+    snapshot: CacheSnapshot
+    logits: mx.array
+
+
 class Places:
     """Places in the order of their offsets, with at most `budget_bytes` of snapshots.
 
-    Beside them one moment is held for a while, such as the beginning of what is being read.
+    Beside them one moment is held for a while, such as the beginning of what is being read, and
+    the end of the latest prompt.
     """
 
     def __init__(self, budget_bytes: int):
         self.budget_bytes = budget_bytes
+        self.asked: Asked | None = None
         self._places: list[Place] = []
         self._held: CacheSnapshot | None = None
 
@@ -75,6 +87,11 @@ class Places:
         """Hold this moment in the place of the one that was held."""
         self._held = snapshot
 
+    def ask(self, snapshot: CacheSnapshot, logits: mx.array) -> None:
+        """Hold the end of a prompt in the place of the one before, if the budget had room for it
+        alone."""
+        self.asked = Asked(snapshot, logits) if snapshot.nbytes <= self.budget_bytes else None
+
     def release(self) -> None:
         """Hold no moment any longer."""
         self._held = None
@@ -94,11 +111,13 @@ class Places:
         self._places = [place for place in self._places if place.offset <= offset]
         if self._held is not None and self._held.offset > offset:
             self._held = None
+        if self.asked is not None and self.asked.snapshot.offset > offset:
+            self.asked = None
 
     def copy(self) -> "Places":
         """Places of a fork: those of this timeline, which share their snapshots."""
         other = Places(self.budget_bytes)
-        other._places = list(self._places)
+        other._places, other.asked = list(self._places), self.asked
         return other
 
     def _shrink(self) -> None:

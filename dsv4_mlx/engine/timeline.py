@@ -50,13 +50,16 @@ class Timeline(ReadingTimeline):
     ) -> Sync:
         """Become `target`, which the model can read; see `Session.sync`."""
         self.begin_reply()  # so that whoever drafts it reads the prompt too
-        if target == self.tokens and self.logits is not None:
+        if self._asks_again(target):
             return Sync(reused=len(target), read=0, cancelled=False)
         self._go_back(common_prefix(target, self.tokens[: self.consumed]), len(target) - 1)
         reused = self.consumed
         self.tokens = target[:reused]
         self._read(target, on_progress, cancel, places, on_layer)
-        return Sync(reused, self.consumed - reused, cancelled=self.consumed < len(target))
+        is_whole = self.consumed == len(target)
+        if is_whole:
+            self._hold_asked()
+        return Sync(reused, self.consumed - reused, cancelled=not is_whole)
 
     def reading(
         self, target: list[int], places: Collection[int], on_layer: OnLayer | None = None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dsv4_mlx.chat import ReplyParser, TextDelta, ToolCall, merge_deltas
 from dsv4_mlx.chat.conversation import Conversation
-from dsv4_mlx.chat.events import Done, ReasoningDelta
+from dsv4_mlx.chat.events import Done, ReasoningDelta, Usage
 from dsv4_mlx.chat.messages import ChatError
 from dsv4_mlx.chat.reply import Reply
 from dsv4_mlx.chat.stops import StopTexts, escaped, unescaped
@@ -168,15 +168,16 @@ def test_retry_and_undo_after_a_stop(tokenizer: Tokenizer) -> None:
     first = answer(conversation, "go")
     assert outcome(conversation.retry()) == (
         first[0],
-        Done("stop_text", conversation_usage(first[1], cached=True), stop_text="END"),
+        Done("stop_text", conversation_usage(first[1]), stop_text="END"),
     )
     assert conversation.undo() == "go"
     assert conversation.messages == []
 
 
-def conversation_usage(done: Done, *, cached: bool):
+def conversation_usage(done: Done) -> Usage:
+    """Of the same answer to a prompt that is held already."""
     usage = done.usage
-    return type(usage)(usage.prompt_tokens, usage.prompt_tokens - cached, usage.completion_tokens)
+    return Usage(usage.prompt_tokens, usage.prompt_tokens, usage.completion_tokens)
 
 
 def test_generation_ends_with_the_token_that_completes_the_text(tokenizer: Tokenizer) -> None:

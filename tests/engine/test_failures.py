@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import mlx.core as mx
 import pytest
@@ -53,6 +54,21 @@ def test_a_failure_costs_no_more_than_what_was_under_way(fail_at, chunk, budget,
         assert read.read <= 1
     assert sum(model.calls) - before == read.read
     assert ids(session, 5) == expected(LONG, 5)
+
+
+def test_a_prompt_that_was_asked_before_a_failure_is_not_taken_for_another() -> None:
+    model = FakeModel()
+    session = fake_engine(model, prefill_chunk=16).session()
+    session.sync(LONG[:50])
+    model.fail_at = 52
+    with pytest.raises(RuntimeError):
+        ids(session, 9)
+    model.fail_at = None
+    other, stop = [*LONG[:49], *range(60, 99)], Event()
+    assert session.sync(other, lambda done, _: done and stop.set(), stop).cancelled
+    assert len(session) > 50
+    session.sync(other[:50])
+    assert ids(session, 5) == expected(other[:50], 5)
 
 
 def test_a_failure_of_the_second_turn_keeps_the_first() -> None:

@@ -60,12 +60,40 @@ def test_the_same_prompt_again_reads_nothing_before_a_reply() -> None:
     assert ids(session, 2) == expected(PROMPT, 2)
 
 
-def test_the_same_prompt_after_a_reply_reads_one_token() -> None:
+def test_the_same_prompt_after_a_reply_reads_nothing() -> None:
     session = synced()
     first = ids(session, 6)
+    for _ in range(2):
+        result = session.sync(PROMPT)
+        assert (result.reused, result.read) == (40, 0)
+        assert session.tokens == PROMPT
+        assert ids(session, 6) == first
+
+
+def test_the_same_prompt_after_another_one_reads_one_token() -> None:
+    session = synced()
+    first = ids(session, 6)
+    assert session.sync([*PROMPT, 9, 8]).reused == 39
     result = session.sync(PROMPT)
     assert (result.reused, result.read) == (39, 1)
     assert ids(session, 6) == first
+
+
+def test_the_same_prompt_after_another_one_of_its_length_is_read() -> None:
+    session = synced()
+    session.sync([*PROMPT[:-2], 7, 7], places=[38])
+    assert session.sync(PROMPT).read == 2
+    assert ids(session, 6) == expected(PROMPT, 6)
+
+
+def test_the_same_prompt_in_a_fork_reads_nothing() -> None:
+    session = synced()
+    first = ids(session, 6)
+    fork = session.fork()
+    session.sync([*PROMPT[:30], 4])
+    assert fork.sync(PROMPT).read == 0
+    assert ids(fork, 6) == first
+    assert session.sync(PROMPT).read == 10
 
 
 def test_a_prompt_whose_last_token_changed_reads_one_token() -> None:

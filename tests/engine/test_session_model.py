@@ -55,6 +55,17 @@ def reply(model: Model) -> list[int]:
     return history[len(PROMPT) :]
 
 
+def test_the_same_prompt_again_has_the_same_bits(model: Model) -> None:
+    """From a place before it, its last token would be read alone and might have others."""
+    session = Engine(model, prefill_chunk=64).session()
+    session.sync(PROMPT)
+    first = np.array(session.snapshot().logits)
+    said = ids(session)
+    assert session.sync(PROMPT).read == 0
+    np.testing.assert_array_equal(np.array(session.snapshot().logits), first)
+    assert ids(session) == said
+
+
 @pytest.mark.parametrize("chunk", [pytest.param(1, marks=pytest.mark.slow), 37, 128, 512])
 def test_chunks(model: Model, reply: list[int], chunk: int) -> None:
     session = Engine(model, prefill_chunk=chunk).session()

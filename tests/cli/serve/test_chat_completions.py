@@ -184,6 +184,22 @@ def test_an_image_of_a_tool_is_told_in_words_and_a_persons_is_refused() -> None:
         read("user")
 
 
+@pytest.mark.parametrize(
+    ("fields", "level", "budget"),
+    [
+        ({}, "low", None),
+        ({"thinking": {"type": "enabled", "budget_tokens": 4000}}, "low", 4000),
+        ({"reasoning": {"effort": "high", "max_tokens": 300}}, "high", 300),
+        ({"reasoning": {"max_tokens": 0}}, "none", 0),
+        ({"reasoning": "high"}, "high", None),
+    ],
+)
+def test_reasoning_is_bounded_in_either_way(fields: Any, level: str, budget: int | None) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+    settings = ChatCompletions().read(body, context()).request.settings
+    assert (settings.thinking.level, settings.budget) == (level, budget)
+
+
 def test_tools_that_are_no_functions_are_left_out_and_named() -> None:
     def read(choice: Any, *tools: Any) -> Any:
         body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [SEARCH, *tools]}
