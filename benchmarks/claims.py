@@ -7,10 +7,10 @@ written by hand.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import efficiency
+from benchmarks import efficiency, post_training
 from benchmarks.ablations import pictures as ablations
 
 PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
@@ -21,7 +21,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "differences": ablations.differences,
     "gaps": ablations.gaps,
     "report": ablations.beside_the_report,
-    "pictures": ablations.links,
+    "pictures": lambda: links(ablations.pictures()),
+    "grpo": post_training.grpo_table,
+    "curves": lambda: links(post_training.pictures()),
+    "students": post_training.students_table,
 }
 """What stands between `<!-- NAME -->` and `<!-- end -->`."""
 
@@ -36,9 +39,18 @@ def page() -> str:
     )
 
 
+def links(drawn: Mapping[str, str]) -> str:
+    """SVG texts by file name, as Markdown shows them."""
+    shown = [
+        f"![{picture.partition('<title>')[2].partition('</title>')[0]}](claims/{name})"
+        for name, picture in drawn.items()
+    ]
+    return "\n".join(shown) or "No run has ended yet."
+
+
 def pictures() -> dict[str, str]:
     """SVG texts by the name of their file in docs/claims."""
-    return ablations.pictures()
+    return ablations.pictures() | post_training.pictures()
 
 
 def main() -> None:

@@ -147,15 +147,6 @@ def beside_the_report() -> str:
     return "\n".join(lines)
 
 
-def links() -> str:
-    """The pictures as Markdown shows them, in the order of the comparisons."""
-    shown = [
-        f"![{picture.partition('<title>')[2].partition('</title>')[0]}](claims/{name})"
-        for name, picture in pictures().items()
-    ]
-    return "\n".join(shown) or "No run has ended yet."
-
-
 def pictures() -> dict[str, str]:
     """SVG texts by file name; none before a run of `base` has ended.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import record
+from benchmarks import claims, record
 from benchmarks.ablations import pictures, run
 from benchmarks.ablations.arms import ARMS
 from benchmarks.ablations.run import Plan
@@ -80,12 +80,12 @@ def test_every_arm_has_its_pictures_beside_the_base() -> None:
         for measure in comparison.measures:
             picture = drawn[f"ablations-{key}-{measure.replace('_', '-')}.svg"]
             assert picture.count("<polyline") == 1 + len(comparison.arms)
-    shown = re.findall(r"!\[(.+)\]\(claims/(.+)\)", pictures.links())
+    shown = re.findall(r"!\[(.+)\]\(claims/(.+)\)", claims.links(drawn))
     assert [name for _, name in shown] == list(drawn)
     assert ("Facts recalled in an unseen wording, with and without Engram",
             "ablations-engram-fact-recall.svg") in shown  # fmt: skip
 
 
 def test_without_a_run_the_page_says_so() -> None:
-    assert pictures.links() == pictures.gaps() == "No run has ended yet."
+    assert claims.links(pictures.pictures()) == pictures.gaps() == "No run has ended yet."
     assert pictures.differences().startswith("No arm has a run")
