@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import efficiency, post_training
+from benchmarks import efficiency, post_training, quantised
 from benchmarks.ablations import pictures as ablations
 
 PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
@@ -22,6 +22,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gaps": ablations.gaps,
     "report": ablations.beside_the_report,
     "pictures": lambda: links(ablations.pictures()),
+    "quantised": quantised.table,
     "grpo": post_training.grpo_table,
     "curves": lambda: links(post_training.pictures()),
     "students": post_training.students_table,

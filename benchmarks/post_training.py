@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.quantised import NAMES
 from benchmarks.record import earlier, record
 from dsv4_mlx.training.plots import Curve, line_plot
 
@@ -26,7 +27,6 @@ _SCORES: Final = ("step", "model", "kind", "mode", "prompts", "greedy", "sampled
 _CURVES: Final = ("reward", "right", "kl", "entropy")
 _TOLD: Final = ("steps", "prompts", "group", "peak", "kl_weight")
 _MEAN_OF: Final = 10
-MODES: Final = {"chat": "Non-Think", "thinking": "Think High"}
 
 
 def rows_of(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -90,7 +90,7 @@ def grpo_table() -> str:
             changes = [100 * (last - first) for first, last in pairs]
             told = ", ".join(f"{change:+.1f}" for change in changes)
             cells = (
-                f"{expert}, {setting}", len(pairs), f"{kind}, {MODES[mode]}, {own[0]['prompts']}",
+                f"{expert}, {setting}", len(pairs), f"{kind}, {NAMES[mode]}, {own[0]['prompts']}",
                 before, after, told, is_beyond(changes),
             )  # fmt: skip
             lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -111,7 +111,7 @@ def students_table() -> str:
     for (kind, mode, model), own in _by(_finished("distill"), "kind", "mode", "model").items():
         pairs = [_ends(part) for part in _by(own, *_RUN).values()]
         before, after = (_percent([pair[at] for pair in pairs]) for at in (0, 1))
-        what = f"{kind}, {MODES[mode]}, {own[0]['prompts']}"
+        what = f"{kind}, {NAMES[mode]}, {own[0]['prompts']}"
         lines.append(f"| {what} | {model} | {before} | {after if model == 'student' else ''} |")
     return "\n".join(lines) if len(lines) > 2 else "No distillation has ended yet."
 

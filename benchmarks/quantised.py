@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from benchmarks.record import record
+from benchmarks.record import earlier, record
 from dsv4_mlx.errors import CheckpointError, Dsv4Error
 
 if TYPE_CHECKING:
     from dsv4_mlx.model.v4 import Model
 
+NAMES = {"chat": "Non-Think", "thinking": "Think High"}
 FIELDS = ("folder", "weights", "kind", "mode", "tasks", "right", "drafted", "accepted")
 
 
@@ -88,6 +89,29 @@ def rows(
                     "drafted": drafted,
                     "accepted": accepted,
                 }
+
+
+def table() -> str:
+    """Right answers with stored weights and with masters, as a table of Markdown.
+
+    The latest row of each kind and mode counts.
+    """
+    found: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in earlier("quantised"):
+        found.setdefault((row["kind"], row["mode"]), {})[row["weights"]] = row
+    lines = [
+        "| tasks | asked | masters | stored | lost, points | drafts, masters | stored |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for (kind, mode), both in found.items():
+        if both.keys() == {"masters", "stored"}:
+            masters, stored = both["masters"], both["stored"]
+            asked = int(stored["tasks"])
+            lost = 100 * (int(masters["right"]) - int(stored["right"])) / asked
+            drafts = (f"{int(r['accepted'])} of {int(r['drafted'])}" for r in (masters, stored))
+            cells = (f"{kind}, {NAMES[mode]}", asked, masters["right"], stored["right"])
+            lines.append("| " + " | ".join(map(str, (*cells, f"{lost:.1f}", *drafts))) + " |")
+    return "\n".join(lines) if len(lines) > 2 else "No model with its masters was measured yet."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

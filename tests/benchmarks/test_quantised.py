@@ -70,3 +70,15 @@ def test_the_command_writes_rows_for_both_forms(folder, tmp_path, monkeypatch, c
     assert stored["drafted"] == masters["drafted"]
     assert quantised.main([*arguments, str(folder / "other.safetensors")]) == 1
     assert "differs" in capsys.readouterr().err
+
+
+def test_the_table_says_what_rounding_lost(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    assert quantised.table() == "No model with its masters was measured yet."
+    row = {"kind": "talk", "mode": "chat", "tasks": 50, "drafted": 30, "accepted": 29}
+    for weights, right in (("stored", 9), ("masters", 48), ("stored", 47)):
+        told = row | {"folder": "nano", "weights": weights, "right": right}
+        record.record("quantised", "c", [told], quantised.FIELDS)
+    record.record("quantised", "c", [told | {"kind": "help"}], quantised.FIELDS)
+    (line,) = quantised.table().splitlines()[2:]
+    assert line == "| talk, Non-Think | 50 | 48 | 47 | 2.0 | 29 of 30 | 29 of 30 |"
