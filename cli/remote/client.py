@@ -187,7 +187,7 @@ class _StreamCall:
                 _check_status(response.status, response.read(_LONGEST_BODY), self._place)
             while (line := response.readline(_LONGEST_LINE)) and not self._has_ended:
                 self._lines.put(line.decode("utf-8", "replace").rstrip("\r\n"))
-            self._lines.put(ServerError(f"{self._place} ended in the middle of an answer."))
+            self._lines.put(_cut_off(self._place))
         except Dsv4Error as error:
             self._lines.put(error)
         except (OSError, HTTPException, ValueError) as error:
@@ -218,6 +218,12 @@ def _response(
     content = None if body is None else json.dumps(body).encode()
     connection.request(method, place.path + path, content, dict(headers))
     return connection.getresponse()
+
+
+def _cut_off(place: ServerPlace) -> ServerError:
+    return ServerError(
+        f"{place} ended in the middle of an answer; look at it, and send the message again."
+    )
 
 
 def _gone(place: ServerPlace, error: BaseException) -> ServerError:

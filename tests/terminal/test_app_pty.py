@@ -196,8 +196,13 @@ def test_reasoning_ends_at_its_budget(own) -> None:
 
 
 def test_an_engine_error_is_one_sentence_and_the_talk_goes_on(own) -> None:
-    terminal = own({"text": "half an", "error": "The engine ran out of memory."}, "Better.")
-    send(terminal, "go", "dsv4-chat: The engine ran out of memory.")
+    goes_on_after({"error": "The engine ran out of memory."}, "The engine ran out of memory.", own)
+
+
+def goes_on_after(failure: dict[str, str], sentence: str, own) -> None:
+    """A reply that fails half-way is told once, with `sentence`, and comes at the second try."""
+    terminal = own({"text": "half an"} | failure, "Better.")
+    send(terminal, "go", f"dsv4-chat: {sentence}")
     assert "Traceback" not in terminal.whole_text
     assert terminal.whole_text.count("half an") == 1
     terminal.type("again\r")  # the failed turn is no turn, so the same reply comes once more

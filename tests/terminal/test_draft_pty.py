@@ -1,6 +1,7 @@
 """A draft in the input outlives a lost terminal, a signal and a kill."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tests.terminal.driver import Terminal, chat
 
 pytestmark = pytest.mark.terminal
 
+SCRIPT = {"replies": ["Answered."]}
 AGAIN = "[your draft from before is in the input again]"
 
 
@@ -21,19 +23,23 @@ def is_written(home: Path) -> bool:
     return any(path.stat().st_size for path in drafts(home))
 
 
-def started(home: Path) -> Terminal:
-    return chat(home, {"replies": ["Answered."]})
+@pytest.fixture
+def started(tmp_path: Path) -> Callable[[], Terminal]:
+    """`started()`: the program, each time at the same home."""
+    return lambda: chat(tmp_path, SCRIPT)
 
 
-def test_a_closed_window_keeps_a_draft_and_it_is_offered_once(tmp_path: Path) -> None:
-    with started(tmp_path) as lost:
+def test_a_closed_window_keeps_a_draft_and_it_is_offered_once(
+    started: Callable[[], Terminal], tmp_path: Path
+) -> None:
+    with started() as lost:
         lost.wait_for_line(">")
         lost.type("see \x1b\r")
         lost.paste("\n".join(f"line {number}" for number in range(30)))
         lost.type(" and say why")
         lost.wait_for("[pasted 30 lines] and say why")
         lost.hang_up()
-    with started(tmp_path) as terminal:
+    with started() as terminal:
         terminal.wait_for(AGAIN, "> see\n  [pasted 30 lines] and say why")
         terminal.type("\r")
         terminal.wait_for("Answered.")
@@ -43,8 +49,10 @@ def test_a_closed_window_keeps_a_draft_and_it_is_offered_once(tmp_path: Path) ->
     assert drafts(tmp_path) == []
 
 
-def test_a_kill_and_a_signal_keep_what_was_typed(tmp_path: Path) -> None:
-    with started(tmp_path) as terminal:
+def test_a_kill_and_a_signal_keep_what_was_typed(
+    started: Callable[[], Terminal], tmp_path: Path
+) -> None:
+    with started() as terminal:
         terminal.wait_for_line(">")
         terminal.type("half a thou")
         terminal.wait_for_line("> half a thou")
@@ -55,14 +63,14 @@ def test_a_kill_and_a_signal_keep_what_was_typed(tmp_path: Path) -> None:
             terminal.wait_until(lambda: terminal.screen.cursor.x == 13, "cursor to the right")
         terminal.kill(signal.SIGKILL)
         terminal.wait_for_end()
-    with started(tmp_path) as terminal:
+    with started() as terminal:
         terminal.wait_for(AGAIN)
         terminal.wait_for_line("> half a thou")
         terminal.type("ght")
         terminal.wait_for_line("> half a thought")
         terminal.kill(signal.SIGTERM)
         terminal.wait_for_end()
-    with started(tmp_path) as terminal:
+    with started() as terminal:
         terminal.wait_for_line("> half a thought")
         terminal.type("\x03")
         terminal.wait_for_line(">")

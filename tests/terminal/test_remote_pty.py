@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,53 +14,54 @@ from typing import Any
 import pytest
 
 from tests.terminal import test_app_pty as app
+from tests.terminal import test_draft_pty as drafts
 from tests.terminal.driver import Terminal
 
 pytestmark = [pytest.mark.terminal, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-SCENARIOS: tuple[Callable[..., None], ...] = (
-    app.test_undo_gives_the_message_back_and_retry_tries_other_luck,
-    app.test_edit_takes_an_earlier_message_up_again,
-    app.test_a_fork_goes_on_beside_its_parent,
-    app.test_an_engine_error_is_one_sentence_and_the_talk_goes_on,
-    app.test_a_kill_loses_at_most_the_answer,
-    app.test_sigterm_in_an_answer_keeps_what_was_said,
-    app.test_a_closed_window_keeps_what_was_said,
-    app.test_a_session_is_named_found_and_loaded,
-    app.test_files_go_along_and_binaries_do_not,
-    app.test_a_tool_asks_and_shows_what_it_would_do,
-    app.test_hostile_text_stays_text,
-    app.test_reasoning_folds_and_markdown_is_drawn,
-    app.test_reasoning_ends_at_its_budget,
-    app.test_typing_ahead_is_echoed_while_it_answers,
-    app.test_a_command_runs_after_a_yes,
-    app.test_a_long_prompt_shows_a_bar,
-    app.test_ctrl_c_stops_the_answer_and_keeps_the_turn,
-    app.test_shift_tab_changes_the_thinking_level,
-)
+LOCAL = {app.test_a_crash_of_the_engine_leaves_a_terminal_that_works}
+"""A crash of the server's engine is the server's: it ends no terminal, see below."""
+SCENARIOS: list[Callable[..., None]] = [
+    scenario
+    for module in (app, drafts)
+    for name, scenario in vars(module).items()
+    if name.startswith("test_") and scenario not in LOCAL
+]
 
 
 class Served:
     """A server that follows a script, and stays where it was when it is started anew."""
 
-    def __init__(self, script: Path, home: Path, port: int = 0) -> None:
-        command = ["-m", "cli", "serve", "--engine", f"fake:{script}", "--port", str(port)]
+    def __init__(self, script: dict[str, Any], home: Path) -> None:
+        self._home, self._port = home, 0
+        self.start(script)
+
+    def start(self, script: dict[str, Any]) -> None:
+        """At first, and once it ended."""
+        file = self._home / "script.json"
+        file.write_text(json.dumps(script), encoding="utf-8")
+        command = ["-m", "cli", "serve", "--engine", f"fake:{file}"]
         self._program = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=home,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "DSV4_HOME": str(home)},
+            [sys.executable, *command, "--port", str(self._port)],
+            cwd=self._home,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "DSV4_HOME": str(self._home)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
+        place = self.line(r" at (http://127\.0\.0\.1:(\d+))")
+        self.url, self._port = place[1], int(place[2])
+
+    def line(self, pattern: str | re.Pattern[str]) -> re.Match[str]:
+        """The next of its lines that has `pattern`."""
         assert self._program.stderr is not None
         said, found = [], None
         while found is None:
             said.append(self._program.stderr.readline())
             assert said[-1], "".join(said)  # it ended
-            found = re.search(r" at (http://127\.0\.0\.1:(\d+))", said[-1])
-        self.url, self.port = found[1], int(found[2])
+            found = re.search(pattern, said[-1])
+        return found
 
     def end(self) -> None:
         """Kill it; twice is once."""
@@ -69,33 +71,48 @@ class Served:
         self._program.stderr.close()
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """`served(script)`: a server that follows it."""
-    running: list[Served] = []
+Serve = Callable[[dict[str, Any]], Served]
 
-    def start(script: dict[str, Any], port: int = 0) -> Served:
-        file = tmp_path / "served.json"
-        file.write_text(json.dumps(script), encoding="utf-8")
-        home = tmp_path / f"server{port or len(running)}"
-        home.mkdir(exist_ok=True)
-        running.append(Served(file, home, port))
-        return running[-1]
+
+def serving(home: Path) -> Iterator[Serve]:
+    """`served(script)`: a server that follows it, the same one for the same script."""
+    running: dict[str, Served] = {}
+
+    def start(script: dict[str, Any]) -> Served:
+        text = json.dumps(script)
+        if text not in running:
+            folder = home / f"server{len(running)}"
+            folder.mkdir()
+            running[text] = Served(script, folder)
+        return running[text]
 
     yield start
-    for server in running:
+    for server in running.values():
         server.end()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """The servers of several scenarios."""
+    yield from serving(tmp_path_factory.mktemp("shared"))
+
+
 @pytest.fixture
-def own(tmp_path: Path, served: Callable[..., Served]) -> Iterator[Callable[..., Terminal]]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """The servers of one scenario."""
+    yield from serving(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture
+def own(tmp_path: Path, served: Serve, shared: Serve) -> Iterator[Callable[..., Terminal]]:
     """As in `test_app_pty`, the script followed by a server."""
     running: list[Terminal] = []
 
     def start(
         *replies: object, arguments: tuple[str, ...] = (), prompt: str = ">", **options: Any
     ) -> Terminal:
-        server = served({"replies": list(replies)} | options.pop("script", {}))
+        script = {"replies": list(replies)} | options.pop("script", {})
+        server = (shared if script == app.TALK else served)(script)
         running.append(talking(server, tmp_path, *arguments, **options))
         running[-1].wait_for_line(prompt)
         return running[-1]
@@ -114,28 +131,78 @@ def talking(server: Served, home: Path, *arguments: str, **options: Any) -> Term
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.__name__.removeprefix("test_"))
 def test_a_scenario_goes_as_with_a_model_of_ones_own(
-    scenario: Callable[..., None], own: Callable[..., Terminal], tmp_path: Path
+    scenario: Callable[..., None],
+    own: Callable[..., Terminal],
+    served: Serve,
+    tmp_path: Path,
 ) -> None:
     wanted = inspect.signature(scenario).parameters
     given: dict[str, Callable[[], Any]] = {
         "own": lambda: own,
         "tmp_path": lambda: tmp_path,
         "talk": lambda: own(script=app.TALK),
+        "started": lambda: lambda: talking(served(drafts.SCRIPT), tmp_path),
     }
     scenario(**{name: given[name]() for name in wanted})
 
 
-def test_a_server_that_is_started_anew_goes_on(
-    served: Callable[..., Served], tmp_path: Path
+def test_a_crash_of_the_servers_engine_is_one_sentence_and_the_talk_goes_on(own) -> None:
+    app.goes_on_after({"crash": "unforeseen"}, "The model failed: unforeseen", own)
+
+
+READ = re.compile(r" prompt (?P<prompt>[\d,]+) = (?P<kept>[\d,]+) kept \+ (?P<read>[\d,]+) read,")
+"""What the server's line about a request tells of its prompt."""
+ENDLESS = {"text": "on and on ", "repeat": 9_000, "delay_ms": 1}
+
+
+def test_a_killed_program_is_resumed_and_the_server_reads_only_what_is_new(
+    served: Serve, tmp_path: Path
 ) -> None:
-    script = {"replies": ["Answer one.", "Answer two."]}
-    server = served(script)
+    server = served({"replies": ["Answer one.", ENDLESS]})
     with talking(server, tmp_path) as terminal:
         terminal.wait_for_line(">")
         app.send(terminal, "question", "Answer one.")
+        app.send(terminal, "/rename sky talk", "sky talk")
+        terminal.type("and on\r")
+        terminal.wait_for("on and on on and on")
+        terminal.kill(signal.SIGKILL)
+        terminal.wait_for_end()
+    server.line(r", cancelled, ")
+    with talking(server, tmp_path, "--resume", "sky talk") as again:
+        again.wait_for_line("> and on")
+        again.type("\r")
+        again.wait_for("on and on on and on")
+        again.type("\x03")
+        again.wait_for("[stopped]")
+        app.idle(again)
+        app.leave(again)
+    assert server.line(READ)["read"] == "1"
+
+
+def test_a_server_that_is_killed_in_an_answer_takes_nothing_of_the_talk(
+    served: Serve, tmp_path: Path
+) -> None:
+    server = served({"replies": ["Answer one.", ENDLESS]})
+    with talking(server, tmp_path) as terminal:
+        terminal.wait_for_line(">")
+        terminal.paste("\n".join(f"line {number} of many" for number in range(200)))
+        terminal.type("\r")
+        terminal.wait_for("Answer one.")
+        app.idle(terminal)
+        terminal.type("and on\r")
+        terminal.wait_for("on and on on and on")
         server.end()
-        app.send(terminal, "and on", f"dsv4-chat: {server.url} does not answer")
-        served(script, server.port)
-        terminal.type("\x15")
-        app.send(terminal, "go on", "Answer two.")
+        terminal.wait_for(f"dsv4-chat: {server.url} ended in the middle of an answer")
+        app.idle(terminal)
+        assert "on and on on and on" in terminal.text
+        app.send(terminal, "still there?", f"dsv4-chat: {server.url} does not answer")
+        terminal.wait_for_line("> still there?")
+        server.start({"replies": ["Answer one.", "Answer two."]})
+        terminal.type("\x15\x1b[A\x1b[A")
+        terminal.wait_for_line("> and on")
+        terminal.type(", please\r")
+        terminal.wait_for("> and on, please\n\nAnswer two.")
+        app.idle(terminal)
         app.leave(terminal)
+        assert terminal.whole_text.count("dsv4-chat: ") == 2
+    assert int(server.line(READ)["kept"].replace(",", "")) > 1_000
