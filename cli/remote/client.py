@@ -22,7 +22,7 @@ from dsv4_mlx.files.documents import DocumentError, parse_json
 
 _CONNECT_S = 10.0
 _SILENCE_S = 60.0
-"""A server shows a sign of life every ten seconds, whatever it does."""
+"""A server shows a sign of life every eight seconds, whatever it does."""
 _LOOK_S = 0.05
 _LONGEST_LINE = 16 << 20
 _LONGEST_BODY = 64 << 20

@@ -43,10 +43,10 @@ _LOCAL_ONLY: Final = {
     "draft_max": "--draft-max",
     "loop": "--loop",
 }
+_ONE_MODEL: Final = "the model is the server's; start without --server to open another."
 _COMMANDS: Final = {
     "draft": "the server decides what guesses tokens ahead; it is started with --draft.",
     "loop": "the server decides what becomes of a reply that repeats; it is started with --loop.",
-    "model": "the model is the server's; start without --server to open another.",
     "restart": "the model runs in the server; start that again, and this goes on.",
 }
 
@@ -146,7 +146,7 @@ class RemoteModels(Models):
 
     def __init__(self, worker: Worker, options: Options, client: ServerClient) -> None:
         def nothing(*_: Any) -> Any:
-            raise UsageError(_COMMANDS["model"])
+            raise UsageError(_ONE_MODEL)
 
         super().__init__(worker, replace(options, engine=None), nothing)
         self._client, self._run = client, worker.submit
@@ -164,7 +164,7 @@ class RemoteModels(Models):
 
     def open(self, folder: Path, release: Callable[[], None] = lambda: None) -> OpenedModel:
         """UsageError: a server has one model."""
-        raise UsageError(_COMMANDS["model"])
+        raise UsageError(_ONE_MODEL)
 
     def conversation(
         self,

@@ -23,7 +23,7 @@ def _model(chat: "Chat", argument: str) -> None:
         _switch(chat, asked := user_path(argument))
         if taken := snapshot_sentence(asked, chat.model.folder):
             chat.note(taken)
-    chat.note(f"model {chat.model.folder}")
+    chat.note(f"model {chat.model.place if chat.model.is_remote else chat.model.folder}")
     if assumed := chat.model.assumed:
         chat.note(assumed)
 

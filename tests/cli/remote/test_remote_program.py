@@ -28,7 +28,7 @@ def test_one_message_is_answered_by_the_server(told: ToldServer) -> None:
 def test_the_prompt_goes_back_and_on_and_refuses_what_is_the_servers(told: ToldServer) -> None:
     for said in ("one", "two", "two again"):
         told.says(text(said), END, usage(9, 0, 1))
-    typed = "first\n/context\n/draft\nsecond\n/undo\nother\n/model x\n/loop stop\n/quit\n"
+    typed = "first\n/context\n/draft\nsecond\n/undo\nother\n/model x\n/model\n/loop stop\n/quit\n"
     ran = run("--server", told.url, typed=typed)
     assert ran.status == 0
     for said in (
@@ -36,6 +36,7 @@ def test_the_prompt_goes_back_and_on_and_refuses_what_is_the_servers(told: ToldS
         "the server decides what guesses tokens ahead",
         "took back: second",
         "the model is the server's",
+        f"[model {told.url} ",
         "the server decides what becomes of a reply that repeats",
     ):
         assert said in ran.stderr
