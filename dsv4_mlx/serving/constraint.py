@@ -12,16 +12,18 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import mlx.core as mx
 
 from dsv4_mlx.chat.tokens import DSML, END_THINK
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.serving.dsml_grammar import CallGrammar
+from dsv4_mlx.serving.engine_grammar import EngineVocabulary, engine_grammar_of
 from dsv4_mlx.serving.grammar import FIRST_CONTROL, Either, GrammarState, Items
 from dsv4_mlx.serving.json_grammar import object_grammar, schema_grammar
 from dsv4_mlx.serving.request import GenerationRequest
+from dsv4_mlx.serving.unheld import unheld
 
 if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
@@ -77,38 +79,80 @@ class TokenSymbols:
         return bisect_left(self.ordered, (after, -1), start, stop)
 
 
+class AnswerState(Protocol):
+    """How far an answer is in a grammar."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it may end here."""
+        ...
+
+    def fits(self, token: int) -> bool:
+        """Whether a token, EOS apart, may come next."""
+        ...
+
+    def fitting(self) -> Sequence[int]:
+        """All tokens that may, EOS not among them."""
+        ...
+
+    def take(self, token: int) -> None:
+        """It goes on with `token`, which is not EOS."""
+        ...
+
+
+class SymbolState:
+    """How far an answer is in a grammar of ours."""
+
+    def __init__(self, symbols: TokenSymbols, grammar: Items) -> None:
+        self._symbols, self._state = symbols, GrammarState.at(grammar)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it may end here."""
+        return self._state.is_complete
+
+    def fits(self, token: int) -> bool:
+        """Whether `token` may come next."""
+        symbols = self._symbols.of(token)
+        return bool(symbols) and bool(self._state.after_all(symbols))
+
+    def fitting(self) -> list[int]:
+        """All tokens that may come next."""
+        return self._symbols.fitting(self._state)
+
+    def take(self, token: int) -> None:
+        """It goes on with `token`."""
+        self._state = self._state.after_all(self._symbols.of(token))
+
+
 class AnswerConstraint:
-    """Holds one answer to `grammar`; without one, or none at all, to having no calls.
+    """Holds one answer to the grammar that `state` is at the beginning of; without one, or none at
+    all, to having no calls.
 
     Tell it every token by `take`, those that were not drawn with `sampler` too.
     """
 
-    def __init__(
-        self, symbols: TokenSymbols, tokenizer: "Tokenizer", grammar: Items | None, *, thinks: bool
-    ) -> None:
-        self._symbols = symbols
+    def __init__(self, tokenizer: "Tokenizer", state: AnswerState | None, *, thinks: bool) -> None:
+        self._eos = tokenizer.eos_id
         self._end_think = tokenizer.control_ids[END_THINK]
         self._dsml = tokenizer.control_ids.get(DSML)
-        self._state = None if grammar is None else GrammarState.at(grammar)
+        self._state = state
         self._thinks = thinks
 
     def take(self, token: int) -> None:
         """The answer goes on with `token`."""
         if self._thinks:
             self._thinks = token != self._end_think
-        elif self._state is not None and token != self._symbols.eos_id:
-            self._state = self._state.after_all(self._symbols.of(token))
+        elif self._state is not None and token != self._eos:
+            self._state.take(token)
 
     def allows(self, token: int) -> bool:
         """Whether `token` may come next."""
         if self._thinks:
-            return token != self._dsml and (token != self._symbols.eos_id or self._state is None)
+            return token != self._dsml and (token != self._eos or self._state is None)
         if self._state is None:
             return token != self._dsml
-        if token == self._symbols.eos_id:
-            return self._state.is_complete
-        symbols = self._symbols.of(token)
-        return bool(symbols) and bool(self._state.after_all(symbols))
+        return self._state.is_complete if token == self._eos else self._state.fits(token)
 
     def sampler(self, base: "Sampler") -> "Sampler":
         """`base` over what may come next."""
@@ -130,9 +174,9 @@ class AnswerConstraint:
         if self._thinks or self._state is None:
             allowed = [token for token in range(size) if self.allows(token)]
         else:
-            allowed = [token for token in self._symbols.fitting(self._state) if token < size]
+            allowed = [token for token in self._state.fitting() if token < size]
             if self._state.is_complete or not allowed:
-                allowed.append(self._symbols.eos_id)
+                allowed.append(self._eos)
         mask = mx.zeros(size, dtype=mx.bool_)
         mask[mx.array(allowed, dtype=mx.int32)] = True
         return mask
@@ -150,6 +194,7 @@ class Constraints:
         self._tokenizer = tokenizer
         self._lock = Lock()
         self._symbols: TokenSymbols | None = None
+        self._vocabulary: EngineVocabulary | None = None
 
     def of(
         self, request: GenerationRequest, *, thinks: bool
@@ -159,13 +204,27 @@ class Constraints:
 
         UsageError for a choice of tools that there are not, or a schema of too many alternatives.
         """
-        names, choice = _names(request), request.tool_choice
+        names, choice = request.tool_names, request.tool_choice
         bans_calls = bool(names) and not any(map(choice.allows, names))
+        state_of = self._state_of(request)
+        if state_of is None:
+            if not bans_calls:
+                return None
+            return lambda: AnswerConstraint(self._tokenizer, None, thinks=thinks)
+        return lambda: AnswerConstraint(self._tokenizer, state_of(), thinks=thinks)
+
+    def _state_of(self, request: GenerationRequest) -> Callable[[], AnswerState] | None:
+        """Makes the beginning of the grammar that each answer is held to."""
+        if request.is_schema_alone:
+            schema = request.answer_format.schema
+            engine = engine_grammar_of(schema, unheld(schema))
+            if engine is not None:
+                return engine.states(self._engine_vocabulary())
         grammar = self._grammar(request)
-        if grammar is None and not bans_calls:
+        if grammar is None:
             return None
         symbols = self._all_symbols()
-        return lambda: AnswerConstraint(symbols, self._tokenizer, grammar, thinks=thinks)
+        return lambda: SymbolState(symbols, grammar)
 
     def _all_symbols(self) -> TokenSymbols:
         with self._lock:
@@ -173,8 +232,14 @@ class Constraints:
                 self._symbols = TokenSymbols(self._tokenizer)
             return self._symbols
 
+    def _engine_vocabulary(self) -> EngineVocabulary:
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = EngineVocabulary(self._tokenizer)
+            return self._vocabulary
+
     def _grammar(self, request: GenerationRequest) -> Items | None:
-        choice, all_names = request.tool_choice, _names(request)
+        choice, all_names = request.tool_choice, request.tool_names
         names = [name for name in all_names if choice.allows(name)]
         if choice.kind == "named" and not names:
             raise UsageError(
@@ -194,11 +259,6 @@ class Constraints:
         if has_to_call:
             return calls
         return written.text_and(calls) if answer is None else (Either((answer, calls)),)
-
-
-def _names(request: GenerationRequest) -> list[str]:
-    """The names of a request's tools."""
-    return [str(tool.get("function", tool).get("name")) for tool in request.settings.tools]
 
 
 def _answer(request: GenerationRequest) -> Items | None:

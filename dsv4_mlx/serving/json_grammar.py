@@ -6,8 +6,9 @@ A schema's structure is held to: types, `properties` in any order, `required`, `
 `string_grammar`, and bounds of numbers, see `number_grammar`. Where properties are named there are
 no others. What narrows a value further is not held to; `unheld` names it.
 
-That is what tools of agents and structured answers ask for, so no engine of grammars of others is
-needed beside it; theirs would know nothing of DSML, of which JSON is but the arguments.
+That is what tools of agents and structured answers ask for. Where a schema that says more describes
+an answer alone, `engine_grammar` holds it by an engine of others, if it is installed; of DSML, of
+which JSON is but the arguments, that knows nothing.
 """
 
 import json

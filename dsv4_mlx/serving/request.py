@@ -66,3 +66,15 @@ class GenerationRequest:
     """Beside it, those of so many of the likeliest tokens in its place."""
     shifts: Shifts = NO_SHIFTS
     """Biases and penalties on what an answer said, its reasoning too."""
+
+    @property
+    def tool_names(self) -> list[str]:
+        """The names of its tools."""
+        return [str(tool.get("function", tool).get("name")) for tool in self.settings.tools]
+
+    @property
+    def is_schema_alone(self) -> bool:
+        """Whether a schema says all about the answer: no tool may be called as well."""
+        choice = self.tool_choice
+        may_call = any(map(choice.allows, self.tool_names)) or choice.kind in ("required", "named")
+        return self.answer_format.kind == "schema" and not may_call

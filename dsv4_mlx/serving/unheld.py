@@ -1,12 +1,13 @@
 """What a schema says and its grammar does not hold to, by name."""
 
-from collections.abc import Mapping
 from typing import Final
 
 from dsv4_mlx.serving.character_grammar import QUOTED
+from dsv4_mlx.serving.engine_grammar import engine_grammar_of
 from dsv4_mlx.serving.json_grammar import types_of
 from dsv4_mlx.serving.number_grammar import unheld_of_numbers
 from dsv4_mlx.serving.request import GenerationRequest
+from dsv4_mlx.serving.schema_parts import parts_of
 from dsv4_mlx.serving.string_grammar import unheld_of_strings
 
 _UNHELD: Final = (
@@ -19,37 +20,29 @@ _UNHELD: Final = (
     "not",
     "if",
     "dependentRequired",
+    "dependentSchemas",
+    "dependencies",
+    "unevaluatedItems",
+    "unevaluatedProperties",
 )
-_NAMED: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-"""Keywords under which schemas have names of their own."""
-_DATA: Final = ("enum", "const", "default", "example", "examples", "required")
 
 
 def unheld(content: object) -> list[str]:
-    """Keywords of a schema that its grammar does not hold to, each once."""
+    """Keywords of a schema that our own grammar does not hold to, each once."""
     found: dict[str, None] = {}
-    waiting = [content]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, Mapping):
-            found |= dict.fromkeys(key for key in _UNHELD if key in part)
-            found |= dict.fromkeys(unheld_of_strings(part, QUOTED))
-            kinds = [kind for kind in types_of(part) if kind in ("integer", "number")]
-            found |= dict.fromkeys(key for kind in kinds for key in unheld_of_numbers(part, kind))
-            for key, one in part.items():
-                if key in _NAMED and isinstance(one, Mapping):
-                    waiting += one.values()
-                elif key not in _DATA:
-                    waiting.append(one)
-        elif isinstance(part, list):
-            waiting += part
+    for part, _ in parts_of(content):
+        found |= dict.fromkeys(key for key in _UNHELD if key in part)
+        found |= dict.fromkeys(unheld_of_strings(part, QUOTED))
+        kinds = [kind for kind in types_of(part) if kind in ("integer", "number")]
+        found |= dict.fromkeys(key for kind in kinds for key in unheld_of_numbers(part, kind))
     return list(found)
 
 
 def unheld_of(request: GenerationRequest) -> list[str]:
     """Keywords of schemas that an answer to `request` should be held to and is not, each once: of
     its format, and of the parameters of tools that have to be called."""
-    choice, schemas = request.tool_choice, [request.answer_format.schema]
+    choice, schema = request.tool_choice, request.answer_format.schema
+    schemas = [schema]
     if choice.kind in ("required", "named"):
         functions = [tool.get("function", tool) for tool in request.settings.tools]
         schemas += [
@@ -57,4 +50,7 @@ def unheld_of(request: GenerationRequest) -> list[str]:
             for one in functions
             if one.get("parameters") and choice.allows(str(one.get("name")))
         ]
-    return unheld(schemas)
+    own = unheld(schemas)
+    if request.is_schema_alone and (engine := engine_grammar_of(schema, own)) is not None:
+        return list(engine.unheld)
+    return own

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 OURS = {"metal_kernels", "dsv4_mlx", "convert", "cli"}
 # Extras of the program; the others are tools of whoever works on it.
-EXTRAS = ("cuda12", "cuda13", "mcp", "serve")
+EXTRAS = ("cuda12", "cuda13", "grammar", "mcp", "serve")
 # Imported under another name than the distribution's.
 DISTRIBUTIONS = {"markdown_it": "markdown-it-py"}
 

@@ -18,7 +18,7 @@ from dsv4_mlx.engine.generation import make_sampler
 from dsv4_mlx.engine.sampling import Sampling
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine
-from dsv4_mlx.serving.constraint import AnswerConstraint, TokenSymbols
+from dsv4_mlx.serving.constraint import AnswerConstraint, SymbolState, TokenSymbols
 from dsv4_mlx.serving.dsml_grammar import CallGrammar
 from dsv4_mlx.serving.events import CallBegun, Collected, ServedEvent
 from dsv4_mlx.serving.grammar import GrammarState
@@ -247,7 +247,7 @@ def test_all_tokens_at_once_are_those_that_fit_one_by_one(
 
 def test_drawing_again_gives_what_a_mask_gives(symbols: TokenSymbols) -> None:
     """Of four tokens of which two fit, each is drawn as often as its share of these two."""
-    held = AnswerConstraint(symbols, tokenizer(), object_grammar(), thinks=False)
+    held = AnswerConstraint(tokenizer(), SymbolState(symbols, object_grammar()), thinks=False)
     wrong = [token for token in range(100, 2048) if not held.allows(token)][:2]
     right = [token for token in range(2048) if held.allows(token)][:2]
     logprobs = np.full(2048, -np.inf, np.float32)
@@ -260,7 +260,7 @@ def test_drawing_again_gives_what_a_mask_gives(symbols: TokenSymbols) -> None:
 
 
 def test_the_likeliest_token_that_fits_is_taken_however_unlikely(symbols: TokenSymbols) -> None:
-    held = AnswerConstraint(symbols, tokenizer(), object_grammar(), thinks=False)
+    held = AnswerConstraint(tokenizer(), SymbolState(symbols, object_grammar()), thinks=False)
     logprobs = mx.array(-np.arange(2048, dtype=np.float32))
     expected = next(token for token in range(2048) if held.allows(token))
     assert int(held.sampler(make_sampler())(logprobs).item()) == expected

@@ -14,7 +14,7 @@ from dsv4_mlx.engine.logit_changes import make_changes
 from dsv4_mlx.engine.sampling import Shifts
 from dsv4_mlx.errors import UsageError
 from dsv4_mlx.scripted.fake import FakeModel, fake_engine
-from dsv4_mlx.serving.constraint import AnswerConstraint, TokenSymbols
+from dsv4_mlx.serving.constraint import AnswerConstraint, SymbolState, TokenSymbols
 from dsv4_mlx.serving.events import Collected
 from dsv4_mlx.serving.json_grammar import object_grammar
 from dsv4_mlx.serving.request import GenerationRequest
@@ -82,7 +82,7 @@ def test_a_bias_of_a_token_that_the_model_does_not_have_is_refused_at_once() -> 
 def test_a_bias_on_what_a_grammar_forbids_leaves_the_shares_of_what_it_allows(top_p: float) -> None:
     """A JSON object begins with a brace or white space, however likely everything else is."""
     symbols = TokenSymbols(tokenizer())
-    held = AnswerConstraint(symbols, tokenizer(), object_grammar(), thinks=False)
+    held = AnswerConstraint(tokenizer(), SymbolState(symbols, object_grammar()), thinks=False)
     right = [token for token in range(tokenizer().vocab_size) if held.allows(token)]
     wrong = [token for token in range(tokenizer().vocab_size) if not held.allows(token)]
     shifts = Shifts(logit_bias=tuple((token, 100.0) for token in wrong[:12]))
