@@ -203,6 +203,7 @@ def test_a_server_that_is_killed_in_an_answer_takes_nothing_of_the_talk(
         terminal.type(", please\r")
         terminal.wait_for("> and on, please\n\nAnswer two.")
         app.idle(terminal)
+        app.send(terminal, "/branches", "* main  2 turns  and on, please")
         app.leave(terminal)
         assert terminal.whole_text.count("dsv4-chat: ") == 2
     assert int(server.line(READ)["kept"].replace(",", "")) > 1_000
