@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _BYTES: Final = "byte"
 """The engine's name for a vocabulary of the bytes alone."""
 _LIMITS: Final[Mapping[str, Any]] = {
-    # Some 90 ms of a mask and 200 MB of states at most. Where they are reached the answer ends with
-    # an error, so they are above the engine's own, except that of memory.
+    # By the engine's own figures 90 ms of a mask and 200 MB of states at most. Where they are
+    # reached the answer ends with an error, so they are above its own ones, except that of memory.
     "step_lexer_fuel": 1_000_000,
     "step_max_items": 250_000,
     "max_items_in_row": 20_000,

@@ -115,6 +115,16 @@ def test_all_tokens_at_once_are_those_that_fit_one_by_one(begun: str) -> None:
     assert state.is_complete == (begun[-1:] == "}")
 
 
+def test_what_has_to_come_may_be_written_by_any_tokens() -> None:
+    schema = mapping(properties={"description": EVEN}, required=["description"])
+    state = states(schema)()
+    for token in written('{"des'):
+        state.take(token)
+    tokens = [vocabulary().tokens[token] for token in state.fitting()]
+    assert b"c" in tokens and len(tokens) > 1
+    assert all(b'cription"'.startswith(data.rstrip(b" :\t\n")) for data in tokens)
+
+
 def test_control_tokens_do_not_come_where_any_text_may() -> None:
     schema = one({"type": "string"}, patternProperties={"^a": {}}, additionalProperties=False)
     state = states(schema)()
