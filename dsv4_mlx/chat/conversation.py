@@ -22,7 +22,7 @@ from dsv4_mlx.chat.model_side import AnswerRequest, ContextUse, Emit, ModelSide
 from dsv4_mlx.chat.prefixes import Prefixes
 from dsv4_mlx.chat.prompting import PromptWriter
 from dsv4_mlx.chat.turns import Turn
-from dsv4_mlx.errors import UsageError
+from dsv4_mlx.errors import ContextError, UsageError
 
 if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
@@ -123,7 +123,9 @@ class Conversation:
     def answer_tools(self, results: Sequence[tuple[str, str]]) -> Generator[Event, None, None]:
         """Go on after Done("tool_calls"), given each call's id and what the tool said.
 
-        UsageError when no calls wait or the ids are not theirs.
+        What tools did is done: after an error the results stay in the dialogue, so that the next
+        message goes on from them; of results that the context does not hold, only that they were
+        too long. UsageError when no calls wait or the ids are not theirs.
         """
         waiting = self.turns[-1].waiting_calls if self.turns else ()
         if not waiting:
@@ -210,9 +212,14 @@ class Conversation:
         model_side, settings = self._model_side, self.settings
 
         def answer(emit: Emit, asked_at: float) -> None:
-            model_side.answer(
-                replace(request(model_side.turns), asked_at=asked_at), settings, cancelled, emit
-            )
+            asked = replace(request(model_side.turns), asked_at=asked_at)
+            try:
+                model_side.answer(asked, settings, cancelled, emit)
+            except BaseException as error:
+                if (turn := asked.turn).ends_with_results:
+                    turn = turn.without_long_results() if isinstance(error, ContextError) else turn
+                    model_side.turns = (*asked.kept, turn)
+                raise
 
         return self._relayed(answer, cancelled)
 

@@ -13,6 +13,7 @@ from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.messages import ChatError
 
 TokenIds = tuple[int, ...]
+_TOO_LONG = "The tool ran, and what it said is longer than the context holds; ask for less of it."
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,23 @@ class Turn:
 
     @property
     def waiting_calls(self) -> tuple[str, ...]:
-        """Ids of the tool calls that nobody has answered yet."""
-        calls = self.messages[-1].get("tool_calls") or ()
+        """Ids of the tool calls after which the model has not answered, whether or not the tools
+        have."""
+        calls = self._without_results[-1].get("tool_calls") or ()
         return tuple(str(call.get("id", "")) for call in calls)
+
+    @property
+    def ends_with_results(self) -> bool:
+        """Whether tools have answered and the model has not."""
+        return bool(self.messages[-1]["role"] == "tool")
+
+    @property
+    def _without_results(self) -> tuple[dict[str, Any], ...]:
+        """The messages but for the results at their end."""
+        messages = self.messages
+        while messages[-1]["role"] == "tool":
+            messages = messages[:-1]
+        return messages
 
     def said(self) -> list[tuple[TokenIds, TokenIds]]:
         """Thought and answer of each assistant message, in their order."""
@@ -59,9 +74,14 @@ class Turn:
         return Turn((*self.messages, message), tuple(a for _, a in said), tuple(t for t, _ in said))
 
     def with_results(self, results: Sequence[tuple[str, str]]) -> "Turn":
-        """The turn with the answers of its tools: (call id, text)."""
+        """The turn with the answers of its tools: (call id, text), in the place of earlier ones."""
         told = [{"role": "tool", "tool_call_id": call, "content": text} for call, text in results]
-        return replace(self, messages=(*self.messages, *told))
+        return replace(self, messages=(*self._without_results, *told))
+
+    def without_long_results(self) -> "Turn":
+        """The turn whose results at the end say that they were too long."""
+        told = self.messages[len(self._without_results) :]
+        return self.with_results([(one["tool_call_id"], _TOO_LONG) for one in told])
 
     def without_tokens(self) -> "Turn":
         """This turn as texts alone, for another model, whose tokenizer splits them anew."""

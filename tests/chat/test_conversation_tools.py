@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsv4_mlx.chat.answer_settings import AnswerSettings
+from dsv4_mlx.chat.conversation import Conversation
 from dsv4_mlx.chat.encoding import encode_messages
 from dsv4_mlx.chat.events import ReasoningDelta, TextDelta
 from dsv4_mlx.chat.messages import ToolCall
@@ -15,7 +16,7 @@ from dsv4_mlx.chat.settings import Thinking
 from dsv4_mlx.chat.tokenizer import Tokenizer
 from dsv4_mlx.chat.tokens import DSML
 from dsv4_mlx.chat.turns import Turn
-from dsv4_mlx.errors import UsageError
+from dsv4_mlx.errors import ContextError, UsageError
 from tests.chat.talking import CHAT, THINKING, answer, change, outcome, read_by, talk
 
 LOOK = {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}
@@ -148,15 +149,51 @@ def test_results_need_a_call(tokenizer: Tokenizer) -> None:
         conversation.answer_tools([("call_1", "x")])
 
 
-def test_an_error_leaves_the_call_waiting(tokenizer: Tokenizer) -> None:
+def failing(tokenizer: Tokenizer, result: str) -> Conversation:
+    """A conversation whose model fails in the answer to what its tool said."""
     conversation = two_steps(tokenizer, CHAT, "look")
     answer(conversation, "go")
-    turns = conversation.turns
-    conversation._model_side._engine.model.fail_at = conversation.context().used + 2
+    model = conversation._model_side._engine.model
+    model.fail_at = conversation.context().used + 2
     with pytest.raises(RuntimeError):
-        list(conversation.answer_tools([("call_1", "red")]))
-    assert conversation.turns == turns
-    assert outcome(conversation.answer_tools([("call_1", "red")]))[0] == [TextDelta("It is red.")]
+        list(conversation.answer_tools([("call_1", result)]))
+    model.fail_at = None
+    return conversation
+
+
+def test_what_a_tool_did_stays_after_an_error_and_the_next_message_goes_on(
+    tokenizer: Tokenizer,
+) -> None:
+    conversation = failing(tokenizer, "a file was written")
+    assert conversation.messages[-1]["content"] == "a file was written"
+    events, done = answer(conversation, "And?")
+    assert events == [TextDelta("It is red.")]
+    read = conversation._model_side._session.tokens[: done.usage.prompt_tokens]
+    text = tokenizer.decode(read)
+    assert text.index("a file was written") < text.index("And?")
+    assert [len(turn.messages) for turn in conversation.turns] == [3, 2]
+    kept = [Turn.from_json(turn.to_json()) for turn in conversation.turns]
+    assert kept == list(conversation.turns)
+
+
+def test_an_error_leaves_the_call_waiting(tokenizer: Tokenizer) -> None:
+    conversation = failing(tokenizer, "red")
+    assert conversation.turns[-1].waiting_calls == ("call_1",)
+    assert outcome(conversation.answer_tools([("call_1", "blue")]))[0] == [TextDelta("It is red.")]
+    (turn,) = conversation.turns
+    assert [m["content"] for m in turn.messages if m["role"] == "tool"] == ["blue"]
+    assert turn.waiting_calls == ()
+
+
+def test_a_result_that_the_context_does_not_hold_is_told_to_be_too_long(
+    tokenizer: Tokenizer,
+) -> None:
+    conversation = two_steps(tokenizer, CHAT, "look", context=800)
+    answer(conversation, "go")
+    with pytest.raises(ContextError):
+        list(conversation.answer_tools([("call_1", "word " * 1000)]))
+    assert conversation.messages[-1]["content"].startswith("The tool ran, and what it said is long")
+    assert answer(conversation, "And?")[0] == [TextDelta("It is red.")]
 
 
 def test_a_call_without_a_result_may_be_left(tokenizer: Tokenizer) -> None:
