@@ -101,7 +101,7 @@ clean:
 # What each step fetches and what it takes in .venv, measured on Linux x86-64 with Python 3.11; pip
 # names every package as it comes.
 SIZE_program := 70 MB to fetch, 390 MB in .venv
-SIZE_test    := 3 MB to fetch
+SIZE_test    := 6 MB to fetch
 SIZE_check   := 44 MB to fetch: ruff, mypy, pre-commit, mcp
 SIZE_parity  := torch, transformers and mlx-vlm, 3.1 GB to fetch where torch brings CUDA
 SIZE_nvrtc   := 65 MB to fetch
