@@ -46,8 +46,8 @@ TEMPLATE_FIELDS: Final = (
 class FieldError(UsageError):
     """A field of a request that says what there is not; `field` is its name there."""
 
-    def __init__(self, field: str, must: str, found: object) -> None:
-        super().__init__(f"{field} must {must}, got {shown(found)}.")
+    def __init__(self, text: str, field: str) -> None:
+        super().__init__(text)
         self.field = field
 
 
@@ -83,7 +83,7 @@ def template_options(request: Mapping[str, Any]) -> dict[str, Any]:
     kwargs = "chat_template_kwargs"
     given = request.get(kwargs)
     if given is not None and not isinstance(given, Mapping):
-        raise FieldError(kwargs, "be an object", given)
+        raise FieldError(f"{kwargs} must be an object, got {shown(given)}.", kwargs)
     options = dict(given or {})
     check_template_fields(options)
     reasoning = request.get("reasoning")
@@ -123,10 +123,13 @@ def check_template_fields(options: Mapping[str, Any]) -> None:
             )
     for name in ("drop_thinking", "continue_final_message"):
         if not isinstance(options.get(name, True), bool):
-            raise FieldError(name, "be true or false", options[name])
+            raise FieldError(f"{name} must be true or false, got {shown(options[name])}.", name)
     table = options.get("effort_table")
     if table is not None and table not in EFFORT_TABLES:
-        raise FieldError("effort_table", f"be {' or '.join(EFFORT_TABLES)}", table)
+        raise FieldError(
+            f"effort_table must be {' or '.join(EFFORT_TABLES)}, got {shown(table)}.",
+            "effort_table",
+        )
 
 
 def _switch(name: str, value: object) -> str:
@@ -137,7 +140,9 @@ def _switch(name: str, value: object) -> str:
         return _effort(name, value)
     kind, budget = value.get("type"), value.get("budget_tokens")
     if kind is None and budget is None:
-        raise FieldError(name, "have a type, enabled or disabled", dict(value))
+        raise FieldError(
+            f"{name} must have a type, enabled or disabled, got {shown(dict(value))}.", name
+        )
     level = "" if kind is None else _effort(f"{name}.type", kind)
     if budget is None:
         return level
@@ -147,7 +152,7 @@ def _switch(name: str, value: object) -> str:
 def _budget(name: str, tokens: object) -> str:
     """The level of a budget of reasoning: "none" without a token, "" for the default one."""
     if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
-        raise FieldError(name, "be a whole number from 0 on", tokens)
+        raise FieldError(f"{name} must be a whole number from 0 on, got {shown(tokens)}.", name)
     return "" if tokens else "none"
 
 
@@ -157,7 +162,7 @@ def _effort(name: str, value: object) -> str:
         return "" if value else "none"
     word = value.strip().lower() if isinstance(value, str) else None
     if word not in _WORDS:
-        raise FieldError(name, f"be one of {', '.join(_WORDS)}", value)
+        raise FieldError(f"{name} must be one of {', '.join(_WORDS)}, got {shown(value)}.", name)
     return _WORDS[word]
 
 

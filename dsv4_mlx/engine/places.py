@@ -37,7 +37,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptEnd:
     """The end of a prompt: its snapshot, and the logits [V] that an answer begins with."""
 
     snapshot: CacheSnapshot
@@ -53,7 +53,7 @@ class Places:
 
     def __init__(self, budget_bytes: int):
         self.budget_bytes = budget_bytes
-        self.asked: Asked | None = None
+        self.prompt_end: PromptEnd | None = None
         self._places: list[Place] = []
         self._held: CacheSnapshot | None = None
 
@@ -87,10 +87,12 @@ class Places:
         """Hold this moment in the place of the one that was held."""
         self._held = snapshot
 
-    def ask(self, snapshot: CacheSnapshot, logits: mx.array) -> None:
+    def hold_prompt_end(self, snapshot: CacheSnapshot, logits: mx.array) -> None:
         """Hold the end of a prompt in the place of the one before, if the budget had room for it
         alone."""
-        self.asked = Asked(snapshot, logits) if snapshot.nbytes <= self.budget_bytes else None
+        self.prompt_end = (
+            PromptEnd(snapshot, logits) if snapshot.nbytes <= self.budget_bytes else None
+        )
 
     def release(self) -> None:
         """Hold no moment any longer."""
@@ -111,13 +113,13 @@ class Places:
         self._places = [place for place in self._places if place.offset <= offset]
         if self._held is not None and self._held.offset > offset:
             self._held = None
-        if self.asked is not None and self.asked.snapshot.offset > offset:
-            self.asked = None
+        if self.prompt_end is not None and self.prompt_end.snapshot.offset > offset:
+            self.prompt_end = None
 
     def copy(self) -> "Places":
         """Places of a fork: those of this timeline, which share their snapshots."""
         other = Places(self.budget_bytes)
-        other._places, other.asked = list(self._places), self.asked
+        other._places, other.prompt_end = list(self._places), self.prompt_end
         return other
 
     def _shrink(self) -> None:

@@ -58,7 +58,7 @@ class Timeline(ReadingTimeline):
         self._read(target, on_progress, cancel, places, on_layer)
         is_whole = self.consumed == len(target)
         if is_whole:
-            self._hold_asked()
+            self._hold_prompt_end()
         return Sync(reused, self.consumed - reused, cancelled=not is_whole)
 
     def reading(

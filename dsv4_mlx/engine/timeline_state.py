@@ -92,10 +92,10 @@ class TimelineState:
         if self.consumed:
             self.places.hold(self._moment())
 
-    def _hold_asked(self) -> None:
+    def _hold_prompt_end(self) -> None:
         """Hold the end of the prompt, which was read to its last token."""
         assert self.logits is not None
-        self.places.ask(self._moment(), self.logits)
+        self.places.hold_prompt_end(self._moment(), self.logits)
 
     def _moment(self) -> Any:
         """A snapshot of the state and of what the drafter knows."""
@@ -137,11 +137,11 @@ class TimelineState:
         """
         if target == self.tokens and self.logits is not None:
             return True
-        asked, length = self.places.asked, len(target)
-        if asked is None or asked.snapshot.offset != length or target != self.tokens[:length]:
+        end, length = self.places.prompt_end, len(target)
+        if end is None or end.snapshot.offset != length or target != self.tokens[:length]:
             return False
-        self.running.caches.restore(self.cache, asked.snapshot)
-        self.tokens, self.consumed, self.logits = target, length, asked.logits
+        self.running.caches.restore(self.cache, end.snapshot)
+        self.tokens, self.consumed, self.logits = target, length, end.logits
         self.places.drop_after(length)
         self._follow()
         return True

@@ -133,6 +133,7 @@ def test_each_rank_reads_its_own_layers_and_nothing_else(both: Both) -> None:
 def test_the_worker_has_no_head_and_sees_ids_alone(both: Both) -> None:
     assert {"lm_head", "norm", "hc_head"}.isdisjoint(both.rank1["parameters"])
     assert "embed_tokens" not in both.rank0["parameters"]
+    dropped = set[int]()
     for message in map(bytes.fromhex, both.rank0["sent"]):
         if message.startswith(b"["):  # the list of arrays of a session's file
             continue
@@ -140,6 +141,9 @@ def test_the_worker_has_no_head_and_sees_ids_alone(both: Both) -> None:
         if operation is PipeOperation.CALL:
             batch, length, *ids = numbers[1:]
             assert len(ids) == batch * length and all(0 <= i < CONFIG.vocab_size for i in ids)
+        elif operation is PipeOperation.DROP:  # as many as there were, each once
+            assert len(numbers) == len(set(numbers)) and dropped.isdisjoint(numbers)
+            dropped.update(numbers)
         else:
             assert len(numbers) < 16
 
