@@ -14,6 +14,8 @@ from tests.terminal.driver import Terminal, surface_program
 
 pytestmark = pytest.mark.terminal
 
+UNCHANGED = b"\x1b[?2026h\x1b[?25l\x1b[?7l\x1b[?7h\x1b[0m\x1b[?25h\x1b[?2026l"
+"""A screen drawn again as it was, which a busy machine may see some of."""
 STATUS = "think l0 · nano · ▕██▍     ▏ 1,234/4K"
 
 
@@ -157,7 +159,7 @@ def test_nothing_is_written_while_nothing_happens(terminal: Terminal) -> None:
     written = len(terminal.received)
     terminal.type("y")
     terminal.wait_for_line("> xy")
-    echo = terminal.received[written:]
+    echo = terminal.received[written:].replace(UNCHANGED, b"")
     assert len(echo) < 100
     assert b"working" not in echo
     terminal.type("\x15")

@@ -16,8 +16,6 @@ from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
-_NO_CHANGE = "\x1b[?25l\x1b[?7l\x1b[?7h\x1b[0m\x1b[?25h"
-"""What prompt-toolkit writes where a screen is drawn again as it was."""
 _FALLBACK = Size(rows=24, columns=80)
 # Cursor visible, lines wrap, no styles: what a shell expects, whatever was half-written before.
 _RESTORED = "\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?2004l"
@@ -65,7 +63,7 @@ class TerminalOutput(Vt100_Output):
     def flush(self) -> None:
         if self._depth or not self._buffer:
             return
-        if self.lost or "".join(self._buffer) == _NO_CHANGE:
+        if self.lost:
             self._buffer.clear()
             return
         self._buffer.insert(0, _BEGIN_UPDATE)
