@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import mlx.core as mx
-
 
 class CacheSnapshot(Protocol):
     """A moment of a model's cache, as `dsv4_mlx.cache.snapshot` returns it."""
@@ -36,24 +34,14 @@ class Place:
         return 0 if self.snapshot is None else self.snapshot.nbytes
 
 
-@dataclass(frozen=True)
-class PromptEnd:
-    """The end of a prompt: its snapshot, and the logits [V] that an answer begins with."""
-
-    snapshot: CacheSnapshot
-    logits: mx.array
-
-
 class Places:
     """Places in the order of their offsets, with at most `budget_bytes` of snapshots.
 
-    Beside them one moment is held for a while, such as the beginning of what is being read, and
-    the end of the latest prompt.
+    Beside them one moment is held for a while, such as the beginning of what is being read.
     """
 
     def __init__(self, budget_bytes: int):
         self.budget_bytes = budget_bytes
-        self.prompt_end: PromptEnd | None = None
         self._places: list[Place] = []
         self._held: CacheSnapshot | None = None
 
@@ -87,13 +75,6 @@ class Places:
         """Hold this moment in the place of the one that was held."""
         self._held = snapshot
 
-    def hold_prompt_end(self, snapshot: CacheSnapshot, logits: mx.array) -> None:
-        """Hold the end of a prompt in the place of the one before, if the budget had room for it
-        alone."""
-        self.prompt_end = (
-            PromptEnd(snapshot, logits) if snapshot.nbytes <= self.budget_bytes else None
-        )
-
     def release(self) -> None:
         """Hold no moment any longer."""
         self._held = None
@@ -113,13 +94,11 @@ class Places:
         self._places = [place for place in self._places if place.offset <= offset]
         if self._held is not None and self._held.offset > offset:
             self._held = None
-        if self.prompt_end is not None and self.prompt_end.snapshot.offset > offset:
-            self.prompt_end = None
 
     def copy(self) -> "Places":
         """Places of a fork: those of this timeline, which share their snapshots."""
         other = Places(self.budget_bytes)
-        other._places, other.prompt_end = list(self._places), self.prompt_end
+        other._places = list(self._places)
         return other
 
     def _shrink(self) -> None:

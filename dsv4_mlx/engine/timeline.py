@@ -50,16 +50,13 @@ class Timeline(ReadingTimeline):
     ) -> Sync:
         """Become `target`, which the model can read; see `Session.sync`."""
         self.begin_reply()  # so that whoever drafts it reads the prompt too
-        if self._asks_again(target):
+        if target == self.tokens and self.logits is not None:
             return Sync(reused=len(target), read=0, cancelled=False)
         self._go_back(common_prefix(target, self.tokens[: self.consumed]), len(target) - 1)
         reused = self.consumed
         self.tokens = target[:reused]
         self._read(target, on_progress, cancel, places, on_layer)
-        is_whole = self.consumed == len(target)
-        if is_whole:
-            self._hold_prompt_end()
-        return Sync(reused, self.consumed - reused, cancelled=not is_whole)
+        return Sync(reused, self.consumed - reused, cancelled=self.consumed < len(target))
 
     def reading(
         self, target: list[int], places: Collection[int], on_layer: OnLayer | None = None

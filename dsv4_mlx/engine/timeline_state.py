@@ -92,11 +92,6 @@ class TimelineState:
         if self.consumed:
             self.places.hold(self._moment())
 
-    def _hold_prompt_end(self) -> None:
-        """Hold the end of the prompt, which was read to its last token."""
-        assert self.logits is not None
-        self.places.hold_prompt_end(self._moment(), self.logits)
-
     def _moment(self) -> Any:
         """A snapshot of the state and of what the drafter knows."""
         with self.remembered():
@@ -131,21 +126,6 @@ class TimelineState:
         self.places.drop_after(snapshot.offset)
         self._follow()
 
-    def _asks_again(self, target: list[int]) -> bool:
-        """Whether the timeline is `target`, logits and all, or was when that was asked last, which
-        is gone back to. Its last token, read alone, would give other bits than it did with others.
-        """
-        if target == self.tokens and self.logits is not None:
-            return True
-        end, length = self.places.prompt_end, len(target)
-        if end is None or end.snapshot.offset != length or target != self.tokens[:length]:
-            return False
-        self.running.caches.restore(self.cache, end.snapshot)
-        self.tokens, self.consumed, self.logits = target, length, end.logits
-        self.places.drop_after(length)
-        self._follow()
-        return True
-
     def _remember(self) -> None:
         """Take a snapshot here, unless there is one or nothing to remember."""
         if self.consumed and not self.places.has(self.consumed):
@@ -164,7 +144,6 @@ class TimelineState:
                 self.places.drop_after(snapshot.offset - 1)
                 continue
             self.consumed, self.logits = snapshot.offset, None
-            self.places.drop_after(snapshot.offset)
             self._follow()
             return
         self._forget()

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from typing import Any
 
 import mlx.core as mx
@@ -25,6 +24,7 @@ from dsv4_mlx.serving.grammar import GrammarState
 from dsv4_mlx.serving.json_grammar import object_grammar, schema_grammar
 from dsv4_mlx.serving.request import AnswerFormat, GenerationRequest, ToolChoice
 from dsv4_mlx.serving.service import Service
+from tests.serving.drawing import require_shares
 from tests.serving.served import ended, tokenizer
 
 SCHEMA = {
@@ -248,15 +248,7 @@ def test_all_tokens_at_once_are_those_that_fit_one_by_one(
 def test_drawing_again_gives_what_a_mask_gives(symbols: TokenSymbols) -> None:
     """Of four tokens of which two fit, each is drawn as often as its share of these two."""
     held = AnswerConstraint(tokenizer(), SymbolState(symbols, object_grammar()), thinks=False)
-    wrong = [token for token in range(100, 2048) if not held.allows(token)][:2]
-    right = [token for token in range(2048) if held.allows(token)][:2]
-    logprobs = np.full(2048, -np.inf, np.float32)
-    logprobs[[*wrong, *right]] = np.log([0.3, 0.3, 0.3, 0.1])
-    draw = held.sampler(make_sampler(1.0, seed=3))
-    drawn = Counter(int(draw(mx.array(logprobs)).item()) for _ in range(400))
-    assert set(drawn) == set(right)
-    # 400 draws at 3/4: a standard deviation of 8.7.
-    assert abs(drawn[right[0]] - 300) < 4 * 8.7
+    require_shares(held)
 
 
 def test_the_likeliest_token_that_fits_is_taken_however_unlikely(symbols: TokenSymbols) -> None:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from functools import cache
@@ -27,6 +26,7 @@ from dsv4_mlx.serving.events import Collected
 from dsv4_mlx.serving.request import AnswerFormat, GenerationRequest, ToolChoice
 from dsv4_mlx.serving.service import Service
 from dsv4_mlx.serving.unheld import unheld, unheld_of
+from tests.serving.drawing import require_shares
 from tests.serving.engine_cases import EVEN, HELD, SEVENS, TWO, mapping, number, one, string
 from tests.serving.served import ended, tokenizer
 from tests.serving.test_constraint import Closing, answered, text
@@ -185,15 +185,7 @@ def test_states_of_one_grammar_know_nothing_of_one_another() -> None:
 def test_drawing_again_gives_what_a_mask_gives() -> None:
     held = AnswerConstraint(tokenizer(), states(HELD["patterns of names"][0])(), thinks=False)
     held.take(written("{")[0])
-    wrong = [token for token in range(100, 2048) if not held.allows(token)][:2]
-    right = [token for token in range(2048) if held.allows(token)][:2]
-    logprobs = np.full(2048, -np.inf, np.float32)
-    logprobs[[*wrong, *right]] = np.log([0.3, 0.3, 0.3, 0.1])
-    draw = held.sampler(make_sampler(1.0, seed=3))
-    drawn = Counter(int(draw(mx.array(logprobs)).item()) for _ in range(400))
-    assert set(drawn) == set(right)
-    # 400 draws at 3/4: a standard deviation of 8.7.
-    assert abs(drawn[right[0]] - 300) < 4 * 8.7
+    right = require_shares(held)
     likeliest = mx.array(-np.arange(2048, dtype=np.float32))
     assert int(held.sampler(make_sampler())(likeliest).item()) == right[0]
 
