@@ -7,13 +7,7 @@ import mlx.core as mx
 from dsv4_mlx.engine.block import DraftBlock, StartedStep
 from dsv4_mlx.engine.drafters import Confidence, DraftIds, Features
 from dsv4_mlx.engine.draws import Drawn, Draws, PendingDraw
-from dsv4_mlx.engine.moments import (
-    OnLayer,
-    OnProgress,
-    SessionSnapshot,
-    Sync,
-    common_prefix,
-)
+from dsv4_mlx.engine.moments import OnLayer, OnProgress, SessionSnapshot, Sync, common_prefix
 from dsv4_mlx.engine.protocols import Flag
 from dsv4_mlx.engine.timeline_reading import ReadingTimeline
 from dsv4_mlx.errors import CacheError, PromptError
@@ -28,7 +22,7 @@ class Timeline(ReadingTimeline):
             cache = self.running.caches.fork(self.cache)
         other = Timeline(self.running, cache, self.tokens[: self.consumed])
         other.tokens, other.logits = list(self.tokens), self.logits
-        other.places = self.places.copy()
+        other.places, other.asked = self.places.copy(), self.asked
         return other
 
     def beginning(self, offset: int) -> "Timeline":
@@ -50,13 +44,18 @@ class Timeline(ReadingTimeline):
     ) -> Sync:
         """Become `target`, which the model can read; see `Session.sync`."""
         self.begin_reply()  # so that whoever drafts it reads the prompt too
+        if self.asked is not None and list(self.asked.tokens) == target:
+            self.restore(self.asked)
         if target == self.tokens and self.logits is not None:
             return Sync(reused=len(target), read=0, cancelled=False)
         self._go_back(common_prefix(target, self.tokens[: self.consumed]), len(target) - 1)
         reused = self.consumed
         self.tokens = target[:reused]
         self._read(target, on_progress, cancel, places, on_layer)
-        return Sync(reused, self.consumed - reused, cancelled=self.consumed < len(target))
+        is_whole = self.consumed == len(target)
+        if is_whole and (end := self.moment()).nbytes <= self.running.snapshot_bytes:
+            self.asked = end
+        return Sync(reused, self.consumed - reused, cancelled=not is_whole)
 
     def reading(
         self, target: list[int], places: Collection[int], on_layer: OnLayer | None = None

@@ -9,6 +9,7 @@ import mlx.core as mx
 from dsv4_mlx.engine.block import DraftBlock, StartedStep
 from dsv4_mlx.engine.drafters import Features, TimelineDrafts
 from dsv4_mlx.engine.draws import Draws
+from dsv4_mlx.engine.moments import SessionSnapshot
 from dsv4_mlx.engine.places import Places
 from dsv4_mlx.engine.protocols import Cache
 from dsv4_mlx.engine.running import Running
@@ -32,6 +33,9 @@ class TimelineState:
         self.consumed = len(self.tokens)
         self.logits: mx.array | None = None  # float32 [V], after all of the tokens
         self.places = Places(running.snapshot_bytes)
+        self.asked: SessionSnapshot | None = None
+        """The end of the latest prompt, to which the same one returns. Its last token, read alone,
+        would give other bits than it did with others."""
         self.block: DraftBlock | None = None
         """What was read ahead; see `settle`."""
         self.draws: Draws | None = None

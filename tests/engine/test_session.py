@@ -70,6 +70,14 @@ def test_the_same_prompt_after_a_reply_reads_nothing() -> None:
         assert ids(session, 6) == first
 
 
+def test_the_same_prompt_after_a_rewind_reads_nothing() -> None:
+    session = synced()
+    first = ids(session, 6)
+    session.rewind(10)
+    assert session.sync(PROMPT).read == 0
+    assert ids(session, 6) == first
+
+
 def test_the_same_prompt_after_another_one_reads_one_token() -> None:
     session = synced()
     first = ids(session, 6)
