@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cli.safe import exact
-from dsv4_mlx.errors import Dsv4Error, UsageError
+from dsv4_mlx.errors import ContextError, Dsv4Error, UsageError
 from dsv4_mlx.files.documents import DocumentError, parse_json
 
 _CONNECT_S = 10.0
@@ -34,6 +34,10 @@ class ServerError(Dsv4Error):
 
 class NotOffered(ServerError):
     """What was asked for is nothing that this server has."""
+
+
+class TooLong(ServerError, ContextError):
+    """A prompt that the server's model does not hold."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +250,10 @@ def _check_status(status: int, content: bytes, place: ServerPlace) -> None:
         body = None
     if status == 401:
         raise ServerError(f"{place} asks for its key; set DSV4_API_KEY to it.")
+    error = body.get("error") if isinstance(body, Mapping) else None
     kind = NotOffered if status in (404, 405) else ServerError
+    if isinstance(error, Mapping) and error.get("code") == "context_length_exceeded":
+        kind = TooLong
     raise kind(_said(body, place, status))
 
 

@@ -7,7 +7,7 @@ from threading import Event as Flag
 import pytest
 
 from cli.remote.client import Comment, NotOffered, ServerClient, ServerError, ServerPlace
-from dsv4_mlx.errors import UsageError
+from dsv4_mlx.errors import ContextError, Dsv4Error, UsageError
 from tests.cli.remote.server import ToldServer, text, told_server
 
 CHAT = "/v1/chat/completions"
@@ -86,12 +86,18 @@ def test_an_error_in_a_stream_is_its_sentence(told: ToldServer) -> None:
     [
         (429, {"error": {"message": "256 requests wait."}}, ServerError, "256 requests wait"),
         (404, {"error": {"message": "There is no model."}}, NotOffered, "There is no model"),
+        (
+            400,
+            {"error": {"message": "It is long.", "code": "context_length_exceeded"}},
+            ContextError,
+            "It is long",
+        ),
         (401, {"error": {"message": "no"}}, ServerError, "asks for its key; set DSV4_API_KEY"),
         (500, b"<html>", ServerError, "answered with an error, status 500"),
     ],
 )
 def test_a_refusal_is_one_sentence(
-    told: ToldServer, status: int, body: object, kind: type[ServerError], said: str
+    told: ToldServer, status: int, body: object, kind: type[Dsv4Error], said: str
 ) -> None:
     told.error = (status, body)
     with pytest.raises(kind, match=said):
