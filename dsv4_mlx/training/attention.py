@@ -25,6 +25,7 @@ from dsv4_mlx.training.absorbed_attention import HeadWeights, attend_heads
 from dsv4_mlx.training.block_attention import BLOCK, Visibility, attend
 from dsv4_mlx.training.index_scores import chosen_entries, closed, index_loss, index_scores, recall
 from dsv4_mlx.training.native_attention import CAttention, Heads
+from dsv4_mlx.training.packing import PackedEntries, Packing
 from metal_kernels.shared.rotary import rotate
 
 Indexing = Literal["frozen", "off", "dense", "sparse"]
@@ -34,6 +35,8 @@ class TrainedAttention(Attention):
     """Attention whose gradient is written by hand; `seen` holds what its indexer learned from."""
 
     indexing: Indexing = "frozen"
+    packing: Packing | None = None
+    """What the tokens of a call are, where they are packed ones [1, T] in the place of rows."""
     _seen: tuple[mx.array, mx.array, mx.array] | None
 
     @classmethod
@@ -60,6 +63,35 @@ class TrainedAttention(Attention):
 
     def __call__(self, x: mx.array, cache: LayerCache) -> mx.array:
         """Normed input [B, S, D] -> [B, S, D] float32; `cache` is not used."""
+        packing = self.packing
+        if packing is None:
+            return self._over_rows(x)
+        if self._keeps_packed(packing):
+            return self._over_packed(x, packing)
+        return packing.packed(self._over_rows(packing.unpacked(x)))
+
+    def _keeps_packed(self, packing: Packing) -> bool:
+        """Whether the form in C does, and no query has to choose among its entries."""
+        compression = self.compressor
+        indexer = None if compression is None else compression.indexer
+        asks = indexer is not None and self._asks(indexer, packing.longest)
+        return self._library is not None and self._absorbs(self._rope_width) and not asks
+
+    def _over_packed(self, x: mx.array, packing: Packing) -> mx.array:
+        """Packed tokens [1, T, D] -> [1, T, D]: a prompt's rows and entries once for its group."""
+        rotary = packing.rotary(self._rope)
+        residual, kv = self._rows(x, rotary)
+        entries, compression = None, self.compressor
+        layout = packing.entries(0)
+        if compression is not None and self._ratio <= packing.longest:
+            overlaps = compression.position_bias.shape[-1] == 2 * compression.kv_norm.weight.size
+            layout = packing.entries(self._ratio, overlaps)
+            entries = _entries(compression, x, layout)
+        visible = Visibility(self._window, self._ratio, segments=layout.segments)
+        output, _ = self._attended(residual, kv, entries, visible, rotary, learns=False)
+        return self.o_b_proj(output)
+
+    def _over_rows(self, x: mx.array) -> mx.array:
         S = x.shape[1]
         cos, sin = self._rope.of(None, 0, S)
         residual, kv = self._rows(x, (cos, sin))
@@ -102,7 +134,7 @@ class TrainedAttention(Attention):
         """Attention over rotated rows [B, S, K]: [B, S, g O], and for an indexer that `learns` what
         each query paid to each entry [B, S, T]."""
         library = self._library
-        absorbs = self._absorbs(2 * rotary[0].shape[-1])
+        absorbs = self._absorbs(self._rope_width)
         if absorbs and library is not None:
             matrices = self.q_b_proj.weight, self.o_a_proj.weight, self.sinks
             heads, rows = Heads(self._heads, self._groups, self._eps), (residual, kv, entries)
@@ -167,6 +199,10 @@ class TrainedAttention(Attention):
         return heads.outputs(output, cos, sin), [block.sum(axis=0) for block in weights]
 
     @property
+    def _rope_width(self) -> int:
+        return 2 * len(self._rope.frequencies)
+
+    @property
     def _library(self) -> ctypes.CDLL | None:
         return native.library() if self._ops.backend == "cpu" else None
 
@@ -214,16 +250,21 @@ class TrainedAttention(Attention):
         self.remember(loss, recall(scores, mass, best, k), judged)
 
 
-def _entries(compressor: Compression | Indexer, x: mx.array) -> mx.array:
-    """All entries that the tokens of x [B, S, D] close: [B, T, d] float32."""
+def _entries(
+    compressor: Compression | Indexer, x: mx.array, packed: PackedEntries | None = None
+) -> mx.array:
+    """All entries that the tokens of x [B, S, D] close: [B, T, d] float32; those of packed tokens
+    in C alone."""
     S, ratio = x.shape[1], compressor.ratio
     library = native.library() if compressor._ops.backend == "cpu" else None
+    cos, sin = compressor._rope.of(None, 0, S // ratio, ratio)
     if library is not None and compressor._options["rounding"] == "none":
-        cos, sin = compressor._rope.of(None, 0, S // ratio, ratio)
         rows = compressor.kv_proj(x), compressor.gate_proj(x)
         given = (*rows, compressor.position_bias, compressor.kv_norm.weight)
-        return native_rows.compressed(library, given, (cos, sin), compressor._options["eps"])
-    cos, sin = compressor._rope.of(None, 0, S // ratio, ratio)
+        eps, places = compressor._options["eps"], None
+        if packed is not None:
+            places, cos, sin = packed.places, cos[packed.numbers], sin[packed.numbers]
+        return native_rows.compressed(library, given, (cos, sin), eps, places)
     joined = mx.concatenate([compressor.kv_proj(x), compressor.gate_proj(x)], axis=-1)
     options = {**compressor._options, "kv_column": 0, "gate_column": joined.shape[-1] // 2}
     return compressor._ops.compress(

@@ -23,11 +23,13 @@ class Visibility:
     """What queries see: the last `window` tokens, and of `entries` one per `ratio` tokens.
 
     `chosen` [B, S, T] bool leaves out entries that were not selected; None leaves out none.
+    `segments` are those of packed tokens (`packing`), which the form in C alone knows; None: rows.
     """
 
     window: int
     ratio: int
     chosen: mx.array | None = None
+    segments: mx.array | None = None
 
     def of_block(self, first: int, stop: int, entries: int) -> tuple[int, int, mx.array]:
         """Of queries [first, stop): the oldest token, the number of entries, and a bias.

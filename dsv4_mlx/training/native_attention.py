@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from dsv4_mlx.training import native
 from dsv4_mlx.training.block_attention import BLOCK, Visibility
+from dsv4_mlx.training.packing import rows_of
 
 _SIZES = [
     "heads",
@@ -24,11 +25,12 @@ _SIZES = [
     "window",
     "ratio",
     "block",
+    "segments",
 ]
 _Given = native.structure(
     "_Given",
     ctypes.c_void_p,
-    ("residual", "kv", "entries", "query", "out", "sinks", "cosine", "sine", "chosen"),
+    ("residual", "kv", "entries", "query", "out", "sinks", "cosine", "sine", "segments", "chosen"),
 )
 _Saved = native.structure(
     "_Saved", ctypes.c_void_p, ("turned_q", "scale", "rows", "turned", "weights")
@@ -63,7 +65,7 @@ class CAttention:
     heads: Heads
     visible: Visibility
     rotary: tuple[mx.array, mx.array]
-    """Cosines and sines [S, R / 2]."""
+    """Cosines and sines [S, R / 2] of the tokens' positions."""
     pays: bool
     """Whether what each query paid to each entry, summed over heads, is wanted too."""
 
@@ -72,12 +74,15 @@ class CAttention:
         B, S, L = residual.shape
         T = 0 if entries is None else entries.shape[1]
         rope, width = 2 * self.rotary[0].shape[-1], self.matrices[1].shape[0] // self.heads.groups
+        segments = self.visible.segments
+        if segments is None:
+            segments = rows_of(B, S).entries(self.visible.ratio if T else 0).segments
         self.shape = _Shape(
             *(self.heads.heads, self.heads.groups, B, S, T, kv.shape[-1], rope, L, width),
-            *(self.visible.window, self.visible.ratio, BLOCK, self.heads.eps),
+            *(self.visible.window, self.visible.ratio, BLOCK, len(segments), self.heads.eps),
         )
         chosen = [] if self.visible.chosen is None else [self.visible.chosen]
-        self._constants = native.evaluated([*self.rotary, *chosen])
+        self._constants = native.evaluated([*self.rotary, segments, *chosen])
         self._saved: list[mx.array] = []
 
     def __call__(self) -> tuple[mx.array, mx.array | None]:
@@ -110,7 +115,7 @@ class CAttention:
             empty(s.heads, tokens),
             empty(s.heads, rows, s.latent + s.rope + s.output),
             empty(tokens, s.heads * s.rope),
-            empty(s.heads * s.batch, weights(ctypes.byref(s))),
+            empty(s.heads, weights(ctypes.byref(s), native.pointer(self._constants[2]))),
         ]
         output = empty(s.batch, s.length, s.groups * s.output)
         paid = empty(s.batch, s.length, s.entries) if self.pays else None

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from dsv4_mlx.training import native
 from dsv4_mlx.training.native import empty, pointer
+from dsv4_mlx.training.packing import rows_of
 
 
 def normed(
@@ -47,7 +48,7 @@ def normed(
 
 class _Pool(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int) for name in ("batch", "length", "windows", "ratio")),
+        *((name, ctypes.c_int) for name in ("tokens", "entries", "period", "ratio")),
         *((name, ctypes.c_int) for name in ("width", "half", "overlaps")),
         ("eps", ctypes.c_float),
     ]
@@ -58,20 +59,24 @@ def compressed(
     given: tuple[mx.array, mx.array, mx.array, mx.array],
     rotary: tuple[mx.array, mx.array],
     eps: float,
+    places: mx.array | None = None,
 ) -> mx.array:
     """As `compress` of all windows, unrounded: [B, T, d].
 
-    given: values [B, S, c], gates [B, S, c], bias [R, c], norm weight [d]; rotary [T, P].
+    given: values [B, S, c], gates [B, S, c], bias [R, c], norm weight [d]; rotary [T, P]. `places`
+    int32 [B T, R or 2 R] are the tokens of each entry among the B S, by default those of rows.
     """
     B, S, c = given[0].shape
     ratio, d = given[2].shape[0], given[3].size
-    T = S // ratio
-    angles = native.evaluated(rotary)
-    sizes = _Pool(B, S, T, ratio, d, angles[0].shape[-1], c == 2 * d, eps)
+    if places is None:
+        places = rows_of(B, S).entries(ratio, overlaps=c == 2 * d).places
+    T = len(places) // B
+    at, *angles = native.evaluated([places, *rotary])
+    sizes = _Pool(B * S, B * T, T, ratio, d, angles[0].shape[-1], c == 2 * d, eps)
     kept: list[mx.array] = []
 
     def common(now: list[mx.array]) -> list[Any]:
-        return [ctypes.byref(sizes), *map(pointer, (*now, *angles))]
+        return [ctypes.byref(sizes), *map(pointer, (at, *now, *angles))]
 
     @mx.custom_function  # type: ignore[untyped-decorator]
     def core(*given: mx.array) -> mx.array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import mlx.core as mx
@@ -14,6 +15,7 @@ from dsv4_mlx.training.attention import Indexing
 from dsv4_mlx.training.batch_shares import BatchShares, Summed
 from dsv4_mlx.training.losses import balance_loss, cross_entropy, load_fractions
 from dsv4_mlx.training.muon import Parameters
+from dsv4_mlx.training.packing import Packing
 from dsv4_mlx.training.trained_model import ObservedRouter, TrainedModel
 
 _BALANCE_WEIGHT = 1e-3
@@ -42,6 +44,8 @@ class NanoObjective:
     ):
         self._config = config
         self._trained = TrainedModel(config, backend=backend, recompute=recompute)
+        self.takes_packed = not recompute and not self.model.engrams()
+        """Whether `packed` may be asked for."""
         self.mtp_weight = 0.3
         self.indexing: Indexing = "frozen"
         self.summed: Summed | None = None
@@ -66,6 +70,10 @@ class NanoObjective:
     def put(self, parameters: Parameters) -> None:
         """Compute with these arrays, by name, from now on."""
         self._trained.put(parameters)
+
+    def packed(self, packing: Packing) -> AbstractContextManager[None]:
+        """Take the tokens of a call of the model for packed ones [1, T]."""
+        return self._trained.packed(packing)
 
     def set_indexing(self, indexing: Indexing) -> None:
         """Switch the indexers of all layers; `frozen` before: see `attention`."""

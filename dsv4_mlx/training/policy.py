@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import mlx.core as mx
+import numpy as np
 
 from dsv4_mlx.training.losses import cross_entropy
 from dsv4_mlx.training.muon import Parameters
 from dsv4_mlx.training.objective import NanoObjective
+from dsv4_mlx.training.packed_batch import PackedBatch
 from dsv4_mlx.training.rollouts import SampleBatch
 
 Policy = Callable[[Parameters, SampleBatch], tuple[mx.array, mx.array]]
@@ -25,47 +27,87 @@ class V4Policy:
 
     The MTP block goes on learning what the backbone says: it is trained on the answers, and no
     gradient of it reaches backbone, embedding or head. Otherwise its drafts would fit no longer.
+
+    A prompt is read once for the answers to it that follow one another (`PackedBatch`), where the
+    model can; `packs=False` reads it with each, which is the same but for the order of sums.
     """
 
-    def __init__(self, objective: NanoObjective, fixed: Parameters):
+    def __init__(self, objective: NanoObjective, fixed: Parameters, *, packs: bool = True):
         """`fixed` are the parameters that no gradient moves; a call may bring others of them."""
         self._objective, self._fixed = objective, fixed
+        self._packs = packs and objective.takes_packed
 
     def __call__(self, parameters: Parameters, batch: SampleBatch) -> tuple[mx.array, mx.array]:
         """Logits [M, V] and the cross entropy of the MTP block's drafts."""
         self._objective.put(self._fixed | parameters)
+        if self._packs:
+            packed = PackedBatch(batch)
+            streams = self._packed_streams(packed)
+            return self._logits(streams, packed.places), self._packed_drafts(streams, packed)
         tokens = mx.array(batch.tokens)
         streams = self._objective.model.streams(tokens[:, :-1])
-        return self._logits(streams, batch), self._drafts(streams, tokens, batch)
+        return self._logits(streams, batch.places), self._drafts(streams, tokens, batch)
 
     def logits(self, parameters: Parameters, batch: SampleBatch) -> mx.array:
         """Logits [M, V] alone, evaluated, without a gradient."""
         self._objective.put(self._fixed | parameters)
-        streams = self._objective.model.streams(mx.array(batch.tokens[:, :-1]))
-        found = mx.stop_gradient(self._logits(streams, batch))
+        if self._packs:
+            packed = PackedBatch(batch)
+            given = self._logits(self._packed_streams(packed), packed.places)
+        else:
+            streams = self._objective.model.streams(mx.array(batch.tokens[:, :-1]))
+            given = self._logits(streams, batch.places)
+        found = mx.stop_gradient(given)
         mx.eval(found)
         return found
 
-    def _logits(self, streams: mx.array, batch: SampleBatch) -> mx.array:
+    def _logits(self, streams: mx.array, places: np.ndarray) -> mx.array:
         flat = streams.reshape(-1, *streams.shape[2:])
-        return self._objective.model.logits(flat[mx.array(batch.places)][None])[0]
+        return self._objective.model.logits(flat[mx.array(places)][None])[0]
 
     def _drafts(self, streams: mx.array, tokens: mx.array, batch: SampleBatch) -> mx.array:
         """The block at t is given the token at t + 1 and drafts the one at t + 2."""
-        model = self._objective.model
-        if not model.mtp:
+        if not self._objective.model.mtp:
             return mx.array(0.0)
-        table, head = model.model.embed_tokens.weight, model.lm_head.weight
-        logits = model.mtp[0].predict(
-            mx.stop_gradient(streams[:, :-1]),
-            tokens[:, 1:-1],
-            embed=lambda ids: mx.stop_gradient(table)[ids],
-            head=lambda hidden: hidden @ mx.stop_gradient(head).T,
-        )
+        logits = self._predicted(streams[:, :-1], tokens[:, 1:-1])
         answered = mx.zeros(tokens.shape[0] * (tokens.shape[1] - 1))
         answered[mx.array(batch.places)] = 1.0
         weights = answered.reshape(tokens.shape[0], -1)[:, 1:]
         return cross_entropy(logits, tokens[:, 2:], weights)
+
+    def _packed_streams(self, packed: PackedBatch) -> mx.array:
+        with self._objective.packed(packed.packing):
+            return self._objective.model.streams(mx.array(packed.tokens)[None])
+
+    def _packed_drafts(self, streams: mx.array, packed: PackedBatch) -> mx.array:
+        """The same, with logits of the drafts that count alone."""
+        drafts = packed.drafts
+        if not self._objective.model.mtp or drafts is None:
+            return mx.array(0.0)
+        with self._objective.packed(drafts.packing):
+            logits = self._predicted(
+                streams[:, mx.array(drafts.streams)], mx.array(drafts.given)[None], drafts.places
+            )
+        targets = mx.array(drafts.targets)[None]
+        return cross_entropy(logits, targets, mx.ones(targets.shape))
+
+    def _predicted(
+        self, streams: mx.array, following: mx.array, places: np.ndarray | None = None
+    ) -> mx.array:
+        """What the MTP block says, at all of S places or these: logits [B, S, V] or [1, n, V]."""
+        model = self._objective.model
+        table, head = model.model.embed_tokens.weight, model.lm_head.weight
+
+        def logits(hidden: mx.array) -> mx.array:
+            chosen = hidden if places is None else hidden[:, mx.array(places)]
+            return chosen @ mx.stop_gradient(head).T
+
+        return model.mtp[0].predict(
+            mx.stop_gradient(streams),
+            following,
+            embed=lambda ids: mx.stop_gradient(table)[ids],
+            head=logits,
+        )
 
 
 def token_logprobs(logits: mx.array, targets: mx.array) -> mx.array:

@@ -6,7 +6,8 @@ of them beside the logits, they keep until it is asked: `routing()` and `indexin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -21,6 +22,7 @@ from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.training.attention import Indexing, TrainedAttention
 from dsv4_mlx.training.experts import TrainedExperts
 from dsv4_mlx.training.muon import Parameters
+from dsv4_mlx.training.packing import Packing
 from dsv4_mlx.training.plan import require_gradients, training_plan
 from metal_kernels.router.reference import expert_scores
 
@@ -121,6 +123,19 @@ class TrainedModel:
         for attention in self.attentions:
             attention.indexing = indexing
             attention.forget()
+
+    @contextmanager
+    def packed(self, packing: Packing) -> Iterator[None]:
+        """Take the tokens of a call for packed ones [1, T]; for models without `recompute`, whose
+        layers would look at their tokens again later, and without Engram, which takes them for
+        neighbours."""
+        for attention in self.attentions:
+            attention.packing = packing
+        try:
+            yield
+        finally:
+            for attention in self.attentions:
+                attention.packing = None
 
     def routing(self) -> dict[str, tuple[mx.array, mx.array]]:
         """Scores [M, E] and choices [M, k] of the last call, by the name of the router's bias."""

@@ -7,7 +7,7 @@
 
 #include "attention.h"
 
-size_t attention_weights(const shape_t *s) { return weights_of(s); }
+size_t attention_weights(const shape_t *s, const segment_t *g) { return weights_of(s, g); }
 
 /* Keys and values of one head: those of tokens [B S], then those of entries [B T]. */
 static void absorb(const shape_t *s, const given_t *g, int h, float *rows) {
@@ -71,35 +71,39 @@ static void softmax_row(const shape_t *s, const block_t *at, int query, float si
     memset(entry + closed, 0, (at->entries - closed) * sizeof(float));
 }
 
-/* One head's blocks of one row: outputs into `grouped` [B S, g O] (added after the first of a
- * group), the rotary part into `turned`, what entries were paid into `paid` [B, S, T] or nowhere. */
-static void attend(const shape_t *s, const given_t *g, const saved_t *k, int h, int b, float *grouped,
-                   float *paid, float *q, float *found) {
+/* One head's blocks of a segment: outputs into `grouped` [B S, g O] (added after the first of a
+ * group), the rotary part into `turned`, weights into `p`, what entries were paid into `paid` [B, S, T]
+ * or nowhere. Returns where the next segment's weights begin. */
+static float *attend(const shape_t *s, const given_t *g, const saved_t *k, int h,
+                   const segment_t *segment, float *p, float *grouped, float *paid, float *q,
+                   float *found) {
     int L = s->latent, R = s->rope, O = s->output, width = row_width(s), each = s->heads / s->groups;
-    size_t tokens = (size_t)s->batch * s->length;
-    const float *rows = k->rows + (size_t)h * (tokens + (size_t)s->batch * s->entries) * width;
-    const float *entries = rows + (tokens + (size_t)b * s->entries) * width;
-    float *p = k->weights + ((size_t)h * s->batch + b) * weights_of(s);
-    rows += (size_t)b * s->length * width;
-    for (int first = 0; first < s->length; first += s->block) {
-        block_t at = block_at(s, first);
-        const float *keys = rows + (size_t)at.oldest * width;
+    size_t total = (size_t)s->batch * (s->length + s->entries);
+    const float *rows = k->rows + (size_t)h * total * width;
+    for (int start = 0; start < segment->count; start += s->block) {
+        block_t at = block_at(s, segment, start);
         int n = at.count, m = at.width;
-        queries(s, g, k, h, b, &at, q);
-        product(PLAIN, TURNED, n, at.window, L + R, q, L + R, keys, width, 0, p, m);
-        product(PLAIN, TURNED, n, at.entries, L + R, q, L + R, entries, width, 0, p + at.window, m);
+        queries(s, g, k, h, &at, q);
+        for (int i = 0; i < PARTS; i++) {
+            const float *keys = rows + (size_t)at.parts[i].row * width;
+            product(PLAIN, TURNED, n, at.parts[i].count, L + R, q, L + R, keys, width, 0,
+                    p + at.parts[i].column, m);
+        }
         for (int i = 0; i < n; i++) {
-            size_t row = (size_t)b * s->length + first + i;
+            size_t row = (size_t)at.first + i;
             const uint8_t *chosen = g->chosen ? g->chosen + row * s->entries : NULL;
-            softmax_row(s, &at, first + i, g->sinks[h], chosen, p + (size_t)i * m);
+            softmax_row(s, &at, at.position + i, g->sinks[h], chosen, p + (size_t)i * m);
             if (paid)
                 for (int j = 0; j < at.entries; j++)
                     paid[row * s->entries + j] += p[(size_t)i * m + at.window + j];
         }
-        product(PLAIN, PLAIN, n, R + O, at.window, p, m, keys + L, width, 0, found, R + O);
-        product(PLAIN, PLAIN, n, R + O, at.entries, p + at.window, m, entries + L, width, 1, found, R + O);
+        for (int i = 0; i < PARTS; i++) { /* OWN has rows always, so it sets what others add to */
+            const float *keys = rows + (size_t)at.parts[i].row * width;
+            product(PLAIN, PLAIN, n, R + O, at.parts[i].count, p + at.parts[i].column, m, keys + L,
+                    width, i != OWN, found, R + O);
+        }
         for (int i = 0; i < n; i++) {
-            size_t row = (size_t)b * s->length + first + i;
+            size_t row = (size_t)at.first + i;
             const float *one = found + (size_t)i * (R + O);
             float *sum = grouped + row * s->groups * O + (size_t)(h / each) * O;
             memcpy(k->turned + (row * s->heads + h) * R, one, R * sizeof(float));
@@ -107,6 +111,7 @@ static void attend(const shape_t *s, const given_t *g, const saved_t *k, int h, 
         }
         p += (size_t)n * m;
     }
+    return p;
 }
 
 void attention_forward(const shape_t *s, const given_t *g, const saved_t *k, float *grouped,
@@ -116,13 +121,15 @@ void attention_forward(const shape_t *s, const given_t *g, const saved_t *k, flo
     size_t rows = ((size_t)tokens + (size_t)s->batch * s->entries) * row_width(s);
     float *rotary = rotary_queries(s, g->query), *packed = floats((size_t)H * O * R);
     float *q = floats((size_t)s->block * (L + R)), *found = floats((size_t)s->block * (R + O));
+    float *p = k->weights; /* by head, then by segment */
     product(PLAIN, TURNED, tokens, H * R, L, g->residual, L, rotary, L, 0, k->turned_q, H * R);
     rotate(s, g, k->turned_q, 1.0f);
     if (paid) memset(paid, 0, (size_t)tokens * s->entries * sizeof(float));
     for (int h = 0; h < H; h++) {
         scales(s, g, h, k->scale + (size_t)h * tokens);
         absorb(s, g, h, k->rows + h * rows);
-        for (int b = 0; b < s->batch; b++) attend(s, g, k, h, b, grouped, paid, q, found);
+        for (int i = 0; i < s->segments; i++)
+            p = attend(s, g, k, h, g->segments + i, p, grouped, paid, q, found);
     }
     rotate(s, g, k->turned, -1.0f);
     rotary_outputs(s, (float *)g->out, packed, 1);

@@ -5,41 +5,67 @@
 typedef struct {
     int heads, groups, batch, length, entries; /* H, g, B, S, T */
     int width, rope, latent, output;           /* K, R, L, O */
-    int window, ratio, block;
+    int window, ratio, block, segments;
     float eps;
 } shape_t;
+
+/* Tokens in turn: `count` from `first` on, after `before` others that lie from `prompt` on. Of its
+ * `entries` the earliest `shared` lie from `prompt_entry` on, its own from `own_entry` on. */
+typedef struct {
+    int first, count, before, prompt, own_entry, prompt_entry, shared, entries;
+} segment_t;
 
 typedef struct {
     const float *residual, *kv, *entries;   /* [B S, L], [B S, K], [B T, K] */
     const float *query, *out, *sinks;       /* [H, K, L], [g O, H / g K], [H] */
     const float *cosine, *sine;             /* [S, R / 2] */
+    const segment_t *segments;              /* what follows what among the B S tokens */
     const uint8_t *chosen;                  /* [B, S, T], or NULL: all closed entries */
 } given_t;
 
 typedef struct {
     float *turned_q, *scale, *rows, *turned, *weights;
-    /* [B S, H R], [H, B S], [H, B (S + T), L + R + O], [B S, H R], blocks' [n, m] by head and row */
+    /* [B S, H R], [H, B S], [H, B (S + T), L + R + O], [B S, H R], blocks' [n, m] by head and segment */
 } saved_t;
 
+enum { OWN, BEFORE, SHARED, LATER, PARTS };
+
+/* Rows of `rows` that lie side by side, and the column of the first among a block's keys. */
 typedef struct {
-    int first, count, oldest, window, entries, width; /* n queries; its keys: window + entries */
+    int row, count, column;
+} part_t;
+
+/* n queries from token `first` on, the first at `position` of its timeline; their keys are the tokens
+ * from position `oldest` on, of the segment (OWN) and BEFORE it, then its entries: SHARED, LATER. */
+typedef struct {
+    int first, count, position, oldest, window, entries, width; /* width: window + entries */
+    part_t parts[PARTS];
 } block_t;
 
-static block_t block_at(const shape_t *s, int first) {
-    int stop = first + s->block < s->length ? first + s->block : s->length;
-    int oldest = first - s->window + 1 > 0 ? first - s->window + 1 : 0;
-    int closed = s->ratio ? stop / s->ratio : 0;
-    if (closed > s->entries) closed = s->entries;
-    return (block_t){first, stop - first, oldest, stop - oldest, closed, stop - oldest + closed};
+static block_t block_at(const shape_t *s, const segment_t *g, int start) {
+    int stop = start + s->block < g->count ? start + s->block : g->count;
+    int position = g->before + start, end = g->before + stop, tokens = s->batch * s->length;
+    int oldest = position - s->window + 1 > 0 ? position - s->window + 1 : 0;
+    int before = g->before > oldest ? g->before - oldest : 0, window = end - oldest;
+    int closed = s->ratio ? end / s->ratio : 0;
+    if (closed > g->entries) closed = g->entries;
+    int shared = g->shared < closed ? g->shared : closed;
+    part_t own = {g->first + oldest + before - g->before, window - before, before};
+    part_t earlier = {g->prompt + oldest, before, 0};
+    part_t of_prompt = {tokens + g->prompt_entry, shared, window};
+    part_t later = {tokens + g->own_entry, closed - shared, window + shared};
+    return (block_t){g->first + start, stop - start, position, oldest, window, closed,
+                     window + closed, {own, earlier, of_prompt, later}};
 }
 
-/* Floats of the weights of one head and one row of the batch. */
-static size_t weights_of(const shape_t *s) {
+/* Floats of the weights of one head. */
+static size_t weights_of(const shape_t *s, const segment_t *segments) {
     size_t total = 0;
-    for (int first = 0; first < s->length; first += s->block) {
-        block_t b = block_at(s, first);
-        total += (size_t)b.count * b.width;
-    }
+    for (int i = 0; i < s->segments; i++)
+        for (int start = 0; start < segments[i].count; start += s->block) {
+            block_t b = block_at(s, segments + i, start);
+            total += (size_t)b.count * b.width;
+        }
     return total;
 }
 
@@ -103,11 +129,11 @@ static void gram_of(const shape_t *s, const float *query, float *gram) {
 }
 
 /* Queries of a block times their scale: [n, L + R]. */
-static void queries(const shape_t *s, const given_t *g, const saved_t *k, int h, int b,
-                    const block_t *at, float *q) {
+static void queries(const shape_t *s, const given_t *g, const saved_t *k, int h, const block_t *at,
+                    float *q) {
     int L = s->latent, R = s->rope;
     for (int i = 0; i < at->count; i++) {
-        size_t n = (size_t)b * s->length + at->first + i;
+        size_t n = (size_t)at->first + i;
         float scale = k->scale[(size_t)h * s->batch * s->length + n], *row = q + (size_t)i * (L + R);
         const float *r = g->residual + n * L, *turned = k->turned_q + (n * s->heads + h) * R;
         for (int j = 0; j < L; j++) row[j] = r[j] * scale;

@@ -22,40 +22,40 @@ static float softmax_back(int width, const float *p, float *d) {
     return -(1.0f - sum) * inner; /* what the sink took is what the weights lack to one */
 }
 
-static void attend_back(const shape_t *s, const given_t *g, const saved_t *k, const float *grouped,
-                        int h, int b, const cotangent_t *to, const work_t *w) {
+/* One segment's blocks of weights `p`; returns where the next one's begin. */
+static const float *attend_back(const shape_t *s, const given_t *g, const saved_t *k,
+                                const float *grouped, int h, const segment_t *segment,
+                                const float *p, const cotangent_t *to, const work_t *w) {
     int L = s->latent, R = s->rope, O = s->output, width = row_width(s), each = s->heads / s->groups;
     size_t tokens = (size_t)s->batch * s->length;
-    size_t skip = (tokens + (size_t)b * s->entries) * width;
     const float *rows = k->rows + (size_t)h * (tokens + (size_t)s->batch * s->entries) * width;
-    const float *entries = rows + skip;
-    const float *p = k->weights + ((size_t)h * s->batch + b) * weights_of(s);
-    float *d_rows = w->rows + (size_t)b * s->length * width, *d_entries = w->rows + skip;
-    rows += (size_t)b * s->length * width;
-    for (int first = 0; first < s->length; first += s->block) {
-        block_t at = block_at(s, first);
-        int n = at.count, m = at.width, e = at.entries, t = at.window, LR = L + R, RO = R + O;
-        const float *keys = rows + (size_t)at.oldest * width;
-        float *d_keys = d_rows + (size_t)at.oldest * width, *d = w->d_weights;
-        queries(s, g, k, h, b, &at, w->q);
+    for (int start = 0; start < segment->count; start += s->block) {
+        block_t at = block_at(s, segment, start);
+        int n = at.count, m = at.width, LR = L + R, RO = R + O;
+        float *d = w->d_weights;
+        queries(s, g, k, h, &at, w->q);
         for (int i = 0; i < n; i++) {
-            size_t row = (size_t)b * s->length + first + i;
+            size_t row = (size_t)at.first + i;
             float *one = w->d_out + (size_t)i * RO;
             memcpy(one, w->turned + (row * s->heads + h) * R, R * sizeof(float));
             memcpy(one + R, grouped + (row * s->groups + h / each) * O, O * sizeof(float));
         }
-        product(PLAIN, TURNED, n, t, RO, w->d_out, RO, keys + L, width, 0, d, m);
-        product(PLAIN, TURNED, n, e, RO, w->d_out, RO, entries + L, width, 0, d + t, m);
-        product(TURNED, PLAIN, t, RO, n, p, m, w->d_out, RO, 1, d_keys + L, width);
-        product(TURNED, PLAIN, e, RO, n, p + t, m, w->d_out, RO, 1, d_entries + L, width);
+        for (int i = 0; i < PARTS; i++) {
+            size_t from = (size_t)at.parts[i].row * width + L;
+            int count = at.parts[i].count, column = at.parts[i].column;
+            product(PLAIN, TURNED, n, count, RO, w->d_out, RO, rows + from, width, 0, d + column, m);
+            product(TURNED, PLAIN, count, RO, n, p + column, m, w->d_out, RO, 1, w->rows + from, width);
+        }
         for (int i = 0; i < n; i++)
             to->sinks[h] += softmax_back(m, p + (size_t)i * m, d + (size_t)i * m);
-        product(PLAIN, PLAIN, n, LR, t, d, m, keys, width, 0, w->d_q, LR);
-        product(PLAIN, PLAIN, n, LR, e, d + t, m, entries, width, 1, w->d_q, LR);
-        product(TURNED, PLAIN, t, LR, n, d, m, w->q, LR, 1, d_keys, width);
-        product(TURNED, PLAIN, e, LR, n, d + t, m, w->q, LR, 1, d_entries, width);
+        for (int i = 0; i < PARTS; i++) { /* OWN, the first, has rows always */
+            size_t from = (size_t)at.parts[i].row * width;
+            int count = at.parts[i].count, column = at.parts[i].column;
+            product(PLAIN, PLAIN, n, LR, count, d + column, m, rows + from, width, i != OWN, w->d_q, LR);
+            product(TURNED, PLAIN, count, LR, n, d + column, m, w->q, LR, 1, w->rows + from, width);
+        }
         for (int i = 0; i < n; i++) {
-            size_t row = (size_t)b * s->length + first + i;
+            size_t row = (size_t)at.first + i;
             const float *d_q = w->d_q + (size_t)i * LR, *q = w->q + (size_t)i * LR;
             float scale = k->scale[h * tokens + row], along = 0, *r = to->residual + row * L;
             float *turned = w->turned_q + (row * s->heads + h) * R;
@@ -66,6 +66,7 @@ static void attend_back(const shape_t *s, const given_t *g, const saved_t *k, co
         }
         p += (size_t)n * m;
     }
+    return p;
 }
 
 /* Through the scale: |W_h r|^2 = r gram r, gram = W_h^T W_h. */
@@ -168,12 +169,14 @@ void attention_backward(const shape_t *s, const given_t *g, const saved_t *k, co
     work_t w = {floats(rows), floats(tokens * H * R), floats(tokens), floats(tokens * H * R),
                 floats((size_t)s->block * (L + R)), floats((size_t)s->block * (L + R)),
                 floats((size_t)s->block * (R + O)), floats(most)};
+    const float *p = k->weights;
     outputs_back(s, g, k, grouped, to, w.turned);
     memset(to->residual, 0, tokens * L * sizeof(float));
     for (int h = 0; h < H; h++) {
         memset(w.rows, 0, rows * sizeof(float));
         to->sinks[h] = 0;
-        for (int b = 0; b < s->batch; b++) attend_back(s, g, k, grouped, h, b, to, &w);
+        for (int i = 0; i < s->segments; i++)
+            p = attend_back(s, g, k, grouped, h, g->segments + i, p, to, &w);
         scales_back(s, g, k, h, to, w.scale);
         absorb_back(s, g, h, to, w.rows);
     }

@@ -57,39 +57,39 @@ void rows_norm_back(int rows, int length, int width, int half, const float *x, c
 }
 
 typedef struct {
-    int batch, length, windows, ratio, width, half, overlaps; /* B, S, T, R, d, rotary pairs */
+    int tokens, entries, period, ratio, width, half, overlaps; /* angles by entry % period; R, d */
     float eps;
 } pool_t;
 
-/* One slot of a window: where its values and scores lie, and its bias. -1: before the first token. */
-static long slot_at(const pool_t *s, int b, int window, int slot, long *bias) {
+/* One slot of an entry: where its values and scores lie, and its bias; `places` [R or 2 R] are its
+ * tokens. -1: before the first token. */
+static long slot_at(const pool_t *s, const int32_t *places, int slot, long *bias) {
     int c = s->overlaps ? 2 * s->width : s->width, back = s->overlaps && slot < s->ratio;
-    int place = slot % s->ratio, token = (window - back) * s->ratio + place;
     int column = s->overlaps && !back ? s->width : 0;
-    *bias = (long)place * c + column;
-    return token < 0 ? -1 : ((long)b * s->length + token) * c + column;
+    *bias = (long)(slot % s->ratio) * c + column;
+    return places[slot] < 0 ? -1 : (long)places[slot] * c + column;
 }
 
-/* values and gates [B, S, c], bias [R, c] -> entries [B, T, d]; kept: pooled, top, share [B T, d] and
- * rms [B T]. */
-void rows_pool(const pool_t *s, const float *values, const float *gates, const float *bias,
-               const float *weight, const float *cosine, const float *sine, float *entries,
-               float *const *kept) {
+/* values and gates [n, c], bias [R, c] -> entries [E, d] of the tokens at `places` [E, R or 2 R]; kept:
+ * pooled, top, share [E, d] and rms [E]. */
+void rows_pool(const pool_t *s, const int32_t *places, const float *values, const float *gates,
+               const float *bias, const float *weight, const float *cosine, const float *sine,
+               float *entries, float *const *kept) {
     int d = s->width, slots = s->overlaps ? 2 * s->ratio : s->ratio;
-    for (int n = 0; n < s->batch * s->windows; n++) {
+    for (int n = 0; n < s->entries; n++) {
         float *pooled = kept[0] + (size_t)n * d, *top = kept[1] + (size_t)n * d;
         float *share = kept[2] + (size_t)n * d, *out = entries + (size_t)n * d;
         for (int i = 0; i < d; i++) top[i] = -INFINITY, pooled[i] = share[i] = 0;
         long own, from;
         for (int slot = 0; slot < slots; slot++) {
-            if ((from = slot_at(s, n / s->windows, n % s->windows, slot, &own)) < 0) continue;
+            if ((from = slot_at(s, places + (size_t)n * slots, slot, &own)) < 0) continue;
             for (int i = 0; i < d; i++) {
                 float x = gates[from + i] + bias[own + i];
                 top[i] = x > top[i] ? x : top[i];
             }
         }
         for (int slot = 0; slot < slots; slot++) {
-            if ((from = slot_at(s, n / s->windows, n % s->windows, slot, &own)) < 0) continue;
+            if ((from = slot_at(s, places + (size_t)n * slots, slot, &own)) < 0) continue;
             for (int i = 0; i < d; i++) {
                 float e = exponential(gates[from + i] + bias[own + i] - top[i]);
                 share[i] += e;
@@ -100,39 +100,40 @@ void rows_pool(const pool_t *s, const float *values, const float *gates, const f
             share[i] = 1.0f / share[i];
             pooled[i] *= share[i];
         }
-        size_t angle = (size_t)(n % s->windows) * s->half;
+        size_t angle = (size_t)(n % s->period) * s->half;
         kept[3][n] = norm_row(pooled, weight, d, s->eps, out);
         turn(out, d, s->half, cosine + angle, sine + angle, 1.0f);
     }
 }
 
-/* `to`: cotangents of values, gates, bias and weight. */
-void rows_pool_back(const pool_t *s, const float *values, const float *gates, const float *bias,
-                    const float *weight, const float *cosine, const float *sine,
-                    float *const *kept, const float *d_entries, float *const *to) {
+/* `to`: cotangents of values, gates, bias and weight; tokens may be in several entries. */
+void rows_pool_back(const pool_t *s, const int32_t *places, const float *values,
+                    const float *gates, const float *bias, const float *weight, const float *cosine,
+                    const float *sine, float *const *kept, const float *d_entries, float *const *to) {
     int d = s->width, c = s->overlaps ? 2 * d : d, slots = s->overlaps ? 2 * s->ratio : s->ratio;
     float *turned = floats(d), *d_pooled = floats(d);
     for (int part = 0; part < 2; part++)
-        memset(to[part], 0, (size_t)s->batch * s->length * c * sizeof(float));
+        memset(to[part], 0, (size_t)s->tokens * c * sizeof(float));
     memset(to[2], 0, (size_t)s->ratio * c * sizeof(float));
     memset(to[3], 0, d * sizeof(float));
-    for (int n = 0; n < s->batch * s->windows; n++) {
+    for (int n = 0; n < s->entries; n++) {
         const float *pooled = kept[0] + (size_t)n * d, *top = kept[1] + (size_t)n * d;
         const float *share = kept[2] + (size_t)n * d;
-        size_t angle = (size_t)(n % s->windows) * s->half;
+        size_t angle = (size_t)(n % s->period) * s->half;
         memcpy(turned, d_entries + (size_t)n * d, d * sizeof(float));
         turn(turned, d, s->half, cosine + angle, sine + angle, -1.0f);
         norm_row_back(pooled, weight, kept[3][n], d, turned, d_pooled, to[3]);
         for (int slot = 0; slot < slots; slot++) {
-            long own, from = slot_at(s, n / s->windows, n % s->windows, slot, &own);
+            long own, from = slot_at(s, places + (size_t)n * slots, slot, &own);
             if (from < 0) continue;
             float *d_value = to[0] + from, *d_gate = to[1] + from, *d_bias = to[2] + own;
             for (int i = 0; i < d; i++) {
                 float p = exponential(gates[from + i] + bias[own + i] - top[i]) * share[i];
                 float along = p * d_pooled[i];
-                d_value[i] = along;
-                d_gate[i] = along * (values[from + i] - pooled[i]);
-                d_bias[i] += d_gate[i];
+                float of_score = along * (values[from + i] - pooled[i]);
+                d_value[i] += along;
+                d_gate[i] += of_score;
+                d_bias[i] += of_score;
             }
         }
     }
