@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cli import config
@@ -145,7 +146,11 @@ def _run(
     if options.subcommand == "doctor":
         from cli.machine import doctor
 
-        folder = options.model or embedded_model()
+        folder, more = options.model or embedded_model(), None
+        if options.server is not None:
+            from cli.remote.server_page import server_page
+
+            folder, more = None, partial(server_page, options=options, environment=environment)
         return doctor.run(
             environment,
             folder,
@@ -156,6 +161,7 @@ def _run(
             findings=kept_row_findings(environment.variables, options.keep),
             uses=kept_expert_uses(environment.variables, options.keep),
             disk=options.disk,
+            more=more,
             json=options.json,
         )
     with ranks_of(options, environment, chosen) as ranks:

@@ -7,7 +7,7 @@ and no name of a home folder.
 
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -63,13 +63,14 @@ def run(
     findings: RowFindings | None = None,
     uses: ExpertUses | None = None,
     disk: bool | None = None,
+    more: Callable[[Page], None] | None = None,
     json: bool = False,
 ) -> ExitStatus:
     """Print the report, as one JSON line with `json`; ERROR when it found a problem.
 
     `findings` are what loads found here of rows that keep their bits, `uses` what replies found of
-    experts that lie in files. `disk` says whether the disk
-    of the model is measured, by default where experts are or would be read from it.
+    experts that lie in files. `disk` says whether the disk of the model is measured, by default
+    where experts are or would be read from it. `more` adds to the page in the place of a model.
     """
 
     def tell(line: str) -> None:
@@ -86,6 +87,7 @@ def run(
         findings=findings,
         use=None if uses is None or model is None else uses.load(model),
         storage=Storage(disk, tell=tell),
+        more=more,
     )
     if json:
         facts = {**found.facts, "problems": list(found.problems)}
@@ -110,6 +112,7 @@ def report(
     use: KeptUse | None = None,
     machine: Machine | None = None,
     storage: Storage = Storage(wanted=False),  # noqa: B008 it is frozen
+    more: Callable[[Page], None] | None = None,
 ) -> Report:
     """Everything worth knowing; `model` is the folder to look at, None for none."""
     page = Page()
@@ -122,6 +125,8 @@ def report(
     _device(page, resolved)
     if model is not None:
         _model(page, model, resolved, kv, machine, prefill_chunk, findings, use, storage)
+    if more is not None:
+        more(page)
     recipes(page, machine, resolved, kv)
     disk(page, environment)
     terminal(page, environment)

@@ -82,9 +82,9 @@ class ServerClient:
         self.place = place
         self._key = key
 
-    def get(self, path: str) -> Any:
-        """The JSON at `path`; ServerError."""
-        return self._whole("GET", path, None)
+    def get(self, path: str, even: int = 200) -> Any:
+        """The JSON at `path`, of an answer of status `even` too; ServerError."""
+        return self._whole("GET", path, None, even)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON that answers `body`; ServerError."""
@@ -121,7 +121,9 @@ class ServerClient:
             raise ServerError(_said(data, self.place))
         return data
 
-    def _whole(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+    def _whole(
+        self, method: str, path: str, body: Mapping[str, Any] | None, even: int = 200
+    ) -> Any:
         connection = self._connection(_SILENCE_S)
         try:
             response = _response(connection, method, path, body, self._headers(), self.place)
@@ -130,7 +132,8 @@ class ServerClient:
             raise _gone(self.place, error) from error
         finally:
             connection.close()
-        _check_status(response.status, content, self.place)
+        if response.status != even:
+            _check_status(response.status, content, self.place, bool(self._key))
         return self._parsed(content.decode("utf-8", "replace"))
 
     def _parsed(self, text: str) -> Any:
@@ -188,7 +191,8 @@ class _StreamCall:
             self._connect()
             response = _response(self._connection, "POST", path, body, headers, self._place)
             if response.status != 200:
-                _check_status(response.status, response.read(_LONGEST_BODY), self._place)
+                content, has_key = response.read(_LONGEST_BODY), "Authorization" in headers
+                _check_status(response.status, content, self._place, has_key)
             while (line := response.readline(_LONGEST_LINE)) and not self._has_ended:
                 self._lines.put(line.decode("utf-8", "replace").rstrip("\r\n"))
             self._lines.put(_cut_off(self._place))
@@ -241,7 +245,7 @@ def _gone(place: ServerPlace, error: BaseException) -> ServerError:
     return ServerError(f"{place} is gone: {exact(reason) or type(error).__name__}.")
 
 
-def _check_status(status: int, content: bytes, place: ServerPlace) -> None:
+def _check_status(status: int, content: bytes, place: ServerPlace, has_key: bool) -> None:
     if status == 200:
         return
     try:
@@ -249,7 +253,11 @@ def _check_status(status: int, content: bytes, place: ServerPlace) -> None:
     except DocumentError:
         body = None
     if status == 401:
-        raise ServerError(f"{place} asks for its key; set DSV4_API_KEY to it.")
+        raise ServerError(
+            f"{place} does not take the key in DSV4_API_KEY; set it to one of the server's."
+            if has_key
+            else f"{place} asks for its key; set DSV4_API_KEY to it."
+        )
     error = body.get("error") if isinstance(body, Mapping) else None
     kind = NotOffered if status in (404, 405) else ServerError
     if isinstance(error, Mapping) and error.get("code") == "context_length_exceeded":

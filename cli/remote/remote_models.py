@@ -42,6 +42,7 @@ _LOCAL_ONLY: Final = {
     "draft": "--draft",
     "draft_max": "--draft-max",
     "loop": "--loop",
+    "disk": "--disk",
 }
 _ONE_MODEL: Final = "the model is the server's; start without --server to open another."
 _COMMANDS: Final = {
@@ -153,8 +154,8 @@ class RemoteModels(Models):
 
     def first(self, folder: Path) -> OpenedModel:
         """The server's model, whatever `folder` is; ServerError where there is none."""
-        entry = _model(self._client)
-        name, settings = str(entry["id"]), _chat_settings(entry)
+        entry = first_model(self._client)
+        name, settings = str(entry["id"]), chat_settings(entry)
         side = RemoteSide(self._client, name, settings, ())
         opening: Future[Any] = Future()
         opening.set_result((RemoteEngine("server"), RemoteTokenizer(side)))
@@ -184,8 +185,8 @@ class RemoteModels(Models):
         return max_context_sentence(model.settings)
 
 
-def _model(client: ServerClient) -> Mapping[str, Any]:
-    """What the server says of its model, the first where it has several."""
+def first_model(client: ServerClient) -> Mapping[str, Any]:
+    """What the server says of its model, the first where it has several; ServerError."""
     found = client.get("/v1/models")
     entries = found.get("data") if isinstance(found, Mapping) else None
     for entry in entries if isinstance(entries, list) else ():
@@ -194,7 +195,7 @@ def _model(client: ServerClient) -> Mapping[str, Any]:
     raise ServerError(f"{client.place} names no model.")
 
 
-def _chat_settings(entry: Mapping[str, Any]) -> ChatSettings:
+def chat_settings(entry: Mapping[str, Any]) -> ChatSettings:
     """Levels, context and sampling, as far as the server tells them."""
     table = entry.get("effort_table")
     known: EffortTable = cast("EffortTable", table) if table in EFFORT_TABLES else EFFORT_TABLES[0]

@@ -123,10 +123,14 @@ class Access:
         # A browser asks with OPTIONS whether it may ask, and has no key for that.
         if not self.keys or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             return ""
-        owner = self.keys.owner(_key(scope))
+        given = _key(scope)
+        owner = self.keys.owner(given)
         if owner is None:
             raise RequestFault(
-                "unauthorized", "A key is needed here: as Authorization: Bearer KEY or x-api-key."
+                "unauthorized",
+                "The key that was sent is none of this server's; ask whoever started it."
+                if given
+                else "A key is needed here: as Authorization: Bearer KEY or x-api-key.",
             )
         return owner
 

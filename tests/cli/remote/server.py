@@ -26,6 +26,7 @@ class ToldServer:
         self.counted: int | None = None
         """What is told of tokens; None tells nothing."""
         self.error: tuple[int, Any] | None = None
+        self.health: tuple[int, Any] = (404, {"error": {"message": "There is nothing here."}})
         self.left = Flag()
         """Set once a client was seen to leave in the middle."""
         self.url = ""
@@ -77,7 +78,9 @@ def _handler(told: ToldServer) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             told.headers.append(dict(self.headers))
-            self._send(*(told.error or (200, {"object": "list", "data": [told.model]})))
+            models = {"object": "list", "data": [told.model]}
+            is_health = self.path.endswith("/health")
+            self._send(*(told.error or (told.health if is_health else (200, models))))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -106,6 +106,14 @@ def test_a_refusal_is_one_sentence(
         client(told).get("/v1/models")
 
 
+def test_a_key_that_is_wrong_is_told_from_none(told: ToldServer) -> None:
+    told.error = (401, {"error": {"message": "no"}})
+    with pytest.raises(ServerError, match="does not take the key in DSV4_API_KEY"):
+        list(client(told, "s3cret").stream(CHAT, {}, Flag()))
+    with pytest.raises(ServerError, match="does not take the key in DSV4_API_KEY"):
+        client(told, "s3cret").get("/v1/models")
+
+
 def test_a_server_that_is_not_there_is_one_sentence() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens

@@ -1,5 +1,6 @@
 """`dsv4-chat --server URL`: the program as a person runs it, with a server's model."""
 
+import json
 import os
 from collections.abc import Iterator
 
@@ -77,3 +78,40 @@ def test_no_server_is_one_sentence() -> None:
 def test_a_model_of_ones_own_and_a_servers_are_too_many() -> None:
     ran = run("--server", "http://127.0.0.1:1", "--kv", "bf16", "-p", "a")
     assert ran.status == 2 and "--kv is about a model that is opened here" in ran.stderr
+
+
+def test_the_doctor_looks_at_the_server(told: ToldServer) -> None:
+    told.health = (200, {"status": "ready", "waiting": 2, "running": 1})
+    ran = run("--server", told.url, "doctor", variables={"DSV4_API_KEY": "s3cret"})
+    assert ran.status == 0
+    assert f"server    {told.url}" in ran.stdout
+    assert "its model is flash, used with a context of 4,096 tokens" in ran.stdout
+    assert "it is ready, requests: 1 running, 2 waiting" in ran.stdout
+    assert "model     " not in ran.stdout  # none of its own
+    found = json.loads(run("--server", told.url, "doctor", "--json").stdout)
+    assert found["server"]["model"] == "flash" and found["server"]["has_key"] is False
+
+
+@pytest.mark.parametrize(
+    ("health", "line", "problem"),
+    [
+        ((404, {"error": {"message": "Nothing."}}), "it does not tell how it is", None),
+        ((503, {"status": "loading"}), "it is loading", "is loading: its own screen or log"),
+        ((503, {"status": "failed", "error": "No file."}), "it is failed", "is failed: No file."),
+    ],
+)
+def test_the_doctor_says_how_the_server_is(
+    told: ToldServer, health: tuple[int, object], line: str, problem: str | None
+) -> None:
+    told.health = health
+    ran = run("--server", told.url, "doctor")
+    assert ran.status == (0 if problem is None else 1)
+    assert line in ran.stdout
+    assert problem is None or problem in ran.stdout
+
+
+def test_the_doctor_says_that_no_server_is_there() -> None:
+    ran = run("--server", "http://127.0.0.1:1", "doctor")
+    assert ran.status == 1 and "problem   http://127.0.0.1:1 does not answer" in ran.stdout
+    ran = run("--server", "http://127.0.0.1:1", "doctor", "--disk")
+    assert ran.status == 2 and "--disk is about a model that is opened here" in ran.stderr

@@ -54,6 +54,14 @@ def test_without_one_of_the_keys_nobody_asks(headers: dict[str, str]) -> None:
     assert refused(Access(ApiKeys([ANN])), scope(headers=headers)) == "unauthorized"
 
 
+def test_a_wrong_key_is_told_from_none() -> None:
+    access = Access(ApiKeys([ANN]))
+    with pytest.raises(RequestFault, match="A key is needed here"):
+        access.check(scope())
+    with pytest.raises(RequestFault, match="none of this server's"):
+        access.check(scope(headers={"x-api-key": ANN[:-1]}))
+
+
 def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# people\n{ANN}\n\n  {BOB}  \n", encoding="utf-8")
