@@ -134,7 +134,7 @@ CSV for each token and layer; `python -m benchmarks.expert_cache FILE` says what
 find.
 
 `--server URL` takes the model of a running `dsv4-chat serve` and loads none; all of this program
-works with it but what only a model of one's own can do, see [server.md](server.md). With it `doctor`
+works with it but what only a model of one's own can do, see [server.md](server.md). `doctor` then
 looks at the server: its model, and how it is.
 
 `--no-stream` writes an answer when it is complete, and nothing of one that fails. `--raw` changes

@@ -85,7 +85,7 @@ def template_options(request: Mapping[str, Any]) -> dict[str, Any]:
     if given is not None and not isinstance(given, Mapping):
         raise FieldError(f"{kwargs} must be an object, got {shown(given)}.", kwargs)
     options = dict(given or {})
-    check_template_fields(options)
+    check_template_fields(options, f"{kwargs}.")
     reasoning = request.get("reasoning")
     if reasoning is not None and not isinstance(reasoning, Mapping):
         reasoning = {"effort": reasoning}
@@ -114,8 +114,9 @@ def template_options(request: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def check_template_fields(options: Mapping[str, Any]) -> None:
-    """UsageError for options of the chat template that there are not, or of another kind."""
+def check_template_fields(options: Mapping[str, Any], before: str = "") -> None:
+    """UsageError for options of the chat template that there are not, or of another kind; `before`
+    stands before their names in the request."""
     for name in options:
         if name not in TEMPLATE_FIELDS:
             raise UsageError(
@@ -123,13 +124,13 @@ def check_template_fields(options: Mapping[str, Any]) -> None:
             )
     for name in ("drop_thinking", "continue_final_message"):
         if not isinstance(options.get(name, True), bool):
-            raise FieldError(f"{name} must be true or false, got {shown(options[name])}.", name)
-    table = options.get("effort_table")
+            raise FieldError(
+                f"{before}{name} must be true or false, got {shown(options[name])}.",
+                before + name,
+            )
+    table, name = options.get("effort_table"), f"{before}effort_table"
     if table is not None and table not in EFFORT_TABLES:
-        raise FieldError(
-            f"effort_table must be {' or '.join(EFFORT_TABLES)}, got {shown(table)}.",
-            "effort_table",
-        )
+        raise FieldError(f"{name} must be {' or '.join(EFFORT_TABLES)}, got {shown(table)}.", name)
 
 
 def _switch(name: str, value: object) -> str:

@@ -117,16 +117,16 @@ class EngineState:
 def engine_grammar_of(schema: Mapping[str, Any], unheld: Sequence[str]) -> EngineGrammar | None:
     """The engine's grammar of a schema where it is to be used; `unheld` is what ours leaves out.
     None where ours is: it holds all, or no less, the engine refuses the schema, or is not there."""
-    if not unheld and not _is_refused(schema):
+    left_out = set(unheld) - {"oneOf"}  # which neither holds where alternatives overlap
+    if not left_out and not _is_refused(schema):
         return None
     if _engine() is None or (written := engine_schema(schema)) is None:
         return None
     warnings = _warnings(written.text)
     if warnings is None or any(not one.startswith("oneOf ") for one in warnings):
         return None
-    # Both take `oneOf` for `anyOf` where its alternatives overlap; of ours that is not told.
     names = dict.fromkeys((*written.unheld, *(("oneOf",) if warnings else ())))
-    if names.keys() - {"oneOf"} < set(unheld) or _is_refused(schema):
+    if names.keys() - {"oneOf"} < left_out or _is_refused(schema):
         return EngineGrammar(written.text, tuple(names))
     return None
 

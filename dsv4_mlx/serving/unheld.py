@@ -6,6 +6,7 @@ from dsv4_mlx.serving.character_grammar import QUOTED
 from dsv4_mlx.serving.engine_grammar import engine_grammar_of
 from dsv4_mlx.serving.json_grammar import types_of
 from dsv4_mlx.serving.number_grammar import unheld_of_numbers
+from dsv4_mlx.serving.one_of import may_overlap
 from dsv4_mlx.serving.request import GenerationRequest
 from dsv4_mlx.serving.schema_parts import parts_of
 from dsv4_mlx.serving.string_grammar import unheld_of_strings
@@ -28,10 +29,13 @@ _UNHELD: Final = (
 
 
 def unheld(content: object) -> list[str]:
-    """Keywords of a schema that our own grammar does not hold to, each once."""
+    """Keywords that our own grammar does not hold to, of a schema or a list of them, each once."""
     found: dict[str, None] = {}
-    for part, _ in parts_of(content):
+    roots = content if isinstance(content, list) else [content]
+    parts = [(part, root) for root in roots for part, _ in parts_of(root)]
+    for part, root in parts:
         found |= dict.fromkeys(key for key in _UNHELD if key in part)
+        found |= {"oneOf": None} if may_overlap(part, root) else {}
         found |= dict.fromkeys(unheld_of_strings(part, QUOTED))
         kinds = [kind for kind in types_of(part) if kind in ("integer", "number")]
         found |= dict.fromkeys(key for kind in kinds for key in unheld_of_numbers(part, kind))

@@ -280,6 +280,7 @@ def test_fields_that_nobody_knows_are_passed_over() -> None:
         ({"reasoning": {"max_tokens": "many"}}, "reasoning.max_tokens"),
         ({"reasoning": {"effort": 5}}, "reasoning.effort"),
         ({"chat_template_kwargs": {"thinking": "perhaps"}}, "chat_template_kwargs.thinking"),
+        ({"chat_template_kwargs": {"drop_thinking": 1}}, "chat_template_kwargs.drop_thinking"),
         ({"logit_bias": [5]}, "logit_bias"),
         ({"logit_bias": {"five": 1}}, "logit_bias"),
         ({"logit_bias": {"-5": 1}}, "logit_bias"),
