@@ -44,7 +44,7 @@ def ran(name: str, command: str, folder: Path, variables: Mapping[str, str] | No
     return done.stdout
 
 
-@pytest.mark.soak  # its environment has 687 MB
+@pytest.mark.slow
 @pytest.mark.needs("aider")
 def test_aider_edits_a_file_with_what_is_printed_for_it(tmp_path: Path) -> None:
     greeting = tmp_path / "greeting.txt"

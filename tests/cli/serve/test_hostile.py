@@ -139,12 +139,13 @@ def test_a_thousand_hostile_requests_leave_the_server_as_it_was() -> None:
 @pytest.mark.parametrize(
     "rounds",
     [
-        pytest.param(20, marks=pytest.mark.slow),
+        pytest.param(400, marks=pytest.mark.slow),
         pytest.param(2000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
     ],
 )
 def test_many_clients_at_once_each_get_their_answer(rounds: int) -> None:
-    """24 of them, some of whom leave, over and over; the soak takes about ten minutes."""
+    """24 of them, some of whom leave, over and over: about two minutes of a core, and the soak
+    ten."""
     replies = [ScriptedReply("word ", repeat=20), ScriptedReply("<think>So.</think>Yes.")]
     limits = HttpLimits(first_event_s=PATIENCE_S, requests_per_minute=1 << 20)
     served = Served(script(*replies), limits=limits)
