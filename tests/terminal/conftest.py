@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.terminal.driver import Terminal
+from tests.terminal.driver import Terminal, chat
 
 
 class Shared:
@@ -73,3 +73,21 @@ def borrowed(
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home folder of its own."""
     return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[..., Terminal]:
+    """`own(*replies, **options)`: a program that this scenario alone uses, at its prompt."""
+    running: list[Terminal] = []
+
+    def start(
+        *replies: object, arguments: tuple[str, ...] = (), prompt: str = ">", **options
+    ) -> Terminal:
+        script = {"replies": list(replies)} | options.pop("script", {})
+        running.append(chat(tmp_path, script, *arguments, **options))
+        running[-1].wait_for_line(prompt)
+        return running[-1]
+
+    yield start
+    for terminal in running:
+        terminal.__exit__()

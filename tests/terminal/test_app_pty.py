@@ -1,13 +1,12 @@
 """The whole chat program on a terminal, with a scripted model: what a person sees and can do."""
 
 import re
-import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.terminal.driver import Terminal, chat
+from tests.terminal.steps import idle, leave, send
 
 pytestmark = pytest.mark.terminal
 
@@ -50,52 +49,6 @@ def talk(borrowed, folder: Path) -> Terminal:
     terminal.type("/new\r")
     terminal.wait_for("[new conversation]")
     return terminal
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Callable[..., Terminal]:
-    """`own(*replies, **options)`: a program that this scenario alone uses, at its prompt."""
-    running: list[Terminal] = []
-
-    def start(
-        *replies: object, arguments: tuple[str, ...] = (), prompt: str = ">", **options
-    ) -> Terminal:
-        script = {"replies": list(replies)} | options.pop("script", {})
-        running.append(chat(tmp_path, script, *arguments, **options))
-        running[-1].wait_for_line(prompt)
-        return running[-1]
-
-    yield start
-    for terminal in running:
-        terminal.__exit__()
-
-
-def send(terminal: Terminal, text: str, *answer: str) -> None:
-    """Send and wait until `answer` is there below it and the prompt waits again."""
-    terminal.type(f"{text}\r")
-    terminal.wait_for(f"> {text}")
-
-    def is_answered() -> bool:
-        # The first such line, since what cannot be sent stands in the input again; none when the
-        # answer has moved it off the screen.
-        _, line, below = terminal.text.partition(f"> {text}")
-        return all(part in (below if line else terminal.text) for part in answer)
-
-    terminal.wait_until(is_answered, " and ".join(answer))
-    idle(terminal)
-
-
-def idle(terminal: Terminal) -> None:
-    def waits() -> bool:
-        rows = terminal.text.splitlines()
-        return terminal.line.startswith(">") and rows[-2].startswith("think ")
-
-    terminal.wait_until(waits, "waiting prompt")
-
-
-def leave(terminal: Terminal) -> None:
-    terminal.type("\x04")
-    assert terminal.wait_for_end() == 0
 
 
 # An answer on the screen
@@ -212,16 +165,6 @@ def goes_on_after(failure: dict[str, str], sentence: str, own) -> None:
     leave(terminal)
 
 
-def test_a_crash_of_the_engine_leaves_a_terminal_that_works(own) -> None:
-    terminal = own({"text": "half an", "crash": "unforeseen"})
-    terminal.type("go\r")
-    assert terminal.wait_for_end() == 1
-    assert "unforeseen" in terminal.whole_text
-    assert terminal.is_cooked
-    modes = terminal.modes
-    assert (modes[2004], modes[25], modes[7]) == (False, True, True)
-
-
 # Going back; what the commands do tests/cli/talk and tests/cli/kept say without a terminal
 
 
@@ -264,66 +207,6 @@ def test_a_fork_goes_on_beside_its_parent(own) -> None:
     send(terminal, "aside", "Answer two.")
     terminal.type("/branches ma\t\r")
     terminal.wait_for("* main  1 turn", "  idea  2 turns")
-    leave(terminal)
-
-
-# Keeping
-
-
-def test_a_kill_loses_at_most_the_answer(own) -> None:
-    replies = ("Answer one.", {"text": "on and on ", "repeat": 9_000, "delay_ms": 1})
-    terminal = own(*replies)
-    send(terminal, "question one", "Answer one.")
-    terminal.type("question two\r")
-    terminal.wait_for("on and on on and on")
-    terminal.kill(signal.SIGKILL)
-    assert terminal.wait_for_end() == -signal.SIGKILL
-    again = own(*replies, arguments=("--continue",), prompt="> question two")
-    again.wait_for("the last message had no answer yet; it is in the input again")
-    again.type("\x15/undo\r")
-    again.wait_for("[took back: question one]")
-    again.type("\x15")
-    again.wait_for_line(">")
-    leave(again)
-
-
-def test_sigterm_in_an_answer_keeps_what_was_said(own) -> None:
-    replies = ({"text": "on and on ", "repeat": 9_000, "delay_ms": 1}, "Back.")
-    terminal = own(*replies)
-    terminal.type("question\r")
-    terminal.wait_for("on and on on and on")
-    terminal.kill(signal.SIGTERM)
-    terminal.wait_for_end()
-    assert terminal.is_cooked
-    again = own(*replies, arguments=("--continue",))
-    again.wait_for("1 turn")
-    send(again, "still there?", "Back.")
-    leave(again)
-
-
-def test_a_closed_window_keeps_what_was_said(own) -> None:
-    replies = ({"text": "on and on ", "repeat": 9_000, "delay_ms": 1}, "Back.")
-    terminal = own(*replies)
-    terminal.type("question\r")
-    terminal.wait_for("on and on on and on")
-    assert terminal.hang_up() == 0
-    again = own(*replies, arguments=("--continue",))
-    again.wait_for("1 turn")
-    send(again, "still there?", "Back.")
-    leave(again)
-
-
-@pytest.mark.slow
-def test_a_session_is_named_found_and_loaded(own) -> None:
-    terminal = own("Answer one.", "Answer two.")
-    send(terminal, "question", "Answer one.")
-    send(terminal, "/rename sky talk", "sky talk")
-    send(terminal, "/new", "[")
-    terminal.type("/load s\t")
-    terminal.wait_for_line("> /load sky talk")
-    terminal.type("\r")
-    terminal.wait_for("sky talk: 1 turn")
-    send(terminal, "and on", "Answer two.")
     leave(terminal)
 
 

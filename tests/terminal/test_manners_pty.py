@@ -11,7 +11,7 @@ import pytest
 from cli.talk.welcome import HINT, WELCOME
 from cli.tools.background import processes
 from tests.terminal.driver import Terminal, chat
-from tests.terminal.test_app_pty import send
+from tests.terminal.steps import send
 
 pytestmark = pytest.mark.terminal
 

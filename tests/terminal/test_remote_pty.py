@@ -15,16 +15,18 @@ import pytest
 
 from tests.terminal import test_app_pty as app
 from tests.terminal import test_draft_pty as drafts
+from tests.terminal import test_endings_pty as endings
 from tests.terminal.driver import Terminal
+from tests.terminal.steps import idle, leave, send
 
 pytestmark = [pytest.mark.terminal, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-LOCAL = {app.test_a_crash_of_the_engine_leaves_a_terminal_that_works}
+LOCAL = {endings.test_a_crash_of_the_engine_leaves_a_terminal_that_works}
 """A crash of the server's engine is the server's: it ends no terminal, see below."""
 SCENARIOS: list[Callable[..., None]] = [
     scenario
-    for module in (app, drafts)
+    for module in (app, drafts, endings)
     for name, scenario in vars(module).items()
     if name.startswith("test_") and scenario not in LOCAL
 ]
@@ -161,8 +163,8 @@ def test_a_killed_program_is_resumed_and_the_server_reads_only_what_is_new(
     server = served({"replies": ["Answer one.", ENDLESS]})
     with talking(server, tmp_path) as terminal:
         terminal.wait_for_line(">")
-        app.send(terminal, "question", "Answer one.")
-        app.send(terminal, "/rename sky talk", "sky talk")
+        send(terminal, "question", "Answer one.")
+        send(terminal, "/rename sky talk", "sky talk")
         terminal.type("and on\r")
         terminal.wait_for("on and on on and on")
         terminal.kill(signal.SIGKILL)
@@ -174,8 +176,8 @@ def test_a_killed_program_is_resumed_and_the_server_reads_only_what_is_new(
         again.wait_for("on and on on and on")
         again.type("\x03")
         again.wait_for("[stopped]")
-        app.idle(again)
-        app.leave(again)
+        idle(again)
+        leave(again)
     assert server.line(READ)["read"] == "1"
 
 
@@ -188,22 +190,22 @@ def test_a_server_that_is_killed_in_an_answer_takes_nothing_of_the_talk(
         terminal.paste("\n".join(f"line {number} of many" for number in range(200)))
         terminal.type("\r")
         terminal.wait_for("Answer one.")
-        app.idle(terminal)
+        idle(terminal)
         terminal.type("and on\r")
         terminal.wait_for("on and on on and on")
         server.end()
         terminal.wait_for(f"dsv4-chat: {server.url} ended in the middle of an answer")
-        app.idle(terminal)
+        idle(terminal)
         assert "on and on on and on" in terminal.text
-        app.send(terminal, "still there?", f"dsv4-chat: {server.url} does not answer")
+        send(terminal, "still there?", f"dsv4-chat: {server.url} does not answer")
         terminal.wait_for_line("> still there?")
         server.start({"replies": ["Answer one.", "Answer two."]})
         terminal.type("\x15\x1b[A\x1b[A")
         terminal.wait_for_line("> and on")
         terminal.type(", please\r")
         terminal.wait_for("> and on, please\n\nAnswer two.")
-        app.idle(terminal)
-        app.send(terminal, "/branches", "* main  2 turns  and on, please")
-        app.leave(terminal)
+        idle(terminal)
+        send(terminal, "/branches", "* main  2 turns  and on, please")
+        leave(terminal)
         assert terminal.whole_text.count("dsv4-chat: ") == 2
     assert int(server.line(READ)["kept"].replace(",", "")) > 1_000

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.terminal.driver import Terminal, chat
-from tests.terminal.test_app_pty import leave, send
+from tests.terminal.steps import leave, send
 
 pytestmark = pytest.mark.terminal
 
