@@ -126,11 +126,14 @@ class Terminal:
 
     def resize(self, columns: int, lines: int) -> None:
         """Change the size of the window; what was written before arrives before."""
+        # The program stands still meanwhile: what it writes for one size must not come at another.
+        os.kill(self.pid, signal.SIGSTOP)
         with suppress(AssertionError):
             while self._receive(0):
                 pass
-        self.screen.resize(lines, columns)
         self._child.setwinsize(lines, columns)
+        self.screen.resize(lines, columns)
+        os.kill(self.pid, signal.SIGCONT)
 
     def hang_up(self) -> int:
         """Close the window; the program's exit status, negative for a signal."""

@@ -16,6 +16,9 @@ from prompt_toolkit.styles import Style
 
 from cli.show.screen.terminal_output import TerminalOutput
 
+_TRIES = 4
+"""How often a frame is drawn whose terminal gets another size meanwhile."""
+
 
 class ScreenApplication(Application[None]):
     """Finished text goes above, in one write with what is drawn again below it."""
@@ -62,15 +65,27 @@ class ScreenApplication(Application[None]):
         prompt-toolkit keeps the height it once had; here the prompt moves up to the text.
         """
         with self._terminal.one_write():
-            if self._is_running and not self._running_in_terminal:
-                # The signal may come later than the change, and what is drawn for another width
-                # could not be erased any more.
-                self._take_size()
-                text = self._pending()
-                if text or self._shrinks():
-                    self.renderer.erase(leave_alternate_screen=False)
-                    self._terminal.write_raw(text)
-            super()._redraw(render_as_done)
+            is_ours = self._is_running and not self._running_in_terminal
+            text = self._pending() if is_ours else ""
+            for left in reversed(range(_TRIES)):
+                written, renderer = self._terminal.written(), dict(vars(self.renderer))
+                if is_ours:
+                    self._print(text)
+                super()._redraw(render_as_done)
+                if not left or self._terminal.has_its_size():
+                    break
+                # Rows of one width on a terminal of another could not be erased any more.
+                self._terminal.take_back(written)
+                vars(self.renderer).update(renderer)
+
+    def _print(self, text: str) -> None:
+        """Erase what is drawn and print `text` in its place, where one has to be for the other."""
+        # The signal may come later than the change, and what is drawn for another width
+        # could not be erased any more.
+        self._take_size()
+        if text or self._shrinks():
+            self.renderer.erase(leave_alternate_screen=False)
+            self._terminal.write_raw(text)
 
     def _shrinks(self) -> bool:
         drawn = self.renderer.last_rendered_screen

@@ -43,12 +43,28 @@ class TerminalOutput(Vt100_Output):
 
     def measure(self) -> Size:
         """Ask the terminal for its size; 80x24 where it has none."""
+        self.size = self._asked_size()
+        return self.size
+
+    def has_its_size(self) -> bool:
+        """Whether the terminal has the size that was measured."""
+        return self._asked_size() == self.size
+
+    def _asked_size(self) -> Size:
         try:
             columns, rows = os.get_terminal_size(self.stdout.fileno())
         except (OSError, ValueError):
             columns, rows = 0, 0
-        self.size = Size(rows=rows or _FALLBACK.rows, columns=columns or _FALLBACK.columns)
-        return self.size
+        return Size(rows=rows or _FALLBACK.rows, columns=columns or _FALLBACK.columns)
+
+    def written(self) -> tuple[int, bool | None]:
+        """How much of a change is written, for `take_back`."""
+        return len(self._buffer), self._cursor_visible
+
+    def take_back(self, written: tuple[int, bool | None]) -> None:
+        """Forget what was written since, inside `one_write`."""
+        length, self._cursor_visible = written
+        del self._buffer[length:]
 
     @contextmanager
     def one_write(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The terminal surface on keys from a pipe: what is submitted, what each write leaves visible."""
 
+import os
 import re
 import signal
 import threading
@@ -11,6 +12,7 @@ import pyte
 import pytest
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.input.base import PipeInput
+from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from cli.environment import Environment
@@ -18,6 +20,7 @@ from cli.show.screen.completion import Completions
 from cli.show.screen.terminal import TerminalSurface
 from cli.show.surface import NO_HOOKS, Hooks, Question, Status
 from cli.show.theme import DARK, PLAIN, Theme
+from tests.terminal.screen import Screen as ReflowingScreen
 
 LARGE = "\n".join(f"line {number}" for number in range(2000))
 
@@ -30,7 +33,12 @@ class Screen(StringIO):
         self.screen = pyte.HistoryScreen(80, 24, history=10_000)
         self._stream = pyte.Stream(self.screen)
         self.seen: list[str] = []
+        """What stood on it after each write."""
         self._awaited: tuple[str, Callable[[], None]] | None = None
+
+    def use(self, screen: pyte.Screen) -> None:
+        """Show what is written on `screen`, from its beginning."""
+        self.screen, self._stream = screen, pyte.Stream(screen)
 
     def when(self, text: str, action: Callable[[], None]) -> None:
         """Do `action` once `text` is shown."""
@@ -287,3 +295,44 @@ def test_signals_end_the_submissions(running: Running, number: int) -> None:
         return list(running.surface.submissions())
 
     assert running.surface.run(control) == []
+
+
+class Narrowing:
+    """Text that makes the window narrower the first time it is drawn."""
+
+    def __init__(self, narrow: Callable[[], None]) -> None:
+        self._narrow = narrow
+        self.widths: list[int] = []
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
+        self.widths.append(options.max_width)
+        if len(self.widths) == 1:
+            self._narrow()
+        yield Text("new " * 17)
+
+
+def test_a_window_that_gets_narrower_in_a_frame_loses_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = ReflowingScreen(80, 24)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((window.columns, 24)))
+    monkeypatch.setattr(running.screen, "fileno", lambda: -1)
+    running.screen.use(window)
+    narrowing = Narrowing(lambda: window.resize(24, 50))
+
+    def controller(_: str) -> None:
+        shown = threading.Event()
+        running.screen.when("old old", shown.set)
+        running.surface.show(Text("kept " * 14))
+        running.surface.live(Text("old " * 17))
+        assert shown.wait(30)
+        changed = threading.Event()
+        running.screen.when("new new", changed.set)
+        running.surface.live(narrowing)
+        assert changed.wait(30)
+        running.keys.send_text("\x04")
+
+    running.submitted("go\r", controller=controller)
+    assert narrowing.widths[:2] == [80, 50]
+    frame = next(seen for seen in running.screen.seen if "new" in seen)
+    assert [frame.count(word) for word in ("kept", "old", "new")] == [14, 0, 17]
