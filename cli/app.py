@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli import config
@@ -146,7 +147,8 @@ def _run(
     if options.subcommand == "doctor":
         from cli.machine import doctor
 
-        folder, more = options.model or embedded_model(), None
+        folder: Path | None = options.model or embedded_model()
+        more = None
         if options.server is not None:
             from cli.remote.server_page import server_page
 
