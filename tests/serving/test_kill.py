@@ -19,6 +19,8 @@ BEGINNING: Messages = [
     {"role": "system", "content": "You are an agent. Work well. " * 200},
     {"role": "user", "content": "What is in a.py?"},
 ]
+FIRST_TURN = 24
+"""From so many calls on a turn has ended for certain; kills before leave files that do no harm."""
 _PROGRAM = """
 import sys
 from pathlib import Path
@@ -79,24 +81,24 @@ def kill_and_go_on(folder: Path, calls: int) -> None:
     )
     assert run.returncode == -signal.SIGKILL, run.stderr
     ended = run.stdout.splitlines()
-    if not ended:
-        return
-    held, messages = json.loads(ended[-1])
+    assert ended or calls < FIRST_TURN
+    held, messages = json.loads(ended[-1]) if ended else (0, BEGINNING)
     said, done = reply(service(folder), request(messages))
     expected, _ = reply(service(), request(messages))
     for one in (said, expected):
         one["tool_calls"] = [call["function"] for call in one["tool_calls"]]
     assert said == expected
-    assert done.usage.cached_tokens >= max(held, 0.9 * done.usage.prompt_tokens)
+    if ended:
+        assert done.usage.cached_tokens >= max(held, 0.9 * done.usage.prompt_tokens)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("calls", range(0, 60, 3))
+@pytest.mark.parametrize("calls", range(0, FIRST_TURN + 60, 3))
 def test_a_kill_loses_no_turn_that_its_client_knows_to_be_over(tmp_path: Path, calls: int) -> None:
     kill_and_go_on(tmp_path, calls)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("calls", range(1, 150, 3))
+@pytest.mark.parametrize("calls", range(1, FIRST_TURN + 150, 3))
 def test_a_kill_at_any_of_fifty_moments_loses_no_turn(tmp_path: Path, calls: int) -> None:
     kill_and_go_on(tmp_path, calls)
