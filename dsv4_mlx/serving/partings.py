@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from dsv4_mlx.chat.tokens import END_THINK, THINK
+from dsv4_mlx.chat.tokens import END_THINK, THINK, USER
 
 if TYPE_CHECKING:
     from dsv4_mlx.chat.tokenizer import Tokenizer
@@ -82,7 +82,8 @@ def _parting(
     before = names[tokens[start]] if start >= 0 else ""
     mine = _Stretch.of(tokens, start + 1, matched, names, tokenizer)
     theirs = _Stretch.of(held, start + 1, matched, names, tokenizer)
-    why = _why(mine, theirs, before, is_beginning=number <= 1)
+    is_beginning = all(one.kind != USER for one in parts[: number + 1])
+    why = _why(mine, theirs, before, is_beginning=is_beginning)
     if matched == len(tokens):
         why = "the prompt ends here"
     elif matched == len(held):

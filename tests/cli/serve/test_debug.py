@@ -93,6 +93,17 @@ def test_what_a_client_did_is_told(name: str) -> None:
     assert answer.json["partings"][0]["why"] == why, answer.json["partings"]
 
 
+def test_another_first_message_is_no_other_beginning() -> None:
+    def asked(text: str) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": text}], "reasoning_effort": "low"}
+
+    async def work(client: Client) -> Answer:
+        await client.post(CHAT, asked("Write a file."))
+        return await client.post(LOOK, {"path": CHAT, "body": asked("Sing a song.")})
+
+    assert Served(SCRIPT).run(work).json["partings"][0]["why"] == "another text"
+
+
 def test_prompts_are_shown_at_this_machine_alone() -> None:
     async def work(client: Client) -> list[Answer]:
         asked = {"path": CHAT, "body": BODY}
