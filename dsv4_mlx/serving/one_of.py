@@ -12,7 +12,7 @@ from dsv4_mlx.chat.schema import Schema, resolve
 
 _KINDS: Final = frozenset(("object", "array", "string", "integer", "fraction", "boolean", "null"))
 _JOINS: Final = frozenset(("$ref", "allOf", "anyOf", "oneOf"))
-_MOST_PAIRED: Final = 64
+_MOST_PAIRED: Final = 32
 """More alternatives are not compared with one another, unless one property tells them all apart."""
 _DEEPEST: Final = 4
 
@@ -112,7 +112,7 @@ def _kinds(content: Mapping[str, Any], values: list[Any] | None) -> frozenset[st
     if values is not None:
         return frozenset(map(_kind, values))
     given = content.get("type")
-    named = {given} if isinstance(given, str) else set(given) if isinstance(given, list) else set()
+    named = {one for one in (given if isinstance(given, list) else [given]) if isinstance(one, str)}
     if not named:
         return _KINDS
     wide = named | ({"integer", "fraction"} if "number" in named else set())

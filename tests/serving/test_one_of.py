@@ -54,6 +54,7 @@ OVERLAPPING = {
     "others may come": [named("a", "b", required=("a",)), named("a", required=("a",))],
     "lists": [{"type": "array", "items": {"type": "string"}}, {"type": "array"}],
     "null beside tags": [{**tagged(tag), "type": ["object", "null"]} for tag in ("a", "b")],
+    "types that are none": [{"type": [{}, 1]}, {"type": 2}],
     "put together": [{"allOf": [{"type": "string"}]}, {"type": "integer"}],
     "five hundred names": [named("a", f"b{number}") for number in range(500)],
 }
