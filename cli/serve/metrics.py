@@ -65,7 +65,7 @@ def _lines(model: ServedModel, records: Records, cache: CacheFigures) -> Iterato
     for name, what, value in (
         ("prompt_tokens_total", "Tokens of prompts.", totals.prompt),
         ("cached_tokens_total", "Of these the ones that needed no reading.", totals.cached),
-        ("read_tokens_total", "And the ones that were read.", totals.prompt - totals.cached),
+        ("read_tokens_total", "And the ones that were read.", totals.read),
         ("generated_tokens_total", "Tokens of answers.", totals.generated),
         ("prefill_seconds_total", "Spent on reading.", totals.prefill_s),
         ("decode_seconds_total", "Spent on answering.", totals.decode_s),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cli.safe import exact
-from cli.serve.faults import Fault
+from cli.serve.faults import STATUSES, Fault
 from cli.serve.limits import RateLimit
 from dsv4_mlx.chat.events import Done, Progress, ReasoningDelta, TextDelta
 from dsv4_mlx.serving.events import Begun, CallBegun, LayersPassed, ServedEvent
@@ -38,6 +38,7 @@ class RequestRecord:
     known: int = 0
     """Tokens of the prompt up to where it parts from all that had been read."""
     read: int = 0
+    """Tokens of the prompt read by the last word about it."""
     layers: tuple[int, int] | None = None
     """Layers that its prompt passed, of all, where it passes them one by one."""
     generated: int = 0
@@ -52,12 +53,24 @@ class RequestRecord:
     passed_over: tuple[str, ...] = ()
     """What of its body is not offered here."""
 
+    @property
+    def read_tokens(self) -> int:
+        """Tokens of the prompt that were read: all that were not kept, once it answered or ended
+        by itself."""
+        unkept = self.prompt - self.cached
+        has_answered = self.first_s is not None or self.generated > 0
+        is_whole = has_answered or self.finish not in ("", "cancelled")
+        return unkept if is_whole else min(self.read, unkept)
+
     def line(self) -> str:
         """The log's line about it."""
-        said = [f"#{self.number} {self.dialect} {self.client}", self.finish or self.state]
+        end = self.state if self.state in STATUSES else self.finish or self.state
+        said = [f"#{self.number} {self.dialect} {self.client}", end]
         if self.prompt:
-            read = self.prompt - self.cached
+            read = self.read_tokens
             said.append(f"prompt {self.prompt:,} = {self.cached:,} kept + {read:,} read")
+            if left := self.prompt - self.cached - read:
+                said.append(f"{left:,} not read")
         if self.known:
             said.append(f"parts at {self.known:,}")
         if self.first_s is not None:
@@ -79,6 +92,7 @@ class Totals:
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
     prompt: int = 0
     cached: int = 0
+    read: int = 0
     generated: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
@@ -137,6 +151,7 @@ class Records:
         totals.requests[record.dialect, record.state] += 1
         totals.prompt += record.prompt
         totals.cached += record.cached
+        totals.read += record.read_tokens
         totals.generated += record.generated
         totals.prefill_s += record.prefill_s
         totals.decode_s += record.decode_s
