@@ -25,7 +25,7 @@ from dsv4_mlx.training.absorbed_attention import HeadWeights, attend_heads
 from dsv4_mlx.training.block_attention import BLOCK, Visibility, attend
 from dsv4_mlx.training.index_scores import chosen_entries, closed, index_loss, index_scores, recall
 from dsv4_mlx.training.native_attention import CAttention, Heads
-from dsv4_mlx.training.packing import PackedEntries, Packing
+from dsv4_mlx.training.packing import PackedEntries, SharedPrompts
 from metal_kernels.shared.rotary import rotate
 
 Indexing = Literal["frozen", "off", "dense", "sparse"]
@@ -35,7 +35,7 @@ class TrainedAttention(Attention):
     """Attention whose gradient is written by hand; `seen` holds what its indexer learned from."""
 
     indexing: Indexing = "frozen"
-    packing: Packing | None = None
+    packing: SharedPrompts | None = None
     """What the tokens of a call are, where they are packed ones [1, T] in the place of rows."""
     _seen: tuple[mx.array, mx.array, mx.array] | None
 
@@ -70,14 +70,14 @@ class TrainedAttention(Attention):
             return self._over_packed(x, packing)
         return packing.packed(self._over_rows(packing.unpacked(x)))
 
-    def _keeps_packed(self, packing: Packing) -> bool:
+    def _keeps_packed(self, packing: SharedPrompts) -> bool:
         """Whether the form in C does, and no query has to choose among its entries."""
         compression = self.compressor
         indexer = None if compression is None else compression.indexer
         asks = indexer is not None and self._asks(indexer, packing.longest)
         return self._library is not None and self._absorbs(self._rope_width) and not asks
 
-    def _over_packed(self, x: mx.array, packing: Packing) -> mx.array:
+    def _over_packed(self, x: mx.array, packing: SharedPrompts) -> mx.array:
         """Packed tokens [1, T, D] -> [1, T, D]: a prompt's rows and entries once for its group."""
         rotary = packing.rotary(self._rope)
         residual, kv = self._rows(x, rotary)

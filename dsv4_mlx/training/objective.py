@@ -15,7 +15,7 @@ from dsv4_mlx.training.attention import Indexing
 from dsv4_mlx.training.batch_shares import BatchShares, Summed
 from dsv4_mlx.training.losses import balance_loss, cross_entropy, load_fractions
 from dsv4_mlx.training.muon import Parameters
-from dsv4_mlx.training.packing import Packing
+from dsv4_mlx.training.packing import SharedPrompts
 from dsv4_mlx.training.trained_model import ObservedRouter, TrainedModel
 
 _BALANCE_WEIGHT = 1e-3
@@ -71,7 +71,7 @@ class NanoObjective:
         """Compute with these arrays, by name, from now on."""
         self._trained.put(parameters)
 
-    def packed(self, packing: Packing) -> AbstractContextManager[None]:
+    def packed(self, packing: SharedPrompts) -> AbstractContextManager[None]:
         """Take the tokens of a call of the model for packed ones [1, T]."""
         return self._trained.packed(packing)
 

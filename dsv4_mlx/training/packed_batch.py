@@ -7,7 +7,7 @@ from itertools import groupby
 
 import numpy as np
 
-from dsv4_mlx.training.packing import Packing
+from dsv4_mlx.training.packing import SharedPrompts
 from dsv4_mlx.training.rollouts import SampleBatch
 
 
@@ -21,7 +21,7 @@ class PackedDrafts:
     drafts that count and `targets` [n] what they should be: all int32.
     """
 
-    packing: Packing
+    packing: SharedPrompts
     streams: np.ndarray
     given: np.ndarray
     places: np.ndarray
@@ -66,7 +66,7 @@ class PackedBatch:
             batch.targets[counts],
         )
 
-    def _packing(self, fewer: int) -> Packing:
+    def _packing(self, fewer: int) -> SharedPrompts:
         """Prompts with so many tokens fewer, which each of their answers has more of its own."""
         groups = []
         keys = [tuple(row[:n]) for row, n in zip(self._batch.tokens, self._prompts, strict=True)]
@@ -75,4 +75,4 @@ class PackedBatch:
             before = max(0, len(keys[own[0]]) - fewer)
             read = np.maximum(0, self._prompts + self._answers - 1 - fewer)[own]
             groups.append((before, tuple(int(n) - before for n in read)))
-        return Packing(groups, self._length - fewer)
+        return SharedPrompts(groups, self._length - fewer)

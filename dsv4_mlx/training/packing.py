@@ -16,12 +16,12 @@ import numpy as np
 
 from dsv4_mlx.model.rope import RotaryEmbedding
 
-Group = tuple[int, tuple[int, ...]]
+PromptGroup = tuple[int, tuple[int, ...]]
 """Tokens of a prompt, and of what goes on from it in each row of a group."""
 
 
 @dataclass(frozen=True)
-class Segment:
+class PackedSegment:
     """Tokens [first, first + count) of a sequence, after `before` others from `prompt` on."""
 
     first: int
@@ -50,17 +50,17 @@ class PackedEntries:
     segments: mx.array
 
 
-class Packing:
+class SharedPrompts:
     """Where the tokens of rows [B, `length`] are among those of groups that follow one another."""
 
-    def __init__(self, groups: Sequence[Group], length: int):
-        self._groups: list[list[Segment]] = []
+    def __init__(self, groups: Sequence[PromptGroup], length: int):
+        self._groups: list[list[PackedSegment]] = []
         count = 0
         for before, more in groups:
             prompt, count = count, count + before
-            self._groups.append([Segment(prompt, before, 0, prompt)])
+            self._groups.append([PackedSegment(prompt, before, 0, prompt)])
             for own in more:
-                self._groups[-1].append(Segment(count, own, before, prompt))
+                self._groups[-1].append(PackedSegment(count, own, before, prompt))
                 count += own
         segments = [one for group in self._groups for one in group]
         self.longest = max(one.before + one.count for one in segments)
@@ -122,6 +122,6 @@ class Packing:
 
 
 @lru_cache(maxsize=16)
-def rows_of(rows: int, length: int) -> Packing:
+def rows_of(rows: int, length: int) -> SharedPrompts:
     """Rows of one length that share nothing, one after the other."""
-    return Packing([(length, ())] * rows, length)
+    return SharedPrompts([(length, ())] * rows, length)

@@ -22,7 +22,7 @@ from dsv4_mlx.release.config import DeepseekV4Config
 from dsv4_mlx.training.attention import Indexing, TrainedAttention
 from dsv4_mlx.training.experts import TrainedExperts
 from dsv4_mlx.training.muon import Parameters
-from dsv4_mlx.training.packing import Packing
+from dsv4_mlx.training.packing import SharedPrompts
 from dsv4_mlx.training.plan import require_gradients, training_plan
 from metal_kernels.router.reference import expert_scores
 
@@ -125,7 +125,7 @@ class TrainedModel:
             attention.forget()
 
     @contextmanager
-    def packed(self, packing: Packing) -> Iterator[None]:
+    def packed(self, packing: SharedPrompts) -> Iterator[None]:
         """Take the tokens of a call for packed ones [1, T]; for models without `recompute`, whose
         layers would look at their tokens again later, and without Engram, which takes them for
         neighbours."""

@@ -9,7 +9,7 @@ from dsv4_mlx.training.grpo import GrpoBatch, GrpoObjective
 from dsv4_mlx.training.nano_init import initial_parameters
 from dsv4_mlx.training.objective import NanoObjective
 from dsv4_mlx.training.packed_batch import PackedBatch
-from dsv4_mlx.training.packing import Packing
+from dsv4_mlx.training.packing import SharedPrompts
 from dsv4_mlx.training.policy import V4Policy
 from dsv4_mlx.training.rollouts import Sample, SampleBatch, as_batch
 from tests.training.small import SMALL
@@ -104,7 +104,7 @@ def test_a_prompt_is_read_once_and_the_last_token_of_an_answer_never():
 
 
 def test_entries_that_a_prompt_closes_are_made_once():
-    packing = Packing([(5, (3, 2)), (1, (3,))], 8)
+    packing = SharedPrompts([(5, (3, 2)), (1, (3,))], 8)
     made = packing.entries(2, overlaps=True)
     # Tokens 0 to 4 are the prompt, 5 to 7 and 8 and 9 its answers; 10 and 11 to 13 the next ones.
     assert made.places.tolist() == [
