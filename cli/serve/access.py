@@ -8,6 +8,7 @@ that a page sends says so in `Origin` and is refused unless that page is ours or
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from dsv4_mlx.files.documents import DocumentError, content_of, shown
 _MOST_KEY_BYTES: Final = 1 << 20
 _LEAST_KEY: Final = 8
 _PAGE_HEADERS: Final = "authorization, content-type, x-api-key"
+_ORIGIN: Final = re.compile(r"null|[a-z][a-z0-9+.-]*://[^\s/?#A-Z]+")
 OPEN_PATHS: Final = ("/", "/health", "/debug")
 """What is told to those without a key: that it is there, whether it works, an empty page."""
 
@@ -114,6 +116,12 @@ class Access:
             raise UsageError(
                 f"--host {self.host} lets other machines ask, which takes a key: "
                 "give --api-key-file PATH or DSV4_API_KEY."
+            )
+        wrong = [one for one in self.allowed_origins if not _ORIGIN.fullmatch(one)]
+        if wrong:
+            raise UsageError(
+                "--allow-origin takes what a browser sends, SCHEME://HOST[:PORT] in small letters "
+                f"and without a path, or null, got {wrong[0]!r}."
             )
 
     def check(self, scope: Scope) -> str:

@@ -54,6 +54,17 @@ def test_without_one_of_the_keys_nobody_asks(headers: dict[str, str]) -> None:
     assert refused(Access(ApiKeys([ANN])), scope(headers=headers)) == "unauthorized"
 
 
+@pytest.mark.parametrize("origin", ["foo", "https://a.example/", "https://A.example", "a.example"])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(UsageError, match="--allow-origin takes what a browser sends"):
+        Access(ApiKeys([]), allowed_origins=[origin])
+
+
+def test_origins_of_pages_files_and_programs_are_taken() -> None:
+    for origin in ("https://a.example", "http://[::1]:8080", "app://obsidian.md", "null"):
+        Access(ApiKeys([]), allowed_origins=[origin]).check(scope(headers={"origin": origin}))
+
+
 def test_a_wrong_key_is_told_from_none() -> None:
     access = Access(ApiKeys([ANN]))
     with pytest.raises(RequestFault, match="A key is needed here"):
