@@ -150,7 +150,7 @@ def _run(
         folder: Path | None = options.model or embedded_model()
         more = None
         if options.server is not None:
-            from cli.remote.server_page import server_page
+            from cli.server_page import server_page
 
             folder, more = None, partial(server_page, options=options, environment=environment)
         return doctor.run(
