@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from tests.terminal.driver import Terminal
 from tests.terminal.steps import leave, send
 
 pytestmark = pytest.mark.terminal
@@ -36,30 +37,35 @@ def test_a_kill_loses_at_most_the_answer(own) -> None:
     leave(again)
 
 
-def test_sigterm_in_an_answer_keeps_what_was_said(own) -> None:
-    replies = ({"text": "on and on ", "repeat": 9_000, "delay_ms": 1}, "Back.")
-    terminal = own(*replies)
+CUT_OFF = ({"text": "on and on ", "repeat": 9_000, "delay_ms": 1}, "Back.")
+
+
+def in_an_answer(own) -> Terminal:
+    terminal = own(*CUT_OFF)
     terminal.type("question\r")
     terminal.wait_for("on and on on and on")
+    return terminal
+
+
+def goes_on(own) -> None:
+    """What was said before the end is there, and the talk goes on."""
+    again = own(*CUT_OFF, arguments=("--continue",))
+    again.wait_for("1 turn")
+    send(again, "still there?", "Back.")
+    leave(again)
+
+
+def test_sigterm_in_an_answer_keeps_what_was_said(own) -> None:
+    terminal = in_an_answer(own)
     terminal.kill(signal.SIGTERM)
     terminal.wait_for_end()
     assert terminal.is_cooked
-    again = own(*replies, arguments=("--continue",))
-    again.wait_for("1 turn")
-    send(again, "still there?", "Back.")
-    leave(again)
+    goes_on(own)
 
 
 def test_a_closed_window_keeps_what_was_said(own) -> None:
-    replies = ({"text": "on and on ", "repeat": 9_000, "delay_ms": 1}, "Back.")
-    terminal = own(*replies)
-    terminal.type("question\r")
-    terminal.wait_for("on and on on and on")
-    assert terminal.hang_up() == 0
-    again = own(*replies, arguments=("--continue",))
-    again.wait_for("1 turn")
-    send(again, "still there?", "Back.")
-    leave(again)
+    assert in_an_answer(own).hang_up() == 0
+    goes_on(own)
 
 
 @pytest.mark.slow
