@@ -20,6 +20,7 @@ from typing import Any, Final
 from benchmarks.quantised import NAMES
 from benchmarks.record import earlier, record
 from dsv4_mlx.training.plots import Curve, line_plot
+from dsv4_mlx.training.stage import DOMAINS
 
 Row = Mapping[str, Any]
 _RUN: Final = ("stage", "expert", "setting", "seed", "start")
@@ -106,13 +107,17 @@ def is_beyond(changes: Sequence[float]) -> str:
 
 
 def students_table() -> str:
-    """Every student beside its teachers, each on the domains it was taught, of Markdown."""
-    lines = ["| tasks | model | before | after |", "|---|---|--:|--:|"]
-    for (kind, mode, model), own in _by(_finished("distill"), "kind", "mode", "model").items():
-        pairs = [_ends(part) for part in _by(own, *_RUN).values()]
-        before, after = (_percent([pair[at] for pair in pairs]) for at in (0, 1))
-        what = f"{kind}, {NAMES[mode]}, {own[0]['prompts']}"
-        lines.append(f"| {what} | {model} | {before} | {after if model == 'student' else ''} |")
+    """Every student before and after, beside the teacher of each domain, of Markdown."""
+    lines = ["| tasks | teacher | student before | after | teacher's |", "|---|---|--:|--:|--:|"]
+    teachers: dict[str, str] = {kind: name for name, kinds in DOMAINS.items() for kind in kinds}
+    for (kind, mode), own in _by(_finished("distill"), "kind", "mode").items():
+        models = {name: rows for (name,), rows in _by(own, "model").items()}
+        ends = [_ends(part) for part in _by(models["student"], *_RUN).values()]
+        before, after = (_percent([pair[at] for pair in ends]) for at in (0, 1))
+        taught = models.get(teachers[kind], [])
+        shares = [_ends(part)[0] for part in _by(taught, *_RUN).values()]
+        what = f"{kind}, {NAMES[mode]}, {own[0]['prompts']} | {teachers[kind]}"
+        lines.append(f"| {what} | {before} | {after} | {_percent(shares) if shares else ''} |")
     return "\n".join(lines) if len(lines) > 2 else "No distillation has ended yet."
 
 

@@ -83,8 +83,7 @@ def test_students_stand_beside_their_teachers(tmp_path: Path) -> None:
     run = written(tmp_path / "run", shares, stage="distill", expert="")
     benchmark.add(run)
     assert benchmark.students_table().splitlines()[2:] == [
-        "| arithmetic, Non-Think, 30 | arithmetic | 90.0 % |  |",
-        "| arithmetic, Non-Think, 30 | student | 50.0 % | 88.0 % |",
+        "| arithmetic, Non-Think, 30 | arithmetic | 50.0 % | 88.0 % | 90.0 % |",
     ]
 
 
